@@ -1,0 +1,423 @@
+"""The services: what each request of a live session does.
+
+    Session.receive ──Effect──► Chat.handle ──► a method per request type ──► Store | Presence | Delivery ──► reply
+
+Everything that a session has decided alone (limits, order, states) has happened before; here ids are checked against the session's user.
+Requests that need no database are answered in the same loop turn; reads run as tasks, at most `READS_MAX` a session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from chatd import errors, framing, opening, protocol
+from chatd.delivery import Delivery
+from chatd.errors import CloseCode
+from chatd.ids import ConvId, UserId
+from chatd.lanes import Item
+from chatd.metrics import Metrics
+from chatd.opening import Services
+from chatd.presence import Change, Status
+from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send, Stored
+from chatd.registry import Conversation, User
+from chatd.session import Effect, End, Reply, Session, State, Throttled
+from chatd.store import ConvRow
+from chatd.writer import flags
+
+log = structlog.get_logger("chat")
+
+READS_MAX: Final = 8  # reads of one session under way at once
+RESOLVING_MAX: Final = 1_000  # sends of one node that wait for a new conversation to be made
+SCAN_FACTOR: Final = 4  # a page of history reads at most this many rows a message asked for
+
+
+class Chat:
+    """`handle` is called for each effect of a session; never raises."""
+
+    def __init__(self, services: Services, delivery: Delivery) -> None:
+        self.s = services
+        self.delivery = delivery
+        self.metrics: Metrics = services.metrics
+        self.draining = False
+        self._resolving: dict[tuple[UserId, UserId], list[tuple[Session, Send]]] = {}
+        self._resolving_n = 0
+        self._handlers: dict[type, Callable[[Session, Any], None]] = {
+            protocol.Send: self._entering,
+            protocol.Edit: self._entering,
+            protocol.Delete: self._entering,
+            protocol.Ack: self._cursor,
+            protocol.Read: self._cursor,
+            protocol.History: lambda session, r: self._read(session, r.id, self._history(session, r)),
+            protocol.Conversations: lambda session, r: self._read(session, r.id, self._conversations(session, r)),
+            protocol.Typing: self._typing,
+            protocol.SetPresence: self._set_presence,
+            protocol.Watch: lambda session, r: self._read(session, r.id, self._watch(session, r)),
+            protocol.Skip: self._skip,
+            protocol.Refresh: self._refresh,
+            protocol.PingRequest: self._ping,
+            protocol.Hello: self._hello,
+            Reply: self._reply,
+            End: self._end,
+            Throttled: self._throttled,
+        }
+
+    def handle(self, session: Session, effect: Effect) -> None:
+        """Carry out one effect."""
+        if effect is None:
+            return
+        self.metrics.requests += 1
+        try:
+            self._handlers[type(effect)](session, effect)
+        except errors.Refused as e:
+            assert not isinstance(effect, Reply | End | Throttled)
+            self._send(session, protocol.err(effect.id, e))
+
+    def _send(self, session: Session, payload: bytes) -> None:
+        session.sink.send(framing.encode_text(payload))
+
+    def _reply(self, session: Session, reply: Reply) -> None:
+        self.metrics.frames_bad += 1
+        self._send(session, reply.frame)
+
+    def _end(self, session: Session, end: End) -> None:
+        if end.frame is not None:
+            self._send(session, end.frame)
+        session.sink.close(end.code, end.reason)
+
+    def _throttled(self, session: Session, effect: Throttled) -> None:
+        self.metrics.frames_throttled += 1
+        request = effect.request
+        error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
+        if isinstance(request, Send | Edit | Delete) and session.user is not None:
+            peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
+            error = session.failed(peer, request.cid, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
+        self._send(session, protocol.err(request.id, error))
+
+    def _hello(self, session: Session, hello: protocol.Hello) -> None:
+        self.s.spawn(opening.open_session(self.s, session, hello, self._opened))
+
+    def _opened(self, session: Session) -> None:
+        """`welcome` is out: go live, then what waited, and fill what is behind."""
+        deferred = session.opened()
+        if session.behind:
+            self.s.spawn(self.delivery.fill(session))
+        for request in deferred:
+            self.handle(session, request)
+
+    # ---- whose conversation ---------------------------------------------------------------------------------------------------------
+
+    def _conv(self, session: Session, c: ConvId | None, to: UserId | None) -> Conversation:
+        """The conversation that a request names, if the user is in it. All of a held user's are in memory."""
+        user = session.user
+        assert user is not None
+        if c is not None:
+            conv = self.s.registry.convs.get(c)
+            if conv is not None and (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending):
+                return conv
+        elif to is not None:
+            conv = user.peers.get(to)
+            if conv is not None:
+                return conv
+        raise errors.NoConversation("no such conversation of yours")
+
+    # ---- entries ----------------------------------------------------------------------------------------------------------------------
+
+    def _entering(self, session: Session, request: Send | Edit | Delete) -> None:
+        self.metrics.sends += 1
+        user = session.user
+        assert user is not None
+        if request.to is not None and request.to not in user.peers and type(request) is Send:
+            self._resolve(session, request, user, request.to)
+            return
+        self._enter(session, request, self._conv(session, request.c, request.to))
+
+    def _enter(self, session: Session, request: Send | Edit | Delete, conv: Conversation) -> None:
+        user = session.user
+        assert user is not None
+        peer = conv.b if user.id == conv.a else conv.a
+        if self.draining:
+            raise session.failed(peer, request.cid, errors.Unavailable("this server is draining; reconnect", retry_ms=1_000))
+        verdict = session.admit(peer, request.cid, self.s.now())
+        if isinstance(verdict, errors.Blocked):
+            raise verdict
+        match request:
+            case Send():
+                kind, body, ref = MESSAGE, request.body, None
+            case Edit():
+                kind, body, ref = EDIT, request.body, request.ref
+            case Delete():
+                kind, body, ref = DELETE, None, request.ref
+        item = Item(
+            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
+        )
+        item.taken_at, item.again = verdict.taken_at, verdict.again
+        if not self.s.store.append(item):
+            if verdict.probe:
+                session.probed(peer)
+            else:
+                user.window.give_back(verdict.taken_at)
+            raise session.failed(peer, request.cid, errors.Overloaded("the server's queue is full", retry_ms=1_000))
+
+    def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
+        """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
+        if (waiting := session.blocked.get(to) if session.blocked else None) not in (None, request.cid):
+            raise errors.Blocked("an earlier entry here waits to be sent again", cid=waiting)
+        pair = (user.id, to) if user.id.encode() <= to.encode() else (to, user.id)
+        queue = self._resolving.get(pair)
+        if self._resolving_n >= RESOLVING_MAX:
+            raise session.failed(to, request.cid, errors.Overloaded("too many new conversations at once", retry_ms=1_000))
+        self._resolving_n += 1
+        if queue is not None:
+            queue.append((session, request))
+            return
+        now = self.s.now()
+        wait = user.new_convs.take(now)
+        if wait > 0:
+            self._resolving_n -= 1
+            raise session.failed(to, request.cid, errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1))
+        self._resolving[pair] = [(session, request)]
+        self.s.spawn(self._make(pair, user, to, now))
+
+    async def _make(self, pair: tuple[UserId, UserId], user: User, to: UserId, taken_at: float) -> None:
+        error: errors.Refused | None = None
+        rows: list[ConvRow] = []
+        try:
+            rows = await self.s.store.resolve([pair], [to if self.s.refuse_unknown and to != user.id else None])
+            if not rows:
+                error = errors.NoUser("no such user has been here")
+        except errors.Retryable as e:
+            error = e
+        waiting = self._resolving.pop(pair)
+        self._resolving_n -= len(waiting)
+        if rows:
+            conv = self.s.registry.hold(rows[0].id, pair[0], pair[1])
+            if not conv.head and not conv.pending:
+                opening.merge(conv, rows[0])
+            if rows[0].head:
+                user.new_convs.give_back(taken_at)  # it was there already
+        else:
+            user.new_convs.give_back(taken_at)
+        for session, request in waiting:
+            if session.state is not State.LIVE:
+                continue
+            try:
+                if error is None:
+                    self._enter(session, request, conv)
+                elif isinstance(error, errors.Retryable):
+                    peer = pair[1] if session.user is not None and session.user.id == pair[0] else pair[0]
+                    raise session.failed(peer, request.cid, error)
+                else:
+                    raise error
+            except errors.Refused as e:
+                self.metrics.sends_err += 1
+                self._send(session, protocol.err(request.id, e))
+
+    def _skip(self, session: Session, request: protocol.Skip) -> None:
+        assert session.user is not None
+        peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
+        session.skip(peer, request.cid)
+        self._send(session, protocol.ok(request.id))
+
+    # ---- cursors and typing -------------------------------------------------------------------------------------------------------------
+
+    def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
+        user = session.user
+        assert user is not None
+        conv = self._conv(session, request.c, request.to)
+        if request.seq > conv.head:
+            raise errors.BadSeq(f"seq {request.seq} is beyond the head, {conv.head}")
+        side = conv.side(user.id)
+        moved = conv.advance(side, request.seq, request.seq if type(request) is protocol.Read else 0)
+        delivered, read = conv.cursor(side)
+        self._send(session, protocol.ok_cursor(request.id, conv.id, delivered, read))
+        if not moved:
+            return
+        self.s.store.cursor_moved(conv)
+        peer = conv.peer(user.id)
+        from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+        frame = framing.encode_text(protocol.receipt(conv.id, from_json, to_json, delivered, read))
+        self._push(user, frame, session)
+        if peer != user.id and (other := self.s.registry.users.get(peer)) is not None:
+            self._push(other, frame, None)
+
+    def _push(self, user: User, frame: bytes, but: Session | None) -> None:
+        for session in user.sessions.values():
+            if session is not but and session.state is State.LIVE:
+                self.metrics.receipts += 1
+                session.sink.send(frame)
+
+    def _typing(self, session: Session, request: protocol.Typing) -> None:
+        user = session.user
+        assert user is not None
+        conv = self._conv(session, request.c, request.to)
+        if not conv.open:
+            raise errors.NotOpen("typing is shown once both have sent something")
+        self._send(session, protocol.ok(request.id))
+        side = conv.side(user.id)
+        from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+        if (other := self.s.registry.users.get(conv.peer(user.id))) is not None:
+            frame = framing.encode_text(protocol.typing(conv.id, from_json, to_json))
+            for one in other.sessions.values():
+                if one is not session and one.state is State.LIVE:
+                    one.sink.send(frame)
+
+    # ---- reads --------------------------------------------------------------------------------------------------------------------------
+
+    def _read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes]) -> None:
+        """Run a read as a task and reply with what it gives."""
+        if session.reads >= READS_MAX:
+            work.close()
+            raise errors.Overloaded(f"at most {READS_MAX} reads at once on a connection", retry_ms=200)
+        session.reads += 1
+        self.s.spawn(self._run_read(session, id, work))
+
+    async def _run_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes]) -> None:
+        try:
+            payload = await work
+        except errors.Refused as e:
+            payload = protocol.err(id, e)
+        finally:
+            session.reads -= 1
+        await self.delivery.drained(session)
+        self._send(session, payload)
+
+    async def _history(self, session: Session, request: protocol.History) -> bytes:
+        conv = self._conv(session, request.c, request.to)
+        assert session.user is not None
+        forwards = request.after is not None
+        entries: list[Stored] = []
+        messages, edge = 0, 0
+        after = max(request.after or 0, conv.floor - 1)
+        before = min(request.before or conv.head + 1, conv.head + 1)
+        # `limit` counts messages; edits and deletes come on top, so a page may need more than one read. Bounded by SCAN_FACTOR.
+        for _ in range(SCAN_FACTOR):
+            want = request.limit - messages + 1
+            if forwards:
+                rows = await self.s.store.entries_after(conv.id, after, conv.head, want)
+            else:
+                rows = await self.s.store.entries_before(conv.id, before, conv.floor, want)
+            for e in rows:
+                if e.kind == MESSAGE:
+                    if messages == request.limit:
+                        edge = e.seq  # the first that does not fit: there is more
+                        break
+                    messages += 1
+                entries.append(e)
+            if edge or len(rows) < want:
+                break
+            after, before = rows[-1].seq, rows[-1].seq
+            edge = 0
+        else:
+            edge = 1  # the bound was reached: there may be more
+        more = bool(edge) and self._beyond(conv, entries, forwards)
+        if not forwards:
+            entries.reverse()
+        items = [self.delivery.stored_item(conv, e, session.user.id) for e in entries]
+        return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
+
+    @staticmethod
+    def _beyond(conv: Conversation, entries: list[Stored], forwards: bool) -> bool:
+        if not entries:
+            return False
+        return entries[-1].seq < conv.head if forwards else entries[-1].seq > conv.floor
+
+    async def _conversations(self, session: Session, request: protocol.Conversations) -> bytes:
+        user = session.user
+        assert user is not None
+        before = None
+        if request.cursor is not None:
+            try:
+                us, id = request.cursor.split(".")
+                before = (int(us), int(id))
+                if not (0 <= before[0] < 2**62 and 0 <= before[1] < 2**62):
+                    raise ValueError
+            except ValueError:
+                raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
+        rows = await self.s.store.list_conversations(user.id, before, request.limit)
+        facts: dict[str, object] = {"conversations": [opening.listed(self.s, user, row) for row in rows]}
+        if len(rows) == request.limit:
+            facts["cursor"] = f"{rows[-1].extra}.{rows[-1].id}"
+        return protocol.reply(request.id, **facts)
+
+    # ---- presence -------------------------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, session: Session, request: protocol.Watch) -> bytes:
+        self.s.presence.watch(session, session.watching, request.users)
+        session.watching = request.users
+        return protocol.reply(request.id, presence=await opening.snapshot(self.s, session))
+
+    def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
+        assert session.user is not None
+        self._send(session, protocol.ok(request.id))
+        self.announce(self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms()))
+
+    def announce(self, change: Change | None) -> None:
+        """Push a status to those who watch it and may see it."""
+        if change is None:
+            return
+        self.metrics.presence_changes += 1
+        frame = framing.encode_text(protocol.frame("presence", **change.facts()))
+        for watcher in self.s.presence.watchers(change.user):
+            assert isinstance(watcher, Session)
+            if watcher.state is State.LIVE and opening.may_see(watcher, change.user):
+                self.metrics.presence_pushes += 1
+                watcher.sink.send(frame)
+
+    def conversation_opened(self, a: UserId, b: UserId) -> None:
+        """Both have sent: those who watch the other may see them from now on."""
+        for user, watched in ((a, b), (b, a)):
+            holder = self.s.registry.users.get(user)
+            if holder is None:
+                continue
+            change = self.s.presence.status(watched) or Change(watched, Status.OFFLINE, self.s.now_ms(), None)
+            frame = framing.encode_text(protocol.frame("presence", **change.facts()))
+            for session in holder.sessions.values():
+                if watched in session.watching and session.state is State.LIVE:
+                    session.sink.send(frame)
+
+    # ---- the rest -------------------------------------------------------------------------------------------------------------------------
+
+    def _refresh(self, session: Session, request: protocol.Refresh) -> None:
+        assert session.user is not None
+        identity = self.s.verify(request.token)
+        if identity.user != session.user.id:
+            raise errors.Unauthorized("a refresh cannot change the user")
+        session.exp_ms = identity.exp_ms
+        self.s.expires(session)
+        self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
+
+    def _ping(self, session: Session, request: protocol.PingRequest) -> None:
+        self._send(session, protocol.frame("pong", id=request.id, ts=self.s.now_ms()))
+
+    def closed(self, session: Session) -> None:
+        """The connection is gone: let go of everything the session held. Idempotent."""
+        if session.state is State.CLOSED:
+            return
+        session.state = State.CLOSED
+        if isinstance(waiter := session.drained, asyncio.Future) and not waiter.done():
+            waiter.set_result(None)
+        user = session.user
+        if user is None:
+            return
+        self.s.presence.watch(session, session.watching, ())
+        session.watching = ()
+        current = user.sessions.get(session.device) is session
+        self.s.registry.detach(user, session.device, session, self.s.now())
+        if current:
+            now_ms = self.s.now_ms()
+            self.s.store.user_seen(user.id, now_ms)
+            self.announce(self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s()))
+
+    def tick(self) -> None:
+        """Regular work: grace times that are over, users to let go."""
+        for change in self.s.presence.due(self.s.now(), self.s.now_ms()):
+            self.announce(change)
+        for _ in self.s.registry.release(self.s.now()):
+            pass
+
+
+__all__ = ["Chat", "CloseCode"]

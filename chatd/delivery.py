@@ -1,0 +1,374 @@
+"""From the log to the sessions: every entry once to each session, in the order of seq.
+
+    Lane ──Outcome──► Delivery ──► session of the sender (ok) and all other sessions of both users (entry)
+                        └── a seq is missing, or a session is behind ──► read the log ──┘
+
+`Conversation.head` is the highest seq this node has delivered. A result that starts at head + 1 goes out at once (`_fan_out`). One that
+starts later shows a gap: somebody's outcome was unknown, or another node wrote. Then the conversation's results wait in a `Gap` while the missing
+entries are read and delivered. What PostgreSQL has is right; whoever learns of a higher head pokes (`poke`).
+
+A session that is behind (after its hello, or while its welcome is made) has the conversation in `behind`, with the seq it has got to.
+Live entries pass it by; `_fill` reads the log up to the head and ends, conversation by conversation, in the loop turn in which nothing is missing.
+An `ok` to such a session waits in `held` until the fill reaches its seq, where it takes the entry's place.
+
+Order that is law: the transaction has committed before anything here runs; and for one conversation ok and entries leave in the order of seq.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import structlog
+
+from chatd import errors, framing, protocol
+from chatd.ids import ConvId, UserId
+from chatd.lanes import Batch, Item
+from chatd.metrics import Metrics
+from chatd.protocol import MESSAGE, Stored
+from chatd.registry import Conversation, Registry
+from chatd.session import End, Session, State
+from chatd.store import Store
+from chatd.writer import Row
+
+log = structlog.get_logger("delivery")
+
+FILL_ROWS: Final = 200  # entries of one conversation a query
+FILL_CONVS: Final = 50  # conversations a query
+FILL_RETRY_S: Final = 0.5
+
+REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
+    "no_message": lambda: errors.NoMessage("`ref` is not a message that is still kept"),
+    "not_author": lambda: errors.NotAuthor("only its author changes a message"),
+    "deleted": lambda: errors.Deleted("the message was deleted before"),
+    "too_late": lambda: errors.TooLate("the time to edit this message is over"),
+}
+
+
+class Gap:
+    """A conversation whose log is being read; results that came in meanwhile wait, each as (first seq, what to run)."""
+
+    __slots__ = ("waiting", "upto")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto
+        self.waiting: list[tuple[int, Callable[[], None]]] = []
+
+
+class Opened(Protocol):
+    """Told when two users have both sent for the first time: presence may flow."""
+
+    def __call__(self, a: UserId, b: UserId) -> None: ...
+
+
+class Delivery:
+    """Implements `writer.Outcome`. `spawn` starts a watched task of the node; `now` is the loop's clock in seconds."""
+
+    def __init__(
+        self, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float],
+        spawn: Callable[[Coroutine[Any, Any, None]], object], opened: Opened,
+    ) -> None:  # fmt: skip
+        self.registry, self.store, self.metrics = registry, store, metrics
+        self._now, self._spawn, self._opened = now, spawn, opened
+
+    # ---- what became of a batch ---------------------------------------------------------------------------------------------------
+
+    def committed(self, batch: Batch, rows: list[Row]) -> None:
+        """The batch is durable: answer and deliver. `rows` as `append` gives them."""
+        firsts: dict[int, tuple[int, int]] = {}
+        special: dict[int, Row] | None = None
+        for row in rows:
+            if row.ord is None:
+                firsts[row.conv] = (row.seq, row.ts)
+            else:
+                special = special or {}
+                special[row.ord] = row
+        if special is None and not batch.changes:
+            if len(firsts) == len(batch.messages):  # one message a conversation: the common case
+                for item in batch.messages:
+                    seq, ts = firsts[item.conv.id]
+                    self._deliver(item.conv, seq, ts, [item])
+                return
+        by_conv: dict[int, list[Item]] = {}
+        for n, item in enumerate(batch.messages):
+            if special is not None and n in special:
+                self._special(item, special[n])
+            else:
+                by_conv.setdefault(item.conv.id, []).append(item)
+        for conv_id, items in by_conv.items():
+            seq, ts = firsts[conv_id]
+            self._deliver(items[0].conv, seq, ts, items)
+        for n, item in enumerate(batch.changes):
+            assert special is not None
+            row = special[-1 - n]
+            if row.note is None:
+                self._deliver(item.conv, row.seq, row.ts, [item])
+            else:
+                self._special(item, row)
+
+    def _special(self, item: Item, row: Row) -> None:
+        """An item that made no entry: a duplicate, one over the limit, or a refused change; its twins get the same."""
+        for one in (item, *(item.twins or ())):
+            if row.note == "dup":
+                self._dup(one, row.seq, row.ts)
+            elif row.note == "limited":
+                self._limited(one)
+            else:
+                self._error(one, REFUSALS[row.note or ""]())
+        if row.note == "dup" and row.seq > item.conv.head:
+            self._gap(item.conv, row.seq)  # its first writer may have died between commit and delivery
+
+    def _dup(self, item: Item, seq: int, ts: int) -> None:
+        self._free(item, give_back=True)
+        self.metrics.sends_dup += 1
+        item.session.sink.send(framing.encode_text(protocol.ok_entry(item.id, item.conv.id, seq, ts, dup=True)))
+
+    def _limited(self, item: Item) -> None:
+        self._free(item)
+        self.metrics.limit_hits += 1
+        verdict = item.session.limited(item.peer, item.cid, item.again, self._now())
+        if isinstance(verdict, End):
+            item.session.sink.close(verdict.code, verdict.reason)
+            return
+        self._answer_error(item, verdict)
+
+    def _error(self, item: Item, error: errors.Refused) -> None:
+        self._free(item)
+        self._answer_error(item, error)
+
+    def _answer_error(self, item: Item, error: errors.Refused) -> None:
+        self.metrics.sends_err += 1
+        item.session.sink.send(framing.encode_text(protocol.err(item.id, error)))
+
+    def _free(self, item: Item, *, give_back: bool = False) -> None:
+        """An item is answered: its probe is in; its slot of the rate goes back if it made nothing through no fault of the client."""
+        if item.flags & 1:
+            item.session.probed(item.peer)
+        elif give_back and item.taken_at and item.session.user is not None:
+            item.session.user.window.give_back(item.taken_at)
+
+    def failed(self, items: list[Item], error: errors.Retryable) -> None:
+        """The outcome is unknown, or nothing was done: the client sends again."""
+        for item in items:
+            for one in (item, *(item.twins or ())):
+                self._free(one, give_back=True)
+                self._answer_error(one, one.session.failed(one.peer, one.cid, error))
+
+    def refused(self, item: Item) -> None:
+        """The database refuses this one for good."""
+        error = errors.DataRefused("the database refused this entry; another try will not help")
+        for one in (item, *(item.twins or ())):
+            self._error(one, error)
+
+    def blocked(self, items: list[Item]) -> None:
+        """An earlier one in the conversation failed after these were queued."""
+        for item in items:
+            self._free(item, give_back=True)
+            waiting = (item.session.blocked or {}).get(item.peer)
+            self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
+
+    def doubtful(self, convs: set[ConvId]) -> None:
+        """The database is back after batches of unknown outcome: see how far these conversations got."""
+        self._spawn(self._look_up(convs))
+
+    # ---- live entries ---------------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+        """New entries `first` ... of one conversation, in order: now, or after the gap before them is filled."""
+        gap = conv.gap
+        if gap is None and first == conv.head + 1:
+            self._fan_out(conv, first, ts, items)
+            return
+        self._gap(conv, first - 1).waiting.append((first, lambda: self._after_gap(conv, first, ts, items)))
+
+    def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+        if first == conv.head + 1:
+            self._fan_out(conv, first, ts, items)
+        else:  # the fill read these too, and gave them to the sender as entries: its ok must not take their place again
+            for seq, item in enumerate(items, first):
+                for one in (item, *(item.twins or ())):
+                    self._dup(one, seq, ts)
+
+    def _fan_out(self, conv: Conversation, seq: int, ts: int, items: list[Item]) -> None:
+        conv_id = conv.id
+        users = self.registry.users
+        was_open = conv.open
+        for item in items:
+            conv.head, conv.ts = seq, ts
+            side = item.side
+            if item.kind == MESSAGE:
+                if side == 0:
+                    conv.na += 1
+                else:
+                    conv.nb += 1
+            self._free(item)
+            session = item.session
+            self._own(session, conv_id, seq, framing.encode_text(protocol.ok_entry(item.id, conv_id, seq, ts)))
+            peer = users.get(item.peer)
+            me = session.user
+            from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+            if peer is not None and peer is not me and peer.sessions:
+                frame = framing.encode_text(
+                    protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, None)
+                )
+                for other in peer.sessions.values():
+                    self._push(other, conv_id, seq, frame)
+            if me is not None and (len(me.sessions) > 1 or me.sessions.get(session.device) is not session):
+                frame = framing.encode_text(
+                    protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, item.cid)
+                )
+                for other in me.sessions.values():
+                    if other is not session:
+                        self._push(other, conv_id, seq, frame)
+            if item.twins:
+                for twin in item.twins:
+                    self._dup(twin, seq, ts)
+            seq += 1
+        self.metrics.sends_ok += len(items)
+        if not was_open and conv.open:
+            self._opened(conv.a, conv.b)
+
+    def _push(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
+        behind = session.behind
+        if session.state is State.LIVE:
+            if behind is None or conv_id not in behind:
+                self.metrics.deliveries += 1
+                session.sink.send(frame)
+        elif session.state is State.OPENING:
+            # Its welcome is being made: remember the first entry that passed it by.
+            if behind is None:
+                behind = session.behind = {}
+            behind.setdefault(conv_id, seq - 1)
+
+    def _own(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
+        if session.behind is not None and conv_id in session.behind:
+            session.held = session.held or {}
+            session.held[(conv_id, seq)] = frame
+        else:
+            session.sink.send(frame)
+
+    # ---- gaps -------------------------------------------------------------------------------------------------------------------------
+
+    def poke(self, conv: Conversation) -> None:
+        """This conversation's head may be higher than what was delivered: look."""
+        self._spawn(self._look_up({conv.id}))
+
+    async def _look_up(self, convs: set[ConvId]) -> None:
+        while True:
+            try:
+                heads = await self.store.heads(convs)
+                break
+            except errors.Retryable:
+                await asyncio.sleep(FILL_RETRY_S)
+        for conv_id, head in heads:
+            conv = self.registry.convs.get(conv_id)
+            # With items under way their result will show the gap, at its exact end; filling now would deliver them as foreign.
+            if conv is not None and head > conv.head and not conv.pending:
+                self._gap(conv, head)
+
+    def _gap(self, conv: Conversation, upto: int) -> Gap:
+        gap = conv.gap
+        if gap is None:
+            gap = conv.gap = Gap(upto)
+            self.metrics.gap_fills += 1
+            self._spawn(self._fill_gap(conv, gap))
+        assert isinstance(gap, Gap)
+        return gap
+
+    async def _fill_gap(self, conv: Conversation, gap: Gap) -> None:
+        """Deliver from the log what is missing, then the results that wait, until nothing is missing."""
+        while True:
+            while gap.waiting and gap.waiting[0][0] <= conv.head + 1:
+                gap.waiting.pop(0)[1]()
+            if gap.waiting:
+                upto = gap.waiting[0][0] - 1
+            elif conv.head < gap.upto:
+                upto = gap.upto
+            else:
+                conv.gap = None
+                return
+            try:
+                entries = await self.store.entries_after(conv.id, conv.head, upto, FILL_ROWS)
+            except errors.Retryable:
+                await asyncio.sleep(FILL_RETRY_S)
+                continue
+            if not entries:  # retention dropped them meanwhile
+                conv.head = upto
+            for e in entries:
+                self._fan_out_stored(conv, e)
+
+    def _fan_out_stored(self, conv: Conversation, e: Stored) -> None:
+        was_open = conv.open
+        conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
+        for id in {conv.a, conv.b}:
+            user = self.registry.users.get(id)
+            if user is not None and user.sessions:
+                frame = self.stored_frame(conv, e, id)
+                for session in user.sessions.values():
+                    self._push(session, conv.id, e.seq, frame)
+        if not was_open and conv.open:
+            self._opened(conv.a, conv.b)
+
+    def stored_frame(self, conv: Conversation, e: Stored, reader: UserId) -> bytes:
+        """An entry from the log as a push to one of the two."""
+        return framing.encode_text(self.stored_item(conv, e, reader, protocol.entry_head(conv.id)))
+
+    def stored_item(self, conv: Conversation, e: Stored, reader: UserId, head: bytes = b"{") -> bytes:
+        """An entry from the log, as an item of history or with the head of a push."""
+        from_json, to_json = (conv.a_json, conv.b_json) if e.side == 0 else (conv.b_json, conv.a_json)
+        return protocol.stored_entry(head, e, from_json, to_json, conv.side(reader) == e.side)
+
+    # ---- sessions that are behind --------------------------------------------------------------------------------------------------------
+
+    async def fill(self, session: Session) -> None:
+        """Bring a session up to the heads of the conversations it is behind in; then they are live. Ends early if it closes."""
+        self.metrics.resyncs += 1
+        while session.behind and session.state is State.LIVE:
+            wants = self._wants(session)
+            if not wants:
+                continue
+            try:
+                rows = await self.store.entries_many(wants, FILL_ROWS)
+            except errors.Retryable:
+                await asyncio.sleep(FILL_RETRY_S)
+                continue
+            by_conv: dict[ConvId, list[Stored]] = {conv_id: [] for conv_id, _, _ in wants}
+            for conv_id, e in rows:
+                by_conv[conv_id].append(e)
+            for conv_id, after, upto in wants:
+                self._filled(session, conv_id, after, upto, by_conv[conv_id])
+            await self.drained(session)
+        session.behind = None if not session.behind else session.behind
+
+    def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
+        """What to read next; conversations in which nothing is missing any more go live here."""
+        assert session.behind is not None
+        wants = []
+        for conv_id, after in list(session.behind.items()):
+            conv = self.registry.convs.get(conv_id)
+            if conv is None or after >= conv.head:
+                del session.behind[conv_id]
+            elif len(wants) < FILL_CONVS:
+                wants.append((conv_id, after, conv.head))
+        return wants
+
+    def _filled(self, session: Session, conv_id: ConvId, after: int, upto: int, entries: list[Stored]) -> None:
+        conv = self.registry.convs.get(conv_id)
+        if conv is None or session.behind is None or session.behind.get(conv_id) != after or session.user is None:
+            return
+        for e in entries:
+            held = session.held.pop((conv_id, e.seq), None) if session.held else None
+            session.sink.send(held or self.stored_frame(conv, e, session.user.id))
+        self.metrics.resync_entries += len(entries)
+        # Fewer than asked for: the rest has passed retention.
+        at = entries[-1].seq if len(entries) == FILL_ROWS else upto
+        if at >= conv.head:
+            del session.behind[conv_id]
+        else:
+            session.behind[conv_id] = at
+
+    async def drained(self, session: Session) -> None:
+        """Wait until the session's connection takes more; returns at once when it does, or when it is closed."""
+        while isinstance(waiter := session.drained, asyncio.Future) and session.state is not State.CLOSED:
+            await asyncio.wait([waiter])

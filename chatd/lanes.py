@@ -1,0 +1,108 @@
+"""Which entries make the next batch of a lane. Pure.
+
+A lane writes one batch at a time; what comes in meanwhile gathers here, and goes out as the next batch. So batches grow with the load and
+nobody waits for a timer. The rules of a batch, each with its reason:
+
+- `rows_max` rows at most: a lane of larger batches collapsed past its limit (shared/design.md).
+- In one conversation no message comes after an edit or delete: `append` does the messages first.
+- No cid twice for one sender and conversation: the second becomes a twin of the first and gets its answer as a duplicate.
+- An item whose session waits for an earlier cid of that conversation is refused as `blocked`, here at the last moment: that earlier one may have
+  failed after this one was queued, and must not be overtaken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from chatd.protocol import MESSAGE
+
+if TYPE_CHECKING:
+    from chatd.ids import Cid, UserId
+    from chatd.registry import Conversation
+    from chatd.session import Session
+
+PROBE: Final = 1  # over the rate limit: only look whether the cid is known
+AGAIN: Final = 2  # the client says that it may have sent it before: look through all of retention
+
+
+class Item:
+    """One entry on its way into the log, and where its answer goes. Mutable and slotted: made once per message."""
+
+    __slots__ = ("session", "id", "conv", "peer", "side", "cid", "kind", "body", "ref", "flags", "taken_at", "again", "twins")
+
+    def __init__(
+        self, session: Session, id: int, conv: Conversation, peer: UserId, side: int,
+        cid: Cid, kind: int, body: str | None, ref: int | None, flags: int,
+    ) -> None:  # fmt: skip
+        self.session, self.id, self.conv, self.peer, self.side = session, id, conv, peer, side
+        self.cid, self.kind, self.body, self.ref, self.flags = cid, kind, body, ref, flags
+        self.taken_at = 0.0  # when its slot of the rate was taken; 0: none was
+        self.again = False  # this cid was refused before, and was to wait
+        self.twins: list[Item] | None = None
+
+
+class Batch(NamedTuple):
+    """What one call of `append` gets, in order: messages, then changes (edits and deletes)."""
+
+    messages: list[Item]
+    changes: list[Item]
+
+    @property
+    def items(self) -> list[Item]:
+        return self.messages + self.changes if self.changes else self.messages
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches that have the same effect one after the other; for finding the row that the database refuses."""
+        m, x = self.messages, self.changes
+        if not x:
+            return Batch(m[: len(m) // 2], []), Batch(m[len(m) // 2 :], [])
+        if not m:
+            return Batch([], x[: len(x) // 2]), Batch([], x[len(x) // 2 :])
+        return Batch(m, []), Batch([], x)
+
+
+class LaneQueue:
+    """The items that wait for a lane, in the order they came."""
+
+    __slots__ = ("items", "rows_max")
+
+    def __init__(self, rows_max: int) -> None:
+        self.items: deque[Item] = deque()
+        self.rows_max = rows_max
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def gather(self) -> tuple[Batch, list[Item]]:
+        """Take the next batch off the queue, and the items to refuse as `blocked`."""
+        messages: list[Item] = []
+        changes: list[Item] = []
+        blocked: list[Item] = []
+        seen: dict[tuple[int, int, str], Item] = {}
+        changed: set[int] = set()
+        items = self.items
+        while items and len(seen) < self.rows_max:
+            item = items[0]
+            conv_id = item.conv.id
+            if item.kind == MESSAGE and conv_id in changed:
+                break
+            items.popleft()
+            waiting = item.session.blocked
+            if waiting and waiting.get(item.peer, item.cid) != item.cid:
+                blocked.append(item)
+                continue
+            key = (conv_id, item.side, item.cid)
+            first = seen.get(key)
+            if first is not None:
+                if first.twins is None:
+                    first.twins = []
+                first.twins.append(item)
+                continue
+            seen[key] = item
+            if item.kind == MESSAGE:
+                messages.append(item)
+            else:
+                changed.add(conv_id)
+                changes.append(item)
+        return Batch(messages, changes), blocked

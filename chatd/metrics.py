@@ -1,0 +1,144 @@
+"""What is counted, with names and units, for Prometheus.
+
+On the message path a count is `metrics.sends += 1` on a slotted object (30 ns); prometheus_client's own counters take a lock and cost
+0.5 to 1.5 us. The library does what it is good at: exposition, through a collector that reads these at scrape time.
+Histograms have buckets that show the budgets (p95 < 200 ms, p99 < 500 ms, presence <= 1 s).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0)
+ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 256)
+
+
+class Histogram:
+    """Counts per bucket; `observe` costs 0.3 us."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        total, out = 0, []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
+            total += count
+            out.append((bound, float(total)))
+        return out
+
+
+# name -> help; every counter is an attribute of Metrics of that name, exported as chatd_NAME_total
+COUNTERS: Final = {
+    "sends": "sends, edits and deletes that came in",
+    "sends_ok": "entries committed and acked",
+    "sends_dup": "repeats answered with the first result",
+    "sends_err": "sends, edits and deletes answered with an error",
+    "deliveries": "entries pushed to sessions",
+    "receipts": "receipts pushed to sessions",
+    "presence_changes": "presence changes of users",
+    "presence_pushes": "presence pushed to sessions",
+    "limit_hits": "sends over the rate of their user",
+    "frames_throttled": "requests over the frame rate of their connection",
+    "frames_bad": "frames answered with an error",
+    "requests": "requests of all types",
+    "connections": "connections accepted",
+    "connections_refused": "connections refused or closed before hello",
+    "hellos": "hellos answered with a welcome",
+    "hellos_refused": "hellos refused",
+    "resyncs": "sessions filled from the log after hello",
+    "resync_entries": "entries pushed while filling",
+    "gap_fills": "conversations filled from the log because a seq was missing",
+    "batches_failed": "batches whose outcome is unknown",
+    "batches_retried": "batches repeated after a conflict",
+    "slow_consumers": "connections closed because they did not read",
+    "heartbeats_lost": "connections closed because nothing was heard from them",
+    "partitions_made": "partitions made",
+    "partitions_dropped": "partitions dropped",
+}
+
+
+class Metrics(Collector):
+    """All series of a node. Gauges are functions, set by `server.py`, read at scrape time."""
+
+    __slots__ = (*COUNTERS, "closes", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "registry")
+
+    sends: int
+    sends_ok: int
+    sends_dup: int
+    sends_err: int
+    deliveries: int
+    receipts: int
+    presence_changes: int
+    presence_pushes: int
+    limit_hits: int
+    frames_throttled: int
+    frames_bad: int
+    requests: int
+    connections: int
+    connections_refused: int
+    hellos: int
+    hellos_refused: int
+    resyncs: int
+    resync_entries: int
+    gap_fills: int
+    batches_failed: int
+    batches_retried: int
+    slow_consumers: int
+    heartbeats_lost: int
+    partitions_made: int
+    partitions_dropped: int
+
+    def __init__(self) -> None:
+        for name in COUNTERS:
+            setattr(self, name, 0)
+        self.closes: dict[str, int] = {}  # by name of the close code
+        self.commit_s = Histogram(SECONDS)
+        self.batch_rows = Histogram(ROWS)
+        self.loop_lag_s = Histogram(SECONDS)
+        self.send_s = Histogram(SECONDS)
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        ProcessCollector(registry=self.registry)
+
+    def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
+        """Add a gauge `chatd_NAME`."""
+        self.gauges[name] = (help, read)
+
+    def closed(self, reason: str) -> None:
+        self.closes[reason] = self.closes.get(reason, 0) + 1
+
+    def collect(self) -> Iterable[Metric]:
+        for name, help in COUNTERS.items():
+            yield CounterMetricFamily(f"chatd_{name}", help, value=getattr(self, name))
+        closes = CounterMetricFamily("chatd_connections_closed", "connections ended, by reason", labels=["reason"])
+        for reason, n in self.closes.items():
+            closes.add_metric([reason], n)
+        yield closes
+        for name, help, h in (
+            ("commit_seconds", "one batch: round trip and commit", self.commit_s),
+            ("batch_rows", "entries a batch", self.batch_rows),
+            ("loop_lag_seconds", "how late the event loop ran a timer", self.loop_lag_s),
+            ("send_seconds", "a send from its frame to its ok", self.send_s),
+        ):
+            yield HistogramMetricFamily(f"chatd_{name}", help, buckets=h.buckets(), sum_value=h.sum)
+        for name, (help, read) in self.gauges.items():
+            yield GaugeMetricFamily(f"chatd_{name}", help, value=read())
+
+    def exposition(self) -> bytes:
+        """The text format of Prometheus."""
+        return generate_latest(self.registry)

@@ -1,0 +1,23 @@
+"""SQL by name: `sql/queries/NAME.sql` becomes `query("NAME")`. Read once, at import of whoever uses it.
+
+SQL is source: each file says what it is for and which index it needs. In the wheel the folder `sql/` lives as package `chatd.sql`;
+in a checkout it stands beside `chatd/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import LiteralString, cast
+
+
+def folder() -> Path:
+    """Where the SQL files are."""
+    inside = Path(__file__).parent / "sql"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "sql"
+
+
+def query(name: str) -> LiteralString:
+    """The text of a query, without its comments (they would travel with every unprepared execution)."""
+    text = (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
+    return cast("LiteralString", "\n".join(lines))

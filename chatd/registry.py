@@ -1,0 +1,156 @@
+"""Who and what this node holds in memory: users, their sessions, and the conversations between them. Pure.
+
+    Registry ── users ──► User ── sessions ──► Session (by device id)
+        │                  └──── peers ─────► Conversation (by the other participant)
+        └─── convs ──► Conversation (by id), held as long as one of its users is
+
+A user is held from the first hello until `LINGER_S` after the last session ended: so limits outlive a reconnect, and a
+reconnect finds its conversations in memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
+this node delivered it" need no query. One conversation costs some 350 bytes, shared by both users.
+
+`Conversation.head` is what this node has *delivered to its sessions*, not what PostgreSQL has: an entry beyond head + 1 is a gap, to be
+filled from the log before delivery goes on (`delivery.py`). Cursors only go forward; the larger of memory and database is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from chatd.ids import ConvId, DeviceId, UserId
+from chatd.limits import Penalty, SlidingWindow
+from chatd.protocol import dumps
+
+if TYPE_CHECKING:
+    from chatd.session import Session
+
+LINGER_S: Final = 60.0
+
+
+class Conversation:
+    """A log between `a` and `b` (a <= b by bytes; the same one twice for notes), as this node sees it."""
+
+    __slots__ = (
+        "id", "a", "b", "a_json", "b_json", "head", "floor", "na", "nb", "ts",
+        "a_delivered", "a_read", "b_delivered", "b_read", "pending", "lane", "gap",
+    )  # fmt: skip
+
+    def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
+        self.id, self.a, self.b = id, a, b
+        self.a_json, self.b_json = dumps(a), dumps(b)
+        self.head = self.na = self.nb = self.ts = 0
+        self.floor = 1
+        self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
+        self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
+        self.lane = 0
+        self.gap: object = None  # delivery's, while the log is read to fill a gap
+
+    @property
+    def open(self) -> bool:
+        """Both have sent, or it is notes to oneself: presence, typing and receipts may flow."""
+        return (self.na > 0 and self.nb > 0) or self.a == self.b
+
+    def peer(self, user: UserId) -> UserId:
+        return self.b if user == self.a else self.a
+
+    def side(self, user: UserId) -> int:
+        return 0 if user == self.a else 1
+
+    def cursor(self, side: int) -> tuple[int, int]:
+        """(delivered, read) of a side."""
+        return (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
+
+    def advance(self, side: int, delivered: int, read: int) -> bool:
+        """Move a side's cursors forward, never back; True if one moved. Reading implies delivery."""
+        old = self.cursor(side)
+        new = (max(old[0], delivered, read), max(old[1], read))
+        if side == 0:
+            self.a_delivered, self.a_read = new
+        else:
+            self.b_delivered, self.b_read = new
+        return new != old
+
+
+class User:
+    """A user who has, or just had, a session on this node."""
+
+    __slots__ = ("id", "json", "sessions", "peers", "window", "penalty", "new_convs", "loaded", "loading", "idle_since")
+
+    def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
+        self.id = id
+        self.json = dumps(id)
+        self.sessions: dict[DeviceId, Session] = {}
+        self.peers: dict[UserId, Conversation] = {}
+        self.window = window
+        self.penalty = penalty
+        self.new_convs = new_convs
+        self.loaded = False  # all conversations are in `peers`
+        self.loading: object = None
+        self.idle_since: float | None = None
+
+
+class Registry:
+    """The maps, and the rule who is held."""
+
+    def __init__(self) -> None:
+        self.users: dict[UserId, User] = {}
+        self.convs: dict[ConvId, Conversation] = {}
+        self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
+        self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
+
+    def add_user(self, user: User) -> None:
+        assert user.id not in self.users
+        self.users[user.id] = user
+
+    def attach(self, user: User, device: DeviceId, session: Session) -> None:
+        user.sessions[device] = session
+        user.idle_since = None
+        self._idle.pop(user.id, None)
+
+    def detach(self, user: User, device: DeviceId, session: Session, now: float) -> None:
+        """End a session's hold; a session that was replaced by a newer one of its device holds nothing."""
+        if user.sessions.get(device) is session:
+            del user.sessions[device]
+        if not user.sessions:
+            user.idle_since = now
+            self._idle.pop(user.id, None)
+            self._idle[user.id] = None
+
+    def hold(self, id: ConvId, a: UserId, b: UserId) -> Conversation:
+        """The conversation in memory, made if it is not there, and linked to those of its users that are held."""
+        conv = self.convs.get(id)
+        if conv is None:
+            conv = self.convs[id] = Conversation(id, a, b)
+            for one, other in ((a, b), (b, a)):
+                if (user := self.users.get(one)) is not None:
+                    user.peers[other] = conv
+        return conv
+
+    def link(self, user: User, conv: Conversation) -> None:
+        user.peers[conv.peer(user.id)] = conv
+
+    def release(self, now: float) -> Iterable[UserId]:
+        """Drop users idle for `LINGER_S`, and conversations that no held user has. Gives the users dropped."""
+        gone: list[UserId] = []
+        for id in self._idle:
+            user = self.users[id]
+            assert user.idle_since is not None
+            if user.idle_since > now - LINGER_S:
+                break  # the dict is in order of idle_since
+            gone.append(id)
+        for id in gone:
+            del self._idle[id]
+            self._drop(self.users.pop(id).peers.values())
+        if self._busy:
+            busy, self._busy = self._busy, []
+            self._drop(busy)
+        return gone
+
+    def _drop(self, convs: Iterable[Conversation]) -> None:
+        for conv in convs:
+            if conv.a in self.users or conv.b in self.users or self.convs.get(conv.id) is not conv:
+                continue
+            if conv.pending or conv.gap is not None:
+                self._busy.append(conv)  # two objects for one log would break its order
+            else:
+                del self.convs[conv.id]

@@ -1,0 +1,288 @@
+"""PostgreSQL as chatd sees it: the log (through the lanes of `writer.py`), reads, and what is written behind.
+
+    append(item) ──► lanes: one connection each                    sends; durable before anybody hears of them
+    history, listings, resync, resolve ──► pool, bounded wait      reads, and the making of conversations
+    cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
+
+Every method raises `errors.Unavailable` when the database is away and `errors.Overloaded` when too many wait for it; nothing else that a
+caller must handle. Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL the pool is full of
+dead ones, and psycopg's pool finds out by using them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Final, LiteralString, NamedTuple
+
+import psycopg
+import structlog
+from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+
+from chatd import errors, pgarrays, writer
+from chatd.ids import ConvId, UserId
+from chatd.lanes import Item, LaneQueue
+from chatd.metrics import Metrics
+from chatd.protocol import Stored
+from chatd.queries import query
+from chatd.registry import Conversation
+
+log = structlog.get_logger("store")
+
+READ_RETRY_MS: Final = 1_000
+READ_TIMEOUT_S: Final = 5.0
+LIST_ROWS_MAX: Final = 1_000
+
+RESOLVE: Final = query("resolve")
+LIST_CHANGED: Final = query("list_changed")
+LIST_CONVERSATIONS: Final = query("list_conversations")
+ENTRIES_BEFORE: Final = query("entries_before")
+ENTRIES_AFTER: Final = query("entries_after")
+ENTRIES_MANY: Final = query("entries_many")
+HEADS: Final = query("heads")
+FLUSH_CURSORS: Final = query("flush_cursors")
+FLUSH_USERS: Final = query("flush_users")
+SEEN: Final = query("seen")
+META: Final = query("meta")
+
+
+class ConvRow(NamedTuple):
+    """A conversation as the database has it; the first columns of several queries. `ts` in ms."""
+
+    id: ConvId
+    a: UserId
+    b: UserId
+    head: int
+    floor: int
+    na: int
+    nb: int
+    ts: int
+    a_delivered: int = 0
+    a_read: int = 0
+    a_read_n: int = 0
+    b_delivered: int = 0
+    b_read: int = 0
+    b_read_n: int = 0
+    extra: Any = None  # `changed` of list_changed, `us` of list_conversations
+
+
+class Changed(NamedTuple):
+    """One page of what a hello needs: the mark and time of its snapshot, and the conversations."""
+
+    mark: str
+    now_ms: int
+    rows: list[ConvRow]
+    more: bool
+
+
+class Limits(NamedTuple):
+    """The settings that the store needs."""
+
+    lanes: int
+    batch_rows_max: int
+    lane_queue_max: int
+    lane_deadline_ms: int
+    pool_max: int
+    reads_queue_max: int
+    edit_window_ms: int
+    cursor_flush_ms: int
+
+
+class Store:
+    """Open with `start`, close with `stop`; `tasks` are to be watched by the node: none may end before `stop`."""
+
+    def __init__(self, conninfo: str, limits: Limits, metrics: Metrics) -> None:
+        self._conninfo = conninfo
+        self.limits = limits
+        self.metrics = metrics
+        self.lanes: list[writer.Lane] = []
+        self.epoch = ""
+        self.partition_s = 86_400
+        self._dirty_cursors: dict[ConvId, Conversation] = {}
+        self._dirty_users: dict[UserId, int] = {}
+        self._flushing: asyncio.Future[None] | None = None
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
+            conninfo, min_size=1, max_size=limits.pool_max, max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S,
+            kwargs={"autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads"},
+            configure=_configure, open=False,
+        )  # fmt: skip
+
+    # ---- life -------------------------------------------------------------------------------------------------------------------
+
+    async def start(self, outcome: writer.Outcome) -> list[Coroutine[Any, Any, None]]:
+        """Connect, read what the database says of itself, and give the tasks to run. Raises Unavailable."""
+        await self._pool.open()
+        self.epoch, self.partition_s = (await self._rows(META, ()))[0]
+        self.lanes = [
+            writer.Lane(
+                n, self._conninfo, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics,
+                deadline_s=self.limits.lane_deadline_ms / 1000, edit_window_s=self.limits.edit_window_ms / 1000, partition=self.make_partition,
+            )
+            for n in range(self.limits.lanes)
+        ]  # fmt: skip
+        await self.lanes[0].connect()
+        return [*(lane.run() for lane in self.lanes), self._flush_behind()]
+
+    async def stop(self) -> None:
+        """Write what is behind and close. The lanes' tasks have ended."""
+        try:
+            await self.flush()
+        except errors.Refused as e:
+            log.warning("flush.lost", cursors=len(self._dirty_cursors), reason=str(e))
+        await self._pool.close(timeout=2)
+
+    # ---- the log ----------------------------------------------------------------------------------------------------------------
+
+    def append(self, item: Item) -> bool:
+        """Queue an entry for its lane; False: the lane is full, and nothing was queued."""
+        lane = writer.choose(self.lanes, item)
+        if len(lane.queue) >= self.limits.lane_queue_max:
+            return False
+        item.conv.pending += 1
+        lane.put(item)
+        return True
+
+    @property
+    def pending(self) -> int:
+        """Items that wait for a lane or are being written."""
+        return sum(len(lane.queue) + lane.busy for lane in self.lanes)
+
+    async def make_partition(self, days_ahead: float = 0.0) -> bool:
+        """Make the partition that holds a time, `days_ahead` days from now; False if it was there."""
+        rows = await self._rows("SELECT make_partition(clock_timestamp() + make_interval(secs => $1))", (days_ahead * 86_400,))
+        made = rows[0][0] is not None
+        self.metrics.partitions_made += made
+        return made
+
+    # ---- reads ------------------------------------------------------------------------------------------------------------------
+
+    async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None]) -> list[ConvRow]:
+        """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here."""
+        found: dict[tuple[UserId, UserId], ConvRow] = {}
+        for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
+            rows = await self._rows(
+                RESOLVE, (pgarrays.TextArray([a for a, _ in pairs]), pgarrays.TextArray([b for _, b in pairs]), pgarrays.TextArray(known))
+            )
+            found.update(((row[1], row[2]), ConvRow(*row)) for row in rows)
+            if len(found) == len(set(pairs)) or any(known):
+                break
+        return list(found.values())
+
+    async def list_changed(self, user: UserId, since: str, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
+        """One page of a user's conversations in order of id: those changed since the mark, those named, or all."""
+        await self.flush(waiting=True)
+        rows = await self._rows(LIST_CHANGED, (user, since, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named)))
+        mark, now_ms = rows[0][:2]
+        return Changed(mark, now_ms, [ConvRow(*row[2:]) for row in rows if row[2] is not None], len(rows) == LIST_ROWS_MAX)
+
+    async def list_conversations(self, user: UserId, before: tuple[int, int] | None, limit: int) -> list[ConvRow]:
+        """One page, the latest entry first; `before`: (ts in us, id) of the last one of the page before."""
+        await self.flush(waiting=True)
+        us, id = before or (None, None)
+        return [ConvRow(*row) for row in await self._rows(LIST_CONVERSATIONS, (user, us, id, limit))]
+
+    async def entries_before(self, conv: ConvId, before: int, floor: int, rows: int) -> list[Stored]:
+        """Entries below a seq, the newest first."""
+        return [Stored(*row) for row in await self._rows(ENTRIES_BEFORE, (conv, before, floor, rows))]
+
+    async def entries_after(self, conv: ConvId, after: int, upto: int, rows: int) -> list[Stored]:
+        """Entries above a seq, the oldest first."""
+        return [Stored(*row) for row in await self._rows(ENTRIES_AFTER, (conv, after, upto, rows))]
+
+    async def entries_many(self, wants: Sequence[tuple[ConvId, int, int]], rows: int) -> list[tuple[ConvId, Stored]]:
+        """For each (conversation, after, upto) its entries in order, at most `rows` of each."""
+        arrays = [pgarrays.BigintArray([w[n] for w in wants]) for n in range(3)]
+        return [(row[0], Stored(*row[1:])) for row in await self._rows(ENTRIES_MANY, (*arrays, rows))]
+
+    async def heads(self, convs: Iterable[ConvId]) -> list[tuple[ConvId, int]]:
+        """(conversation, head) as committed now."""
+        return [(row[0], row[1]) for row in await self._rows(HEADS, (pgarrays.BigintArray(list(convs)),))]
+
+    async def seen(self, users: Sequence[UserId]) -> dict[UserId, int]:
+        """When users were last seen, in ms; without those who never were."""
+        await self.flush(waiting=True)
+        return dict(await self._rows(SEEN, (pgarrays.TextArray(users),)))
+
+    async def ping(self) -> int:
+        """The database's time in ms; raises Unavailable."""
+        rows = await self._rows("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", ())
+        return int(rows[0][0])
+
+    async def partitions_left(self) -> int:
+        """How many partitions lie ahead of the one in use: readiness and metrics tell it."""
+        rows = await self._rows(
+            "SELECT count(*) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid WHERE i.inhparent = 'entries'::regclass"
+            " AND p.relname > partition_name(partition_start(clock_timestamp(), $1))", (self.partition_s,),
+        )  # fmt: skip
+        return int(rows[0][0])
+
+    async def _rows(self, sql: LiteralString, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        """Run a query that may be repeated: all of ours may."""
+        for _ in range(self.limits.pool_max + 1):
+            try:
+                async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
+                    cur = psycopg.AsyncRawCursor(conn)
+                    await cur.execute(sql, params, binary=True)
+                    return await cur.fetchall()
+            except TooManyRequests as e:
+                raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
+            except (PoolTimeout, TimeoutError) as e:
+                raise errors.Unavailable("the database does not answer", retry_ms=READ_RETRY_MS) from e
+            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as e:
+                reason = str(e)
+        raise errors.Unavailable("the database is away", retry_ms=READ_RETRY_MS) from psycopg.OperationalError(reason)
+
+    # ---- written behind -----------------------------------------------------------------------------------------------------------
+
+    def cursor_moved(self, conv: Conversation) -> None:
+        """A cursor of a conversation went forward: write it within `cursor_flush_ms`."""
+        self._dirty_cursors[conv.id] = conv
+
+    def user_seen(self, user: UserId, now_ms: int) -> None:
+        """A user came or went."""
+        self._dirty_users[user] = now_ms
+
+    async def flush(self, *, waiting: bool = False) -> None:
+        """Write behind now. `waiting`: for a reader who must see what was moved before; nothing to do is the common case.
+
+        Raises Unavailable; what could not be written stays and is tried again.
+        """
+        while self._flushing is not None:
+            await asyncio.wait([self._flushing])
+        if not self._dirty_cursors and not self._dirty_users:
+            return
+        self._flushing = asyncio.get_running_loop().create_future()
+        cursors, self._dirty_cursors = self._dirty_cursors, {}
+        users, self._dirty_users = self._dirty_users, {}
+        try:
+            if cursors:
+                await self._rows(FLUSH_CURSORS, _cursor_arrays(list(cursors.values())))
+                cursors = {}
+            if users:
+                await self._rows(FLUSH_USERS, (pgarrays.TextArray(list(users)), pgarrays.BigintArray(list(users.values()))))
+                users = {}
+        finally:
+            # Also when cancelled: what was not written is dirty still, unless it has moved on meanwhile.
+            self._dirty_cursors = cursors | self._dirty_cursors
+            self._dirty_users = users | self._dirty_users
+            self._flushing.set_result(None)
+            self._flushing = None
+
+    async def _flush_behind(self) -> None:
+        while True:
+            await asyncio.sleep(self.limits.cursor_flush_ms / 1000)
+            try:
+                await self.flush()
+            except errors.Refused as e:
+                log.warning("flush.late", cursors=len(self._dirty_cursors), users=len(self._dirty_users), reason=str(e))
+
+
+async def _configure(conn: psycopg.AsyncConnection[Any]) -> None:
+    pgarrays.register(conn)
+
+
+def _cursor_arrays(convs: list[Conversation]) -> tuple[pgarrays.BigintArray, ...]:
+    columns: tuple[Callable[[Conversation], int], ...] = (
+        lambda c: c.id, lambda c: c.a_delivered, lambda c: c.a_read, lambda c: c.b_delivered, lambda c: c.b_read,
+    )  # fmt: skip
+    return tuple(pgarrays.BigintArray([column(c) for c in convs]) for column in columns)

@@ -1,0 +1,261 @@
+"""The writers: lanes that put entries into the log by group commit.
+
+    Store.append(item) ──► LaneQueue ──gather──► Lane ──append()──► PostgreSQL
+                                                  └── Outcome.committed | failed | refused | blocked | doubtful
+
+A lane has one connection and one batch under way; what comes in meanwhile is the next batch. A conversation stays in one lane while it has
+anything there, so its entries keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger batches do the
+work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md).
+
+An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender is told `unavailable` and its retry with the same
+cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
+A batch that the data makes fail is halved until only the row at fault is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+import psycopg
+import structlog
+from psycopg import errors as pg
+
+from chatd import pgarrays
+from chatd.errors import Retryable, Unavailable
+from chatd.ids import ConvId
+from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
+from chatd.metrics import Metrics
+from chatd.protocol import MESSAGE
+from chatd.queries import query
+
+log = structlog.get_logger("writer")
+
+RETRIES_MAX: Final = 5  # serialization failures and deadlocks of one batch
+BACKOFF_MAX_S: Final = 1.0
+LANE_OPENS_AT: Final = 48  # items waiting in a lane before the next one is used; batches of 50 have most of the gain (shared/design.md)
+
+# The plan of `append` must not depend on how full the tables were when it was made: each of its joins is a few index probes.
+LANE_OPTIONS: Final = (
+    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_bitmapscan=off"
+    " -c plan_cache_mode=force_generic_plan -c jit=off -c synchronous_commit=on -c client_min_messages=error"
+)
+APPEND: Final = query("append")
+
+
+class Row(NamedTuple):
+    """One row of `append`: see its comment in sql/migrations."""
+
+    ord: int | None
+    conv: int
+    seq: int
+    ts: int
+    note: str | None
+
+
+class Outcome(Protocol):
+    """Who is told what became of items. Called in the order of the log, never twice for an item."""
+
+    def committed(self, batch: Batch, rows: list[Row]) -> None: ...
+    def failed(self, items: list[Item], error: Retryable) -> None: ...
+    def refused(self, item: Item) -> None: ...
+    def blocked(self, items: list[Item]) -> None: ...
+    def doubtful(self, convs: set[ConvId]) -> None: ...
+
+
+class Outage(Exception):
+    """The database did not answer, or cannot: the outcome is unknown."""
+
+
+def _is_data_fault(e: psycopg.Error) -> bool:
+    """The rows are at fault (also by a trigger that raises), not the server, the schema or the connection."""
+    return (e.sqlstate or "")[:2] in ("22", "23", "44", "P0")
+
+
+class Lane:
+    """One writer. `run` is its task, for the life of the node."""
+
+    def __init__(
+        self, number: int, conninfo: str, queue: LaneQueue, outcome: Outcome, metrics: Metrics,
+        *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any],
+    ) -> None:  # fmt: skip
+        self.number = number
+        self.queue = queue
+        self.busy = False
+        self._conninfo = psycopg.conninfo.make_conninfo(
+            conninfo, options=f"{LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
+            tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd lane {number}",
+        )  # fmt: skip
+        self._outcome, self._metrics = outcome, metrics
+        self._deadline_s = deadline_s
+        self._edit_window = f"{edit_window_s} s"
+        self._partition = partition
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._wake = asyncio.Event()
+        self._doubtful: set[ConvId] = set()
+        self._backoff_s = 0.0
+        self._not_before = 0.0
+
+    def put(self, item: Item) -> None:
+        """Queue an item; the caller has checked for room."""
+        self.queue.items.append(item)
+        if not self.busy:
+            self.busy = True
+            self._wake.set()
+
+    async def connect(self) -> None:
+        """Have a connection, or raise Outage."""
+        if self._conn is not None and not self._conn.closed:
+            return
+        if time.monotonic() < self._not_before:
+            raise Outage("the database is away")
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            self._backoff_s = min(max(self._backoff_s * 2, 0.05), BACKOFF_MAX_S)
+            self._not_before = time.monotonic() + self._backoff_s
+            raise Outage(str(e)) from e
+        pgarrays.register(conn)
+        self._backoff_s = 0.0
+        self._conn = conn
+
+    async def run(self) -> None:
+        """Write batches for ever; cancelled at the end of the node, when the queue is empty."""
+        try:
+            while True:
+                await self._wait()
+                while self.queue.items:
+                    batch, blocked = self.queue.gather()
+                    if blocked:
+                        self._settle(blocked)
+                        self._outcome.blocked(blocked)
+                    if batch.messages or batch.changes:
+                        await self._write(batch)
+                self.busy = False
+                if self._doubtful:
+                    await self._recover()
+        finally:
+            if self._conn is not None:
+                await self._conn.close()
+
+    async def _wait(self) -> None:
+        # With doubtful conversations the lane looks for the database by itself; nobody else may ask.
+        try:
+            async with asyncio.timeout(max(self._backoff_s, 0.05) if self._doubtful else None):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _recover(self) -> None:
+        try:
+            await self.connect()
+        except Outage:
+            return
+        doubtful, self._doubtful = self._doubtful, set()
+        self._outcome.doubtful(doubtful)
+
+    async def _write(self, batch: Batch) -> None:
+        items = batch.items
+        started = time.perf_counter()
+        try:
+            rows = await self._append(batch)
+        except Outage as e:
+            log.warning("batch.unknown", lane=self.number, rows=len(items), reason=str(e).splitlines()[0] if str(e) else repr(e))
+            self._metrics.batches_failed += 1
+            await self._drop_connection()
+            self._doubtful.update(item.conv.id for item in items)
+            self._settle(items)
+            self._outcome.failed(items, Unavailable("the database is away; send it again with the same cid", retry_ms=1_000))
+        except psycopg.Error as e:
+            if len(items) > 1:
+                for half in batch.halves():
+                    await self._write(half)
+                return
+            log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate)
+            self._settle(items)
+            self._outcome.refused(items[0])
+        else:
+            self._metrics.commit_s.observe(time.perf_counter() - started)
+            self._metrics.batch_rows.observe(len(items))
+            self._settle(items)
+            self._outcome.committed(batch, rows)
+
+    def _settle(self, items: list[Item]) -> None:
+        for item in items:
+            item.conv.pending -= 1
+            if item.twins:
+                item.conv.pending -= len(item.twins)
+
+    async def _append(self, batch: Batch) -> list[Row]:
+        """One round trip. Raises Outage, or psycopg.Error where the data is at fault."""
+        m, x = batch.messages, batch.changes
+        params = (
+            pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.SmallintArray([i.side for i in m]),
+            pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]), pgarrays.SmallintArray([i.flags for i in m]),
+            pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
+            pgarrays.UuidArray([i.cid for i in x]), pgarrays.TextArray([i.body for i in x]),
+            pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]),
+            pgarrays.BigintArray([i.ref or 0 for i in x]), self._edit_window,
+        )  # fmt: skip
+        for attempt in range(RETRIES_MAX):
+            await self.connect()
+            assert self._conn is not None
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    cur = psycopg.AsyncRawCursor(self._conn)
+                    await cur.execute(APPEND, params, binary=True)
+                    return [Row(*row) for row in await cur.fetchall()]
+            except (pg.SerializationFailure, pg.DeadlockDetected):
+                self._metrics.batches_retried += 1
+            except pg.CheckViolation as e:
+                if e.diag.constraint_name is not None or attempt:
+                    raise
+                await self._make_partition()  # no partition for this time: retention is late
+            except (OSError, TimeoutError, psycopg.InterfaceError) as e:
+                raise Outage(repr(e)) from e
+            except psycopg.Error as e:
+                if _is_data_fault(e):
+                    raise
+                raise Outage(str(e)) from e
+        raise Outage(f"still in conflict after {RETRIES_MAX} tries")
+
+    async def _make_partition(self) -> None:
+        try:
+            await self._partition()
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            raise Outage(f"no partition for now, and none could be made: {e}") from e
+
+    async def _drop_connection(self) -> None:
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            try:
+                async with asyncio.timeout(1):
+                    await conn.close()
+            except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
+                log.debug("lane.close", error=repr(e))
+
+
+def flags(retry: bool, probe: bool) -> int:
+    """Item flags as `append` reads them."""
+    return (AGAIN if retry else 0) | (PROBE if probe else 0)
+
+
+def choose(lanes: list[Lane], item: Item) -> Lane:
+    """The lane for an item: its conversation's while that has items there, else the first with room."""
+    conv = item.conv
+    if conv.pending:
+        return lanes[conv.lane]
+    for lane in lanes:
+        if len(lane.queue.items) < LANE_OPENS_AT:
+            break
+    else:
+        lane = min(lanes, key=lambda one: len(one.queue.items))
+    conv.lane = lane.number
+    return lane
+
+
+assert MESSAGE == 0  # `append` has the messages' kind built in

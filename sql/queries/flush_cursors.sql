@@ -1,0 +1,18 @@
+-- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Only forward, one row per conversation, sorted against
+-- deadlocks. *_read_n: the peer's messages up to the read cursor, from the head where that is read, else from the entry itself.
+INSERT INTO cursors AS k (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid)
+SELECT w.conv, w.a_delivered, w.a_read,
+    CASE WHEN w.a_read = 0 THEN 0 WHEN w.a_read >= v.head THEN v.nb
+        ELSE coalesce((SELECT e.nb FROM entries e WHERE e.conv = w.conv AND e.seq = w.a_read), 0) END,
+    w.b_delivered, w.b_read,
+    CASE WHEN w.b_read = 0 THEN 0 WHEN w.b_read >= v.head THEN v.na
+        ELSE coalesce((SELECT e.na FROM entries e WHERE e.conv = w.conv AND e.seq = w.b_read), 0) END,
+    pg_current_xact_id()
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS w (conv, a_delivered, a_read, b_delivered, b_read)
+JOIN conversations v ON v.id = w.conv
+ORDER BY w.conv
+ON CONFLICT (conv) DO UPDATE SET
+    a_delivered = greatest(k.a_delivered, excluded.a_delivered), a_read = greatest(k.a_read, excluded.a_read),
+    a_read_n = greatest(k.a_read_n, excluded.a_read_n),
+    b_delivered = greatest(k.b_delivered, excluded.b_delivered), b_read = greatest(k.b_read, excluded.b_read),
+    b_read_n = greatest(k.b_read_n, excluded.b_read_n), xid = excluded.xid

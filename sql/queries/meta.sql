@@ -1,0 +1,2 @@
+-- What all nodes agree on.
+SELECT epoch, partition_s FROM meta

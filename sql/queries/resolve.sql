@@ -1,0 +1,16 @@
+-- Conversations of pairs of users (a <= b), made where they are missing. $3: refuse a pair whose $4-th... see `must_know`.
+-- $1, $2: arrays of a and b; $3: per pair the user who must be known, or null (setting unknown_recipients = refuse).
+WITH asked AS (
+    SELECT DISTINCT p.a, p.b FROM unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
+    WHERE p.known IS NULL OR EXISTS (SELECT FROM users u WHERE u.id = p.known)
+    ORDER BY p.a, p.b
+), made AS (
+    INSERT INTO conversations (a, b) SELECT a, b FROM asked
+    WHERE NOT EXISTS (SELECT FROM conversations v WHERE v.a = asked.a AND v.b = asked.b)
+    ON CONFLICT (a, b) DO NOTHING
+    RETURNING id, a, b, head, floor, na, nb, (extract(epoch FROM last_ts) * 1000)::bigint AS ts
+)
+SELECT * FROM made
+UNION ALL
+SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint
+FROM asked JOIN conversations v ON v.a = asked.a AND v.b = asked.b
