@@ -16,12 +16,11 @@ import structlog
 
 from chatd import errors, framing, opening, protocol
 from chatd.delivery import Delivery
-from chatd.errors import CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Item
 from chatd.metrics import Metrics
 from chatd.opening import Services
-from chatd.presence import Change, Status
+from chatd.presence import Change
 from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send, Stored
 from chatd.registry import Conversation, User
 from chatd.session import Effect, End, Reply, Session, State, Throttled
@@ -73,8 +72,9 @@ class Chat:
         try:
             self._handlers[type(effect)](session, effect)
         except errors.Refused as e:
-            assert not isinstance(effect, Reply | End | Throttled)
-            self._send(session, protocol.err(effect.id, e))
+            request = effect.request if isinstance(effect, Throttled) else effect
+            assert not isinstance(request, Reply | End)
+            self._send(session, protocol.err(request.id, e))
 
     def _send(self, session: Session, payload: bytes) -> None:
         session.sink.send(framing.encode_text(payload))
@@ -94,7 +94,7 @@ class Chat:
         error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
         if isinstance(request, Send | Edit | Delete) and session.user is not None:
             peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
-            error = session.failed(peer, request.cid, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
+            error = session.denied(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
         self._send(session, protocol.err(request.id, error))
 
     def _hello(self, session: Session, hello: protocol.Hello) -> None:
@@ -130,7 +130,7 @@ class Chat:
         self.metrics.sends += 1
         user = session.user
         assert user is not None
-        if request.to is not None and request.to not in user.peers and type(request) is Send:
+        if request.to is not None and type(request) is Send and self._unresolved(user, request.to):
             self._resolve(session, request, user, request.to)
             return
         self._enter(session, request, self._conv(session, request.c, request.to))
@@ -140,7 +140,7 @@ class Chat:
         assert user is not None
         peer = conv.b if user.id == conv.a else conv.a
         if self.draining:
-            raise session.failed(peer, request.cid, errors.Unavailable("this server is draining; reconnect", retry_ms=1_000))
+            raise session.denied(peer, request, errors.Unavailable("this server is draining; reconnect", retry_ms=1_000))
         verdict = session.admit(peer, request.cid, self.s.now())
         if isinstance(verdict, errors.Blocked):
             raise verdict
@@ -160,16 +160,20 @@ class Chat:
                 session.probed(peer)
             else:
                 user.window.give_back(verdict.taken_at)
-            raise session.failed(peer, request.cid, errors.Overloaded("the server's queue is full", retry_ms=1_000))
+            raise session.denied(peer, request, errors.Overloaded("the server's queue is full", retry_ms=1_000))
+
+    def _unresolved(self, user: User, to: UserId) -> bool:
+        """No conversation in memory, or earlier sends still wait for it: a later one must not overtake them."""
+        return to not in user.peers or (bool(self._resolving) and _pair(user.id, to) in self._resolving)
 
     def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
         """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
-        if (waiting := session.blocked.get(to) if session.blocked else None) not in (None, request.cid):
-            raise errors.Blocked("an earlier entry here waits to be sent again", cid=waiting)
-        pair = (user.id, to) if user.id.encode() <= to.encode() else (to, user.id)
+        if (blocked := session.comes(to, request.cid)) is not None:
+            raise blocked
+        pair = _pair(user.id, to)
         queue = self._resolving.get(pair)
         if self._resolving_n >= RESOLVING_MAX:
-            raise session.failed(to, request.cid, errors.Overloaded("too many new conversations at once", retry_ms=1_000))
+            raise session.denied(to, request, errors.Overloaded("too many new conversations at once", retry_ms=1_000))
         self._resolving_n += 1
         if queue is not None:
             queue.append((session, request))
@@ -178,7 +182,7 @@ class Chat:
         wait = user.new_convs.take(now)
         if wait > 0:
             self._resolving_n -= 1
-            raise session.failed(to, request.cid, errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1))
+            raise session.denied(to, request, errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1))
         self._resolving[pair] = [(session, request)]
         self.s.spawn(self._make(pair, user, to, now))
 
@@ -194,9 +198,7 @@ class Chat:
         waiting = self._resolving.pop(pair)
         self._resolving_n -= len(waiting)
         if rows:
-            conv = self.s.registry.hold(rows[0].id, pair[0], pair[1])
-            if not conv.head and not conv.pending:
-                opening.merge(conv, rows[0])
+            conv = opening.merge(self.s, user, rows[0])
             if rows[0].head:
                 user.new_convs.give_back(taken_at)  # it was there already
         else:
@@ -209,7 +211,7 @@ class Chat:
                     self._enter(session, request, conv)
                 elif isinstance(error, errors.Retryable):
                     peer = pair[1] if session.user is not None and session.user.id == pair[0] else pair[0]
-                    raise session.failed(peer, request.cid, error)
+                    raise session.denied(peer, request, error)
                 else:
                     raise error
             except errors.Refused as e:
@@ -373,7 +375,7 @@ class Chat:
             holder = self.s.registry.users.get(user)
             if holder is None:
                 continue
-            change = self.s.presence.status(watched) or Change(watched, Status.OFFLINE, self.s.now_ms(), None)
+            change = self.s.presence.status(watched) or opening.offline(self.s, watched, None)
             frame = framing.encode_text(protocol.frame("presence", **change.facts()))
             for session in holder.sessions.values():
                 if watched in session.watching and session.state is State.LIVE:
@@ -387,7 +389,6 @@ class Chat:
         if identity.user != session.user.id:
             raise errors.Unauthorized("a refresh cannot change the user")
         session.exp_ms = identity.exp_ms
-        self.s.expires(session)
         self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
 
     def _ping(self, session: Session, request: protocol.PingRequest) -> None:
@@ -410,14 +411,15 @@ class Chat:
         if current:
             now_ms = self.s.now_ms()
             self.s.store.user_seen(user.id, now_ms)
-            self.announce(self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s()))
+            self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s())
 
     def tick(self) -> None:
         """Regular work: grace times that are over, users to let go."""
         for change in self.s.presence.due(self.s.now(), self.s.now_ms()):
             self.announce(change)
-        for _ in self.s.registry.release(self.s.now()):
-            pass
+        self.s.registry.release(self.s.now())
 
 
-__all__ = ["Chat", "CloseCode"]
+def _pair(one: UserId, other: UserId) -> tuple[UserId, UserId]:
+    """Two users in the order of their bytes, as the conversation has them."""
+    return (one, other) if one.encode() <= other.encode() else (other, one)

@@ -49,7 +49,7 @@ REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
 class Gap:
     """A conversation whose log is being read; results that came in meanwhile wait, each as (first seq, what to run)."""
 
-    __slots__ = ("waiting", "upto")
+    __slots__ = ("upto", "waiting")
 
     def __init__(self, upto: int) -> None:
         self.upto = upto
@@ -125,9 +125,9 @@ class Delivery:
         item.session.sink.send(framing.encode_text(protocol.ok_entry(item.id, item.conv.id, seq, ts, dup=True)))
 
     def _limited(self, item: Item) -> None:
-        self._free(item)
+        self._free(item, give_back=True)
         self.metrics.limit_hits += 1
-        verdict = item.session.limited(item.peer, item.cid, item.again, self._now())
+        verdict = item.session.limited(item.peer, item.cid, item.id, item.again, self._now())
         if isinstance(verdict, End):
             item.session.sink.close(verdict.code, verdict.reason)
             return
@@ -153,7 +153,7 @@ class Delivery:
         for item in items:
             for one in (item, *(item.twins or ())):
                 self._free(one, give_back=True)
-                self._answer_error(one, one.session.failed(one.peer, one.cid, error))
+                self._answer_error(one, one.session.failed(one.peer, one.cid, one.id, error))
 
     def refused(self, item: Item) -> None:
         """The database refuses this one for good."""
@@ -165,7 +165,7 @@ class Delivery:
         """An earlier one in the conversation failed after these were queued."""
         for item in items:
             self._free(item, give_back=True)
-            waiting = (item.session.blocked or {}).get(item.peer)
+            waiting = item.session.overtaken(item.peer, item.id)
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
     def doubtful(self, convs: set[ConvId]) -> None:

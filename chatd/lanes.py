@@ -6,8 +6,8 @@ nobody waits for a timer. The rules of a batch, each with its reason:
 - `rows_max` rows at most: a lane of larger batches collapsed past its limit (shared/design.md).
 - In one conversation no message comes after an edit or delete: `append` does the messages first.
 - No cid twice for one sender and conversation: the second becomes a twin of the first and gets its answer as a duplicate.
-- An item whose session waits for an earlier cid of that conversation is refused as `blocked`, here at the last moment: that earlier one may have
-  failed after this one was queued, and must not be overtaken.
+- An item that was queued behind one of its session and conversation which then failed is refused as `blocked`, here at the last moment: it must not
+  overtake that one (`Session.overtaken`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ AGAIN: Final = 2  # the client says that it may have sent it before: look throug
 class Item:
     """One entry on its way into the log, and where its answer goes. Mutable and slotted: made once per message."""
 
-    __slots__ = ("session", "id", "conv", "peer", "side", "cid", "kind", "body", "ref", "flags", "taken_at", "again", "twins")
+    __slots__ = ("again", "body", "cid", "conv", "flags", "id", "kind", "peer", "ref", "session", "side", "taken_at", "twins")
 
     def __init__(
         self, session: Session, id: int, conv: Conversation, peer: UserId, side: int,
@@ -61,6 +61,30 @@ class Batch(NamedTuple):
             return Batch([], x[: len(x) // 2]), Batch([], x[len(x) // 2 :])
         return Batch(m, []), Batch([], x)
 
+    def sift(self) -> tuple[Batch, list[Item]]:
+        """The batch without the items that are behind a failed one by now, and these: for what waited while another half was written."""
+        blocked: list[Item] = []
+        return Batch(_kept(self.messages, blocked), _kept(self.changes, blocked)), blocked
+
+
+def _kept(items: list[Item], blocked: list[Item]) -> list[Item]:
+    kept = []
+    for item in items:
+        if not _overtakes(item):
+            kept.append(item)
+            continue
+        twins, item.twins = item.twins or [], None
+        blocked += [item, *filter(_overtakes, twins)]
+        if rest := [twin for twin in twins if not _overtakes(twin)]:  # another device's
+            rest[0].twins = rest[1:] or None
+            kept.append(rest[0])
+    return kept
+
+
+def _overtakes(item: Item) -> bool:
+    """An earlier one of its session and conversation failed while this one was queued."""
+    return bool(item.session.cuts) and item.session.overtaken(item.peer, item.id) is not None
+
 
 class LaneQueue:
     """The items that wait for a lane, in the order they came."""
@@ -88,8 +112,7 @@ class LaneQueue:
             if item.kind == MESSAGE and conv_id in changed:
                 break
             items.popleft()
-            waiting = item.session.blocked
-            if waiting and waiting.get(item.peer, item.cid) != item.cid:
+            if item.session.cuts and _overtakes(item):
                 blocked.append(item)
                 continue
             key = (conv_id, item.side, item.cid)

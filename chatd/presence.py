@@ -2,9 +2,9 @@
 
     user ── sessions (device -> away or not) ──► one status ──change──► watchers
 
-A user is online if any device is, away if all are, offline without one. A user whose last session ended stays as they were for a grace time, so
-that a quick reconnect does not flap; `due` ends it. Each change gets a version that rises (milliseconds, at least one more than the last), also over a
-restart of the node: newer replaces older at every watcher.
+A user is online if any device is, away if all are, offline without one. A device whose session ended counts as it did for a grace time, so that a
+quick reconnect does not flap (not to away either, where another device is idle); `due` ends it. Each change gets a version that rises
+(milliseconds, at least one more than the last), also over a restart of the node: newer replaces older at every watcher.
 
 What is not here: who *may* watch whom (services; it needs conversations), and last-seen times of users who are not in memory (store).
 A mirror of other nodes' users joins through `set_remote` (issue 4): the map already tells local sessions and status apart.
@@ -44,14 +44,14 @@ class Change(NamedTuple):
 
 
 class _User:
-    __slots__ = ("devices", "status", "v", "seen_ms", "offline_at")
+    __slots__ = ("devices", "leaving", "seen_ms", "status", "v")
 
-    def __init__(self) -> None:
+    def __init__(self, v: int) -> None:
         self.devices: dict[DeviceId, bool] = {}  # device -> away
         self.status = Status.OFFLINE
-        self.v = 0
+        self.v = v
         self.seen_ms: int | None = None
-        self.offline_at: float | None = None
+        self.leaving: dict[DeviceId, tuple[float, bool]] = {}  # device whose session ended -> end of its grace time, away
 
 
 class Presence:
@@ -61,7 +61,8 @@ class Presence:
         self.grace_s = grace_s
         self._users: dict[UserId, _User] = {}
         self._watchers: dict[UserId, set[Hashable]] = {}
-        self._due: list[tuple[float, UserId]] = []
+        self._due: list[tuple[float, UserId, DeviceId]] = []
+        self._v = 0  # highest version of the users that are forgotten
 
     def __len__(self) -> int:
         return len(self._users)
@@ -72,44 +73,42 @@ class Presence:
         """A session has said hello, or tells that its device is idle or not."""
         entry = self._users.get(user)
         if entry is None:
-            entry = self._users[user] = _User()
+            entry = self._users[user] = _User(self._v)
         entry.devices[device] = away
-        entry.offline_at = None
+        entry.leaving.pop(device, None)
         return self._update(user, entry, now_ms)
 
-    def disconnect(self, user: UserId, device: DeviceId, now: float, now_ms: int, grace_s: float | None = None) -> Change | None:
-        """A session ended. The last one leaves the status as it is until the grace time is over."""
+    def disconnect(self, user: UserId, device: DeviceId, now: float, now_ms: int, grace_s: float | None = None) -> None:
+        """A session ended. The status stays as it is until the grace time is over."""
         entry = self._users.get(user)
-        if entry is None or entry.devices.pop(device, None) is None:
-            return None
+        if entry is None or device not in entry.devices:
+            return
         entry.seen_ms = now_ms
-        if entry.devices:
-            return self._update(user, entry, now_ms)
-        entry.offline_at = now + (self.grace_s if grace_s is None else grace_s)
-        heapq.heappush(self._due, (entry.offline_at, user))
-        return None
+        until = now + (self.grace_s if grace_s is None else grace_s)
+        entry.leaving[device] = (until, entry.devices.pop(device))
+        heapq.heappush(self._due, (until, user, device))
 
     def due(self, now: float, now_ms: int) -> list[Change]:
-        """Users whose grace time is over. Call it by `next_due`."""
+        """What the grace times that are over change. Call it by `next_due`."""
         changes = []
         while self._due and self._due[0][0] <= now:
-            at, user = heapq.heappop(self._due)
+            at, user, device = heapq.heappop(self._due)
             entry = self._users.get(user)
-            if entry is None or entry.offline_at != at:
+            if entry is None or entry.leaving.get(device, (None,))[0] != at:
                 continue  # back again, or gone anew with a later time
+            del entry.leaving[device]
             if (change := self._update(user, entry, now_ms)) is not None:
                 changes.append(change)
-            self._forget(user)
+            if not entry.devices and not entry.leaving:
+                self._forget(user, entry)
         return changes
 
     def next_due(self) -> float | None:
         return self._due[0][0] if self._due else None
 
     def _update(self, user: UserId, entry: _User, now_ms: int) -> Change | None:
-        if not entry.devices:
-            status = Status.OFFLINE
-        else:
-            status = Status.AWAY if all(entry.devices.values()) else Status.ONLINE
+        aways = [*entry.devices.values(), *(away for _, away in entry.leaving.values())]
+        status = Status.OFFLINE if not aways else Status.AWAY if all(aways) else Status.ONLINE
         if status is entry.status:
             return None
         entry.status = status
@@ -120,8 +119,10 @@ class Presence:
     def _change(user: UserId, entry: _User) -> Change:
         return Change(user, entry.status, entry.v, entry.seen_ms if entry.status is Status.OFFLINE else None)
 
-    def _forget(self, user: UserId) -> None:
-        # The next version is a later time, so nothing of an offline user need be kept; last-seen is in PostgreSQL.
+    def _forget(self, user: UserId, entry: _User) -> None:
+        # Last-seen is in PostgreSQL. Versions run ahead of the clock where changes come faster than milliseconds; so the next one of this
+        # user rises above all that were forgotten.
+        self._v = max(self._v, entry.v)
         del self._users[user]
 
     # ---- watching -----------------------------------------------------------------------------------------------------------------

@@ -49,6 +49,17 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _CONV = re.compile(r"[1-9][0-9]{0,18}")
 
 
+class Bounds(NamedTuple):
+    """What an operator can set of the bounds on requests; the defaults are the contract's."""
+
+    body_bytes: int = BODY_BYTES_MAX
+    watch: int = WATCH_MAX
+    history: int = HISTORY_MAX
+
+
+DEFAULT_BOUNDS: Final = Bounds()
+
+
 class Fault(Exception):
     """A frame that cannot be taken: `id` of the reply (0 = unreadable) and the fault itself."""
 
@@ -222,14 +233,14 @@ def _cid(o: dict[str, Any]) -> Cid:
     return Cid(value.lower())
 
 
-def _body(o: dict[str, Any]) -> str:
+def _body(o: dict[str, Any], bounds: Bounds) -> str:
     """Text as `docs/protocol.md` section 2 allows it. `isprintable` is the quick way past the pattern for most texts."""
     body = o.get("body")
     if type(body) is not str:
         raise _bad("body", "must be a string")
     size = len(body) if body.isascii() else len(body.encode())
-    if size > BODY_BYTES_MAX:
-        raise errors.TooLong(f"body has {size} bytes of UTF-8; {BODY_BYTES_MAX} is the most")
+    if size > bounds.body_bytes:
+        raise errors.TooLong(f"body has {size} bytes of UTF-8; {bounds.body_bytes} is the most")
     if not body:
         raise errors.BadText("body is empty")
     if not body.isprintable() and _CONTROL.search(body):
@@ -244,17 +255,17 @@ def _flag(o: dict[str, Any], key: str) -> bool:
     return value
 
 
-def _limit(o: dict[str, Any]) -> int:
-    value = o.get("limit", PAGE_DEFAULT)
-    if type(value) is not int or not 1 <= value <= HISTORY_MAX:
-        raise _bad("limit", f"must be an integer from 1 to {HISTORY_MAX}")
+def _limit(o: dict[str, Any], bounds: Bounds) -> int:
+    value = o.get("limit", min(PAGE_DEFAULT, bounds.history))
+    if type(value) is not int or not 1 <= value <= bounds.history:
+        raise _bad("limit", f"must be an integer from 1 to {bounds.history}")
     return value
 
 
-def _users(o: dict[str, Any], key: str) -> tuple[UserId, ...]:
+def _users(o: dict[str, Any], key: str, bounds: Bounds) -> tuple[UserId, ...]:
     value = o.get(key)
-    if type(value) is not list or len(value) > WATCH_MAX:
-        raise _bad(key, f"must be a list of at most {WATCH_MAX} user ids")
+    if type(value) is not list or len(value) > bounds.watch:
+        raise _bad(key, f"must be a list of at most {bounds.watch} user ids")
     return tuple(dict.fromkeys(_user(u, key) for u in value))
 
 
@@ -278,7 +289,15 @@ def _cursors(o: dict[str, Any]) -> dict[ConvId, Seq]:
     return cursors
 
 
-def _hello(id: int, o: dict[str, Any]) -> Hello:
+def _since(o: dict[str, Any]) -> str:
+    # The mark is opaque to clients; what it is here: the number of a transaction (xid8).
+    since = _text(o, "since", 20)
+    if not (since.isascii() and since.isdigit() and int(since) < 2**64):
+        raise _bad("since", "must come from an earlier `welcome`")
+    return since
+
+
+def _hello(id: int, o: dict[str, Any], bounds: Bounds) -> Hello:
     if o.get("v") != VERSION or type(o.get("v")) is not int:
         raise errors.BadVersion(f"this server speaks version {VERSION}: send `v`:{VERSION}")
     device = o.get("device")
@@ -291,28 +310,28 @@ def _hello(id: int, o: dict[str, Any]) -> Hello:
         id, VERSION, _text(o, "token", TOKEN_CHARS_MAX), DeviceId(device),
         _text(o, "epoch", 64) if o.get("epoch") is not None else None,
         _cursors(o),
-        _text(o, "since", 128) if o.get("since") is not None else None,
-        _users(o, "watch") if o.get("watch") is not None else (),
+        _since(o) if o.get("since") is not None else None,
+        _users(o, "watch", bounds) if o.get("watch") is not None else (),
         _away(o),
     )  # fmt: skip
 
 
-def _send(id: int, o: dict[str, Any]) -> Send:
+def _send(id: int, o: dict[str, Any], bounds: Bounds) -> Send:
     c, to = _where(o)
-    return Send(id, c, to, _cid(o), _body(o), _flag(o, "retry"))
+    return Send(id, c, to, _cid(o), _body(o, bounds), _flag(o, "retry"))
 
 
-def _edit(id: int, o: dict[str, Any]) -> Edit:
+def _edit(id: int, o: dict[str, Any], bounds: Bounds) -> Edit:
     c, to = _where(o)
-    return Edit(id, c, to, _cid(o), _seq(o, "ref"), _body(o), _flag(o, "retry"))
+    return Edit(id, c, to, _cid(o), _seq(o, "ref"), _body(o, bounds), _flag(o, "retry"))
 
 
-def _delete(id: int, o: dict[str, Any]) -> Delete:
+def _delete(id: int, o: dict[str, Any], bounds: Bounds) -> Delete:
     c, to = _where(o)
     return Delete(id, c, to, _cid(o), _seq(o, "ref"), _flag(o, "retry"))
 
 
-def _history(id: int, o: dict[str, Any]) -> History:
+def _history(id: int, o: dict[str, Any], bounds: Bounds) -> History:
     c, to = _where(o)
     before = _seq(o, "before") if o.get("before") is not None else None
     after = o.get("after")
@@ -322,33 +341,33 @@ def _history(id: int, o: dict[str, Any]) -> History:
         if type(after) is not int or not 0 <= after <= ID_MAX:
             raise _bad("after", "must be an integer from 0")
         after = Seq(after)
-    return History(id, c, to, before, after, _limit(o))
+    return History(id, c, to, before, after, _limit(o, bounds))
 
 
-def _conversations(id: int, o: dict[str, Any]) -> Conversations:
-    return Conversations(id, _limit(o), _text(o, "cursor", 128) if o.get("cursor") is not None else None)
+def _conversations(id: int, o: dict[str, Any], bounds: Bounds) -> Conversations:
+    return Conversations(id, _limit(o, bounds), _text(o, "cursor", 128) if o.get("cursor") is not None else None)
 
 
-_DECODERS: Final[Mapping[str, Callable[[int, dict[str, Any]], Request]]] = {
+_DECODERS: Final[Mapping[str, Callable[[int, dict[str, Any], Bounds], Request]]] = {
     "send": _send,
     "hello": _hello,
     "edit": _edit,
     "delete": _delete,
-    "ack": lambda id, o: Ack(id, *_where(o), _seq(o, "seq")),
-    "read": lambda id, o: Read(id, *_where(o), _seq(o, "seq")),
+    "ack": lambda id, o, bounds: Ack(id, *_where(o), _seq(o, "seq")),
+    "read": lambda id, o, bounds: Read(id, *_where(o), _seq(o, "seq")),
     "history": _history,
     "conversations": _conversations,
-    "typing": lambda id, o: Typing(id, *_where(o)),
-    "presence": lambda id, o: SetPresence(id, _away(o)),
-    "watch": lambda id, o: Watch(id, _users(o, "users")),
-    "skip": lambda id, o: Skip(id, *_where(o), _cid(o)),
-    "refresh": lambda id, o: Refresh(id, _text(o, "token", TOKEN_CHARS_MAX)),
-    "ping": lambda id, o: PingRequest(id),
+    "typing": lambda id, o, bounds: Typing(id, *_where(o)),
+    "presence": lambda id, o, bounds: SetPresence(id, _away(o)),
+    "watch": lambda id, o, bounds: Watch(id, _users(o, "users", bounds)),
+    "skip": lambda id, o, bounds: Skip(id, *_where(o), _cid(o)),
+    "refresh": lambda id, o, bounds: Refresh(id, _text(o, "token", TOKEN_CHARS_MAX)),
+    "ping": lambda id, o, bounds: PingRequest(id),
 }
 REQUEST_TYPES: Final = tuple(_DECODERS)
 
 
-def decode(payload: bytes, last_id: int) -> Request:
+def decode(payload: bytes, last_id: int, bounds: Bounds = DEFAULT_BOUNDS) -> Request:
     """One text frame as a request, whose `id` is greater than `last_id`.
 
     Raises Fault: with id 0 where the frame is unreadable, else with the request's own id.
@@ -370,7 +389,7 @@ def decode(payload: bytes, last_id: int) -> Request:
     if decoder is None:
         raise Fault(id, errors.UnknownType("no such request type"))
     try:
-        return decoder(id, o)
+        return decoder(id, o, bounds)
     except errors.ClientFault as e:
         raise Fault(id, e) from None
 

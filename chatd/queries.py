@@ -7,7 +7,7 @@ in a checkout it stands beside `chatd/`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import LiteralString, cast
+from typing import LiteralString
 
 
 def folder() -> Path:
@@ -20,4 +20,4 @@ def query(name: str) -> LiteralString:
     """The text of a query, without its comments (they would travel with every unprepared execution)."""
     text = (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
-    return cast("LiteralString", "\n".join(lines))
+    return "\n".join(lines)

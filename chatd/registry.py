@@ -31,8 +31,23 @@ class Conversation:
     """A log between `a` and `b` (a <= b by bytes; the same one twice for notes), as this node sees it."""
 
     __slots__ = (
-        "id", "a", "b", "a_json", "b_json", "head", "floor", "na", "nb", "ts",
-        "a_delivered", "a_read", "b_delivered", "b_read", "pending", "lane", "gap",
+        "a",
+        "a_delivered",
+        "a_json",
+        "a_read",
+        "b",
+        "b_delivered",
+        "b_json",
+        "b_read",
+        "floor",
+        "gap",
+        "head",
+        "id",
+        "lane",
+        "na",
+        "nb",
+        "pending",
+        "ts",
     )  # fmt: skip
 
     def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
@@ -74,7 +89,7 @@ class Conversation:
 class User:
     """A user who has, or just had, a session on this node."""
 
-    __slots__ = ("id", "json", "sessions", "peers", "window", "penalty", "new_convs", "loaded", "loading", "idle_since")
+    __slots__ = ("id", "idle_since", "json", "loaded", "loading", "new_convs", "peers", "penalty", "sessions", "window")
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id

@@ -5,11 +5,15 @@
 
 `receive` reads one frame and says what follows (an Effect); the services carry it out and answer through `Sink`. No clock: `now` is an
 argument, in seconds. What it decides: is this frame allowed now (the table `_STATE`), are there too many, is an entry to be written,
-only probed, or refused (`admit`), and what a result means for the ones that come after it (`settle`).
+only probed, or refused (`admit`), and what a failure means for the ones that come after it (`failed`, `limited`, `denied`).
 
-The order of a sender's entries (invariant 10) rests on `blocked`: after a retryable error to one, later ones in that conversation are
-refused until that cid comes again or is given up. A send over the rate limit is not refused at once: its cid may be known (a lost ok), and
-then the answer is free. So it goes down the lane as a *probe*, which writes nothing; so does whatever follows it there while its answer is out.
+The order of a sender's entries (invariant 10) rests on two maps by peer. `blocked`: after a retryable error to an entry, later ones in that
+conversation are refused until its cid comes again or is given up. `cuts`: entries that were queued behind one that failed in its lane must not
+be written either, and no more so when that one is back, for then it stands behind them. What is earlier and what later is told by the ids of
+the requests: an entry that never got into a lane (too many frames, a full queue) must not stop those before it that did.
+
+A send over the rate limit is not refused at once: its cid may be known (a lost ok), and then the answer is free. So it goes down the
+lane as a *probe*, which writes nothing; so does whatever follows it there while its answer is out.
 """
 
 from __future__ import annotations
@@ -21,8 +25,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from chatd import errors, protocol
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, UserId
-from chatd.limits import TokenBucket
-from chatd.protocol import Hello, Request
+from chatd.limits import EARLY_SLACK_S, TokenBucket
+from chatd.protocol import Entering, Hello, Request
 
 if TYPE_CHECKING:
     from chatd.registry import User
@@ -30,6 +34,10 @@ if TYPE_CHECKING:
 DEFERRED_MAX: Final = 64
 BAD_FRAMES_MAX: Final = 20
 THROTTLED_MAX: Final = 1_000
+
+# Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what was pipelined behind its entry, which is
+# what the order is in danger from, has long arrived. Without a bound, sends to ever new names would fill the memory.
+BLOCKS_MAX: Final = 1_000
 
 
 class State(enum.Enum):
@@ -74,23 +82,57 @@ Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class Verdict(NamedTuple):
-    """What `admit` says of an entry: write it, or only probe for its cid."""
+    """What `admit` says of an entry: write it, or only probe for its cid. `again`: it is back before the time that it was told."""
 
     probe: bool
     taken_at: float
     again: bool
 
 
+class Block(NamedTuple):
+    """A conversation waits for this entry. `id`: the request that failed; `until`: the time it was told to wait for, 0 if none."""
+
+    cid: Cid
+    id: int
+    until: float
+
+
+class Cut(NamedTuple):
+    """What was queued up to request `id` stands behind this cid, which failed."""
+
+    id: int
+    cid: Cid
+
+
 class Session:
     """State of one connection. `behind` and `held` are delivery's: see there."""
 
     __slots__ = (
-        "sink", "state", "frames", "user", "device", "exp_ms", "last_id", "bad_frames", "throttled", "deferred", "active_at",
-        "blocked", "probing", "behind", "held", "reads", "filling", "watching", "drained", "born",
+        "active_at",
+        "bad_frames",
+        "behind",
+        "blocked",
+        "bounds",
+        "cuts",
+        "deferred",
+        "device",
+        "drained",
+        "exp_ms",
+        "frames",
+        "held",
+        "last_id",
+        "probing",
+        "reads",
+        "sink",
+        "state",
+        "throttled",
+        "user",
+        "watching",
     )  # fmt: skip
 
-    def __init__(self, sink: Sink, frames: TokenBucket, now: float) -> None:
+    def __init__(self, sink: Sink, frames: TokenBucket, now: float, bounds: protocol.Bounds = protocol.DEFAULT_BOUNDS) -> None:
         self.sink = sink
+        self.bounds = bounds
         self.state = State.AWAIT_HELLO
         self.frames = frames
         self.user: User | None = None
@@ -100,13 +142,13 @@ class Session:
         self.bad_frames = 0
         self.throttled = 0  # requests refused for too many frames a second
         self.deferred: list[Request] | None = None
-        self.born = self.active_at = now
-        self.blocked: dict[UserId, Cid] | None = None  # by peer: the cid that must come again first
+        self.active_at = now
+        self.blocked: dict[UserId, Block] | None = None  # by peer: the entry that must come again first
+        self.cuts: dict[UserId, Cut] | None = None  # by peer: what of the queue must not be written
         self.probing: dict[UserId, int] | None = None  # by peer: probes whose answer is out
         self.behind: dict[ConvId, int] | None = None  # by conversation: seq up to which this session has been filled
         self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait for the fill to reach their seq
         self.reads = 0  # reads of the database under way for this session
-        self.filling = False
         self.watching: tuple[UserId, ...] = ()
         self.drained: object = None
 
@@ -116,9 +158,9 @@ class Session:
         """What one text frame asks for. Never raises."""
         self.active_at = now
         try:
-            request = protocol.decode(payload, self.last_id)
+            request = protocol.decode(payload, self.last_id, self.bounds)
         except protocol.Fault as fault:
-            return self._fault(fault)
+            return self._fault(fault, now)
         self.last_id = request.id
         if not self.frames.take(now):
             return self._throttle(request)
@@ -151,7 +193,13 @@ class Session:
     def _refuse(self, id: int, error: errors.Refused) -> Reply:
         return Reply(protocol.err(id, error))
 
-    def _fault(self, fault: protocol.Fault) -> Effect:
+    def _fault(self, fault: protocol.Fault, now: float) -> Effect:
+        if self.state is State.CLOSED:
+            return None
+        if not self.frames.take(now):  # an answer costs the same as to a good frame
+            self.throttled += 1
+            if self.throttled > THROTTLED_MAX:
+                return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
         # A request that could be read used up its id; an unreadable one did not show any.
         if fault.error.code != "bad_id":
             self.last_id = max(self.last_id, fault.id)
@@ -165,6 +213,8 @@ class Session:
         return Reply(frame)
 
     def _throttle(self, request: Request) -> Effect:
+        if self.state is State.CLOSED:
+            return None
         self.throttled += 1
         if self.throttled > THROTTLED_MAX:
             return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
@@ -182,15 +232,16 @@ class Session:
     def admit(self, peer: UserId, cid: Cid, now: float) -> Verdict | errors.Blocked:
         """May an entry be written now? Takes a slot of the user's rate if so.
 
-        Call it when the entry is about to be queued, and `settle` with its result, in the order of the lane.
+        Call it when the entry is about to be queued. Its result must come back in the order of the lane: to `probed` if it was a probe, and to
+        `limited` or `failed` if it made nothing; or to `denied` if the lane does not take it.
         """
         assert self.user is not None
         again = False
-        if self.blocked and (waiting := self.blocked.get(peer)) is not None:
-            if waiting != cid:
-                return errors.Blocked("an earlier entry here waits to be sent again", cid=waiting)
+        if self.blocked and (block := self.blocked.get(peer)) is not None:
+            if block.cid != cid:
+                return _blocked(block.cid)
             del self.blocked[peer]
-            again = True
+            again = now < block.until - EARLY_SLACK_S
         if self.probing and peer in self.probing:
             self.probing[peer] += 1
             return Verdict(True, 0.0, again)
@@ -207,33 +258,77 @@ class Session:
         if not self.probing[peer]:
             del self.probing[peer]
 
-    def limited(self, peer: UserId, cid: Cid, again: bool, now: float) -> errors.Refused | End:
+    def limited(self, peer: UserId, cid: Cid, id: int, again: bool, now: float) -> errors.Refused | End:
         """A probe found nothing: the entry is over the rate. Blocks the conversation until it comes again."""
         assert self.user is not None
-        if (waiting := self._wait_for(peer, cid)) is not None:
+        if (waiting := self._fell(peer, cid, id)) is not None:
             return waiting
         wait = max(self.user.window.wait(now), self.user.penalty.until - now, 0.0)
         verdict = self.user.penalty.refused(now, wait, again)
         if verdict.close:
             return End(None, CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
+        assert self.blocked is not None
+        self.blocked[peer] = self.blocked[peer]._replace(until=now + verdict.wait_s)
         return errors.RateLimited(
             f"over {self.user.window.max_events} messages in {self.user.window.period_s:g} s: wait",
             retry_ms=max(1, math.ceil(verdict.wait_s * 1000)),
         )
 
-    def failed(self, peer: UserId, cid: Cid, error: errors.Retryable) -> errors.Refused:
-        """An entry was not written, or nobody knows. Blocks the conversation until it comes again."""
-        return self._wait_for(peer, cid) or error
+    def failed(self, peer: UserId, cid: Cid, id: int, error: errors.Retryable) -> errors.Refused:
+        """An entry in its lane was not written, or nobody knows. Blocks the conversation until it comes again."""
+        return self._fell(peer, cid, id) or error
 
-    def _wait_for(self, peer: UserId, cid: Cid) -> errors.Blocked | None:
-        """Block a conversation for a cid; if it waits for an earlier one already, that is the error to give."""
+    def denied(self, peer: UserId, entry: Entering, error: errors.Retryable) -> errors.Refused:
+        """An entry did not get into a lane: those before it that did go on. Blocks the conversation until it comes again."""
+        waiting = self._wait_for(peer, entry.cid, entry.id)
+        return error if waiting is None else _blocked(waiting)
+
+    def overtaken(self, peer: UserId, id: int) -> Cid | None:
+        """For an entry that a lane has queued: the cid before it that failed meanwhile. Then it must not be written."""
+        if self.cuts and (cut := self.cuts.get(peer)) is not None and id <= cut.id:
+            return cut.cid
+        return None
+
+    def comes(self, peer: UserId, cid: Cid) -> errors.Blocked | None:
+        """An entry comes in that can go to no lane yet, and to `admit` later: refuse it if an earlier one is waited for."""
+        if self.blocked and (block := self.blocked.get(peer)) is not None:
+            if block.cid != cid:
+                return _blocked(block.cid)
+            del self.blocked[peer]
+        return None
+
+    def _fell(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
+        """An entry failed in its lane. If an earlier one is waited for, that is the error to give."""
+        waiting = self.overtaken(peer, id)
+        if waiting is None or waiting == cid:
+            waiting = self._wait_for(peer, cid, id)
+        if waiting is not None:
+            return _blocked(waiting)
+        self.cuts = self.cuts or {}
+        self.cuts[peer] = Cut(self.last_id, cid)
+        _let_go(self.cuts)
+        return None
+
+    def _wait_for(self, peer: UserId, cid: Cid, id: int) -> Cid | None:
+        """Block a conversation for an entry; gives the cid of an earlier one instead, if that is waited for."""
         self.blocked = self.blocked or {}
-        waiting = self.blocked.setdefault(peer, cid)
-        if waiting != cid:
-            return errors.Blocked("an earlier entry here waits to be sent again", cid=waiting)
+        block = self.blocked.get(peer)
+        if block is not None and block.id <= id:
+            return None if block.cid == cid else block.cid
+        self.blocked[peer] = Block(cid, id, 0.0)
+        _let_go(self.blocked)
         return None
 
     def skip(self, peer: UserId, cid: Cid) -> None:
         """The client gives up a cid: its conversation is free again."""
-        if self.blocked and self.blocked.get(peer) == cid:
+        if self.blocked and (block := self.blocked.get(peer)) is not None and block.cid == cid:
             del self.blocked[peer]
+
+
+def _blocked(cid: Cid) -> errors.Blocked:
+    return errors.Blocked("an earlier entry here waits to be sent again", cid=cid)
+
+
+def _let_go(waiting: dict[UserId, Block] | dict[UserId, Cut]) -> None:
+    if len(waiting) > BLOCKS_MAX:
+        del waiting[next(iter(waiting))]

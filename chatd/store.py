@@ -223,7 +223,7 @@ class Store:
                 async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
                     cur = psycopg.AsyncRawCursor(conn)
                     await cur.execute(sql, params, binary=True)
-                    return await cur.fetchall()
+                    return await cur.fetchall() if cur.description is not None else []
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
             except (PoolTimeout, TimeoutError) as e:

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import psycopg
 import structlog
 from psycopg import errors as pg
+from psycopg import waiting
 
 from chatd import pgarrays
 from chatd.errors import Retryable, Unavailable
@@ -41,6 +42,8 @@ LANE_OPENS_AT: Final = 48  # items waiting in a lane before the next one is used
 LANE_OPTIONS: Final = (
     "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_bitmapscan=off"
     " -c plan_cache_mode=force_generic_plan -c jit=off -c synchronous_commit=on -c client_min_messages=error"
+    # `append` looks for duplicates in a snapshot newer than its locks; the database's or role's default may be another level.
+    " -c default_transaction_isolation=read\\ committed"
 )
 APPEND: Final = query("append")
 
@@ -74,6 +77,21 @@ def _is_data_fault(e: psycopg.Error) -> bool:
     return (e.sqlstate or "")[:2] in ("22", "23", "44", "P0")
 
 
+class _Connection(psycopg.AsyncConnection[Any]):
+    """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
+
+    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane for so long past its deadline.
+    The statement ends by itself at `statement_timeout`.
+    """
+
+    async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+
+
 class Lane:
     """One writer. `run` is its task, for the life of the node."""
 
@@ -85,7 +103,7 @@ class Lane:
         self.queue = queue
         self.busy = False
         self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, options=f"{LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
+            conninfo, options=f"{_options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
             tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd lane {number}",
         )  # fmt: skip
         self._outcome, self._metrics = outcome, metrics
@@ -113,7 +131,7 @@ class Lane:
             raise Outage("the database is away")
         try:
             async with asyncio.timeout(self._deadline_s):
-                conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
+                conn = await _Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
         except (psycopg.Error, OSError, TimeoutError) as e:
             self._backoff_s = min(max(self._backoff_s * 2, 0.05), BACKOFF_MAX_S)
             self._not_before = time.monotonic() + self._backoff_s
@@ -173,7 +191,13 @@ class Lane:
         except psycopg.Error as e:
             if len(items) > 1:
                 for half in batch.halves():
-                    await self._write(half)
+                    # What is queued behind an entry of the first half must not be written if that one failed.
+                    batch, blocked = half.sift()
+                    if blocked:
+                        self._settle(blocked)
+                        self._outcome.blocked(blocked)
+                    if batch.messages or batch.changes:
+                        await self._write(batch)
                 return
             log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate)
             self._settle(items)
@@ -201,7 +225,7 @@ class Lane:
             pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]),
             pgarrays.BigintArray([i.ref or 0 for i in x]), self._edit_window,
         )  # fmt: skip
-        for attempt in range(RETRIES_MAX):
+        for _ in range(RETRIES_MAX):
             await self.connect()
             assert self._conn is not None
             try:
@@ -212,9 +236,9 @@ class Lane:
             except (pg.SerializationFailure, pg.DeadlockDetected):
                 self._metrics.batches_retried += 1
             except pg.CheckViolation as e:
-                if e.diag.constraint_name is not None or attempt:
+                if e.diag.constraint_name is not None:
                     raise
-                await self._make_partition()  # no partition for this time: retention is late
+                await self._make_partition()  # no partition for this time: retention is late; short ones may be over before the next try
             except (OSError, TimeoutError, psycopg.InterfaceError) as e:
                 raise Outage(repr(e)) from e
             except psycopg.Error as e:
@@ -237,6 +261,11 @@ class Lane:
                     await conn.close()
             except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
                 log.debug("lane.close", error=repr(e))
+
+
+def _options(conninfo: str) -> str:
+    """What the operator's own conninfo sets for each session, such as a search_path."""
+    return str(psycopg.conninfo.conninfo_to_dict(conninfo).get("options") or "")
 
 
 def flags(retry: bool, probe: bool) -> int:

@@ -17,6 +17,8 @@ import { Cursors, Places } from './places.js';
 import { HELLO_LIST_BYTES_MAX, LIMITS, VERSION, fitting } from './wire.js';
 
 const CURSOR_DELAY_MS = 80;
+/** Cursors told at once; the rest follows when these are answered, so that a long absence does not meet the server's frame limit. */
+const CURSOR_FRAMES_MAX = 50;
 const REFRESH_BEFORE_MS = 60000;
 /** Pushes held back during a welcome. */
 const HELD_FRAMES_MAX = 20000;
@@ -65,6 +67,10 @@ export class Client {
     /** @type {any[]} pushes held back until the welcome is complete */
     this.held = [];
     this.serverAhead = 0;
+    /** What the server was last told of `watched` and `away` on this connection. */
+    this.told = { watch: '', away: false };
+    /** Cursor requests under way. */
+    this.telling = 0;
     this.dial = new Dialer({
       url, WebSocket, clock, random, token,
       onOpen: (fresh) => this.#hello(fresh),
@@ -99,10 +105,15 @@ export class Client {
   /** Another user, or the same anew: nothing of the last one stays. */
   forget() {
     this.close();
+    this.#forgetUser();
+    this.watched = [];
+  }
+
+  #forgetUser() {
+    this.user = '';
     this.outbox = new Outbox();
     this.places.forget();
     this.cursors.forget();
-    this.watched = [];
   }
 
   /** The server's time, as well as known. */
@@ -149,20 +160,42 @@ export class Client {
 
   /** @param {string[]} users whom the page shows, the most important first */
   watch(users) {
-    const list = fitting(users.slice(0, this.limits.watch), HELLO_LIST_BYTES_MAX / 2);
-    if (list.join('\n') === this.watched.join('\n')) return;
-    this.watched = list;
-    if (!this.dial.isLive) return;
-    this.#request({ t: 'watch', users: list }, (reply) => {
-      if (reply.t === 'ok') this.sink.presence(reply.presence ?? []);
-    });
+    this.watched = fitting(users.slice(0, this.limits.watch), HELLO_LIST_BYTES_MAX / 2);
+    this.#tellWatch();
   }
 
   /** @param {boolean} away */
   setAway(away) {
-    if (away === this.away) return;
     this.away = away;
-    if (this.dial.isLive) this.#request({ t: 'presence', state: away ? 'away' : 'online' }, () => {});
+    this.#tellAway();
+  }
+
+  /** Told once live, because what changes while a hello is on its way is in no frame yet. */
+  #tellWatch() {
+    const watch = this.watched.join('\n');
+    if (!this.dial.isLive || watch === this.told.watch || this.timers.has('watch')) return;
+    this.told.watch = watch;
+    this.#request({ t: 'watch', users: this.watched }, (reply) => {
+      if (reply.t === 'ok') this.sink.presence(reply.presence ?? []);
+      else this.#tellLater('watch', reply, () => this.#tellWatch());
+    });
+  }
+
+  #tellAway() {
+    const away = this.away;
+    if (!this.dial.isLive || away === this.told.away || this.timers.has('away')) return;
+    this.told.away = away;
+    this.#request({ t: 'presence', state: away ? 'away' : 'online' }, (reply) => {
+      if (reply.t === 'err') this.#tellLater('away', reply, () => this.#tellAway());
+    });
+  }
+
+  /** Refused for now: say it again when the server allows. @param {'watch'|'away'} what */
+  #tellLater(what, { code, retry_ms }, again) {
+    if (code === 'disconnected' || typeof retry_ms !== 'number') return;
+    if (what === 'watch') this.told.watch = '\n';
+    else this.told.away = !this.away;
+    this.timers.set(what, retry_ms, again);
   }
 
   // --- outbox -------------------------------------------------------------------------------------------------------
@@ -224,6 +257,7 @@ export class Client {
   }
 
   #push(item, retry) {
+    /** @type {any} */
     const frame = { t: item.kind === 'message' ? 'send' : item.kind, ...this.#where(item.peer), cid: item.cid };
     if (item.kind !== 'delete') frame.body = item.body;
     if (item.kind !== 'message') frame.ref = item.ref;
@@ -243,7 +277,7 @@ export class Client {
     if (item.kind !== 'message') entry.ref = item.ref;
     // A dup stands outside the order and moves no place: the entry itself comes by resync, history, or came before.
     const step = dup ? 'dup' : this.places.step(c, item.peer, seq, ts);
-    if (step === 'jump') this.dial.lost('jump', true);
+    if (step === 'jump') this.dial.lost('jump', false);
     else if (step !== 'known') this.sink.entry(entry, dup ? 'dup' : 'live');
     this.sink.outbox(item.peer);
   }
@@ -273,16 +307,25 @@ export class Client {
   }
 
   #tell() {
-    if (!this.dial.isLive || this.timers.has('cursors')) return;
-    for (const frame of this.cursors.due()) {
+    if (!this.dial.isLive || this.timers.has('cursors') || this.telling > 0) return;
+    for (const frame of this.cursors.due().slice(0, CURSOR_FRAMES_MAX)) {
+      this.telling += 1;
       this.#request(frame, (reply) => {
-        if (reply.t === 'ok') {
-          this.cursors.known(frame.c, reply);
-          this.sink.cursors({ ...reply, c: frame.c, from: this.user });
-        } else if (typeof reply.retry_ms === 'number') this.timers.set('cursors', reply.retry_ms, () => this.#tell());
-        else if (reply.code !== 'disconnected') this.cursors.refused(frame.c);
+        this.telling -= 1;
+        if (reply.code === 'disconnected') return;
+        this.#cursorTold(frame, reply);
+        if (this.telling === 0) this.#tell();
       });
     }
+  }
+
+  #cursorTold({ t, c, seq }, reply) {
+    if (reply.t === 'ok') {
+      this.cursors.known(c, reply);
+      this.sink.cursors({ ...reply, c, from: this.user });
+      if (!(reply[t === 'read' ? 'read' : 'delivered'] >= seq)) this.cursors.refused(c);
+    } else if (typeof reply.retry_ms === 'number') this.timers.set('cursors', reply.retry_ms, () => this.#tell());
+    else this.cursors.refused(c);
   }
 
   // --- what comes in ------------------------------------------------------------------------------------------------
@@ -292,6 +335,7 @@ export class Client {
       t: 'hello', v: VERSION, token, device: this.device, ...this.places.resume(), watch: this.watched,
       state: this.away ? 'away' : 'online', features: [],
     };
+    this.told = { watch: this.watched.join('\n'), away: this.away };
     this.#request(frame, (reply) => this.#helloRefused(reply));
   }
 
@@ -321,7 +365,7 @@ export class Client {
   #welcome(frame) {
     if (this.status.state !== 'connecting') return;
     this.dial.progress();
-    if (frame.epoch !== undefined) this.#welcomed(frame);
+    if (frame.epoch !== undefined && !this.#welcomed(frame)) return;
     for (const item of frame.conversations ?? []) {
       const kept = this.places.list(item);
       this.cursors.listed(item, kept);
@@ -330,8 +374,15 @@ export class Client {
     if (frame.more !== true) this.#live(frame);
   }
 
-  /** The first page. */
+  /** The first page. False: not ours to go on with. */
   #welcomed(frame) {
+    if (this.user !== '' && frame.user !== this.user) {
+      // The token names somebody else: nothing that the last one wrote may go out under this name.
+      this.#forgetUser();
+      this.sink.reset();
+      this.dial.lost('other_user', true);
+      return false;
+    }
     if (this.places.enter(frame.epoch)) {
       this.cursors.forget();
       this.sink.reset();
@@ -343,6 +394,7 @@ export class Client {
     this.sink.welcome(frame);
     this.sink.presence(frame.presence ?? []);
     this.#refreshBefore(frame.exp);
+    return true;
   }
 
   #live(frame) {
@@ -355,6 +407,8 @@ export class Client {
     for (const push of held) if (attempt === this.dial.attempt) this.#pushed(push);
     if (attempt !== this.dial.attempt) return;
     this.sink.synced();
+    this.#tellWatch();
+    this.#tellAway();
     this.#tell();
     this.#pump();
   }
@@ -374,7 +428,7 @@ export class Client {
     const peer = own ? entry.to : entry.from;
     const step = this.places.step(entry.c, peer, entry.seq, entry.ts);
     if (step === 'jump') {
-      this.dial.lost('jump', true);
+      this.dial.lost('jump', false);
       return;
     }
     const settled = own && entry.cid ? this.outbox.settle(entry.cid) : null;

@@ -112,6 +112,7 @@ export class Dialer {
     this.#enter('connecting');
     const attempt = this.attempt;
     this.progress();
+    /** @type {string|null} */
     let token = null;
     try {
       token = await this.parts.token(this.renew);

@@ -113,7 +113,8 @@ export class Link {
 
   /** Probes whenever the line falls silent, from now on. */
   watchSilence() {
-    this.timers.set('silence', SILENCE_MS, () => {
+    const left = this.heardAt + SILENCE_MS - this.clock.now();
+    this.timers.set('silence', left > 0 ? left : SILENCE_MS, () => {
       const now = this.clock.now();
       const oldest = this.pending.values().next().value;
       if (oldest && now - oldest.at > ANSWER_MS_MAX) {

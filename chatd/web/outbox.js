@@ -152,9 +152,9 @@ export class Outbox {
     item.state = 'queued';
     item.refused = true;
     queue.window = 1;
-    if (!frame.cid || queue.items.some((other) => other !== item && other.cid === frame.cid)) return 'again';
+    if (queue.items.some((other) => other !== item && other.cid === frame.cid)) return 'again';
     queue.until = Math.max(queue.until, now + BLOCKED_PAUSE_MS);
-    return 'skip';
+    return frame.cid ? 'skip' : 'again';
   }
 
   /**

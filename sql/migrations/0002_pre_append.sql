@@ -17,10 +17,12 @@ $$;
 -- Gives one row per conversation that got messages: (ord null, conv, its first new seq, ts in ms, note null), and one row per item
 -- that is special: (ord of m_ 0.., or -1 - ord of x_), with note 'dup', 'limited', or a refusal code; note null = done.
 --
--- Order that is law: (1) lock the counters, in order of id, so that lanes and nodes cannot deadlock; (2) look for duplicates
--- in a snapshot taken AFTER the locks were granted (a volatile function takes a fresh snapshot for each statement at READ
--- COMMITTED); a check in the locking statement would miss what was committed while it waited; (3) read the clock;
--- (4) count up and insert.
+-- Order that is law: (1) lock the counters, in order of id, so that lanes and nodes cannot deadlock; (2) read the clock, as time along a
+-- log must not go back; (3) look for duplicates in a snapshot taken AFTER the locks were granted (a volatile function takes a fresh
+-- snapshot for each statement at READ COMMITTED, which lanes ask for); a check in the locking statement, or any at REPEATABLE READ, would
+-- miss what was committed while it waited; (4) count up and insert.
+-- What bounds the check, so that it probes 3 partitions and not 40: a fresh send is looked for in two days; no entry is later than `newest`.
+-- Measured on 2 cores, 38 partitions, 10,000 conversations, PostgreSQL's CPU: 1 row 255-305 us, 10 rows 47 us each, 50 rows 23, 200 rows 22.
 CREATE FUNCTION append(
     m_conv bigint[], m_side smallint[], m_cid uuid[], m_body text[], m_flags smallint[],
     x_conv bigint[], x_side smallint[], x_cid uuid[], x_body text[], x_kind smallint[], x_ref bigint[],
@@ -30,22 +32,25 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     t        timestamptz;
+    newest   timestamptz;
     skip     integer[] := '{}';
-    some     boolean := false;
     r        record;
     c        conversations%ROWTYPE;
     target   record;
     probing  boolean := 1 = ANY (m_flags) OR 3 = ANY (m_flags);
     again    boolean := 2 = ANY (m_flags) OR 3 = ANY (m_flags);
 BEGIN
-    PERFORM FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE;
+    SELECT max(v.last_ts) INTO newest FROM (
+        SELECT v.last_ts FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE
+    ) v;
     t := clock_timestamp();
+    newest := greatest(newest, t);  -- later than t only if the clock went back
 
     FOR r IN
         SELECT m.ord::integer - 1 AS ord, m.conv, e.seq, e.ts
         FROM unnest(m_conv, m_side, m_cid) WITH ORDINALITY AS m (conv, side, cid, ord)
         CROSS JOIN LATERAL (SELECT e.seq, e.ts FROM entries e
-            WHERE e.conv = m.conv AND e.cid = m.cid AND e.side = m.side AND e.ts >= t - interval '2 days' LIMIT 1) e
+            WHERE e.conv = m.conv AND e.cid = m.cid AND e.side = m.side AND e.ts >= t - interval '2 days' AND e.ts <= newest LIMIT 1) e
     LOOP
         skip := skip || r.ord;
         RETURN QUERY SELECT r.ord, r.conv, r.seq, (extract(epoch FROM r.ts) * 1000)::bigint, 'dup';
@@ -121,7 +126,7 @@ BEGIN
         ELSE
             UPDATE conversations v SET head = c.head + 1, last_ts = greatest(c.last_ts, t), xid = pg_current_xact_id()
                 WHERE v.id = c.id RETURNING v.last_ts INTO c.last_ts;
-            UPDATE entries e SET body = x_body[i], rev = c.head + 1, changed = c.last_ts
+            UPDATE entries e SET body = CASE x_kind[i] WHEN 1 THEN x_body[i] END, rev = c.head + 1, changed = c.last_ts
                 WHERE e.conv = c.id AND e.seq = x_ref[i] AND e.ts = target.ts;
             INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, ref, ref_ts)
                 VALUES (c.id, c.head + 1, c.last_ts, x_cid[i], c.na, c.nb, x_side[i], x_kind[i], x_ref[i], target.ts);

@@ -1,15 +1,22 @@
 -- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Only forward, one row per conversation, sorted against
--- deadlocks. *_read_n: the peer's messages up to the read cursor, from the head where that is read, else from the entry itself.
+-- deadlocks. *_read_n: the peer's messages up to the read cursor: as it was if the cursor stands (the common case: only `delivered` moved), from the
+-- head where all is read, else from the entry itself; if retention took that, all before the first one left count as read.
+-- Index entries_seq, for cursors that moved and are not at the head.
 INSERT INTO cursors AS k (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid)
 SELECT w.conv, w.a_delivered, w.a_read,
-    CASE WHEN w.a_read = 0 THEN 0 WHEN w.a_read >= v.head THEN v.nb
-        ELSE coalesce((SELECT e.nb FROM entries e WHERE e.conv = w.conv AND e.seq = w.a_read), 0) END,
+    CASE WHEN w.a_read <= coalesce(o.a_read, 0) THEN coalesce(o.a_read_n, 0)
+        WHEN w.a_read >= v.head THEN v.nb
+        ELSE coalesce((SELECT e.nb - (e.seq > w.a_read AND e.kind = 0 AND e.side = 1)::integer FROM entries e
+            WHERE e.conv = w.conv AND e.seq >= w.a_read ORDER BY e.seq LIMIT 1), v.nb) END,
     w.b_delivered, w.b_read,
-    CASE WHEN w.b_read = 0 THEN 0 WHEN w.b_read >= v.head THEN v.na
-        ELSE coalesce((SELECT e.na FROM entries e WHERE e.conv = w.conv AND e.seq = w.b_read), 0) END,
+    CASE WHEN w.b_read <= coalesce(o.b_read, 0) THEN coalesce(o.b_read_n, 0)
+        WHEN w.b_read >= v.head THEN v.na
+        ELSE coalesce((SELECT e.na - (e.seq > w.b_read AND e.kind = 0 AND e.side = 0)::integer FROM entries e
+            WHERE e.conv = w.conv AND e.seq >= w.b_read ORDER BY e.seq LIMIT 1), v.na) END,
     pg_current_xact_id()
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS w (conv, a_delivered, a_read, b_delivered, b_read)
 JOIN conversations v ON v.id = w.conv
+LEFT JOIN cursors o ON o.conv = w.conv
 ORDER BY w.conv
 ON CONFLICT (conv) DO UPDATE SET
     a_delivered = greatest(k.a_delivered, excluded.a_delivered), a_read = greatest(k.a_read, excluded.a_read),

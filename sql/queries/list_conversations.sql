@@ -10,7 +10,7 @@ WITH mine AS MATERIALIZED (
     ORDER BY last_ts DESC, v.id DESC
     LIMIT $4
 )
-SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, v.us / 1000,
+SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), coalesce(k.a_read_n, 0),
     coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), coalesce(k.b_read_n, 0), v.us
 FROM page v LEFT JOIN cursors k ON k.conv = v.id

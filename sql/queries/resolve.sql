@@ -1,5 +1,6 @@
--- Conversations of pairs of users (a <= b), made where they are missing. $3: refuse a pair whose $4-th... see `must_know`.
--- $1, $2: arrays of a and b; $3: per pair the user who must be known, or null (setting unknown_recipients = refuse).
+-- Conversations of pairs of users (a <= b), made where they are missing. $1, $2: arrays of a and b; $3: per pair the user who must have been
+-- here, or null (setting unknown_recipients = refuse): without them the pair is passed over. A pair that another transaction makes at this
+-- moment comes in neither half: ask again. Made in order of (a, b) against deadlocks. Index conversations_pair.
 WITH asked AS (
     SELECT DISTINCT p.a, p.b FROM unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
     WHERE p.known IS NULL OR EXISTS (SELECT FROM users u WHERE u.id = p.known)
@@ -7,6 +8,7 @@ WITH asked AS (
 ), made AS (
     INSERT INTO conversations (a, b) SELECT a, b FROM asked
     WHERE NOT EXISTS (SELECT FROM conversations v WHERE v.a = asked.a AND v.b = asked.b)
+    ORDER BY a, b
     ON CONFLICT (a, b) DO NOTHING
     RETURNING id, a, b, head, floor, na, nb, (extract(epoch FROM last_ts) * 1000)::bigint AS ts
 )

@@ -1,0 +1,138 @@
+"""The admin port: metrics, liveness and readiness over a small HTTP, for machines on the private side (loopback by default).
+
+    GET /metrics    Prometheus' text format
+    GET /healthz    200 "ok": the event loop runs
+    GET /readyz     200 {"ready":true}, or 503 {"ready":false,"reasons":{part: sentence}}
+
+One request a connection, on asyncio's streams: of a request its first line matters and the rest is read away. Everything is bounded: connections at
+once, bytes of a head, the time to read it, to answer, to take the answer. prometheus_client's own server was turned down: a thread per connection
+without a bound or a deadline, and one that answers while the event loop hangs, which is what health is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import orjson
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from chatd.metrics import Metrics
+
+log = structlog.get_logger("admin")
+
+HEAD_BYTES_MAX: Final = 8_192
+CONNECTIONS_MAX: Final = 32
+REQUEST_S: Final = 5.0  # for a client to send its request, and again to take the answer
+READY_S: Final = 3.0  # for all checks of readiness: who asks has deadlines of its own
+TEXT: Final = "text/plain; charset=utf-8"
+
+
+class Answer(NamedTuple):
+    status: HTTPStatus
+    kind: str
+    body: bytes
+
+
+class Admin:
+    """The server. `ready` gives what keeps this node from serving: part -> sentence; empty when it is ready."""
+
+    def __init__(
+        self, metrics: Metrics, ready: Callable[[], Awaitable[dict[str, str]]], request_s: float = REQUEST_S, ready_s: float = READY_S
+    ) -> None:
+        self._metrics = metrics
+        self._ready = ready
+        self._request_s = request_s
+        self._ready_s = ready_s
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; gives the port. Raises OSError."""
+        self._server = await asyncio.start_server(self._accept, host, port, limit=HEAD_BYTES_MAX)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Close the port and whatever is open on it. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= CONNECTIONS_MAX:
+            writer.transport.abort()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(self._request_s):
+                head = await reader.readuntil(b"\r\n\r\n")
+            answer = await self._answer(head)
+            writer.write(_serialize(answer, with_body=not head.startswith(b"HEAD ")))
+            async with asyncio.timeout(self._request_s):
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
+        except asyncio.LimitOverrunError:
+            writer.write(_serialize(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)))
+            writer.close()
+        except (TimeoutError, OSError, asyncio.IncompleteReadError):
+            pass  # the client's affair
+        except Exception:
+            log.exception("admin.failed")
+        finally:
+            if not writer.is_closing() or writer.transport.get_write_buffer_size():
+                writer.transport.abort()
+
+    async def _answer(self, head: bytes) -> Answer:
+        parts = head.partition(b"\r\n")[0].split(b" ")
+        if len(parts) != 3 or parts[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
+            return _plain(HTTPStatus.BAD_REQUEST)
+        if parts[0] not in (b"GET", b"HEAD"):
+            return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
+        match parts[1].partition(b"?")[0]:
+            case b"/metrics":
+                return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, self._metrics.exposition())
+            case b"/healthz":
+                return Answer(HTTPStatus.OK, TEXT, b"ok\n")
+            case b"/readyz":
+                return await self._readiness()
+            case _:
+                return _plain(HTTPStatus.NOT_FOUND)
+
+    async def _readiness(self) -> Answer:
+        try:
+            async with asyncio.timeout(self._ready_s):
+                reasons = await self._ready()
+        except TimeoutError:
+            reasons = {"checks": f"not done within {self._ready_s:g} s"}
+        except Exception:
+            log.exception("readiness.failed")
+            reasons = {"checks": "failed; see the log"}
+        if not reasons:
+            return Answer(HTTPStatus.OK, "application/json", orjson.dumps({"ready": True}))
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", orjson.dumps({"ready": False, "reasons": reasons}))
+
+
+def _plain(status: HTTPStatus) -> Answer:
+    return Answer(status, TEXT, f"{status.phrase}\n".encode())
+
+
+def _serialize(answer: Answer, *, with_body: bool = True) -> bytes:
+    status, kind, body = answer
+    allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
+        f"{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (body if with_body else b"")

@@ -1,0 +1,216 @@
+"""The command `chatd`: parse, call, print. Exit status: 0 done, 1 it failed, 2 a setting or a flag is wrong.
+
+`chatd` alone is `chatd serve`. Every command takes all settings as flags (`chatd serve --help` lists them), and a TOML file by `--config`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from chatd import __version__, config, log
+from chatd.config import Settings
+from chatd.errors import ChatdError, SettingError
+
+FAILED: Final = 1
+WRONG_SETTING: Final = 2
+GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
+
+EPILOG: Final = """\
+examples:
+  chatd                                   try it: PostgreSQL included, a page to chat on, nothing to configure
+  chatd serve --config /etc/chatd.toml    as a service (docs/operations.md)
+  chatd token alice                       a token for development
+  chatd tail alice                        watch alice's messages as they come
+  chatd doctor                            what would keep chatd from running well here
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; gives the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
+        args.insert(0, "serve")
+    options = _parser().parse_args(args)
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return command(options)
+    except SettingError as e:
+        print(f"chatd: {e}", file=sys.stderr)
+        return WRONG_SETTING
+    except ChatdError as e:
+        print(f"chatd: {e}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="chatd", description="A real-time 1:1 chat server.", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"chatd {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, description: str = "") -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=description or help)
+        sub.set_defaults(run=run)
+        sub.add_argument("--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)")
+        config.add_flags(sub)
+        return sub
+
+    command("serve", _serve, "run the server (also: no command at all)")
+    command("config", _config, "print the settings in force and where each comes from, passwords masked")
+    sub = command("migrate", _migrate, "bring the database's schema up to this release")
+    sub.add_argument("--post", action="store_true", help="also what takes away things only the release before needs")
+    sub.add_argument("--dry-run", action="store_true", help="only print what would be applied")
+    sub = command("token", _token, "print a token for a user, signed by the key in force")
+    sub.add_argument("user", metavar="USER", help="user id")
+    sub.add_argument("--ttl-s", type=int, default=86_400, metavar="S", help="how long it is valid (default: 86400 s)")
+    sub = command("tail", _tail, "show a user's messages as they come")
+    sub.add_argument("user", metavar="USER", help="user id")
+    sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
+    command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do")
+    sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup")
+    sub.add_argument("--renew", action="store_true", help="a new one: all clients drop what they hold. Run it before the first start on restored data")
+    return parser
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    settings = config.load(vars(options), options.config_file)
+    log.setup(settings.log_level, settings.log_format)
+    return settings
+
+
+def _raise_file_limit() -> None:
+    """As many descriptors as we may have: each client is one."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _serve(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from chatd.server import Node
+
+    async def life() -> None:
+        node = Node(settings)
+        if settings.development:
+            node.on_ready = lambda: _invite(node.port, settings)
+        await node.run()
+
+    _raise_file_limit()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+    try:
+        import uvloop
+    except ImportError:  # where it does not exist (Windows); slower, and otherwise the same
+        asyncio.run(life())
+    else:
+        uvloop.run(life())
+    return 0
+
+
+def _invite(port: int, settings: Settings) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    print(f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True)
+
+
+def _config(options: argparse.Namespace) -> int:
+    for name, value, origin in config.effective(_settings(options)):
+        print(f"{name} = {value or '(unset)'}    # {origin}")
+    return 0
+
+
+def _with_database(settings: Settings, work: Callable[[str], int]) -> int:
+    """Run something that needs the database: the configured one, or the embedded one, started for it."""
+    if settings.database_url is not None:
+        return work(settings.database_url.get_secret_value())
+    from chatd.embedded import Embedded
+
+    embedded = Embedded(settings.data_dir)
+    try:
+        return work(embedded.start())
+    finally:
+        embedded.stop()
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from chatd import migrate
+
+    def work(conninfo: str) -> int:
+        names = migrate.pending(conninfo) if options.dry_run else migrate.migrate(conninfo, post=options.post)
+        for name in names:
+            print(f"{'would apply' if options.dry_run else 'applied'} {name}")
+        if not names:
+            print("nothing to do")
+        return 0
+
+    return _with_database(_settings(options), work)
+
+
+def _token(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    print(_issue(settings, options.user, options.ttl_s))
+    return 0
+
+
+def _issue(settings: Settings, name: str, ttl_s: int) -> str:
+    from chatd.auth import Keys, issue
+    from chatd.ids import user_id
+
+    try:
+        user = user_id(name)
+    except ValueError as e:
+        raise SettingError(f"USER: {name!r} is no user id: {e}") from None
+    keys = Keys.development(settings.data_dir) if settings.keys_file is None else Keys.load(settings.keys_file)
+    return issue(keys, user, ttl_s, time.time(), settings.jwt_audience, settings.jwt_issuer)
+
+
+def _tail(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    from chatd.client.tail import tail
+
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+    url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
+    asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout))
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from chatd import doctor
+
+    settings = _settings(options)
+    findings = doctor.examine(settings)
+    for finding in findings:
+        print(finding)
+    return FAILED if any(finding.bad for finding in findings) else 0
+
+
+def _epoch(options: argparse.Namespace) -> int:
+    import psycopg
+
+    def work(conninfo: str) -> int:
+        try:
+            with psycopg.connect(conninfo, connect_timeout=5) as conn:
+                if options.renew:
+                    conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
+                row = conn.execute("SELECT epoch FROM meta").fetchone()
+        except psycopg.Error as e:
+            raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None
+        print(row[0] if row else "")
+        return 0
+
+    return _with_database(_settings(options), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What a client holds from one connection to the next, and who waits for what.
+
+The pure parts (inbox, outbox, cursors) with the asyncio events that tell of a change in them. `client.py` (the app's side) and `session.py` (the
+connection's side) both work on one Desk and know nothing else of each other.
+
+    app ── send ──► outbox ── to_send ──► session          session ── push ──► inbox ── arrived ──► entries()
+    app ── take ──► inbox ─── to_fill ──► session          session ── answer ► waiting futures, events
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from chatd.client.cursors import Cursors
+from chatd.client.errors import ClientError, EpochChanged, RequestError
+from chatd.client.frames import ConversationItem, Entry, Event, Limits, Notice, Presence, Receipt, Reset, Sent, Typing, Unsent, Welcome
+from chatd.client.inbox import Inbox
+from chatd.client.outbox import Item, Outbox, Then
+
+log = logging.getLogger("chatd.client")
+
+EVENTS_MAX: Final = 10_000
+STATE_VERSION: Final = 1
+
+
+class Events:
+    """What `Client.events` gives. A newer one about the same thing replaces the older, so a slow reader sees how things stand now."""
+
+    def __init__(self) -> None:
+        self.news = asyncio.Event()
+        self._of: OrderedDict[tuple[str, ...], Event] = OrderedDict()
+
+    def add(self, event: Event) -> None:
+        """At the end of the queue. When it is full the oldest goes: nobody reads them then."""
+        key = _about(event)
+        self._of[key] = event
+        self._of.move_to_end(key)
+        if len(self._of) > EVENTS_MAX:
+            self._of.popitem(last=False)
+        self.news.set()
+
+    def take(self) -> Event | None:
+        """The oldest, if any."""
+        return self._of.popitem(last=False)[1] if self._of else None
+
+
+def _about(event: Event) -> tuple[str, ...]:
+    match event:
+        case Receipt():
+            return "receipt", event.c, event.user
+        case Presence():
+            return "presence", event.user
+        case Typing():
+            return "typing", event.c, event.user
+        case Notice():
+            return "notice", event.kind
+        case Reset():
+            return "reset", event.c or ""
+        case Unsent():
+            return "unsent", event.peer, event.cid
+
+
+class Desk:
+    """See the module."""
+
+    def __init__(self, queue_max: int, outbox_max: int) -> None:
+        self.user = ""
+        self.limits = Limits()
+        self.away = False
+        self.watched: tuple[str, ...] = ()
+        self.inbox = Inbox(queue_max)
+        self.outbox = Outbox(outbox_max)
+        self.cursors = Cursors()
+        self.events = Events()
+        self.arrived, self.to_send, self.to_fill, self.to_tell, self.emptied = (asyncio.Event() for _ in range(5))
+        self.emptied.set()
+        self._waiting: dict[tuple[str, str], list[asyncio.Future[Sent]]] = {}
+        self._presence: dict[str, Presence] = {}
+        self._peers: dict[str, tuple[int, int]] = {}  # by conversation: how far the peer has got
+
+    # ---- sends --------------------------------------------------------------------------------------------------------------------------
+
+    def add(self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, doubtful: bool) -> tuple[Item, asyncio.Future[Sent]]:
+        """Queue an item; the future gets what becomes of it. Raises OutboxFull."""
+        item = self.outbox.add(peer, cid, kind, body, ref, doubtful=doubtful)
+        future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault((peer, cid), []).append(future)
+        self.emptied.clear()
+        self.to_send.set()
+        return item, future
+
+    def leave(self, item: Item, future: asyncio.Future[Sent]) -> Then:
+        """Whoever awaited `future` was cancelled. What `Outbox.abandon` says, once nobody else waits."""
+        futures = self._waiting.get((item.peer, item.cid), [])
+        if future in futures:
+            futures.remove(future)
+        if futures:
+            return Then.AGAIN
+        self._waiting.pop((item.peer, item.cid), None)
+        then = self.outbox.abandon(item)
+        self._gone()
+        return then
+
+    def stored(self, peer: str, cid: str, sent: Sent) -> None:
+        """It is in the log. Idempotent."""
+        if self.outbox.settle(peer, cid) is None:
+            return
+        for future in self._waiting.pop((peer, cid), ()):
+            if not future.done():
+                future.set_result(sent)
+        self._gone()
+
+    def failed(self, item: Item, error: ClientError) -> None:
+        """It has left the outbox, and will not be in the log."""
+        futures = self._waiting.pop((item.peer, item.cid), ())
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+        if not futures:
+            code, msg = (error.code, error.msg) if isinstance(error, RequestError) else ("epoch_changed", str(error))
+            log.warning("a %s nobody waits for was refused: %s", item.kind, code)
+            self.events.add(Unsent(item.peer, item.cid, item.kind, item.body, item.ref, code, msg))
+        self._gone()
+
+    def _gone(self) -> None:
+        self.to_send.set()
+        if not self.outbox.size:
+            self.emptied.set()
+
+    def end(self, error: ClientError) -> None:
+        """Nothing more comes: whoever waits gets `error`. The outbox keeps what it has."""
+        waiting, self._waiting = self._waiting, {}
+        for futures in waiting.values():
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+        for event in (self.arrived, self.events.news, self.emptied):
+            event.set()
+
+    # ---- what comes in --------------------------------------------------------------------------------------------------------------------
+
+    def enter(self, welcome: Welcome) -> None:
+        """A whole welcome."""
+        self.user, self.limits = welcome.user, welcome.limits
+        resets = self.inbox.enter(welcome)
+        if any(reset.c is None for reset in resets):
+            self.cursors.forget()
+            self._peers.clear()
+            for item in self.outbox.new_epoch():
+                self.failed(item, EpochChanged(f"the log was restored from a backup: this {item.kind} may mean another message now"))
+        for reset in resets:
+            self.events.add(reset)
+        self.cursors.welcomed(welcome.items)
+        for x in welcome.items:
+            self._peer_cursor(x)
+        self.seen(welcome.presence)
+        for event in (self.arrived, self.to_send, self.to_fill, self.to_tell):
+            event.set()
+
+    def settle_by(self, entry: Entry) -> None:
+        """An entry of the log, however it came: one of our own settles the outbox."""
+        if entry.own and entry.cid is not None:
+            self.stored(entry.peer, entry.cid, Sent(entry.c, entry.seq, entry.ts, dup=True))
+
+    def receipt(self, receipt: Receipt) -> None:
+        """Somebody's cursors moved: the peer's, or our own by another device."""
+        if receipt.user == self.user:
+            self.cursors.known(receipt.c, receipt.delivered, receipt.read)
+        else:
+            self._peers[receipt.c] = (receipt.delivered, receipt.read)
+        self.events.add(receipt)
+
+    def _peer_cursor(self, item: ConversationItem) -> None:
+        """Receipts that came while there was no connection. The first time it is no news."""
+        now = (item.peer_delivered, item.peer_read)
+        before = self._peers.get(item.c)
+        self._peers[item.c] = now
+        if before is not None and before != now:
+            self.events.add(Receipt(item.c, item.peer, item.peer, *now))
+
+    def seen(self, snapshot: Iterable[Presence]) -> None:
+        """How the watched stand now, by a new connection or list: it replaces what was known."""
+        for presence in snapshot:
+            if self._presence.get(presence.user) != presence:
+                self._presence[presence.user] = presence
+                self.events.add(presence)
+
+    def presence(self, presence: Presence) -> None:
+        """A push: a higher `v` replaces a lower one."""
+        known = self._presence.get(presence.user)
+        if known is None or presence.v > known.v:
+            self._presence[presence.user] = presence
+            self.events.add(presence)
+
+    def watch(self, users: tuple[str, ...]) -> None:
+        """Another list of people to watch."""
+        self.watched = users
+        self._presence = {user: p for user, p in self._presence.items() if user in set(users)}
+
+    # ---- over a restart -------------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """All that must outlive the process, as JSON can hold it."""
+        return {
+            "version": STATE_VERSION, "user": self.user, **self.inbox.save(), "outbox": self.outbox.save(), "cursors": self.cursors.save(),
+        }  # fmt: skip
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """What `save` gave; into a fresh desk. Raises ValueError for what it did not."""
+        try:
+            if state["version"] != STATE_VERSION:
+                raise ValueError(f"this state is of version {state['version']}; this client knows {STATE_VERSION}")
+            self.user = state["user"]
+            self.inbox.restore(state)
+            self.outbox.restore(state["outbox"])
+            self.cursors.restore(state["cursors"])
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"this is no state of a client: {e!r}") from e
+        if self.outbox.size:
+            self.emptied.clear()

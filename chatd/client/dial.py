@@ -1,0 +1,116 @@
+"""When to connect again after a connection ended or none came about: section 10 of docs/protocol.md. Pure.
+
+The caller tells what happened (`closed`, `refused`, `unreachable`, `live`) and gets a `Next`: how long to wait, whether the next token must
+be a new one, or that it is over. Delays: at once (or after the time the server named), then full jitter below 0.5 s, 1 s, 2 s ... 30 s; back
+to the start after a welcome.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+from chatd.errors import CloseCode
+
+BACKOFF_FIRST_S: Final = 0.5
+BACKOFF_MAX_S: Final = 30.0
+RATE_LIMITED_S: Final = 60.0
+DOUBLINGS_MAX: Final = 6  # 0.5 s * 2^6 is over 30 s
+
+# What follows a close: at once and then with back-off; with back-off from the first try; after RATE_LIMITED_S; with another token; not at all.
+Rule: TypeAlias = Literal["at_once", "backoff", "wait", "token", "stop"]
+
+CLOSES: Final[Mapping[int, tuple[Rule, str]]] = MappingProxyType({
+    CloseCode.NORMAL: ("backoff", "closed"),
+    CloseCode.GOING_AWAY: ("backoff", "closed"),
+    CloseCode.PROTOCOL_ERROR: ("stop", "protocol"),
+    CloseCode.UNSUPPORTED: ("stop", "protocol"),
+    CloseCode.BAD_UTF8: ("stop", "protocol"),
+    CloseCode.TOO_BIG: ("stop", "protocol"),
+    CloseCode.RESTART: ("at_once", "restart"),
+    CloseCode.BAD_FRAMES: ("stop", "protocol"),
+    CloseCode.UNAUTHORIZED: ("token", "unauthorized"),
+    CloseCode.TOKEN_EXPIRED: ("token", "token_expired"),
+    CloseCode.HELLO_TIMEOUT: ("backoff", "hello_timeout"),
+    CloseCode.REPLACED: ("stop", "replaced"),
+    CloseCode.TOO_MANY_DEVICES: ("stop", "too_many_devices"),
+    CloseCode.SLOW_CONSUMER: ("at_once", "slow_consumer"),
+    CloseCode.HEARTBEAT: ("at_once", "heartbeat"),
+    CloseCode.RATE_LIMITED: ("wait", "rate_limited"),
+    CloseCode.OVERLOADED: ("backoff", "overloaded"),
+})  # fmt: skip
+LOST: Final[tuple[Rule, str]] = ("at_once", "lost")  # any other code, and none at all
+
+
+class Next(NamedTuple):
+    """`wait_s` None: do not connect again, because of `reason`."""
+
+    wait_s: float | None
+    reason: str
+
+
+class Dial:
+    """The policy of one client. `renewable`: a refused token can be replaced by another."""
+
+    def __init__(self, rng: random.Random, *, renewable: bool) -> None:
+        self._rng = rng
+        self._renewable = renewable
+        self._tries = 0
+        self._refusals = 0
+        self._been_live = False
+        self.renew = False  # whether the next token must be a new one
+
+    def live(self) -> None:
+        """A welcome is complete."""
+        self._tries = self._refusals = 0
+        self._been_live, self.renew = True, False
+
+    def closed(self, code: int, *, named_s: float | None = None) -> Next:
+        """A connection ended with a close code; `named_s`: how long the server said to wait (`notice`)."""
+        rule, reason = CLOSES.get(code, LOST)
+        match rule:
+            case "stop":
+                return Next(None, reason)
+            case "token":
+                return self._other_token(reason)
+            case "wait":
+                return Next(RATE_LIMITED_S, reason)
+            case "at_once" | "backoff":
+                return Next(self._backoff(at_once=rule == "at_once") if named_s is None else named_s, reason)
+
+    def left(self, reason: str) -> Next:
+        """This client ended the connection, because something was wrong with it."""
+        return Next(self._backoff(at_once=reason == "silent"), reason)
+
+    def refused(self, code: str, retry_ms: int | None) -> Next:
+        """`hello` was answered by an `err`."""
+        if code in ("unauthorized", "token_expired"):
+            return self._other_token(code)
+        return Next(None if retry_ms is None else retry_ms / 1000 + self._backoff(at_once=True), code)
+
+    def unreachable(self, http_status: int | None = None) -> Next:
+        """No connection came about. A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load balancer's."""
+        if http_status is not None and 400 <= http_status < 500 and http_status not in (408, 425, 429) and not self._been_live:
+            return Next(None, f"http_{http_status}")
+        return Next(self._backoff(at_once=False), "unreachable")
+
+    def no_token(self) -> Next:
+        """The token could not be had just now."""
+        return Next(self._backoff(at_once=False), "token")
+
+    def _other_token(self, reason: str) -> Next:
+        self._refusals += 1
+        self.renew = True
+        if not self._renewable or self._refusals > 1:
+            return Next(None, reason)
+        return Next(0.0, reason)
+
+    def _backoff(self, *, at_once: bool) -> float:
+        if self._tries == 0 and at_once:
+            self._tries = 1
+            return 0.0
+        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(max(self._tries - 1, 0), DOUBLINGS_MAX))
+        self._tries = max(self._tries, 1) + 1
+        return self._rng.random() * ceiling

@@ -1,0 +1,223 @@
+"""How far this client is in every log, and the entries that wait for the app. Pure.
+
+    the log of one conversation      ... taken ........ seq ............ head
+                                          │   in `queue` │  still missing │ highest known to exist
+                                          └ the app has them              └ a new push is head + 1
+
+Guarantee: `take` gives every entry after the place where the client started exactly once and in order of seq, per conversation, over any
+number of connections and restarts; except what passed retention meanwhile, and except where the log itself was reset (`Reset` says so).
+
+Bounded without holding up the connection: when the queue is full, or when the server says that there is too much to send, a conversation falls
+*behind*: its pushes only raise `head`, and history brings what lies between as there is room (`want`, `fetched`). So a slow app
+costs the memory of `queue_max` entries and one page, and never stops the replies to its own requests.
+
+The mark `since` may be used while for every conversation `head` >= its head at the mark: what is not listed has then no entries that this
+client does not know of. All of a welcome is taken at once (`enter`), or nothing of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from chatd import protocol
+from chatd.client.frames import KINDS, ConversationItem, Entry, Page, Reset, Welcome
+
+QUEUE_MAX: Final = 1_000
+CURSOR_BYTES: Final = 6  # of JSON around a conversation and a seq: "12":57,
+
+
+class Step(enum.Enum):
+    """What a pushed entry was."""
+
+    NEW = "new"  # it waits for the app
+    KNOWN = "known"  # had before: ignored
+    BEHIND = "behind"  # history will bring it
+    JUMP = "jump"  # the connection broke its promise: reconnect
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Of one conversation; see the drawing. `ts`: of the last entry, to name the recent ones."""
+
+    peer: str
+    taken: int
+    seq: int
+    head: int
+    ts: int
+    behind: bool = False
+
+
+class Inbox:
+    """The caller: `hello` before a connection, `enter` with its whole welcome, then `push`, `want` and `fetched` in order of arrival."""
+
+    def __init__(self, queue_max: int = QUEUE_MAX) -> None:
+        self.queue_max = queue_max
+        self.epoch: str | None = None
+        self.since: str | None = None
+        self.places: dict[str, Place] = {}  # by conversation
+        self.names: dict[str, str] = {}  # peer -> conversation
+        self.queue: deque[Entry] = deque()
+        self._behind: OrderedDict[str, None] = OrderedDict()
+        self._named: frozenset[str] = frozenset()
+
+    # ---- a new connection -----------------------------------------------------------------------------------------------------------
+
+    def hello(self, room_bytes: int, cursors_max: int = protocol.CURSORS_MAX) -> dict[str, Any]:
+        """The keys of `hello` that make it a resync; at most `room_bytes` of JSON. With no room at all, everything is listed."""
+        self._named = frozenset()
+        if self.epoch is None:
+            return {}
+        keys: dict[str, Any] = {"epoch": self.epoch}
+        room_bytes -= 64 + len(self.epoch) + len(self.since or "")
+        if room_bytes < 0:
+            return {}
+        if self.since is not None:
+            keys["since"] = self.since
+        # One that is behind is fetched by history anyway, so its cursor would bring the same entries twice.
+        current = ((place.ts, c, place.seq) for c, place in self.places.items() if place.seq == place.head)
+        cursors = keys["cursors"] = {}
+        for _, c, seq in heapq.nlargest(cursors_max, current):
+            room_bytes -= len(c) + len(str(seq)) + CURSOR_BYTES
+            if room_bytes < 0:
+                break
+            cursors[c] = seq
+        self._named = frozenset(cursors)
+        return keys
+
+    def bare(self) -> dict[str, Any]:
+        """Instead of `hello`, where a server refuses that: it lists everything, and nothing is forgotten here."""
+        self._named = frozenset()
+        return {}
+
+    def enter(self, welcome: Welcome) -> list[Reset]:
+        """All of a welcome. Returns what the app must forget."""
+        resets: list[Reset] = []
+        if self.epoch is not None and self.epoch != welcome.epoch:
+            self.places.clear()
+            self.names.clear()
+            self.queue.clear()
+            self._behind.clear()
+            resets.append(Reset(None, None))
+        first = self.epoch is None or bool(resets)
+        for item in welcome.items:
+            resets += self._list(item, first)
+        for c, place in self.places.items():  # also those that are not listed: the last connection may have ended before it brought all
+            if c not in self._named and place.seq < place.head:
+                self._fall_behind(c, place)
+        self.epoch, self.since = welcome.epoch, welcome.since
+        return resets
+
+    def _list(self, item: ConversationItem, first: bool) -> list[Reset]:
+        place = self.places.get(item.c)
+        if place is None:
+            # After a first welcome every conversation is known; one that is not began after the mark, so all of it is missing.
+            start = item.head if first else item.floor - 1
+            self.places[item.c] = Place(item.peer, start, start, item.head, item.ts)
+            self.names[item.peer] = item.c
+            return []
+        if item.reset or item.head < place.seq:
+            return [self._reset(item.c, place, item.head)]
+        place.head, place.ts = item.head, item.ts
+        if item.c in self._named and not item.page:
+            place.seq = max(place.seq, item.floor - 1)  # the server goes on from here by itself
+            self._catch_up(item.c, place)
+        elif place.seq < place.head:
+            self._fall_behind(item.c, place)
+        else:
+            self._catch_up(item.c, place)
+        return []
+
+    # ---- entries --------------------------------------------------------------------------------------------------------------------
+
+    def push(self, entry: Entry) -> Step:
+        """An entry of the connection, or the `ok` that takes its place."""
+        place = self.places.get(entry.c)
+        if place is None:
+            place = self.places[entry.c] = Place(entry.peer, 0, 0, 0, entry.ts)
+            self.names[entry.peer] = entry.c
+        place.head, place.ts = max(place.head, entry.seq), max(place.ts, entry.ts)
+        if entry.seq <= place.seq:
+            return Step.KNOWN
+        if place.behind:
+            return Step.BEHIND
+        if entry.seq > place.seq + 1:
+            return Step.JUMP
+        if len(self.queue) >= self.queue_max:
+            self._fall_behind(entry.c, place)
+            return Step.BEHIND
+        self._accept(entry, place)
+        return Step.NEW
+
+    def want(self) -> tuple[str, int] | None:
+        """What to ask history for: (conversation, after). None: nothing, or no room."""
+        if not self._behind or len(self.queue) >= self.queue_max:
+            return None
+        c = next(iter(self._behind))
+        return c, self.places[c].seq
+
+    def fetched(self, after: int, page: Page) -> tuple[bool, list[Reset]]:
+        """The answer to what `want` asked for. False: it brought nothing, so asking again would not either."""
+        place = self.places.get(page.c)
+        if place is None or not place.behind or place.seq != after:
+            return True, []
+        if page.head < place.seq:
+            return True, [self._reset(page.c, place, page.head)]
+        place.head = max(place.head, page.head)
+        place.seq = max(place.seq, page.floor - 1)
+        for entry in page.entries:
+            if entry.seq == place.seq + 1:
+                self._accept(entry, place)
+        if place.seq >= place.head:
+            self._catch_up(page.c, place)
+        else:
+            self._behind.move_to_end(page.c)  # the next one's turn
+        return place.seq > after or not place.behind, []
+
+    def take(self) -> Entry | None:
+        """The next entry for the app, which from now on has it."""
+        if not self.queue:
+            return None
+        entry = self.queue.popleft()
+        self.places[entry.c].taken = entry.seq
+        return entry
+
+    def _accept(self, entry: Entry, place: Place) -> None:
+        place.seq = entry.seq
+        if entry.kind in KINDS:  # others are of a later version of the protocol: they have a place in the log, and nothing to show
+            self.queue.append(entry)
+
+    def _fall_behind(self, c: str, place: Place) -> None:
+        place.behind = True
+        self._behind.setdefault(c, None)
+
+    def _catch_up(self, c: str, place: Place) -> None:
+        place.behind = False
+        self._behind.pop(c, None)
+
+    def _reset(self, c: str, place: Place, head: int) -> Reset:
+        if any(entry.c == c for entry in self.queue):
+            kept = [entry for entry in self.queue if entry.c != c]
+            self.queue.clear()
+            self.queue.extend(kept)
+        place.taken = place.seq = place.head = head
+        self._catch_up(c, place)
+        return Reset(c, place.peer)
+
+    # ---- over a restart -------------------------------------------------------------------------------------------------------------
+
+    def save(self) -> dict[str, Any]:
+        """What the app has taken, as JSON can hold it."""
+        places = {c: [p.peer, p.taken, p.head, p.ts] for c, p in self.places.items()}
+        return {"epoch": self.epoch, "since": self.since, "places": places}
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """What `save` gave; into a fresh inbox."""
+        self.epoch, self.since = saved["epoch"], saved["since"]
+        for c, (peer, taken, head, ts) in saved["places"].items():
+            self.places[c] = Place(peer, taken, taken, head, ts)
+            self.names[peer] = c

@@ -1,0 +1,238 @@
+"""What this client has to say and no answer to yet: one queue per conversation, in the order it was said. Pure.
+
+Guarantee: an item leaves only by `ok`, by an own entry with its cid, by an error that no retry can heal, or by `abandon` while it is
+sure that the server has not done it. So nothing is called failed while its outcome is unknown. Section 5 of docs/protocol.md is the contract.
+
+      add ──► QUEUED ──next()──► SENT ──ok, own entry──► gone
+                ▲                 │ └──err without retry_ms──► gone, FAILED
+                └──err + retry_ms, blocked, disconnected──┘
+
+Sends are pipelined: `WINDOW_MAX` in one conversation, `FLYING_MAX` over all. A retryable refusal makes the conversation's window one, because
+the server refuses (`blocked`) whatever follows; `rate_limited` makes the window over all one, because the rate is the user's. Each success
+widens both by one. Conversations are keyed by peer: that name holds before the first message and over a change of epoch, which `c` does not.
+
+`now` is in seconds, of any one clock. The caller sends all that `next` returns, in that order, and calls again at `wake_at`.
+Every step costs O(1) in the length of the outbox, or O(log n) where something waits for a time.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from chatd.client.errors import OutboxFull
+
+WINDOW_MAX: Final = 8
+FLYING_MAX: Final = 64
+ITEMS_MAX: Final = 10_000  # with bodies of 2,048 bytes 20 MB; who is further ahead of the server should wait for it
+RETRY_MARGIN_S: Final = 0.02  # on top of `retry_ms`: a request that comes early doubles the wait
+SKIP_PAUSE_S: Final = 0.25  # after giving up a cid that is not ours
+# Refusals that say "not done". After any other retryable code the outcome is unknown.
+NOT_DONE: Final = frozenset({"rate_limited", "overloaded", "too_many_conversations", "blocked"})
+
+assert 1 <= WINDOW_MAX <= FLYING_MAX
+
+
+class State(enum.Enum):
+    """Of an item."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+
+
+class Then(enum.Enum):
+    """What the caller does next."""
+
+    AGAIN = "again"  # nothing: it stays
+    FAILED = "failed"  # it is gone: tell whoever waits
+    SKIP = "skip"  # tell the server to give up a cid
+    GONE = "gone"  # it is gone, and the server need not be told
+
+
+@dataclass(slots=True, eq=False)
+class Item:
+    """One send, edit or delete. `doubtful`: some try may have been done for all we know; `code`: of the last refusal."""
+
+    peer: str
+    cid: str
+    kind: str
+    body: str | None
+    ref: int | None
+    doubtful: bool = False
+    tried: bool = False
+    state: State = State.QUEUED
+    code: str | None = None
+
+    @property
+    def surely_not_done(self) -> bool:
+        """It waits here, and the server has not stored it."""
+        return self.state is State.QUEUED and not self.doubtful
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    items: OrderedDict[str, Item]
+    window: int = WINDOW_MAX
+    until: float = 0.0
+
+
+class Outbox:
+    """See the module. An item is named by (peer, cid): a cid is unique in its conversation only."""
+
+    def __init__(self, items_max: int = ITEMS_MAX) -> None:
+        self.items_max = items_max
+        self.size = 0
+        self._queues: dict[str, _Queue] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()  # peers that may have something to send
+        self._later: list[tuple[float, str]] = []  # heap of (time, peer): ready from then on
+        self._window = FLYING_MAX
+        self._flying = 0
+        self._until = 0.0  # nothing goes anywhere before this time
+
+    def add(self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, doubtful: bool = False) -> Item:
+        """Queue an item; the one that has this (peer, cid) already is returned as it is. Raises OutboxFull."""
+        queue = self._queues.get(peer)
+        if queue is not None and (known := queue.items.get(cid)) is not None:
+            return known
+        if self.size >= self.items_max:
+            raise OutboxFull(f"{self.size} messages wait to be sent; await some of them first")
+        if queue is None:
+            queue = self._queues[peer] = _Queue(OrderedDict())
+        item = queue.items[cid] = Item(peer, cid, kind, body, ref, doubtful=doubtful, tried=doubtful)
+        self.size += 1
+        self._ready[peer] = None
+        return item
+
+    def disconnected(self) -> None:
+        """The connection is gone: what was on its way has an unknown outcome; blocks, waits and windows ended with it."""
+        self._later.clear()
+        self._flying, self._window, self._until = 0, FLYING_MAX, 0.0
+        for peer, queue in list(self._queues.items()):
+            queue.window, queue.until = WINDOW_MAX, 0.0
+            for item in queue.items.values():
+                item.code = None
+                if item.state is State.SENT:
+                    item.state, item.doubtful = State.QUEUED, True
+            if queue.items:
+                self._ready[peer] = None
+            else:
+                del self._queues[peer]
+
+    def next(self, now: float) -> list[tuple[Item, bool]]:
+        """What to send now, in order, each with whether `retry` goes along. It counts as sent."""
+        out: list[tuple[Item, bool]] = []
+        while self._later and self._later[0][0] <= now:
+            self._ready[heapq.heappop(self._later)[1]] = None
+        if now < self._until:
+            return out
+        while self._ready and self._flying < self._window:
+            peer = next(iter(self._ready))
+            queue = self._queues.get(peer)
+            if queue is None or now < queue.until:
+                if queue is not None:
+                    heapq.heappush(self._later, (queue.until, peer))
+                del self._ready[peer]
+                continue
+            for item in islice(queue.items.values(), queue.window):
+                if item.state is State.SENT:
+                    continue
+                if self._flying >= self._window:
+                    self._ready.move_to_end(peer)  # the others have their turn first
+                    return out
+                out.append((item, item.tried))
+                item.state, item.tried = State.SENT, True
+                self._flying += 1
+            del self._ready[peer]
+        return out
+
+    def wake_at(self) -> float | None:
+        """When `next` can have something again by the mere passing of time; None if only an answer or an `add` can change that."""
+        if self._flying >= self._window:
+            return None
+        if self._ready:
+            return self._until
+        return max(self._later[0][0], self._until) if self._later else None
+
+    def settle(self, peer: str, cid: str) -> Item | None:
+        """`ok` came, or an entry of one's own with this cid: it is in the log. None if nothing waited for it."""
+        queue = self._queues.get(peer)
+        item = queue.items.get(cid) if queue is not None else None
+        if queue is None or item is None:
+            return None
+        queue.window = min(queue.window + 1, WINDOW_MAX)
+        self._window = min(self._window + 1, FLYING_MAX)
+        self._remove(queue, item)
+        return item
+
+    def refuse(self, item: Item, code: str, retry_ms: int | None, blocked_by: str | None, now: float) -> Then:
+        """An `err` came to the item's last try. SKIP: give up the cid `blocked_by`, which is not in this outbox."""
+        queue = self._queues.get(item.peer)
+        if queue is None or queue.items.get(item.cid) is not item or item.state is State.QUEUED:
+            return Then.AGAIN  # settled by its entry meanwhile
+        item.code = code
+        if code != "blocked" and retry_ms is None:
+            self._remove(queue, item)
+            return Then.FAILED
+        self._flying -= 1
+        item.state = State.QUEUED
+        queue.window = 1
+        self._ready[item.peer] = None
+        if code == "blocked":
+            if blocked_by in queue.items and blocked_by != item.cid:
+                return Then.AGAIN
+            queue.until = max(queue.until, now + SKIP_PAUSE_S)
+            return Then.AGAIN if blocked_by is None else Then.SKIP
+        item.doubtful = item.doubtful or code not in NOT_DONE
+        queue.until = now + (retry_ms or 0) / 1000 + RETRY_MARGIN_S
+        if code == "rate_limited":
+            self._until = max(self._until, queue.until)
+            self._window = 1
+        return Then.AGAIN
+
+    def abandon(self, item: Item) -> Then:
+        """Nobody waits for it any more. AGAIN: it may be in the log and so it goes on; else it is gone, and for SKIP the server waits for it."""
+        queue = self._queues.get(item.peer)
+        if queue is None or queue.items.get(item.cid) is not item:
+            return Then.GONE
+        if not item.surely_not_done:
+            return Then.AGAIN
+        self._remove(queue, item)
+        if item.code is None or item.code == "blocked":
+            return Then.GONE
+        queue.until = 0.0  # what came after it need not wait; where the rate is the reason, `_until` still holds
+        return Then.SKIP
+
+    def new_epoch(self) -> list[Item]:
+        """The log is another one. Sends stay, by the contract; edits and deletes go, because their `ref` may name another message now."""
+        gone = [item for queue in self._queues.values() for item in queue.items.values() if item.kind != "message"]
+        for item in gone:
+            self._remove(self._queues[item.peer], item)
+        return gone
+
+    def save(self) -> list[dict[str, Any]]:
+        """All items, as JSON can hold them."""
+        return [
+            {"peer": i.peer, "cid": i.cid, "kind": i.kind, "body": i.body, "ref": i.ref}
+            for queue in self._queues.values() for i in queue.items.values()
+        ]  # fmt: skip
+
+    def restore(self, saved: Sequence[Mapping[str, Any]]) -> None:
+        """What `save` gave. Each may have been sent after it was saved, so each is doubtful."""
+        for x in saved:
+            self.add(x["peer"], x["cid"], x["kind"], x["body"], x["ref"], doubtful=True)
+
+    def _remove(self, queue: _Queue, item: Item) -> None:
+        if item.state is State.SENT:
+            self._flying -= 1
+        del queue.items[item.cid]
+        self.size -= 1
+        if queue.items:
+            self._ready[item.peer] = None
+        elif queue.window == WINDOW_MAX:  # a narrow window is a block that the server may still hold: it outlives its items
+            del self._queues[item.peer]
+            self._ready.pop(item.peer, None)

@@ -1,0 +1,282 @@
+"""One connection of a `Client`, from its welcome to its end: the outbox out, the log in, both kept by the desk.
+
+Five loops, each woken by an event of the desk, none of which outlives the connection:
+
+    _pump     outbox -> send, edit, delete           _fill     conversations that are behind -> history
+    _tell     cursors -> ack, read                   _refresh  a new token before the old one ends
+    _listen_for_silence
+
+What comes in is handled in the reader's own turn and in its order (see link.py). The session ends by the link's end, or by `_end` with a reason:
+`silent`, `jump`, `protocol` (the server broke its promise), `restart` (it said that it goes away). Then the caller reconnects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from chatd.client import frames
+from chatd.client.cursors import Due
+from chatd.client.desk import Desk
+from chatd.client.errors import ConnectionLost, NoToken, ProtocolError, RequestError
+from chatd.client.frames import Frame, Welcome
+from chatd.client.inbox import Step
+from chatd.client.link import Link
+from chatd.client.outbox import Item, Then
+
+log = logging.getLogger("chatd.client")
+
+CURSOR_DELAY_S: Final = 0.08  # many entries, one ack
+ANSWER_S: Final = 30.0  # a request without its reply for so long: this connection is of no use
+FILL_RETRY_S: Final = 5.0  # after a refusal of history that names no time
+REFRESH_MARGIN_S: Final = 60.0  # before the token ends; a third of what is left of a short one
+REFRESH_LEAST_S: Final = 1.0
+
+
+class Session:
+    """`run` once. `draining`: the server goes away; it still answers, and takes nothing new."""
+
+    def __init__(self, desk: Desk, link: Link, new_token: Callable[[], Awaitable[str]] | None) -> None:
+        self.desk = desk
+        self.link = link
+        self.draining = False
+        self.reason: str | None = None  # why this side ended it
+        self.retry_at: float | None = None  # when a draining server wants us back, by the loop's clock
+        self._new_token = new_token
+        self._loop = asyncio.get_running_loop()
+        self._over = asyncio.Event()
+
+    # ---- life -----------------------------------------------------------------------------------------------------------------------------
+
+    def enter(self, welcome: Welcome, held: Iterable[Frame]) -> None:
+        """Take the welcome and the pushes that overtook it. Nothing may be read from the link between the two and this."""
+        self.link.frame_bytes_max = welcome.limits.frame_bytes
+        self.link.on_over = self._over.set
+        self.desk.enter(welcome)
+        for frame in held:
+            self._pushed(frame)
+        self.link.on_frame = self._pushed
+
+    async def run(self, welcome: Welcome) -> None:
+        """Serve until the link ends, or must be left. Raises what is a bug."""
+        if self.link.close_code is not None:
+            self._over.set()
+        async with asyncio.TaskGroup() as tasks:
+            loops = (self._pump(), self._fill(), self._tell(), self._refresh(welcome), self._listen_for_silence())
+            running = [tasks.create_task(loop) for loop in loops]
+            if self.desk.watched:
+                self._ask("watch", {"users": self.desk.watched}, self._watched)
+            await self._over.wait()
+            for task in running:
+                task.cancel()
+        if self.link.close_code is not None:
+            await self.link.wait_over()
+
+    def _end(self, reason: str) -> None:
+        if self.reason is None:
+            self.reason = reason
+            log.debug("leaving the connection: %s", reason)
+        self._over.set()
+
+    def _ask(self, t: str, keys: dict[str, Any], answer: Callable[[Frame], None]) -> None:
+        """Send a request; its reply is handled in order. If the link ends first, nothing is called."""
+
+        def answered(frame: Frame | None) -> None:
+            if frame is None or self.reason is not None:
+                return
+            try:
+                answer(frame)
+            except ProtocolError as e:
+                log.warning("%s", e)
+                self._end("protocol")
+
+        self.link.ask(t, keys, answered)
+
+    def where(self, peer: str) -> dict[str, Any]:
+        """The key by which a request names the conversation with `peer`."""
+        c = self.desk.inbox.names.get(peer)
+        return {"to": peer} if c is None else {"c": c}
+
+    # ---- out --------------------------------------------------------------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        outbox, to_send = self.desk.outbox, self.desk.to_send
+        while not self.draining:
+            to_send.clear()
+            for item, retry in outbox.next(self._loop.time()):
+                self._send(item, retry)
+            at = outbox.wake_at()
+            try:
+                async with asyncio.timeout_at(at):
+                    await to_send.wait()
+            except TimeoutError:
+                pass
+
+    def _send(self, item: Item, retry: bool) -> None:
+        keys: dict[str, Any] = self.where(item.peer) | {"cid": item.cid}
+        if item.kind != "message":
+            keys["ref"] = item.ref
+        if item.kind != "delete":
+            keys["body"] = item.body
+        if retry:
+            keys["retry"] = True
+        try:
+            self._ask("send" if item.kind == "message" else item.kind, keys, partial(self._sent, item))
+        except RequestError as e:  # no frame can hold it
+            self._refused(item, e)
+
+    def _sent(self, item: Item, reply: Frame) -> None:
+        if reply["t"] == "err":
+            self._refused(item, RequestError.of(reply))
+            return
+        sent = frames.sent(reply)
+        self.desk.stored(item.peer, item.cid, sent)
+        if not sent.dup:  # a dup stands outside the order; its entry comes, or came, by itself
+            entry = frames.Entry(sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, item.ref, cid=item.cid)
+            self._placed(self.desk.inbox.push(entry))
+
+    def _refused(self, item: Item, error: RequestError) -> None:
+        match self.desk.outbox.refuse(item, error.code, error.retry_ms, error.cid, self._loop.time()):
+            case Then.FAILED:
+                self.desk.failed(item, error)
+            case Then.SKIP:
+                self.skip(item.peer, error.cid or "")
+        self.desk.to_send.set()
+
+    def skip(self, peer: str, cid: str) -> None:
+        """Tell the server that `cid` does not come again."""
+        self._ask("skip", self.where(peer) | {"cid": cid}, lambda _: None)
+
+    async def _tell(self) -> None:
+        while True:
+            await self.desk.to_tell.wait()
+            await asyncio.sleep(CURSOR_DELAY_S)
+            self.tell()
+
+    def tell(self) -> None:
+        """Send the cursors that have moved."""
+        self.desk.to_tell.clear()
+        for due in self.desk.cursors.due():
+            self._ask(due.t, {"c": due.c, "seq": due.seq}, partial(self._told, due))
+
+    def _told(self, due: Due, reply: Frame) -> None:
+        cursors = self.desk.cursors
+        if reply["t"] != "err":
+            cursors.known(due.c, frames.integer(reply, "delivered"), frames.integer(reply, "read"))
+            return
+        error = RequestError.of(reply)
+        if error.retry_ms is None:
+            cursors.refused(due.c)
+            log.warning("%s of %s in %s was refused: %s", due.t, due.seq, due.c, error)
+        else:
+            cursors.again(due.c)
+            self._loop.call_later(error.retry_ms / 1000, self.desk.to_tell.set)
+
+    def _watched(self, reply: Frame) -> None:
+        if reply["t"] == "err":
+            log.warning("watch was refused: %s", RequestError.of(reply))
+        else:
+            self.desk.seen(frames.presences(reply))
+
+    # ---- in ---------------------------------------------------------------------------------------------------------------------------------
+
+    def _pushed(self, frame: Frame) -> None:
+        if self.reason is not None:
+            return
+        desk = self.desk
+        try:
+            match frame["t"]:
+                case "entry":
+                    entry = frames.pushed_entry(frame, desk.user)
+                    desk.settle_by(entry)
+                    self._placed(desk.inbox.push(entry))
+                case "receipt":
+                    desk.receipt(frames.receipt(frame, desk.user))
+                case "presence":
+                    desk.presence(frames.presence(frame))
+                case "typing":
+                    desk.events.add(frames.typing(frame))
+                case "notice":
+                    self._notice(frames.notice(frame))
+        except ProtocolError as e:
+            log.warning("%s", e)
+            self._end("protocol")
+
+    def _placed(self, step: Step) -> None:
+        match step:
+            case Step.NEW:
+                self.desk.arrived.set()
+            case Step.BEHIND:
+                self.desk.to_fill.set()
+            case Step.JUMP:
+                self._end("jump")
+
+    def _notice(self, notice: frames.Notice) -> None:
+        self.desk.events.add(notice)
+        if notice.kind != "drain" or self.draining:
+            return
+        wait_s = (notice.retry_ms or 0) / 1000
+        self.draining, self.retry_at = True, self._loop.time() + wait_s
+        self.desk.to_send.set()  # wakes the pump, which ends
+        self.tell()
+        self._loop.call_later(wait_s, self._end, "restart")
+
+    async def _fill(self) -> None:
+        desk = self.desk
+        while True:
+            want = desk.inbox.want()
+            if want is None:
+                desk.to_fill.clear()
+                await desk.to_fill.wait()
+                continue
+            c, after = want
+            try:
+                page = frames.page(await self.link.request("history", {"c": c, "after": after, "limit": desk.limits.history}), desk.user)
+            except ConnectionLost:
+                return
+            except ProtocolError as e:
+                log.warning("%s", e)
+                self._end("protocol")
+                return
+            except RequestError as e:
+                log.warning("history of %s was refused: %s", c, e)
+                await asyncio.sleep(FILL_RETRY_S if e.retry_ms is None else e.retry_ms / 1000)
+                continue
+            for entry in page.entries:
+                desk.settle_by(entry)
+            progress, resets = desk.inbox.fetched(after, page)
+            for reset in resets:
+                desk.events.add(reset)
+            desk.arrived.set()
+            if not progress:
+                log.warning("history of %s after %s brought nothing, although its head is %s", c, after, page.head)
+                self._end("protocol")
+                return
+
+    # ---- time -------------------------------------------------------------------------------------------------------------------------------
+
+    async def _refresh(self, welcome: Welcome) -> None:
+        """By the server's clock, as it stood at the welcome: the clock of this machine may be wrong."""
+        if self._new_token is None or welcome.exp_ms is None:
+            return
+        started, exp_ms = self._loop.time(), welcome.exp_ms
+        while True:
+            left_s = (exp_ms - welcome.ts) / 1000 - (self._loop.time() - started)
+            await asyncio.sleep(max(REFRESH_LEAST_S, left_s - min(REFRESH_MARGIN_S, left_s / 3)))
+            try:
+                token = await self._new_token()
+                exp_ms = frames.integer(await self.link.request("refresh", {"token": token}), "exp")
+            except (ConnectionLost, NoToken):
+                return  # without one the server ends this in its time, and `Client` decides
+            except Exception as e:  # the token callable is the app's, and may raise anything
+                log.warning("no new token yet: %s", e)
+
+    async def _listen_for_silence(self) -> None:
+        while True:
+            await asyncio.sleep(ANSWER_S / 4)
+            if self.link.oldest_s() > ANSWER_S:
+                self._end("silent")
+                return

@@ -1,0 +1,137 @@
+"""`chatd doctor`: what would keep chatd from running well here, each with what to do. Reads only; changes nothing.
+
+Each check gives Findings: "ok", "warn" (it runs, but ...) or "bad" (it will not run, or not keep its promises).
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+import psycopg
+import redis
+
+from chatd import migrate
+from chatd.config import Settings, mask_password
+from chatd.embedded import Embedded
+from chatd.errors import ChatdError
+
+CONNECT_S: Final = 5
+SKEW_S_MAX: Final = 1.0
+PG_VERSION_MIN: Final = 15
+FILES_SPARE: Final = 200  # descriptors that are no client's: database, logs, libraries
+CONNECTIONS_SPARE: Final = 3  # PostgreSQL keeps as many for superusers by default
+
+
+class Finding(NamedTuple):
+    """One line of the answer."""
+
+    level: str
+    about: str
+    what: str
+
+    @property
+    def bad(self) -> bool:
+        return self.level == "bad"
+
+    def __str__(self) -> str:
+        return f"{self.level:<5} {self.about}: {self.what}"
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that can be looked at without disturbing a running node."""
+    findings = list(_limits(settings))
+    findings += _redis(settings)
+    try:
+        if settings.database_url is not None:
+            findings += _database(settings, settings.database_url.get_secret_value())
+        else:
+            findings += _embedded(settings)
+    except ChatdError as e:
+        findings.append(Finding("bad", "database", str(e)))
+    if settings.development:
+        findings.append(Finding("warn", "keys", "development mode: anybody can be anybody; set keys_file before others can reach this"))
+    else:
+        findings.append(Finding("ok", "keys", f"tokens are checked with the keys of {settings.keys_file}"))
+    return findings
+
+
+def _limits(settings: Settings) -> Iterator[Finding]:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    need = settings.connections_max + FILES_SPARE
+    if hard != resource.RLIM_INFINITY and hard < need:
+        yield Finding("warn", "file limit", f"{hard} descriptors, connections_max needs {need}: raise LimitNOFILE (systemd) or lower connections_max")
+    else:
+        yield Finding("ok", "file limit", "enough for connections_max")
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis_url is None:
+        yield Finding("ok", "redis", "none set: a single node needs none")
+        return
+    url = settings.redis_url.get_secret_value()
+    try:
+        client = redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
+        version = str(client.info("server")["redis_version"])
+        client.close()
+    except (redis.RedisError, OSError, ValueError) as e:
+        yield Finding("bad", "redis", f"{mask_password(url)} does not answer ({type(e).__name__}): start it, or mend redis_url")
+        return
+    old = tuple(int(part) for part in version.split(".")[:2]) < (6, 2)
+    yield Finding("bad" if old else "ok", "redis", f"version {version}" + (": 6.2 or later is needed" if old else ""))
+
+
+def _embedded(settings: Settings) -> list[Finding]:
+    embedded = Embedded(settings.data_dir)
+    try:
+        return [Finding("ok", "database", f"embedded, in {embedded.cluster}"), *_database(settings, embedded.start())]
+    finally:
+        embedded.stop()
+
+
+def _database(settings: Settings, conninfo: str) -> list[Finding]:
+    try:
+        with psycopg.connect(conninfo, connect_timeout=CONNECT_S, autocommit=True) as conn:
+            return list(_server(settings, conn, conninfo))
+    except psycopg.Error as e:
+        first = (str(e).splitlines() or [type(e).__name__])[0]
+        return [Finding("bad", "database", f"{mask_password(first)}: start it, or mend database_url")]
+
+
+def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], conninfo: str) -> Iterator[Finding]:
+    def show(name: str) -> str:
+        row = conn.execute("SELECT current_setting(%s)", (name,)).fetchone()
+        assert row is not None
+        return str(row[0])
+
+    version = conn.info.server_version // 10_000
+    if version < PG_VERSION_MIN:
+        yield Finding("bad", "database", f"PostgreSQL {version}: {PG_VERSION_MIN} or later is needed")
+    else:
+        yield Finding("ok", "database", f"PostgreSQL {show('server_version')}")
+    # libpq learned this pid when it connected; through a pooler it is not the pid that answers.
+    row = conn.execute("SELECT pg_backend_pid(), extract(epoch FROM clock_timestamp())::float8, pg_is_in_recovery()").fetchone()
+    assert row is not None
+    if row[0] != conn.info.backend_pid:
+        yield Finding("bad", "pooler", "a pooler stands before PostgreSQL: chatd needs sessions of its own; connect directly, or pool by session")
+    if row[2]:
+        yield Finding("bad", "database", "it is a standby and takes no writes: point database_url at the primary")
+    for name in ("fsync", "full_page_writes"):
+        if show(name) != "on":
+            yield Finding("bad", name, "is off: a crash of the machine can lose or break acked messages; turn it on in postgresql.conf")
+    if show("synchronous_commit") == "off":
+        yield Finding("ok", "synchronous_commit", "is off by default; chatd's writers turn it on for themselves")
+    if show("wal_init_zero") == "on":
+        yield Finding("warn", "wal_init_zero", "is on: p99 is tens of ms while new WAL segments are made; off is safe on copy-on-write and most others")
+    need = settings.lanes + settings.pool_max + 2 + CONNECTIONS_SPARE
+    if int(show("max_connections")) < need:
+        yield Finding("bad", "max_connections", f"is {show('max_connections')}; a node of these settings needs {need}")
+    skew = abs(float(str(row[1])) - time.time())
+    if skew > SKEW_S_MAX:
+        yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: tokens and presence times suffer; run an NTP client")
+    else:
+        yield Finding("ok", "clock", "agrees with the database's")
+    pending = migrate.pending(conninfo)
+    yield Finding("warn" if pending else "ok", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them" if pending else "up to date")

@@ -1,0 +1,119 @@
+"""The opening handshake and plain HTTP, by websockets' sans-I/O core, which is let go afterwards. Pure: bytes in, an Answer out.
+
+    bytes ──feed──► None (more, please) | Answer(upgraded, data to send, bytes that came behind the request)
+
+The request's head is gathered here, up to `HEAD_BYTES_MAX`, and only a whole head goes to the library: so what a client sends behind it in the same
+segment is not lost in the library's buffers. One request a connection: whatever is not an upgrade is answered and closed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final, NamedTuple, Protocol, cast
+
+from websockets.datastructures import Headers, MultipleValuesError
+from websockets.exceptions import NegotiationError
+from websockets.http11 import Request, Response
+from websockets.server import ServerProtocol
+from websockets.typing import Origin, Subprotocol
+
+from chatd.protocol import SUBPROTOCOL
+
+HEAD_BYTES_MAX: Final = 16_384
+WS_PATH: Final = "/ws"
+
+
+class Page(NamedTuple):
+    """An answer to plain HTTP: status, headers in order, body."""
+
+    status: HTTPStatus
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Pages(Protocol):
+    """Who answers plain HTTP."""
+
+    def respond(self, method: str, path: str, headers: Headers) -> Page: ...
+
+
+class Answer(NamedTuple):
+    """`upgraded`: a WebSocket from now on, and `rest` is its first bytes. Else: send `data` and close."""
+
+    upgraded: bool
+    data: bytes
+    rest: bytes
+
+
+def _select_subprotocol(_: ServerProtocol, offered: Collection[Subprotocol]) -> Subprotocol | None:
+    """Ours if offered; none if none was offered (a client that only knows the page); anything else is another protocol."""
+    if SUBPROTOCOL in offered:
+        return Subprotocol(SUBPROTOCOL)
+    if not offered:
+        return None
+    raise NegotiationError(f"invalid subprotocol; expected {SUBPROTOCOL}")
+
+
+class Handshake:
+    """State of one handshake. `origins`: allowed besides the server's own host."""
+
+    __slots__ = ("_head", "_origins", "_pages")
+
+    def __init__(self, pages: Pages, origins: Collection[str]) -> None:
+        self._head = b""
+        self._pages = pages
+        self._origins = origins
+
+    def feed(self, data: bytes) -> Answer | None:
+        """More bytes; an Answer once the head is whole. Call it no more after that."""
+        self._head += data
+        end = self._head.find(b"\r\n\r\n")
+        if end < 0 or end > HEAD_BYTES_MAX:
+            return _answer(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)) if len(self._head) > HEAD_BYTES_MAX else None
+        return self._complete(self._head[: end + 4], self._head[end + 4 :])
+
+    def _complete(self, head: bytes, rest: bytes) -> Answer:
+        core = ServerProtocol(select_subprotocol=_select_subprotocol)
+        core.receive_data(head)
+        request = next(iter(core.events_received()), None)
+        if not isinstance(request, Request):
+            data = b"".join(core.data_to_send())
+            return Answer(False, data, b"") if data else _answer(_plain(HTTPStatus.BAD_REQUEST))
+        path = request.path.partition("?")[0]
+        if path != WS_PATH:
+            return _answer(self._pages.respond(request.method, request.path, request.headers))
+        try:
+            core.origins = self._allowed(request.headers)
+        except MultipleValuesError:
+            return _answer(_plain(HTTPStatus.BAD_REQUEST))
+        response = core.accept(request)
+        if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            return Answer(False, response.serialize(), b"")
+        return Answer(True, response.serialize(), rest)
+
+    def _allowed(self, headers: Headers) -> list[Origin | None]:  # type: ignore[override]
+        """Origins for the library to check: none at all (no browser), our own host's, and those of the setting."""
+        allowed: list[str | None] = [None, *self._origins]
+        if (host := headers.get("Host")) is not None:
+            allowed += [f"http://{host}".lower(), f"https://{host}".lower()]
+        return cast("list[Origin | None]", allowed)
+
+
+def _plain(status: HTTPStatus) -> Page:
+    return Page(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{status.phrase}\n".encode())
+
+
+def not_found() -> Page:
+    return _plain(HTTPStatus.NOT_FOUND)
+
+
+def _answer(page: Page) -> Answer:
+    headers = Headers([("Date", formatdate(usegmt=True)), ("Connection", "close"), ("Content-Length", str(len(page.body))), *page.headers])
+    return Answer(False, Response(page.status.value, page.status.phrase, headers, page.body).serialize(), b"")
+
+
+def refusal(status: HTTPStatus) -> bytes:
+    """A whole HTTP answer for a connection that there is no room for."""
+    return _answer(_plain(status)).data

@@ -1,0 +1,149 @@
+"""How much is too much: frames of a connection, entries of a user, and what ignoring an answer costs. Pure.
+
+    TokenBucket     per connection, every frame       on average so many a second, a burst after a pause
+    SlidingWindow   per user, every entry             never more than N in any period: exact, tells how long to wait
+    Penalty         per user, refused entries only    a wait that was not kept gets longer, and in the end closes
+
+`now` is an argument, in seconds, and never falls. Each object is a few words as long as nobody uses it: a node holds one bucket per connection and
+two windows per user. Turned down: a token bucket for entries (10 at once and then one each 0.5 s lets 19 into one period, which the promise
+"10 in any 5 s" forbids) and a counter per fixed period (20 around its edge).
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+EARLY_SLACK_S: Final = 0.05  # a timer at the client may fire so much too early (browsers round) and still counts as in time
+PENALTY_MIN_S: Final = 1.0  # what the first penalty doubles at least: the end of a wait is short, and coming in there is as rude
+PENALTY_MAX_S: Final = 60.0  # longer waits only help people to think that it hangs; close code 4008 says the same 60 s
+
+# Strikes are forgotten after so long without a new one, counted from the end of the last penalty: as long as the longest penalty, so
+# that hammering all along is never "clean", and as long as a user without sessions is held, so that reconnecting gains nothing.
+FORGET_S: Final = 60.0
+
+
+@lru_cache(maxsize=16)
+def _pace(per_s: float, burst: int) -> tuple[float, float]:
+    """(seconds a token takes, how far ahead of the clock a bucket may get). Cached so that all buckets share the two objects.
+
+    Half a token of slack keeps `burst` takes at one instant from failing by rounding.
+    """
+    return 1 / per_s, (burst - 0.5) / per_s
+
+
+class TokenBucket:
+    """At most `burst` takes at once, and `per_s` a second on average.
+
+    One number is its whole state: when the bucket will be full again. A take moves it on by one token's time.
+    """
+
+    __slots__ = ("_ahead_s", "_full_at", "_token_s")
+
+    def __init__(self, per_s: float, burst: int) -> None:
+        assert per_s > 0
+        assert burst >= 1
+        self._token_s, self._ahead_s = _pace(per_s, burst)
+        self._full_at = 0.0
+
+    def take(self, now: float) -> bool:
+        """Take a token if there is one."""
+        full_at = self._full_at
+        if full_at < now:
+            full_at = now
+        elif full_at - now > self._ahead_s:
+            return False
+        self._full_at = full_at + self._token_s
+        return True
+
+
+class SlidingWindow:
+    """Never more than `max_events` takes in any half-open time of `period_s`.
+
+    It keeps the times of the last `max_events` takes: there is room if the oldest of them is a period away. Older ones cannot matter.
+    """
+
+    __slots__ = ("_takes", "max_events", "period_s")
+
+    def __init__(self, max_events: int, period_s: float) -> None:
+        assert max_events >= 1
+        assert period_s > 0
+        self.max_events = max_events
+        self.period_s = period_s
+        self._takes: array[float] | None = None  # rising; most users send nothing most of the time
+
+    def take(self, now: float) -> float:
+        """0.0: taken, at `now`. Else nothing is taken, and it gives the seconds after which a take would succeed."""
+        takes = self._takes
+        if takes is None:
+            self._takes = array("d", (now,))
+            return 0.0
+        if len(takes) >= self.max_events:
+            free_at = takes[0] + self.period_s
+            if now < free_at:
+                return _until(free_at, now)
+            del takes[0]
+        takes.append(now)
+        return 0.0
+
+    def wait(self, now: float) -> float:
+        """The seconds after which a take would succeed; 0.0 if it would now."""
+        takes = self._takes
+        if takes is None or len(takes) < self.max_events or now >= takes[0] + self.period_s:
+            return 0.0
+        return _until(takes[0] + self.period_s, now)
+
+    def give_back(self, taken_at: float) -> None:
+        """Undo the take made at that time; nothing if there is none (any more)."""
+        takes = self._takes
+        if takes is not None and taken_at in takes:
+            takes.remove(taken_at)
+            if not takes:
+                self._takes = None
+
+
+def _until(at: float, now: float) -> float:
+    """What to add to `now` to get to `at`, and no rounding short of it."""
+    wait = at - now
+    return wait if now + wait >= at else wait + math.ulp(at)
+
+
+class PenaltyVerdict(NamedTuple):
+    """What a refusal costs: tell this wait, or close the connection."""
+
+    close: bool
+    wait_s: float
+
+
+class Penalty:
+    """What a user pays for sends that ignore `retry_ms`. Nothing is written for them before `until`.
+
+    Being over the rate is no offence: an outbox of 50 sent at once, or two devices that do not know of each other, are told to wait and that is all.
+    The offence is to send an entry again before the time that *this entry* was told (`early`; the session keeps that time for each). Each doubles
+    the wait, up to `PENALTY_MAX_S`; more than `strikes_max` of them end the connection.
+    """
+
+    __slots__ = ("_strikes", "_strikes_max", "_wait_s", "until")
+
+    def __init__(self, strikes_max: int) -> None:
+        self.until = 0.0
+        self._strikes_max = strikes_max
+        self._strikes = 0
+        self._wait_s = 0.0  # the last penalty
+
+    def refused(self, now: float, wait_s: float, early: bool) -> PenaltyVerdict:
+        """An entry was refused as over the rate. `wait_s`: when there is room for it, and no sooner than `until`.
+
+        Whoever waits what the verdict says gets through, unless another device of the user was quicker.
+        """
+        if not early:
+            return PenaltyVerdict(False, wait_s)
+        if now >= self.until + FORGET_S:
+            self._strikes, self._wait_s = 0, 0.0
+        self._strikes += 1
+        self._wait_s = min(2 * max(self._wait_s, wait_s, PENALTY_MIN_S), PENALTY_MAX_S)
+        wait_s = max(self._wait_s, wait_s)  # a long period of the window can ask for more than any penalty
+        self.until = now + wait_s
+        return PenaltyVerdict(self._strikes > self._strikes_max, wait_s)

@@ -1,0 +1,299 @@
+"""From `hello` to `welcome`: who is it, which conversations changed, and where each log starts on this connection.
+
+    hello ─► verify ─► attach to the user ─► list from PostgreSQL, page by page ─► welcome ... welcome ─► live
+                            │ replaces the same device; the 11th device closes the longest idle
+
+From `attach` on, live entries pass the session by and are remembered in `behind` (delivery.py), so nothing is missed while the welcome is
+made. An item tells the head as memory has it in the very loop turn in which it is written: with a cursor the connection starts behind it and is filled
+from the log, without one it starts at head + 1. `Services` is what the services share; `server.py` makes it.
+
+A hello of a user who is not in memory reads all rows of that user once; later ones read what changed. Only `LISTING_MAX` of them are at the
+database at a time, so that a reconnect storm queues here, in order, and not in front of everybody's reads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, Protocol
+
+import structlog
+
+from chatd import errors, framing, protocol
+from chatd.config import Settings
+from chatd.errors import CloseCode
+from chatd.ids import ConvId, UserId
+from chatd.limits import Penalty, SlidingWindow
+from chatd.metrics import Metrics
+from chatd.presence import Change, Presence, Status
+from chatd.protocol import Hello
+from chatd.registry import Conversation, Registry, User
+from chatd.session import Session, State
+from chatd.store import ConvRow, Store
+
+log = structlog.get_logger("opening")
+
+LISTING_MAX: Final = 16
+WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
+HOUR_S: Final = 3_600.0
+OPEN_RETRY_MS: Final = 1_000
+
+
+class Identity(Protocol):
+    """Who a token names, and until when (ms)."""
+
+    @property
+    def user(self) -> UserId: ...
+    @property
+    def exp_ms(self) -> int: ...
+
+
+@dataclass(slots=True)
+class Services:
+    """What `chat`, `opening` and `connection` share. `now` in seconds (monotonic), `now_ms` since 1970 (never goes back)."""
+
+    settings: Settings
+    store: Store
+    presence: Presence
+    registry: Registry
+    metrics: Metrics
+    now: Callable[[], float]
+    now_ms: Callable[[], int]
+    verify: Callable[[str], Identity]
+    spawn: Callable[[Coroutine[Any, Any, None]], object]
+    grace_s: Callable[[], float]
+    poke: Callable[[Conversation], None]
+    announce: Callable[[Change | None], None]
+    drained: Callable[[Session], Coroutine[Any, Any, None]]
+    listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTING_MAX))
+
+    @property
+    def refuse_unknown(self) -> bool:
+        return self.settings.unknown_recipients == "refuse"
+
+    def user(self, id: UserId) -> User:
+        """The user in memory, made if they are not there."""
+        user = self.registry.users.get(id)
+        if user is None:
+            s = self.settings
+            user = User(
+                id, SlidingWindow(s.rate_messages, s.rate_per_ms / 1000), Penalty(s.rate_penalties_max),
+                SlidingWindow(s.new_conversations_per_hour, HOUR_S),
+            )  # fmt: skip
+            self.registry.add_user(user)
+        return user
+
+
+class Listing(NamedTuple):
+    """What the database said for a hello: the mark, the time (ms), and the rows to list."""
+
+    mark: str
+    now_ms: int
+    rows: list[ConvRow]
+
+
+async def open_session(s: Services, session: Session, hello: Hello, opened: Callable[[Session], None]) -> None:
+    """Carry out a hello; `opened` is called once the last welcome frame is queued. Never raises."""
+    try:
+        identity = s.verify(hello.token)
+    except errors.Refused as e:
+        s.metrics.hellos_refused += 1
+        _end(session, hello.id, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
+        return
+    _attach(s, session, hello, identity)
+    try:
+        async with s.listing:
+            listing = await _list(s, session, hello)
+        if session.state is not State.OPENING:
+            return
+        presence = await snapshot(s, session)
+    except errors.Retryable as e:
+        s.metrics.hellos_refused += 1
+        _end(session, hello.id, e, CloseCode.OVERLOADED)
+        return
+    await _welcome(s, session, hello, listing, presence)
+    if session.state is not State.OPENING:
+        return
+    s.metrics.hellos += 1
+    opened(session)
+    _changed_meanwhile(s, session, presence)
+    user = session.user
+    assert user is not None
+    s.store.user_seen(user.id, s.now_ms())
+    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
+
+
+def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> None:
+    if session.state is not State.CLOSED:
+        session.sink.send(framing.encode_text(protocol.err(id, error)))
+        session.sink.close(code, error.code)
+
+
+def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> None:
+    """Make the session one of its user's; it holds the user from now on, and live entries are remembered for it."""
+    user = s.user(identity.user)
+    session.user, session.device, session.exp_ms, session.watching = user, hello.device, identity.exp_ms, hello.watch
+    s.presence.watch(session, (), hello.watch)
+    old = user.sessions.get(hello.device)
+    s.registry.attach(user, hello.device, session)
+    if old is not None:
+        old.sink.close(CloseCode.REPLACED, "the same device connected again")
+    elif len(user.sessions) > s.settings.devices_max:
+        idle = min((one for one in user.sessions.values() if one is not session), key=lambda one: one.active_at)
+        idle.sink.close(CloseCode.TOO_MANY_DEVICES, "another device came and this was the longest idle")
+
+
+# ---- the listing ------------------------------------------------------------------------------------------------------------------
+
+
+async def _list(s: Services, session: Session, hello: Hello) -> Listing:
+    """Read the user's conversations into memory where they are not there, and find those to list."""
+    user = session.user
+    assert user is not None
+    same = hello.epoch is None or hello.epoch == s.store.epoch
+    named = hello.cursors if same else {}
+    since = hello.since if same else None
+    everything = not user.loaded
+    mark, now_ms, after = "", 0, ConvId(0)
+    rows: list[ConvRow] = []
+    while True:
+        page = await s.store.list_changed(user.id, since or "0", after, everything or since is None, list(named))
+        mark, now_ms = mark or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
+        for row in page.rows:
+            merge(s, user, row)
+        rows.extend(row for row in page.rows if since is None or row.extra or row.id in named)
+        if not page.more:
+            break
+        after = page.rows[-1].id
+    user.loaded = True
+    return Listing(mark, now_ms, rows)
+
+
+def merge(s: Services, user: User, row: ConvRow) -> Conversation:
+    """Bring a row into memory. Where the conversation was there, memory's head stands: it is what has been delivered."""
+    registry = s.registry
+    fresh = row.id not in registry.convs
+    conv = registry.hold(row.id, row.a, row.b)
+    registry.link(user, conv)
+    if fresh:
+        conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
+    elif row.head > conv.head and not conv.pending:
+        s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
+    conv.floor = max(conv.floor, row.floor)
+    conv.advance(0, row.a_delivered, row.a_read)
+    conv.advance(1, row.b_delivered, row.b_read)
+    return conv
+
+
+def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
+    """One conversation as `welcome` and `conversations` show it: memory's numbers where it has them."""
+    conv = s.registry.convs.get(row.id) or merge(s, user, row)
+    mine = conv.side(user.id)
+    delivered, read = conv.cursor(mine)
+    peer_delivered, peer_read = conv.cursor(1 - mine)
+    sent, seen = (conv.nb, row.a_read_n) if mine == 0 else (conv.na, row.b_read_n)
+    notes = conv.a == conv.b
+    return {
+        "c": str(conv.id), "peer": conv.peer(user.id), "head": conv.head, "floor": conv.floor, "ts": conv.ts,
+        "delivered": delivered, "read": read,
+        "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
+        "unread": 0 if notes or read >= conv.head else max(0, sent - seen), "open": conv.open,
+    }  # fmt: skip
+
+
+# ---- the welcome --------------------------------------------------------------------------------------------------------------------
+
+
+async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]) -> None:
+    """Send the pages. Each is made and queued in one loop turn; between them the connection may ask for a pause."""
+    cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
+    rows = listing.rows
+    first = _first(s, session, listing, presence)
+    for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
+        await s.drained(session)
+        if session.state is not State.OPENING:
+            return
+        last = at + WELCOME_ITEMS >= len(rows)
+        items = [_item(s, session, row, cursors.get(row.id)) for row in rows[at : at + WELCOME_ITEMS]]
+        facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
+        if last:
+            facts["since"] = listing.mark
+        session.sink.send(framing.encode_text(protocol.frame("welcome", **facts)))
+
+
+def _first(s: Services, session: Session, listing: Listing, presence: list[dict[str, object]]) -> Mapping[str, object]:
+    """What the first page alone tells."""
+    assert session.user is not None
+    c = s.settings
+    return {
+        "user": session.user.id, "device": session.device, "v": protocol.VERSION, "features": [], "epoch": s.store.epoch, "ts": listing.now_ms,
+        "heartbeat_ms": c.heartbeat_ms, "exp": session.exp_ms,
+        "limits": {
+            "frame_bytes": c.frame_bytes_max, "body_bytes": c.body_bytes_max, "messages": c.rate_messages, "per_ms": c.rate_per_ms,
+            "watch": c.watch_max, "history": c.history_max, "edit_ms": c.edit_window_ms, "resync": c.resync_entries_max,
+        },
+        "presence": presence,
+    }  # fmt: skip
+
+
+def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> dict[str, object]:
+    """One conversation of a welcome, and the place where it starts on this connection."""
+    assert session.user is not None
+    item = listed(s, session.user, row)
+    conv = s.registry.convs[row.id]
+    start = None
+    if cursor is not None:
+        after = max(cursor, conv.floor - 1)
+        if cursor > conv.head:
+            item["reset"] = True
+        elif conv.head - after > s.settings.resync_entries_max:
+            item["page"] = True
+        elif after < conv.head:
+            start = after
+    if start is not None:
+        session.behind = session.behind or {}
+        session.behind[conv.id] = start
+    elif session.behind is not None:
+        session.behind.pop(conv.id, None)  # what passed it by while it was opening is at or below this head
+    return item
+
+
+# ---- presence -----------------------------------------------------------------------------------------------------------------------
+
+
+def may_see(watcher: Session, user: UserId) -> bool:
+    """Presence flows once both have sent in their conversation; to oneself always."""
+    if watcher.user is None:
+        return False
+    if watcher.user.id == user:
+        return True
+    conv = watcher.user.peers.get(user)
+    return conv is not None and conv.open
+
+
+async def snapshot(s: Services, session: Session) -> list[dict[str, object]]:
+    """The statuses of all whom the session watches, as the wire has them."""
+    away = [user for user in session.watching if may_see(session, user) and s.presence.status(user) is None]
+    seen = await s.store.seen(away) if away else {}
+    return [_status(s, session, user, seen.get(user)).facts() for user in session.watching]
+
+
+def _status(s: Services, session: Session, user: UserId, seen_ms: int | None) -> Change:
+    if not may_see(session, user):
+        return Change(user, Status.HIDDEN, 0, None)
+    return s.presence.status(user) or offline(s, user, seen_ms)
+
+
+def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> None:
+    """Push what changed between the snapshot and going live; changes are pushed to live sessions only."""
+    before = {facts["user"]: facts["state"] for facts in told}
+    for user in session.watching:
+        now = _status(s, session, user, None)
+        if before.get(user) != now.status.value:
+            session.sink.send(framing.encode_text(protocol.frame("presence", **now.facts())))
+
+
+def offline(s: Services, user: UserId, seen_ms: int | None) -> Change:
+    """The status of somebody who is not in memory. Its version is just below now, so that whatever happens next is newer."""
+    return Change(user, Status.OFFLINE, s.now_ms() - 1, seen_ms)

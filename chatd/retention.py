@@ -1,0 +1,185 @@
+"""Daily partitions: made ahead of need, dropped once all they hold is older than what is kept. One task a node; one node at a time works.
+
+    ── dropped ──┬── kept: retention ──────────────────┬── ahead ──►  ts
+                 │ raise floors ► tell memory ► detach ► drop     │ make
+
+Order that is law when a partition goes:
+1. `conversations.floor` is raised past it, in batches. Before the detach, so that no reader finds a hole at or above a floor.
+2. This node's memory learns the floors.
+3. DETACH ... CONCURRENTLY. A plain detach or drop would queue every send behind one open reader; this one waits for readers without a lock.
+4. DROP of a table that nobody can reach any more.
+Each step may be cut off anywhere, and the next pass goes on from what it finds: a floor is only ever raised, a detach that stopped half-way
+("detach pending": the partition is gone for new statements) is finalized, a detached table is dropped. Every lock is asked for under a `lock_timeout`.
+
+Time along a log never goes back (append), so what a partition holds of a conversation is a prefix of what is left of its log, and the floor is
+the highest seq in it + 1. The dropped entries' cids go with them: a retry of a cid older than the retention makes a new entry (docs/protocol.md).
+
+Other nodes see that the oldest partition has changed, in their own next pass, and read the floors of the conversations they hold. Until then
+their history is right all the same (what is gone is not found), with a `floor` in the answer that is too low.
+
+The width of partitions is the database's, not the node's: the first node writes its setting into `meta`, and as long as there are partitions, a node that
+is set otherwise does not start. Two widths would give partitions that overlap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import psycopg
+import structlog
+from psycopg import sql
+
+from chatd.errors import SettingError, Unavailable
+from chatd.queries import query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from chatd.ids import ConvId
+    from chatd.metrics import Metrics
+
+log = structlog.get_logger("retention")
+
+# raise_floors must walk the index in steps, whatever the planner thinks of the partition's size.
+SESSION: Final = {"lock_timeout": "2s", "statement_timeout": "60s", "enable_hashagg": "off", "enable_seqscan": "off"}
+FLOOR_ROWS: Final = 200  # conversations a transaction: their senders wait while it runs, some ms
+HELD_ROWS: Final = 5_000  # conversations of memory whose floors are asked for at once
+PASS_S_MIN: Final = 0.2
+PASS_S_MAX: Final = 600.0
+DAY_S: Final = 86_400
+
+PARTITIONS: Final = query("partitions")
+RAISE_FLOORS: Final = query("raise_floors")
+FLOORS: Final = query("floors")
+
+
+class Partition(NamedTuple):
+    """A row of `partitions`: the table, whether it is attached, detach pending or detached, and whether all it holds is past retention."""
+
+    name: str
+    state: str  # "attached", "pending", "detached"
+    past: bool
+
+
+class Retention:
+    """`prepare` before the node serves, then `run` for its life; `once` is one pass.
+
+    `held` gives the conversations in memory, `floors` is told theirs when they have changed. `retention_s` is what is kept.
+    """
+
+    def __init__(
+        self, conninfo: str, *, retention_s: float, partition_s: int, ahead: int, metrics: Metrics,
+        held: Callable[[], Iterable[ConvId]], floors: Callable[[list[tuple[ConvId, int]]], None],
+    ) -> None:  # fmt: skip
+        self._conninfo = psycopg.conninfo.make_conninfo(conninfo, connect_timeout=5, application_name="chatd retention")
+        self._retention_s, self._partition_s, self._ahead = retention_s, partition_s, ahead
+        self._metrics, self._held, self._floors = metrics, held, floors
+        self._oldest: str | None = None  # name of the oldest partition when memory's floors were last right
+        self.interval_s = min(max(partition_s / 4, PASS_S_MIN), PASS_S_MAX)
+
+    async def prepare(self) -> None:
+        """Settle the width of partitions and make those that are needed first. Raises SettingError, Unavailable."""
+        try:
+            async with await self._connect() as conn:
+                async with conn.transaction():  # one: a width that is settled must have partitions before another node looks
+                    await self._settle_width(conn)
+                    await self._make(conn)
+                self._oldest = _oldest(await self._partitions(conn))
+        except (psycopg.Error, OSError) as e:
+            raise Unavailable(f"the log's partitions cannot be made: {e}", retry_ms=1_000) from e
+
+    async def run(self) -> None:
+        """A pass every `interval_s`, for ever. What fails is logged and tried again in the next one."""
+        while True:
+            await asyncio.sleep(self.interval_s)
+            try:
+                await self.once()
+            except (psycopg.Error, OSError, TimeoutError) as e:
+                log.warning("retention.late", reason=" ".join(str(e).split()) or repr(e))
+
+    async def once(self) -> None:
+        """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow. Raises psycopg.Error, OSError."""
+        async with await self._connect() as conn:
+            await self._make(conn)
+            cur = await conn.execute("SELECT pg_try_advisory_lock(hashtext('chatd.retention'))")
+            if await cur.fetchone() == (True,):
+                for partition in await self._partitions(conn):
+                    if partition.past:
+                        await self._drop(conn, partition)
+                    elif partition.state == "pending":  # never ours: somebody detached by hand, and was cut off
+                        await self._detach(conn, partition)
+            oldest = _oldest(await self._partitions(conn))
+            if oldest != self._oldest:
+                await self._refresh(conn)
+                self._oldest = oldest
+        # The lock goes with the connection.
+
+    # ---- steps --------------------------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        for name, value in SESSION.items():
+            await conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        return conn
+
+    async def _settle_width(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        await conn.execute("SELECT pg_advisory_xact_lock(hashtext('chatd.partitions'))")
+        cur = await conn.execute("SELECT partition_s FROM meta")
+        row = await cur.fetchone()
+        assert row is not None, "the schema is migrated"
+        if row[0] == self._partition_s:
+            return
+        cur = await conn.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'entries'::regclass")
+        if await cur.fetchone() != (0,):
+            raise SettingError(f"partition_s: is {self._partition_s}, but the log in this database has partitions of {row[0]} s; give {row[0]}")
+        await conn.execute("UPDATE meta SET partition_s = %s", (self._partition_s,))
+
+    async def _make(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        for n in range(self._ahead + 1):
+            cur = await conn.execute("SELECT make_partition(clock_timestamp() + make_interval(secs => %s))", (n * self._partition_s,))
+            row = await cur.fetchone()
+            if row is not None and row[0] is not None:
+                self._metrics.partitions_made += 1
+                log.info("partition.made", name=row[0])
+
+    async def _partitions(self, conn: psycopg.AsyncConnection[Any]) -> list[Partition]:
+        cur = psycopg.AsyncRawCursor(conn)
+        await cur.execute(PARTITIONS, (self._retention_s, self._partition_s))
+        return [Partition(*row) for row in await cur.fetchall()]
+
+    async def _drop(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
+        if partition.state == "attached":
+            await self._raise_floors(conn, partition)
+            await self._refresh(conn)
+        if partition.state != "detached":
+            await self._detach(conn, partition)
+        await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(partition.name)))
+        self._metrics.partitions_dropped += 1
+        log.info("partition.dropped", name=partition.name)
+
+    async def _raise_floors(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
+        statement = RAISE_FLOORS.replace("PARTITION", sql.Identifier(partition.name).as_string(conn))
+        after: int | None = 0
+        while after is not None:
+            cur = psycopg.AsyncRawCursor(conn)
+            await cur.execute(statement, (after, FLOOR_ROWS))
+            row = await cur.fetchone()
+            after = row[0] if row is not None else None
+
+    async def _detach(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
+        mode = "FINALIZE" if partition.state == "pending" else "CONCURRENTLY"
+        await conn.execute(sql.SQL("ALTER TABLE entries DETACH PARTITION {} " + mode).format(sql.Identifier(partition.name)))
+
+    async def _refresh(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Memory's floors from the database's."""
+        held = list(self._held())
+        for at in range(0, len(held), HELD_ROWS):
+            cur = psycopg.AsyncRawCursor(conn)
+            await cur.execute(FLOORS, (held[at : at + HELD_ROWS],))
+            if rows := await cur.fetchall():
+                self._floors(rows)
+
+
+def _oldest(partitions: list[Partition]) -> str | None:
+    return next((p.name for p in partitions if p.state == "attached"), None)

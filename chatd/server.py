@@ -1,0 +1,318 @@
+"""A node: the list of its parts, and its life from start to stop. Nothing else is decided here.
+
+    start ─► (embedded PostgreSQL) ─► migrate ─► store ─► listen ─► ready
+    serve    until SIGTERM, SIGINT, or the end of a task that must not end
+    drain    no new connections ─► notice to clients ─► what is in the lanes is committed and acked ─► close 1012
+    stop     in the opposite order of start; the database last
+
+A second signal forces. Exit status 0 only after a whole drain. Tasks are made in `_watch` (for the life of the node: one that ends stops the node,
+loudly) and `_spawn` (short work for one request: it handles its own errors).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+import structlog
+
+from chatd import framing, migrate, notify, protocol, retention
+from chatd.admin import Admin
+from chatd.auth import Keys, Verifier, issue
+from chatd.chat import Chat
+from chatd.config import Settings
+from chatd.connection import Connection, Hub
+from chatd.delivery import Delivery
+from chatd.embedded import Embedded
+from chatd.errors import ChatdError, CloseCode, SettingError
+from chatd.ids import ConvId, UserId
+from chatd.metrics import Metrics
+from chatd.opening import Services
+from chatd.pages import Pages
+from chatd.presence import Presence
+from chatd.registry import Registry
+from chatd.session import State
+from chatd.store import Limits, Store
+
+log = structlog.get_logger("server")
+
+BACKLOG: Final = 4_096
+TICK_S: Final = 0.05  # how late a grace time may end
+DEV_TOKEN_TTL_S: Final = 30 * 86_400
+DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
+DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
+NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
+NOTICE_MS_MAX: Final = 5_000
+
+
+class Clock:
+    """`now`: seconds, monotonic, the loop's. `now_ms`: since 1970; starts at the wall clock and never goes back."""
+
+    __slots__ = ("_offset_ms", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.now = loop.time
+        self._offset_ms = time.time() * 1000 - loop.time() * 1000
+
+    def now_ms(self) -> int:
+        return int(self._offset_ms + self.now() * 1000)
+
+
+class Node:
+    """One process of chatd. `run` is its whole life; tests call `start` and `stop` themselves."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.port = 0
+        self.admin_port = 0
+        self._loop = asyncio.get_running_loop()
+        self._clock = Clock(self._loop)
+        self._metrics = Metrics()
+        self._embedded: Embedded | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._watched: dict[str, asyncio.Task[None]] = {}
+        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self._server: asyncio.Server | None = None
+        self._admin: Admin | None = None
+        self._drain_grace_s = 0.0
+        self.on_ready: Callable[[], None] = lambda: None
+        self._keys, self._verifier = self._load_keys()
+
+    # ---- parts ----------------------------------------------------------------------------------------------------------------------
+
+    def _load_keys(self) -> tuple[Keys, Verifier]:
+        s = self.settings
+        keys = Keys.development(s.data_dir) if s.keys_file is None else Keys.load(s.keys_file)
+        return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s)
+
+    def reload_keys(self) -> None:
+        """Read the key file again (SIGHUP): keys are rotated without a restart. A wrong file changes nothing."""
+        try:
+            self._keys, self._verifier = self._load_keys()
+            log.info("keys.reloaded")
+        except SettingError as e:
+            log.error("keys.kept", reason=str(e))
+
+    def token(self, user: UserId) -> str:
+        """A token for development and tests."""
+        s = self.settings
+        return issue(self._keys, user, DEV_TOKEN_TTL_S, time.time(), s.jwt_audience, s.jwt_issuer)
+
+    def _make_parts(self, conninfo: str) -> None:
+        s, metrics, clock = self.settings, self._metrics, self._clock
+        self.registry = Registry()
+        self.store = Store(conninfo, _store_limits(s), metrics)
+        self.presence = Presence(s.presence_grace_ms / 1000)
+        self.delivery = Delivery(
+            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
+        )
+        self.services = Services(
+            s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms,
+            verify=lambda token: self._verifier.verify(token, time.time()), spawn=self._spawn, grace_s=self._grace_s,
+            poke=self.delivery.poke, announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
+        )  # fmt: skip
+        self.chat = Chat(self.services, self.delivery)
+        pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
+        self.hub = Hub(self.services, self.chat, pages, self._loop)
+        self.retention = retention.Retention(
+            conninfo, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
+            held=lambda: self.registry.convs, floors=self._floors,
+        )  # fmt: skip
+        for name, help, read in (
+            ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
+            ("sessions_now", "users online on this node", lambda: len(self.presence)),
+            ("users_held", "users in memory", lambda: len(self.registry.users)),
+            ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
+            ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
+        ):
+            metrics.gauge(name, help, read)
+
+    def _grace_s(self) -> float:
+        return self._drain_grace_s or self.settings.presence_grace_ms / 1000
+
+    def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
+        """Retention raised these floors."""
+        for conv_id, floor in floors:
+            conv = self.registry.convs.get(conv_id)
+            if conv is not None:
+                conv.floor = max(conv.floor, floor)
+
+    # ---- tasks ----------------------------------------------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._spawned)
+        return task
+
+    def _spawned(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._fail("task", error)
+
+    def _watch(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        task = self._watched[name] = self._loop.create_task(work, name=name)
+        task.add_done_callback(lambda task: None if task.cancelled() else self._fail(name, task.exception()))
+
+    def _fail(self, name: str, error: BaseException | None) -> None:
+        """What must not happen: the node stops, and is started anew by whoever supervises it, rather than live on without a part."""
+        log.critical("task.died", task=name, exc_info=error)
+        if not self._failed.done():
+            self._failed.set_exception(error or ChatdError(f"{name} ended"))
+
+    # ---- start ----------------------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring everything up, in order; raises SettingError with a remedy. `stop` undoes it, also when it failed half-way."""
+        conninfo = await asyncio.to_thread(self._start_database)
+        self._make_parts(conninfo)
+        applied = await asyncio.to_thread(migrate.migrate, conninfo)
+        if applied:
+            log.info("migrated", applied=applied)
+        await self.retention.prepare()
+        for n, work in enumerate(await self.store.start(self.delivery)):
+            self._watch(f"store {n}", work)
+        self._watch("retention", self.retention.run())
+        self._watch("sweep", self._sweep())
+        self._watch("tick", self._tick())
+        await self._listen()
+        log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
+        notify.ready()
+        self.on_ready()
+
+    def _start_database(self) -> str:
+        s = self.settings
+        if s.database_url is not None:
+            return s.database_url.get_secret_value()
+        self._embedded = Embedded(s.data_dir)
+        return self._embedded.start()
+
+    async def _listen(self) -> None:
+        s = self.settings
+        try:
+            self._server = await self._loop.create_server(lambda: Connection(self.hub), s.host, s.port, backlog=BACKLOG, reuse_address=True)
+        except OSError as e:
+            raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
+        self.port = self._server.sockets[0].getsockname()[1]
+        if s.admin_port >= 0:
+            self._admin = Admin(self._metrics, self._readiness)
+            try:
+                self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
+            except OSError as e:
+                raise SettingError(
+                    f"admin_port: cannot listen on {s.admin_host}:{s.admin_port}: {e.strerror}; give another --admin-port, or -1 for none"
+                ) from e
+
+    async def _readiness(self) -> dict[str, str]:
+        """What keeps this node from serving, by part; nothing: ready."""
+        problems = {}
+        if self.chat.draining:
+            problems["draining"] = "this node is on its way out"
+        try:
+            left = await self.store.partitions_left()
+            if left < 1:
+                problems["partitions"] = f"{left} partitions lie ahead; look at the log for `retention`"
+        except ChatdError as e:
+            problems["database"] = str(e)
+        return problems
+
+    # ---- serve ----------------------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start, serve until a signal, drain, stop. Raises what made it fail."""
+        stop = asyncio.Event()
+        forced = asyncio.Event()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(sig, lambda: forced.set() if stop.is_set() else stop.set())
+        self._loop.add_signal_handler(signal.SIGHUP, self.reload_keys)
+        try:
+            await self.start()
+            stopping = self._loop.create_task(stop.wait())
+            waits: list[asyncio.Future[Any]] = [stopping, self._failed]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            notify.stopping()
+            if stopping.done():
+                drain = self._loop.create_task(self.drain())
+                force = self._loop.create_task(forced.wait())
+                await asyncio.wait([drain, force], return_when=asyncio.FIRST_COMPLETED)
+                for task in (drain, force):
+                    task.cancel()
+            stopping.cancel()
+        finally:
+            await self.stop()
+        if forced.is_set():
+            raise ChatdError("forced to stop before the drain was over")
+        if self._failed.done():
+            self._failed.result()
+
+    async def _sweep(self) -> None:
+        """Once a second: deadlines, heartbeats, tokens; and how late this runs is the loop's lag."""
+        due = self._clock.now()
+        while True:
+            due = max(due + 1.0, self._clock.now())
+            await asyncio.sleep(due - self._clock.now())
+            self._metrics.loop_lag_s.observe(self._clock.now() - due)
+            self.hub.sweep()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.chat.tick()
+
+    # ---- drain and stop -------------------------------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Let clients go without losing anything: within `drain_ms`."""
+        s = self.settings
+        deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
+        log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.pending)
+        self.chat.draining = True
+        if self._server is not None:
+            self._server.close()
+        window_ms = min(NOTICE_MS_MAX, max(200.0, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
+        self._drain_grace_s = window_ms / 1000 + DRAIN_GRACE_S
+        for connection in list(self.hub.connections):
+            if (session := connection.session) is not None and session.state is State.LIVE:
+                wait_ms = int(random.uniform(0, window_ms))
+                connection.send(framing.encode_text(protocol.frame("notice", kind="drain", retry_ms=wait_ms)))
+        while self.store.pending and self._clock.now() < deadline:
+            await asyncio.sleep(0.02)
+        for connection in list(self.hub.connections):
+            if connection.session is None:
+                connection.abort()
+            connection.close(CloseCode.RESTART, "restart")
+        while self.hub.connections and self._clock.now() < deadline:
+            await asyncio.sleep(0.02)
+        log.info("drain.done", left=len(self.hub.connections), pending=self.store.pending)
+
+    async def stop(self) -> None:
+        """Undo `start`. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        if self._admin is not None:
+            await self._admin.stop()
+        if hasattr(self, "hub"):
+            for connection in list(self.hub.connections):
+                connection.abort()
+        for task in [*self._tasks, *self._watched.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._watched.values(), return_exceptions=True)
+        if hasattr(self, "store"):
+            await self.store.stop()
+        if self._embedded is not None:
+            await asyncio.to_thread(self._embedded.stop)
+            self._embedded = None
+        log.info("stopped")
+
+
+def _store_limits(s: Settings) -> Limits:
+    return Limits(
+        lanes=s.lanes, batch_rows_max=s.batch_rows_max, lane_queue_max=s.lane_queue_max, lane_deadline_ms=s.lane_deadline_ms,
+        pool_max=s.pool_max, reads_queue_max=s.reads_queue_max, edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms,
+    )  # fmt: skip
+
+

@@ -1,0 +1,12 @@
+-- The log's partitions, oldest first: name; attached, detach pending (a detach was cut off) or detached; whether all its range is older than
+-- $1 seconds. $2: their width in seconds. A table counts by its name (see partition_name), which tells its start; nothing else is touched.
+SELECT p.name, p.state, p.start + make_interval(secs => $2) <= clock_timestamp() - make_interval(secs => $1::float8)
+FROM (
+    SELECT c.relname::text AS name,
+        CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END AS state,
+        to_timestamp(substr(c.relname, 9) || ' +00', 'YYYYMMDD"t"HH24MISS TZH') AS start
+    FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'entries'::regclass
+    WHERE c.relkind = 'r' AND c.relname ~ '^entries_[0-9]{8}t[0-9]{6}$'
+        AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'entries'::regclass)
+) p
+ORDER BY p.start

@@ -1,0 +1,5 @@
+"""Fixtures by theme: each `fix_*.py` says what it gives."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.fix_postgres"]

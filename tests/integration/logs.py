@@ -1,0 +1,102 @@
+"""The log as tests write and read it: plain SQL on a synchronous connection, one call each."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import psycopg
+
+from chatd.queries import query
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+APPEND = query("append")
+DAY_S = 86_400
+
+
+class Message(NamedTuple):
+    """What `append` takes for a message; flags: 1 probe, 2 again."""
+
+    conv: int
+    body: str = "hi"
+    side: int = 0
+    cid: str = ""
+    flags: int = 0
+
+
+class Change(NamedTuple):
+    """What `append` takes for an edit (kind 1) or delete (2); a negative kind only probes."""
+
+    conv: int
+    ref: int
+    kind: int = 1
+    body: str | None = "hi!"
+    side: int = 0
+    cid: str = ""
+
+
+class Row(NamedTuple):
+    ord: int | None
+    conv: int
+    seq: int | None
+    ts: int | None
+    note: str | None
+
+
+def connect(conninfo: str, **kwargs: Any) -> psycopg.Connection[Any]:
+    return psycopg.connect(conninfo, autocommit=True, **kwargs)
+
+
+def cid() -> str:
+    return str(uuid.uuid4())
+
+
+def partitions(conn: psycopg.Connection[Any], width_s: int = DAY_S, *, back: int = 0, ahead: int = 1) -> None:
+    """Make partitions of this width around now."""
+    conn.execute("UPDATE meta SET partition_s = %s", (width_s,))
+    for n in range(-back, ahead + 1):
+        conn.execute("SELECT make_partition(clock_timestamp() + make_interval(secs => %s))", (n * width_s,))
+
+
+def conversation(conn: psycopg.Connection[Any], a: str = "alice", b: str = "bob") -> int:
+    """The id of a new conversation."""
+    row = conn.execute("INSERT INTO conversations (a, b) VALUES (%s, %s) RETURNING id", (a, b)).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def append(
+    conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min"
+) -> list[Row]:
+    """One call of the SQL function, with a fresh cid where there is none."""
+    cur = psycopg.RawCursor(conn)
+    m, x = messages, changes
+    cur.execute(
+        APPEND,
+        (
+            [i.conv for i in m], [i.side for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags for i in m],
+            [i.conv for i in x], [i.side for i in x], [i.cid or cid() for i in x], [i.body for i in x], [i.kind for i in x],
+            [i.ref for i in x], edit_window,
+        ),
+    )  # fmt: skip
+    return [Row(*row) for row in cur.fetchall()]
+
+
+def age(conn: psycopg.Connection[Any], conv: int, days: float) -> None:
+    """Move all entries of a conversation, and the time of its head, into the past; their partitions must be there."""
+    conn.execute("UPDATE entries SET ts = ts - make_interval(secs => %s) WHERE conv = %s", (days * DAY_S, conv))
+    conn.execute("UPDATE conversations SET last_ts = last_ts - make_interval(secs => %s) WHERE id = %s", (days * DAY_S, conv))
+
+
+def entries(conn: psycopg.Connection[Any], conv: int) -> list[tuple[int, int, str | None]]:
+    """(seq, kind, body) of all that is kept."""
+    return [(seq, kind, body) for seq, kind, body in conn.execute("SELECT seq, kind, body FROM entries WHERE conv = %s ORDER BY seq", (conv,))]
+
+
+def one(conn: psycopg.Connection[Any], statement: str, params: Sequence[object] = ()) -> Any:
+    """The only value of the only row."""
+    row = conn.execute(statement, params).fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,384 @@
+"""The inbox against a model of the server: every entry once and in order, over cuts, restarts, retention, small hellos and a slow app."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from chatd.client.frames import ConversationItem, Entry, Limits, Page, Reset, Welcome
+from chatd.client.inbox import Inbox, Step
+
+ROOM = 8_000
+QUEUE_MAX = 4
+RESYNC_MAX = 3  # entries of one conversation that the model server sends by itself
+PAGE_ROWS = 3
+
+
+def entry(c: str, seq: int, kind: str = "message") -> Entry:
+    return Entry(c, f"peer-{c}", seq, 1_000 + seq, False, kind, f"text {seq}")
+
+
+def item(c: str, head: int, floor: int = 1, **more: bool) -> ConversationItem:
+    return ConversationItem(c, f"peer-{c}", head, floor, 1_000 + head, 0, 0, 0, 0, 0, True, **more)
+
+
+def welcome(*items: ConversationItem, epoch: str = "e1", since: str = "1") -> Welcome:
+    return Welcome("me", epoch, 0, None, Limits(), items, (), since)
+
+
+def taken(inbox: Inbox) -> list[tuple[str, int]]:
+    out = []
+    while (e := inbox.take()) is not None:
+        out.append((e.c, e.seq))
+    return out
+
+
+def page(c: str, seqs: range, head: int, floor: int = 1) -> Page:
+    return Page(c, tuple(entry(c, seq) for seq in seqs), False, head, floor)
+
+
+# ---- claims -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_first_welcome_starts_at_the_heads_and_a_first_hello_names_nothing() -> None:
+    inbox = Inbox()
+    assert inbox.hello(ROOM) == {}
+    inbox.enter(welcome(item("1", 5)))
+    assert inbox.want() is None
+    assert [inbox.push(entry("1", seq)) for seq in (5, 6, 6, 8)] == [Step.KNOWN, Step.NEW, Step.KNOWN, Step.JUMP]
+    assert taken(inbox) == [("1", 6)]
+
+
+def test_a_conversation_that_began_while_away_is_fetched_from_its_start() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome())
+    assert inbox.hello(ROOM) == {"epoch": "e1", "since": "1", "cursors": {}}
+    inbox.enter(welcome(item("7", 2)))
+    assert inbox.want() == ("7", 0)
+    assert inbox.fetched(0, page("7", range(1, 3), 2)) == (True, [])
+    assert taken(inbox) == [("7", 1), ("7", 2)]
+
+
+def test_too_much_to_send_is_fetched_and_live_entries_wait_for_it() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5)))
+    assert inbox.hello(ROOM)["cursors"] == {"1": 5}
+    inbox.enter(welcome(item("1", 9, page=True)))
+    assert inbox.push(entry("1", 10)) is Step.BEHIND
+    assert inbox.want() == ("1", 5)
+    inbox.fetched(5, page("1", range(6, 9), 10))
+    assert inbox.want() == ("1", 8)
+    inbox.fetched(8, page("1", range(9, 11), 10))
+    assert inbox.push(entry("1", 11)) is Step.NEW
+    assert taken(inbox) == [("1", seq) for seq in range(6, 12)]
+
+
+def test_a_full_queue_leaves_the_rest_to_history_and_drops_nothing() -> None:
+    inbox = Inbox(queue_max=2)
+    inbox.enter(welcome(item("1", 0)))
+    assert [inbox.push(entry("1", seq)) for seq in (1, 2, 3, 4)] == [Step.NEW, Step.NEW, Step.BEHIND, Step.BEHIND]
+    assert inbox.want() is None, "there is no room"
+    assert inbox.take() == entry("1", 1)
+    assert inbox.want() == ("1", 2)
+
+
+def test_what_is_behind_is_not_named_because_history_brings_it_anyway() -> None:
+    inbox = Inbox(queue_max=1)
+    inbox.enter(welcome(item("1", 0), item("2", 0)))
+    for seq in (1, 2):
+        inbox.push(entry("1", seq))
+    assert inbox.hello(ROOM)["cursors"] == {"2": 0}
+    inbox.enter(welcome())
+    inbox.take()
+    assert inbox.want() == ("1", 1)
+
+
+def test_a_resync_that_was_cut_short_goes_on_although_nothing_changed_since_the_mark() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5)))
+    inbox.hello(ROOM)
+    inbox.enter(welcome(item("1", 8)))
+    inbox.push(entry("1", 6))  # and then the connection goes, before 7 and 8
+    inbox.hello(ROOM)
+    inbox.enter(welcome())
+    assert inbox.want() == ("1", 6)
+
+
+def test_retention_moves_the_start_and_nothing_else() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5)))
+    inbox.hello(ROOM)
+    inbox.enter(welcome(item("1", 9, floor=8)))
+    assert inbox.push(entry("1", 8)) is Step.NEW
+    inbox.hello(ROOM, cursors_max=0)
+    inbox.enter(welcome(item("1", 14, floor=12)))
+    assert inbox.fetched(8, page("1", range(12, 15), 14, floor=12)) == (True, [])
+    assert taken(inbox) == [("1", 8), ("1", 12), ("1", 13), ("1", 14)]
+
+
+def test_another_epoch_drops_places_queue_and_mark() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5)))
+    inbox.push(entry("1", 6))
+    inbox.hello(ROOM)
+    assert inbox.enter(welcome(item("1", 3), item("2", 9), epoch="e2")) == [Reset(None, None)]
+    assert inbox.take() is None
+    assert [inbox.push(e) for e in (entry("1", 4), entry("2", 10))] == [Step.NEW, Step.NEW]
+
+
+def test_a_cursor_beyond_the_head_resets_that_conversation_alone() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5), item("2", 5)))
+    for e in (entry("1", 6), entry("2", 6)):
+        inbox.push(e)
+    inbox.hello(ROOM)
+    assert inbox.enter(welcome(item("1", 3, reset=True), item("2", 6))) == [Reset("1", "peer-1")]
+    assert inbox.push(entry("1", 4)) is Step.NEW
+    assert taken(inbox) == [("2", 6), ("1", 4)]
+
+
+def test_history_below_what_is_had_is_a_reset_too() -> None:
+    inbox = Inbox(queue_max=1)
+    inbox.enter(welcome(item("1", 5)))
+    inbox.push(entry("1", 6))
+    inbox.push(entry("1", 7))
+    inbox.take()
+    assert inbox.fetched(6, page("1", range(0), 3)) == (True, [Reset("1", "peer-1")])
+    assert inbox.push(entry("1", 4)) is Step.NEW
+
+
+def test_history_that_brings_nothing_is_told() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome())
+    inbox.hello(ROOM)
+    inbox.enter(welcome(item("1", 3)))
+    assert inbox.fetched(0, page("1", range(0), 3)) == (False, [])
+    assert inbox.fetched(0, page("1", range(2, 4), 3)) == (False, []), "a hole"
+
+
+def test_unknown_kinds_keep_their_place_and_are_not_shown() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 0)))
+    assert [inbox.push(entry("1", 1, "poll")), inbox.push(entry("1", 2))] == [Step.NEW, Step.NEW]
+    assert taken(inbox) == [("1", 2)]
+
+
+def test_hello_names_the_recent_ones_and_keeps_to_its_bytes() -> None:
+    import orjson
+
+    inbox = Inbox()
+    inbox.enter(welcome(*(item(f"{1_000_000 + n}", n) for n in range(2_000))))
+    keys = inbox.hello(1 << 20)
+    assert len(keys["cursors"]) == 500
+    assert set(keys["cursors"].values()) == set(range(1_500, 2_000))
+    for room in (0, 100, 1_000, 5_000):
+        keys = inbox.hello(room)
+        assert not keys or len(orjson.dumps(keys)) <= room
+    assert inbox.hello(0) == {}
+
+
+def test_a_saved_inbox_counts_what_was_taken_and_not_what_waited() -> None:
+    inbox = Inbox()
+    inbox.enter(welcome(item("1", 5)))
+    for seq in (6, 7):
+        inbox.push(entry("1", seq))
+    inbox.take()
+    again = Inbox()
+    again.restore(inbox.save())
+    assert again.hello(ROOM)["cursors"] == {}
+    again.enter(welcome())
+    assert again.want() == ("1", 6)
+
+
+# ---- against a model of the server --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Log:
+    head: int = 0
+    floor: int = 1
+    changed: int = 0
+
+
+class Connection:
+    """One session of the model: `frames` is what the client has not heard yet, in order."""
+
+    def __init__(self) -> None:
+        self.frames: deque[Entry | Page] = deque()
+        self.asked: tuple[str, int] | None = None  # history under way
+        self.reply: Page | None = None  # heard; the filler has not resumed yet
+
+
+class InboxAgainstServer(RuleBasedStateMachine):
+    @initialize(heads=st.lists(st.integers(0, 5), max_size=3))
+    def start(self, heads: list[int]) -> None:
+        self.epoch = 1
+        self.clock = 1
+        self.logs: dict[str, Log] = {}
+        self.inbox = Inbox(QUEUE_MAX)
+        self.expected: dict[str, int] = {}  # the next seq that the app must see
+        self.started = False
+        self.connection: Connection | None = None
+        self.snapshot: tuple[dict[str, Any], dict[str, int]] | None = None
+        for n, head in enumerate(heads):
+            self.logs[str(n + 1)] = Log(head)
+
+    # ---- the world ----------------------------------------------------------------------------------------------------------------
+
+    @rule(n=st.integers(0, 3), count=st.integers(1, 5))
+    def append(self, n: int, count: int) -> None:
+        c = str(n + 1)
+        log = self.logs.setdefault(c, Log())
+        for _ in range(count):
+            self.clock += 1
+            log.head += 1
+            log.changed = self.clock
+            if self.connection is not None:
+                self.connection.frames.append(entry(c, log.head))
+
+    @precondition(lambda self: self.logs)
+    @rule(data=st.data())
+    def retention(self, data: st.DataObject) -> None:
+        log = self.logs[data.draw(st.sampled_from(sorted(self.logs)))]
+        log.floor = data.draw(st.integers(log.floor, log.head + 1))
+
+    @rule(cursors_max=st.integers(0, 3), finished=st.booleans())
+    def connect(self, cursors_max: int, finished: bool) -> None:
+        self.cut()
+        keys = self.inbox.hello(ROOM, cursors_max)
+        known = keys.get("epoch") == f"e{self.epoch}"
+        cursors: dict[str, int] = keys.get("cursors", {}) if known else {}
+        since = int(keys.get("since", 0)) if known else 0
+        connection = Connection()
+        items = []
+        for c, log in self.logs.items():
+            if log.changed < since and c not in cursors:
+                continue
+            start = cursors.get(c, log.head) + 1
+            x = item(c, log.head, log.floor)
+            if start > log.head + 1:
+                x = replace(x, reset=True)
+            elif log.head + 1 - start > RESYNC_MAX:
+                x = replace(x, page=True)
+            else:
+                connection.frames += [entry(c, seq) for seq in range(max(start, log.floor), log.head + 1)]
+            items.append(x)
+        if not finished:
+            return
+        self.connection = connection
+        resets = self.inbox.enter(welcome(*items, epoch=f"e{self.epoch}", since=str(self.clock)))
+        if not self.started or Reset(None, None) in resets:
+            self.started = True
+            self.expected = {c: log.head + 1 for c, log in self.logs.items()}
+
+    @rule()
+    def cut(self) -> None:
+        self.connection = None
+
+    @rule(data=st.data())
+    def backup_is_restored(self, data: st.DataObject) -> None:
+        self.cut()
+        self.epoch += 1
+        for log in self.logs.values():
+            log.head = data.draw(st.integers(log.floor - 1, log.head))
+        self.snapshot = None
+
+    @precondition(lambda self: self.connection is not None and self.connection.frames)
+    @rule()
+    def the_server_breaks_its_promise(self) -> None:
+        assert self.connection is not None
+        self.connection.frames.popleft()
+
+    # ---- the client ---------------------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.connection is not None and self.connection.frames)
+    @rule()
+    def hear(self) -> None:
+        assert self.connection is not None
+        frame = self.connection.frames.popleft()
+        if isinstance(frame, Page):
+            self.connection.reply = frame
+        elif self.inbox.push(frame) is Step.JUMP:
+            self.cut()
+
+    @precondition(lambda self: self.connection is not None and self.connection.asked is None)
+    @rule()
+    def ask_for_history(self) -> None:
+        assert self.connection is not None
+        want = self.inbox.want()
+        if want is None:
+            return
+        self.connection.asked = want
+        c, after = want
+        log = self.logs[c]
+        seqs = range(max(after + 1, log.floor), log.head + 1)[:PAGE_ROWS]
+        self.connection.frames.append(page(c, seqs, log.head, log.floor))
+
+    @precondition(lambda self: self.connection is not None and self.connection.reply is not None)
+    @rule()
+    def the_filler_goes_on(self) -> None:
+        connection = self.connection
+        assert connection is not None
+        assert connection.reply is not None
+        assert connection.asked is not None
+        progress, _ = self.inbox.fetched(connection.asked[1], connection.reply)
+        assert progress
+        connection.asked = connection.reply = None
+
+    @rule()
+    def the_app_takes(self) -> None:
+        e = self.inbox.take()
+        if e is None:
+            return
+        expected = self.expected.get(e.c, 1)
+        assert e.seq == expected or expected < e.seq <= self.logs[e.c].floor, f"{e.c}: {e.seq} came where {expected} was due"
+        self.expected[e.c] = e.seq + 1
+
+    @rule()
+    def the_state_is_stored(self) -> None:
+        self.snapshot = copy.deepcopy((self.inbox.save(), self.expected))
+
+    @rule()
+    def the_process_crashes(self) -> None:
+        if self.snapshot is None:
+            return
+        self.cut()
+        state, self.expected = copy.deepcopy(self.snapshot)
+        self.inbox = Inbox(QUEUE_MAX)
+        self.inbox.restore(state)
+        self.started = state["epoch"] is not None
+
+    # ---- what must hold -------------------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        assert len(self.inbox.queue) < QUEUE_MAX + PAGE_ROWS
+
+    def teardown(self) -> None:
+        self.connect(2, True)
+        assert self.connection is not None
+        for _ in range(2_000):
+            while self.connection is not None and self.connection.frames:
+                self.hear()
+            if self.connection is None:
+                self.connect(2, True)
+            if self.connection.reply is not None:
+                self.the_filler_goes_on()
+            if self.connection.asked is None:
+                self.ask_for_history()
+            if not self.inbox.queue and not self.connection.frames and self.connection.reply is None:
+                break
+            self.the_app_takes()
+        for c, log in self.logs.items():
+            due = self.expected.get(c, 1)
+            assert due == log.head + 1 or log.floor == log.head + 1, f"{c}: {due} never came, the head is {log.head}"
+
+
+TestInboxAgainstServer = InboxAgainstServer.TestCase
+TestInboxAgainstServer.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,238 @@
+"""The frame loop by hand-written examples; generated ones are in `tests/oracles`, where websockets' core is the judge."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Protocol, Side
+
+from chatd.framing import (
+    CONTROL_BYTES_MAX,
+    NO_STATUS,
+    Failure,
+    FrameReader,
+    PeerClose,
+    Ping,
+    Pong,
+    encode_close,
+    encode_ping,
+    encode_pong,
+    encode_text,
+)
+from tests.rfc6455 import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, fragments, frame
+
+MAX = 16_384
+
+
+def read(*pieces: bytes, bytes_max: int = MAX) -> list[object]:
+    reader = FrameReader(bytes_max)
+    return [event for piece in pieces for event in reader.feed(piece)]
+
+
+# ---- what is taken --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_rfc() -> None:
+    assert read(bytes.fromhex("818537fa213d7f9f4d5158")) == [b"Hello"]  # RFC 6455 5.7
+
+
+def test_several_messages_in_one_read_come_in_order() -> None:
+    assert read(frame(TEXT, b"one") + frame(TEXT, b"") + frame(TEXT, b"x" * 200)) == [b"one", b"", b"x" * 200]
+
+
+def test_messages_are_bytes_also_when_they_came_in_pieces() -> None:
+    stream = frame(TEXT, b"x" * 200) + fragments(b"abcdef", 2, 4)
+    for size in (1, 2, 7, 100, len(stream)):
+        events = read(*(stream[n : n + size] for n in range(0, len(stream), size)))
+        assert events == [b"x" * 200, b"abcdef"]
+        assert {type(event) for event in events} == {bytes}
+
+
+def test_control_frames_come_out_where_they_stand_inside_a_message() -> None:
+    stream = frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONT, b"b", fin=False) + frame(PONG, b"q") + frame(CONT, b"c")
+    assert read(stream) == [Ping(b"p"), Pong(b"q"), b"abc"]
+
+
+def test_a_character_may_be_cut_by_fragments() -> None:
+    for place in range(1, 4):
+        assert read(fragments("😀".encode(), place)) == ["😀".encode()]
+
+
+def test_a_message_of_one_byte_fragments_is_read() -> None:
+    assert read(fragments(b"x" * MAX, *range(1, MAX))) == [b"x" * MAX]
+
+
+def test_a_control_frame_does_not_count_towards_the_message_around_it() -> None:
+    stream = frame(TEXT, b"x" * 125, fin=False) + frame(PING, b"p" * 125) + frame(CONT)
+    assert read(stream, bytes_max=125) == [Ping(b"p" * 125), b"x" * 125]
+
+
+def test_the_peers_close() -> None:
+    assert read(close(1000, b"bye")) == [PeerClose(1000, "bye")]
+    assert read(close()) == [PeerClose(NO_STATUS, "")]
+    assert read(close(4321, "é".encode())) == [PeerClose(4321, "é")]
+
+
+# ---- what ends the connection ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stream", "code"),
+    [
+        (frame(TEXT, b"x", mask=None), 1002),
+        (frame(PING, mask=None), 1002),
+        (frame(TEXT, b"x", rsv=4), 1002),  # compression that nobody negotiated
+        (frame(TEXT, b"x", rsv=2), 1002),
+        (frame(TEXT, b"x", rsv=1), 1002),
+        *((frame(opcode), 1002) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)),
+        (frame(PING, b"x" * 126), 1002),
+        (frame(CLOSE, b"\x03\xe8" + b"x" * 124), 1002),
+        (frame(PING, b"x", fin=False), 1002),
+        (frame(CONT, b"x"), 1002),
+        (frame(TEXT, b"a", fin=False) + frame(TEXT, b"b"), 1002),
+        (frame(TEXT, b"a", fin=False) + close(1000), 1002),
+        (frame(TEXT, b"a", fin=False) + close(), 1002),
+        (frame(CLOSE, b"\x03"), 1002),
+        *((close(code), 1002) for code in (0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535)),
+        (close(1000, b"\xff"), 1007),
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(TEXT, b"\xed\xa0\x80"), 1007),  # a lone surrogate
+        (frame(TEXT, b"\xc0\x80"), 1007),  # NUL in two bytes
+        (frame(TEXT, "é".encode()[:1]), 1007),
+        (fragments("é".encode()[:1], 0), 1007),
+        (frame(BINARY, b"x"), 1003),
+        (frame(BINARY, b"x", fin=False), 1003),
+        (frame(TEXT, b"x" * (MAX + 1)), 1009),
+        (fragments(b"x" * (MAX + 1), 1), 1009),
+        (fragments(b"x" * (MAX + 1), MAX), 1009),
+    ],
+)
+def test_a_broken_rule_ends_with_its_code_and_nothing_more_is_read(stream: bytes, code: int) -> None:
+    reader = FrameReader(MAX)
+    assert reader.feed(frame(TEXT, b"before")) == [b"before"]
+    events = reader.feed(stream + frame(TEXT, b"after"))
+    assert len(events) == 1
+    assert isinstance(events[0], Failure)
+    assert events[0].code == code
+    assert not reader.feed(frame(TEXT, b"after"))
+
+
+@pytest.mark.parametrize("size", [MAX + 1, 65_535, 65_536, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_message_too_big_is_refused_by_its_header(size: int) -> None:
+    header = frame(TEXT, size=size)[: 4 if size < 65_536 else 10]
+    (event,) = read(*(header[n : n + 1] for n in range(len(header))))
+    assert isinstance(event, Failure)
+    assert event.code == 1009
+
+
+def test_the_fragment_that_makes_a_message_too_big_is_refused_by_its_header() -> None:
+    reader = FrameReader(MAX)
+    assert not reader.feed(frame(TEXT, b"x" * MAX, fin=False))
+    (event,) = reader.feed(frame(CONT, size=1)[:2])
+    assert isinstance(event, Failure)
+    assert event.code == 1009
+
+
+def test_empty_fragments_end_somewhere() -> None:
+    reader = FrameReader(125)
+    assert not reader.feed(frame(TEXT, fin=False))
+    events = [event for _ in range(126) for event in reader.feed(frame(CONT, fin=False))]
+    assert [event.code for event in events if isinstance(event, Failure)] == [1009]
+
+
+def test_nothing_is_read_after_the_peers_close() -> None:
+    reader = FrameReader(MAX)
+    assert reader.feed(close(1000) + frame(TEXT, b"after")) == [PeerClose(1000, "")]
+    assert not reader.feed(frame(TEXT, b"after"))
+
+
+# ---- memory ---------------------------------------------------------------------------------------------------------------------
+
+
+def buffers(reader: FrameReader) -> list[object]:
+    return [o for o in gc.get_referents(reader) if isinstance(o, bytes | bytearray)]
+
+
+def test_an_idle_reader_holds_no_buffer() -> None:
+    reader = FrameReader(MAX)
+    message = frame(TEXT, b"x" * 500)
+    for stream in (message, fragments(b"y" * 500, 100, 200)):
+        reader.feed(stream[:50])
+        assert buffers(reader)
+        reader.feed(stream[50:])
+        assert not buffers(reader)
+    reader.feed(message[:50])
+    reader.feed(message[50:] + frame(BINARY))
+    assert not buffers(reader)
+
+
+def test_an_idle_reader_takes_some_hundred_bytes() -> None:
+    assert not hasattr(FrameReader(MAX), "__dict__")
+    stream = frame(TEXT, b"x" * 500)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        readers = [FrameReader(MAX) for _ in range(1_000)]
+        for reader in readers:
+            reader.feed(stream[:50])
+            reader.feed(stream[50:])
+        each = (tracemalloc.get_traced_memory()[0] - before) / len(readers)
+    finally:
+        tracemalloc.stop()
+    assert each < 200
+
+
+def test_a_partial_frame_is_kept_within_the_bound() -> None:
+    reader = FrameReader(MAX)
+    reader.feed(frame(TEXT, b"x" * MAX)[:-1])
+    assert sum(map(sys.getsizeof, buffers(reader))) < MAX * 1.2
+    reader = FrameReader(MAX)
+    reader.feed(frame(TEXT, b"x" * (MAX // 2), fin=False) + frame(CONT, b"x" * (MAX // 2))[:-1])
+    assert sum(map(sys.getsizeof, buffers(reader))) < MAX * 1.2
+
+
+# ---- encode ---------------------------------------------------------------------------------------------------------------------
+
+
+def client_reads(data: bytes) -> Frame:
+    """What websockets' client core makes of it."""
+    core = Protocol(Side.CLIENT, state=OPEN, max_size=None)
+    core.receive_data(data)
+    (event,) = core.events_received()
+    assert isinstance(event, Frame)
+    assert core.parser_exc is None
+    return event
+
+
+@given(
+    st.one_of(
+        st.text(max_size=300).map(str.encode), st.sampled_from([0, 125, 126, 127, 1_023, 1_024, 65_535, 65_536, 70_000]).map(lambda n: b"x" * n)
+    )
+)
+def test_a_client_reads_the_text_that_was_encoded(payload: bytes) -> None:
+    event = client_reads(encode_text(payload))
+    assert (event.opcode, event.fin, bytes(event.data)) == (Opcode.TEXT, True, payload)
+
+
+@pytest.mark.parametrize("data", [b"", b"12345678", b"x" * CONTROL_BYTES_MAX])
+def test_a_client_reads_pings_and_pongs(data: bytes) -> None:
+    for encode, opcode in ((encode_ping, Opcode.PING), (encode_pong, Opcode.PONG)):
+        event = client_reads(encode(data))
+        assert (event.opcode, bytes(event.data)) == (opcode, data)
+
+
+def test_a_client_reads_why_it_is_closed() -> None:
+    assert bytes(client_reads(encode_close(4008, "kept sending")).data) == b"\x0f\xa8kept sending"
+    assert bytes(client_reads(encode_close(NO_STATUS)).data) == b""
+
+
+def test_a_close_reason_is_cut_between_characters() -> None:
+    payload = bytes(client_reads(encode_close(1000, "x" + "é" * 100)).data)
+    assert payload == b"\x03\xe8" + ("x" + "é" * 61).encode()
+    assert len(payload) == CONTROL_BYTES_MAX

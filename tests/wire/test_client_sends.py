@@ -1,0 +1,258 @@
+"""Sends over a line that is cut at every step: once in the log, in order, and never called failed while nobody knows."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+
+from chatd.client import Client, Closed, EpochChanged, OutboxFull, RequestError, Sent, Unsent
+from tests.fix_fake_chatd import FakeChatd, Fault, Frame, NoJitter, Session
+
+
+def make(server: FakeChatd, **keys: Any) -> Client:
+    return Client(server.url, **({"token": "me", "device": "bot", "rng": NoJitter()} | keys))
+
+
+class Plan:
+    """The faults that the next requests of a type meet, one after the other; then all is well."""
+
+    def __init__(self, t: str, *faults: Fault) -> None:
+        self.t, self.faults = t, list(faults)
+        self.met: list[Frame] = []
+
+    def __call__(self, _session: Session, frame: Frame) -> Fault:
+        if frame["t"] != self.t:
+            return None
+        self.met.append(frame)
+        return self.faults.pop(0) if self.faults else None
+
+
+async def test_a_send_returns_its_place() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        sent = await client.send("bob", "hi")
+        assert sent == Sent(server.conv("me", "bob").c, 1, sent.ts)
+        assert (await client.edit("bob", 1, "hi!")).seq == 2
+        assert (await client.delete("bob", 1)).seq == 3
+        assert [e["kind"] for e in server.conv("me", "bob").log] == ["message", "edit", "delete"]
+        assert client.user == "me"
+
+
+@pytest.mark.parametrize("fault", ["cut", "cut after", "ignore"])
+async def test_a_send_survives_a_cut_at_each_step(fault: Fault) -> None:
+    """Cut before it was stored, cut after it was stored and before its ok, and an answer that never comes with the line cut later."""
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = plan = Plan("send", fault)
+        sending = asyncio.create_task(client.send("bob", "hi"))
+        if fault == "ignore":
+            while not plan.met:
+                await asyncio.sleep(0.001)
+            server.session("me").cut()
+        sent = await sending
+        assert sent.dup is (fault == "cut after")
+        assert server.texts("me", "bob") == ["hi"]
+        assert len({frame["cid"] for frame in plan.met}) == 1
+        assert [frame.get("retry", False) for frame in plan.met] == [False, True]
+
+
+async def test_many_sends_over_many_cuts_stand_once_and_in_order() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = Plan("send", *["cut after", None, "cut", None, None, "cut after", "cut", None, "cut after"] * 3)
+        texts = [f"{n}" for n in range(30)]
+        sent = await asyncio.gather(*(client.send("bob", text) for text in texts))
+        assert server.texts("me", "bob") == texts
+        assert [s.seq for s in sent] == list(range(1, 31))
+
+
+async def test_a_message_that_was_stored_settles_by_its_own_entry() -> None:
+    """The retry is never answered; the resync alone must do."""
+    async with FakeChatd() as server, make(server) as client:
+        await client.send("bob", "before")
+        server.fault = Plan("send", "cut after", "ignore")
+        assert await client.send("bob", "hi") == Sent(server.conv("me", "bob").c, 2, server.conv("me", "bob").log[1]["ts"], True)
+
+
+async def test_rate_limited_waits_and_keeps_the_order() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = plan = Plan("send", None, {"code": "rate_limited", "retry_ms": 30})
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        texts = [f"{n}" for n in range(12)]
+        await asyncio.gather(*(client.send("bob", text) for text in texts))
+        assert loop.time() - started >= 0.03
+        assert server.texts("me", "bob") == texts
+        assert len(server.all_sessions) == 1
+        # The first window of 8; then the refused one alone, before any other.
+        assert [frame["body"] for frame in plan.met][8:9] == ["1"]
+
+
+async def test_unavailable_may_mean_stored_and_is_asked_again() -> None:
+    async with FakeChatd() as server, make(server) as client:
+
+        def stores_and_says_unavailable(session: Session, frame: Frame) -> Fault:
+            if frame["t"] == "send" and not frame.get("retry"):
+                server.add(server.conv("me", "bob"), "me", "message", frame["cid"], session, body=frame["body"])
+                return {"code": "unavailable", "retry_ms": 10}
+            return None
+
+        server.fault = stores_and_says_unavailable
+        assert (await client.send("bob", "hi")).dup
+        assert server.texts("me", "bob") == ["hi"]
+
+
+async def test_a_block_by_a_cid_that_is_not_ours_is_given_up() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        await client.send("bob", "first")
+        server.session("me").blocked[server.conv("me", "bob").c] = "of-somebody-else"
+        await client.send("bob", "second")
+        assert [frame["cid"] for frame in server.session("me").requests if frame["t"] == "skip"] == ["of-somebody-else"]
+
+
+async def test_a_refusal_for_good_is_raised_and_the_next_goes_on() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = Plan("send", {"code": "refused"})
+        bad, good = asyncio.create_task(client.send("bob", "bad")), asyncio.create_task(client.send("bob", "good"))
+        with pytest.raises(RequestError, match="refused"):
+            await bad
+        await good
+        assert server.texts("me", "bob") == ["good"]
+
+
+async def test_what_no_frame_can_hold_is_refused_without_asking() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        for peer, body, code in (("bob", "x" * 2049, "too_long"), ("bob", "\udc00", "bad_text"), (" ", "x", "bad_field")):
+            with pytest.raises(RequestError) as e:
+                await client.send(peer, body)
+            assert e.value.code == code
+        assert {frame["t"] for frame in server.session("me").requests} == {"hello"}
+
+
+async def test_cancelling_takes_back_what_was_surely_not_stored() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = Plan("send", {"code": "rate_limited", "retry_ms": 60_000}, {"code": "blocked"})
+        sending = asyncio.create_task(client.send("bob", "taken back"))
+        while not client._desk.outbox._until:
+            await asyncio.sleep(0.001)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert client.state()["outbox"] == []
+        client._desk.outbox._until = 0.0  # the rate's time is over
+        await client.send("bob", "next")
+        assert server.texts("me", "bob") == ["next"]
+        assert any(frame["t"] == "skip" for frame in server.session("me").requests)
+
+
+async def test_cancelling_does_not_take_back_what_may_be_stored() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = plan = Plan("send", "ignore")
+        sending = asyncio.create_task(client.send("bob", "perhaps"))
+        while not plan.met:
+            await asyncio.sleep(0.001)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        assert [item["body"] for item in client.state()["outbox"]] == ["perhaps"]
+        server.session("me").cut()
+        await client.send("bob", "next")
+        assert server.texts("me", "bob") == ["perhaps", "next"]
+
+
+async def test_a_refusal_that_nobody_waits_for_is_an_event() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        server.fault = plan = Plan("send", "ignore", {"code": "refused"})
+        sending = asyncio.create_task(client.send("bob", "perhaps"))
+        while not plan.met:
+            await asyncio.sleep(0.001)
+        sending.cancel()
+        server.session("me").cut()
+        async for event in client.events():
+            if isinstance(event, Unsent):
+                assert (event.peer, event.body, event.code) == ("bob", "perhaps", "refused")
+                break
+
+
+async def test_ones_own_cid_is_done_once_by_any_process() -> None:
+    cid = str(uuid.uuid4())
+    async with FakeChatd() as server:
+        async with make(server) as client:
+            first, again = await asyncio.gather(client.send("bob", "hi", cid=cid), client.send("bob", "hi", cid=cid.upper()))
+            assert first == again
+        async with make(server) as client:
+            assert await client.send("bob", "other words", cid=cid) == Sent(first.c, first.seq, first.ts, True)
+        assert server.texts("me", "bob") == ["hi"]
+
+
+async def test_closing_sends_what_waits_and_then_nothing_more() -> None:
+    async with FakeChatd() as server:
+        async with make(server) as client:
+            sends = [asyncio.create_task(client.send("bob", f"{n}")) for n in range(20)]
+            await asyncio.sleep(0)
+        assert [(await s).seq for s in sends] == list(range(1, 21))
+        with pytest.raises(Closed):
+            await client.send("bob", "late")
+
+
+async def test_closing_without_draining_keeps_the_rest_for_the_next_process() -> None:
+    async with FakeChatd() as server:
+        server.fault = plan = Plan("send", "ignore")
+        client = make(server)
+        await client.open()
+        sending = asyncio.create_task(client.send("bob", "hi"))
+        while not plan.met:
+            await asyncio.sleep(0.001)
+        await client.close(drain=False)
+        with pytest.raises(Closed):
+            await sending
+        async with make(server, state=client.state()):
+            pass
+        assert server.texts("me", "bob") == ["hi"]
+        assert plan.met[-1]["retry"] is True
+        assert plan.met[0]["cid"] == plan.met[-1]["cid"]
+
+
+async def test_a_drain_that_takes_too_long_is_given_up() -> None:
+    async with FakeChatd() as server:
+        server.fault = Plan("send", "ignore")
+        client = make(server)
+        await client.open()
+        sending = asyncio.create_task(client.send("bob", "hi"))
+        await asyncio.sleep(0)
+        await client.close(drain_s=0.05)
+        with pytest.raises(Closed):
+            await sending
+        assert len(client.state()["outbox"]) == 1
+
+
+async def test_a_full_outbox_says_so() -> None:
+    async with FakeChatd() as server, make(server, outbox_max=1) as client:
+        server.fault = plan = Plan("send", "ignore")
+        sending = asyncio.create_task(client.send("bob", "one"))
+        while not plan.met:
+            await asyncio.sleep(0.001)
+        with pytest.raises(OutboxFull):
+            await client.send("bob", "two")
+        server.session("me").cut()
+        await sending
+
+
+async def test_another_epoch_keeps_sends_and_gives_up_edits() -> None:
+    async with FakeChatd() as server, make(server) as client:
+        await client.send("bob", "one")
+
+        def restore(session: Session, frame: Frame) -> Fault:
+            if frame["t"] != "edit":
+                return None
+            server.epoch = "epoch-2"
+            server.conv("me", "bob").log.clear()
+            server.fault = lambda _s, _f: None
+            return "cut"
+
+        server.fault = restore
+        edit, send = asyncio.create_task(client.edit("bob", 1, "x")), asyncio.create_task(client.send("bob", "two"))
+        with pytest.raises(EpochChanged):
+            await edit
+        assert (await send).seq == 1
+        assert server.texts("me", "bob") == ["two"]
