@@ -16,7 +16,7 @@ import structlog
 
 from chatd import errors, framing, opening, protocol
 from chatd.delivery import Delivery
-from chatd.ids import ConvId, UserId
+from chatd.ids import ConvId, Seq, UserId
 from chatd.lanes import Item
 from chatd.metrics import Metrics
 from chatd.opening import Services
@@ -98,7 +98,15 @@ class Chat:
         self._send(session, protocol.err(request.id, error))
 
     def _hello(self, session: Session, hello: protocol.Hello) -> None:
-        self.s.spawn(opening.open_session(self.s, session, hello, self._opened))
+        self.s.spawn(self._open(session, hello))
+
+    async def _open(self, session: Session, hello: protocol.Hello) -> None:
+        try:
+            await opening.open_session(self.s, session, hello, self._opened)
+        except Exception:  # a bug of ours must not take others down: this session ends, loudly
+            log.exception("hello.bug", user=session.user.id if session.user else None)
+            self._send(session, protocol.err(hello.id, errors.Refused("a bug of ours; it is logged")))
+            session.sink.close(errors.CloseCode.INTERNAL, "internal error")
 
     def _opened(self, session: Session) -> None:
         """`welcome` is out: go live, then what waited, and fill what is behind."""
@@ -144,13 +152,7 @@ class Chat:
         verdict = session.admit(peer, request.cid, self.s.now())
         if isinstance(verdict, errors.Blocked):
             raise verdict
-        match request:
-            case Send():
-                kind, body, ref = MESSAGE, request.body, None
-            case Edit():
-                kind, body, ref = EDIT, request.body, request.ref
-            case Delete():
-                kind, body, ref = DELETE, None, request.ref
+        kind, body, ref = _CONTENT[type(request)](request)
         item = Item(
             session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
         )
@@ -282,6 +284,9 @@ class Chat:
             payload = await work
         except errors.Refused as e:
             payload = protocol.err(id, e)
+        except Exception:
+            log.exception("request.bug", user=session.user.id if session.user else None)
+            payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
         finally:
             session.reads -= 1
         await self.delivery.drained(session)
@@ -418,6 +423,13 @@ class Chat:
         for change in self.s.presence.due(self.s.now(), self.s.now_ms()):
             self.announce(change)
         self.s.registry.release(self.s.now())
+
+
+_CONTENT: Final[dict[type, Callable[[Any], tuple[int, str | None, Seq | None]]]] = {
+    Send: lambda r: (MESSAGE, r.body, None),
+    Edit: lambda r: (EDIT, r.body, r.ref),
+    Delete: lambda r: (DELETE, None, r.ref),
+}
 
 
 def _pair(one: UserId, other: UserId) -> tuple[UserId, UserId]:

@@ -78,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
     command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do")
     sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup")
-    sub.add_argument("--renew", action="store_true", help="a new one: all clients drop what they hold. Run it before the first start on restored data")
+    renew = "make a new one, so that all clients drop what they hold: before the first start on restored data"
+    sub.add_argument("--renew", action="store_true", help=renew)
     return parser
 
 

@@ -3,8 +3,8 @@
     HANDSHAKE ──101──► OPEN ──close()──► CLOSING ──► CLOSED
         └── plain HTTP: answered ─────────┘
 
-Guarantees: all output of a loop turn goes out in one `write` (`Hub.flush`); what waits for a client that does not read is bounded, and past the bound the
-client is closed with a code that says so; nothing of a connection is a task or a timer: `Hub.sweep` looks at all of them, once a second.
+Guarantees: all output of a loop turn goes out in one `write` (`Hub.flush`); what waits for a client that does not read is bounded, and past the
+bound the client is closed with a code that says so; nothing of a connection is a task or a timer: `Hub.sweep` looks at all of them, once a second.
 When the transport is full we also stop reading, so that a client cannot ask for what it does not take.
 
 The hub holds all connections and knows the limits on them (per node, per address, not yet authenticated). Neighbours: `handshake` (before), `framing`
@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
             return
         name = CloseCode(self._close_code).name.lower() if self._close_code in _CODES else (str(self._close_code) if self._close_code else "lost")
         self._hub.services.metrics.closed(name if self._close_code in _CODES or not self._close_code else "other")
-        logger.info("session.closed", user=_user_of(session), device=session.device, code=self._close_code or None, name=name, reason=reason)
+        logger.info("session.closed", user=_user_of(session), device=session.device, code=int(self._close_code) or None, name=name, reason=reason)
         self._hub.chat.closed(session)
 
     # ---- the sweep's side -----------------------------------------------------------------------------------------------------------
@@ -296,6 +296,8 @@ class Hub:
         self.frames_per_s, self.frames_burst = s.frames_per_s, s.frames_burst
         self.handshake_s, self.hello_s = s.handshake_ms / 1000, s.hello_ms / 1000
         self.connections: set[Connection] = set()
+        self.empty = asyncio.Event()  # no connection is left
+        self.empty.set()
         self._addresses: dict[str, int] = {}
         self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
         self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
@@ -319,6 +321,7 @@ class Hub:
         connection.heard_at = self.now()
         connection.deadline = connection.heard_at + self.handshake_s
         self.connections.add(connection)
+        self.empty.clear()
         self._shaking[connection] = None
         self._addresses[peer] = self._addresses.get(peer, 0) + 1
         return True
@@ -340,6 +343,8 @@ class Hub:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
+        if not self.connections:
+            self.empty.set()
         for waiting in (self._shaking, self._awaiting, self._closing):
             waiting.pop(connection, None)
         if self._addresses[peer] == 1:

@@ -84,12 +84,11 @@ class Delivery:
             else:
                 special = special or {}
                 special[row.ord] = row
-        if special is None and not batch.changes:
-            if len(firsts) == len(batch.messages):  # one message a conversation: the common case
-                for item in batch.messages:
-                    seq, ts = firsts[item.conv.id]
-                    self._deliver(item.conv, seq, ts, [item])
-                return
+        if special is None and not batch.changes and len(firsts) == len(batch.messages):  # one message a conversation: the common case
+            for item in batch.messages:
+                seq, ts = firsts[item.conv.id]
+                self._deliver(item.conv, seq, ts, [item])
+            return
         by_conv: dict[int, list[Item]] = {}
         for n, item in enumerate(batch.messages):
             if special is not None and n in special:
@@ -344,7 +343,7 @@ class Delivery:
     def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
         """What to read next; conversations in which nothing is missing any more go live here."""
         assert session.behind is not None
-        wants = []
+        wants: list[tuple[ConvId, int, int]] = []
         for conv_id, after in list(session.behind.items()):
             conv = self.registry.convs.get(conv_id)
             if conv is None or after >= conv.head:

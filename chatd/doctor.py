@@ -124,7 +124,7 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
     if show("synchronous_commit") == "off":
         yield Finding("ok", "synchronous_commit", "is off by default; chatd's writers turn it on for themselves")
     if show("wal_init_zero") == "on":
-        yield Finding("warn", "wal_init_zero", "is on: p99 is tens of ms while new WAL segments are made; off is safe on copy-on-write and most others")
+        yield Finding("warn", "wal_init_zero", "is on: p99 is tens of ms while new WAL segments are made; where the file system allows, turn it off")
     need = settings.lanes + settings.pool_max + 2 + CONNECTIONS_SPARE
     if int(show("max_connections")) < need:
         yield Finding("bad", "max_connections", f"is {show('max_connections')}; a node of these settings needs {need}")
@@ -134,4 +134,7 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
     else:
         yield Finding("ok", "clock", "agrees with the database's")
     pending = migrate.pending(conninfo)
-    yield Finding("warn" if pending else "ok", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them" if pending else "up to date")
+    if pending:
+        yield Finding("warn", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them")
+    else:
+        yield Finding("ok", "schema", "up to date")

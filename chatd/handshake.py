@@ -93,7 +93,7 @@ class Handshake:
             return Answer(False, response.serialize(), b"")
         return Answer(True, response.serialize(), rest)
 
-    def _allowed(self, headers: Headers) -> list[Origin | None]:  # type: ignore[override]
+    def _allowed(self, headers: Headers) -> list[Origin | None]:
         """Origins for the library to check: none at all (no browser), our own host's, and those of the setting."""
         allowed: list[str | None] = [None, *self._origins]
         if (host := headers.get("Host")) is not None:

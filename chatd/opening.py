@@ -4,8 +4,8 @@
                             │ replaces the same device; the 11th device closes the longest idle
 
 From `attach` on, live entries pass the session by and are remembered in `behind` (delivery.py), so nothing is missed while the welcome is
-made. An item tells the head as memory has it in the very loop turn in which it is written: with a cursor the connection starts behind it and is filled
-from the log, without one it starts at head + 1. `Services` is what the services share; `server.py` makes it.
+made. An item tells the head as memory has it in the very loop turn in which it is written: with a cursor the connection starts behind it and
+is filled from the log, without one it starts at head + 1. `Services` is what the services share; `server.py` makes it.
 
 A hello of a user who is not in memory reads all rows of that user once; later ones read what changed. Only `LISTING_MAX` of them are at the
 database at a time, so that a reconnect storm queues here, in order, and not in front of everybody's reads.
@@ -105,8 +105,6 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     try:
         async with s.listing:
             listing = await _list(s, session, hello)
-        if session.state is not State.OPENING:
-            return
         presence = await snapshot(s, session)
     except errors.Retryable as e:
         s.metrics.hellos_refused += 1
@@ -117,9 +115,10 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return
     s.metrics.hellos += 1
     opened(session)
-    _changed_meanwhile(s, session, presence)
     user = session.user
-    assert user is not None
+    if user is None or not session.live:
+        return  # a request that waited for the welcome has ended it
+    _changed_meanwhile(s, session, presence)
     s.store.user_seen(user.id, s.now_ms())
     s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
 

@@ -68,7 +68,10 @@ class Pages:
 
 
 def _own_page(headers: Headers, remote: bool) -> bool:
-    """Asked by our own page. The header forces other origins into a preflight that nobody answers; the host must be loopback, against DNS rebinding."""
+    """Asked by our own page.
+
+    The header forces other origins into a preflight that nobody answers; the host must be loopback, against DNS rebinding.
+    """
     try:
         if headers.get(DEV_HEADER) is None:
             return False

@@ -440,13 +440,13 @@ def err(id: int, error: errors.Refused) -> bytes:
 
 
 def entry(c: int, seq: int, ts: int, from_json: bytes, to_json: bytes, kind: int, ref: int | None, body: str | None, cid: str | None) -> bytes:
-    """A live entry. `from_json`, `to_json`: user ids, JSON-encoded once per conversation. `cid` for the sender's devices only."""
+    """A live entry; only a message has no `ref`. `from_json`, `to_json`: user ids as JSON. `cid` for the sender's devices only."""
     if kind == MESSAGE:
         tail = b',"body":%b}' % dumps(body)
     elif kind == EDIT:
-        tail = b',"ref":%d,"body":%b}' % (ref, dumps(body))
+        tail = b',"ref":%d,"body":%b}' % (ref or 0, dumps(body))
     else:
-        tail = b',"ref":%d}' % ref
+        tail = b',"ref":%d}' % (ref or 0)
     return b'{"t":"entry","c":"%d","seq":%d,"ts":%d,"from":%b,"to":%b,"kind":"%b"%b%b' % (
         c, seq, ts, from_json, to_json, KINDS[kind], b',"cid":"%b"' % cid.encode() if cid else b"", tail,
     )  # fmt: skip
@@ -478,7 +478,7 @@ def stored_entry(head: bytes, e: Stored, from_json: bytes, to_json: bytes, own: 
     if e.kind != DELETE:
         tail += b',"body":%b' % dumps(e.body)
     if e.kind == MESSAGE and e.rev is not None:
-        tail += b',"rev":%d,"%b":%d' % (e.rev, b"deleted" if e.body is None else b"edited", e.changed)
+        tail += b',"rev":%d,"%b":%d' % (e.rev, b"deleted" if e.body is None else b"edited", e.changed or 0)
     return b'%b"seq":%d,"ts":%d,"from":%b,"to":%b,"kind":"%b"%b}' % (head, e.seq, e.ts, from_json, to_json, KINDS[e.kind], tail)
 
 

@@ -9,7 +9,7 @@ Order that is law when a partition goes:
 3. DETACH ... CONCURRENTLY. A plain detach or drop would queue every send behind one open reader; this one waits for readers without a lock.
 4. DROP of a table that nobody can reach any more.
 Each step may be cut off anywhere, and the next pass goes on from what it finds: a floor is only ever raised, a detach that stopped half-way
-("detach pending": the partition is gone for new statements) is finalized, a detached table is dropped. Every lock is asked for under a `lock_timeout`.
+("detach pending": the partition is gone for new statements) is finalized, a detached table is dropped. Locks are asked for under a `lock_timeout`.
 
 Time along a log never goes back (append), so what a partition holds of a conversation is a prefix of what is left of its log, and the floor is
 the highest seq in it + 1. The dropped entries' cids go with them: a retry of a cid older than the retention makes a new entry (docs/protocol.md).
@@ -17,8 +17,8 @@ the highest seq in it + 1. The dropped entries' cids go with them: a retry of a 
 Other nodes see that the oldest partition has changed, in their own next pass, and read the floors of the conversations they hold. Until then
 their history is right all the same (what is gone is not found), with a `floor` in the answer that is too low.
 
-The width of partitions is the database's, not the node's: the first node writes its setting into `meta`, and as long as there are partitions, a node that
-is set otherwise does not start. Two widths would give partitions that overlap.
+The width of partitions is the database's, not the node's: the first node writes its setting into `meta`, and as long as there are partitions, a
+node that is set otherwise does not start. Two widths would give partitions that overlap.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ loudly) and `_spawn` (short work for one request: it handles its own errors).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import time
@@ -101,6 +102,9 @@ class Node:
         """A token for development and tests."""
         s = self.settings
         return issue(self._keys, user, DEV_TOKEN_TTL_S, time.time(), s.jwt_audience, s.jwt_issuer)
+
+    chat: Chat
+    hub: Hub
 
     def _make_parts(self, conninfo: str) -> None:
         s, metrics, clock = self.settings, self._metrics, self._clock
@@ -279,15 +283,18 @@ class Node:
             if (session := connection.session) is not None and session.state is State.LIVE:
                 wait_ms = int(random.uniform(0, window_ms))
                 connection.send(framing.encode_text(protocol.frame("notice", kind="drain", retry_ms=wait_ms)))
-        while self.store.pending and self._clock.now() < deadline:
-            await asyncio.sleep(0.02)
+        await self._until(self.store.idle(), deadline)
         for connection in list(self.hub.connections):
             if connection.session is None:
                 connection.abort()
             connection.close(CloseCode.RESTART, "restart")
-        while self.hub.connections and self._clock.now() < deadline:
-            await asyncio.sleep(0.02)
+        await self._until(self.hub.empty.wait(), deadline)
         log.info("drain.done", left=len(self.hub.connections), pending=self.store.pending)
+
+    async def _until(self, event: Coroutine[Any, Any, object], deadline: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await event
 
     async def stop(self) -> None:
         """Undo `start`. Idempotent."""

@@ -152,6 +152,10 @@ class Session:
         self.watching: tuple[UserId, ...] = ()
         self.drained: object = None
 
+    @property
+    def live(self) -> bool:
+        return self.state is State.LIVE
+
     # ---- frames in --------------------------------------------------------------------------------------------------------------
 
     def receive(self, payload: bytes, now: float) -> Effect:

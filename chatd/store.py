@@ -147,6 +147,11 @@ class Store:
         """Items that wait for a lane or are being written."""
         return sum(len(lane.queue) + lane.busy for lane in self.lanes)
 
+    async def idle(self) -> None:
+        """Wait until every lane has written what it had."""
+        for lane in self.lanes:
+            await lane.idle.wait()
+
     async def make_partition(self, days_ahead: float = 0.0) -> bool:
         """Make the partition that holds a time, `days_ahead` days from now; False if it was there."""
         rows = await self._rows("SELECT make_partition(clock_timestamp() + make_interval(secs => $1))", (days_ahead * 86_400,))

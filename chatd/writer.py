@@ -7,8 +7,8 @@ A lane has one connection and one batch under way; what comes in meanwhile is th
 anything there, so its entries keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger batches do the
 work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md).
 
-An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender is told `unavailable` and its retry with the same
-cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
+An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender is told `unavailable` and its retry with the
+same cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
 A batch that the data makes fail is halved until only the row at fault is refused.
 """
 
@@ -111,6 +111,8 @@ class Lane:
         self._edit_window = f"{edit_window_s} s"
         self._partition = partition
         self._conn: psycopg.AsyncConnection[Any] | None = None
+        self.idle = asyncio.Event()  # nothing queued, nothing under way
+        self.idle.set()
         self._wake = asyncio.Event()
         self._doubtful: set[ConvId] = set()
         self._backoff_s = 0.0
@@ -121,6 +123,7 @@ class Lane:
         self.queue.items.append(item)
         if not self.busy:
             self.busy = True
+            self.idle.clear()
             self._wake.set()
 
     async def connect(self) -> None:
@@ -153,6 +156,7 @@ class Lane:
                     if batch.messages or batch.changes:
                         await self._write(batch)
                 self.busy = False
+                self.idle.set()
                 if self._doubtful:
                     await self._recover()
         finally:

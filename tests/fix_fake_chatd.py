@@ -1,7 +1,7 @@
 """A chatd in memory, for tests of clients: the contract of docs/protocol.md over real WebSockets, and faults on demand.
 
 `fault(session, frame)` is asked before each request is handled. It answers None (handle it), or one of the words below, or an `err` frame
-without `id`. Nothing here is shared with the server's code: what this file and the client agree on, they agree on by the page.
+without `id`. Nothing here is shared with the server's code or with the client's: what this file and the client agree on, they agree on by the page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import orjson
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
+
+from chatd.client import Client
 
 Frame: TypeAlias = dict[str, Any]
 Fault: TypeAlias = Literal["cut", "cut after", "ignore"] | Frame | None
@@ -248,10 +250,8 @@ class FakeChatd:
             session.cut()
         elif reply is not None:
             session.push(**({"t": "ok", "id": frame["id"]} | reply))
-        if reply is not None and reply.get("code") == "unauthorized":
-            session.close(4001)
-        if reply is not None and reply.get("code") == "token_expired" and frame["t"] == "hello":
-            session.close(4002)
+        if reply is not None and frame["t"] == "hello" and (code := {"unauthorized": 4001, "token_expired": 4002}.get(reply.get("code", ""))):
+            session.close(code)
 
     def _on_hello(self, session: Session, frame: Frame) -> Frame | None:
         token = frame["token"]
@@ -309,7 +309,7 @@ class FakeChatd:
         if "c" in frame:
             return self.convs[frame["c"]]
         conv = self.conv(session.user, frame["to"])
-        if not conv.log and frame["t"] != "send":
+        if not conv.log and frame["t"] not in ("send", "skip"):
             raise Refused("no_conversation")
         return conv
 
@@ -426,3 +426,9 @@ class NoJitter(random.Random):
 
     def random(self) -> float:
         return 0.0
+
+
+def make_client(url: str, **keys: Any) -> Client:
+    """A client of user `me` that does not wait between its tries."""
+    settings: dict[str, Any] = {"token": "me", "device": "bot", "rng": NoJitter()}
+    return Client(url, **settings | keys)

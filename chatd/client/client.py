@@ -371,7 +371,8 @@ class Client:
             return self._dial.left("no_welcome")
         if self.user not in ("", welcome.user):
             raise Stopped("another_user", detail=f"the token is of {welcome.user}, the state of {self.user}")
-        session = Session(self._desk, link, None if isinstance(self._token, str) else lambda: self._a_token(True))
+        new_token = None if isinstance(self._token, str) else lambda: self._a_token(True)
+        session = Session(self._desk, link, new_token, said_away=keys["state"] == "away")
         session.enter(welcome, held)
         self._dial.live()
         self._bare = False

@@ -39,13 +39,14 @@ REFRESH_LEAST_S: Final = 1.0
 class Session:
     """`run` once. `draining`: the server goes away; it still answers, and takes nothing new."""
 
-    def __init__(self, desk: Desk, link: Link, new_token: Callable[[], Awaitable[str]] | None) -> None:
+    def __init__(self, desk: Desk, link: Link, new_token: Callable[[], Awaitable[str]] | None, *, said_away: bool) -> None:
         self.desk = desk
         self.link = link
         self.draining = False
         self.reason: str | None = None  # why this side ended it
         self.retry_at: float | None = None  # when a draining server wants us back, by the loop's clock
         self._new_token = new_token
+        self._said_away = said_away  # in hello; it may have changed since
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
 
@@ -67,13 +68,19 @@ class Session:
         async with asyncio.TaskGroup() as tasks:
             loops = (self._pump(), self._fill(), self._tell(), self._refresh(welcome), self._listen_for_silence())
             running = [tasks.create_task(loop) for loop in loops]
-            if self.desk.watched:
-                self._ask("watch", {"users": self.desk.watched}, self._watched)
+            self._restate()
             await self._over.wait()
             for task in running:
                 task.cancel()
         if self.link.close_code is not None:
             await self.link.wait_over()
+
+    def _restate(self) -> None:
+        """What the app has asked for and a new connection does not know."""
+        if self.desk.away != self._said_away:
+            self._ask("presence", {"state": "away" if self.desk.away else "online"}, lambda _: None)
+        if self.desk.watched:
+            self._ask("watch", {"users": self.desk.watched}, self._watched)
 
     def _end(self, reason: str) -> None:
         if self.reason is None:

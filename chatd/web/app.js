@@ -24,7 +24,7 @@ import { TYPING_REPEAT_MS } from './wire.js';
 
 /** "5 min ago" and the like are drawn anew so often. */
 const REDRAW_MS = 30000;
-/** A hidden page draws for its title only. */
+/** Without an animation frame, draw after this. */
 const HIDDEN_DRAW_MS = 250;
 /** The conversation on the screen is cut back when it holds more; only at its end, where nobody sees it. */
 const MESSAGES_MAX = 2000;
@@ -335,12 +335,14 @@ class App {
     if (this.isDrawing) return;
     this.isDrawing = true;
     const draw = () => {
+      if (!this.isDrawing) return;
       this.isDrawing = false;
+      clearTimeout(this.timers.draw);
       this.#draw();
     };
-    // A hidden page gets no animation frames, but its title must go on counting.
-    if (document.visibilityState === 'visible') requestAnimationFrame(draw);
-    else setTimeout(draw, HIDDEN_DRAW_MS);
+    // A hidden or covered page gets few animation frames or none, but its title must go on counting.
+    this.timers.draw = setTimeout(draw, HIDDEN_DRAW_MS);
+    requestAnimationFrame(draw);
   }
 
   #draw() {

@@ -27,7 +27,7 @@ export class ListView {
     this.myName = el('bdi', { class: 'name' });
     this.myState = el('span', { class: 'state' });
     this.search = el('input', {
-      type: 'search', id: 'search', class: 'search', placeholder: 'Search, or type a name to start a chat', autocomplete: 'off',
+      type: 'search', id: 'search', class: 'search', placeholder: 'Search or start a chat', autocomplete: 'off',
       'aria-label': 'Search conversations, or type a name to start a chat', spellcheck: 'false', autocapitalize: 'none', maxlength: 128,
       on: { input: () => this.render(), keydown: (event) => this.#searchKey(event) },
     });

@@ -70,9 +70,7 @@ def test_two_clients_do_not_come_back_in_step() -> None:
 
 def test_a_refused_token_is_renewed_once() -> None:
     one = dial()
-    assert not one.renew
-    assert one.refused("unauthorized", None) == Next(0.0, "unauthorized")
-    assert one.renew
+    assert [one.renew, one.refused("unauthorized", None), one.renew] == [False, Next(0.0, "unauthorized"), True]
     assert one.closed(4001) == Next(None, "unauthorized")
 
 

@@ -208,6 +208,7 @@ class Server:
     def __init__(self) -> None:
         self.logs: dict[str, list[str]] = {peer: [] for peer in PEERS}
         self.blocked: dict[str, str] = {}
+        self.unwanted: set[str] = set()  # refused for good: for a reason that stays
 
     def take(self, item: Item, whim: str) -> Reply:
         waiting = self.blocked.get(item.peer)
@@ -217,11 +218,12 @@ class Server:
         log = self.logs[item.peer]
         if item.cid in log:
             return Reply(item, None)
-        match whim:
+        match "refused" if item.cid in self.unwanted else whim:
             case "ok":
                 log.append(item.cid)
                 return Reply(item, None)
             case "refused":
+                self.unwanted.add(item.cid)
                 return Reply(item, "bad_text")
             case "unavailable, stored":
                 log.append(item.cid)

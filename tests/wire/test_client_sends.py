@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import Any
 
 import pytest
 
-from chatd.client import Client, Closed, EpochChanged, OutboxFull, RequestError, Sent, Unsent
-from tests.fix_fake_chatd import FakeChatd, Fault, Frame, NoJitter, Session
-
-
-def make(server: FakeChatd, **keys: Any) -> Client:
-    return Client(server.url, **({"token": "me", "device": "bot", "rng": NoJitter()} | keys))
+from chatd.client import Closed, EpochChanged, OutboxFull, RequestError, Sent, Unsent
+from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client
 
 
 class Plan:
@@ -31,7 +26,7 @@ class Plan:
 
 
 async def test_a_send_returns_its_place() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         sent = await client.send("bob", "hi")
         assert sent == Sent(server.conv("me", "bob").c, 1, sent.ts)
         assert (await client.edit("bob", 1, "hi!")).seq == 2
@@ -43,7 +38,7 @@ async def test_a_send_returns_its_place() -> None:
 @pytest.mark.parametrize("fault", ["cut", "cut after", "ignore"])
 async def test_a_send_survives_a_cut_at_each_step(fault: Fault) -> None:
     """Cut before it was stored, cut after it was stored and before its ok, and an answer that never comes with the line cut later."""
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", fault)
         sending = asyncio.create_task(client.send("bob", "hi"))
         if fault == "ignore":
@@ -58,8 +53,9 @@ async def test_a_send_survives_a_cut_at_each_step(fault: Fault) -> None:
 
 
 async def test_many_sends_over_many_cuts_stand_once_and_in_order() -> None:
-    async with FakeChatd() as server, make(server) as client:
-        server.fault = Plan("send", *["cut after", None, "cut", None, None, "cut after", "cut", None, "cut after"] * 3)
+    async with FakeChatd() as server, make_client(server.url) as client:
+        faults: list[Fault] = ["cut after", None, "cut", None, None, "cut after", "cut", None, "cut after"] * 3
+        server.fault = Plan("send", *faults)
         texts = [f"{n}" for n in range(30)]
         sent = await asyncio.gather(*(client.send("bob", text) for text in texts))
         assert server.texts("me", "bob") == texts
@@ -68,14 +64,14 @@ async def test_many_sends_over_many_cuts_stand_once_and_in_order() -> None:
 
 async def test_a_message_that_was_stored_settles_by_its_own_entry() -> None:
     """The retry is never answered; the resync alone must do."""
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "before")
         server.fault = Plan("send", "cut after", "ignore")
         assert await client.send("bob", "hi") == Sent(server.conv("me", "bob").c, 2, server.conv("me", "bob").log[1]["ts"], True)
 
 
 async def test_rate_limited_waits_and_keeps_the_order() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", None, {"code": "rate_limited", "retry_ms": 30})
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -89,7 +85,7 @@ async def test_rate_limited_waits_and_keeps_the_order() -> None:
 
 
 async def test_unavailable_may_mean_stored_and_is_asked_again() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
 
         def stores_and_says_unavailable(session: Session, frame: Frame) -> Fault:
             if frame["t"] == "send" and not frame.get("retry"):
@@ -103,7 +99,7 @@ async def test_unavailable_may_mean_stored_and_is_asked_again() -> None:
 
 
 async def test_a_block_by_a_cid_that_is_not_ours_is_given_up() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "first")
         server.session("me").blocked[server.conv("me", "bob").c] = "of-somebody-else"
         await client.send("bob", "second")
@@ -111,7 +107,7 @@ async def test_a_block_by_a_cid_that_is_not_ours_is_given_up() -> None:
 
 
 async def test_a_refusal_for_good_is_raised_and_the_next_goes_on() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = Plan("send", {"code": "refused"})
         bad, good = asyncio.create_task(client.send("bob", "bad")), asyncio.create_task(client.send("bob", "good"))
         with pytest.raises(RequestError, match="refused"):
@@ -121,7 +117,7 @@ async def test_a_refusal_for_good_is_raised_and_the_next_goes_on() -> None:
 
 
 async def test_what_no_frame_can_hold_is_refused_without_asking() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         for peer, body, code in (("bob", "x" * 2049, "too_long"), ("bob", "\udc00", "bad_text"), (" ", "x", "bad_field")):
             with pytest.raises(RequestError) as e:
                 await client.send(peer, body)
@@ -130,23 +126,23 @@ async def test_what_no_frame_can_hold_is_refused_without_asking() -> None:
 
 
 async def test_cancelling_takes_back_what_was_surely_not_stored() -> None:
-    async with FakeChatd() as server, make(server) as client:
-        server.fault = Plan("send", {"code": "rate_limited", "retry_ms": 60_000}, {"code": "blocked"})
+    async with FakeChatd() as server, make_client(server.url) as client:
+        server.fault = plan = Plan("send", {"code": "overloaded", "retry_ms": 60_000})
         sending = asyncio.create_task(client.send("bob", "taken back"))
-        while not client._desk.outbox._until:
+        while not plan.met:
             await asyncio.sleep(0.001)
+        await client.conversations()  # its answer comes behind the refusal
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
         assert client.state()["outbox"] == []
-        client._desk.outbox._until = 0.0  # the rate's time is over
         await client.send("bob", "next")
         assert server.texts("me", "bob") == ["next"]
-        assert any(frame["t"] == "skip" for frame in server.session("me").requests)
+        assert [frame["cid"] for frame in server.session("me").requests if frame["t"] == "skip"] == [plan.met[0]["cid"]]
 
 
 async def test_cancelling_does_not_take_back_what_may_be_stored() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", "ignore")
         sending = asyncio.create_task(client.send("bob", "perhaps"))
         while not plan.met:
@@ -161,7 +157,7 @@ async def test_cancelling_does_not_take_back_what_may_be_stored() -> None:
 
 
 async def test_a_refusal_that_nobody_waits_for_is_an_event() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", "ignore", {"code": "refused"})
         sending = asyncio.create_task(client.send("bob", "perhaps"))
         while not plan.met:
@@ -177,17 +173,17 @@ async def test_a_refusal_that_nobody_waits_for_is_an_event() -> None:
 async def test_ones_own_cid_is_done_once_by_any_process() -> None:
     cid = str(uuid.uuid4())
     async with FakeChatd() as server:
-        async with make(server) as client:
+        async with make_client(server.url) as client:
             first, again = await asyncio.gather(client.send("bob", "hi", cid=cid), client.send("bob", "hi", cid=cid.upper()))
             assert first == again
-        async with make(server) as client:
+        async with make_client(server.url) as client:
             assert await client.send("bob", "other words", cid=cid) == Sent(first.c, first.seq, first.ts, True)
         assert server.texts("me", "bob") == ["hi"]
 
 
 async def test_closing_sends_what_waits_and_then_nothing_more() -> None:
     async with FakeChatd() as server:
-        async with make(server) as client:
+        async with make_client(server.url) as client:
             sends = [asyncio.create_task(client.send("bob", f"{n}")) for n in range(20)]
             await asyncio.sleep(0)
         assert [(await s).seq for s in sends] == list(range(1, 21))
@@ -198,7 +194,7 @@ async def test_closing_sends_what_waits_and_then_nothing_more() -> None:
 async def test_closing_without_draining_keeps_the_rest_for_the_next_process() -> None:
     async with FakeChatd() as server:
         server.fault = plan = Plan("send", "ignore")
-        client = make(server)
+        client = make_client(server.url)
         await client.open()
         sending = asyncio.create_task(client.send("bob", "hi"))
         while not plan.met:
@@ -206,7 +202,7 @@ async def test_closing_without_draining_keeps_the_rest_for_the_next_process() ->
         await client.close(drain=False)
         with pytest.raises(Closed):
             await sending
-        async with make(server, state=client.state()):
+        async with make_client(server.url, state=client.state()):
             pass
         assert server.texts("me", "bob") == ["hi"]
         assert plan.met[-1]["retry"] is True
@@ -216,7 +212,7 @@ async def test_closing_without_draining_keeps_the_rest_for_the_next_process() ->
 async def test_a_drain_that_takes_too_long_is_given_up() -> None:
     async with FakeChatd() as server:
         server.fault = Plan("send", "ignore")
-        client = make(server)
+        client = make_client(server.url)
         await client.open()
         sending = asyncio.create_task(client.send("bob", "hi"))
         await asyncio.sleep(0)
@@ -227,7 +223,7 @@ async def test_a_drain_that_takes_too_long_is_given_up() -> None:
 
 
 async def test_a_full_outbox_says_so() -> None:
-    async with FakeChatd() as server, make(server, outbox_max=1) as client:
+    async with FakeChatd() as server, make_client(server.url, outbox_max=1) as client:
         server.fault = plan = Plan("send", "ignore")
         sending = asyncio.create_task(client.send("bob", "one"))
         while not plan.met:
@@ -239,7 +235,7 @@ async def test_a_full_outbox_says_so() -> None:
 
 
 async def test_another_epoch_keeps_sends_and_gives_up_edits() -> None:
-    async with FakeChatd() as server, make(server) as client:
+    async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "one")
 
         def restore(session: Session, frame: Frame) -> Fault:

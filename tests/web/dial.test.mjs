@@ -1,0 +1,258 @@
+import assert from 'node:assert/strict';
+import { beforeEach, test } from 'node:test';
+import { CONNECT_MS_MAX, Dialer } from '../../chatd/web/dial.js';
+import { ANSWER_MS_MAX, Link, PROBE_MS_MAX, SILENCE_MS, Timers } from '../../chatd/web/link.js';
+import { FakeClock, FakeSocket, settle, socket } from './fakes.mjs';
+
+const HEARTBEAT_MS = 20000;
+
+beforeEach(() => {
+  FakeSocket.made = [];
+});
+
+function linked(facts = {}) {
+  const clock = new FakeClock();
+  const heard = [];
+  const link = new Link({
+    url: 'ws://x/ws', WebSocket: FakeSocket, clock, onOpen: () => heard.push('open'), onFrame: (frame) => heard.push(frame),
+    onClose: (code) => heard.push(code), onSilent: () => heard.push('silent'), ...facts,
+  });
+  socket().open();
+  return { clock, heard, link };
+}
+
+async function dialed({ token = async () => 'tok', random = () => 0.5 } = {}) {
+  const clock = new FakeClock();
+  const heard = [];
+  const dial = new Dialer({
+    url: 'ws://x/ws', WebSocket: FakeSocket, clock, random, token, onOpen: (fresh) => heard.push(`open ${fresh}`),
+    onFrame: (frame) => heard.push(frame), onDown: () => heard.push('down'), onStatus: () => {},
+  });
+  dial.connect();
+  await settle();
+  return { clock, heard, dial };
+}
+
+// --- Link -----------------------------------------------------------------------------------------------------------
+
+test('requests are numbered and each is answered once, in whatever order', () => {
+  const { link, heard } = linked();
+  const got = [];
+  assert.equal(link.request({ t: 'a' }, (frame) => got.push(['a', frame.t])), 1);
+  assert.equal(link.request({ t: 'b' }, (frame) => got.push(['b', frame.t])), 2);
+  socket().say({ t: 'err', id: 2, code: 'x' });
+  socket().say({ t: 'ok', id: 1 });
+  socket().say({ t: 'ok', id: 1 });
+  socket().say({ t: 'entry', seq: 1 });
+  socket().say('garbage');
+  assert.deepEqual(got, [['b', 'err'], ['a', 'ok']]);
+  assert.deepEqual(heard, ['open', { t: 'entry', seq: 1 }]);
+  assert.equal(socket().protocol, 'chatd.v1');
+});
+
+test('leaving answers what waits by "disconnected", and nothing is heard after it', () => {
+  const { link, heard } = linked();
+  const got = [];
+  link.request({ t: 'a' }, (frame) => got.push(frame.code));
+  link.leave();
+  link.leave();
+  socket().say({ t: 'entry' });
+  socket().end(1000);
+  assert.equal(link.request({ t: 'b' }, (frame) => got.push(frame.code)), 0);
+  assert.deepEqual([got, heard, socket().closedBy], [['disconnected', 'disconnected'], ['open'], 1000]);
+});
+
+test('a dead line is found within the heartbeat, however the silence falls on the checks', async () => {
+  for (const last of [0, 1, SILENCE_MS - 1, SILENCE_MS / 2]) {
+    const { clock, heard, link } = linked();
+    link.watchSilence();
+    await clock.pass(last);
+    socket().say({ t: 'entry' });
+    const from = clock.now();
+    while (!heard.includes('silent') && clock.now() - from < 60000) await clock.pass(100);
+    assert.ok(clock.now() - from < HEARTBEAT_MS, `heard last after ${last} ms: found after ${clock.now() - from}`);
+    assert.equal(socket().sent.filter(({ t }) => t === 'ping').length, 1);
+  }
+});
+
+test('any frame calms a probe, and a line with traffic is never probed', async () => {
+  const { clock, heard, link } = linked();
+  link.watchSilence();
+  link.probe();
+  link.probe();
+  await clock.pass(PROBE_MS_MAX - 1);
+  socket().say({ t: 'entry' });
+  socket().say({ t: 'pong', id: 1 });
+  await clock.pass(PROBE_MS_MAX);
+  for (let i = 0; i < 20; i += 1) {
+    await clock.pass(SILENCE_MS / 2);
+    socket().say({ t: 'entry' });
+  }
+  assert.ok(!heard.includes('silent'));
+  assert.equal(socket().sent.length, 1);
+});
+
+test('a request without an answer ends the line even if other frames come', async () => {
+  const { clock, heard, link } = linked();
+  link.watchSilence();
+  link.request({ t: 'send' }, () => {});
+  for (let at = 0; at <= ANSWER_MS_MAX + SILENCE_MS && !heard.includes('silent'); at += 3000) {
+    await clock.pass(3000);
+    socket().say({ t: 'entry' });
+  }
+  assert.ok(heard.includes('silent'));
+});
+
+test('a timer that is set anew runs once, at the later time; a wait beyond 2^31 ms is cut, not zero', async () => {
+  const clock = new FakeClock();
+  const timers = new Timers(clock);
+  let runs = 0;
+  timers.set('a', 10, () => { runs += 1; });
+  timers.set('a', 30, () => { runs += 1; });
+  timers.set('far', 2 ** 40, () => { runs += 100; });
+  await clock.pass(29);
+  assert.equal(runs, 0);
+  await clock.pass(1);
+  assert.equal(runs, 1);
+  assert.ok(timers.has('far') && !timers.has('a'));
+  timers.clearAll();
+  assert.equal(clock.timers.size, 0);
+});
+
+// --- Dialer ---------------------------------------------------------------------------------------------------------
+
+test('a token, a connection, a hello; live once told', async () => {
+  const { dial, heard } = await dialed();
+  socket().open();
+  assert.deepEqual(heard, ['down', 'open tok']);
+  assert.equal(dial.status.state, 'connecting');
+  dial.live();
+  assert.equal(dial.status.state, 'live');
+  dial.connect();
+  assert.equal(FakeSocket.made.length, 1, 'idempotent');
+});
+
+test('lost: the first try at once, then with back-off to 30 s, and from the start again after a welcome', async () => {
+  const { clock, dial } = await dialed({ random: () => 0.999999 });
+  socket().open();
+  dial.live();
+  const waits = [];
+  for (let i = 0; i < 9; i += 1) {
+    socket().end(1006);
+    waits.push(dial.status.retryAt - clock.now());
+    await clock.pass(waits.at(-1));
+    assert.equal(FakeSocket.made.length, i + 2);
+  }
+  assert.deepEqual(waits, [0, 499, 999, 1999, 3999, 7999, 15999, 29999, 29999]);
+  socket().open();
+  dial.live();
+  socket().end(1006);
+  assert.equal(dial.status.retryAt - clock.now(), 0);
+});
+
+test('each close code does what section 10 says', async () => {
+  for (const [code, state, reason] of [
+    [1012, 'waiting', 'restart'], [4004, 'stopped', 'replaced'], [4005, 'stopped', 'too_many_devices'], [4000, 'stopped', 'protocol'],
+    [1009, 'stopped', 'protocol'], [4006, 'waiting', 'slow_consumer'], [4008, 'waiting', 'rate_limited'], [4009, 'waiting', 'overloaded'], [4777, 'waiting', 'lost'],
+  ]) {
+    const { clock, dial } = await dialed();
+    socket().open();
+    dial.live();
+    socket().end(code);
+    assert.deepEqual([dial.status.state, dial.status.reason], [state, reason], String(code));
+    if (code === 4008) assert.equal(dial.status.retryAt - clock.now(), 60000);
+    if (code === 4009) assert.ok(dial.status.retryAt > clock.now());
+    const made = FakeSocket.made.length;
+    await clock.pass(61000);
+    assert.equal(FakeSocket.made.length > made, state === 'waiting', String(code));
+    dial.close();
+  }
+});
+
+test('4004 stays until the user acts', async () => {
+  const { dial } = await dialed();
+  socket().open();
+  dial.live();
+  socket().end(4004);
+  dial.wake();
+  assert.equal(FakeSocket.made.length, 1);
+  dial.connect();
+  await settle();
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+test('a refused token is renewed once silently; refused again, the user must act', async () => {
+  const asked = [];
+  const { clock, dial } = await dialed({ token: async (renew) => (asked.push(renew), 'tok') });
+  socket().open();
+  socket().end(4002);
+  await clock.pass(10);
+  socket().open();
+  socket().end(4002);
+  assert.deepEqual(asked, [null, 'token_expired']);
+  assert.equal(dial.status.state, 'token');
+});
+
+test('no token stops; a token that cannot be had now is tried again', async () => {
+  const { dial } = await dialed({ token: async () => null });
+  assert.deepEqual(dial.status, { state: 'token', reason: 'unauthorized', retryAt: 0 });
+  let tries = 0;
+  const other = await dialed({ token: async () => { tries += 1; throw new Error('offline'); } });
+  await other.clock.pass(5000);
+  assert.ok(tries > 2);
+  assert.equal(FakeSocket.made.length, 0);
+});
+
+test('drain: still answered here until its delay is over, then another connection', async () => {
+  const { clock, dial, heard } = await dialed();
+  socket().open();
+  dial.live();
+  dial.drain(2300);
+  socket().say({ t: 'entry' });
+  assert.ok(heard.some(({ t }) => t === 'entry'));
+  socket().end(1012);
+  dial.wake();
+  await clock.pass(2299);
+  assert.equal(FakeSocket.made.length, 1);
+  await clock.pass(1);
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+test('a connection that never gets its welcome is given up; each page of one counts as progress', async () => {
+  const { clock, dial } = await dialed();
+  socket().open();
+  for (let i = 0; i < 5; i += 1) {
+    await clock.pass(CONNECT_MS_MAX - 1);
+    dial.progress();
+  }
+  assert.equal(FakeSocket.made.length, 1);
+  await clock.pass(CONNECT_MS_MAX + 1);
+  assert.equal(FakeSocket.made.length, 2);
+});
+
+test('waking up: a waiting line tries at once, a live one asks for a sign of life', async () => {
+  const { clock, dial } = await dialed({ random: () => 0.9 });
+  socket().open();
+  dial.live();
+  dial.wake();
+  assert.equal(socket().sent.at(-1).t, 'ping');
+  await clock.pass(PROBE_MS_MAX);
+  assert.equal(FakeSocket.made.length, 2, 'no sign of life: another connection');
+  socket().end();
+  socket().end();
+  assert.equal(dial.status.state, 'waiting');
+  const made = FakeSocket.made.length;
+  dial.wake();
+  await settle();
+  assert.equal(FakeSocket.made.length, made + 1);
+});
+
+test('what began in an earlier try is too late: a slow token, an old socket', async () => {
+  let give;
+  const { dial, heard } = await dialed({ token: () => new Promise((resolve) => { give = resolve; }) });
+  dial.close();
+  give('late');
+  await settle();
+  assert.equal(FakeSocket.made.length, 0);
+  assert.ok(!heard.some((one) => String(one).startsWith('open')));
+});

@@ -1,0 +1,160 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { OUTBOX_ITEMS_MAX, Outbox, WINDOW_MAX } from '../../chatd/web/outbox.js';
+import { dice, seeds, uuid, withSeed } from './fakes.mjs';
+
+function filled(count, peer = 'bob') {
+  const outbox = new Outbox();
+  for (let i = 0; i < count; i += 1) outbox.add({ peer, cid: `c${i}`, kind: 'message', body: `m${i}`, at: i });
+  return outbox;
+}
+const cids = (list) => list.map(({ item }) => item.cid);
+
+test('sends in order, as deep as the window, and the rest as answers come', () => {
+  const outbox = filled(WINDOW_MAX + 2);
+  assert.equal(cids(outbox.next(0)).length, WINDOW_MAX);
+  assert.deepEqual(outbox.next(0), []);
+  outbox.settle('c0');
+  assert.deepEqual(cids(outbox.next(0)), [`c${WINDOW_MAX}`]);
+});
+
+test('the first try has no retry, every later one has', () => {
+  const outbox = filled(1);
+  assert.equal(outbox.next(0)[0].retry, false);
+  outbox.disconnected();
+  assert.equal(outbox.next(0)[0].retry, true);
+});
+
+test('after a refusal: waits as told, starts again with the refused one, alone, in order', () => {
+  const outbox = filled(3);
+  const [first, second, third] = outbox.next(0).map(({ item }) => item);
+  assert.equal(outbox.refuse(first, { code: 'rate_limited', retry_ms: 1000 }, 0), 'again');
+  assert.equal(outbox.refuse(second, { code: 'blocked', cid: 'c0' }, 0), 'again');
+  assert.equal(outbox.refuse(third, { code: 'blocked', cid: 'c0' }, 0), 'again');
+  assert.deepEqual(outbox.next(999), []);
+  const at = outbox.wakeAt(0);
+  assert.ok(at > 1000 && at < 1200);
+  assert.deepEqual(cids(outbox.next(at)), ['c0']);
+  outbox.settle('c0');
+  assert.deepEqual(cids(outbox.next(at)), ['c1', 'c2']);
+});
+
+test('a rate limit holds for all conversations, another refusal for its own', () => {
+  const outbox = filled(1);
+  outbox.add({ peer: 'carol', cid: 'x', kind: 'message', body: 'x', at: 0 });
+  const [bobs, carols] = outbox.next(0).map(({ item }) => item);
+  outbox.refuse(bobs, { code: 'overloaded', retry_ms: 500 }, 0);
+  outbox.disconnected();
+  assert.equal(outbox.next(0).length, 2);
+  outbox.refuse(bobs, { code: 'rate_limited', retry_ms: 500 }, 0);
+  outbox.refuse(carols, { code: 'unavailable', retry_ms: 10 }, 0);
+  assert.deepEqual(outbox.next(300), []);
+});
+
+test('an error without retry_ms fails the item and keeps the words', () => {
+  const outbox = filled(2);
+  const [first] = outbox.next(0).map(({ item }) => item);
+  assert.equal(outbox.refuse(first, { code: 'too_long', msg: 'no' }, 0), 'failed');
+  assert.deepEqual(outbox.of('bob').map(({ cid, state }) => [cid, state]), [['c0', 'failed'], ['c1', 'sent']]);
+  assert.equal(outbox.size, 2);
+  assert.ok(outbox.canDiscard(first));
+  outbox.discard('c0');
+  assert.equal(outbox.size, 1);
+});
+
+test('blocked by a cid that is not here: give it up, then go on; and without a name: no busy loop', () => {
+  const outbox = filled(1);
+  const [item] = outbox.next(0).map((one) => one.item);
+  assert.equal(outbox.refuse(item, { code: 'blocked', cid: 'gone' }, 0), 'skip');
+  assert.deepEqual(outbox.next(100), []);
+  assert.deepEqual(cids(outbox.next(outbox.wakeAt(0))), ['c0']);
+  assert.equal(outbox.refuse(item, { code: 'blocked' }, 1000), 'again');
+  assert.deepEqual(outbox.next(1000), []);
+});
+
+test('what may have been done cannot be discarded, what was surely not can', () => {
+  const outbox = filled(1);
+  const [item] = outbox.next(0).map((one) => one.item);
+  assert.equal(outbox.discard('c0'), null);
+  assert.equal(outbox.size, 1);
+  outbox.refuse(item, { code: 'unavailable', retry_ms: 1 }, 0);
+  assert.equal(outbox.canDiscard(item), false);
+  outbox.next(1000);
+  outbox.refuse(item, { code: 'rate_limited', retry_ms: 1 }, 0);
+  assert.equal(outbox.discard('c0'), item, 'the server has to be told');
+  assert.equal(outbox.size, 0);
+});
+
+test('another epoch keeps messages and drops edits and deletes', () => {
+  const outbox = filled(2);
+  outbox.add({ peer: 'bob', cid: 'e', kind: 'edit', ref: 3, body: 'x', at: 0 });
+  outbox.add({ peer: 'bob', cid: 'd', kind: 'delete', ref: 3, at: 0 });
+  assert.deepEqual(outbox.newEpoch().map(({ cid }) => cid), ['e', 'd']);
+  assert.deepEqual(outbox.of('bob').map(({ cid }) => cid), ['c0', 'c1']);
+});
+
+test('saved and restored: same order, tried, failed ones too', () => {
+  const outbox = filled(3);
+  const [first] = outbox.next(0).map(({ item }) => item);
+  outbox.refuse(first, { code: 'refused', msg: 'no' }, 0);
+  const other = new Outbox();
+  other.restore(JSON.parse(JSON.stringify(outbox.save())));
+  assert.deepEqual(other.of('bob').map(({ cid, state, body }) => [cid, state, body]), [['c0', 'failed', 'm0'], ['c1', 'queued', 'm1'], ['c2', 'queued', 'm2']]);
+  assert.ok(other.next(0).every(({ retry }) => retry));
+  assert.equal(other.size, 3);
+});
+
+test('there is an end to what it takes', () => {
+  const outbox = filled(OUTBOX_ITEMS_MAX);
+  assert.equal(outbox.add({ peer: 'bob', cid: 'z', kind: 'message', body: 'z', at: 0 }), null);
+});
+
+test('whatever is answered in whatever order: each leaves once, in order, and the size is right', async () => {
+  for (const seed of seeds(60)) await withSeed(seed, (d) => anyAnswers(d));
+});
+
+function anyAnswers(d) {
+  const outbox = new Outbox();
+  const done = new Map([['bob', []], ['carol', []]]);
+  const added = new Map([['bob', []], ['carol', []]]);
+  let flying = [];
+  let now = 0;
+  for (let step = 0; step < 400; step += 1) {
+    const roll = d.below(10);
+    if (roll < 3 && step < 300) {
+      const peer = d.pick(['bob', 'carol']);
+      const cid = uuid();
+      if (outbox.add({ peer, cid, kind: 'message', body: 'x', at: now })) added.get(peer).push(cid);
+    } else if (roll < 5) flying.push(...outbox.next(now).map(({ item }) => item));
+    else if (roll < 9 && flying.length > 0) {
+      const peer = d.pick(flying).peer;
+      const item = flying.find((one) => one.peer === peer); // answers of one conversation come in order
+      flying = flying.filter((one) => one !== item);
+      const blocked = item.blockedBy;
+      if (blocked) outbox.refuse(item, { code: 'blocked', cid: blocked }, now);
+      else if (d.chance(0.3)) {
+        outbox.refuse(item, { code: 'overloaded', retry_ms: d.below(50) }, now);
+        for (const other of flying) if (other.peer === peer) other.blockedBy = item.cid;
+      } else {
+        outbox.settle(item.cid);
+        done.get(peer).push(item.cid);
+      }
+      delete item.blockedBy;
+    } else if (d.chance(0.1)) {
+      for (const item of flying) delete item.blockedBy;
+      flying = [];
+      outbox.disconnected();
+    }
+    now += d.below(30);
+    const left = [...outbox.queues.values()].reduce((sum, { items }) => sum + items.length, 0);
+    assert.equal(outbox.size, left + outbox.failed.length);
+  }
+  outbox.disconnected();
+  for (let i = 0; i < 2000 && outbox.size > 0; i += 1, now += 100) {
+    for (const { item } of outbox.next(now)) {
+      outbox.settle(item.cid);
+      done.get(item.peer).push(item.cid);
+    }
+  }
+  for (const peer of ['bob', 'carol']) assert.deepEqual(done.get(peer), added.get(peer));
+}

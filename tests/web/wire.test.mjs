@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { BACKOFF_MAX_MS, Backoff, afterClose, bodyBytes, cleanBody, cleanUser, fitting, parseFrame } from '../../chatd/web/wire.js';
+
+test('bytes are counted as UTF-8', () => {
+  assert.equal(bodyBytes('aé€😀'), 1 + 2 + 3 + 4);
+});
+
+test('a body keeps what was typed, but for what the server refuses', () => {
+  assert.equal(cleanBody('a\r\nb\rc\td'), 'a\nb\nc\td');
+  assert.equal(cleanBody('x\u0000\u0007\u007f\u0085y'), 'xy');
+  assert.equal(cleanBody('\ud800a\udc00 😀'), '\ufffda\ufffd 😀');
+  assert.equal(cleanBody('  <b>&amp;</b>\u202e '), '  <b>&amp;</b>\u202e ');
+});
+
+test('user ids: 1 to 64 printable characters in NFC', () => {
+  assert.equal(cleanUser('  bob '), 'bob');
+  assert.equal(cleanUser('e\u0301'), '\u00e9');
+  assert.equal(cleanUser('😀'.repeat(64)), '😀'.repeat(64));
+  assert.equal(cleanUser('<img src=x onerror=alert(1)>'), '<img src=x onerror=alert(1)>');
+  for (const bad of ['', '   ', 'a'.repeat(65), 'a\u202eb', 'a\nb', 'a\u00a0b', 'a\u2028b', '\ud800']) assert.equal(cleanUser(bad), null, JSON.stringify(bad));
+});
+
+test('what is no frame is ignored', () => {
+  for (const bad of ['', '[]', 'null', '3', '{"t":1}', '{', new Uint8Array(1), undefined]) assert.equal(parseFrame(bad), null);
+  assert.deepEqual(parseFrame('{"t":"x","y":1}'), { t: 'x', y: 1 });
+});
+
+test('back-off: at once, then full jitter below a doubling ceiling', () => {
+  const backoff = new Backoff(() => 0.999999);
+  const delays = Array.from({ length: 9 }, () => backoff.next(true));
+  assert.deepEqual(delays, [0, 499, 999, 1999, 3999, 7999, 15999, BACKOFF_MAX_MS - 1, BACKOFF_MAX_MS - 1]);
+  backoff.reset();
+  assert.equal(backoff.next(false), 499);
+});
+
+test('an unknown close code is a lost connection', () => {
+  assert.equal(afterClose(4999).then, 'again');
+  assert.equal(afterClose(4004).then, 'stop');
+});
+
+test('fitting keeps the head of a list within the bytes of its JSON', () => {
+  const list = Array.from({ length: 100 }, (_, i) => `user😀${i}`);
+  const kept = fitting(list, 300);
+  assert.ok(kept.length > 10 && bodyBytes(JSON.stringify(kept)) <= 300);
+  assert.ok(bodyBytes(JSON.stringify(list.slice(0, kept.length + 1))) > 300);
+});
