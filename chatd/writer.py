@@ -25,7 +25,7 @@ from psycopg import errors as pg
 from psycopg import waiting
 
 from chatd import pgarrays
-from chatd.errors import Retryable, Unavailable
+from chatd.errors import Refused, Retryable, Unavailable
 from chatd.ids import ConvId
 from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
 from chatd.metrics import Metrics
@@ -254,7 +254,7 @@ class Lane:
     async def _make_partition(self) -> None:
         try:
             await self._partition()
-        except (psycopg.Error, OSError, TimeoutError) as e:
+        except (Refused, psycopg.Error, OSError, TimeoutError) as e:
             raise Outage(f"no partition for now, and none could be made: {e}") from e
 
     async def _drop_connection(self) -> None:

@@ -119,6 +119,11 @@ class Client:
         return self._desk.user
 
     @property
+    def epoch(self) -> str | None:
+        """Of the log that entries come from: with `c` and `seq` it names an entry for ever."""
+        return self._desk.inbox.epoch
+
+    @property
     def limits(self) -> Limits:
         """What the server allows."""
         return self._desk.limits
@@ -157,7 +162,7 @@ class Client:
 
     def reply_cid(self, entry: Entry, n: int = 0) -> str:
         """A cid for the n-th thing sent because of `entry`: the same whenever it is asked for, so that handling an entry twice sends once."""
-        return str(uuid.uuid5(REPLY_CIDS, f"{self._desk.inbox.epoch}/{entry.c}/{entry.seq}/{n}"))
+        return str(uuid.uuid5(REPLY_CIDS, f"{self.epoch}/{entry.c}/{entry.seq}/{n}"))
 
     async def _enter(self, peer: str, kind: str, body: str | None, ref: int | None, cid: str | None) -> Sent:
         if self._closing or self._ended is not None:

@@ -172,8 +172,9 @@ class Outbox:
     def refuse(self, item: Item, code: str, retry_ms: int | None, blocked_by: str | None, now: float) -> Then:
         """An `err` came to the item's last try. SKIP: give up the cid `blocked_by`, which is not in this outbox."""
         queue = self._queues.get(item.peer)
-        if queue is None or queue.items.get(item.cid) is not item or item.state is State.QUEUED:
+        if queue is None or queue.items.get(item.cid) is not item:
             return Then.AGAIN  # settled by its entry meanwhile
+        assert item.state is State.SENT
         item.code = code
         if code != "blocked" and retry_ms is None:
             self._remove(queue, item)

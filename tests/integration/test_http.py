@@ -1,0 +1,128 @@
+"""The chat port's plain HTTP, and who may shake hands."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.fix_server import MakeServer, Server
+
+
+async def get(url: str, **headers: str) -> tuple[int, Any, bytes]:
+    def fetch() -> tuple[int, Any, bytes]:
+        request = urllib.request.Request(url, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return answer.status, answer.headers, answer.read()
+        except urllib.error.HTTPError as e:
+            with e:
+                return e.code, e.headers, e.read()
+
+    return await asyncio.to_thread(fetch)
+
+
+async def raw(server: Server, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    try:
+        writer.write(data)
+        return await asyncio.wait_for(reader.read(), 10)
+    finally:
+        writer.close()
+
+
+async def test_the_page_and_its_files_come_with_a_strict_policy(server: Server) -> None:
+    status, headers, body = await get(f"{server.http}/")
+    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert b"<script" in body
+    status, headers, _ = await get(f"{server.http}/client.js")
+    assert (status, headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
+    assert (await get(f"{server.http}/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/nope", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"])
+async def test_everything_else_is_404(server: Server, path: str) -> None:
+    assert (await get(server.http + path))[0] == 404
+
+
+async def test_a_development_token_is_for_our_own_page_only(make_server: MakeServer) -> None:
+    server = await make_server()
+    url = f"{server.http}/dev/token?user=alice"
+    status, headers, body = await get(url, **{"X-Chatd-Dev": "1"})
+    assert (status, headers["Cache-Control"]) == (200, "no-store")
+    peer = await server.connect("alice", token=json.loads(body)["token"])
+    assert peer.welcome["user"] == "alice"
+    assert (await get(url))[0] == 404
+    assert (await get(url, **{"X-Chatd-Dev": "1", "Host": "evil.example"}))[0] == 404
+    assert (await get(f"{server.http}/dev/token?user=%00", **{"X-Chatd-Dev": "1"}))[0] == 400
+    assert (await get(f"{server.http}/dev/token", **{"X-Chatd-Dev": "1"}))[0] == 400
+
+
+async def test_origin_must_be_our_own_or_allowed(make_server: MakeServer) -> None:
+    server = await make_server(origins=["https://chat.example.org"])
+    for origin in (None, f"http://127.0.0.1:{server.port}", "https://chat.example.org"):
+        async with connect(server.url, origin=origin):  # type: ignore[arg-type]
+            pass
+    for origin in ("https://evil.example", "null", f"http://127.0.0.1:{server.port}.evil.example"):
+        with pytest.raises(InvalidStatus) as e:
+            async with connect(server.url, origin=origin):  # type: ignore[arg-type]
+                pass
+        assert e.value.response.status_code == 403
+
+
+async def test_the_subprotocol_is_ours_or_none(server: Server) -> None:
+    async with connect(server.url, subprotocols=["other", "chatd.v1"]) as ws:  # type: ignore[list-item]
+        assert ws.subprotocol == "chatd.v1"
+    async with connect(server.url) as ws:
+        assert ws.subprotocol is None
+    with pytest.raises(InvalidStatus) as e:
+        async with connect(server.url, subprotocols=["chatd.v2"]):  # type: ignore[list-item]
+            pass
+    assert e.value.response.status_code == 400
+
+
+async def test_frames_that_come_with_the_handshake_are_read(server: Server) -> None:
+    ping = b"\x89\x80\x00\x00\x00\x00"
+    head = (
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    close = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+    answer = await raw(server, head + ping + close)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert answer.endswith(b"\x8a\x00\x88\x02\x03\xe8")
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", b" 400 "),
+        (b"GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", b" 400 "),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n\r\n", b" 405 "),
+        (b"GET /ws HTTP/1.1\r\nHost: x\r\n\r\n", b" 426 "),
+        (b"GET / HTTP/1.1\r\n" + b"X: " + b"a" * 20_000 + b"\r\n\r\n", b" 431 "),
+        (b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 500 + b"\r\n", b" 431 "),
+        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", b" 414 "),
+    ],
+)
+async def test_a_bad_request_gets_its_status_and_the_end(server: Server, data: bytes, status: bytes) -> None:
+    answer = await raw(server, data)
+    assert status in answer.split(b"\r\n")[0]
+
+
+async def test_too_many_connections_from_one_address_get_503(make_server: MakeServer) -> None:
+    server = await make_server(connections_per_address_max=2)
+    await server.connect("alice")
+    await server.connect("bob")
+    with pytest.raises(InvalidStatus) as e:
+        await server.connect("carol")
+    assert e.value.response.status_code == 503
+    await server.peers[0].close()
+    await server.connect("carol")

@@ -1,0 +1,327 @@
+"""A lane on a real PostgreSQL: what its owner is told, whatever the database does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from chatd import errors
+from chatd.ids import Cid, ConvId, UserId
+from chatd.lanes import Batch, Item, LaneQueue
+from chatd.limits import TokenBucket
+from chatd.metrics import Metrics
+from chatd.protocol import DELETE, EDIT, MESSAGE
+from chatd.registry import Conversation
+from chatd.session import Session
+from chatd.writer import RETRIES_MAX, Lane, Row
+from tests.integration.logs import cid, connect, conversation, entries, one, partitions
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+EVENT_S_MAX = 20.0
+
+
+class NoSink:
+    """Sessions here are only asked what stands in front of an item."""
+
+    def send(self, frame: bytes) -> None:
+        raise AssertionError("a lane sends nothing")
+
+    def close(self, code: int, reason: str) -> None:
+        raise AssertionError("a lane closes nothing")
+
+
+class Told:
+    """An Outcome that keeps what it is told, and lets a test wait until every item has its answer."""
+
+    def __init__(self) -> None:
+        self.seqs: dict[str, int] = {}  # by cid
+        self.notes: dict[str, str | None] = {}  # by cid: None (written), a note of `append`, "failed", "refused", "blocked"
+        self.doubts: set[int] = set()
+        self.changed = asyncio.Condition()
+        self.waiters: list[asyncio.Event] = []
+
+    def _note(self, item: Item, note: str | None, seq: int | None = None) -> None:
+        assert item.cid not in self.notes, "told twice"
+        self.notes[item.cid] = note
+        if seq is not None:
+            self.seqs[item.cid] = seq
+        for waiter in self.waiters:
+            waiter.set()
+
+    def committed(self, batch: Batch, rows: list[Row]) -> None:
+        special = {row.ord: row for row in rows if row.ord is not None}
+        next_seq = {row.conv: row.seq for row in rows if row.ord is None}
+        for n, item in enumerate(batch.messages):
+            if n in special:
+                self._note(item, special[n].note, special[n].seq)
+            else:
+                self._note(item, None, next_seq[item.conv.id])
+                next_seq[item.conv.id] += 1
+        for n, item in enumerate(batch.changes):
+            self._note(item, special[-1 - n].note, special[-1 - n].seq)
+
+    def failed(self, items: list[Item], error: errors.Retryable) -> None:
+        for item in items:
+            self._note(item, "failed")
+
+    def refused(self, item: Item) -> None:
+        self._note(item, "refused")
+
+    def blocked(self, items: list[Item]) -> None:
+        for item in items:
+            self._note(item, "blocked")
+
+    def doubtful(self, convs: set[ConvId]) -> None:
+        self.doubts |= convs
+        for waiter in self.waiters:
+            waiter.set()
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        waiter = asyncio.Event()
+        self.waiters.append(waiter)
+        async with asyncio.timeout(EVENT_S_MAX):
+            while not done():
+                waiter.clear()
+                await waiter.wait()
+
+
+class Bench:
+    """A lane at work, its conversations, and a connection to look at what it did."""
+
+    def __init__(self, conninfo: str, db: psycopg.Connection[Any], **lane: Any) -> None:
+        self.db, self.told, self.metrics = db, Told(), Metrics()
+        self.session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
+        self.conv = Conversation(ConvId(conversation(db)), UserId("alice"), UserId("bob"))
+        self.made = 0
+        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, **lane}
+        self.lane = Lane(0, conninfo, LaneQueue(256), self.told, self.metrics, **lane)
+        self._id = 0
+
+    async def make_partition(self) -> None:
+        self.made += 1
+        await asyncio.to_thread(self.db.execute, "SELECT make_partition(clock_timestamp())")
+
+    def put(self, body: str | None = "hi", *, kind: int = MESSAGE, ref: int | None = None, known: str = "", flags: int = 0) -> str:
+        """Queue an item; gives its cid."""
+        self._id += 1
+        known = known or cid()
+        self.conv.pending += 1
+        self.lane.put(Item(self.session, self._id, self.conv, UserId("bob"), 0, Cid(known), kind, body, ref, flags))
+        return known
+
+    async def answered(self, *cids: str) -> list[str | None]:
+        await self.told.until(lambda: all(one_cid in self.told.notes for one_cid in cids))
+        return [self.told.notes[one_cid] for one_cid in cids]
+
+    def log(self) -> list[tuple[int, int, str | None]]:
+        return entries(self.db, self.conv.id)
+
+    @property
+    def backend(self) -> int:
+        """The pid of the lane's server process."""
+        assert self.lane._conn is not None
+        return self.lane._conn.info.backend_pid
+
+
+@pytest.fixture
+def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
+    with connect(fresh_db) as conn:
+        partitions(conn)
+        yield conn
+
+
+@pytest.fixture
+async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[Callable[..., Awaitable[Bench]]]:
+    """Starts a lane; keyword arguments are the lane's, `conninfo` replaces the database's."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def make(conninfo: str = fresh_db, **lane: Any) -> Bench:
+        bench = Bench(conninfo, db, **lane)
+        await bench.lane.connect()
+        tasks.append(asyncio.create_task(bench.lane.run()))
+        return bench
+
+    yield make
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_items_are_written_in_the_order_they_were_put(start: Callable[..., Awaitable[Bench]]) -> None:
+    bench = await start()
+    cids = [bench.put(str(n)) for n in range(600)]
+    assert set(await bench.answered(*cids)) == {None}
+    assert bench.log() == [(n + 1, MESSAGE, str(n)) for n in range(600)]
+    assert [bench.told.seqs[one_cid] for one_cid in cids] == list(range(1, 601))
+    assert bench.conv.pending == 0
+    assert max(bench.metrics.batch_rows.counts) > 0
+
+
+async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable[..., Awaitable[Bench]]) -> None:
+    bench = await start()
+    bench.put("one")
+    bench.put("uno", kind=EDIT, ref=1)
+    bench.put("two")
+    bench.put(None, kind=DELETE, ref=1)
+    last = bench.put("three")
+    await bench.answered(last)
+    assert bench.log() == [(1, MESSAGE, None), (2, EDIT, None), (3, MESSAGE, "two"), (4, DELETE, None), (5, MESSAGE, "three")]
+
+
+async def test_twins_are_written_once_and_a_later_repeat_is_a_dup(start: Callable[..., Awaitable[Bench]]) -> None:
+    bench = await start()
+    known = bench.put("first")
+    bench.put("twin", known=known)
+    assert await bench.answered(known) == [None]
+    del bench.told.notes[known]
+    bench.put("repeat", known=known)
+    assert await bench.answered(known) == ["dup"]
+    assert bench.log() == [(1, MESSAGE, "first")]
+    assert bench.conv.pending == 0
+
+
+async def test_a_batch_that_the_data_makes_fail_is_halved_until_only_the_row_at_fault_is_refused(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    db.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF NEW.body = 'poison' THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW; END $$;"
+        " CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON entries FOR EACH ROW EXECUTE FUNCTION refuse()"
+    )
+    bench = await start()
+    bodies = [str(n) for n in range(40)]
+    bodies[7] = bodies[29] = "poison"
+    cids = [bench.put(body) for body in bodies]
+    cids.append(bench.put("poison", kind=EDIT, ref=1))
+    cids.append(bench.put("fine", kind=EDIT, ref=2))
+    notes = await bench.answered(*cids)
+    assert [n for n, note in enumerate(notes) if note == "refused"] == [7, 29, 40]
+    assert notes.count(None) == 39
+    kept = [body for body in bodies if body != "poison"]
+    kept[1] = "fine"
+    assert bench.log() == [*((n + 1, MESSAGE, body) for n, body in enumerate(kept)), (39, EDIT, None)]
+    assert bench.conv.pending == 0
+
+
+async def test_a_missing_partition_is_made_however_often_it_takes(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
+    tries = []
+
+    async def late() -> None:
+        tries.append(None)
+        if len(tries) >= RETRIES_MAX - 1:
+            await bench.make_partition()
+
+    bench = await start(partition=late)
+    db.execute("SELECT format('DROP TABLE %I', c.relname) FROM pg_class c WHERE relname LIKE 'entries_2%'")
+    for (name,) in db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%'").fetchall():
+        db.execute(f"DROP TABLE {name}")
+    assert await bench.answered(bench.put()) == [None], "a short partition may be over before the next try: that is no fault of the data"
+    assert len(tries) == RETRIES_MAX - 1
+
+
+@pytest.mark.parametrize("error", [errors.Unavailable("away", retry_ms=1), psycopg.errors.LockNotAvailable("busy"), TimeoutError()])
+async def test_a_partition_that_cannot_be_made_fails_the_batch_and_not_the_lane(fresh_db: str, error: Exception) -> None:
+    async def never() -> None:
+        raise error
+
+    with connect(fresh_db) as db:
+        bench = Bench(fresh_db, db, partition=never)
+        task = asyncio.create_task(bench.lane.run())
+        assert await bench.answered(bench.put()) == ["failed"]
+        assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_a_conflict_is_tried_again_inside(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        "CREATE SEQUENCE tries; CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = '40001'; END IF; RETURN NEW; END $$;"
+        " CREATE TRIGGER conflict BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION conflict()"
+    )
+    bench = await start()
+    assert await bench.answered(bench.put()) == [None]
+    assert bench.metrics.batches_retried == 2
+
+
+async def test_a_cut_connection_leaves_the_outcome_unknown_and_the_lane_comes_back(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    bench = await start()
+    with db.transaction():  # holds the conversation, so that the batch is under way when the connection goes
+        db.execute("SELECT FROM conversations FOR UPDATE")
+        lost = bench.put("lost?")
+        await blocked(db, bench.backend)
+        db.execute("SELECT pg_terminate_backend(%s)", (bench.backend,))
+        assert await bench.answered(lost) == ["failed"]
+    assert bench.conv.pending == 0
+    await bench.told.until(lambda: bench.told.doubts == {bench.conv.id})
+    del bench.told.notes[lost]
+    bench.put("lost?", known=lost)
+    assert await bench.answered(lost) == [None]
+    assert bench.log() == [(1, MESSAGE, "lost?")]
+
+
+async def test_a_server_that_hangs_holds_a_lane_no_longer_than_its_deadline(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    """psycopg alone would wait 10 s more for the server to confirm the cancel. When the server wakes up, the cid is still written once."""
+    bench = await start(deadline_s=0.3)
+    frozen = bench.backend
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        lost = bench.put("lost?")
+        async with asyncio.timeout(5):
+            assert await bench.answered(lost) == ["failed"]
+        async with asyncio.timeout(5):
+            assert await bench.answered(bench.put("next")) == [None]
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    gone = os.pidfd_open(frozen)
+    await asyncio.wait_for(readable(gone), EVENT_S_MAX)
+    os.close(gone)
+    del bench.told.notes[lost]
+    bench.put("lost?", known=lost)
+    await bench.answered(lost)
+    assert sorted(body or "" for _, _, body in bench.log()) == ["lost?", "next"]
+    assert one(db, "SELECT count(*) FROM entries WHERE cid = %s", (lost,)) == 1
+
+
+async def test_the_operators_own_options_stand_beside_the_lanes(
+    fresh_db: str, start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    db.execute(f"ALTER DATABASE {db.info.dbname} SET default_transaction_isolation = 'serializable'")
+    db.execute(f"ALTER DATABASE {db.info.dbname} SET synchronous_commit = 'off'")
+    bench = await start(psycopg.conninfo.make_conninfo(fresh_db, options="-c search_path=public,elsewhere"))
+    assert bench.lane._conn is not None
+    shown = [(await (await bench.lane._conn.execute(f"SHOW {name}")).fetchone() or ("",))[0] for name in SESSION]  # type: ignore[arg-type]
+    assert dict(zip(SESSION, shown, strict=True)) == SESSION
+
+
+SESSION = {"search_path": "public,elsewhere", "transaction_isolation": "read committed", "synchronous_commit": "on", "statement_timeout": "5s"}
+
+
+async def blocked(db: psycopg.Connection[Any], pid: int) -> None:
+    """Until that server process waits for a lock."""
+    async with asyncio.timeout(EVENT_S_MAX):
+        while not one(db, "SELECT cardinality(pg_blocking_pids(%s))", (pid,)):
+            await asyncio.sleep(0)
+
+
+async def readable(fd: int) -> None:
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(fd, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(fd)
