@@ -178,11 +178,16 @@ def _issue(settings: Settings, name: str, ttl_s: int) -> str:
 
 def _tail(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    from chatd.client.errors import ClientError
     from chatd.client.tail import tail
 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
-    asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout))
+    print(f"watching {options.user} at {url}; Ctrl-C ends it", file=sys.stderr)
+    try:
+        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout))
+    except ClientError as e:
+        raise ChatdError(f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?") from None
     return 0
 
 

@@ -163,7 +163,10 @@ class Registry:
 
     def _drop(self, convs: Iterable[Conversation]) -> None:
         for conv in convs:
-            if conv.a in self.users or conv.b in self.users or self.convs.get(conv.id) is not conv:
+            if self.convs.get(conv.id) is not conv:
+                continue
+            if (holder := self.users.get(conv.a) or self.users.get(conv.b)) is not None:
+                self.link(holder, conv)  # it may have come after the conversation and not be loaded yet: now the conversation is its to drop
                 continue
             if conv.pending or conv.gap is not None:
                 self._busy.append(conv)  # two objects for one log would break its order

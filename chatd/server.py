@@ -72,7 +72,7 @@ class Node:
         self.admin_port = 0
         self._loop = asyncio.get_running_loop()
         self._clock = Clock(self._loop)
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         self._embedded: Embedded | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
@@ -107,7 +107,7 @@ class Node:
     hub: Hub
 
     def _make_parts(self, conninfo: str) -> None:
-        s, metrics, clock = self.settings, self._metrics, self._clock
+        s, metrics, clock = self.settings, self.metrics, self._clock
         self.registry = Registry()
         self.store = Store(conninfo, _store_limits(s), metrics)
         self.presence = Presence(s.presence_grace_ms / 1000)
@@ -203,7 +203,7 @@ class Node:
             raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
         self.port = self._server.sockets[0].getsockname()[1]
         if s.admin_port >= 0:
-            self._admin = Admin(self._metrics, self._readiness)
+            self._admin = Admin(self.metrics, self._readiness)
             try:
                 self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
             except OSError as e:
@@ -259,7 +259,7 @@ class Node:
         while True:
             due = max(due + 1.0, self._clock.now())
             await asyncio.sleep(due - self._clock.now())
-            self._metrics.loop_lag_s.observe(self._clock.now() - due)
+            self.metrics.loop_lag_s.observe(self._clock.now() - due)
             self.hub.sweep()
 
     async def _tick(self) -> None:

@@ -41,7 +41,10 @@ def validator(name: str, *, strict: bool = False) -> Any:
 
 @functools.cache
 def _schemas() -> dict[str, Any]:
-    return {f"file:///{path.relative_to(FOLDER).as_posix()}": json.loads(path.read_text()) for path in FOLDER.rglob("*.json")}
+    schemas = {f"file:///{path.relative_to(FOLDER).as_posix()}": json.loads(path.read_text()) for path in FOLDER.rglob("*.json")}
+    for schema in schemas.values():
+        del schema["$schema"]  # jsonschema would leave our validator for the one that it names
+    return schemas
 
 
 def _strict(schema: Any) -> Any:

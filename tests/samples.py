@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Final
-
-import orjson
 
 CID: Final = "8c1e62f0-3f64-4f0e-9c58-0d6f6f2b7a11"
 OTHER_CID: Final = "0b5c1a52-6a7e-4c55-8f0e-1a2b3c4d5e6f"
@@ -33,4 +32,4 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
 def request(t: str, id: int = 1, /, **keys: object) -> bytes:
     """The sample of a type with some of its keys set anew; a key set to `...` is left out."""
     facts = {"id": id, **REQUESTS[t], **keys}
-    return orjson.dumps({key: value for key, value in facts.items() if value is not ...})
+    return json.dumps({key: value for key, value in facts.items() if value is not ...}, ensure_ascii=False).encode()

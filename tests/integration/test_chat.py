@@ -187,7 +187,8 @@ async def test_conversations_are_paged_with_the_latest_entry_first(make_server: 
     for n in range(7):
         await alice.say(f"user{n}")
     await alice.say("user2")
-    peers, cursor = [], {}
+    peers: list[str] = []
+    cursor: dict[str, str] = {}
     while True:
         page = await alice.request("conversations", limit=3, **cursor)
         peers += [item["peer"] for item in page["conversations"]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -156,9 +155,9 @@ def test_a_body_has_2048_bytes_of_utf8_at_most(character: str) -> None:
 
 def test_the_longest_send_fits_a_frame_also_if_all_of_it_is_escaped() -> None:
     escaped = {"a": "\\u0061", "😀": "\\ud83d\\ude00"}
-    text = '{"t":"send","id":%d,"to":"%s","cid":"%s","body":"%s","retry":true}' % (
-        ID_MAX, escaped["😀"] * 64, "".join(f"\\u{ord(c):04x}" for c in CID), escaped["a"] * BODY_BYTES_MAX,
-    )  # fmt: skip
+    cid = "".join(f"\\u{ord(c):04x}" for c in CID)
+    to, body = escaped["😀"] * 64, escaped["a"] * BODY_BYTES_MAX
+    text = f'{{"t":"send","id":{ID_MAX},"to":"{to}","cid":"{cid}","body":"{body}","retry":true}}'
     assert len(text) <= FRAME_BYTES_MAX
     assert decode(text.encode(), 0) == protocol.Send(ID_MAX, None, UserId("😀" * 64), Cid(CID), "a" * BODY_BYTES_MAX, True)
 
@@ -240,9 +239,7 @@ def test_an_unknown_type_is_told(t: str) -> None:
     assert fault(b'{"id":7,"t":"%s"}' % t.encode()) == (7, "unknown_type", None)
 
 
-NAMES = re.compile(r"[a-z]+")
 WRONG: dict[str, list[object]] = {
-    "v": [],  # see below
     "token": [None, 1, "", "x" * (TOKEN_CHARS_MAX + 1), [], {}],
     "device": [None, 1, "", "x" * 65, "a b", "é", "a\n", "a/b", ["a"]],
     "epoch": [1, "", "x" * 65, [], True],
@@ -278,8 +275,9 @@ SEQ_KEYS = [("edit", "ref"), ("delete", "ref"), ("ack", "seq"), ("read", "seq"),
 def test_a_seq_is_an_integer_from_1(t: str, key: str) -> None:
     for value in (0, -1, ID_MAX + 1, 2**63):
         assert fault(request(t, 9, **{key: value}))[:2] == (9, "bad_seq"), value
-    for wrong in (1.0, 1.5, "1", True, [1], {}, 2**64, 1e30):
-        assert fault(request(t, 9, **{key: wrong} if wrong != 2**64 else {key: float(2**64)})) == (9, "bad_field", key), wrong
+    wrong: object
+    for wrong in (1.0, 1.5, "1", True, [1], {}, 2**64, 2**200, 1e30):
+        assert fault(request(t, 9, **{key: wrong})) == (9, "bad_field", key), wrong
 
 
 def test_history_goes_one_way() -> None:
@@ -298,13 +296,14 @@ def test_a_conversation_is_named_by_exactly_one_of_c_and_to(t: str) -> None:
     assert fault(request(t, c="12", to="bob")) == (1, "bad_field", "c")
     assert fault(request(t, c=..., to=...)) == (1, "bad_field", "c")
     assert fault(request(t, c=None, to=None)) == (1, "bad_field", "c")
-    assert decode(request(t, c=None, to="bob"), 0)[1:3] == (None, "bob")
-    assert decode(request(t, c="12", to=...), 0)[1:3] == (12, None)
+    assert tuple(decode(request(t, c=None, to="bob"), 0))[1:3] == (None, "bob")
+    assert tuple(decode(request(t, c="12", to=...), 0))[1:3] == (12, None)
+    c: object
     for c in (12, True, ["12"], {}):
         assert fault(request(t, c=c, to=...)) == (1, "bad_field", "c")
-    for c in ("", "0", "-1", "012", "1.0", " 1", "1\n", "٣", "x", "9" * 19, "1" * 20, str(2**63)):
-        assert fault(request(t, c=c, to=...))[:2] == (1, "no_conversation")
-    assert decode(request(t, c=str(2**63 - 1), to=...), 0)[1] == 2**63 - 1
+    for name in ("", "0", "-1", "012", "1.0", " 1", "1\n", "٣", "x", "9" * 19, "1" * 20, str(2**63)):
+        assert fault(request(t, c=name, to=...))[:2] == (1, "no_conversation")
+    assert tuple(decode(request(t, c=str(2**63 - 1), to=...), 0))[1] == 2**63 - 1
     for to in (1, True, ["bob"], "", "x" * 65, " bob", "bob\x00", "bo\nb", "e\u0301"):
         assert fault(request(t, c=..., to=to)) == (1, "bad_field", "to")
 
@@ -339,17 +338,20 @@ keys = st.sampled_from(sorted({key for sample in REQUESTS.values() for key in sa
 @settings(max_examples=500)
 @given(st.sampled_from(REQUEST_TYPES), st.dictionaries(keys, values, max_size=4))
 def test_any_value_for_any_key_gives_a_request_or_a_fault_and_nothing_else(t: str, spoiled: dict[str, Any]) -> None:
+    got: Request | Fault
     try:
         got = decode(request(t, **spoiled), 0)
     except Fault as refused:
-        if refused.id:
-            assert refused.error.code in ANY_CODE | {"unknown_type"}
-            assert refused.id == spoiled.get("id", 1)
-        else:
-            assert refused.error.code == "bad_frame"
-        json.loads(protocol.err(refused.id, refused.error))
+        got = refused
+    if not isinstance(got, Fault):
+        assert got.id == spoiled.get("id", 1)
+        return
+    if got.id:
+        assert got.error.code in ANY_CODE | {"unknown_type"}
+        assert got.id == spoiled.get("id", 1)
     else:
-        assert isinstance(got, Request)
+        assert got.error.code == "bad_frame"
+    assert json.loads(protocol.err(got.id, got.error))["code"] == got.error.code
 
 
 # ---- encode ---------------------------------------------------------------------------------------------------------------------
@@ -386,7 +388,7 @@ def test_a_live_entry_is_json(c: int, seq: int, ts: int, sender: str, to: str, b
     assert json.loads(frame) == expected
 
 
-STATES = {
+STATES: dict[str, tuple[Stored, dict[str, object]]] = {
     "a message": (Stored(61, 5, 0, MESSAGE, CID, "hi", None, None, None, 1, 0), {"kind": "message", "body": "hi"}),
     "edited": (Stored(61, 5, 0, MESSAGE, CID, "hi!", None, 63, 7, 1, 0), {"kind": "message", "body": "hi!", "rev": 63, "edited": 7}),
     "deleted": (Stored(61, 5, 0, MESSAGE, CID, None, None, 64, 8, 1, 0), {"kind": "message", "body": None, "rev": 64, "deleted": 8}),
@@ -399,7 +401,7 @@ STATES = {
 @pytest.mark.parametrize("name", STATES)
 def test_a_stored_entry_shows_as_it_stands_now(name: str) -> None:
     stored, facts = STATES[name]
-    common = {"seq": 61, "ts": 5, "from": "alice", "to": "bob"}
+    common: dict[str, object] = {"seq": 61, "ts": 5, "from": "alice", "to": "bob"}
     assert json.loads(protocol.stored_entry(b"{", stored, b'"alice"', b'"bob"', False)) == common | facts
     pushed = json.loads(protocol.stored_entry(protocol.entry_head(12), stored, b'"alice"', b'"bob"', True))
     assert pushed == common | facts | {"t": "entry", "c": "12", "cid": CID}

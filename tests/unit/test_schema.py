@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import unicodedata
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,8 @@ SHAPES: dict[str, st.SearchStrategy[Frame]] = {
     "delete": shape("delete", {"cid": CID, "ref": SEQ}, {"retry": FLAG}, where=True),
     "ack": shape("ack", {"seq": SEQ}, where=True),
     "read": shape("read", {"seq": SEQ}, where=True),
-    "history": shape("history", {}, {"before": nullable(SEQ), "limit": LIMIT}, where=True) | shape("history", {"after": nullable(CURSOR)}, {"limit": LIMIT}, where=True),
+    "history": shape("history", {}, {"before": nullable(SEQ), "limit": LIMIT}, where=True)
+    | shape("history", {"after": nullable(CURSOR)}, {"limit": LIMIT}, where=True),
     "conversations": shape("conversations", {}, {"limit": LIMIT, "cursor": nullable(ANY.filter(bool))}),
     "typing": shape("typing", {}, where=True),
     "presence": shape("presence", {}, {"state": STATE}),
@@ -88,19 +90,23 @@ VALID = st.one_of(*SHAPES.values())
 
 # ---- requests that it mostly does not -----------------------------------------------------------------------------------------------
 
-SCALARS = (
-    st.none() | st.booleans() | st.text(st.characters(codec="utf-8"), max_size=5) | st.integers(-2, 2) | st.sampled_from([100, 101, 2**53 - 1, 2**53, 2**63, 2**64, -(2**63)])
-    | st.sampled_from(["", " ", " a", "a ", "a\n", "a\x00", "\x7f", "\x85", "\u2028", "e\u0301", "\u200b", "a" * 64, "a" * 65, "a" * 2048, "a" * 2049, "é" * 1024, "é" * 1025,
-                       "1", "0", "01", "-1", str(2**63), "online", "away", "offline", "\t\n", "\r", str(uuid.UUID(int=7)), str(uuid.UUID(int=7)) + "\n", uuid.UUID(int=7).hex])
-    | st.floats(allow_nan=False, allow_infinity=False, width=32).filter(lambda x: x != int(x))
-)  # fmt: skip
+A_UUID = str(uuid.UUID(int=7))
+EDGES = [
+    "", " ", " a", "a ", "a\n", "a\x00", "\x7f", "\x85", "\u2028", "e\u0301", "\u200b", "\t\n", "\r", "1", "0", "01", "-1", str(2**63),
+    "a" * 64, "a" * 65, "a" * 2048, "a" * 2049, "é" * 1024, "é" * 1025, "online", "away", "offline", A_UUID, A_UUID + "\n", A_UUID.replace("-", ""),
+    100, 101, 2**53 - 1, 2**53, 2**63, 2**64, -(2**63),
+]  # fmt: skip
+FRACTIONS = st.floats(allow_nan=False, allow_infinity=False, width=32).filter(lambda x: x != int(x))
+SCALARS = st.none() | st.booleans() | st.text(st.characters(codec="utf-8"), max_size=5) | st.integers(-2, 2) | st.sampled_from(EDGES) | FRACTIONS
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=3), inner, max_size=3),
     max_leaves=6,
 ) | st.sampled_from([["u"] * 200, ["u"] * 201, ["u"] * 32, ["u"] * 33, {str(n): n for n in range(500)}, {str(n): n for n in range(501)}])
-KEYS = st.sampled_from(["t", "id", "c", "to", "cid", "body", "ref", "seq", "retry", "before", "after", "limit", "cursor", "cursors", "users", "state", "token", "v", "device",
-                        "epoch", "since", "watch", "features", "x", ""])  # fmt: skip
+KEYS = st.sampled_from(
+    ["t", "id", "c", "to", "cid", "body", "ref", "seq", "retry", "before", "after", "limit", "cursor", "cursors", "users", "state", "token",
+     "v", "device", "epoch", "since", "watch", "features", "x"]
+)  # fmt: skip
 
 
 @st.composite
@@ -123,7 +129,7 @@ def mutated(draw: st.DrawFn) -> Frame:
 
 def by_code(frame: Frame) -> errors.ClientFault | None:
     try:
-        protocol.decode(orjson.dumps(frame), 0)
+        protocol.decode(json.dumps(frame, ensure_ascii=False).encode(), 0)
     except protocol.Fault as fault:
         return fault.error
     return None
@@ -134,34 +140,33 @@ def by_schema(frame: Frame) -> bool:
     return isinstance(t, str) and t in REQUESTS and bool(validator(f"client/{t}").is_valid(frame))
 
 
-def _users_in(frame: Frame) -> list[str]:
-    named = [
-        frame.get("to"),
-        *(frame.get("users") or [] if isinstance(frame.get("users"), list) else []),
-        *(frame.get("watch") or [] if isinstance(frame.get("watch"), list) else []),
-    ]
-    return [user for user in named if isinstance(user, str)]
-
-
 def _odd_user(frame: Frame) -> bool:
-    return any(not user.isprintable() or not unicodedata.is_normalized("NFC", user) for user in _users_in(frame))
+    named = [frame.get("to")]
+    for key in ("users", "watch"):
+        named += frame[key] if isinstance(frame.get(key), list) else []
+    return any(isinstance(user, str) and not (user.isprintable() and unicodedata.is_normalized("NFC", user)) for user in named)
 
 
 # What the schema takes and the code refuses: reason -> test of (frame, error).
-EXCUSES: dict[str, Any] = {
-    "the length of a body is counted in bytes of UTF-8": lambda frame, error: error.code == "too_long" and len(frame["body"].encode()) > 2048,
-    "user ids are printable and in NFC": lambda frame, error: error.code == "bad_field" and error.field in ("to", "users", "watch") and _odd_user(frame),
-    "`c` is opaque: one that is not the server's names no conversation": lambda frame, error: error.code == "no_conversation" and frame.get("c") is not None,
-    "`since` is opaque: the server knows its own": lambda frame, error: error.code == "bad_field" and error.field == "since",
-    "`cursor` is opaque, and bounded": lambda frame, error: error.code == "bad_field" and error.field == "cursor" and len(frame["cursor"]) > 128,
-}  # fmt: skip
+BYTES = "the length of a body is counted in bytes of UTF-8"
+PRINTABLE = "user ids are printable and in NFC"
+OPAQUE_C = "`c` is opaque: one that is not the server's names no conversation"
+OPAQUE_SINCE = "`since` is opaque: the server knows its own"
+OPAQUE_CURSOR = "`cursor` is opaque, and bounded"
+EXCUSES: dict[str, Callable[[Frame, errors.ClientFault], bool]] = {
+    BYTES: lambda frame, error: error.code == "too_long" and len(frame["body"].encode()) > 2048,
+    PRINTABLE: lambda frame, error: error.code == "bad_field" and error.field in ("to", "users", "watch") and _odd_user(frame),
+    OPAQUE_C: lambda frame, error: error.code == "no_conversation" and frame.get("c") is not None,
+    OPAQUE_SINCE: lambda _, error: error.code == "bad_field" and error.field == "since",
+    OPAQUE_CURSOR: lambda frame, error: error.code == "bad_field" and error.field == "cursor" and len(frame["cursor"]) > 128,
+}
 EXCUSED: list[tuple[str, Frame]] = [
-    ("the length of a body is counted in bytes of UTF-8", {"t": "send", "id": 1, "to": "bob", "cid": str(uuid.UUID(int=7)), "body": "é" * 1025}),
-    ("user ids are printable and in NFC", {"t": "watch", "id": 1, "users": ["\u200b"]}),
-    ("user ids are printable and in NFC", {"t": "typing", "id": 1, "to": "e\u0301"}),
-    ("`c` is opaque: one that is not the server's names no conversation", {"t": "typing", "id": 1, "c": "x"}),
-    ("`since` is opaque: the server knows its own", {"t": "hello", "id": 1, "v": 1, "token": "x", "device": "d", "since": "x"}),
-    ("`cursor` is opaque, and bounded", {"t": "conversations", "id": 1, "cursor": "x" * 129}),
+    (BYTES, {"t": "send", "id": 1, "to": "bob", "cid": str(uuid.UUID(int=7)), "body": "é" * 1025}),
+    (PRINTABLE, {"t": "watch", "id": 1, "users": ["\u200b"]}),
+    (PRINTABLE, {"t": "typing", "id": 1, "to": "e\u0301"}),
+    (OPAQUE_C, {"t": "typing", "id": 1, "c": "x"}),
+    (OPAQUE_SINCE, {"t": "hello", "id": 1, "v": 1, "token": "x", "device": "d", "since": "x"}),
+    (OPAQUE_CURSOR, {"t": "conversations", "id": 1, "cursor": "x" * 129}),
 ]
 
 
@@ -311,7 +316,8 @@ def test_presence_fits(user: str, status: Status, v: int, seen: int | None) -> N
 @pytest.mark.parametrize(
     "frame",
     [
-        {"t": "ok", "id": 0}, {"t": "ok", "id": 1, "c": "1", "seq": 0, "ts": 1}, {"t": "ok", "id": 1, "c": 1, "seq": 1, "ts": 1}, {"t": "ok", "id": 1, "extra": 1},
+        {"t": "ok", "id": 0}, {"t": "ok", "id": 1, "extra": 1},
+        {"t": "ok", "id": 1, "c": "1", "seq": 0, "ts": 1}, {"t": "ok", "id": 1, "c": 1, "seq": 1, "ts": 1},
         {"t": "err", "id": 1, "code": "bad_frame"}, {"t": "pong", "id": 1}, {"t": "notice", "kind": "drain"}, {"t": "what"},
         {"t": "entry", "c": "1", "seq": 1, "ts": 1, "from": "a", "to": "b", "kind": "message", "body": None},
         {"t": "entry", "c": "1", "seq": 1, "ts": 1, "from": "a", "to": "b", "kind": "message", "body": "x", "rev": 2},
@@ -330,7 +336,8 @@ def test_the_schemas_refuse_what_the_spec_does_not_have(frame: Frame) -> None:
 
 def test_every_frame_of_the_server_has_a_schema() -> None:
     spec = (FOLDER.parent / "protocol.md").read_text()
-    assert set(FRAMES) == {"entry", "err", "notice", "ok", "ok_ack", "ok_conversations", "ok_history", "ok_refresh", "ok_send", "ok_watch", "pong", "presence",
-                           "receipt", "typing", "welcome"}  # fmt: skip
+    assert {name for name in FRAMES if not name.startswith("ok")} == {
+        "entry", "err", "notice", "pong", "presence", "receipt", "typing", "welcome"
+    }  # fmt: skip
     for name in FRAMES:
         assert f'"t":"{name.partition("_")[0]}"' in spec or name == "err"

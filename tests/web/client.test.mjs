@@ -104,6 +104,22 @@ test('a lost answer: sent again with retry; the entry from the resync settles it
   assert.deepEqual(told(all.sink, 'entry').map(([{ seq }, how]) => [seq, how]), [[6, 'dup'], [6, 'live']], 'a dup moves no place');
 });
 
+test('an own entry in the resync settles the outbox, and the sink hears of it, for what is stored must go', async () => {
+  const all = await live();
+  all.client.send('bob', 'hi');
+  const { cid } = sent('send')[0];
+  socket().end(1006);
+  await all.clock.pass(1);
+  socket().open();
+  all.sink.calls.length = 0;
+  socket().say({ ...WELCOME, conversations: [item({ head: 6 })], more: true, since: undefined });
+  socket().say(entry(6, { from: 'alice', to: 'bob', cid }));
+  socket().say({ t: 'welcome', id: 1, conversations: [], more: false, since: 's2' });
+  assert.deepEqual([sent('send'), all.client.outbox.size], [[], 0], 'known to be done: not sent again');
+  const names = all.sink.calls.map(([name]) => name);
+  assert.ok(names.includes('outbox') && names.indexOf('outbox') > names.indexOf('entry'));
+});
+
 test('another epoch: reset first, edits go, messages are sent again', async () => {
   const all = await live();
   all.client.send('bob', 'hi');
