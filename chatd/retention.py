@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("retention")
 
-# raise_floors must walk the index in steps, whatever the planner thinks of the partition's size.
-SESSION: Final = {"lock_timeout": "2s", "statement_timeout": "60s", "enable_hashagg": "off", "enable_seqscan": "off"}
+# raise_floors must walk the index in steps, whatever the planner thinks of the partition's size. Nothing here waits for the disk, least of all
+# while it holds senders' rows: a crash loses the last steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
+SESSION: Final = {
+    "lock_timeout": "2s", "statement_timeout": "60s", "synchronous_commit": "off", "enable_hashagg": "off", "enable_seqscan": "off",
+}  # fmt: skip
 FLOOR_ROWS: Final = 200  # conversations a transaction: their senders wait while it runs, some ms
 HELD_ROWS: Final = 5_000  # conversations of memory whose floors are asked for at once
 PASS_S_MIN: Final = 0.2

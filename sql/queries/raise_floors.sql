@@ -1,6 +1,5 @@
 -- Raise the floors of the next $2 conversations after $1 that have entries in PARTITION, which is about to go: to the highest seq in it + 1.
 -- Gives the last conversation of this step, null when there was none: go on after it. Counters are locked in order of id, as everywhere.
--- The floor must be on disk before the partition goes: the detach is a later commit, which is flushed with all before it.
 -- Index (conv, seq, ts) of the partition alone, each part of it once over all steps.
 WITH step AS MATERIALIZED (
     SELECT p.conv, max(p.seq) + 1 AS floor FROM PARTITION p WHERE p.conv > $1 GROUP BY p.conv ORDER BY p.conv LIMIT $2
