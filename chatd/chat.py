@@ -242,8 +242,7 @@ class Chat:
             return
         self.s.store.cursor_moved(conv)
         peer = conv.peer(user.id)
-        from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
-        frame = framing.encode_text(protocol.receipt(conv.id, from_json, to_json, delivered, read))
+        frame = framing.encode_text(opening.receipt(conv, side))
         self._push(user, frame, session)
         if peer != user.id and (other := self.s.registry.users.get(peer)) is not None:
             self._push(other, frame, None)

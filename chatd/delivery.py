@@ -37,6 +37,7 @@ log = structlog.get_logger("delivery")
 FILL_ROWS: Final = 200  # entries of one conversation a query
 FILL_CONVS: Final = 50  # conversations a query
 FILL_RETRY_S: Final = 0.5
+LOOK_AGAIN_S: Final = 0.1
 
 REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
     "no_message": lambda: errors.NoMessage("`ref` is not a message that is still kept"),
@@ -254,17 +255,23 @@ class Delivery:
         self._spawn(self._look_up({conv.id}))
 
     async def _look_up(self, convs: set[ConvId]) -> None:
-        while True:
+        while convs:
             try:
                 heads = await self.store.heads(convs)
-                break
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)
-        for conv_id, head in heads:
-            conv = self.registry.convs.get(conv_id)
-            # With items under way their result will show the gap, at its exact end; filling now would deliver them as foreign.
-            if conv is not None and head > conv.head and not conv.pending:
-                self._gap(conv, head)
+                continue
+            convs = set()
+            for conv_id, head in heads:
+                conv = self.registry.convs.get(conv_id)
+                if conv is None or head <= conv.head:
+                    continue
+                if conv.pending:  # filling now would deliver what is under way as foreign; its result may show the gap, at its exact end, or not
+                    convs.add(conv_id)
+                else:
+                    self._gap(conv, head)
+            if convs:
+                await asyncio.sleep(LOOK_AGAIN_S)
 
     def _gap(self, conv: Conversation, upto: int) -> Gap:
         gap = conv.gap

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -110,7 +110,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         s.metrics.hellos_refused += 1
         _end(session, hello.id, e, CloseCode.OVERLOADED)
         return
-    await _welcome(s, session, hello, listing, presence)
+    told = await _welcome(s, session, hello, listing, presence)
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1
@@ -119,6 +119,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     if user is None or not session.live:
         return  # a request that waited for the welcome has ended it
     _changed_meanwhile(s, session, presence)
+    _moved_meanwhile(s, session, told)
     s.store.user_seen(user.id, s.now_ms())
     s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
 
@@ -204,21 +205,46 @@ def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
 # ---- the welcome --------------------------------------------------------------------------------------------------------------------
 
 
-async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]) -> None:
+Told: TypeAlias = dict[ConvId, tuple[tuple[int, int], tuple[int, int]]]  # the cursors of both sides, as a page showed them
+
+
+async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]) -> Told:
     """Send the pages. Each is made and queued in one loop turn; between them the connection may ask for a pause."""
+    told: Told = {}
     cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
     rows = listing.rows
     first = _first(s, session, listing, presence)
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
         await s.drained(session)
         if session.state is not State.OPENING:
-            return
+            return told
         last = at + WELCOME_ITEMS >= len(rows)
         items = [_item(s, session, row, cursors.get(row.id)) for row in rows[at : at + WELCOME_ITEMS]]
         facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
         if last:
             facts["since"] = listing.mark
+        else:
+            for row in rows[at : at + WELCOME_ITEMS]:
+                conv = s.registry.convs[row.id]
+                told[row.id] = (conv.cursor(0), conv.cursor(1))
         session.sink.send(framing.encode_text(protocol.frame("welcome", **facts)))
+    return told
+
+
+def _moved_meanwhile(s: Services, session: Session, told: Told) -> None:
+    """Push the cursors that moved after their page was made; receipts are pushed to live sessions only."""
+    for id, before in told.items():
+        if (conv := s.registry.convs.get(id)) is None:
+            continue
+        for side in (0, 1):
+            if conv.cursor(side) != before[side]:
+                session.sink.send(framing.encode_text(receipt(conv, side)))
+
+
+def receipt(conv: Conversation, side: int) -> bytes:
+    """The cursors of one side as a push."""
+    from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+    return protocol.receipt(conv.id, from_json, to_json, *conv.cursor(side))
 
 
 def _first(s: Services, session: Session, listing: Listing, presence: list[dict[str, object]]) -> Mapping[str, object]:

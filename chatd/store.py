@@ -20,6 +20,7 @@ import structlog
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chatd import errors, pgarrays, writer
+from chatd.behind import Behind
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
@@ -98,9 +99,8 @@ class Store:
         self.lanes: list[writer.Lane] = []
         self.epoch = ""
         self.partition_s = 86_400
-        self._dirty_cursors: dict[ConvId, Conversation] = {}
-        self._dirty_users: dict[UserId, int] = {}
-        self._flushing: asyncio.Future[None] | None = None
+        self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
+        self._users: Behind[UserId, int] = Behind(self._write_users)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             conninfo, min_size=1, max_size=limits.pool_max, max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S,
             kwargs={"autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads"},
@@ -128,7 +128,7 @@ class Store:
         try:
             await self.flush()
         except errors.Refused as e:
-            log.warning("flush.lost", cursors=len(self._dirty_cursors), reason=str(e))
+            log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e))
         await self._pool.close(timeout=2)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------
@@ -175,14 +175,14 @@ class Store:
 
     async def list_changed(self, user: UserId, since: str, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
         """One page of a user's conversations in order of id: those changed since the mark, those named, or all."""
-        await self.flush(waiting=True)
+        await self._cursors.flush()
         rows = await self._rows(LIST_CHANGED, (user, since, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named)))
         mark, now_ms = rows[0][:2]
         return Changed(mark, now_ms, [ConvRow(*row[2:]) for row in rows if row[2] is not None], len(rows) == LIST_ROWS_MAX)
 
     async def list_conversations(self, user: UserId, before: tuple[int, int] | None, limit: int) -> list[ConvRow]:
         """One page, the latest entry first; `before`: (ts in us, id) of the last one of the page before."""
-        await self.flush(waiting=True)
+        await self._cursors.flush()
         us, id = before or (None, None)
         return [ConvRow(*row) for row in await self._rows(LIST_CONVERSATIONS, (user, us, id, limit))]
 
@@ -205,7 +205,7 @@ class Store:
 
     async def seen(self, users: Sequence[UserId]) -> dict[UserId, int]:
         """When users were last seen, in ms; without those who never were."""
-        await self.flush(waiting=True)
+        await self._users.flush()
         return dict(await self._rows(SEEN, (pgarrays.TextArray(users),)))
 
     async def ping(self) -> int:
@@ -241,37 +241,22 @@ class Store:
 
     def cursor_moved(self, conv: Conversation) -> None:
         """A cursor of a conversation went forward: write it within `cursor_flush_ms`."""
-        self._dirty_cursors[conv.id] = conv
+        self._cursors.put(conv.id, conv)
 
     def user_seen(self, user: UserId, now_ms: int) -> None:
         """A user came or went."""
-        self._dirty_users[user] = now_ms
+        self._users.put(user, now_ms)
 
-    async def flush(self, *, waiting: bool = False) -> None:
-        """Write behind now. `waiting`: for a reader who must see what was moved before; nothing to do is the common case.
+    async def flush(self) -> None:
+        """Write behind now. Raises Unavailable; what could not be written stays and is tried again."""
+        await self._cursors.flush()
+        await self._users.flush()
 
-        Raises Unavailable; what could not be written stays and is tried again.
-        """
-        while self._flushing is not None:
-            await asyncio.wait([self._flushing])
-        if not self._dirty_cursors and not self._dirty_users:
-            return
-        self._flushing = asyncio.get_running_loop().create_future()
-        cursors, self._dirty_cursors = self._dirty_cursors, {}
-        users, self._dirty_users = self._dirty_users, {}
-        try:
-            if cursors:
-                await self._rows(FLUSH_CURSORS, _cursor_arrays(list(cursors.values())))
-                cursors = {}
-            if users:
-                await self._rows(FLUSH_USERS, (pgarrays.TextArray(list(users)), pgarrays.BigintArray(list(users.values()))))
-                users = {}
-        finally:
-            # Also when cancelled: what was not written is dirty still, unless it has moved on meanwhile.
-            self._dirty_cursors = cursors | self._dirty_cursors
-            self._dirty_users = users | self._dirty_users
-            self._flushing.set_result(None)
-            self._flushing = None
+    async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> None:
+        await self._rows(FLUSH_CURSORS, _cursor_arrays(list(convs.values())))
+
+    async def _write_users(self, users: dict[UserId, int]) -> None:
+        await self._rows(FLUSH_USERS, (pgarrays.TextArray(list(users)), pgarrays.BigintArray(list(users.values()))))
 
     async def _flush_behind(self) -> None:
         while True:
@@ -279,7 +264,7 @@ class Store:
             try:
                 await self.flush()
             except errors.Refused as e:
-                log.warning("flush.late", cursors=len(self._dirty_cursors), users=len(self._dirty_users), reason=str(e))
+                log.warning("flush.late", cursors=len(self._cursors), users=len(self._users), reason=str(e))
 
 
 async def _configure(conn: psycopg.AsyncConnection[Any]) -> None:

@@ -9,6 +9,9 @@ import { bodyBytes, cleanBody } from './wire.js';
 const COUNTER_BYTES = 256;
 const HEIGHT_MAX_PX = 200;
 
+/** @param {number} count */
+const bytes = (count) => (count === 1 ? '1 byte' : `${count} bytes`);
+
 export class ComposerView {
   /**
    * @param {{bytesMax(): number, onSend(body: string): boolean, onEdit(seq: number, body: string): boolean, onTyping(): void,
@@ -80,7 +83,7 @@ export class ComposerView {
 
   #measure() {
     const left = this.parts.bytesMax() - bodyBytes(cleanBody(this.text.value));
-    say(this.counter, left < 0 ? `${-left} bytes too long` : left < COUNTER_BYTES ? `${left} bytes left` : '');
+    say(this.counter, left < 0 ? `${bytes(-left)} too long` : left < COUNTER_BYTES ? `${bytes(left)} left` : '');
     set(this.counter, 'class', `counter${left < 0 ? ' over' : ''}`);
     set(this.text, 'aria-invalid', left < 0 ? 'true' : null);
     this.button.disabled = left < 0 || this.text.value.trim() === '';

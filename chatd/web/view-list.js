@@ -108,7 +108,7 @@ export class ListView {
     say(parts.time, ts === null ? '' : shortTime(ts, now));
     set(parts.time, 'title', ts === null ? null : fullTime(ts));
     this.#tick(parts.tick, isTyping ? 'none' : tick);
-    set(parts.text, 'class', `preview-text ${isTyping ? 'typing-text' : kind}`);
+    set(parts.text, 'class', `preview-text ${isTyping ? 'typing-text' : `is-${kind}`}`);
     say(parts.text, isTyping ? 'typing…' : this.#words(kind, own, text));
     parts.badge.hidden = it.unread === 0;
     say(parts.badge, it.unread > UNREAD_SHOWN_MAX ? `${UNREAD_SHOWN_MAX}+` : String(it.unread));

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
+from chatd import opening
+from chatd.session import Session
 from tests.fix_server import MakeServer, Server
 
 
@@ -351,3 +355,34 @@ async def test_a_drain_answers_what_it_has_taken_and_says_when_to_come_back(serv
     assert notice["retry_ms"] >= 0
     assert await bob.closed() == 1012
     assert [f["seq"] for f in bob.pushes if f["t"] == "entry"] == [2]
+
+
+async def test_a_long_welcome_comes_in_pages_and_what_happens_meanwhile_is_not_missed(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "WELCOME_ITEMS", 1)
+    server = await make_server(rate_messages=100)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    for peer in ("bob", "carol", "dave"):
+        await alice.say(peer)
+    drained = server.node.services.drained
+    turns = 0
+
+    async def while_paged(session: Session) -> None:
+        nonlocal turns
+        await drained(session)
+        turns += session.user is not None and session.device == "slow"
+        if turns == 3:  # two pages are out, the last one is not
+            turns += 1
+            await bob.say("alice", "while you were being welcomed")
+            await bob.request("read", to="alice", seq=1)
+
+    server.node.services.drained = while_paged
+    slow = await server.open()
+    id = await slow.post("hello", v=1, token=server.token("alice"), device="slow")
+    pages = [await slow.reply(id) for _ in range(3)]
+    assert [page["more"] for page in pages] == [True, True, False]
+    assert [item["peer"] for page in pages for item in page["conversations"]] == ["bob", "carol", "dave"]
+    assert "since" not in pages[0]
+    assert "epoch" in pages[0]
+    pushes = {(await slow.push())["t"]: 1 for _ in range(2)}
+    assert set(pushes) == {"entry", "receipt"}
+    await slow.quiet()

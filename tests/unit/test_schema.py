@@ -209,11 +209,49 @@ def test_what_the_spec_allows_both_take(t: str) -> None:
 @example({"t": "hello", "id": 1, "v": 1, "token": "x", "device": "d\n"})
 @example({"t": "hello", "id": 1, "v": 1, "token": "x", "device": "d", "cursors": None})
 def test_mutated_requests_get_the_same_verdict_from_both(frame: Frame) -> None:
+    agree(frame)
+
+
+def agree(frame: Frame) -> None:
     error = by_code(frame)
     if by_schema(frame):
-        assert error is None or excuse(frame, error), f"the schema takes what the code refuses: {error!r}"
+        assert error is None or excuse(frame, error), f"the schema takes what the code refuses: {error!r} {frame}"
     else:
-        assert error is not None, "the code takes what the schema refuses"
+        assert error is not None, f"the code takes what the schema refuses: {frame}"
+
+
+BASES: dict[str, Frame] = {
+    "hello": {"v": 1, "token": "x", "device": "d"},
+    "send": {"to": "bob", "cid": A_UUID, "body": "hi"}, "edit": {"to": "bob", "cid": A_UUID, "body": "hi", "ref": 1}, "delete": {"to": "bob", "cid": A_UUID, "ref": 1},
+    "ack": {"c": "1", "seq": 1}, "read": {"c": "1", "seq": 1}, "history": {"c": "1"}, "conversations": {}, "typing": {"c": "1"}, "presence": {},
+    "watch": {"users": []}, "skip": {"to": "bob", "cid": A_UUID}, "refresh": {"token": "x"}, "ping": {},
+}  # fmt: skip
+KEYS_OF = {
+    t: [
+        "t",
+        "id",
+        "x",
+        *json.loads((FOLDER / "client" / f"{t}.json").read_text())["properties"],
+        *(["c", "to"] if "to" in frame or "c" in frame else []),
+    ]
+    for t, frame in BASES.items()
+}
+ALL_EDGES: list[Any] = [
+    *EDGES, None, True, False, 0, 1, -1, 2, 1.5, [], {}, [None], [1], [["a"]], ["a"], ["a "], ["a"] * 200, ["a"] * 201, ["a"] * 32, ["a"] * 33,
+    {"1": 0}, {"1": -1}, {"1": None}, {"1": 1.5}, {"1": True}, {"1": 2**53}, {"x": 1}, {str(n): n for n in range(500)}, {str(n): n for n in range(501)},
+    "x" * 128, "x" * 129, "x" * 8192, "x" * 8193, *(f"a{chr(n)}b" for n in range(160)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("t", REQUESTS)
+def test_every_key_at_every_edge_gets_the_same_verdict_from_both(t: str) -> None:
+    base = {"t": t, "id": 1, **BASES[t]}
+    assert by_schema(base)
+    assert by_code(base) is None
+    for key in dict.fromkeys(KEYS_OF[t]):
+        agree({k: v for k, v in base.items() if k != key})
+        for value in ALL_EDGES:
+            agree({**base, key: value})
 
 
 @pytest.mark.parametrize(("reason", "frame"), EXCUSED)
