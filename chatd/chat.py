@@ -15,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from chatd import errors, framing, opening, protocol
+from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.ids import ConvId, Seq, UserId
 from chatd.lanes import Item
@@ -69,6 +70,8 @@ class Chat:
         if effect is None:
             return
         self.metrics.requests += 1
+        if logs.DEBUG_ON:
+            log.debug("request", user=session.user.id if session.user else None, type=type(effect).__name__, id=getattr(effect, "id", None))
         try:
             self._handlers[type(effect)](session, effect)
         except errors.Refused as e:

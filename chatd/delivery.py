@@ -23,8 +23,10 @@ from typing import Any, Final, Protocol
 import structlog
 
 from chatd import errors, framing, protocol
+from chatd import log as logs
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
+from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry
@@ -38,6 +40,8 @@ FILL_ROWS: Final = 200  # entries of one conversation a query
 FILL_CONVS: Final = 50  # conversations a query
 FILL_RETRY_S: Final = 0.5
 LOOK_AGAIN_S: Final = 0.1
+HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
+HITS_LOGGED_BURST: Final = 20
 
 REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
     "no_message": lambda: errors.NoMessage("`ref` is not a message that is still kept"),
@@ -72,6 +76,7 @@ class Delivery:
     ) -> None:  # fmt: skip
         self.registry, self.store, self.metrics = registry, store, metrics
         self._now, self._spawn, self._opened = now, spawn, opened
+        self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
 
     # ---- what became of a batch ---------------------------------------------------------------------------------------------------
 
@@ -127,6 +132,8 @@ class Delivery:
     def _limited(self, item: Item) -> None:
         self._free(item, give_back=True)
         self.metrics.limit_hits += 1
+        if self._hits_logged.take(self._now()):
+            log.info("limit.hit", user=item.session.user.id if item.session.user else None, conv=item.conv.id, again=item.again)
         verdict = item.session.limited(item.peer, item.cid, item.id, item.again, self._now())
         if isinstance(verdict, End):
             item.session.sink.close(verdict.code, verdict.reason)
@@ -139,6 +146,8 @@ class Delivery:
 
     def _answer_error(self, item: Item, error: errors.Refused) -> None:
         self.metrics.sends_err += 1
+        if logs.DEBUG_ON:
+            log.debug("send.err", user=item.session.user.id if item.session.user else None, conv=item.conv.id, id=item.id, code=error.code)
         item.session.sink.send(framing.encode_text(protocol.err(item.id, error)))
 
     def _free(self, item: Item, *, give_back: bool = False) -> None:
@@ -226,6 +235,8 @@ class Delivery:
                     self._dup(twin, seq, ts)
             seq += 1
         self.metrics.sends_ok += len(items)
+        if logs.DEBUG_ON:
+            log.debug("entries.delivered", conv=conv_id, upto=conv.head, entries=len(items))
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
 

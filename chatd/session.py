@@ -31,7 +31,7 @@ from chatd.protocol import Entering, Hello, Request
 if TYPE_CHECKING:
     from chatd.registry import User
 
-DEFERRED_MAX: Final = 64
+DEFERRED_MAX: Final = 512  # requests before `welcome`; an outbox of 500 fits. To refuse just the last of them would break their order
 BAD_FRAMES_MAX: Final = 20
 THROTTLED_MAX: Final = 1_000
 
@@ -141,7 +141,7 @@ class Session:
         self.last_id = 0
         self.bad_frames = 0
         self.throttled = 0  # requests refused for too many frames a second
-        self.deferred: list[Request] | None = None
+        self.deferred: list[Request | Throttled] | None = None
         self.active_at = now
         self.blocked: dict[UserId, Block] | None = None  # by peer: the entry that must come again first
         self.cuts: dict[UserId, Cut] | None = None  # by peer: what of the queue must not be written
@@ -184,15 +184,18 @@ class Session:
             case State.OPENING | State.LIVE if type(request) is Hello:
                 return self._refuse(request.id, errors.BadState("this connection has said `hello` already"))
             case State.OPENING:
-                self.deferred = self.deferred or []
-                if len(self.deferred) >= DEFERRED_MAX:
-                    return self._refuse(request.id, errors.Overloaded("too many requests before `welcome`", retry_ms=1_000))
-                self.deferred.append(request)
-                return None
+                return self._defer(request)
             case State.LIVE:
                 return request
             case State.CLOSED:
                 return None
+
+    def _defer(self, what: Request | Throttled) -> Effect:
+        self.deferred = self.deferred or []
+        if len(self.deferred) >= DEFERRED_MAX:
+            return End(None, CloseCode.OVERLOADED, "too many requests before `welcome`")
+        self.deferred.append(what)
+        return None
 
     def _refuse(self, id: int, error: errors.Refused) -> Reply:
         return Reply(protocol.err(id, error))
@@ -222,10 +225,12 @@ class Session:
         self.throttled += 1
         if self.throttled > THROTTLED_MAX:
             return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
-        return Throttled(request, min(1_000 << self.throttled // 100, 30_000))
+        throttled = Throttled(request, min(1_000 << self.throttled // 100, 30_000))
+        # Which conversation it blocks is not known before the listing.
+        return self._defer(throttled) if self.state is State.OPENING else throttled
 
-    def opened(self) -> list[Request]:
-        """`welcome` is out: gives the requests that waited for it, in order."""
+    def opened(self) -> list[Request | Throttled]:
+        """`welcome` is out: gives what waited for it, in order."""
         assert self.state is State.OPENING
         self.state = State.LIVE
         deferred, self.deferred = self.deferred or [], None

@@ -357,7 +357,7 @@ async def test_a_drain_answers_what_it_has_taken_and_says_when_to_come_back(serv
     assert [f["seq"] for f in bob.pushes if f["t"] == "entry"] == [2]
 
 
-async def test_a_long_welcome_comes_in_pages_and_what_happens_meanwhile_is_not_missed(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "WELCOME_ITEMS", 1)
     server = await make_server(rate_messages=100)
     alice, bob = await server.connect("alice"), await server.connect("bob")

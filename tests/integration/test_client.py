@@ -118,7 +118,7 @@ async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_withou
         got = await take(bob, 40)
         assert [e.body for e in got] == texts
         assert [e.seq for e in got] == list(range(1, 41))
-    assert server.node._metrics.limit_hits > 0, "the limit was never met: this test shows nothing"
+    assert server.node.services.metrics.limit_hits > 0, "the limit was never met: this test shows nothing"
 
 
 async def test_many_conversations_over_the_rate_are_all_served(make_server: MakeServer) -> None:
