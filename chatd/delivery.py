@@ -203,8 +203,11 @@ class Delivery:
         conv_id = conv.id
         users = self.registry.users
         was_open = conv.open
+        now = self._now()
         for item in items:
             conv.head, conv.ts = seq, ts
+            if item.taken_at:
+                self.metrics.send_s.observe(now - item.taken_at)
             side = item.side
             if item.kind == MESSAGE:
                 if side == 0:

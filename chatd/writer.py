@@ -103,7 +103,7 @@ class Lane:
         self.queue = queue
         self.busy = False
         self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, options=f"{_options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
+            conninfo, options=f"{options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
             tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd lane {number}",
         )  # fmt: skip
         self._outcome, self._metrics = outcome, metrics
@@ -267,8 +267,8 @@ class Lane:
                 log.debug("lane.close", error=repr(e))
 
 
-def _options(conninfo: str) -> str:
-    """What the operator's own conninfo sets for each session, such as a search_path."""
+def options(conninfo: str) -> str:
+    """What the operator's own conninfo sets for each session, such as a search_path; ours come behind it."""
     return str(psycopg.conninfo.conninfo_to_dict(conninfo).get("options") or "")
 
 

@@ -28,8 +28,8 @@ export function makeRow(row, acts) {
     time: el('time'), tick: el('span', { class: 'tick', role: 'img' }), actions: el('div', { class: 'actions' }), fault: el('div', { class: 'fault' }),
   };
   const node = el('li', { tabindex: -1 },
-    parts.bubble = el('div', { class: 'bubble' }, parts.who, parts.text, parts.fold, el('span', { class: 'meta' }, parts.edited, parts.time, parts.tick)),
-    parts.actions, parts.fault);
+    parts.bubble = el('div', { class: 'bubble' }, parts.who, parts.text, parts.fold, el('span', { class: 'meta' }, parts.edited, parts.time, parts.tick),
+      parts.actions), parts.fault);
   Object.assign(node, { parts, row: null, isUnfolded: false, acts });
   parts.fold.addEventListener('click', () => {
     node.isUnfolded = !node.isUnfolded;

@@ -222,7 +222,8 @@ def agree(frame: Frame) -> None:
 
 BASES: dict[str, Frame] = {
     "hello": {"v": 1, "token": "x", "device": "d"},
-    "send": {"to": "bob", "cid": A_UUID, "body": "hi"}, "edit": {"to": "bob", "cid": A_UUID, "body": "hi", "ref": 1}, "delete": {"to": "bob", "cid": A_UUID, "ref": 1},
+    "send": {"to": "bob", "cid": A_UUID, "body": "hi"}, "edit": {"to": "bob", "cid": A_UUID, "body": "hi", "ref": 1},
+    "delete": {"to": "bob", "cid": A_UUID, "ref": 1},
     "ack": {"c": "1", "seq": 1}, "read": {"c": "1", "seq": 1}, "history": {"c": "1"}, "conversations": {}, "typing": {"c": "1"}, "presence": {},
     "watch": {"users": []}, "skip": {"to": "bob", "cid": A_UUID}, "refresh": {"token": "x"}, "ping": {},
 }  # fmt: skip
@@ -237,9 +238,10 @@ KEYS_OF = {
     for t, frame in BASES.items()
 }
 ALL_EDGES: list[Any] = [
-    *EDGES, None, True, False, 0, 1, -1, 2, 1.5, [], {}, [None], [1], [["a"]], ["a"], ["a "], ["a"] * 200, ["a"] * 201, ["a"] * 32, ["a"] * 33,
-    {"1": 0}, {"1": -1}, {"1": None}, {"1": 1.5}, {"1": True}, {"1": 2**53}, {"x": 1}, {str(n): n for n in range(500)}, {str(n): n for n in range(501)},
-    "x" * 128, "x" * 129, "x" * 8192, "x" * 8193, *(f"a{chr(n)}b" for n in range(160)),
+    *EDGES,
+    None, True, False, 0, 1, -1, 2, 1.5, [], {}, [None], [1], [["a"]], ["a"], ["a "], ["a"] * 200, ["a"] * 201, ["a"] * 32, ["a"] * 33,
+    {"1": 0}, {"1": -1}, {"1": None}, {"1": 1.5}, {"1": True}, {"1": 2**53}, {"x": 1}, {str(n): n for n in range(500)},
+    {str(n): n for n in range(501)}, "x" * 128, "x" * 129, "x" * 8192, "x" * 8193, *(f"a{chr(n)}b" for n in range(160)),
 ]  # fmt: skip
 
 
