@@ -274,10 +274,10 @@ class Session:
             return waiting
         wait = max(self.user.window.wait(now), self.user.penalty.until - now, 0.0)
         verdict = self.user.penalty.refused(now, wait, again)
-        if verdict.close:
-            return End(None, CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
         assert self.blocked is not None
         self.blocked[peer] = self.blocked[peer]._replace(until=now + verdict.wait_s)
+        if verdict.close:
+            return End(None, CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
         return errors.RateLimited(
             f"over {self.user.window.max_events} messages in {self.user.window.period_s:g} s: wait",
             retry_ms=max(1, math.ceil(verdict.wait_s * 1000)),

@@ -38,6 +38,7 @@ LIST_ROWS_MAX: Final = 1_000
 # costs 1.5 to 3 ms, running it 0.3 ms; and a plan that scans today's partition because it was empty at midnight would stay for a while.
 READ_OPTIONS: Final = (
     "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off -c default_transaction_isolation=read\\ committed"
+    f" -c statement_timeout={int(READ_TIMEOUT_S * 2000)}"
 )
 
 RESOLVE: Final = query("resolve")
@@ -108,7 +109,7 @@ class Store:
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            conninfo, min_size=1, max_size=limits.pool_max, max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S,
+            conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max, max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S,
             kwargs={
                 "autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads",
                 "options": f"{writer.options(conninfo)} {READ_OPTIONS}",
@@ -175,6 +176,8 @@ class Store:
 
     async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None]) -> list[ConvRow]:
         """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here."""
+        if any(known):
+            await self._users.flush()  # who came a moment ago has been here
         found: dict[tuple[UserId, UserId], ConvRow] = {}
         for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
             rows = await self._rows(

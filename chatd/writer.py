@@ -77,10 +77,10 @@ def _is_data_fault(e: psycopg.Error) -> bool:
     return (e.sqlstate or "")[:2] in ("22", "23", "44", "P0")
 
 
-class _Connection(psycopg.AsyncConnection[Any]):
+class Connection(psycopg.AsyncConnection[Any]):
     """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
 
-    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane for so long past its deadline.
+    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its deadline.
     The statement ends by itself at `statement_timeout`.
     """
 
@@ -134,7 +134,7 @@ class Lane:
             raise Outage("the database is away")
         try:
             async with asyncio.timeout(self._deadline_s):
-                conn = await _Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
+                conn = await Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
         except (psycopg.Error, OSError, TimeoutError) as e:
             self._backoff_s = min(max(self._backoff_s * 2, 0.05), BACKOFF_MAX_S)
             self._not_before = time.monotonic() + self._backoff_s

@@ -63,6 +63,11 @@ export function icon(name) {
   return svg;
 }
 
+/** As much as a badge holds. @param {number} count */
+export function countOf(count) {
+  return count > 99 ? '99+' : String(count);
+}
+
 /** A button that shows an icon and says `label`. @param {string} name  @param {string} label  @param {() => void} act @param {string} [kind] */
 export function iconButton(name, label, act, kind = 'plain') {
   return el('button', { type: 'button', class: `icon-button ${kind}`, 'aria-label': label, title: label, on: { click: act } }, icon(name));

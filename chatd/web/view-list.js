@@ -4,13 +4,12 @@
  * Only the rows in reach are made: a user may have thousands of conversations.
  */
 
-import { avatar, el, face, icon, iconButton, keyed, say, set } from './dom.js';
+import { avatar, countOf, el, face, icon, iconButton, keyed, say, set } from './dom.js';
 import { preview } from './rows.js';
 import { fullTime, shortTime } from './times.js';
 import { cleanUser } from './wire.js';
 
 const ROWS_STEP = 60;
-const UNREAD_SHOWN_MAX = 99;
 const REACH_PX = 400;
 
 /** @typedef {import('./model.js').Model} Model */
@@ -85,7 +84,7 @@ export class ListView {
       tick: el('span', { class: 'tick' }), text: el('span', { class: 'preview-text', dir: 'auto' }), badge: el('span', { class: 'badge' }),
       spoken: el('span', { class: 'vh' }),
     };
-    const button = el('button', { type: 'button', class: 'conversation', on: { click: () => this.onOpen(peer) } },
+    const button = el('button', { type: 'button', class: 'conversation', on: { click: () => this.#open(peer) } },
       el('span', { class: 'portrait' }, parts.face, parts.dot),
       el('span', { class: 'lines' },
         el('span', { class: 'line' }, parts.name, parts.time),
@@ -111,7 +110,7 @@ export class ListView {
     set(parts.text, 'class', `preview-text ${isTyping ? 'typing-text' : `is-${kind}`}`);
     say(parts.text, isTyping ? 'typing…' : this.#words(kind, own, text));
     parts.badge.hidden = it.unread === 0;
-    say(parts.badge, it.unread > UNREAD_SHOWN_MAX ? `${UNREAD_SHOWN_MAX}+` : String(it.unread));
+    say(parts.badge, countOf(it.unread));
     set(parts.badge, 'aria-hidden', 'true');
     set(button, 'class', `conversation${it.unread > 0 ? ' has-unread' : ''}`);
     say(parts.spoken, `${state !== null ? `, ${state}` : ''}${it.unread > 0 ? `, ${it.unread} unread` : ''}`);

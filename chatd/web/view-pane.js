@@ -5,7 +5,7 @@
  * end the pane follows what comes. A conversation opens at its unread mark, else at its end. `isAtEnd` counts as read only when `isSettled`.
  */
 
-import { avatar, el, face, icon, iconButton, keyed, say, set } from './dom.js';
+import { avatar, countOf, el, face, icon, iconButton, keyed, say, set } from './dom.js';
 import { rows } from './rows.js';
 import { lastSeen } from './times.js';
 import { makeRow, updateRow } from './view-message.js';
@@ -197,7 +197,7 @@ export class PaneView {
   #showDown(unread = 0) {
     this.down.hidden = this.isAtEnd || !this.isSettled;
     this.below.hidden = unread === 0;
-    say(this.below, String(unread));
+    say(this.below, countOf(unread));
   }
 
   // --- keys ---------------------------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class Proxy:
     """Give chatd its `conninfo`. `lost` is set once an answer was lost."""
 
     def __init__(self, conninfo: str) -> None:
+        self.direct = conninfo  # past the proxy, which needs the loop that a plain connection blocks
         self._upstream = f"{conninfo_to_dict(conninfo)['host']}/{SOCKET_NAME}"
         self._folder = Path(tempfile.mkdtemp(prefix="chatd-proxy-", dir="/tmp"))
         self.conninfo = make_conninfo(conninfo, host=str(self._folder))

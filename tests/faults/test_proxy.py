@@ -59,7 +59,7 @@ async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, ci
     assert ((await bob.push())["seq"], (await phone.push())["seq"]) == (3, 3)
     for peer in (alice, phone, bob):
         await peer.quiet()
-    log, _ = read_log(proxy.conninfo)
+    log, _ = read_log(proxy.direct)
     assert [e.body for e in log[first["c"]]] == ["one", "two", "three"]
 
 
@@ -108,7 +108,7 @@ async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, pro
     bodies = [(await bob.push())["body"] for _ in range(7)]
     assert bodies[:2] == ["0", "1"]
     await bob.quiet()
-    log, _ = read_log(proxy.conninfo)
+    log, _ = read_log(proxy.direct)
     ((entries),) = log.values()
     assert [e.cid for e in entries[1:]] == cids
 
@@ -140,7 +140,7 @@ async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, prox
                 assert reply["code"] == "unavailable"
                 await asyncio.sleep(0)
                 reply = await peer.say(to, c, cid=c, retry=True)
-    log, _ = read_log(proxy.conninfo)
+    log, _ = read_log(proxy.direct)
     entries = log[first["c"]]
     assert [e.seq for e in entries] == list(range(1, 8))
     assert len({e.cid for e in entries}) == 7

@@ -67,9 +67,7 @@ def conversation(conn: psycopg.Connection[Any], a: str = "alice", b: str = "bob"
     return int(row[0])
 
 
-def append(
-    conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min"
-) -> list[Row]:
+def append(conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min") -> list[Row]:
     """One call of the SQL function, with a fresh cid where there is none."""
     cur = psycopg.RawCursor(conn)
     m, x = messages, changes
@@ -95,8 +93,13 @@ def entries(conn: psycopg.Connection[Any], conv: int) -> list[tuple[int, int, st
     return [(seq, kind, body) for seq, kind, body in conn.execute("SELECT seq, kind, body FROM entries WHERE conv = %s ORDER BY seq", (conv,))]
 
 
+def only(conn: psycopg.Connection[Any], statement: str, params: Sequence[object] = ()) -> tuple[Any, ...]:
+    """The only row."""
+    (row,) = conn.execute(statement, params).fetchall()
+    return tuple(row)
+
+
 def one(conn: psycopg.Connection[Any], statement: str, params: Sequence[object] = ()) -> Any:
     """The only value of the only row."""
-    row = conn.execute(statement, params).fetchone()
-    assert row is not None
-    return row[0]
+    (value,) = only(conn, statement, params)
+    return value

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -15,13 +16,20 @@ from chatd.client import Client, Connection, ConnectionLost, Entry, Notice, Pres
 from chatd.client.tail import tail
 from tests.fix_server import MakeServer, Server
 
-DEADLINE_S = 40.0
+Test: TypeAlias = Callable[..., Awaitable[None]]
+
+DEADLINE_S = 15.0
 
 
-@pytest.fixture(autouse=True)
-async def _deadline() -> AsyncIterator[None]:
-    async with asyncio.timeout(DEADLINE_S):
-        yield
+def bounded(test: Test) -> Test:
+    """What hangs fails. (A fixture cannot do it: it runs in a task of its own.)"""
+
+    @functools.wraps(test)
+    async def run(*args: Any, **keys: Any) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            await test(*args, **keys)
+
+    return run
 
 
 def make(server: Server, user: str, device: str = "d", **keys: Any) -> Client:
@@ -77,6 +85,7 @@ class Proxy:
             writer.close()
 
 
+@bounded
 async def test_two_people_and_three_devices_see_one_log(server: Server) -> None:
     async with make(server, "ann", "phone") as phone, make(server, "ann", "desk") as desk, make(server, "bob") as bob:
         sent = await phone.send("bob", "hi")
@@ -93,6 +102,7 @@ async def test_two_people_and_three_devices_see_one_log(server: Server) -> None:
             await bob.edit("ann", 1, "not mine")
 
 
+@bounded
 async def test_presence_receipts_and_typing_arrive(server: Server) -> None:
     async with make(server, "ann") as ann, make(server, "bob") as bob:
         await ann.send("bob", "hi")
@@ -110,6 +120,7 @@ async def test_presence_receipts_and_typing_arrive(server: Server) -> None:
         assert (seen[Receipt].user, seen[Typing].user) == ("bob", "bob")
 
 
+@bounded
 async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_without_a_penalty(make_server: MakeServer) -> None:
     server = await make_server(rate_messages=10, rate_per_ms=300)
     async with make(server, "ann") as ann, make(server, "bob") as bob:
@@ -121,6 +132,7 @@ async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_withou
     assert server.node.services.metrics.limit_hits > 0, "the limit was never met: this test shows nothing"
 
 
+@bounded
 async def test_many_conversations_over_the_rate_are_all_served(make_server: MakeServer) -> None:
     server = await make_server(rate_messages=10, rate_per_ms=300)
     async with make(server, "ann") as ann:
@@ -129,6 +141,7 @@ async def test_many_conversations_over_the_rate_are_all_served(make_server: Make
             assert [e.body for e in (await ann.history(f"u{n}")).entries] == [f"{m}" for m in range(n, 36, 6)]
 
 
+@bounded
 async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make_server: MakeServer) -> None:
     """Both directions, at random instants, also with the answers swallowed before the cut. The log is the judge."""
     server = await make_server(rate_messages=10_000)
@@ -163,6 +176,7 @@ async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make
             assert of_ann == sorted(of_ann)
 
 
+@bounded
 async def test_more_than_the_server_resends_is_paged_while_new_ones_come(make_server: MakeServer) -> None:
     server = await make_server(rate_messages=10_000, resync_entries_max=20)
     async with make(server, "bob") as bob:
@@ -178,6 +192,7 @@ async def test_more_than_the_server_resends_is_paged_while_new_ones_come(make_se
             assert [e.body for e in got] == [f"{n}" for n in range(1, 352)]
 
 
+@bounded
 async def test_a_drained_server_is_left_and_its_successor_found(make_server: MakeServer) -> None:
     server = await make_server()
     async with make(server, "ann") as ann:
@@ -195,6 +210,7 @@ async def test_a_drained_server_is_left_and_its_successor_found(make_server: Mak
         assert [e.body for e in await take(ann, 1)] == ["after"]
 
 
+@bounded
 async def test_a_second_client_of_the_device_replaces_the_first(server: Server) -> None:
     async with make(server, "ann") as old, make(server, "ann") as new:
         with pytest.raises(Stopped) as e:
@@ -203,6 +219,7 @@ async def test_a_second_client_of_the_device_replaces_the_first(server: Server) 
         assert new.connected
 
 
+@bounded
 async def test_tokens_are_judged_by_the_server(server: Server) -> None:
     with pytest.raises(Stopped, match="unauthorized"):
         await Client(server.url, token="nonsense", device="d").open()
@@ -217,6 +234,7 @@ async def test_tokens_are_judged_by_the_server(server: Server) -> None:
     assert asked[:2] == [False, True]
 
 
+@bounded
 async def test_every_request_of_the_client_is_one_the_server_takes(server: Server) -> None:
     async with make(server, "ann") as ann, make(server, "bob") as bob:
         await ann.send("bob", "hi")
@@ -236,6 +254,7 @@ async def test_every_request_of_the_client_is_one_the_server_takes(server: Serve
             await ann.send("bob", "\x00")
 
 
+@bounded
 async def test_notes_to_oneself_come_once(server: Server) -> None:
     async with make(server, "ann", "a") as one, make(server, "ann", "b") as two:
         await one.send("ann", "note")
@@ -244,6 +263,7 @@ async def test_notes_to_oneself_come_once(server: Server) -> None:
             assert [(e.seq, e.peer, e.own) for e in await take(client, 2)] == [(1, "ann", True), (2, "ann", True)]
 
 
+@bounded
 async def test_the_connection_by_hand(server: Server) -> None:
     async with await Connection.open(server.url, server.token("ann"), device="d", watch=["bob"]) as connection:
         assert connection.welcome["presence"] == [{"user": "bob", "state": "hidden", "v": 0}]
@@ -259,6 +279,7 @@ async def test_the_connection_by_hand(server: Server) -> None:
             await connection.request("ping")
 
 
+@bounded
 async def test_tail_shows_what_comes(server: Server) -> None:
     out = io.StringIO()
     running = asyncio.create_task(tail(server.url, server.token("ann"), out=out))

@@ -1,0 +1,197 @@
+"""What each query reads, by EXPLAIN, on 1,000,000 messages in 10,000 conversations over 30 days: index scans alone, and no more the deeper it goes.
+
+As the store runs them: with its session options, prepared, and with the plan that does not know the parameters.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+import pytest
+
+from chatd.queries import query
+from chatd.store import READ_OPTIONS
+from tests.integration.logs import Change, Message, append, connect, one, only, partitions
+
+pytestmark = pytest.mark.slow
+
+DAYS = 30
+DEEP, DEEP_ROWS, ROWS = 1, 100_000, 90  # the conversation with a long log; messages of each other one
+HUB = 1_000  # conversations of one user
+CONVERSATIONS = 10_000
+PAGE = 51
+PARTITIONS = DAYS + 7
+# A page opens the index of each partition (2 pages each, and 2 for the join of edits) and reads its rows.
+PAGE_BUFFERS_MAX = PARTITIONS * 2 + PAGE + 20
+
+
+class Plan(NamedTuple):
+    buffers: int
+    ms: float
+    rows: int
+    scans: dict[str, set[str]]  # how -> tables
+
+
+@pytest.fixture(scope="module")
+def big(postgres: Any, template_db: str) -> Iterator[str]:
+    """The conninfo of the filled database; 20 s."""
+    name = "chatd_big"
+    with connect(psycopg.conninfo.make_conninfo(postgres.conninfo, dbname="postgres")) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_db}")
+        conninfo = psycopg.conninfo.make_conninfo(postgres.conninfo, dbname=name)
+        try:
+            with connect(conninfo) as conn:
+                fill(conn)
+            yield conninfo
+        finally:
+            admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def fill(conn: psycopg.Connection[Any]) -> None:
+    partitions(conn, back=DAYS - 1, ahead=7)
+    users = "INSERT INTO conversations (a, b) SELECT {a}, {b} FROM generate_series(1, %s) i"
+    conn.execute(users.format(a="'hub'", b="'p' || i"), (HUB // 2,))
+    conn.execute(users.format(a="'a' || i", b="'hub'"), (HUB // 2,))
+    conn.execute(users.format(a="'x' || i", b="'y' || i"), (CONVERSATIONS - HUB,))
+    first, span = only(conn, "SELECT now() - make_interval(days => %s), make_interval(days => %s)", (DAYS - 1, DAYS - 1))
+    with conn.cursor().copy("COPY entries (conv, seq, ts, cid, na, nb, side, kind, body) FROM STDIN") as copy:
+        for conv in range(1, CONVERSATIONS + 1):
+            n = DEEP_ROWS if conv == DEEP else ROWS
+            for i in range(1, n + 1):
+                copy.write_row(
+                    (conv, i, first + span * (i / n), uuid.UUID(int=conv << 64 | i), (i + 1) // 2, i // 2, (i + 1) % 2, 0, f"message {i} " + "x" * 80)
+                )
+    conn.execute(
+        "UPDATE conversations v SET head = e.seq, na = e.na, nb = e.nb, last_ts = e.ts FROM"
+        " (SELECT DISTINCT ON (conv) conv, seq, na, nb, ts FROM entries ORDER BY conv, seq DESC) e WHERE e.conv = v.id"
+    )
+    conn.execute(
+        "INSERT INTO cursors (conv, a_delivered, a_read, a_read_n, xid) SELECT id, head, head - 5, nb - 2, pg_current_xact_id() FROM conversations"
+    )
+    conn.execute("VACUUM ANALYZE")
+    assert one(conn, "SELECT count(*) FROM entries") == DEEP_ROWS + (CONVERSATIONS - 1) * ROWS
+
+
+@pytest.fixture
+def db(big: str) -> Iterator[psycopg.Connection[Any]]:
+    with connect(big, options=READ_OPTIONS, prepare_threshold=None) as conn:
+        yield conn
+
+
+def explain(db: psycopg.Connection[Any], name: str, types: str, args: str, custom: bool = False) -> Plan:
+    """Run a query by name with literal arguments, first to warm up, and read the plan of the second run. What they write is rolled back."""
+    with db.transaction(force_rollback=True):
+        db.execute(f"SET LOCAL plan_cache_mode = force_{'custom' if custom else 'generic'}_plan")
+        db.execute(f"PREPARE q ({types}) AS {query(name)}")
+        try:
+            with db.transaction(force_rollback=True):
+                db.execute(f"EXECUTE q ({args})")
+            explained = one(db, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) EXECUTE q ({args})")[0]
+        finally:
+            db.execute("DEALLOCATE q")
+    plan = explained["Plan"]
+    scans: dict[str, set[str]] = {}
+    for node in nodes(plan):
+        if "Relation Name" in node and node["Node Type"] != "ModifyTable":
+            scans.setdefault(node["Node Type"], set()).add(node["Relation Name"])
+    return Plan(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], explained["Execution Time"], int(plan["Actual Rows"]), scans)
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def array(values: Any) -> str:
+    return "'{" + ",".join(map(str, values)) + "}'"
+
+
+def assert_index_scans_only(plan: Plan) -> None:
+    assert set(plan.scans) <= {"Index Scan", "Index Only Scan"}, plan.scans
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_page_of_history_costs_the_same_at_any_depth(db: psycopg.Connection[Any], custom: bool) -> None:
+    buffers = []
+    for depth in (1, 60, 1_000, 30_000, 70_000, DEEP_ROWS - 60):
+        for name, args in (("entries_before", f"{DEEP}, {DEEP_ROWS - depth + 2}, 1"), ("entries_after", f"{DEEP}, {depth - 1}, {DEEP_ROWS}")):
+            plan = explain(db, name, "bigint, bigint, bigint, bigint", f"{args}, {PAGE}", custom)
+            assert plan.rows == PAGE
+            assert_index_scans_only(plan)
+            buffers.append(plan.buffers)
+    assert max(buffers) <= PAGE_BUFFERS_MAX
+    assert max(buffers) - min(buffers) <= PAGE, "a page may lie on one heap page or on many; the indexes cost the same"
+
+
+def test_the_first_page_of_an_ordinary_conversation_is_as_cheap(db: psycopg.Connection[Any]) -> None:
+    plan = explain(db, "entries_before", "bigint, bigint, bigint, bigint", f"5000, {ROWS + 1}, 1, {PAGE}")
+    assert plan.rows == PAGE
+    assert_index_scans_only(plan)
+    assert plan.buffers <= PAGE_BUFFERS_MAX
+
+
+def test_a_resync_of_many_conversations_is_one_query_of_index_scans(db: psycopg.Connection[Any]) -> None:
+    convs = range(5_000, 5_050)
+    plan = explain(
+        db, "entries_many", "bigint[], bigint[], bigint[], bigint",
+        f"{array(convs)}, {array(ROWS - 10 for _ in convs)}, {array(ROWS for _ in convs)}, 200",
+    )  # fmt: skip
+    assert plan.rows == 500
+    assert_index_scans_only(plan)
+    assert plan.buffers <= 50 * (PARTITIONS * 2 + 20)
+
+
+def test_the_list_of_a_user_with_a_thousand_conversations_takes_15_ms_at_most(db: psycopg.Connection[Any]) -> None:
+    first = explain(db, "list_conversations", "text, bigint, bigint, bigint", "'hub', NULL, NULL, 50")
+    us, id = only(db, "SELECT (extract(epoch FROM last_ts) * 1000000)::bigint, id FROM conversations WHERE id = 500")
+    later = explain(db, "list_conversations", "text, bigint, bigint, bigint", f"'hub', {us}, {id}, 50")
+    for plan in (first, later):
+        assert plan.rows == 50
+        assert plan.ms <= 15
+        assert_index_scans_only(plan)
+
+
+def test_a_hello_of_that_user_takes_15_ms_at_most(db: psycopg.Connection[Any]) -> None:
+    types = "text, text, bigint, bigint, boolean, bigint[]"
+    everything = explain(db, "list_changed", types, f"'hub', '0', 0, {HUB}, true, '{{}}'")
+    nothing = explain(db, "list_changed", types, f"'hub', '{2**60}', 0, {HUB}, false, '{{1,2}}'")
+    other = explain(db, "list_changed", types, f"'x77', '{2**60}', 0, {HUB}, false, '{{}}'")
+    assert (everything.rows, nothing.rows, other.rows) == (HUB, 2, 1)
+    for plan in (everything, nothing, other):
+        assert plan.ms <= 15
+        assert_index_scans_only(plan)
+    assert other.buffers <= 20
+
+
+def test_reads_by_key_are_index_scans(db: psycopg.Connection[Any]) -> None:
+    assert_index_scans_only(explain(db, "heads", "bigint[]", array(range(1, 2_000))))
+    assert_index_scans_only(explain(db, "floors", "bigint[]", array(range(1, 2_000))))
+    assert_index_scans_only(explain(db, "seen", "text[]", "'{a1,p2}'"))
+    resolve = explain(db, "resolve", "text[], text[], text[]", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}'")
+    assert_index_scans_only(resolve)
+    assert resolve.buffers <= 40
+
+
+def test_cursors_that_only_moved_delivered_do_not_read_the_log(db: psycopg.Connection[Any]) -> None:
+    """The common flush: the peer's device got entries, and nobody has read. Looking up the read cursor's entry would cost 80 buffers each."""
+    convs = range(2_000, 2_100)
+    types = "bigint[], bigint[], bigint[], bigint[], bigint[]"
+    same = [array(convs), array(ROWS for _ in convs), array(ROWS - 5 for _ in convs), array(ROWS for _ in convs), array(0 for _ in convs)]
+    plan = explain(db, "flush_cursors", types, ", ".join(same))
+    assert_index_scans_only(plan)
+    assert plan.buffers <= 100 * 20
+    moved = [*same[:2], array(ROWS - 2 for _ in convs), *same[3:]]
+    assert plan.buffers < explain(db, "flush_cursors", types, ", ".join(moved)).buffers / 3
+
+
+def test_an_edit_in_history_is_joined_by_its_partition(big: str, db: psycopg.Connection[Any]) -> None:
+    with connect(big) as conn:
+        append(conn, [Message(77, "a"), Message(77, "b")])
+        append(conn, changes=[Change(77, ROWS + 1, body="edited")])
+    plan = explain(db, "entries_before", "bigint, bigint, bigint, bigint", f"77, {ROWS + 4}, 1, 3")
+    assert plan.rows == 3
+    assert plan.buffers <= PAGE_BUFFERS_MAX

@@ -1,0 +1,26 @@
+"""What travels in the wheel: an installed chatd finds its SQL and its page without the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_sql_page_and_types(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for folder, pattern, inside in (("sql/migrations", "*.sql", "chatd/sql/migrations"), ("sql/queries", "*.sql", "chatd/sql/queries")):
+        assert {f"{inside}/{p.name}" for p in (ROOT / folder).glob(pattern)} <= names
+    assert {f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")} <= names
+    assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd").rglob("*.py")} <= names
+    assert "chatd/py.typed" in names
