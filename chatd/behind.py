@@ -23,7 +23,7 @@ class Behind(Generic[K, V]):
     def __init__(self, write: Callable[[dict[K, V]], Awaitable[object]]) -> None:
         self._write = write
         self._dirty: dict[K, V] = {}
-        self._flushing: asyncio.Future[None] | None = None
+        self._flushing: asyncio.Future[BaseException | None] | None = None
 
     def __len__(self) -> int:
         return len(self._dirty)
@@ -33,18 +33,27 @@ class Behind(Generic[K, V]):
         self._dirty[key] = value
 
     async def flush(self) -> None:
-        """Return when what was put before is written; at once if nothing was, the common case."""
-        while self._flushing is not None:
-            await asyncio.wait([self._flushing])
+        """Return when what was put before is written; at once if nothing was, the common case.
+
+        Whoever waits for a flush that fails gets its error: if each of them tried in turn, the last of many would wait for many timeouts.
+        """
+        while (flushing := self._flushing) is not None:
+            await asyncio.wait([flushing])
+            if (failed := flushing.result()) is not None:
+                raise failed
         if not self._dirty:
             return
         self._flushing = asyncio.get_running_loop().create_future()
         values, self._dirty = self._dirty, {}
+        error: BaseException | None = None
         try:
             await self._write(values)
             values = {}
+        except Exception as e:
+            error = e
+            raise
         finally:
             # Also when cancelled: what was not written is dirty still, unless it has moved on meanwhile.
             self._dirty = values | self._dirty
-            self._flushing.set_result(None)
+            self._flushing.set_result(error)
             self._flushing = None

@@ -1,6 +1,6 @@
 """One client's TCP connection: bytes to frames to the session, and back in one write a loop turn.
 
-    HANDSHAKE ──101──► OPEN ──close()──► CLOSING ──► CLOSED
+    HANDSHAKE ──101──► OPEN (──► FULL) ──close()──► CLOSING ──► CLOSED
         └── plain HTTP: answered ─────────┘
 
 Guarantees: all output of a loop turn goes out in one `write` (`Hub.flush`); what waits for a client that does not read is bounded, and past the
@@ -41,6 +41,7 @@ WRITE_HIGH_BYTES: Final = 65_536  # handed to the transport at most; the rest wa
 class Phase(enum.Enum):
     HANDSHAKE = "handshake"
     OPEN = "open"
+    FULL = "full"  # the client does not read; it is closed at the end of the loop turn
     CLOSING = "closing"
     CLOSED = "closed"
 
@@ -195,7 +196,9 @@ class Connection(asyncio.Protocol):
         if self._out_bytes > self._hub.out_queue_bytes_max:
             self._hub.services.metrics.slow_consumers += 1
             self._out, self._out_bytes = [], 0
-            self.close(CloseCode.SLOW_CONSUMER, "the client does not read")
+            # Not here: the session's end changes the very maps that whoever sends to many is going through.
+            self._phase = Phase.FULL
+            self._hub.loop.call_soon(self.close, CloseCode.SLOW_CONSUMER, "the client does not read")
 
     def flush(self) -> None:
         """Hand what is queued to the transport."""
@@ -207,7 +210,7 @@ class Connection(asyncio.Protocol):
 
     def close(self, code: int, reason: str, *, log_reason: str | None = None) -> None:
         """Say why, then close; the peer has `CLOSE_S` to answer. Idempotent; the session has ended when this returns."""
-        if self._phase is not Phase.OPEN or self._transport is None:
+        if self._phase not in (Phase.OPEN, Phase.FULL) or self._transport is None:
             return
         self.flush()
         self._phase = Phase.CLOSING

@@ -95,15 +95,11 @@ class Delivery:
                 seq, ts = firsts[item.conv.id]
                 self._deliver(item.conv, seq, ts, [item])
             return
-        by_conv: dict[int, list[Item]] = {}
+        by_conv: dict[int, list[tuple[Item, Row | None]]] = {}
         for n, item in enumerate(batch.messages):
-            if special is not None and n in special:
-                self._special(item, special[n])
-            else:
-                by_conv.setdefault(item.conv.id, []).append(item)
-        for conv_id, items in by_conv.items():
-            seq, ts = firsts[conv_id]
-            self._deliver(items[0].conv, seq, ts, items)
+            by_conv.setdefault(item.conv.id, []).append((item, None if special is None else special.get(n)))
+        for conv_id, answers in by_conv.items():
+            self._mixed(*firsts.get(conv_id, (0, 0)), answers)
         for n, item in enumerate(batch.changes):
             assert special is not None
             row = special[-1 - n]
@@ -111,6 +107,20 @@ class Delivery:
                 self._deliver(item.conv, row.seq, row.ts, [item])
             else:
                 self._special(item, row)
+
+    def _mixed(self, seq: int, ts: int, answers: list[tuple[Item, Row | None]]) -> None:
+        """Entries from `seq` on, and between them items that made none: answered in the order in which they came."""
+        run: list[Item] = []
+        for item, row in answers:
+            if row is None:
+                run.append(item)
+                continue
+            if run:
+                self._deliver(item.conv, seq, ts, run)
+                seq, run = seq + len(run), []
+            self._special(item, row)
+        if run:
+            self._deliver(run[0].conv, seq, ts, run)
 
     def _special(self, item: Item, row: Row) -> None:
         """An item that made no entry: a duplicate, one over the limit, or a refused change; its twins get the same."""
@@ -178,8 +188,16 @@ class Delivery:
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
     def doubtful(self, convs: set[ConvId]) -> None:
-        """The database is back after batches of unknown outcome: see how far these conversations got."""
-        self._spawn(self._look_up(convs))
+        """The database is back after batches of unknown outcome: see how far these conversations got.
+
+        And once more when their transactions must be over: a server that hung may begin with a statement that its client has long given up.
+        """
+        self._spawn(self._look_twice(set(convs)))
+
+    async def _look_twice(self, convs: set[ConvId]) -> None:
+        await self._look_up(convs)
+        await asyncio.sleep(self.store.limits.lane_deadline_ms / 1000)
+        await self._look_up(convs)
 
     # ---- live entries ---------------------------------------------------------------------------------------------------------------
 
@@ -269,6 +287,7 @@ class Delivery:
         self._spawn(self._look_up({conv.id}))
 
     async def _look_up(self, convs: set[ConvId]) -> None:
+        again = False
         while convs:
             try:
                 heads = await self.store.heads(convs)
@@ -280,11 +299,13 @@ class Delivery:
                 conv = self.registry.convs.get(conv_id)
                 if conv is None or head <= conv.head:
                     continue
-                if conv.pending:  # filling now would deliver what is under way as foreign; its result may show the gap, at its exact end, or not
+                if conv.pending and not again:
+                    # Filling now would give what is under way to its sender as an entry and a dup; its result may show the gap, or not.
                     convs.add(conv_id)
                 else:
                     self._gap(conv, head)
             if convs:
+                again = True  # but not for ever: somebody over the rate can have probes under way all the time
                 await asyncio.sleep(LOOK_AGAIN_S)
 
     def _gap(self, conv: Conversation, upto: int) -> Gap:

@@ -47,7 +47,8 @@ log = structlog.get_logger("embedded")
 DATABASE: Final = "chatd"
 USER: Final = "chatd"
 SOCKET_PATH_BYTES_MAX: Final = 103  # 107 on Linux, 103 on macOS
-START_S_MAX: Final = 60.0  # recovery after a crash may take a while
+START_S_MAX: Final = 600.0  # recovery after a crash may take a while; to give up would mean to begin it anew
+SLOW_START_S: Final = 5.0  # then a line in the log says what is waited for
 CHILDREN_S_MAX: Final = 10.0  # after a kill -9, until its children have let go of the shared memory
 STOP_S_MAX: Final = 30.0
 LOG_BYTES_MAX: Final = 10 << 20  # an older log is put aside at start
@@ -58,7 +59,7 @@ ROOT_RUNS_AS: Final = ("chatd", "postgres", "nobody")  # the first that exists
 # wal_init_zero=off: filling new segments with zeros made p99 35-55 ms instead of 3 (shared/design.md).
 SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
-    "max_connections": "60",
+    "max_connections": "200",  # 64 lanes and 64 readers at most, and tools
     "shared_buffers": "128MB",
     "wal_init_zero": "off",
     "wal_recycle": "on",
@@ -233,10 +234,13 @@ class Embedded:
             ["/bin/sh", "-c", _WATCHER, "chatd-watcher", str(self._server.pid), str(self.cluster)],
             cwd="/", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        deadline = time.monotonic() + START_S_MAX
+        deadline, slow = time.monotonic() + START_S_MAX, time.monotonic() + SLOW_START_S
         while self._server.poll() is None:
             if self._answers():
                 return None
+            if slow < time.monotonic():
+                log.warning("postgres.slow", msg="still starting, after a crash or on a slow disk", log=str(self.log_file))
+                slow = deadline
             if time.monotonic() > deadline:
                 raise SettingError(f"data_dir: PostgreSQL in {self.cluster} is not up after {START_S_MAX:.0f} s; see {self.log_file}")
             time.sleep(POLL_S)

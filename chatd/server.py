@@ -230,6 +230,7 @@ class Node:
         """Start, serve until a signal, drain, stop. Raises what made it fail."""
         stop = asyncio.Event()
         forced = asyncio.Event()
+        left = 0
         for sig in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(sig, lambda: forced.set() if stop.is_set() else stop.set())
         self._loop.add_signal_handler(signal.SIGHUP, self.reload_keys)
@@ -245,11 +246,14 @@ class Node:
                 await asyncio.wait([drain, force], return_when=asyncio.FIRST_COMPLETED)
                 for task in (drain, force):
                     task.cancel()
+                left = self.store.pending
             stopping.cancel()
         finally:
             await self.stop()
         if forced.is_set():
             raise ChatdError("forced to stop before the drain was over")
+        if left:
+            raise ChatdError(f"{left} entries had no answer from the database when the drain was over; none of them was acked")
         if self._failed.done():
             self._failed.result()
 

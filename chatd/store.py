@@ -32,6 +32,13 @@ log = structlog.get_logger("store")
 
 READ_RETRY_MS: Final = 1_000
 READ_TIMEOUT_S: Final = 5.0
+
+# psycopg's pool doubles its pauses up to this, and nobody can hurry it: with its default of 300 s, reads stayed away for a minute after an
+# outage of three. Past it the pool lets go of the attempt, and the next read starts a new one at once.
+RECONNECT_S: Final = 2.0
+
+STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
+STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000
 
 # One plan for each query, made once and of index scans, however full the tables were then: planning history over 38 partitions each time
@@ -109,7 +116,8 @@ class Store:
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max, max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S,
+            conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max,
+            max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={
                 "autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads",
                 "options": f"{writer.options(conninfo)} {READ_OPTIONS}",
@@ -139,10 +147,11 @@ class Store:
     async def stop(self) -> None:
         """Write what is behind and close. The lanes' tasks have ended."""
         try:
-            await self.flush()
-        except errors.Refused as e:
-            log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e))
-        await self._pool.close(timeout=2)
+            async with asyncio.timeout(STOP_FLUSH_S):
+                await self.flush()
+        except (errors.Refused, TimeoutError) as e:
+            log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e) or "the database does not answer")
+        await self._pool.close(timeout=STOP_CLOSE_S)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------
 

@@ -80,8 +80,8 @@ def _is_data_fault(e: psycopg.Error) -> bool:
 class Connection(psycopg.AsyncConnection[Any]):
     """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
 
-    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its deadline.
-    The statement ends by itself at `statement_timeout`.
+    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its
+    deadline. The statement ends by itself at `statement_timeout`.
     """
 
     async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:

@@ -27,9 +27,9 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Embedded]:
-    """The running server. Its settings are chatd's own, but that many tests' connections fit in."""
+    """The running server, with chatd's own settings."""
     with tempfile.TemporaryDirectory(prefix="chatd-test-") as folder:
-        server = Embedded(Path(folder), settings={"max_connections": "200"})
+        server = Embedded(Path(folder))
         try:
             server.start()
             yield server

@@ -29,6 +29,7 @@ CLOSES: Final[Mapping[int, tuple[Rule, str]]] = MappingProxyType({
     CloseCode.UNSUPPORTED: ("stop", "protocol"),
     CloseCode.BAD_UTF8: ("stop", "protocol"),
     CloseCode.TOO_BIG: ("stop", "protocol"),
+    CloseCode.INTERNAL: ("backoff", "internal"),
     CloseCode.RESTART: ("at_once", "restart"),
     CloseCode.BAD_FRAMES: ("stop", "protocol"),
     CloseCode.UNAUTHORIZED: ("token", "unauthorized"),

@@ -350,7 +350,8 @@ class App {
     const count = model.unread();
     document.title = count > 0 ? `(${count}) ${NAME}` : NAME;
     if (model.line.state === 'token' && view.chat.isConnected) {
-      this.#ask({ mode: this.signIn.isNamed ? 'name' : 'token', fault: 'Your access has ended. Sign in again to go on.', name: this.signIn.name ?? '' });
+      const fault = 'Your access has ended. Sign in again to go on.';
+      this.#ask({ mode: this.signIn.isNamed ? 'name' : 'token', fault, name: this.signIn.name ?? '' });
     }
     if (!view.chat.isConnected) {
       view.showLine({ state: 'idle', reason: '', retryAt: 0 }, false);

@@ -12,8 +12,8 @@
  */
 
 /** @typedef {import('./wire.js').Entry} Entry */
-/** @typedef {{seq: number, ts: number, from: string, cid: string|null, body: string|null, rev: number, edited: number|null, deleted: number|null}} Message */
 /** @typedef {{rev: number, body: string|null, edited: number|null, deleted: number|null}} State */
+/** @typedef {{seq: number, ts: number, from: string, cid: string|null} & State} Message */
 
 export class Log {
   constructor() {

@@ -53,8 +53,10 @@ export class Conversation {
 export class Model {
   /**
    * @param {{now: () => number, changed: (topic: Topic, peer?: string) => void, pending: (peer: string) => OutboxItem[],
-   *   store?: (peer: string) => void, dropped?: (items: OutboxItem[]) => void, welcomed?: (frame: any) => void, arrived?: (entry: Entry) => void}} parts
-   * `now` is the server's time. `store` is told that a queue of the outbox changed, `dropped` what a restored server took away, `arrived` each new message of a peer.
+   *   store?: (peer: string) => void, dropped?: (items: OutboxItem[]) => void, welcomed?: (frame: any) => void,
+   *   arrived?: (entry: Entry) => void}} parts
+   * `now` is the server's time. `store` is told that a queue of the outbox changed, `dropped` what a restored server took away,
+   * `arrived` each new message of a peer.
    */
   constructor({ now, changed, pending, store = () => {}, dropped = () => {}, welcomed = () => {}, arrived = () => {} }) {
     this.now = now;

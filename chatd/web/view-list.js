@@ -16,7 +16,10 @@ const REACH_PX = 400;
 /** @typedef {import('./model.js').Conversation} Conversation */
 
 export class ListView {
-  /** @param {{model: Model, onOpen(peer: string): void, onLeave(): void, onReach(peers: string[]): void}} parts  `onReach`: rows that are shown now */
+  /**
+   * `onReach`: the rows that are shown now.
+   * @param {{model: Model, onOpen(peer: string): void, onLeave(): void, onReach(peers: string[]): void}} parts
+   */
   constructor({ model, onOpen, onLeave, onReach }) {
     this.model = model;
     this.onOpen = onOpen;

@@ -25,11 +25,12 @@ export function makeRow(row, acts) {
   const parts = {
     who: el('span', { class: 'vh' }), text: el('div', { class: 'text', dir: 'auto' }),
     fold: el('button', { type: 'button', class: 'fold' }), edited: el('span', { class: 'edited' }),
-    time: el('time'), tick: el('span', { class: 'tick', role: 'img' }), actions: el('div', { class: 'actions' }), fault: el('div', { class: 'fault' }),
+    time: el('time'), tick: el('span', { class: 'tick', role: 'img' }), actions: el('div', { class: 'actions' }),
+    fault: el('div', { class: 'fault' }),
   };
   const node = el('li', { tabindex: -1 },
-    parts.bubble = el('div', { class: 'bubble' }, parts.who, parts.text, parts.fold, el('span', { class: 'meta' }, parts.edited, parts.time, parts.tick),
-      parts.actions), parts.fault);
+    parts.bubble = el('div', { class: 'bubble' }, parts.who, parts.text, parts.fold,
+      el('span', { class: 'meta' }, parts.edited, parts.time, parts.tick), parts.actions), parts.fault);
   Object.assign(node, { parts, row: null, isUnfolded: false, acts });
   parts.fold.addEventListener('click', () => {
     node.isUnfolded = !node.isUnfolded;

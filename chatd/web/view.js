@@ -21,6 +21,11 @@ const STOPPED = Object.freeze({
   protocol: { text: 'This page and the server do not understand each other. A newer page may.', kind: 'bad', action: 'reload', label: 'Reload' },
 });
 
+/** @type {Readonly<Record<string, string>>} */
+const WAITING = Object.freeze({
+  restart: 'The server is restarting.', rate_limited: 'The server asked for a pause.', overloaded: 'The server is busy.',
+});
+
 /**
  * What to say about the line, or null. @param {Status} line  @param {number} now of the same clock as `retryAt`  @returns {Banner|null}
  */
@@ -30,7 +35,7 @@ export function bannerOf({ state, reason, retryAt }, now) {
   if (state === 'draining') return { text: 'The server is restarting. You will be back in a moment.', kind: 'calm', action: null, label: '' };
   if (state === 'connecting') return { text: 'Connecting…', kind: 'busy', action: null, label: '' };
   const left = retryAt - now;
-  const why = { restart: 'The server is restarting.', rate_limited: 'The server asked for a pause.', overloaded: 'The server is busy.' }[reason] ?? 'No connection.';
+  const why = WAITING[reason] ?? 'No connection.';
   if (left < 1000) return { text: `${why} Trying again…`, kind: 'busy', action: null, label: '' };
   return { text: `${why} Trying again in ${seconds(left)}.`, kind: 'busy', action: 'again', label: 'Try now' };
 }

@@ -4,8 +4,8 @@
                                ├──► check() ──► findings: (what, sentence); none is right
     the log, from PostgreSQL ──┘
 
-A device's history is the list of what happened to it, in order: `Connected`, `Sent` (a cid, once, when it first went into its outbox), `Acked`, `Got`. The
-checker knows nothing of how chatd works; each rule is one of the promises of docs/protocol.md.
+A device's history is the list of what happened to it, in order: `Connected`, `Sent` (a cid, once, when it first went into its outbox), `Acked`,
+`Got`. The checker knows nothing of how chatd works; each rule is one of the promises of docs/protocol.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 
@@ -102,9 +103,8 @@ def check(histories: Sequence[History], log: Log) -> list[Finding]:
 def missing(history: History, log: Log) -> list[Finding]:
     """Once all is quiet: what of the log a device of a participant has never seen."""
     seen = {(e.c, e.seq) for e in history.events if isinstance(e, Got) or (isinstance(e, Acked) and not e.dup)}
-    return [
-        Finding("missing", f"{_who(history)} never got {c}/{entry.seq}") for c, entries in log.items() for entry in entries if (c, entry.seq) not in seen
-    ]
+    places = [(c, entry.seq) for c, entries in log.items() for entry in entries]
+    return [Finding("missing", f"{_who(history)} never got {c}/{seq}") for c, seq in places if (c, seq) not in seen]
 
 
 def counts(findings: Sequence[Finding]) -> dict[str, int]:
@@ -119,7 +119,7 @@ def _log(log: Log) -> Iterator[Finding]:
     for c, entries in log.items():
         if [e.seq for e in entries] != list(range(1, len(entries) + 1)):
             yield Finding("hole", f"the log of {c} has seqs {[e.seq for e in entries][:50]}")
-        for one, next_ in zip(entries, entries[1:], strict=False):
+        for one, next_ in pairwise(entries):
             if next_.ts < one.ts:
                 yield Finding("time", f"{c}/{next_.seq} is older than the entry before it")
         for (sender, cid), n in Counter((e.sender, e.cid) for e in entries).items():
@@ -135,7 +135,8 @@ def _acks(history: History, log: Log) -> Iterator[Finding]:
         if not here:
             yield Finding("lost", f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} and is not in the log")
         elif all((entry.seq, entry.ts) != (e.seq, e.ts) for entry in here):
-            yield Finding("dup" if e.dup else "lost", f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} at {e.ts}, the log has {here[0][:2]}")
+            what = "dup" if e.dup else "lost"
+            yield Finding(what, f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} at {e.ts}, the log has {here[0][:2]}")
 
 
 def _seen(history: History) -> Iterator[Finding]:

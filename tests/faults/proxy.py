@@ -2,12 +2,13 @@
 
     chatd ──unix──► Proxy ──unix──► PostgreSQL
 
-It reads just enough of PostgreSQL's protocol 3.0: which prepared statements hold `append(`, when one of them is bound, and the ReadyForQuery that ends its
-answer. That byte comes after the commit took effect: so what is lost is the answer, never the work. `armed` says what to do the next time:
+It reads just enough of PostgreSQL's protocol 3.0: which prepared statements hold `append(`, when one of them is bound, and the ReadyForQuery that
+ends its answer. That byte comes after the commit took effect: so what is lost is the answer, never the work. `armed` says what to do the next time:
 
     "cut"     swallow the answer, then close both sides
     "hang"    swallow the answer, and everything after it, and close nothing
     "before"  swallow the request, then close both sides: nothing is done at all
+    "stall"   swallow the request and close nothing
 """
 
 from __future__ import annotations
@@ -121,8 +122,10 @@ class _Link:
                     self._proxy.appends += 1
                     if self._proxy.armed is not None:
                         self._losing, self._proxy.armed = self._proxy.armed, None
-                        if self._losing == "before":
+                        if self._losing in ("before", "stall"):
                             self._proxy.lost.set()
+                            if self._losing == "stall":
+                                await reader.read(-1)  # until chatd gives it up
                             return
                 out += message
             self._up.write(out)

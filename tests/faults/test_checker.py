@@ -32,9 +32,7 @@ def right_run(senders: list[int], cut_at: int = 0) -> Run:
             if device is me:
                 device.events.append(Acked("1", seq, entry.ts, entry.cid, False))
             else:
-                device.events.append(
-                    Got("1", seq, entry.ts, me.user, "message", None, entry.body, entry.cid if device.user == me.user else None)
-                )
+                device.events.append(Got("1", seq, entry.ts, me.user, "message", None, entry.body, entry.cid if device.user == me.user else None))
         if seq == cut_at:
             devices[3].events.append(Connected({"1": seq}))
     return devices, {"1": log}
@@ -100,12 +98,12 @@ def answer_a_dup_with_another_seq(histories: list[History], log: list[Entry]) ->
 
 def change_a_body(histories: list[History], log: list[Entry]) -> None:
     n = of(histories[3], Got)[0]
-    histories[3].events[n] = histories[3].events[n]._replace(body="another")  # type: ignore[union-attr, call-arg]
+    histories[3].events[n] = histories[3].events[n]._replace(body="another")  # type: ignore[call-arg]
 
 
 def push_under_another_name(histories: list[History], log: list[Entry]) -> None:
     n = of(histories[3], Got)[0]
-    histories[3].events[n] = histories[3].events[n]._replace(sender="mallory")  # type: ignore[union-attr, call-arg]
+    histories[3].events[n] = histories[3].events[n]._replace(sender="mallory")  # type: ignore[call-arg]
 
 
 def forget_the_last_push(histories: list[History], log: list[Entry]) -> None:

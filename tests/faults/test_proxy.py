@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -113,6 +114,23 @@ async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, pro
     assert [e.cid for e in entries[1:]] == cids
 
 
+async def test_what_was_queued_behind_one_that_never_arrived_does_not_overtake_it(proxied: Server, proxy: Proxy, cid: str) -> None:
+    """The second batch waits in its lane while the first one fails; it must not be written, though the database is there again."""
+    alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
+    await alice.say("bob", "0")
+    proxy.armed = "stall"
+    cids = [cid, *(f"00000000-0000-4000-8000-{n:012}" for n in range(5))]
+    ids = [await alice.post("send", to="bob", cid=cids[0], body="1")]
+    await proxy.lost.wait()
+    ids += [await alice.post("send", to="bob", cid=one, body=str(n)) for n, one in enumerate(cids[1:], 2)]
+    replies = [await alice.reply(id) for id in ids]
+    assert [r["code"] for r in replies] == ["unavailable"] + ["blocked"] * 5
+    for n, one in enumerate(cids, 1):
+        assert (await alice.say("bob", str(n), cid=one, retry=True))["seq"] == n + 1
+    assert [(await bob.push())["body"] for _ in range(7)] == list("0123456")
+    await bob.quiet()
+
+
 async def test_an_edit_whose_answer_was_lost(proxied: Server, proxy: Proxy, cid: str) -> None:
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     first = await alice.say("bob", "helo")
@@ -126,7 +144,7 @@ async def test_an_edit_whose_answer_was_lost(proxied: Server, proxy: Proxy, cid:
 
 
 async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, proxy: Proxy) -> None:
-    """Ten losses in a row under pipelined sends in both directions; every cid is in the log once, every reader saw 1, 2, 3 ..."""
+    """Losses in a row under pipelined sends in both directions; every cid is in the log once, every reader saw 1, 2, 3 ..."""
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     first = await alice.say("bob", "0")
     for n in range(1, 4):
@@ -148,3 +166,18 @@ async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, prox
         await peer.request("ping")
         seqs = [p["seq"] for p in peer.pushes if p["t"] == "entry"]
         assert seqs == sorted(set(seqs))
+
+
+async def test_a_settled_entry_blocks_until_it_is_skipped(proxied: Server, proxy: Proxy, cid: str) -> None:
+    """Its outcome was unknown, then its own entry came and nobody will send it again: `blocked` names it, and `skip` lets the others go on."""
+    alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
+    await alice.say("bob", "0")
+    proxy.armed = "cut"
+    assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
+    assert (await alice.push("entry"))["cid"] == cid
+    later = str(uuid.uuid4())
+    refused = await alice.say("bob", "2", cid=later)
+    assert (refused["code"], refused["cid"]) == ("blocked", cid)
+    assert (await alice.request("skip", to="bob", cid=cid))["t"] == "ok"
+    assert (await alice.say("bob", "2", cid=later, retry=True))["seq"] == 3
+    assert [(await bob.push())["body"] for _ in range(3)] == ["0", "1", "2"]

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
+from chatd.writer import LANE_OPTIONS
 from tests.integration.logs import Change, Message, age, append, cid, connect, conversation, entries, one, partitions
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def test_the_clock_is_read_when_the_lock_is_held(fresh_db: str) -> None:
             thread.start()
             while not one(db, "SELECT cardinality(pg_blocking_pids(%s))", (other.info.backend_pid,)):
                 pass
+            db.execute("SELECT pg_sleep(0.02)")  # so that the begin and the end of the wait cannot be taken for each other
             release = one(db, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
         thread.join()
         assert rows[0].ts >= release
@@ -136,6 +138,23 @@ def test_a_send_that_finds_no_partition_says_so_and_changes_nothing(fresh_db: st
         assert one(db, "SELECT make_partition(clock_timestamp())") is not None
         assert one(db, "SELECT make_partition(clock_timestamp())") is None
         assert [r.seq for r in append(db, [Message(x)])] == [1]
+
+
+def test_a_fresh_send_looks_for_its_cid_in_three_partitions_and_not_in_all(fresh_db: str) -> None:
+    with connect(fresh_db) as db:
+        partitions(db, back=31, ahead=7)
+        x = conversation(db)
+
+    def probes(flags: int) -> int:
+        scans = "SELECT coalesce(sum(idx_scan), 0) FROM pg_stat_user_indexes WHERE indexrelname LIKE %s"
+        with connect(fresh_db, options=LANE_OPTIONS) as db:
+            before = one(db, scans, ("entries%conv_cid_idx",))
+            append(db, [Message(x, flags=flags)])
+            db.execute("SELECT pg_stat_force_next_flush()")
+            return int(one(db, scans, ("entries%conv_cid_idx",)) - before)
+
+    assert 1 <= probes(0) <= 3
+    assert probes(2) > 30
 
 
 def test_all_updates_of_a_conversation_are_hot(db: psycopg.Connection[Any]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -297,6 +299,26 @@ async def test_reads_outlive_the_death_of_all_their_connections(start: Callable[
     assert await node.heads([ConvId(x)]) == [(x, 0)]
 
 
+async def test_a_server_that_hangs_holds_a_read_no_longer_than_its_time(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.2)
+    node = await start(pool_max=1)
+    await node.ping()
+    frozen = one(db, "SELECT pid FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()")
+    os.kill(frozen, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(4):
+            with pytest.raises(errors.Unavailable):
+                await node.ping()
+            while True:  # the pool makes another connection by itself
+                with contextlib.suppress(errors.Unavailable):
+                    await node.ping()
+                    break
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+
+
 async def test_without_a_database_reads_are_unavailable_and_cursors_stay_dirty(
     fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,7 +329,8 @@ async def test_without_a_database_reads_are_unavailable_and_cursors_stay_dirty(
     name = db.info.dbname
     with connect(psycopg.conninfo.make_conninfo(fresh_db, dbname="postgres")) as admin:
         db.close()
-        admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away" if await gone(admin, name) else "")
+        await gone(admin, name)
+        admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
         moved = conv(x)
         moved.advance(0, 1, 1)
         node.cursor_moved(moved)
@@ -324,14 +347,13 @@ async def test_without_a_database_reads_are_unavailable_and_cursors_stay_dirty(
         assert cursors(again, x)[:3] == (1, 1, 0)
 
 
-async def gone(admin: psycopg.Connection[Any], name: str) -> bool:
-    """Until nobody is connected to that database, and nobody may connect."""
+async def gone(admin: psycopg.Connection[Any], name: str) -> None:
+    """Until nobody is connected to that database."""
     admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     async with asyncio.timeout(20):
         while one(admin, "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s", (name,)):
             await asyncio.sleep(0)
     admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-    return True
 
 
 async def test_a_store_that_finds_no_database_says_so(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:

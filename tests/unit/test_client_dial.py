@@ -33,7 +33,8 @@ def test_every_close_code_of_the_page_has_its_rule_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(("code", "wait_s"), [
-    (1000, BACKOFF_FIRST_S), (1001, BACKOFF_FIRST_S), (1002, None), (1003, None), (1006, 0.0), (1007, None), (1009, None), (1011, 0.0), (1012, 0.0),
+    (1000, BACKOFF_FIRST_S), (1001, BACKOFF_FIRST_S), (1002, None), (1003, None), (1006, 0.0), (1007, None), (1009, None),
+    (1011, BACKOFF_FIRST_S), (1012, 0.0),
     (4000, None), (4001, 0.0), (4002, 0.0), (4003, BACKOFF_FIRST_S), (4004, None), (4005, None), (4006, 0.0), (4007, 0.0), (4008, RATE_LIMITED_S),
     (4009, BACKOFF_FIRST_S), (4999, 0.0),
 ])  # fmt: skip

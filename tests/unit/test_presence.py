@@ -118,6 +118,27 @@ def test_a_quick_reconnect_does_not_flap_to_away_where_another_device_is_idle() 
     assert presence.due(3.5, 3_500) == [Change(ALICE, Status.AWAY, 3_500, None)]
 
 
+def test_a_second_leave_has_a_grace_time_of_its_own() -> None:
+    presence = Presence(GRACE_S)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000)
+    presence.connect(ALICE, PHONE, False, 2_250)
+    presence.disconnect(ALICE, PHONE, 2.25, 2_250)
+    assert presence.due(2.5, 2_500) == []
+    assert presence.next_due() == 2.75
+    assert [change.status for change in presence.due(2.75, 2_750)] == [Status.OFFLINE]
+    assert presence.next_due() is None
+
+
+def test_whom_nobody_watches_takes_no_memory() -> None:
+    presence = Presence(GRACE_S)
+    presence.watch("w1", (), (ALICE, BOB))
+    presence.watch("w1", (ALICE, BOB), (BOB,))
+    assert list(presence._watchers) == [BOB]
+    presence.watch("w1", (BOB,), ())
+    assert not presence._watchers
+
+
 def test_offline_is_told_with_the_time_last_seen() -> None:
     presence = Presence(GRACE_S)
     presence.connect(ALICE, PHONE, False, 1_000)

@@ -166,6 +166,18 @@ def test_a_conversation_at_work_outlives_its_users() -> None:
     assert list(registry.convs) == []
 
 
+def test_a_late_end_of_a_replaced_session_does_not_keep_others() -> None:
+    registry = Registry()
+    alice, bob = make_user(NAMES[0]), make_user(NAMES[1])
+    for user, at in ((alice, 0.0), (bob, 10.0)):
+        registry.add_user(user)
+        registry.detach(user, PHONE, session(), at)
+    registry.detach(alice, PHONE, session(), 50.0)
+    assert registry.release(70.0) == [bob.id]
+    assert registry.release(109.0) == []
+    assert registry.release(110.0) == [alice.id]
+
+
 def test_cursors_only_go_forward_and_reading_implies_delivery() -> None:
     conv = Conversation(ConvId(1), NAMES[0], NAMES[1])
     assert conv.advance(0, 5, 3)
@@ -189,9 +201,8 @@ def test_the_sides_of_a_conversation() -> None:
 
 def test_a_conversation_is_open_once_both_have_sent_and_notes_always() -> None:
     conv = Conversation(ConvId(1), NAMES[0], NAMES[1])
-    assert not conv.open
-    conv.na = 3
-    assert not conv.open
-    conv.nb = 1
-    assert conv.open
+    opens = [conv.open]
+    for conv.na, conv.nb in ((3, 0), (0, 3), (3, 1)):
+        opens.append(conv.open)
+    assert opens == [False, False, False, True]
     assert Conversation(ConvId(2), NAMES[0], NAMES[0]).open

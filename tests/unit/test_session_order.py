@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 ALICE = UserId("alice")
 PER_PERIOD, PERIOD_S = 10, 5.0
+EVENTS_MAX = 200_000
 
 
 class Trouble(NamedTuple):
@@ -68,6 +69,7 @@ class World:
         while self._events and self._events[0][0] <= end:
             self.now, _, what = heapq.heappop(self._events)
             what()
+            assert self._n < EVENTS_MAX, "it goes round in circles"
 
 
 class Line:

@@ -10,7 +10,8 @@ beforeEach(() => {
 async function connecting(facts = {}) {
   const clock = new FakeClock();
   const sink = recorder();
-  const client = new Client({ url: 'ws://x/ws', device: 'd', sink, token: async () => 'tok', WebSocket: FakeSocket, clock, random: () => 0, uuid, ...facts });
+  const parts = { url: 'ws://x/ws', device: 'd', sink, token: async () => 'tok', WebSocket: FakeSocket, clock, random: () => 0, uuid };
+  const client = new Client({ ...parts, ...facts });
   client.connect();
   await settle();
   socket().open();
@@ -32,7 +33,9 @@ async function again({ clock }, welcome = {}) {
 
 const sent = (t) => socket().sent.filter((frame) => frame.t === t);
 const told = (sink, name) => sink.calls.filter(([what]) => what === name).map(([, ...args]) => args);
-const entry = (seq, facts = {}) => ({ t: 'entry', c: '12', seq, ts: 1000 + seq, from: 'bob', to: 'alice', kind: 'message', body: `m${seq}`, ...facts });
+const entry = (seq, facts = {}) => ({
+  t: 'entry', c: '12', seq, ts: 1000 + seq, from: 'bob', to: 'alice', kind: 'message', body: `m${seq}`, ...facts,
+});
 
 test('hello, welcome in pages, live; pushes that overtake the last page wait for it', async () => {
   const { client, sink } = await connecting();

@@ -153,7 +153,8 @@ test('lost: the first try at once, then with back-off to 30 s, and from the star
 test('each close code does what section 10 says', async () => {
   for (const [code, state, reason] of [
     [1012, 'waiting', 'restart'], [4004, 'stopped', 'replaced'], [4005, 'stopped', 'too_many_devices'], [4000, 'stopped', 'protocol'],
-    [1009, 'stopped', 'protocol'], [4006, 'waiting', 'slow_consumer'], [4008, 'waiting', 'rate_limited'], [4009, 'waiting', 'overloaded'], [4777, 'waiting', 'lost'],
+    [1009, 'stopped', 'protocol'], [4006, 'waiting', 'slow_consumer'], [4008, 'waiting', 'rate_limited'], [4009, 'waiting', 'overloaded'],
+    [4777, 'waiting', 'lost'],
   ]) {
     const { clock, dial } = await dialed();
     socket().open();

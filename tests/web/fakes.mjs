@@ -129,6 +129,7 @@ export const WELCOME = Object.freeze({
 
 export function item(facts = {}) {
   return {
-    c: '12', peer: 'bob', head: 0, floor: 1, ts: 1_790_000_000_000, delivered: 0, read: 0, peer_delivered: 0, peer_read: 0, unread: 0, open: true, ...facts,
+    c: '12', peer: 'bob', head: 0, floor: 1, ts: 1_790_000_000_000, delivered: 0, read: 0, peer_delivered: 0, peer_read: 0, unread: 0,
+    open: true, ...facts,
   };
 }

@@ -99,7 +99,8 @@ test('saved and restored: same order, tried, failed ones too', () => {
   outbox.refuse(first, { code: 'refused', msg: 'no' }, 0);
   const other = new Outbox();
   other.restore(JSON.parse(JSON.stringify(outbox.save())));
-  assert.deepEqual(other.of('bob').map(({ cid, state, body }) => [cid, state, body]), [['c0', 'failed', 'm0'], ['c1', 'queued', 'm1'], ['c2', 'queued', 'm2']]);
+  const items = other.of('bob').map(({ cid, state, body }) => [cid, state, body]);
+  assert.deepEqual(items, [['c0', 'failed', 'm0'], ['c1', 'queued', 'm1'], ['c2', 'queued', 'm2']]);
   assert.ok(other.next(0).every(({ retry }) => retry));
   assert.equal(other.size, 3);
 });

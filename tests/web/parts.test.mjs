@@ -64,7 +64,9 @@ async function tab({ local, locks }, session = new FakeArea()) {
   await store.claimDevice();
   return Object.assign(store, { close: () => locks.names.delete(`chatd.device/${store.device}`) });
 }
-const unsent = (cid, facts = {}) => ({ peer: 'bob', cid, kind: 'message', body: 'hi', ref: null, at: 1, tried: true, failed: false, code: null, msg: null, ...facts });
+const unsent = (cid, facts = {}) => ({
+  peer: 'bob', cid, kind: 'message', body: 'hi', ref: null, at: 1, tried: true, failed: false, code: null, msg: null, ...facts,
+});
 
 test('two tabs are two devices; a reload is the same one; a duplicated tab is a new one', async () => {
   const here = browser();
@@ -173,7 +175,7 @@ test('404: a token is asked for, used, and not used again once it was refused', 
 });
 
 test('a refused name is said; a server that is away is no refusal of the token', async () => {
-  const { it } = signIn((url) => (url.includes('bad') ? { status: 400, body: { error: 'no such' } } : { status: 200, body: { token: 't', user: 'u' } }));
+  const { it } = signIn((url) => (url.includes('bad') ? { status: 400, body: { error: 'no such' } } : { body: { token: 't', user: 'u' } }));
   assert.equal((await it.enter({ name: 'bad' })).fault, 'no such');
   const away = new SignIn({ fetch: async () => { throw new TypeError('network'); } });
   assert.ok((await away.enter({ name: 'x' })).fault);
@@ -200,7 +202,8 @@ function history(items, { state = 'live' } = {}) {
   return { clock, asked, acked, model, it: new History({ client, model, clock }) };
 }
 const page = (first, last, more = true) => ({
-  entries: Array.from({ length: last - first + 1 }, (_, i) => ({ seq: first + i, ts: 1, from: 'bob', to: 'alice', kind: 'message', body: 'x' })), more, head: last, floor: 1,
+  entries: Array.from({ length: last - first + 1 }, (_, i) => ({ seq: first + i, ts: 1, from: 'bob', to: 'alice', kind: 'message', body: 'x' })),
+  more, head: last, floor: 1,
 });
 const bobs = { c: '1', peer: 'bob', head: 90 };
 
@@ -223,7 +226,8 @@ test('the newest page, then the one before, one at a time, until there is no mor
 
 test('previews: a few at a time, only of what is in sight and blank; the one on the screen goes first', async () => {
   const names = Array.from({ length: 9 }, (_, i) => `u${i}`);
-  const { it, asked } = history([...names.map((peer, i) => item({ c: `c${i}`, peer, head: 3 })), item({ c: 'e', peer: 'empty', head: 0 }), item(bobs)]);
+  const items = names.map((peer, i) => item({ c: `c${i}`, peer, head: 3 }));
+  const { it, asked } = history([...items, item({ c: 'e', peer: 'empty', head: 0 }), item(bobs)]);
   it.previews(['empty', ...names]);
   assert.deepEqual(asked.map(({ peer }) => peer), ['u0', 'u1', 'u2']);
   it.older('bob');
@@ -271,7 +275,9 @@ test('an answer to the last user\'s question is not taken', async () => {
 test('away: hidden for a while, or idle for long; back by a look or a move', async () => {
   const clock = new FakeClock();
   const said = [];
-  const it = new Attention({ clock, visible: true, onAway: (away) => said.push(away), onWake: () => said.push('wake'), onLook: () => said.push('look') });
+  const it = new Attention({
+    clock, visible: true, onAway: (away) => said.push(away), onWake: () => said.push('wake'), onLook: () => said.push('look'),
+  });
   await clock.pass(IDLE_AWAY_MS - 1);
   it.stir();
   await clock.pass(IDLE_AWAY_MS - 1);

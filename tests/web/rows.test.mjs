@@ -10,11 +10,17 @@ const DAY = 24 * 60 * MINUTE;
 
 function conversation(messages, facts = {}) {
   const it = Object.assign(new Conversation('bob', NOON), { c: '12' }, facts);
-  messages.forEach(([from, body, ts = NOON], i) => it.log.take({ seq: i + 1, ts, from, kind: 'message', body, cid: from === 'alice' ? `c${i + 1}` : null }, 'live'));
+  messages.forEach(([from, body, ts = NOON], i) => {
+    it.log.take({ seq: i + 1, ts, from, kind: 'message', body, cid: from === 'alice' ? `c${i + 1}` : null }, 'live');
+  });
   return it;
 }
-const waiting = (facts) => ({ peer: 'bob', cid: 'w', kind: 'message', body: 'w', ref: null, at: NOON, tried: false, state: 'queued', refused: false, code: null, msg: null, ...facts });
-const list = (it, items = [], facts = {}) => rows(it, items, { user: 'alice', now: NOON, editMs: 15 * MINUTE, mark: null, canDiscard: () => true, ...facts });
+const waiting = (facts) => ({
+  peer: 'bob', cid: 'w', kind: 'message', body: 'w', ref: null, at: NOON, tried: false, state: 'queued', refused: false, code: null, msg: null,
+  ...facts,
+});
+const AT = { user: 'alice', now: NOON, editMs: 15 * MINUTE, mark: null, canDiscard: () => true };
+const list = (it, items = [], facts = {}) => rows(it, items, { ...AT, ...facts });
 const messages = (all) => all.filter(({ type }) => type === 'message');
 
 test('ticks: sent, delivered, read by the peer\'s cursors; none on what the peer wrote', () => {
@@ -57,7 +63,8 @@ test('a waiting edit or deletion is shown on its message; a failed one says so a
   const it = conversation([['alice', 'old']]);
   const show = (facts) => messages(list(it, [waiting({ kind: 'edit', ref: 1, body: 'new', ...facts })]))[0];
   assert.deepEqual([show({}).body, show({}).changing], ['new', 'edit']);
-  assert.deepEqual([show({ kind: 'delete', body: null }).body, show({ kind: 'delete', body: null }).changing, show({ kind: 'delete', body: null }).canDelete], ['old', 'delete', false]);
+  const deleting = show({ kind: 'delete', body: null });
+  assert.deepEqual([deleting.body, deleting.changing, deleting.canDelete], ['old', 'delete', false]);
   const failed = show({ state: 'failed', code: 'too_late' });
   assert.deepEqual([failed.body, failed.changing, failed.fault.what], ['old', null, 'edit']);
 });
@@ -65,7 +72,8 @@ test('a waiting edit or deletion is shown on its message; a failed one says so a
 test('editing ends with its time, deleting does not; only one\'s own, only what stands', () => {
   const it = conversation([['alice', 'a', NOON - 16 * MINUTE], ['alice', 'b', NOON - 14 * MINUTE], ['bob', 'c']]);
   it.log.take({ seq: 4, ts: NOON, from: 'alice', kind: 'message', body: null, deleted: NOON, rev: 5 }, 'live');
-  assert.deepEqual(messages(list(it)).map(({ canEdit, canDelete }) => [canEdit, canDelete]), [[false, true], [true, true], [false, false], [false, false]]);
+  const can = messages(list(it)).map(({ canEdit, canDelete }) => [canEdit, canDelete]);
+  assert.deepEqual(can, [[false, true], [true, true], [false, false], [false, false]]);
 });
 
 test('messages of one side stand as a group while they are close', () => {

@@ -18,7 +18,8 @@ test('user ids: 1 to 64 printable characters in NFC', () => {
   assert.equal(cleanUser('e\u0301'), '\u00e9');
   assert.equal(cleanUser('😀'.repeat(64)), '😀'.repeat(64));
   assert.equal(cleanUser('<img src=x onerror=alert(1)>'), '<img src=x onerror=alert(1)>');
-  for (const bad of ['', '   ', 'a'.repeat(65), 'a\u202eb', 'a\nb', 'a\u00a0b', 'a\u2028b', '\ud800']) assert.equal(cleanUser(bad), null, JSON.stringify(bad));
+  const bad = ['', '   ', 'a'.repeat(65), 'a\u202eb', 'a\nb', 'a\u00a0b', 'a\u2028b', '\ud800'];
+  for (const text of bad) assert.equal(cleanUser(text), null, JSON.stringify(text));
 });
 
 test('what is no frame is ignored', () => {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -215,6 +216,43 @@ async def test_broken_promises_end_the_connection_and_not_the_client() -> None:
         assert seqs(await take(client, 1)) == [1]
 
 
+@pytest.mark.parametrize(("t", "reply"), [
+    ("send", {"c": "12", "seq": "1"}),
+    ("history", {"c": "12", "entries": [{"seq": 1}], "head": 1, "floor": 1}),
+    ("read", {"c": "12", "delivered": None, "read": 1}),
+])  # fmt: skip
+async def test_a_reply_that_cannot_be_ends_the_connection_and_not_the_client(monkeypatch: pytest.MonkeyPatch, t: str, reply: Frame) -> None:
+    async with FakeChatd() as server, make_client(server.url, queue_max=1) as client:
+        first = server.session("me")
+        answered: list[Frame] = []
+
+        def once(_session: Session, frame: Frame) -> Frame:
+            answered.append(frame)
+            monkeypatch.undo()
+            return reply
+
+        monkeypatch.setattr(server, f"_on_{t}", once)
+        server.say("bob", "me", "1", "2", "3")
+        sending = asyncio.create_task(client.send("bob", "4"))
+        got = await take(client, 1)
+        await client.read("bob", 1)
+        await server.until_connected("me", first)
+        assert len(answered) == 1
+        assert [e.body for e in got + await take(client, 3)] == ["1", "2", "3", "4"]
+        assert (await sending).seq == 4
+
+
+async def test_a_log_that_shrank_while_it_was_fetched_is_a_reset() -> None:
+    async with FakeChatd() as server, make_client(server.url, queue_max=2) as client:
+        conv = server.say("bob", "me", "1", "2", "3", "4")
+        await client.conversations()  # the pushes are in
+        del conv.log[1:]
+        await take(client, 1)
+        assert await anext(client.events()) == Reset(conv.c, "bob")
+        server.say("bob", "me", "another 2")
+        assert [(e.seq, e.body) for e in await take(client, 1)] == [(2, "another 2")]
+
+
 async def test_a_dup_tells_a_place_and_makes_no_entry() -> None:
     """The answer to a repeat overtakes the entry itself, whose words are the first ones."""
     cid = "8c1e0000-0000-4000-8000-000000000001"
@@ -288,6 +326,44 @@ async def test_a_cursor_survives_a_cut_and_a_restart() -> None:
         async with make_client(server.url, state=client.state()):
             pass
         assert conv.cursors["me"] == [3, 2]
+
+
+async def test_a_cursor_whose_answer_was_lost_is_told_again() -> None:
+    async with FakeChatd() as server, make_client(server.url) as client:
+        conv = server.say("bob", "me", "1", "2")
+        await take(client, 2)
+        faults: list[Fault] = ["cut"]
+        server.fault = lambda _s, frame: faults.pop() if frame["t"] == "read" and faults else None
+        await client.read("bob", 2)
+        while conv.cursors.get("me") != [2, 2]:
+            await asyncio.sleep(0.005)
+        assert len(server.all_sessions) == 2
+
+
+async def test_a_cursor_refused_for_now_is_told_after_the_time_named_and_one_refused_for_good_is_not() -> None:
+    async with FakeChatd() as server, make_client(server.url, auto_ack=False) as client:
+        conv = server.say("bob", "me", "1", "2")
+        await take(client, 2)
+        faults: list[Fault] = [{"code": "rate_limited", "retry_ms": 5}, {"code": "bad_seq"}]
+        reads: list[int] = []
+
+        def fault(_session: Session, frame: Frame) -> Fault:
+            if frame["t"] != "read":
+                return None
+            reads.append(frame["seq"])
+            return faults.pop(0) if faults else None
+
+        server.fault = fault
+        await client.read("bob", 1)
+        while len(reads) < 2:
+            await asyncio.sleep(0.005)
+        await client.conversations()  # the refusal is in
+        server.session("me").cut()
+        await client.conversations()
+        await client.read("bob", 2)
+        while conv.cursors.get("me") != [2, 2]:
+            await asyncio.sleep(0.005)
+        assert reads == [1, 1, 2]
 
 
 async def test_cursors_that_cannot_be_are_refused_here() -> None:

@@ -181,6 +181,20 @@ async def test_ones_own_cid_is_done_once_by_any_process() -> None:
         assert server.texts("me", "bob") == ["hi"]
 
 
+async def test_one_who_gives_up_does_not_take_another_ones_answer_along() -> None:
+    cid = str(uuid.uuid4())
+    async with FakeChatd() as server, make_client(server.url) as client:
+        server.fault = plan = Plan("send", "ignore")
+        one, two = (asyncio.create_task(client.send("bob", "hi", cid=cid)) for _ in range(2))
+        while not plan.met:
+            await asyncio.sleep(0.001)
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        server.session("me").cut()
+        assert (await two).seq == 1
+
+
 async def test_closing_sends_what_waits_and_then_nothing_more() -> None:
     async with FakeChatd() as server:
         async with make_client(server.url) as client:

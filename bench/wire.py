@@ -1,0 +1,84 @@
+"""The client's bytes: handshake, masked frames, and what of the server's frames the bench has to know. Pure.
+
+Written from docs/protocol.md and RFC 6455 and not with chatd's own modules: a fault on both sides would not show. `read_frames` is minimal; a server
+sends whole unmasked frames. `parse` has a quick way for the two frames that a send causes; all else goes through JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
+DIGITS: Final = 10  # of the number at the front of a body
+
+OK: Final = re.compile(rb'\{"t":"ok","id":(\d+),"c":"[^"]*","seq":(\d+)')
+ENTRY: Final = re.compile(rb'\{"t":"entry",[^{}]*?"seq":(\d+),[^{}]*?"body":"(\d{10}) ')
+
+
+def upgrade(host: str, port: int, path: str) -> bytes:
+    return (
+        f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chatd.v1\r\n\r\n"
+    ).encode()
+
+
+def frame(payload: bytes, mask: int, head: int = TEXT) -> bytes:
+    """A masked frame; `mask` below 2^32."""
+    n = len(payload)
+    assert n < 1 << 16
+    size = bytes((head, 0x80 | n)) if n < 126 else bytes((head, 0xFE)) + n.to_bytes(2)
+    key = mask.to_bytes(4)
+    stream = int.from_bytes((key * (n // 4 + 1))[:n])
+    return size + key + (int.from_bytes(payload) ^ stream).to_bytes(n)
+
+
+def request(t: str, id: int, mask: int, **keys: Any) -> bytes:
+    return frame(json.dumps({"t": t, "id": id, **keys}, separators=(",", ":")).encode(), mask)
+
+
+def message(k: int, id: int, to: str, run: int, body_bytes: int, mask: int) -> bytes:
+    """Send number k: its number stands in the cid's last digits and at the front of the body. `run` (32 bits) makes the cids of two runs differ."""
+    body = f"{k:0{DIGITS}d} ".ljust(body_bytes, "x")
+    payload = f'{{"t":"send","id":{id},"to":"{to}","cid":"{run:08x}-0000-4000-8000-{k:012d}","body":"{body}"}}'
+    return frame(payload.encode(), mask)
+
+
+def read_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
+    """(first byte, payload) of each whole frame, and the rest."""
+    frames = []
+    at, end = 0, len(data)
+    while end - at >= 2:
+        size, start = data[at + 1], at + 2
+        if size == 126:
+            if end - at < 4:
+                break
+            size, start = data[at + 2] << 8 | data[at + 3], at + 4
+        elif size == 127:
+            if end - at < 10:
+                break
+            size, start = int.from_bytes(data[at + 2 : at + 10]), at + 10
+        if start + size > end:
+            break
+        frames.append((data[at], data[start : start + size]))
+        at = start + size
+    return frames, data[at:]
+
+
+def read_ok(payload: bytes) -> tuple[int, int, bool] | None:
+    """(id, seq, dup) of an `ok` to a send."""
+    m = OK.match(payload)
+    return (int(m[1]), int(m[2]), payload.endswith(b'"dup":true}')) if m else None
+
+
+def read_entry(payload: bytes) -> tuple[int, int] | None:
+    """(k, seq) of an entry that is one of ours."""
+    m = ENTRY.match(payload)
+    return (int(m[2]), int(m[1])) if m else None
+
+
+def masks(rng: Any) -> Iterator[int]:
+    while True:
+        yield rng.getrandbits(32)

@@ -1,0 +1,191 @@
+"""Clients that misbehave cost a bounded amount of what chatd has, end by their code, and disturb nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeAlias
+
+import pytest
+import pytest_asyncio
+
+from tests.faults.raw import Raw
+from tests.faults.test_kills import FAST
+from tests.faults.test_outage import peer_at
+from tests.fix_process import MakeProcess, Process
+from tests.fix_server import Peer
+
+SILENT = 1_000
+SWEEP_S = 1.0
+SERVED_MS_MAX = 2_000  # a send beside 1,000 silent connections; it takes a few, but the machine is shared
+CONSUMERS = 5
+MESSAGES = 12_000  # enough to fill the kernel's buffers and the bound many times over
+KERNEL_BYTES = 4 << 20  # what the kernel holds for a connection at most
+MIB = 1 << 20
+BODY = "x" * 2_000
+
+
+Start: TypeAlias = Callable[..., Awaitable[Process]]
+
+
+@pytest_asyncio.fixture
+async def start(make_db: Callable[[], str], make_process: MakeProcess) -> AsyncIterator[Start]:
+    """Starts a chatd with the settings of the test; closes the test's raw sockets at the end."""
+    url = make_db()
+
+    def starts(**settings: int) -> Awaitable[Process]:
+        return make_process(database_url=url, **{**FAST, **settings})
+
+    yield starts
+    Raw.close_all()
+
+
+async def test_a_thousand_connections_that_never_say_hello(start: Start) -> None:
+    chatd = await start(hello_ms=3_000, unauthenticated_max=SILENT + 10)
+    async with peer_at(chatd, "alice") as alice, peer_at(chatd, "bob") as bob:
+        before = chatd.rss_bytes()
+        silent = [await Raw.open(chatd.port) for _ in range(SILENT)]
+        rss = chatd.rss_bytes() - before
+        began = time.monotonic()
+        sent = await alice.say("bob", "still served")
+        assert (await bob.push("entry"))["seq"] == sent["seq"] == 1
+        served_ms = (time.monotonic() - began) * 1000
+        assert served_ms < SERVED_MS_MAX
+        codes = await asyncio.wait_for(asyncio.gather(*(raw.closed() for raw in silent)), 15)
+        assert set(codes) == {4003}
+        await alice.quiet()
+        print(f"served in {served_ms:.1f} ms beside {SILENT} silent ones, {rss / SILENT / 1024:.1f} KiB each")
+
+
+async def test_no_more_than_the_bound_may_wait_for_hello(start: Start) -> None:
+    chatd = await start(unauthenticated_max=20)
+    async with peer_at(chatd, "alice") as alice:
+        silent = [await Raw.open(chatd.port) for _ in range(20)]
+        extra = await Raw.dial(chatd.port)
+        assert (await extra.read()).startswith(b"HTTP/1.1 503 ")
+        assert (await alice.say("bob"))["t"] == "ok"
+        for raw in (extra, *silent):
+            raw.close()
+
+
+async def test_a_consumer_that_never_reads(start: Start) -> None:
+    """Bob's devices read nothing while alice writes megabytes: each is closed with 4006, and memory stays within what the bound allows."""
+    bound = MIB
+    chatd = await start(out_queue_bytes_max=bound, heartbeat_ms=60_000, rate_per_ms=10)
+    async with peer_at(chatd, "alice") as alice, peer_at(chatd, "bob", "reader") as reader:
+        deaf = [await Raw.open(chatd.port, receive_bytes=4_096) for _ in range(CONSUMERS)]
+        for n, raw in enumerate(deaf):
+            await raw.hello(chatd.token("bob"), f"deaf{n}")
+        await alice.say("bob", BODY)
+        before, peak, sent = chatd.rss_bytes(), 0, 1
+        read, progress = [0], asyncio.Event()
+        eager = asyncio.create_task(_read_all(reader, read, progress))
+        while sent < MESSAGES:
+            ids = [await alice.post("send", to="bob", cid=str(uuid.uuid4()), body=BODY) for _ in range(200)]
+            replies = [await alice.reply(id) for id in ids]
+            assert {r["t"] for r in replies} == {"ok"}, "the one who sends feels nothing of it"
+            sent += len(ids)
+            peak = max(peak, chatd.rss_bytes() - before)
+        assert chatd.log_file.read_text().count('"code":4006') == CONSUMERS
+        codes = await asyncio.wait_for(asyncio.gather(*(raw.closed() for raw in deaf)), 10)
+        assert set(codes) <= {4006, 1006}, codes  # 1006: the three seconds for our side of the goodbye were over
+        allowed = CONSUMERS * (bound + 65_536) + 6 * MIB
+        print(f"{sent * 2 / 1024:.0f} MiB to each of {CONSUMERS}; memory rose by {peak / MIB:.1f} MiB of {allowed / MIB:.0f} allowed")
+        assert peak < allowed
+        assert (sent * len(BODY)) - KERNEL_BYTES > 1.5 * allowed, "an unbounded queue would have shown, also one that shares its frames"
+        async with asyncio.timeout(10):
+            while read[0] < sent:  # his device that reads has got all of it
+                progress.clear()
+                await progress.wait()
+        eager.cancel()
+
+
+async def _read_all(peer: Peer, read: list[int], progress: asyncio.Event) -> None:
+    """Read whatever comes, and count the entries."""
+    async for frame in peer.ws:
+        read[0] += '"t":"entry"' in str(frame)
+        progress.set()
+
+
+async def test_a_slow_handshake(start: Start) -> None:
+    """Slowloris: a byte now and then buys no more time."""
+    chatd = await start(handshake_ms=1_000)
+    slow = [await Raw.dial(chatd.port) for _ in range(50)]
+    ended = asyncio.gather(*(raw.read() for raw in slow))
+    began = time.monotonic()
+
+    async def drip() -> None:
+        for n in range(100):
+            for raw in slow:
+                with contextlib.suppress(OSError):
+                    await raw.write(b"GET /ws HTTP/1.1\r\nX: "[n : n + 1] or b"y")
+            await asyncio.sleep(0.1)
+
+    dripping = asyncio.create_task(drip())
+    async with peer_at(chatd, "alice") as alice:
+        assert (await alice.say("bob"))["t"] == "ok"
+        assert await asyncio.wait_for(ended, 10) == [b""] * len(slow)
+        assert time.monotonic() - began < 1.0 + SWEEP_S + 2
+        assert (await alice.say("bob"))["t"] == "ok"
+    dripping.cancel()
+
+
+async def test_a_handshake_without_end(start: Start) -> None:
+    chatd = await start()
+    raw = await Raw.dial(chatd.port)
+    with contextlib.suppress(OSError):
+        await raw.write(b"GET /ws HTTP/1.1\r\n" + b"X-Long: " + b"y" * (2 * MIB))
+    answer = await asyncio.wait_for(raw.read(), 5)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+
+
+async def test_a_peer_that_vanished_without_a_word_is_found_by_ping(start: Start) -> None:
+    chatd = await start(heartbeat_ms=2_000)
+    async with peer_at(chatd, "alice") as alice, peer_at(chatd, "bob") as bob:
+        await alice.say("bob")
+        await bob.say("alice")
+        async with peer_at(chatd, "bob", "second"):
+            pass
+        gone = await Raw.open(chatd.port)
+        await gone.hello(chatd.token("carol"), "c")
+        heard_at = time.monotonic()
+        frames = []
+        while (frame := await asyncio.wait_for(gone.frame(), 10)) is not None:
+            frames.append(frame)
+            if frame[0] == 8:
+                break
+        assert [opcode for opcode, _ in frames] == [9, 8], "a ping, then the end"
+        assert int.from_bytes(frames[-1][1][:2], "big") == 4007
+        assert time.monotonic() - heard_at < 2.0 + SWEEP_S, "within heartbeat_ms; the sweep looks once a second"
+        await alice.request("ping")  # who answers pings stays, however quiet
+
+
+@pytest.mark.parametrize("how", ["fin", "reset", "half"])
+async def test_half_open_and_broken_connections_are_let_go(start: Start, how: str) -> None:
+    """The send that was on its way is in the log; the session is gone at once: alice sees bob go offline."""
+    chatd = await start(presence_grace_ms=0)
+    async with peer_at(chatd, "alice") as alice:
+        raw = await Raw.open(chatd.port)
+        await raw.hello(chatd.token("bob"), "b")
+        await alice.say("bob")
+        await raw.say("send", 2, to="alice", cid=str(uuid.uuid4()), body="mine")
+        assert (await alice.push("entry"))["body"] == "mine"
+        watched = await alice.request("watch", users=["bob"])
+        assert watched["presence"][0]["state"] == "online"
+        await raw.say("send", 3, to="alice", cid=str(uuid.uuid4()), body="last words")
+        if how == "half":
+            raw.sock.shutdown(socket.SHUT_WR)
+        else:
+            if how == "reset":
+                raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            raw.sock.close()
+        said = [await alice.push(), await alice.push()]
+        kinds = {p["t"]: p for p in said}
+        assert kinds["entry"]["body"] == "last words"
+        assert (kinds["presence"]["user"], kinds["presence"]["state"]) == ("bob", "offline")
+        if how == "half":
+            assert await asyncio.wait_for(raw.closed(), 5) in (1000, 1006)

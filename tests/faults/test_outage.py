@@ -1,0 +1,162 @@
+"""PostgreSQL gone for ten seconds in the middle of sends: stopped, and frozen (connections stay open, nothing answers).
+
+Sessions stay up; requests get `unavailable` with `retry_ms`; afterwards all is well without anybody's help, and nothing acked is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import psycopg
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.faults.crowd import crowd_at, seed
+from tests.faults.test_kills import FAST
+from tests.fix_process import MakeProcess, OwnPostgres, Process
+from tests.fix_server import MakeServer, Peer
+
+OUTAGE_S = 10.0
+ANSWER_S_MAX = 12.0  # the longest that a request may wait for its `unavailable`
+BACK_S_MAX = 10.0  # until all work again
+READS_BACK_S_MAX = 4.0
+
+
+@contextlib.asynccontextmanager
+async def peer_at(process: Process, user: str, device: str = "d1", **keys: Any) -> AsyncIterator[Peer]:
+    async with connect(process.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
+        peer = Peer(ws)
+        peer.welcome = await answer(peer, await peer.post("hello", v=1, token=process.token(user), device=device, **keys))
+        yield peer
+
+
+async def answer(peer: Peer, id: int) -> dict[str, Any]:
+    """A reply that may take as long as a read may."""
+    while True:
+        async with asyncio.timeout(ANSWER_S_MAX):
+            frame: dict[str, Any] = json.loads(await peer.ws.recv())
+        if frame.get("id") == id:
+            return frame
+        peer.pushes.append(frame)
+
+
+async def away(own_postgres: OwnPostgres, how: str) -> Callable[[], Any]:
+    """Take PostgreSQL away; gives what brings it back."""
+    if how == "frozen":
+        own_postgres.freeze()
+        return own_postgres.thaw
+    await asyncio.to_thread(own_postgres.stop)
+    return own_postgres.start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["stopped", "frozen"])
+async def test_ten_seconds_without_postgresql(own_postgres: OwnPostgres, make_process: MakeProcess, how: str) -> None:
+    chatd = await make_process(database_url=own_postgres.conninfo, **FAST)
+    conninfo = own_postgres.conninfo
+    async with crowd_at(chatd, random.Random(seed())) as crowd, peer_at(chatd, "watcher") as watcher:
+        assert (await watcher.say("watched"))["seq"] == 1
+        await crowd.acks(100)
+        before = [c.connections for c in crowd.clients]
+        back = await away(own_postgres, how)
+        gone_at = time.monotonic()
+
+        read = await watcher.post("history", to="watched")
+        listing = await watcher.post("conversations")
+        assert (await watcher.request("ping"))["t"] == "pong"  # what needs no database is answered meanwhile
+        for id in (read, listing):
+            error = await answer(watcher, id)
+            assert (error["t"], error.get("code"), error.get("retry_ms", 0) > 0) == ("err", "unavailable", True), error
+        async with peer_at(chatd, "newcomer") as newcomer:
+            assert (newcomer.welcome["t"], newcomer.welcome.get("code")) == ("err", "unavailable"), newcomer.welcome
+            assert newcomer.welcome["retry_ms"] > 0
+            assert await newcomer.closed() == 4009
+        await asyncio.sleep(max(0.0, gone_at + OUTAGE_S - time.monotonic()))
+        await asyncio.to_thread(back)
+
+        back_at = time.monotonic()
+        while (page := await answer(watcher, await watcher.post("history", to="watched")))["t"] == "err":
+            assert page["code"] == "unavailable"
+        assert len(page["entries"]) == 1
+        assert time.monotonic() - back_at < READS_BACK_S_MAX, "the pool's own pauses get longer and longer"
+        await crowd.acks(100, within_s=BACK_S_MAX)
+        async with peer_at(chatd, "newcomer") as newcomer:
+            assert newcomer.welcome["t"] == "welcome"
+        assert [c.connections for c in crowd.clients] == before, "sessions stay up"
+        assert chatd.status is None
+        errors = [e for c in crowd.clients for e in c.errors]
+        assert {e["code"] for e in errors} == {"unavailable", "blocked"}
+        assert all(e["retry_ms"] > 0 for e in errors if e["code"] == "unavailable")
+        await crowd.settle(conninfo)
+        print(crowd.verify(conninfo))
+
+
+@pytest.mark.slow
+async def test_an_entry_frozen_in_its_commit_is_found_although_its_sender_is_gone(own_postgres: OwnPostgres, make_process: MakeProcess) -> None:
+    """Its statement waits in the frozen server's socket, runs once that goes on, and nobody sends it again."""
+    chatd = await make_process(database_url=own_postgres.conninfo, lane_deadline_ms=500)
+    async with peer_at(chatd, "bob") as bob, peer_at(chatd, "alice", "phone") as phone:
+        async with peer_at(chatd, "alice") as alice:
+            await alice.say("bob", "one")
+            own_postgres.freeze()
+            assert (await alice.say("bob", "two"))["code"] == "unavailable"
+        own_postgres.thaw()
+        for peer in (bob, phone):
+            assert [((e := await peer.push("entry"))["seq"], e["body"]) for _ in range(2)] == [(1, "one"), (2, "two")]
+
+
+async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+    """The old connection's transaction outlives the first look at the head: a second one comes when it must be over."""
+    url = make_db()
+    server = await make_server(database_url=url, lane_deadline_ms=1000)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    first = await alice.say("bob", "one")
+    assert (await bob.push())["seq"] == 1
+    conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
+    with psycopg.connect(url, autocommit=True) as other:  # as the lane's old backend: it commits when the first look is over
+        server.node.delivery.doubtful({conv.id})
+        heads = server.node.store.heads
+        looked = asyncio.Event()
+
+        async def looking(convs: Any) -> Any:
+            found = await heads(convs)
+            if not looked.is_set():
+                looked.set()
+                other.execute(
+                    "SELECT append(ARRAY[%s]::bigint[], '{0}', ARRAY[%s]::uuid[], '{late}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '1 hour')",
+                    (conv.id, str(uuid.uuid4())),
+                )
+            return found
+
+        server.node.store.heads = looking  # type: ignore[method-assign]
+        entry = await bob.push()
+        assert (entry["seq"], entry["body"]) == (2, "late")
+
+
+async def test_a_lost_entry_is_found_while_others_only_probe(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+    """Bob, over his rate, keeps the conversation's lane busy with sends that make no entry; alice's lost one must still come."""
+    url = make_db()
+    server = await make_server(database_url=url, rate_messages=1, rate_per_ms=600_000, frames_per_s=100_000, frames_burst=100_000)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    phone = await server.connect("alice", "phone")
+    first = await alice.say("bob", "one")
+    assert (await bob.say("alice", "two"))["seq"] == 2
+    assert [(await phone.push())["seq"] for _ in range(2)] == [1, 2]
+    conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(
+            "SELECT append(ARRAY[%s]::bigint[], '{0}', ARRAY[%s]::uuid[], '{lost}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '1 hour')",
+            (conv.id, str(uuid.uuid4())),
+        )
+    conv.pending += 1  # as long as one of bob's is on its way
+    server.node.delivery.doubtful({conv.id})
+    entry = await phone.push()
+    assert (entry["seq"], entry["body"]) == (3, "lost")
+    conv.pending -= 1
