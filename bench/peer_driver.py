@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from drivers.base import MARK, Peer, ws_frame, ws_upgrade  # type: ignore[import-not-found]
 
@@ -34,7 +34,7 @@ class Chatd(Peer):  # type: ignore[misc]
     ack_means = "sent after its batch is committed (durable)"
     lock_sql = "LOCK TABLE entries IN EXCLUSIVE MODE"
     count_sql = "SELECT count(*) FROM entries"
-    settings: dict[str, object] = {}
+    settings: ClassVar[dict[str, object]] = {}
 
     def start(self, users: int) -> None:
         data_dir = Path(self.ctx.work) / f"{self.name}-data"

@@ -47,7 +47,8 @@ def costs(used: Cpu, wall_s: float, n: int, own: bool) -> dict[str, Any]:
         return round(seconds / n * 1e6, 1) if own and n else None
 
     return {
-        "server_cpu_us_per_msg": each(used.server), "postgres_cpu_us_per_msg": each(used.postgres), "generator_cpu_us_per_msg": round(used.bench / max(n, 1) * 1e6, 1),
+        "server_cpu_us_per_msg": each(used.server), "postgres_cpu_us_per_msg": each(used.postgres),
+        "generator_cpu_us_per_msg": round(used.bench / max(n, 1) * 1e6, 1),
         "cores": {name: round(getattr(used, name) / wall_s, 3) for name in ("server", "postgres", "bench", "other")},
     }  # fmt: skip
 

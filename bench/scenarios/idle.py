@@ -42,7 +42,8 @@ async def run(options: argparse.Namespace) -> int:
         figures = {
             "connections": crowd.n, "dropped": dict(crowd.dropped + first.dropped),
             "pss_before_mib": round(before[0] / 1024, 1), "pss_after_mib": round(after[0] / 1024, 1),
-            "pss_kib_per_connection": round((after[0] - before[0]) / crowd.n, 2), "rss_kib_per_connection": round((after[1] - before[1]) / crowd.n, 2),
+            "pss_kib_per_connection": round((after[0] - before[0]) / crowd.n, 2),
+            "rss_kib_per_connection": round((after[1] - before[1]) / crowd.n, 2),
             **report.context(options, target.settings),
         }  # fmt: skip
     return report.finish(options, figures, {"pss_kib_per_connection": options.budget_kib})

@@ -268,7 +268,8 @@ def test_any_changed_character_breaks_the_signature(keys: Keys) -> None:
     head, payload, signature = made.split(".")
     other = b64({"sub": "mallory", "exp": NOW + 60})
     for forged in (f"{head}.{other}.{signature}", f"{head}.{payload}.{'A' + signature[1:] if signature[0] != 'A' else 'B' + signature[1:]}",
-                   f"{head}.{payload}.", f"{head}.{payload}.{signature}AA", f"{head}.{payload}.{signature[:-4]}", f"{head}.{payload}\ud800.{signature}", f"{head}.{payload}.{signature}é"):  # fmt: skip
+                   f"{head}.{payload}.", f"{head}.{payload}.{signature}AA", f"{head}.{payload}.{signature[:-4]}",
+                   f"{head}.{payload}\ud800.{signature}", f"{head}.{payload}.{signature}é"):  # fmt: skip
         with pytest.raises(Unauthorized):
             verifier(keys).verify(forged, NOW)
 

@@ -123,7 +123,7 @@ def test_frames_are_read_however_they_are_cut(payloads: list[bytes], data: st.Da
 
 
 def test_a_message_carries_its_number_thrice() -> None:
-    frame = json.loads(read_with_websockets(wire.message(1_234, 1_236, "bob", 0xAB, 150, 99), mask=True).data)
+    frame = json.loads(bytes(read_with_websockets(wire.message(1_234, 1_236, "bob", 0xAB, 150, 99), mask=True).data))
     assert frame["id"] == 1_236
     assert frame["cid"] == "000000ab-0000-4000-8000-000000001234"
     assert frame["body"].startswith("0000001234 ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import TypeAlias
@@ -98,7 +99,7 @@ def swap_contents(sender: list[int], events: list[Event]) -> None:
 def swap_ack_and_entry(sender: list[int], events: list[Event]) -> None:
     """A sender's ok comes after an entry of the peer that has a higher seq."""
     mine = [i for i, e in enumerate(events) if e[1] == 0]
-    i = next(i for i, j in zip(mine, mine[1:], strict=False) if events[i][0] == "ack" and events[j][0] == "entry")
+    i = next(i for i, j in itertools.pairwise(mine) if events[i][0] == "ack" and events[j][0] == "entry")
     j = mine[mine.index(i) + 1]
     events[i], events[j] = events[j], events[i]
 
