@@ -40,8 +40,8 @@ class Ledger:
     """`sender[k]` is the user who sends message k, `peer_of[user]` who gets it. Times are seconds of one clock; NaN: it did not happen."""
 
     __slots__ = (
-        "_ack_n", "_delivery_n", "_last_k", "_last_seq", "_peer_of", "_sender", "acked_at", "acks", "deliveries", "deliveries_at", "due_at", "duplicated",
-        "n", "reordered", "sent_at", "stray",
+        "_ack_n", "_delivery_n", "_last_k", "_last_seq", "_peer_of", "_sender", "acked_at", "acks", "deliveries", "deliveries_at", "due_at",
+        "duplicated", "n", "reordered", "sent_at", "stray",
     )  # fmt: skip
 
     def __init__(self, sender: Sequence[int], peer_of: Sequence[int]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import sys
 import time
@@ -94,7 +95,8 @@ def _raise_file_limit() -> None:
     import resource
 
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; `chatd doctor` tells what there is
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -209,6 +211,9 @@ def _epoch(options: argparse.Namespace) -> int:
             with psycopg.connect(conninfo, connect_timeout=5) as conn:
                 if options.renew:
                     conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
+                    # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
+                    conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
+                    conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")
                 row = conn.execute("SELECT epoch FROM meta").fetchone()
         except psycopg.Error as e:
             raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None

@@ -110,7 +110,6 @@ class Settings(BaseSettings):
     out_queue_bytes_max: int = _limit(
         1_048_576, "Bytes that may wait for a client that does not read; past it the client is closed", 1024, 1 << 28
     )
-    inflight_max: int = _limit(256, "Requests of one connection that await their reply", 1, 65_536)
 
     rate_messages: int = _rate(10, "Messages that a user may send in any rate_per_ms", 1, 10_000)
     rate_per_ms: int = _rate(5000, "The period that rate_messages counts in", 10, 3_600_000)
