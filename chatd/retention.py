@@ -24,6 +24,7 @@ node that is set otherwise does not start. Two widths would give partitions that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
@@ -34,7 +35,7 @@ from chatd.errors import SettingError, Unavailable
 from chatd.queries import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
 
     from chatd.ids import ConvId
     from chatd.metrics import Metrics
@@ -84,7 +85,7 @@ class Retention:
     async def prepare(self) -> None:
         """Settle the width of partitions and make those that are needed first. Raises SettingError, Unavailable."""
         try:
-            async with await self._connect() as conn:
+            async with self._connect() as conn:
                 async with conn.transaction():  # one: a width that is settled must have partitions before another node looks
                     await self._settle_width(conn)
                     await self._make(conn)
@@ -103,7 +104,7 @@ class Retention:
 
     async def once(self) -> None:
         """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow. Raises psycopg.Error, OSError."""
-        async with await self._connect() as conn:
+        async with self._connect() as conn:
             await self._make(conn)
             cur = await conn.execute("SELECT pg_try_advisory_lock(hashtext('chatd.retention'))")
             if await cur.fetchone() == (True,):
@@ -120,11 +121,12 @@ class Retention:
 
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
-        conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-        for name, value in SESSION.items():
-            await conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
-        return conn
+    @contextlib.asynccontextmanager
+    async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as conn:
+            for name, value in SESSION.items():
+                await conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+            yield conn
 
     async def _settle_width(self, conn: psycopg.AsyncConnection[Any]) -> None:
         await conn.execute("SELECT pg_advisory_xact_lock(hashtext('chatd.partitions'))")

@@ -151,6 +151,8 @@ class Store:
                 await self.flush()
         except (errors.Refused, TimeoutError) as e:
             log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e) or "the database does not answer")
+        for lane in self.lanes:  # one whose task never began has not closed its own
+            await lane.close()
         await self._pool.close(timeout=STOP_CLOSE_S)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------

@@ -160,8 +160,7 @@ class Lane:
                 if self._doubtful:
                     await self._recover()
         finally:
-            if self._conn is not None:
-                await self._conn.close()
+            await self.close()
 
     async def _wait(self) -> None:
         # With doubtful conversations the lane looks for the database by itself; nobody else may ask.
@@ -188,7 +187,7 @@ class Lane:
         except Outage as e:
             log.warning("batch.unknown", lane=self.number, rows=len(items), reason=str(e).splitlines()[0] if str(e) else repr(e))
             self._metrics.batches_failed += 1
-            await self._drop_connection()
+            await self.close()
             self._doubtful.update(item.conv.id for item in items)
             self._settle(items)
             self._outcome.failed(items, Unavailable("the database is away; send it again with the same cid", retry_ms=1_000))
@@ -257,7 +256,8 @@ class Lane:
         except (Refused, psycopg.Error, OSError, TimeoutError) as e:
             raise Outage(f"no partition for now, and none could be made: {e}") from e
 
-    async def _drop_connection(self) -> None:
+    async def close(self) -> None:
+        """Let the connection go, if there is one. Idempotent; `connect` makes another."""
         conn, self._conn = self._conn, None
         if conn is not None:
             try:

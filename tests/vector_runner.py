@@ -31,7 +31,7 @@ class Link:
         self.ws = ws
         self.last_id = 0
         self.arrived: list[Frame] = []
-        self.replies: dict[int, list[Frame]] = {}
+        self.replies: dict[int, list[Frame]] = {}  # by the ids that we gave
         self.pushes: list[Frame] = []
 
     async def receive(self) -> None:
@@ -41,18 +41,16 @@ class Link:
             raise Mismatch(f"a binary message came: {data!r}")
         frame: Frame = json.loads(data)
         self.arrived.append(frame)
-        if frame.get("id"):
-            self.replies.setdefault(frame["id"], []).append(frame)
-        else:
-            self.pushes.append(frame)
+        self.replies.get(frame.get("id", 0), self.pushes).append(frame)
 
     def request(self, frame: Frame) -> Frame:
         id = frame.get("id", self.last_id + 1)
         self.last_id = max(self.last_id, id)
+        self.replies.setdefault(id, [])
         return {"id": id, **frame}
 
     async def reply(self, id: int) -> Frame:
-        while not self.replies.get(id):
+        while not self.replies[id]:
             await self.receive()
         return self.replies[id].pop(0)
 
@@ -115,8 +113,8 @@ class Runner:
         elif "reply_to" in step:
             self.match(step["reply"], await link.reply(self._sent[step["reply_to"]]))
         elif "burst" in step:
-            ids = await self._post(link, self.value(step["burst"]))
-            for id, pattern in zip(ids, _spread(step["replies"], self.value), strict=True):
+            ids = await self._post(link, _spread(step["burst"]))
+            for id, pattern in zip(ids, _spread(step["replies"]), strict=True):
                 self.match(pattern, await link.reply(id))
         elif "expect" in step:
             self.match(step["expect"], await link.push(step["expect"]["t"]))
@@ -214,7 +212,7 @@ class Runner:
             case str():
                 return self._text(value)
             case list():
-                return _spread(value, self.value)
+                return [self.value(item) for item in _spread(value)]
             case dict() if len(value) == 1 and next(iter(value)).startswith("$"):
                 ((word, given),) = value.items()
                 return self._made(word, given)
@@ -308,8 +306,8 @@ class Runner:
             raise Mismatch(f"expected {word} {given}, got {got!r}")
 
 
-def _spread(items: list[Any], made: Callable[[Any], Any]) -> list[Any]:
-    """A list with `$spread` taken out of it. Elements are left as they are in patterns, whose words have a meaning of their own."""
+def _spread(items: list[Any]) -> list[Any]:
+    """A list with its `$spread` laid out; the elements as they are."""
     out: list[Any] = []
     for item in items:
         if isinstance(item, dict) and "$spread" in item:
