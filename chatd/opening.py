@@ -95,6 +95,8 @@ class Listing(NamedTuple):
 
 async def open_session(s: Services, session: Session, hello: Hello, opened: Callable[[Session], None]) -> None:
     """Carry out a hello; `opened` is called once the last welcome frame is queued. Never raises."""
+    if session.state is not State.OPENING:
+        return  # it left before this began: nobody would ever detach it
     try:
         identity = s.verify(hello.token)
     except errors.Refused as e:

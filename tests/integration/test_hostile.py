@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 
+from chatd.ids import UserId
 from chatd.protocol import REQUEST_TYPES
 from tests.fix_server import MakeServer, Server
 
@@ -148,3 +149,25 @@ async def test_a_refused_token_closes_with_4001(server: Server) -> None:
     peer = await server.open()
     assert (await peer.request("hello", v=1, token="a.b.c", device="d"))["code"] == "unauthorized"
     assert await peer.closed() == 4001
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """One whole client frame, with a mask of zeros."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else b"\xfe" + len(payload).to_bytes(2, "big")
+    return bytes([0x80 | opcode]) + size + bytes(4) + payload
+
+
+async def test_a_hello_that_leaves_in_the_same_breath_holds_nothing(server: Server) -> None:
+    hello = json.dumps({"t": "hello", "id": 1, "v": 1, "token": server.token("alice"), "device": "d", "watch": ["bob"]}).encode()
+    head = (
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(head + masked(1, hello) + masked(8, b"\x03\xe8"))
+    await reader.read()
+    writer.close()
+    await (await server.connect("witness")).request("ping")  # every task begun before this hello has had its turn
+    user = server.node.registry.users.get(UserId("alice"))
+    assert user is None or not user.sessions
+    assert list(server.node.presence.watchers(UserId("bob"))) == []
