@@ -95,7 +95,7 @@ class Listing(NamedTuple):
 
 async def open_session(s: Services, session: Session, hello: Hello, opened: Callable[[Session], None]) -> None:
     """Carry out a hello; `opened` is called once the last welcome frame is queued. Never raises."""
-    if session.state is not State.OPENING:
+    if session.gone:
         return  # it left before this began: nobody would ever detach it
     try:
         identity = s.verify(hello.token)

@@ -156,6 +156,10 @@ class Session:
     def live(self) -> bool:
         return self.state is State.LIVE
 
+    @property
+    def gone(self) -> bool:
+        return self.state is State.CLOSED
+
     # ---- frames in --------------------------------------------------------------------------------------------------------------
 
     def receive(self, payload: bytes, now: float) -> Effect:
