@@ -24,11 +24,11 @@ setup: .venv/dev.stamp  ## everything for development, in .venv
 run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS="--port 9000" adds flags
 	$(BIN)/chatd serve $(ARGS)
 
-test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 8 minutes)
+test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 7 minutes)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-test-fast: .venv/dev.stamp  ## the tests that take seconds
-	$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+test-fast: .venv/dev.stamp  ## the tests that take seconds: all but those marked slow and the faults
+	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/faults $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
