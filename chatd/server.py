@@ -88,6 +88,8 @@ class Node:
     def _load_keys(self) -> tuple[Keys, Verifier]:
         s = self.settings
         keys = Keys.development(s.data_dir) if s.keys_file is None else Keys.load(s.keys_file)
+        for warning in keys.warnings:
+            log.warning("keys.warning", reason=warning)
         return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s)
 
     def reload_keys(self) -> None:

@@ -219,14 +219,11 @@ class Lane:
 
     async def _append(self, batch: Batch) -> list[Row]:
         """One round trip. Raises Outage, or psycopg.Error where the data is at fault."""
-        m, x = batch.messages, batch.changes
+        m = batch.messages
         params = (
             pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.SmallintArray([i.side for i in m]),
             pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]), pgarrays.SmallintArray([i.flags for i in m]),
-            pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
-            pgarrays.UuidArray([i.cid for i in x]), pgarrays.TextArray([i.body for i in x]),
-            pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]),
-            pgarrays.BigintArray([i.ref or 0 for i in x]), self._edit_window,
+            *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window,
         )  # fmt: skip
         for _ in range(RETRIES_MAX):
             await self.connect()
@@ -235,7 +232,7 @@ class Lane:
                 async with asyncio.timeout(self._deadline_s):
                     cur = psycopg.AsyncRawCursor(self._conn)
                     await cur.execute(APPEND, params, binary=True)
-                    return [Row(*row) for row in await cur.fetchall()]
+                    return [Row._make(row) for row in await cur.fetchall()]
             except (pg.SerializationFailure, pg.DeadlockDetected):
                 self._metrics.batches_retried += 1
             except pg.CheckViolation as e:
@@ -265,6 +262,17 @@ class Lane:
                     await conn.close()
             except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
                 log.debug("lane.close", error=repr(e))
+
+
+def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
+    return (
+        pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
+        pgarrays.UuidArray([i.cid for i in x]), pgarrays.TextArray([i.body for i in x]),
+        pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]), pgarrays.BigintArray([i.ref or 0 for i in x]),
+    )  # fmt: skip
+
+
+_NO_CHANGES: Final = _change_arrays([])  # nearly every batch has none, and to encode that took 5.8 us
 
 
 def options(conninfo: str) -> str:
