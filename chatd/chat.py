@@ -355,6 +355,8 @@ class Chat:
     # ---- presence -------------------------------------------------------------------------------------------------------------------------
 
     async def _watch(self, session: Session, request: protocol.Watch) -> bytes:
+        if session.gone:
+            return b""  # it left before this began: nobody would ever clear what it watches
         self.s.presence.watch(session, session.watching, request.users)
         session.watching = request.users
         return protocol.reply(request.id, presence=await opening.snapshot(self.s, session))

@@ -185,7 +185,8 @@ def _tail(options: argparse.Namespace) -> int:
 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
-    print(f"watching {options.user} at {url}; Ctrl-C ends it", file=sys.stderr)
+    _issue(settings, options.user, 1)  # a wrong name is told now
+    print(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it", file=sys.stderr)
     try:
         asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout))
     except ClientError as e:

@@ -95,7 +95,11 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._hub.now()
         if self._phase is Phase.HANDSHAKE:
-            self._shake(data)
+            try:
+                self._shake(data)
+            except Exception:  # as below
+                logger.exception("handshake.bug")
+                self.abort()
             return
         reader, session = self._reader, self._session
         if reader is None or session is None:

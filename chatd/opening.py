@@ -115,15 +115,17 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     told = await _welcome(s, session, hello, listing, presence)
     if session.state is not State.OPENING:
         return
-    s.metrics.hellos += 1
-    opened(session)
     user = session.user
-    if user is None or not session.live:
+    assert user is not None
+    s.metrics.hellos += 1
+    s.store.user_seen(user.id, s.now_ms())
+    # Before the requests that waited, because one of them may say `away`.
+    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
+    opened(session)
+    if not session.live:
         return  # a request that waited for the welcome has ended it
     _changed_meanwhile(s, session, presence)
     _moved_meanwhile(s, session, told)
-    s.store.user_seen(user.id, s.now_ms())
-    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
 
 
 def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> None:

@@ -49,13 +49,13 @@ class Pages:
         """The answer to a request that is no WebSocket's."""
         if method not in ("GET", "HEAD"):
             return Page(HTTPStatus.METHOD_NOT_ALLOWED, (("Allow", "GET, HEAD"), ("Content-Type", "text/plain")), b"Method Not Allowed\n")
-        where = urlsplit(path)
-        if where.path == "/healthz":
+        name, _, query = path.partition("?")
+        if name == "/healthz":
             page = Page(HTTPStatus.OK, (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")), b"ok\n")
-        elif where.path == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
-            page = self._token(where.query)
+        elif name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
+            page = self._token(query)
         else:
-            page = self._files.get(where.path) or not_found()
+            page = self._files.get(name) or not_found()
         return page if method == "GET" else page._replace(body=b"")
 
     def _token(self, query: str) -> Page:

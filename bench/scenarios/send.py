@@ -90,7 +90,7 @@ class Run:
 
 
 async def run(options: argparse.Namespace) -> int:
-    n, warm = int(options.rate * options.seconds), int(options.rate * WARMUP_S)
+    n, warm = int(options.rate * options.seconds), int(options.rate * min(WARMUP_S, options.seconds))
     async with Target(options) as target:
         crowd = Crowd(target, options.connections, options.seed)
         await crowd.connect()

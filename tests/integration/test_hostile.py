@@ -171,3 +171,27 @@ async def test_a_hello_that_leaves_in_the_same_breath_holds_nothing(server: Serv
     user = server.node.registry.users.get(UserId("alice"))
     assert user is None or not user.sessions
     assert list(server.node.presence.watchers(UserId("bob"))) == []
+
+
+async def test_a_watch_that_leaves_in_the_same_breath_watches_nobody(server: Server) -> None:
+    alice = await server.connect("alice")
+    transport = alice.ws.transport
+    watch = json.dumps({"t": "watch", "id": 2, "users": ["bob"]}).encode()
+    transport.write(masked(1, watch) + masked(8, b"\x03\xe8"))
+    await alice.ws.wait_closed()
+    await (await server.connect("witness")).request("ping")
+    assert list(server.node.presence.watchers(UserId("bob"))) == []
+
+
+async def test_away_behind_hello_stands(server: Server) -> None:
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    await alice.say("bob")
+    await bob.say("alice")
+    phone = await server.open()
+    id = await phone.post("hello", v=1, token=server.token("carol"), device="phone")
+    away = await phone.post("presence", state="away")
+    await phone.reply(id)
+    assert (await phone.reply(away))["t"] == "ok"
+    status = server.node.presence.status(UserId("carol"))
+    assert status is not None
+    assert status.status.value == "away"

@@ -47,7 +47,7 @@ async def test_the_page_and_its_files_come_with_a_strict_policy(server: Server) 
     assert (await get(f"{server.http}/healthz"))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/nope", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"])
+@pytest.mark.parametrize("path", ["/nope", "//[", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"])
 async def test_everything_else_is_404(server: Server, path: str) -> None:
     assert (await get(server.http + path))[0] == 404
 

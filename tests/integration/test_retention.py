@@ -213,7 +213,7 @@ async def test_a_table_that_is_no_partition_by_its_name_is_left_alone(fresh_db: 
 
 
 class Sender:
-    """Sends without a break on a lane's connection. Any wait for a lock of more than `lock_timeout` is an error: a wait behind an open reader has no end."""
+    """Sends without a break on a lane's connection. Any wait for a lock of more than `lock_timeout` is an error: behind a reader it has no end."""
 
     def __init__(self, conninfo: str, conv: int, lock_timeout: str = "1s") -> None:
         self.sent = 0
