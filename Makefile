@@ -27,8 +27,8 @@ run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS
 test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 7 minutes)
 	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-test-fast: .venv/dev.stamp  ## the tests that take seconds: all but those marked slow and the faults
-	$(BIN)/python -m pytest -q -m "not slow" --ignore=tests/faults $(ARGS)
+test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
+	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
