@@ -264,7 +264,7 @@ class Chat:
             raise errors.NotOpen("typing is shown once both have sent something")
         self._send(session, protocol.ok(request.id))
         side = conv.side(user.id)
-        from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+        from_json, to_json = conv.names(side)
         if (other := self.s.registry.users.get(conv.peer(user.id))) is not None:
             frame = framing.encode_text(protocol.typing(conv.id, from_json, to_json))
             for one in other.sessions.values():

@@ -237,7 +237,7 @@ class Delivery:
             self._own(session, conv_id, seq, framing.encode_text(protocol.ok_entry(item.id, conv_id, seq, ts)))
             peer = users.get(item.peer)
             me = session.user
-            from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
+            from_json, to_json = conv.names(side)
             if peer is not None and peer is not me and peer.sessions:
                 frame = framing.encode_text(
                     protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, None)
@@ -357,7 +357,7 @@ class Delivery:
 
     def stored_item(self, conv: Conversation, e: Stored, reader: UserId, head: bytes = b"{") -> bytes:
         """An entry from the log, as an item of history or with the head of a push."""
-        from_json, to_json = (conv.a_json, conv.b_json) if e.side == 0 else (conv.b_json, conv.a_json)
+        from_json, to_json = conv.names(e.side)
         return protocol.stored_entry(head, e, from_json, to_json, conv.side(reader) == e.side)
 
     # ---- sessions that are behind --------------------------------------------------------------------------------------------------------

@@ -247,8 +247,7 @@ def _moved_meanwhile(s: Services, session: Session, told: Told) -> None:
 
 def receipt(conv: Conversation, side: int) -> bytes:
     """The cursors of one side as a push."""
-    from_json, to_json = (conv.a_json, conv.b_json) if side == 0 else (conv.b_json, conv.a_json)
-    return protocol.receipt(conv.id, from_json, to_json, *conv.cursor(side))
+    return protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side))
 
 
 def _first(s: Services, session: Session, listing: Listing, presence: list[dict[str, object]]) -> Mapping[str, object]:

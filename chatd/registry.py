@@ -71,6 +71,10 @@ class Conversation:
     def side(self, user: UserId) -> int:
         return 0 if user == self.a else 1
 
+    def names(self, side: int) -> tuple[bytes, bytes]:
+        """(from, to) as JSON, for what a side made."""
+        return (self.a_json, self.b_json) if side == 0 else (self.b_json, self.a_json)
+
     def cursor(self, side: int) -> tuple[int, int]:
         """(delivered, read) of a side."""
         return (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
