@@ -9,7 +9,7 @@ Requests that need no database are answered in the same loop turn; reads run as 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 import structlog
@@ -17,21 +17,18 @@ import structlog
 from chatd import errors, framing, opening, protocol
 from chatd import log as logs
 from chatd.delivery import Delivery
-from chatd.ids import ConvId, Seq, UserId
-from chatd.lanes import Item
+from chatd.entering import Entrance
+from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
 from chatd.presence import Change
-from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send, Stored
+from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, User
 from chatd.session import Effect, End, Reply, Session, State, Throttled
-from chatd.store import ConvRow
-from chatd.writer import flags
 
 log = structlog.get_logger("chat")
 
 READS_MAX: Final = 8  # reads of one session under way at once
-RESOLVING_MAX: Final = 1_000  # sends of one node that wait for a new conversation to be made
 SCAN_FACTOR: Final = 4  # a page of history reads at most this many rows a message asked for
 
 
@@ -42,13 +39,11 @@ class Chat:
         self.s = services
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
-        self.draining = False
-        self._resolving: dict[tuple[UserId, UserId], list[tuple[Session, Send]]] = {}
-        self._resolving_n = 0
+        self.entrance = Entrance(services, self._conv)
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
-            protocol.Send: self._entering,
-            protocol.Edit: self._entering,
-            protocol.Delete: self._entering,
+            protocol.Send: self.entrance.enter,
+            protocol.Edit: self.entrance.enter,
+            protocol.Delete: self.entrance.enter,
             protocol.Ack: self._cursor,
             protocol.Read: self._cursor,
             protocol.History: lambda session, r: self._read(session, r.id, self._history(session, r)),
@@ -62,7 +57,7 @@ class Chat:
             protocol.Hello: self._hello,
             Reply: self._reply,
             End: self._end,
-            Throttled: self._throttled,
+            Throttled: self.entrance.throttled,
         }
 
     def handle(self, session: Session, effect: Effect) -> None:
@@ -90,15 +85,6 @@ class Chat:
         if end.frame is not None:
             self._send(session, end.frame)
         session.sink.close(end.code, end.reason)
-
-    def _throttled(self, session: Session, effect: Throttled) -> None:
-        self.metrics.frames_throttled += 1
-        request = effect.request
-        error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
-        if isinstance(request, Send | Edit | Delete) and session.user is not None:
-            peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
-            error = session.denied(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
-        self._send(session, protocol.err(request.id, error))
 
     def _hello(self, session: Session, hello: protocol.Hello) -> None:
         self.s.spawn(self._open(session, hello))
@@ -135,93 +121,15 @@ class Chat:
                 return conv
         raise errors.NoConversation("no such conversation of yours")
 
-    # ---- entries ----------------------------------------------------------------------------------------------------------------------
+    # ---- entries: see entering.py ---------------------------------------------------------------------------------------------------
 
-    def _entering(self, session: Session, request: Send | Edit | Delete) -> None:
-        self.metrics.sends += 1
-        user = session.user
-        assert user is not None
-        if request.to is not None and type(request) is Send and self._unresolved(user, request.to):
-            self._resolve(session, request, user, request.to)
-            return
-        self._enter(session, request, self._conv(session, request.c, request.to))
+    @property
+    def draining(self) -> bool:
+        """This node goes away: it takes nothing new."""
+        return self.entrance.draining
 
-    def _enter(self, session: Session, request: Send | Edit | Delete, conv: Conversation) -> None:
-        user = session.user
-        assert user is not None
-        peer = conv.b if user.id == conv.a else conv.a
-        if self.draining:
-            raise session.denied(peer, request, errors.Unavailable("this server is draining; reconnect", retry_ms=1_000))
-        verdict = session.admit(peer, request.cid, self.s.now())
-        if isinstance(verdict, errors.Blocked):
-            raise verdict
-        kind, body, ref = _CONTENT[type(request)](request)
-        item = Item(
-            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
-        )
-        item.taken_at, item.again = verdict.taken_at, verdict.again
-        if not self.s.store.append(item):
-            if verdict.probe:
-                session.probed(peer)
-            else:
-                user.window.give_back(verdict.taken_at)
-            raise session.denied(peer, request, errors.Overloaded("the server's queue is full", retry_ms=1_000))
-
-    def _unresolved(self, user: User, to: UserId) -> bool:
-        """No conversation in memory, or earlier sends still wait for it: a later one must not overtake them."""
-        return to not in user.peers or (bool(self._resolving) and _pair(user.id, to) in self._resolving)
-
-    def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
-        """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
-        if (blocked := session.comes(to, request.cid)) is not None:
-            raise blocked
-        pair = _pair(user.id, to)
-        queue = self._resolving.get(pair)
-        if self._resolving_n >= RESOLVING_MAX:
-            raise session.denied(to, request, errors.Overloaded("too many new conversations at once", retry_ms=1_000))
-        self._resolving_n += 1
-        if queue is not None:
-            queue.append((session, request))
-            return
-        now = self.s.now()
-        wait = user.new_convs.take(now)
-        if wait > 0:
-            self._resolving_n -= 1
-            raise session.denied(to, request, errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1))
-        self._resolving[pair] = [(session, request)]
-        self.s.spawn(self._make(pair, user, to, now))
-
-    async def _make(self, pair: tuple[UserId, UserId], user: User, to: UserId, taken_at: float) -> None:
-        error: errors.Refused | None = None
-        rows: list[ConvRow] = []
-        try:
-            rows = await self.s.store.resolve([pair], [to if self.s.refuse_unknown and to != user.id else None])
-            if not rows:
-                error = errors.NoUser("no such user has been here")
-        except errors.Retryable as e:
-            error = e
-        waiting = self._resolving.pop(pair)
-        self._resolving_n -= len(waiting)
-        if rows:
-            conv = opening.merge(self.s, user, rows[0])
-            if rows[0].head:
-                user.new_convs.give_back(taken_at)  # it was there already
-        else:
-            user.new_convs.give_back(taken_at)
-        for session, request in waiting:
-            if session.state is not State.LIVE:
-                continue
-            try:
-                if error is None:
-                    self._enter(session, request, conv)
-                elif isinstance(error, errors.Retryable):
-                    peer = pair[1] if session.user is not None and session.user.id == pair[0] else pair[0]
-                    raise session.denied(peer, request, error)
-                else:
-                    raise error
-            except errors.Refused as e:
-                self.metrics.sends_err += 1
-                self._send(session, protocol.err(request.id, e))
+    def drain(self) -> None:
+        self.entrance.draining = True
 
     def _skip(self, session: Session, request: protocol.Skip) -> None:
         assert session.user is not None
@@ -245,10 +153,13 @@ class Chat:
             return
         self.s.store.cursor_moved(conv)
         peer = conv.peer(user.id)
+        other = self.s.registry.users.get(peer)
         frame = framing.encode_text(opening.receipt(conv, side))
         self._push(user, frame, session)
-        if peer != user.id and (other := self.s.registry.users.get(peer)) is not None:
+        if other is not None and other is not user:
             self._push(other, frame, None)
+        if self.s.relay is not None:
+            self.s.relay.receipt(conv, side, user, other)
 
     def _push(self, user: User, frame: bytes, but: Session | None) -> None:
         for session in user.sessions.values():
@@ -265,11 +176,16 @@ class Chat:
         self._send(session, protocol.ok(request.id))
         side = conv.side(user.id)
         from_json, to_json = conv.names(side)
-        if (other := self.s.registry.users.get(conv.peer(user.id))) is not None:
-            frame = framing.encode_text(protocol.typing(conv.id, from_json, to_json))
+        peer = conv.peer(user.id)
+        other = self.s.registry.users.get(peer)
+        payload = protocol.typing(conv.id, from_json, to_json)
+        if other is not None and other.sessions:
+            frame = framing.encode_text(payload)
             for one in other.sessions.values():
                 if one is not session and one.state is State.LIVE:
                     one.sink.send(frame)
+        if self.s.relay is not None:
+            self.s.relay.typing(conv, side, peer, other, payload)
 
     # ---- reads --------------------------------------------------------------------------------------------------------------------------
 
@@ -359,6 +275,8 @@ class Chat:
             return b""  # it left before this began: nobody would ever clear what it watches
         self.s.presence.watch(session, session.watching, request.users)
         session.watching = request.users
+        if self.s.relay is not None:
+            await self.s.relay.mirror.look(request.users)
         return protocol.reply(request.id, presence=await opening.snapshot(self.s, session))
 
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
@@ -426,16 +344,16 @@ class Chat:
         """Regular work: grace times that are over, users to let go."""
         for change in self.s.presence.due(self.s.now(), self.s.now_ms()):
             self.announce(change)
-        self.s.registry.release(self.s.now())
+        gone = self.s.registry.release(self.s.now())
+        if self.s.relay is not None and gone:
+            self.s.relay.release(gone)
 
+    # ---- other nodes ----------------------------------------------------------------------------------------------------------------------
 
-_CONTENT: Final[dict[type, Callable[[Any], tuple[int, str | None, Seq | None]]]] = {
-    Send: lambda r: (MESSAGE, r.body, None),
-    Edit: lambda r: (EDIT, r.body, r.ref),
-    Delete: lambda r: (DELETE, None, r.ref),
-}
-
-
-def _pair(one: UserId, other: UserId) -> tuple[UserId, UserId]:
-    """Two users in the order of their bytes, as the conversation has them."""
-    return (one, other) if one.encode() <= other.encode() else (other, one)
+    def touch(self, users: Iterable[UserId]) -> None:
+        """Tell other nodes how long the devices of these users have been idle: they have some there, too."""
+        now, now_ms = self.s.now(), self.s.now_ms()
+        for id in users:
+            if (user := self.s.registry.users.get(id)) is not None:
+                for device, session in user.sessions.items():
+                    self.s.presence.touch(id, device, now_ms - int((now - session.active_at) * 1000))

@@ -1,6 +1,7 @@
 """The command `chatd`: parse, call, print. Exit status: 0 done, 1 it failed, 2 a setting or a flag is wrong.
 
-`chatd` alone is `chatd serve`. Every command takes all settings as flags (`chatd serve --help` lists them), and a TOML file by `--config`.
+`chatd` alone is `chatd serve`. Every command takes all settings as flags, so that one line can be edited into another; only `chatd serve --help` and
+`chatd config --help` list them. A TOML file is named by `--config`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from chatd import __version__, config, log
 from chatd.config import Settings
@@ -27,6 +32,8 @@ EPILOG: Final = """\
 examples:
   chatd                                   try it: PostgreSQL included, a page to chat on, nothing to configure
   chatd serve --config /etc/chatd.toml    as a service (docs/operations.md)
+  chatd serve --workers 4 --redis-url redis://127.0.0.1    four nodes on one port (docs/cluster.md)
+  chatd nodes --redis-url redis://127.0.0.1                the nodes there are
   chatd token alice                       a token for development
   chatd tail alice                        watch alice's messages as they come
   chatd doctor                            what would keep chatd from running well here
@@ -59,26 +66,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, description: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help, description=description or help)
+    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, *relevant: str) -> argparse.ArgumentParser:
+        """With the names of the settings that matter to it; without any, all are listed."""
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in relevant)
+        epilog = f"all settings of `chatd serve` are taken too; what matters here: {flags}" if relevant else None
+        sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
         sub.set_defaults(run=run)
         sub.add_argument("--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)")
-        config.add_flags(sub)
+        config.add_flags(sub, shown=not relevant)
         return sub
 
     command("serve", _serve, "run the server (also: no command at all)")
     command("config", _config, "print the settings in force and where each comes from, passwords masked")
-    sub = command("migrate", _migrate, "bring the database's schema up to this release")
+    sub = command("migrate", _migrate, "bring the database's schema up to this release", "database_url", "data_dir")
     sub.add_argument("--post", action="store_true", help="also what takes away things only the release before needs")
     sub.add_argument("--dry-run", action="store_true", help="only print what would be applied")
-    sub = command("token", _token, "print a token for a user, signed by the key in force")
+    sub = command("token", _token, "print a token for a user, signed by the key in force", "keys_file", "data_dir", "jwt_audience", "jwt_issuer")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--ttl-s", type=int, default=86_400, metavar="S", help="how long it is valid (default: 86400 s)")
-    sub = command("tail", _tail, "show a user's messages as they come")
+    sub = command("tail", _tail, "show a user's messages as they come", "host", "port", "keys_file", "data_dir")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
-    command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do")
-    sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup")
+    command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do", "database_url", "redis_url", "keys_file", "data_dir")
+    sub = command("nodes", _nodes, "list the nodes: sessions, versions, how old their leases are", "redis_url", "redis_prefix", "lease_ms")
+    sub.add_argument("--json", action="store_true", help="for machines")
+    sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir")
     renew = "make a new one, so that all clients drop what they hold: before the first start on restored data"
     sub.add_argument("--renew", action="store_true", help=renew)
     return parser
@@ -86,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> Settings:
     settings = config.load(vars(options), options.config_file)
-    log.setup(settings.log_level, settings.log_format)
+    log.setup(settings.log_level, settings.log_format, node=settings.node_name)
     return settings
 
 
@@ -101,11 +113,15 @@ def _raise_file_limit() -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     settings = _settings(options)
+    if settings.workers > 1:
+        return asyncio.run(_supervise(settings))
+    from chatd import notify
     from chatd.server import Node
 
     async def life() -> None:
+        notify.on_orphaned(_orphaned)
         node = Node(settings)
-        if settings.development:
+        if settings.development and not notify.is_worker():
             node.on_ready = lambda: _invite(node.port, settings)
         await node.run()
 
@@ -122,6 +138,21 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+async def _supervise(settings: Settings) -> int:
+    from chatd.workers import Supervisor
+
+    supervisor = Supervisor(settings)
+    if settings.development:
+        supervisor.on_ready = lambda: _invite(supervisor.port, settings)
+    return await supervisor.run()
+
+
+def _orphaned() -> None:
+    """This worker's supervisor is gone: nobody would restart it, or stop it."""
+    structlog.get_logger("workers").warning("supervisor.gone", msg="draining")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def _invite(port: int, settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     print(f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True)
@@ -133,31 +164,28 @@ def _config(options: argparse.Namespace) -> int:
     return 0
 
 
-def _with_database(settings: Settings, work: Callable[[str], int]) -> int:
-    """Run something that needs the database: the configured one, or the embedded one, started for it."""
+@contextlib.contextmanager
+def _database(settings: Settings, *, make: bool = False) -> Iterator[str]:
+    """For a command that needs the database: the configured one, or the embedded one, of a running chatd or started for this."""
     if settings.database_url is not None:
-        return work(settings.database_url.get_secret_value())
-    from chatd.embedded import Embedded
+        yield settings.database_url.get_secret_value()
+        return
+    from chatd.embedded import visit
 
-    embedded = Embedded(settings.data_dir)
-    try:
-        return work(embedded.start())
-    finally:
-        embedded.stop()
+    with visit(settings.data_dir, make=make) as conninfo:
+        yield conninfo
 
 
 def _migrate(options: argparse.Namespace) -> int:
     from chatd import migrate
 
-    def work(conninfo: str) -> int:
+    with _database(_settings(options), make=not options.dry_run) as conninfo:
         names = migrate.pending(conninfo) if options.dry_run else migrate.migrate(conninfo, post=options.post)
-        for name in names:
-            print(f"{'would apply' if options.dry_run else 'applied'} {name}")
-        if not names:
-            print("nothing to do")
-        return 0
-
-    return _with_database(_settings(options), work)
+    for name in names:
+        print(f"{'would apply' if options.dry_run else 'applied'} {name}")
+    if not names:
+        print("nothing to do")
+    return 0
 
 
 def _token(options: argparse.Namespace) -> int:
@@ -188,7 +216,7 @@ def _tail(options: argparse.Namespace) -> int:
     _issue(settings, options.user, 1)  # a wrong name is told now
     print(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it", file=sys.stderr)
     try:
-        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout))
+        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout, err=sys.stderr))
     except ClientError as e:
         raise ChatdError(f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?") from None
     return 0
@@ -204,24 +232,36 @@ def _doctor(options: argparse.Namespace) -> int:
     return FAILED if any(finding.bad for finding in findings) else 0
 
 
+def _nodes(options: argparse.Namespace) -> int:
+    from chatd import nodes
+
+    rows = asyncio.run(nodes.read(_settings(options)))
+    print(nodes.as_json(rows) if options.json else nodes.table(rows))
+    return 0
+
+
 def _epoch(options: argparse.Namespace) -> int:
     import psycopg
 
-    def work(conninfo: str) -> int:
-        try:
-            with psycopg.connect(conninfo, connect_timeout=5) as conn:
-                if options.renew:
-                    conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
-                    # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
-                    conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
-                    conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")
-                row = conn.execute("SELECT epoch FROM meta").fetchone()
-        except psycopg.Error as e:
-            raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None
-        print(row[0] if row else "")
-        return 0
+    from chatd.embedded import Embedded
 
-    return _with_database(_settings(options), work)
+    settings = _settings(options)
+    if settings.embedded and not Embedded(settings.data_dir).made:
+        raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
+    try:
+        with _database(settings) as conninfo, psycopg.connect(conninfo, connect_timeout=5) as conn:
+            if options.renew:
+                conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
+                # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
+                conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
+                conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")
+            row = conn.execute("SELECT epoch FROM meta").fetchone()
+    except psycopg.Error as e:
+        raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None
+    print(row[0] if row else "")
+    if options.renew:
+        print("chatd: a node that is running tells the old one until it is started anew", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ _limit = _group("Connections and frames")
 _rate = _group("Rates")
 _write = _group("Writing and keeping")
 _deliver = _group("Presence and delivery")
+_nodes = _group("Many nodes")
 _run = _group("Running")
 
 
@@ -88,7 +89,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = _storage(
         None, "PostgreSQL as a libpq URL; unset runs the embedded one. Flags show in process lists: prefer the file"
     )
-    redis_url: SecretStr | None = _storage(None, "Redis as a URL; unset makes this a single node that needs none")
+    redis_url: SecretStr | None = _storage(
+        None, "Redis: redis[s]://host, unix:///socket, redis+sentinel://host,host/service or redis+cluster://host,host; unset: a single node"
+    )
 
     keys_file: Path | None = _access(
         None, "JSON file of the keys that sign users' tokens; unset is development mode, with a key of its own"
@@ -138,6 +141,11 @@ class Settings(BaseSettings):
     resync_entries_max: int = _deliver(500, "Missed entries of a conversation sent unasked", 0, 100_000)
     history_max: int = _deliver(100, "Messages in one page of history", 1, 1000)
 
+    node_name: str | None = _nodes(None, "What logs and `chatd nodes` call this node; unset: its host and port")
+    redis_prefix: str = _nodes("chatd", "Begins the names of all keys and channels in Redis; one for each database")
+    lease_ms: int = _nodes(5000, "A node that Redis has not heard of for so long is dead, and its users are offline", 1000, 60_000)
+
+    workers: int = _run(1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64)
     drain_ms: int = _run(10_000, "Time that clients get to leave when the server stops", 0, 600_000)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe events to log")
     log_format: Literal["auto", "json", "pretty"] = _run("auto", "auto is pretty on a terminal, json elsewhere")
@@ -199,8 +207,13 @@ class Settings(BaseSettings):
             yield f"edit_window_ms: is longer than messages are kept; give {self.retention_days * DAY_S * 1000} or less"
         if self.partition_s > self.retention_days * DAY_S:
             yield f"partition_s: is longer than messages are kept; give {self.retention_days * DAY_S} or less"
-        if self.port == self.admin_port > 0 and self.host == self.admin_host:
-            yield "admin_port: is the chat server's port too; give another"
+        last = self.admin_port + self.workers - 1  # each worker has its own
+        if 0 < self.admin_port <= self.port <= last and self.host == self.admin_host:
+            yield f"admin_port: takes the chat server's port, too ({self.workers} from {self.admin_port} on); give another"
+        if last > 65_535:
+            yield f"admin_port: is the first of the workers' ports, which end at {last}; give {65_536 - self.workers} or less"
+        if self.workers > 1 and self.redis_url is None:
+            yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
             if self.development and not self.allow_remote_dev and not _is_loopback(host):
                 yield (
@@ -213,7 +226,9 @@ _SHAPES = {
     "host": (r"[0-9A-Za-z_.:%-]+", "a host name or an IP address"),
     "admin_host": (r"[0-9A-Za-z_.:%-]+", "a host name or an IP address"),
     "database_url": (r"(?s)(postgres(ql)?://|[a-z_]+\s*=).*", "postgresql://... or key=value pairs"),
-    "redis_url": (r"(?s)[a-z][a-z+]*://.+", "redis://..., rediss://... or unix://..."),
+    "redis_url": (r"(?s)(unix|rediss?|rediss?\+(sentinel|cluster))://.+", "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"),
+    "redis_prefix": (r"[a-z0-9_.-]{1,32}", "1 to 32 of a-z 0-9 _ . -"),
+    "node_name": (r"[ -~]{1,64}", "1 to 64 printable ASCII characters"),
     "origins": (r"[a-z][a-z0-9+.-]*://[^/?#\s@A-Z]+", "scheme://host[:port], in lower case and without a path"),
 }
 
@@ -375,7 +390,7 @@ def _text(value: object) -> str:
 def mask_password(url: str) -> str:
     """A URL or libpq string with `***` for its password; where `@` is ambiguous, too much is masked."""
     url = re.sub(r"(?s)(://[^:/?#@]*):.*@", r"\1:***@", url)
-    url = re.sub(r"([?&](?:ssl)?password=)[^&#]*", r"\1***", url)
+    url = re.sub(r"([?&](?:ssl|sentinel_)?password=)[^&#]*", r"\1***", url)
     return re.sub(r"(?<![?&\w])((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s']+)", r"\1***", url)
 
 
@@ -387,14 +402,14 @@ def _groups() -> dict[str, list[tuple[str, FieldInfo]]]:
     return groups
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag per setting, in groups. A flag not given is absent from the namespace, so that `load` can tell."""
+def add_flags(parser: argparse.ArgumentParser, *, shown: bool = True) -> None:
+    """One flag per setting, in groups, in `--help` or not. A flag not given is absent from the namespace, so that `load` can tell."""
     for title, fields in _groups().items():
         group = parser.add_argument_group(title)
         for name, field in fields:
             default = f"{_default_text(field)} {_unit(name)}".strip()
             text = f"{field.description} (default: {default})".replace("%", "%%")
-            options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text}
+            options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text if shown else argparse.SUPPRESS}
             if field.annotation is bool:
                 options["action"] = argparse.BooleanOptionalAction
             else:
@@ -406,6 +421,15 @@ def effective(settings: Settings) -> list[tuple[str, str, str]]:
     """(name, value without passwords, where it came from) of every setting, in the order of the fields."""
     origins = settings._origins
     return [(name, _text(getattr(settings, name)), origins.get(name, "default")) for name in Settings.model_fields]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that give these settings to another process: passwords too, as the environment, unlike flags, is not shown to everybody."""
+    values = {name: getattr(settings, name) for name in Settings.model_fields}
+    return {
+        ENV_PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else _text(value)
+        for name, value in values.items()
+    }  # fmt: skip
 
 
 def docs_table() -> str:

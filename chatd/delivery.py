@@ -5,7 +5,8 @@
 
 `Conversation.head` is the highest seq this node has delivered. A result that starts at head + 1 goes out at once (`_fan_out`). One that
 starts later shows a gap: somebody's outcome was unknown, or another node wrote. Then the conversation's results wait in a `Gap` while the missing
-entries are read and delivered. What PostgreSQL has is right; whoever learns of a higher head pokes (`poke`).
+entries are read and delivered (gaps.py). What PostgreSQL has is right; whoever learns of a higher head pokes (`poke`), and it is looked up. So an
+entry that another node tells of (`heard`) is delivered if it is the next one, and else only shows where to look.
 
 A session that is behind (after its hello, or while its welcome is made) has the conversation in `behind`, with the seq it has got to.
 Live entries pass it by; `_fill` reads the log up to the head and ends, conversation by conversation, in the loop turn in which nothing is missing.
@@ -22,14 +23,15 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from chatd import errors, framing, protocol
+from chatd import envelope, errors, framing, protocol
 from chatd import log as logs
+from chatd.gaps import FILL_RETRY_S, Gap, Gaps
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.protocol import MESSAGE, Stored
-from chatd.registry import Conversation, Registry
+from chatd.registry import Conversation, Registry, User
 from chatd.session import End, Session, State
 from chatd.store import Store
 from chatd.writer import Row
@@ -38,8 +40,6 @@ log = structlog.get_logger("delivery")
 
 FILL_ROWS: Final = 200  # entries of one conversation a query
 FILL_CONVS: Final = 50  # conversations a query
-FILL_RETRY_S: Final = 0.5
-LOOK_AGAIN_S: Final = 0.1
 HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
 HITS_LOGGED_BURST: Final = 20
 
@@ -51,14 +51,11 @@ REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
 }
 
 
-class Gap:
-    """A conversation whose log is being read; results that came in meanwhile wait, each as (first seq, what to run)."""
+class Outward(Protocol):
+    """Tells other nodes. `channels`: which users' channels an entry of `me` to `peer_id` goes to."""
 
-    __slots__ = ("upto", "waiting")
-
-    def __init__(self, upto: int) -> None:
-        self.upto = upto
-        self.waiting: list[tuple[int, Callable[[], None]]] = []
+    def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]: ...
+    def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, frame: bytes) -> None: ...
 
 
 class Opened(Protocol):
@@ -75,8 +72,10 @@ class Delivery:
         spawn: Callable[[Coroutine[Any, Any, None]], object], opened: Opened,
     ) -> None:  # fmt: skip
         self.registry, self.store, self.metrics = registry, store, metrics
-        self._now, self._spawn, self._opened = now, spawn, opened
+        self.now, self._spawn, self._opened = now, spawn, opened
         self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
+        self.outward: Outward | None = None  # set where there are other nodes
+        self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored)
 
     # ---- what became of a batch ---------------------------------------------------------------------------------------------------
 
@@ -132,7 +131,7 @@ class Delivery:
             else:
                 self._error(one, REFUSALS[row.note or ""]())
         if row.note == "dup" and row.seq > item.conv.head:
-            self._gap(item.conv, row.seq)  # its first writer may have died between commit and delivery
+            self.gaps.open(item.conv, row.seq)  # its first writer may have died between commit and delivery
 
     def _dup(self, item: Item, seq: int, ts: int) -> None:
         self._free(item, give_back=True)
@@ -142,9 +141,9 @@ class Delivery:
     def _limited(self, item: Item) -> None:
         self._free(item, give_back=True)
         self.metrics.limit_hits += 1
-        if self._hits_logged.take(self._now()):
+        if self._hits_logged.take(self.now()):
             log.info("limit.hit", user=item.session.user.id if item.session.user else None, conv=item.conv.id, again=item.again)
-        verdict = item.session.limited(item.peer, item.cid, item.id, item.again, self._now())
+        verdict = item.session.limited(item.peer, item.cid, item.id, item.again, self.now())
         if isinstance(verdict, End):
             item.session.sink.close(verdict.code, verdict.reason)
             return
@@ -195,9 +194,9 @@ class Delivery:
         self._spawn(self._look_twice(set(convs)))
 
     async def _look_twice(self, convs: set[ConvId]) -> None:
-        await self._look_up(convs)
+        self.gaps.look_up(convs)
         await asyncio.sleep(self.store.limits.lane_deadline_ms / 1000)
-        await self._look_up(convs)
+        self.gaps.look_up(convs)
 
     # ---- live entries ---------------------------------------------------------------------------------------------------------------
 
@@ -207,21 +206,22 @@ class Delivery:
         if gap is None and first == conv.head + 1:
             self._fan_out(conv, first, ts, items)
             return
-        self._gap(conv, first - 1).waiting.append((first, lambda: self._after_gap(conv, first, ts, items)))
+        self.gaps.open(conv, first - 1).wait(first, lambda: self._after_gap(conv, first, ts, items))
 
     def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
-        if first == conv.head + 1:
-            self._fan_out(conv, first, ts, items)
-        else:  # the fill read these too, and gave them to the sender as entries: its ok must not take their place again
-            for seq, item in enumerate(items, first):
-                for one in (item, *(item.twins or ())):
-                    self._dup(one, seq, ts)
+        read = conv.head + 1 - first  # so many of them the fill has read too, and given to the sender as entries:
+        for seq, item in enumerate(items[:read], first):  # their ok must not take that place again
+            for one in (item, *(item.twins or ())):
+                self._dup(one, seq, ts)
+        if read < len(items):
+            self._fan_out(conv, conv.head + 1, ts, items[read:])
 
     def _fan_out(self, conv: Conversation, seq: int, ts: int, items: list[Item]) -> None:
         conv_id = conv.id
         users = self.registry.users
+        outward = self.outward
         was_open = conv.open
-        now = self._now()
+        now = self.now()
         for item in items:
             conv.head, conv.ts = seq, ts
             if item.taken_at:
@@ -238,12 +238,16 @@ class Delivery:
             peer = users.get(item.peer)
             me = session.user
             from_json, to_json = conv.names(side)
-            if peer is not None and peer is not me and peer.sessions:
-                frame = framing.encode_text(
-                    protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, None)
-                )
-                for other in peer.sessions.values():
-                    self._push(other, conv_id, seq, frame)
+            here = peer is not None and peer is not me and bool(peer.sessions)
+            channels = () if outward is None else outward.channels(me, item.peer, peer)
+            if here or channels:
+                payload = protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, None)
+                if peer is not None and here:
+                    frame = framing.encode_text(payload)
+                    for other in peer.sessions.values():
+                        self._push(other, conv_id, seq, frame)
+                if outward is not None and channels:
+                    outward.entry(channels, conv, item, payload)
             if me is not None and (len(me.sessions) > 1 or me.sessions.get(session.device) is not session):
                 frame = framing.encode_text(
                     protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, item.cid)
@@ -284,60 +288,63 @@ class Delivery:
 
     def poke(self, conv: Conversation) -> None:
         """This conversation's head may be higher than what was delivered: look."""
-        self._spawn(self._look_up({conv.id}))
+        self.gaps.look_up((conv.id,))
 
-    async def _look_up(self, convs: set[ConvId]) -> None:
-        again = False
-        while convs:
-            try:
-                heads = await self.store.heads(convs)
-            except errors.Retryable:
-                await asyncio.sleep(FILL_RETRY_S)
-                continue
-            convs = set()
-            for conv_id, head in heads:
-                conv = self.registry.convs.get(conv_id)
-                if conv is None or head <= conv.head:
-                    continue
-                if conv.pending and not again:
-                    # Filling now would give what is under way to its sender as an entry and a dup; its result may show the gap, or not.
-                    convs.add(conv_id)
-                else:
-                    self._gap(conv, head)
-            if convs:
-                again = True  # but not for ever: somebody over the rate can have probes under way all the time
-                await asyncio.sleep(LOOK_AGAIN_S)
+    # ---- what other nodes tell ---------------------------------------------------------------------------------------------------------
 
-    def _gap(self, conv: Conversation, upto: int) -> Gap:
-        gap = conv.gap
-        if gap is None:
-            gap = conv.gap = Gap(upto)
-            self.metrics.gap_fills += 1
-            self._spawn(self._fill_gap(conv, gap))
-        assert isinstance(gap, Gap)
-        return gap
+    def heard(self, to: UserId, e: envelope.Entry) -> bool:
+        """Another node has written an entry of a user who is held here. False: it cannot be right."""
+        conv = self.registry.convs.get(e.conv)
+        if conv is None:
+            user = self.registry.users.get(to)
+            if user is None:
+                return True
+            if not user.loaded:
+                user.early = user.early or {}
+                user.early[e.conv] = e.seq  # its listing is under way, and may be older
+                return True
+            names = protocol.parties(e.frame, e.side)
+            if names is None or to not in names:
+                return False
+            conv = self.registry.hold(e.conv, *names)
+        elif to != conv.a and to != conv.b:
+            return False
+        if conv.gap is not None:
+            assert isinstance(conv.gap, Gap)
+            conv.gap.heard = max(conv.gap.heard, e.seq)
+        elif e.seq == conv.head + 1:
+            self._fan_out_heard(conv, e)
+        elif e.seq > conv.head:
+            self.poke(conv)
+        return True
 
-    async def _fill_gap(self, conv: Conversation, gap: Gap) -> None:
-        """Deliver from the log what is missing, then the results that wait, until nothing is missing."""
-        while True:
-            while gap.waiting and gap.waiting[0][0] <= conv.head + 1:
-                gap.waiting.pop(0)[1]()
-            if gap.waiting:
-                upto = gap.waiting[0][0] - 1
-            elif conv.head < gap.upto:
-                upto = gap.upto
-            else:
-                conv.gap = None
-                return
-            try:
-                entries = await self.store.entries_after(conv.id, conv.head, upto, FILL_ROWS)
-            except errors.Retryable:
-                await asyncio.sleep(FILL_RETRY_S)
-                continue
-            if not entries:  # retention dropped them meanwhile
-                conv.head = upto
-            for e in entries:
-                self._fan_out_stored(conv, e)
+    def _fan_out_heard(self, conv: Conversation, e: envelope.Entry) -> None:
+        was_open = conv.open
+        conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
+        users = self.registry.users
+        author, reader = (conv.a, conv.b) if e.side == 0 else (conv.b, conv.a)
+        if (user := users.get(author)) is not None and user.sessions:
+            frame = framing.encode_text(envelope.own(e.frame, e.cid))
+            for session in user.sessions.values():
+                self._push(session, conv.id, e.seq, frame)
+        if reader != author and (user := users.get(reader)) is not None and user.sessions:
+            frame = framing.encode_text(e.frame)
+            for session in user.sessions.values():
+                self._push(session, conv.id, e.seq, frame)
+        if not was_open and conv.open:
+            self._opened(conv.a, conv.b)
+
+    def moved(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
+        """Cursors that another node, or the database, tells: push them if they are news."""
+        if not conv.advance(side, delivered, read):
+            return
+        frame = framing.encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
+        for id in {conv.a, conv.b}:
+            if (user := self.registry.users.get(id)) is not None:
+                for session in user.sessions.values():
+                    if session.state is State.LIVE:
+                        self.metrics.receipts += 1
+                        session.sink.send(frame)
 
     def _fan_out_stored(self, conv: Conversation, e: Stored) -> None:
         was_open = conv.open

@@ -5,18 +5,21 @@ Each check gives Findings: "ok", "warn" (it runs, but ...) or "bad" (it will not
 
 from __future__ import annotations
 
+import asyncio
+import os
 import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
-import redis
 
 from chatd import migrate
 from chatd.config import Settings, mask_password
-from chatd.embedded import Embedded
-from chatd.errors import ChatdError
+from chatd.embedded import Embedded, visit
+from chatd.engine import Away, Engine
+from chatd.errors import ChatdError, SettingError
 
 CONNECT_S: Final = 5
 SKEW_S_MAX: Final = 1.0
@@ -71,24 +74,43 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
         yield Finding("ok", "redis", "none set: a single node needs none")
         return
-    url = settings.redis_url.get_secret_value()
     try:
-        client = redis.Redis.from_url(url, socket_connect_timeout=CONNECT_S, socket_timeout=CONNECT_S)
-        version = str(client.info("server")["redis_version"])
-        client.close()
-    except (redis.RedisError, OSError, ValueError) as e:
-        yield Finding("bad", "redis", f"{mask_password(url)} does not answer ({type(e).__name__}): start it, or mend redis_url")
-        return
-    old = tuple(int(part) for part in version.split(".")[:2]) < (6, 2)
-    yield Finding("bad" if old else "ok", "redis", f"version {version}" + (": 6.2 or later is needed" if old else ""))
+        yield asyncio.run(_ask_redis(settings.redis_url.get_secret_value(), settings.redis_prefix))
+    except SettingError as e:
+        yield Finding("bad", "redis", str(e).removeprefix("redis_url: "))
+
+
+async def _ask_redis(url: str, prefix: str) -> Finding:
+    """Raises SettingError."""
+    engine = Engine(url, connect_s=CONNECT_S)
+    try:
+        await engine.check(prefix)
+        versions = sorted({hello["version"] for hello in await engine.run(engine.hello)})
+    except Away as e:
+        return Finding("bad", "redis", f"{engine.url.masked} does not answer ({e}): start it, or mend redis_url")
+    finally:
+        await engine.close()
+    return Finding("ok", "redis", f"version {', '.join(versions)}")
 
 
 def _embedded(settings: Settings) -> list[Finding]:
     embedded = Embedded(settings.data_dir)
-    try:
-        return [Finding("ok", "database", f"embedded, in {embedded.cluster}"), *_database(settings, embedded.start())]
-    finally:
-        embedded.stop()
+    where = f"embedded, in {embedded.cluster}"
+    if not embedded.made:
+        where += ", which the first start makes"
+    elif embedded.running() is not None:
+        where += ", run by a chatd just now"
+    findings = [Finding("ok", "database", where)]
+    if not _can_be_written(embedded.data_dir):
+        findings = [Finding("bad", "database", f"{where}: may not be written by this user; give another --data-dir")]
+    with visit(settings.data_dir) as conninfo:
+        return findings + _database(settings, conninfo)
+
+
+def _can_be_written(folder: Path) -> bool:
+    while not folder.exists():
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _database(settings: Settings, conninfo: str) -> list[Finding]:
@@ -125,9 +147,9 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding("ok", "synchronous_commit", "is off by default; chatd's writers turn it on for themselves")
     if show("wal_init_zero") == "on":
         yield Finding("warn", "wal_init_zero", "is on: p99 is tens of ms while new WAL segments are made; where the file system allows, turn it off")
-    need = settings.lanes + settings.pool_max + 2 + CONNECTIONS_SPARE
-    if int(show("max_connections")) < need:
-        yield Finding("bad", "max_connections", f"is {show('max_connections')}; a node of these settings needs {need}")
+    need = settings.workers * (settings.lanes + settings.pool_max + 2) + CONNECTIONS_SPARE
+    if not settings.embedded and int(show("max_connections")) < need:
+        yield Finding("bad", "max_connections", f"is {show('max_connections')}; these settings need {need}")
     skew = abs(float(str(row[1])) - time.time())
     if skew > SKEW_S_MAX:
         yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: tokens and presence times suffer; run an NTP client")

@@ -9,7 +9,7 @@
 
 The pipe ends however chatd ends, so a kill -9 of chatd stops PostgreSQL too. Should both be killed, the next start finds a postmaster whose
 owner is dead (the lock is free), stops it, and starts its own: no start depends on how the last one ended.
-A second chatd on the same folder gets an error, and does not share: the server would vanish under it when the first one ends.
+A second chatd on the same folder gets an error, and does not share: the server would vanish under it when the first one ends. A tool may `visit`.
 
 Only the wheel's binaries are used, not its `get_server`: that shares one server among processes by a list of pids (which a kill -9
 leaves wrong), stops it in an atexit hook whose order nobody controls, runs `useradd` and opens all folders up to / when root, and takes no settings.
@@ -101,6 +101,19 @@ class Embedded:
         assert self._socket_dir is not None
         return make_conninfo(host=str(self._socket_dir), port=5432, user=USER, dbname=DATABASE)
 
+    @property
+    def made(self) -> bool:
+        """There is a cluster in this folder."""
+        return (self.cluster / "PG_VERSION").exists()
+
+    def running(self) -> str | None:
+        """How to connect to the server that another chatd runs here; None where none is up. Raises SettingError."""
+        with _one_line_errors(self.data_dir):
+            lines, pid = self._postmaster()
+        if len(lines) < 8 or lines[7].strip() != "ready" or not _is_postmaster(pid, self.cluster):
+            return None
+        return make_conninfo(host=lines[4], port=int(lines[3]), user=USER, dbname=DATABASE)
+
     def start(self) -> str:
         """Run the cluster, made if it is not there, and give the conninfo of its database `chatd`. Raises SettingError."""
         if self._server is not None and self._server.poll() is None:
@@ -112,7 +125,7 @@ class Embedded:
         try:
             with _one_line_errors(self.data_dir):
                 self._discard_server()
-                if not (self.cluster / "PG_VERSION").exists():
+                if not self.made:
                     self._init()
                 self._check_version()
                 self._take_over()
@@ -185,12 +198,7 @@ class Embedded:
 
     def _take_over(self) -> None:
         """Whatever an earlier owner left: a running postmaster is stopped, a stale postmaster.pid and socket folder go."""
-        file = self.cluster / "postmaster.pid"
-        try:
-            lines = file.read_text().splitlines()
-            pid = abs(int(lines[0]))
-        except (FileNotFoundError, IndexError, ValueError):
-            lines, pid = [], 0
+        lines, pid = self._postmaster()
         if pid and _is_postmaster(pid, self.cluster):
             log.warning("postgres.left", pid=pid, msg="its owner is dead; stopping it before starting anew")
             _end(pid, lambda: not _is_postmaster(pid, self.cluster))
@@ -199,7 +207,15 @@ class Embedded:
         if len(lines) > 4 and Path(lines[4]).name.startswith("chatd-pg-"):
             shutil.rmtree(lines[4], ignore_errors=True)
         # The lock is ours and no postmaster runs here, so the file is stale; its pid may be another process by now, and PostgreSQL would refuse.
-        file.unlink(missing_ok=True)
+        (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+
+    def _postmaster(self) -> tuple[list[str], int]:
+        """The lines of postmaster.pid and the pid in it; none and 0 where there is no such file, or half of one."""
+        try:
+            lines = (self.cluster / "postmaster.pid").read_text().splitlines()
+            return lines, abs(int(lines[0]))
+        except (FileNotFoundError, IndexError, ValueError):
+            return [], 0
 
     def _run(self) -> None:
         run_as = _run_as(self.cluster)
@@ -271,6 +287,24 @@ class Embedded:
         if self._socket_dir is not None and self._socket_dir != self.cluster:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
         self._socket_dir = None
+
+
+@contextlib.contextmanager
+def visit(data_dir: Path, *, make: bool = False) -> Iterator[str]:
+    """For a tool: how to connect to the server of the chatd that runs here, else to one that runs as long as the visit. Raises SettingError.
+
+    Where there is no cluster yet, one is made if `make` says so; if not, none is left behind: the tool gets an empty one that is somewhere else.
+    """
+    embedded = Embedded(data_dir)
+    running = embedded.running()
+    if running is not None:
+        yield running
+        return
+    with contextlib.ExitStack() as stack:
+        if not make and not embedded.made:
+            embedded = Embedded(Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chatd-visit-", dir="/tmp"))))
+        stack.callback(embedded.stop)
+        yield embedded.start()
 
 
 # ---- the wheel, processes, users ----------------------------------------------------------------------------------------------------------

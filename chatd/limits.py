@@ -3,10 +3,14 @@
     TokenBucket     per connection, every frame       on average so many a second, a burst after a pause
     SlidingWindow   per user, every entry             never more than N in any period: exact, tells how long to wait
     Penalty         per user, refused entries only    a wait that was not kept gets longer, and in the end closes
+    Shared...       the last two over several nodes   what all nodes together allow, and this node's own count besides
 
 `now` is an argument, in seconds, and never falls. Each object is a few words as long as nobody uses it: a node holds one bucket per connection and
 two windows per user. Turned down: a token bucket for entries (10 at once and then one each 0.5 s lets 19 into one period, which the promise
 "10 in any 5 s" forbids) and a counter per fixed period (20 around its edge).
+
+Over several nodes Redis counts (`quota.py`), by its own clock. A shared window counts this node's takes as any window does, but takes only what was
+granted to it; so its "no" needs no question, and when Redis is away it decides alone.
 """
 
 from __future__ import annotations
@@ -14,7 +18,10 @@ from __future__ import annotations
 import math
 from array import array
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from chatd.ids import UserId
 
 EARLY_SLACK_S: Final = 0.05  # a timer at the client may fire so much too early (browsers round) and still counts as in time
 PENALTY_MIN_S: Final = 1.0  # what the first penalty doubles at least: the end of a wait is short, and coming in there is as rude
@@ -23,6 +30,7 @@ PENALTY_MAX_S: Final = 60.0  # longer waits only help people to think that it ha
 # Strikes are forgotten after so long without a new one, counted from the end of the last penalty: as long as the longest penalty, so
 # that hammering all along is never "clean", and as long as a user without sessions is held, so that reconnecting gains nothing.
 FORGET_S: Final = 60.0
+NO_GRANT_S: Final = 0.001  # room here, and nothing granted: the wait to tell, since a wait of 0 would mean "taken"
 
 
 @lru_cache(maxsize=16)
@@ -103,6 +111,11 @@ class SlidingWindow:
             if not takes:
                 self._takes = None
 
+    @property
+    def empty_at(self) -> float:
+        """When its last take has left it: from then on it is as good as new."""
+        return self._takes[-1] + self.period_s if self._takes else 0.0
+
 
 def _until(at: float, now: float) -> float:
     """What to add to `now` to get to `at`, and no rounding short of it."""
@@ -147,3 +160,109 @@ class Penalty:
         wait_s = max(self._wait_s, wait_s)  # a long period of the window can ask for more than any penalty
         self.until = now + wait_s
         return PenaltyVerdict(self._strikes > self._strikes_max, wait_s)
+
+    @property
+    def forgotten_at(self) -> float:
+        """From then on it is as good as new."""
+        return self.until + FORGET_S if self._strikes else 0.0
+
+
+class Shares(Protocol):
+    """Who tells the other nodes (`gate.py`). Neither call waits or fails."""
+
+    def returned(self, window: SharedWindow, mark: int) -> None:
+        """A take that Redis granted at `mark` made nothing."""
+
+    def struck(self, window: SharedWindow, wait_s: float) -> None:
+        """Its user did not wait, and must do so for `wait_s` now."""
+
+
+class SharedWindow(SlidingWindow):
+    """The node's part of a window that all nodes share.
+
+    `grant` says how many takes may succeed now, `settle` takes back those that were not used. Each take remembers the mark of its grant (Redis's
+    time), by which it can be given back there; 0 marks a take that this node decided alone.
+    """
+
+    __slots__ = ("_grants", "_mark", "_marks", "_told_until", "kind", "penalty", "shares", "user")
+
+    def __init__(self, max_events: int, period_s: float, kind: int, user: UserId, shares: Shares, penalty: SharedPenalty | None = None) -> None:
+        super().__init__(max_events, period_s)
+        self.kind, self.user, self.shares, self.penalty = kind, user, shares, penalty
+        if penalty is not None:
+            penalty.window = self
+        self._marks: array[int] | None = None  # beside `_takes`
+        self._mark = 0
+        self._grants = 0
+        self._told_until = 0.0  # there was no room at Redis, and none is expected before
+
+    def room(self, now: float) -> int:
+        """How many takes it is worth to ask for."""
+        if now < self._told_until or (self.penalty is not None and now < self.penalty.until):
+            return 0
+        takes = self._takes
+        if takes is None:
+            return self.max_events
+        free = self.max_events - len(takes)
+        for at in takes:
+            if now < at + self.period_s:
+                break
+            free += 1
+        return free
+
+    def grant(self, takes: int, mark: int, told_until: float) -> None:
+        """So many takes may succeed until `settle`. `told_until`: when there is room again, if it were too few; else 0."""
+        self._grants, self._mark, self._told_until = takes, mark, told_until
+
+    def settle(self) -> int:
+        """No more takes; gives the number of grants that were not used."""
+        left, self._grants = self._grants, 0
+        return left
+
+    def take(self, now: float) -> float:
+        if not self._grants:
+            return max(self.wait(now), NO_GRANT_S)
+        wait = super().take(now)
+        if wait == 0.0:
+            self._grants -= 1
+            marks = self._marks = self._marks or array("q")
+            marks.append(self._mark)
+            if len(marks) > self.max_events:
+                del marks[0]
+        return wait
+
+    def wait(self, now: float) -> float:
+        return max(super().wait(now), self._told_until - now)
+
+    def give_back(self, taken_at: float) -> None:
+        takes, marks = self._takes, self._marks
+        if takes is None or marks is None or taken_at not in takes:
+            return
+        # Of several with one time the first has the lowest mark: to forget the oldest is on the safe side.
+        mark = marks.pop(takes.index(taken_at))
+        super().give_back(taken_at)
+        if mark:
+            self._told_until = 0.0
+            self.shares.returned(self, mark)
+
+
+class SharedPenalty(Penalty):
+    """A penalty that all nodes share. `window`: the one that it belongs to; that sets it."""
+
+    __slots__ = ("window",)
+
+    window: SharedWindow
+
+    def refused(self, now: float, wait_s: float, early: bool) -> PenaltyVerdict:
+        verdict = super().refused(now, wait_s, early)
+        if early:
+            self.window.shares.struck(self.window, verdict.wait_s)
+        return verdict
+
+    def learn(self, now: float, until: float, strikes: int, wait_s: float) -> None:
+        """What all nodes together hold against the user; of two opinions the worse one."""
+        if now >= self.until + FORGET_S:
+            self._strikes, self._wait_s = 0, 0.0
+        self.until = max(self.until, until)
+        self._strikes = max(self._strikes, strikes)
+        self._wait_s = max(self._wait_s, wait_s)

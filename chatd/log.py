@@ -47,8 +47,14 @@ _TOKEN = re.compile(r"eyJ[\w-]{6,}\.[\w-]+(?:\.[\w-]*)?")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def setup(level: Literal["debug", "info", "warning", "error"], format: Literal["auto", "json", "pretty"], stream: BinaryIO | None = None) -> None:
-    """Configure structlog and `logging` for this process. Calling it again replaces what was; `stream` is stderr's bytes unless given."""
+def setup(
+    level: Literal["debug", "info", "warning", "error"], format: Literal["auto", "json", "pretty"], stream: BinaryIO | None = None,
+    *, node: str | None = None,
+) -> None:  # fmt: skip
+    """Configure structlog and `logging` for this process. Calling it again replaces what was; `stream` is stderr's bytes unless given.
+
+    `node`: who speaks, where several processes write to one place.
+    """
     global DEBUG_ON
     out = sys.stderr.buffer if stream is None else stream
     terminal = out.isatty()
@@ -57,7 +63,7 @@ def setup(level: Literal["debug", "info", "warning", "error"], format: Literal["
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
-            _name_logger,
+            _name_logger if node is None else _name_node(node),
             mask,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             _pretty(terminal) if pretty else _to_json,
@@ -111,6 +117,14 @@ class Bridge(logging.Handler):
 def _name_logger(logger: Any, method: str, event: EventDict) -> EventDict:
     event["logger"] = logger.name
     return event
+
+
+def _name_node(node: str) -> Processor:
+    def name(logger: Any, method: str, event: EventDict) -> EventDict:
+        event["node"] = node
+        return _name_logger(logger, method, event)
+
+    return name
 
 
 def mask(logger: Any, method: str, event: EventDict) -> EventDict:

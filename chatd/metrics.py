@@ -66,6 +66,23 @@ COUNTERS: Final = {
     "batches_retried": "batches repeated after a conflict",
     "slow_consumers": "connections closed because they did not read",
     "heartbeats_lost": "connections closed because nothing was heard from them",
+    "publishes": "messages published to other nodes",
+    "publishes_lost": "messages to other nodes that were dropped: Redis away or full",
+    "bus_messages": "messages that came from other nodes",
+    "bus_garbage": "messages on the bus that could not be read, or were of another version",
+    "bus_reconnects": "connections to the bus that ended",
+    "presence_batches": "batches of presence told to other nodes",
+    "presence_gaps": "batches of other nodes' presence that were missed",
+    "presence_reads": "presence of another node read again from Redis",
+    "lease_failures": "lease renewals that Redis did not take",
+    "lease_rewrites": "times that this node's presence was written to Redis anew",
+    "leases_lapsed": "other nodes declared dead",
+    "quota_calls": "calls to Redis for the limits that nodes share",
+    "quota_local": "sends and new conversations judged by this node's own count because Redis was away",
+    "feed_reads": "times that the feed was read",
+    "feed_rows": "rows of the feed that were read: batches and flushes of all nodes",
+    "feed_failed": "readings of the feed that failed",
+    "feed_catchups": "times that all users held were looked up because the feed may have been missed",
     "partitions_made": "partitions made",
     "partitions_dropped": "partitions dropped",
 }
@@ -99,6 +116,23 @@ class Metrics(Collector):
     batches_retried: int
     slow_consumers: int
     heartbeats_lost: int
+    publishes: int
+    publishes_lost: int
+    bus_messages: int
+    bus_garbage: int
+    bus_reconnects: int
+    presence_batches: int
+    presence_gaps: int
+    presence_reads: int
+    lease_failures: int
+    lease_rewrites: int
+    leases_lapsed: int
+    quota_calls: int
+    quota_local: int
+    feed_reads: int
+    feed_rows: int
+    feed_failed: int
+    feed_catchups: int
     partitions_made: int
     partitions_dropped: int
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 import structlog
 
@@ -32,12 +32,17 @@ from chatd.registry import Conversation, Registry, User
 from chatd.session import Session, State
 from chatd.store import ConvRow, Store
 
+if TYPE_CHECKING:
+    from chatd.quota import Quota
+    from chatd.relay import Relay
+
 log = structlog.get_logger("opening")
 
 LISTING_MAX: Final = 16
 WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
 HOUR_S: Final = 3_600.0
 OPEN_RETRY_MS: Final = 1_000
+OVERTAKEN_S_MAX: Final = 3.0
 
 
 class Identity(Protocol):
@@ -64,8 +69,11 @@ class Services:
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     grace_s: Callable[[], float]
     poke: Callable[[Conversation], None]
+    caught_up: Callable[[Conversation], Coroutine[Any, Any, None]]
     announce: Callable[[Change | None], None]
     drained: Callable[[Session], Coroutine[Any, Any, None]]
+    relay: Relay | None = None  # where there are other nodes
+    quota: Quota | None = None  # likewise
     listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTING_MAX))
 
     @property
@@ -77,10 +85,13 @@ class Services:
         user = self.registry.users.get(id)
         if user is None:
             s = self.settings
-            user = User(
-                id, SlidingWindow(s.rate_messages, s.rate_per_ms / 1000), Penalty(s.rate_penalties_max),
-                SlidingWindow(s.new_conversations_per_hour, HOUR_S),
-            )  # fmt: skip
+            if self.quota is None:
+                user = User(
+                    id, SlidingWindow(s.rate_messages, s.rate_per_ms / 1000), Penalty(s.rate_penalties_max),
+                    SlidingWindow(s.new_conversations_per_hour, HOUR_S),
+                )  # fmt: skip
+            else:
+                user = User(id, *self.quota.windows(id))
             self.registry.add_user(user)
         return user
 
@@ -103,10 +114,13 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         s.metrics.hellos_refused += 1
         _end(session, hello.id, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
         return
-    _attach(s, session, hello, identity)
+    user, attached_ms = _attach(s, session, hello, identity), s.now_ms()
+    if s.relay is not None:
+        await s.relay.arrive(user.id, hello.watch)
     try:
         async with s.listing:
             listing = await _list(s, session, hello)
+            await _overtaken(s, hello, listing)
         presence = await snapshot(s, session)
     except errors.Retryable as e:
         s.metrics.hellos_refused += 1
@@ -115,17 +129,18 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     told = await _welcome(s, session, hello, listing, presence)
     if session.state is not State.OPENING:
         return
-    user = session.user
-    assert user is not None
     s.metrics.hellos += 1
     s.store.user_seen(user.id, s.now_ms())
     # Before the requests that waited, because one of them may say `away`.
-    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
+    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms(), attached_ms))
+    close_displaced(s, user.id)
     opened(session)
     if not session.live:
         return  # a request that waited for the welcome has ended it
     _changed_meanwhile(s, session, presence)
     _moved_meanwhile(s, session, told)
+    if s.relay is not None and s.presence.elsewhere(user.id):
+        s.spawn(s.relay.look_back(user))
 
 
 def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> None:
@@ -134,7 +149,7 @@ def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> N
         session.sink.close(code, error.code)
 
 
-def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> None:
+def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> User:
     """Make the session one of its user's; it holds the user from now on, and live entries are remembered for it."""
     user = s.user(identity.user)
     session.user, session.device, session.exp_ms, session.watching = user, hello.device, identity.exp_ms, hello.watch
@@ -146,6 +161,23 @@ def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> 
     elif len(user.sessions) > s.settings.devices_max:
         idle = min((one for one in user.sessions.values() if one is not session), key=lambda one: one.active_at)
         idle.sink.close(CloseCode.TOO_MANY_DEVICES, "another device came and this was the longest idle")
+    return user
+
+
+def close_displaced(s: Services, id: UserId) -> None:
+    """Another node told of devices of a user: let those of ours go that have connected there since, or are too many.
+
+    Both nodes decide by the same data.
+    """
+    user = s.registry.users.get(id)
+    if user is None:
+        return
+    for device in s.presence.displaced(id):
+        if (session := user.sessions.get(device)) is not None:
+            session.sink.close(CloseCode.REPLACED, "the same device connected again")
+    for device in s.presence.surplus(id, s.settings.devices_max):
+        if (session := user.sessions.get(device)) is not None:
+            session.sink.close(CloseCode.TOO_MANY_DEVICES, "another device came and this was the longest idle")
 
 
 # ---- the listing ------------------------------------------------------------------------------------------------------------------
@@ -158,29 +190,58 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     same = hello.epoch is None or hello.epoch == s.store.epoch
     named = hello.cursors if same else {}
     since = hello.since if same else None
-    everything = not user.loaded
+    pages = s.relay.pages() if s.relay is not None else 0
+    mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
+    user.loaded, early, user.early = True, user.early, None
+    if s.relay is not None and (early or s.relay.pages() != pages):
+        # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
+        _, _, again = await _rows(s, user, mark, False, [])
+        newer = {row.id for row in again}
+        rows = [row for row in rows if row.id not in newer] + again
+    return Listing(mark, now_ms, rows)
+
+
+async def _overtaken(s: Services, hello: Hello, listing: Listing) -> None:
+    """A client that comes from another node may have got more there than was delivered here yet: catch up, or it would get that again.
+
+    Raises Unavailable.
+    """
+    convs = s.registry.convs
+    behind = [conv for row in listing.rows if hello.cursors.get(row.id, 0) > (conv := convs[row.id]).head and row.head > conv.head]
+    if behind:
+        try:
+            async with asyncio.timeout(OVERTAKEN_S_MAX):
+                for conv in behind:
+                    await s.caught_up(conv)
+        except TimeoutError:
+            raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS) from None
+
+
+async def _rows(s: Services, user: User, since: str | None, everything: bool, named: list[ConvId]) -> tuple[str, int, list[ConvRow]]:
+    """(mark, time, rows to list) of all pages; all rows that come are in memory then. `everything`: read those that did not change, too."""
     mark, now_ms, after = "", 0, ConvId(0)
     rows: list[ConvRow] = []
     while True:
-        page = await s.store.list_changed(user.id, since or "0", after, everything or since is None, list(named))
+        page = await s.store.list_changed(user.id, since or "0", after, everything or since is None, named)
         mark, now_ms = mark or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
         for row in page.rows:
             merge(s, user, row)
         rows.extend(row for row in page.rows if since is None or row.extra or row.id in named)
         if not page.more:
-            break
+            return mark, now_ms, rows
         after = page.rows[-1].id
-    user.loaded = True
-    return Listing(mark, now_ms, rows)
 
 
 def merge(s: Services, user: User, row: ConvRow) -> Conversation:
-    """Bring a row into memory. Where the conversation was there, memory's head stands: it is what has been delivered."""
+    """Bring a row into memory. Where the conversation was there, memory's head stands: it is what has been delivered.
+
+    All conversations of a loaded user are in memory. So one that is not, and is theirs, is new: none of it was delivered, and all of it is a gap.
+    """
     registry = s.registry
     fresh = row.id not in registry.convs
     conv = registry.hold(row.id, row.a, row.b)
     registry.link(user, conv)
-    if fresh:
+    if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
     elif row.head > conv.head and not conv.pending:
         s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's

@@ -492,3 +492,13 @@ def receipt(c: int, from_json: bytes, to_json: bytes, delivered: int, read: int)
 
 def typing(c: int, from_json: bytes, to_json: bytes) -> bytes:
     return b'{"t":"typing","c":"%d","from":%b,"to":%b}' % (c, from_json, to_json)
+
+
+def parties(frame: bytes, side: int) -> tuple[UserId, UserId] | None:
+    """(a, b) of the conversation of an entry's frame, made by that side; None if it does not tell. For what another node sends."""
+    try:
+        o = orjson.loads(frame)
+        one, other = user_id(o["from"]), user_id(o["to"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (one, other) if side == 0 else (other, one)

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import signal
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -39,9 +40,14 @@ from chatd.registry import Registry
 from chatd.session import State
 from chatd.store import Limits, Store
 
+if TYPE_CHECKING:
+    from chatd.cluster import Cluster
+
 log = structlog.get_logger("server")
 
 BACKLOG: Final = 4_096
+SYNC_RTT_S_MAX: Final = 0.05  # a clock read more slowly than that says too little
+SYNC_STEP_MS: Final = 1_000  # a difference beyond noise: the database has moved to another machine
 TICK_S: Final = 0.05  # how late a grace time may end
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
@@ -51,16 +57,34 @@ NOTICE_MS_MAX: Final = 5_000
 
 
 class Clock:
-    """`now`: seconds, monotonic, the loop's. `now_ms`: since 1970; starts at the wall clock and never goes back."""
+    """`now`: seconds, monotonic, the loop's. `now_ms`: since 1970; starts at the wall clock, or PostgreSQL's among nodes, and never goes back."""
 
-    __slots__ = ("_offset_ms", "now")
+    __slots__ = ("_last_ms", "_offset_ms", "_synced", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = loop.time
         self._offset_ms = time.time() * 1000 - loop.time() * 1000
+        self._last_ms = 0
+        self._synced = False
 
     def now_ms(self) -> int:
-        return int(self._offset_ms + self.now() * 1000)
+        self._last_ms = max(self._last_ms, int(self._offset_ms + self.now() * 1000))
+        return self._last_ms
+
+    def wall_s(self) -> float:
+        """What tokens are judged by: the wall clock, or among nodes the one that all of them have."""
+        return self.now_ms() / 1000 if self._synced else time.time()
+
+    def sync(self, db_ms: int, rtt_s: float) -> None:
+        """PostgreSQL's clock, read within the last `rtt_s`. Nodes' presence versions are compared: their clocks must be one, to some ms."""
+        if self._synced and rtt_s > SYNC_RTT_S_MAX:
+            return
+        offset_ms = db_ms + rtt_s * 500 - self.now() * 1000
+        error_ms = offset_ms - self._offset_ms
+        if not self._synced:
+            self._last_ms = 0
+        self._offset_ms += error_ms if not self._synced or abs(error_ms) > SYNC_STEP_MS else error_ms / 4
+        self._synced = True
 
 
 class Node:
@@ -81,6 +105,7 @@ class Node:
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
         self.on_ready: Callable[[], None] = lambda: None
+        self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
 
     # ---- parts ----------------------------------------------------------------------------------------------------------------------
@@ -94,11 +119,15 @@ class Node:
 
     def reload_keys(self) -> None:
         """Read the key file again (SIGHUP): keys are rotated without a restart. A wrong file changes nothing."""
+        if self.port:
+            notify.reloading()
         try:
             self._keys, self._verifier = self._load_keys()
             log.info("keys.reloaded")
         except SettingError as e:
             log.error("keys.kept", reason=str(e))
+        if self.port:  # before, it would not be true
+            notify.ready()
 
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
@@ -107,21 +136,27 @@ class Node:
 
     chat: Chat
     hub: Hub
+    cluster: Cluster | None = None
 
     def _make_parts(self, conninfo: str) -> None:
         s, metrics, clock = self.settings, self.metrics, self._clock
         self.registry = Registry()
         self.store = Store(conninfo, _store_limits(s), metrics)
-        self.presence = Presence(s.presence_grace_ms / 1000)
+        self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._boot)
         self.delivery = Delivery(
             self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
         )
         self.services = Services(
             s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms,
-            verify=lambda token: self._verifier.verify(token, time.time()), spawn=self._spawn, grace_s=self._grace_s,
-            poke=self.delivery.poke, announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
+            verify=lambda token: self._verifier.verify(token, clock.wall_s()), spawn=self._spawn, grace_s=self._grace_s,
+            poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
+            announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
+        if s.redis_url is not None:
+            from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
+
+            self.cluster = Cluster(s, self.services, self.delivery, self.chat, boot=self._boot, facts=self._facts, clock=clock.sync)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop)
         self.retention = retention.Retention(
@@ -139,6 +174,10 @@ class Node:
 
     def _grace_s(self) -> float:
         return self._drain_grace_s or self.settings.presence_grace_ms / 1000
+
+    def _facts(self) -> dict[str, object]:
+        """What `chatd nodes` shows."""
+        return {"port": self.port, "sessions": len(self.hub.connections), "users": len(self.presence)}
 
     def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
         """Retention raised these floors."""
@@ -182,6 +221,11 @@ class Node:
         await self.retention.prepare()
         for n, work in enumerate(await self.store.start(self.delivery)):
             self._watch(f"store {n}", work)
+        if self.cluster is not None:
+            self._clock.sync(await self.store.ping(), 0.0)
+            await self.cluster.start()
+            for name, work in self.cluster.tasks():
+                self._watch(name, work)
         self._watch("retention", self.retention.run())
         self._watch("sweep", self._sweep())
         self._watch("tick", self._tick())
@@ -200,10 +244,11 @@ class Node:
     async def _listen(self) -> None:
         s = self.settings
         try:
-            self._server = await self._loop.create_server(lambda: Connection(self.hub), s.host, s.port, backlog=BACKLOG, reuse_address=True)
+            self._server = await self._loop.create_server(
+                lambda: Connection(self.hub), s.host, s.port, backlog=BACKLOG, reuse_address=True, reuse_port=notify.is_worker()
+            )
         except OSError as e:
             raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
-        self.port = self._server.sockets[0].getsockname()[1]
         if s.admin_port >= 0:
             self._admin = Admin(self.metrics, self._readiness)
             try:
@@ -212,6 +257,7 @@ class Node:
                 raise SettingError(
                     f"admin_port: cannot listen on {s.admin_host}:{s.admin_port}: {e.strerror}; give another --admin-port, or -1 for none"
                 ) from e
+        self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _readiness(self) -> dict[str, str]:
         """What keeps this node from serving, by part; nothing: ready."""
@@ -267,6 +313,7 @@ class Node:
             await asyncio.sleep(due - self._clock.now())
             self.metrics.loop_lag_s.observe(self._clock.now() - due)
             self.hub.sweep()
+            notify.alive()
 
     async def _tick(self) -> None:
         while True:
@@ -280,7 +327,7 @@ class Node:
         s = self.settings
         deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
         log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.pending)
-        self.chat.draining = True
+        self.chat.drain()
         if self._server is not None:
             self._server.close()
         window_ms = min(NOTICE_MS_MAX, max(200.0, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
@@ -289,6 +336,7 @@ class Node:
             if (session := connection.session) is not None and session.state is State.LIVE:
                 wait_ms = int(random.uniform(0, window_ms))
                 connection.send(framing.encode_text(protocol.frame("notice", kind="drain", retry_ms=wait_ms)))
+        await self._until(self.chat.entrance.idle(), deadline)
         await self._until(self.store.idle(), deadline)
         for connection in list(self.hub.connections):
             if connection.session is None:
@@ -314,18 +362,22 @@ class Node:
         for task in [*self._tasks, *self._watched.values()]:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._watched.values(), return_exceptions=True)
+        if self.cluster is not None:
+            await self.cluster.stop()
         if hasattr(self, "store"):
             await self.store.stop()
         if self._embedded is not None:
             await asyncio.to_thread(self._embedded.stop)
             self._embedded = None
-        log.info("stopped")
+        if self.port:
+            log.info("stopped")
 
 
 def _store_limits(s: Settings) -> Limits:
     return Limits(
         lanes=s.lanes, batch_rows_max=s.batch_rows_max, lane_queue_max=s.lane_queue_max, lane_deadline_ms=s.lane_deadline_ms,
         pool_max=s.pool_max, reads_queue_max=s.reads_queue_max, edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms,
+        feed=s.redis_url is not None,
     )  # fmt: skip
 
 

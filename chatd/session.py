@@ -4,13 +4,17 @@
                               │ requests wait in `deferred`
 
 `receive` reads one frame and says what follows (an Effect); the services carry it out and answer through `Sink`. No clock: `now` is an
-argument, in seconds. What it decides: is this frame allowed now (the table `_STATE`), are there too many, is an entry to be written,
+argument, in seconds. What it decides: is this frame allowed now (the table `_gate`), are there too many, is an entry to be written,
 only probed, or refused (`admit`), and what a failure means for the ones that come after it (`failed`, `limited`, `denied`).
 
 The order of a sender's entries (invariant 10) rests on two maps by peer. `blocked`: after a retryable error to an entry, later ones in that
 conversation are refused until its cid comes again or is given up. `cuts`: entries that were queued behind one that failed in its lane must not
 be written either, and no more so when that one is back, for then it stands behind them. What is earlier and what later is told by the ids of
 the requests: an entry that never got into a lane (too many frames, a full queue) must not stop those before it that did.
+
+An entry that must wait before it can go to a lane (its conversation is being made, or it is asked whether all nodes together allow it) is seen twice.
+`comes`, on arrival: refused if an earlier one is waited for; if it is that one, later ones may follow it. Then, in the order of arrival, `stands`:
+what came before it may have failed meanwhile, as in a lane; and `judge`. An entry without a wait is admitted in one step (`admit`).
 
 A send over the rate limit is not refused at once: its cid may be known (a lost ok), and then the answer is free. So it goes down the
 lane as a *probe*, which writes nothing; so does whatever follows it there while its answer is out.
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
 DEFERRED_MAX: Final = 512  # requests before `welcome`; an outbox of 500 fits. To refuse just the last of them would break their order
 BAD_FRAMES_MAX: Final = 20
 THROTTLED_MAX: Final = 1_000
+THROTTLED_FORGIVEN_PER_S: Final = 1.0  # who is a little too fast now and then may stay for ever; who goes on at 1 % over the rate may not
 
 # Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what was pipelined behind its entry, which is
 # what the order is in danger from, has long arrived. Without a bound, sends to ever new names would fill the memory.
@@ -126,6 +131,7 @@ class Session:
         "sink",
         "state",
         "throttled",
+        "throttled_at",
         "user",
         "watching",
     )  # fmt: skip
@@ -140,7 +146,8 @@ class Session:
         self.exp_ms = 0
         self.last_id = 0
         self.bad_frames = 0
-        self.throttled = 0  # requests refused for too many frames a second
+        self.throttled = 0.0  # requests refused for too many frames a second, as far as they are not forgiven
+        self.throttled_at = now  # as of then
         self.deferred: list[Request | Throttled] | None = None
         self.active_at = now
         self.blocked: dict[UserId, Block] | None = None  # by peer: the entry that must come again first
@@ -171,7 +178,7 @@ class Session:
             return self._fault(fault, now)
         self.last_id = request.id
         if not self.frames.take(now):
-            return self._throttle(request)
+            return self._throttle(request, now)
         state = self.state
         if state is State.LIVE and type(request) is not Hello:
             return request
@@ -207,10 +214,8 @@ class Session:
     def _fault(self, fault: protocol.Fault, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
-        if not self.frames.take(now):  # an answer costs the same as to a good frame
-            self.throttled += 1
-            if self.throttled > THROTTLED_MAX:
-                return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
+        if not self.frames.take(now) and self._too_many(now):  # an answer costs the same as to a good frame
+            return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
         # A request that could be read used up its id; an unreadable one did not show any.
         if fault.error.code != "bad_id":
             self.last_id = max(self.last_id, fault.id)
@@ -223,15 +228,20 @@ class Session:
                 return End(frame, CloseCode.BAD_FRAMES, "too many unreadable frames")
         return Reply(frame)
 
-    def _throttle(self, request: Request) -> Effect:
+    def _throttle(self, request: Request, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
-        self.throttled += 1
-        if self.throttled > THROTTLED_MAX:
+        if self._too_many(now):
             return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
-        throttled = Throttled(request, min(1_000 << self.throttled // 100, 30_000))
+        throttled = Throttled(request, min(1_000 << int(self.throttled) // 100, 30_000))
         # Which conversation it blocks is not known before the listing.
         return self._defer(throttled) if self.state is State.OPENING else throttled
+
+    def _too_many(self, now: float) -> bool:
+        """Count one more; is it the last straw?"""
+        forgiven = (now - self.throttled_at) * THROTTLED_FORGIVEN_PER_S
+        self.throttled, self.throttled_at = max(self.throttled - forgiven, 0.0) + 1, now
+        return self.throttled > THROTTLED_MAX
 
     def opened(self) -> list[Request | Throttled]:
         """`welcome` is out: gives what waited for it, in order."""
@@ -243,18 +253,43 @@ class Session:
     # ---- order and rate of entries --------------------------------------------------------------------------------------------------
 
     def admit(self, peer: UserId, cid: Cid, now: float) -> Verdict | errors.Blocked:
-        """May an entry be written now? Takes a slot of the user's rate if so.
+        """May an entry that has just come in be written now? Takes a slot of the user's rate if so.
 
         Call it when the entry is about to be queued. Its result must come back in the order of the lane: to `probed` if it was a probe, and to
         `limited` or `failed` if it made nothing; or to `denied` if the lane does not take it.
         """
-        assert self.user is not None
-        again = False
+        if self.blocked and peer in self.blocked:
+            again = self.comes(peer, cid, now)
+            if isinstance(again, errors.Blocked):
+                return again
+            return self.judge(peer, again, now)
+        return self.judge(peer, False, now)
+
+    def comes(self, peer: UserId, cid: Cid, now: float) -> bool | errors.Blocked:
+        """An entry comes in. Refused if an earlier one is waited for; else: is it that one, back before the time that it was told?"""
         if self.blocked and (block := self.blocked.get(peer)) is not None:
             if block.cid != cid:
                 return _blocked(block.cid)
             del self.blocked[peer]
-            again = now < block.until - EARLY_SLACK_S
+            return now < block.until - EARLY_SLACK_S
+        return False
+
+    def stands(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
+        """An entry that had to wait is about to be queued, all before it are: may it be, or has one of those failed meanwhile?
+
+        What got no place after it came in (a later id) does not stand before it, whatever it blocks.
+        """
+        if (waiting := self.overtaken(peer, id)) is not None:
+            return _blocked(waiting)
+        if self.blocked and (block := self.blocked.get(peer)) is not None and block.id < id:
+            if block.cid != cid:
+                return _blocked(block.cid)
+            del self.blocked[peer]
+        return None
+
+    def judge(self, peer: UserId, again: bool, now: float) -> Verdict:
+        """Write it, or only probe for it? Takes a slot of the user's rate if it is to be written. What comes back, and where, is as for `admit`."""
+        assert self.user is not None
         if self.probing and peer in self.probing:
             self.probing[peer] += 1
             return Verdict(True, 0.0, again)
@@ -300,14 +335,6 @@ class Session:
         """For an entry that a lane has queued: the cid before it that failed meanwhile. Then it must not be written."""
         if self.cuts and (cut := self.cuts.get(peer)) is not None and id <= cut.id:
             return cut.cid
-        return None
-
-    def comes(self, peer: UserId, cid: Cid) -> errors.Blocked | None:
-        """An entry comes in that can go to no lane yet, and to `admit` later: refuse it if an earlier one is waited for."""
-        if self.blocked and (block := self.blocked.get(peer)) is not None:
-            if block.cid != cid:
-                return _blocked(block.cid)
-            del self.blocked[peer]
         return None
 
     def _fell(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:

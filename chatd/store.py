@@ -2,6 +2,7 @@
 
     append(item) ──► lanes: one connection each                    sends; durable before anybody hears of them
     history, listings, resync, resolve ──► pool, bounded wait      reads, and the making of conversations
+    feed, states ──► one connection (feedreader.py)                what other nodes have written
     cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
 
 Every method raises `errors.Unavailable` when the database is away and `errors.Overloaded` when too many wait for it; nothing else that a
@@ -21,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chatd import errors, pgarrays, writer
 from chatd.behind import Behind
+from chatd.feedreader import FeedPage, FeedReader
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
@@ -55,6 +57,9 @@ ENTRIES_BEFORE: Final = query("entries_before")
 ENTRIES_AFTER: Final = query("entries_after")
 ENTRIES_MANY: Final = query("entries_many")
 HEADS: Final = query("heads")
+STATES: Final = query("states")
+STATES_OF: Final = query("states_of")
+FEED_PRUNE: Final = query("feed_prune")
 FLUSH_CURSORS: Final = query("flush_cursors")
 FLUSH_USERS: Final = query("flush_users")
 SEEN: Final = query("seen")
@@ -81,6 +86,16 @@ class ConvRow(NamedTuple):
     extra: Any = None  # `changed` of list_changed, `us` of list_conversations
 
 
+class Head(NamedTuple):
+    """How far a conversation's log goes. `ts` in ms."""
+
+    id: ConvId
+    head: int
+    na: int
+    nb: int
+    ts: int
+
+
 class Changed(NamedTuple):
     """One page of what a hello needs: the mark and time of its snapshot, and the conversations."""
 
@@ -101,6 +116,7 @@ class Limits(NamedTuple):
     reads_queue_max: int
     edit_window_ms: int
     cursor_flush_ms: int
+    feed: bool = False  # there are other nodes: tell the feed what is written, and read it
 
 
 class Store:
@@ -115,12 +131,13 @@ class Store:
         self.partition_s = 86_400
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
+        self._feed = FeedReader(conninfo)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
             conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={
                 "autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads",
-                "options": f"{writer.options(conninfo)} {READ_OPTIONS}",
+                "options": f"{writer.options(conninfo)} {READ_OPTIONS} {writer.FEED_OPTION if limits.feed else ''}",
             },
             configure=_configure, open=False,
         )  # fmt: skip
@@ -135,6 +152,7 @@ class Store:
             writer.Lane(
                 n, self._conninfo, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics,
                 deadline_s=self.limits.lane_deadline_ms / 1000, edit_window_s=self.limits.edit_window_ms / 1000, partition=self.make_partition,
+                feed=self.limits.feed,
             )
             for n in range(self.limits.lanes)
         ]  # fmt: skip
@@ -153,6 +171,7 @@ class Store:
             log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e) or "the database does not answer")
         for lane in self.lanes:  # one whose task never began has not closed its own
             await lane.close()
+        await self._feed.close()
         await self._pool.close(timeout=STOP_CLOSE_S)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------
@@ -225,9 +244,9 @@ class Store:
         arrays = [pgarrays.BigintArray([w[n] for w in wants]) for n in range(3)]
         return [(row[0], Stored(*row[1:])) for row in await self._rows(ENTRIES_MANY, (*arrays, rows))]
 
-    async def heads(self, convs: Iterable[ConvId]) -> list[tuple[ConvId, int]]:
-        """(conversation, head) as committed now."""
-        return [(row[0], row[1]) for row in await self._rows(HEADS, (pgarrays.BigintArray(list(convs)),))]
+    async def heads(self, convs: Iterable[ConvId]) -> list[Head]:
+        """As committed now."""
+        return [Head(*row) for row in await self._rows(HEADS, (pgarrays.BigintArray(list(convs)),))]
 
     async def seen(self, users: Sequence[UserId]) -> dict[UserId, int]:
         """When users were last seen, in ms; without those who never were."""
@@ -262,6 +281,25 @@ class Store:
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as e:
                 reason = str(e)
         raise errors.Unavailable("the database is away", retry_ms=READ_RETRY_MS) from psycopg.OperationalError(reason)
+
+    # ---- the feed: over a connection of its own, one at a time -----------------------------------------------------------------------
+
+    async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage:
+        """What was committed since a snapshot, if it is not later than `until_ms`; see feedreader.py."""
+        return await self._feed.page(snapshot, until_ms)
+
+    async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]:
+        """The conversations of users which a transaction from `since` on has changed."""
+        return [ConvRow(*row) for row in await self._feed.rows(STATES, (pgarrays.TextArray(users), since))]
+
+    async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]:
+        """Conversations by id."""
+        return [ConvRow(*row) for row in await self._feed.rows(STATES_OF, (pgarrays.BigintArray(convs),))]
+
+    async def feed_prune(self, done: str, upto: str, rows: int) -> int | None:
+        """Take out what snapshot `upto` sees and `done` does not, `rows` at most; gives how many went, None: another node is at it."""
+        ours, gone = (await self._feed.rows(FEED_PRUNE, (done, upto, rows)))[0]
+        return int(gone) if ours else None
 
     # ---- written behind -----------------------------------------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ LANE_OPTIONS: Final = (
     # `append` looks for duplicates in a snapshot newer than its locks; the database's or role's default may be another level.
     " -c default_transaction_isolation=read\\ committed"
 )
+FEED_OPTION: Final = "-c chatd.feed=on"  # what this session writes is told to the feed (sql/migrations/0003_pre_feed.sql)
 APPEND: Final = query("append")
 
 
@@ -97,13 +98,14 @@ class Lane:
 
     def __init__(
         self, number: int, conninfo: str, queue: LaneQueue, outcome: Outcome, metrics: Metrics,
-        *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any],
+        *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any], feed: bool = False,
     ) -> None:  # fmt: skip
         self.number = number
         self.queue = queue
         self.busy = False
         self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, options=f"{options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)}", connect_timeout=3,
+            conninfo, connect_timeout=3,
+            options=f"{options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)} {FEED_OPTION if feed else ''}",
             tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd lane {number}",
         )  # fmt: skip
         self._outcome, self._metrics = outcome, metrics

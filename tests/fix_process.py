@@ -56,9 +56,13 @@ class OwnPostgres(Embedded):
 
 
 class Process:
-    """One chatd. `start` may be called again after `kill`: same port, same database."""
+    """One chatd. `start` may be called again after `kill`: same port, same database.
 
-    def __init__(self, folder: Path, number: int, settings: dict[str, Any]) -> None:
+    `before`: Python that runs in the process first, for faults that have no setting: a clock that is wrong, a bus that loses.
+    """
+
+    def __init__(self, folder: Path, number: int, settings: dict[str, Any], before: str = "") -> None:
+        self._before = before
         self.folder = folder
         self.log_file = folder / f"chatd-{number}.log"
         self.port = int(settings.get("port") or _free_port())
@@ -90,8 +94,9 @@ class Process:
             ear.bind(f"{place}/notify")
             environment = {k: v for k, v in os.environ.items() if not k.startswith("CHATD_")} | {"NOTIFY_SOCKET": f"{place}/notify"}
             with self.log_file.open("ab") as log:
+                way = ["-c", f"{self._before}\nimport sys\nfrom chatd.cli import main\nsys.exit(main())"] if self._before else ["-m", "chatd"]
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "chatd", "serve", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    [sys.executable, *way, "serve", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
                 )
             await self._ready(ear)
         self.starts += 1
@@ -136,6 +141,15 @@ class Process:
             loop.remove_reader(pidfd)
             os.close(pidfd)
 
+    def freeze(self) -> None:
+        """SIGSTOP: it hears nothing and says nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self.kill()
@@ -176,8 +190,8 @@ def own_postgres() -> Iterator[OwnPostgres]:
 async def make_process(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[MakeProcess]:
     processes: list[Process] = []
 
-    async def make(**settings: Any) -> Process:
-        process = Process(tmp_path, len(processes) + 1, settings)
+    async def make(before: str = "", **settings: Any) -> Process:
+        process = Process(tmp_path, len(processes) + 1, settings, before)
         processes.append(process)
         await process.start()
         return process

@@ -7,15 +7,18 @@ r"""A live view of one user's messages, a line each, for trying things out: `cha
 
 It looks on and changes nothing: no ack, no read. What others wrote never reaches the terminal as anything but text: whatever Python does not call
 printable (control and format characters, bidi overrides among them, separators, unassigned) is shown as an escape, and a backslash is doubled.
+While no server can be reached it says so, on another stream: once an outage, and when that is over.
 """
 
 from __future__ import annotations
 
+import random
 import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from chatd.client.client import Client, Token
+from chatd.client.dial import Dial, Next
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -25,12 +28,41 @@ if TYPE_CHECKING:
 ESCAPES: Final = {"\n": r"\n", "\t": r"\t", "\\": r"\\"}
 
 
-async def tail(url: str, token: Token, *, out: TextIO) -> None:
-    """Print until cancelled. Raises Stopped where the client ends otherwise."""
-    async with Client(url, token=token, device=f"tail-{uuid.uuid4().hex[:12]}", auto_ack=False) as client:
+async def tail(url: str, token: Token, *, out: TextIO, err: TextIO) -> None:
+    """Print until cancelled: entries to `out`, how the connection fares to `err`. Raises Stopped where the client ends otherwise."""
+    client = Client(url, token=token, device=f"tail-{uuid.uuid4().hex[:12]}", auto_ack=False)
+    client._dial = _TellingDial(url, err, renewable=not isinstance(token, str))
+    async with client:
         async for entry in client.entries():
             out.write(line(entry) + "\n")
             out.flush()
+
+
+class _TellingDial(Dial):
+    """The client's own policy, and a word for people where it makes them wait."""
+
+    def __init__(self, url: str, err: TextIO, *, renewable: bool) -> None:
+        super().__init__(random.Random(), renewable=renewable)
+        self._url, self._err = url, err
+        self._waiting = False
+
+    def _tell(self, text: str) -> None:
+        self._err.write(f"chatd: {text}\n")
+        self._err.flush()
+
+    def unreachable(self, http_status: int | None = None) -> Next:
+        then = super().unreachable(http_status)
+        if then.wait_s is not None and not self._waiting:
+            self._waiting = True
+            answer = "no server answers" if http_status is None else f"HTTP {http_status} is the answer"
+            self._tell(f"{answer} at {self._url}; waiting until one can be reached, trying again and again")
+        return then
+
+    def live(self) -> None:
+        super().live()
+        if self._waiting:
+            self._waiting = False
+            self._tell("connected")
 
 
 def line(entry: Entry) -> str:

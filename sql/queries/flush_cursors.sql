@@ -1,7 +1,9 @@
 -- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Only forward, one row per conversation, sorted against
 -- deadlocks. *_read_n: the peer's messages up to the read cursor: as it was if the cursor stands (the common case: only `delivered` moved), from the
 -- head where all is read, else from the entry itself; if retention took that, all before the first one left count as read.
--- Index entries_seq, for cursors that moved and are not at the head.
+-- Index entries_seq, for cursors that moved and are not at the head. Where the session says so the feed gets all of it as one row, as it is in the
+-- table afterwards (sql/migrations/0003_pre_feed.sql).
+WITH moved AS (
 INSERT INTO cursors AS k (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid)
 SELECT w.conv, w.a_delivered, w.a_read,
     CASE WHEN w.a_read <= coalesce(o.a_read, 0) THEN coalesce(o.a_read_n, 0)
@@ -23,3 +25,8 @@ ON CONFLICT (conv) DO UPDATE SET
     a_read_n = greatest(k.a_read_n, excluded.a_read_n),
     b_delivered = greatest(k.b_delivered, excluded.b_delivered), b_read = greatest(k.b_read, excluded.b_read),
     b_read_n = greatest(k.b_read_n, excluded.b_read_n), xid = excluded.xid
+RETURNING conv, a_delivered, a_read, b_delivered, b_read
+)
+INSERT INTO feed (kind, data)
+SELECT 1, array_agg(conv) || array_agg(a_delivered) || array_agg(a_read) || array_agg(b_delivered) || array_agg(b_read)
+FROM moved WHERE current_setting('chatd.feed', true) = 'on' HAVING count(*) > 0

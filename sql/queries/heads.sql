@@ -1,2 +1,3 @@
--- Heads of conversations, after a batch whose outcome is unknown.
-SELECT v.id, v.head FROM conversations v WHERE v.id = ANY ($1::bigint[])
+-- How far the logs of conversations ($1) go: after a batch whose outcome is unknown, or where another node may have written. Index scan on the
+-- primary key.
+SELECT v.id, v.head, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint FROM conversations v WHERE v.id = ANY ($1::bigint[])

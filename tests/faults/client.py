@@ -54,6 +54,10 @@ class Client:
         self.connections = 0
         self.closes: list[int | None] = []
         self.live = asyncio.Event()
+        self.watch: list[str] = []
+        self.presence: dict[str, tuple[int, str]] = {}  # (v, state): newer replaces older
+        self.heard_at: dict[tuple[str, int], float] = {}  # when an entry came, by the loop's clock; kept if `timed`
+        self.timed = False
         self._rng = rng
         self._ws: ClientConnection | None = None
         self._last_id = 0
@@ -118,6 +122,8 @@ class Client:
     async def _talk(self, ws: ClientConnection) -> None:
         self._last_id = 1
         hello: dict[str, Any] = {"t": "hello", "id": 1, "v": 1, "token": self.token, "device": self.history.device, "cursors": self.have}
+        if self.watch:
+            hello["watch"] = self.watch
         if self._since is not None:
             hello.update(since=self._since, epoch=self._epoch)
         await ws.send(json.dumps(hello))
@@ -131,6 +137,8 @@ class Client:
                     self.faults.append(f"{page} before the welcome")
                     return
                 self._epoch = page.get("epoch", self._epoch)
+                for facts in page.get("presence", []):
+                    self._saw(facts, snapshot=True)
                 items += page["conversations"]
                 if not page["more"]:
                     break
@@ -171,6 +179,8 @@ class Client:
             self._got(frame["c"], frame)
         elif t == "notice":
             self.notices.append(frame)
+        elif t == "presence":
+            self._saw(frame)
         elif frame.get("id") in self._pages and t == "ok":
             self._paged(self._pages.pop(frame["id"]), frame)
         elif frame.get("id") in self._pages and "retry_ms" in frame:
@@ -180,8 +190,15 @@ class Client:
         elif t == "err":
             self._err(frame)
 
+    def _saw(self, facts: dict[str, Any], snapshot: bool = False) -> None:
+        v, user = facts.get("v", 0), facts["user"]
+        if snapshot or v > self.presence.get(user, (-1, ""))[0]:
+            self.presence[user] = (v, facts["state"])
+
     def _got(self, c: str, e: dict[str, Any], paged: bool = False) -> None:
         cid = e.get("cid")
+        if self.timed:
+            self.heard_at[c, e["seq"]] = asyncio.get_running_loop().time()
         self.history.events.append(Got(c, e["seq"], e["ts"], e["from"], e["kind"], e.get("ref"), e.get("body"), cid, paged))
         if cid is not None and e["from"] == self.history.user:
             self._settle(e["to"], cid, e["seq"], e["kind"])

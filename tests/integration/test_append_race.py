@@ -29,8 +29,8 @@ LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
 
 def naive(conn: psycopg.Connection[Any]) -> None:
     """Put the fault in: look first, then lock."""
-    text = (folder() / "migrations" / "0002_pre_append.sql").read_text()
-    text = text[text.index("CREATE FUNCTION append(") : text.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1)
+    text = (folder() / "migrations" / "0003_pre_feed.sql").read_text()
+    text = text[text.index("CREATE OR REPLACE FUNCTION append(") :]
     assert text.count(LOCKS) == 1
     text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day';\n")
     text = text.replace("    IF again THEN", LOCKS + "    t := greatest(t, newest);\n    IF again THEN", 1)

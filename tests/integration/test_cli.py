@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,8 @@ import pytest
 
 from chatd.auth import Keys, Verifier
 from chatd.config import Settings
-from tests.fix_server import Server
+from tests.fix_process import MakeProcess
+from tests.fix_server import MakeServer, Server
 
 
 def chatd(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -24,10 +26,18 @@ def chatd(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_teaches_and_version_tells() -> None:
     help = chatd("--help")
     assert help.returncode == 0
-    for word in ("serve", "config", "migrate", "token", "tail", "doctor", "epoch", "examples:"):
+    for word in ("serve", "config", "migrate", "token", "tail", "doctor", "nodes", "epoch", "examples:"):
         assert word in help.stdout
     assert chatd("--version").stdout.startswith("chatd ")
     assert "--rate-messages" in chatd("serve", "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["migrate", "token", "tail", "doctor", "nodes", "epoch"])
+def test_help_of_a_command_is_about_that_command(command: str) -> None:
+    help = chatd(command, "--help").stdout
+    assert "--rate-messages" not in help
+    assert len(help.splitlines()) < 25
+    assert "all settings of `chatd serve` are taken too" in " ".join(help.split())
 
 
 @pytest.mark.parametrize(
@@ -39,6 +49,8 @@ def test_help_teaches_and_version_tells() -> None:
         (("serve", "--host", "0.0.0.0"), "--keys-file"),
         (("token", "a" * 65), "user id"),
         (("serve", "--keys-file", "/nonexistent.json"), "/nonexistent.json"),
+        (("serve", "--workers", "2"), "--redis-url"),
+        (("epoch", "--data-dir", "/nonexistent"), "/nonexistent"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_status_2(args: tuple[str, ...], says: str) -> None:
@@ -85,6 +97,62 @@ def test_doctor_tells_what_is_wrong_and_what_to_do(fresh_db: str, tmp_path: Path
     assert "bad   database" in ill.stdout
     assert "bad   redis" in ill.stdout
     assert "hidden" not in ill.stdout + ill.stderr
+
+
+def test_a_tool_that_only_looks_leaves_no_database_behind(tmp_path: Path) -> None:
+    doctor = chatd("doctor", "--data-dir", str(tmp_path / "new"))
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+    assert "which the first start makes" in doctor.stdout
+    assert "ok    database: PostgreSQL 18" in doctor.stdout
+    assert "would apply 0001_pre_log" in chatd("migrate", "--dry-run", "--data-dir", str(tmp_path / "new")).stdout
+    assert "--data-dir" in chatd("epoch", "--data-dir", str(tmp_path / "new")).stderr
+    assert not (tmp_path / "new").exists()
+
+
+def test_doctor_tells_of_a_data_dir_that_cannot_be_one(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    doctor = chatd("doctor", "--data-dir", str(tmp_path / "file" / "data"))
+    assert doctor.returncode == 1
+    assert "bad   database" in doctor.stdout
+    assert "--data-dir" in doctor.stdout
+
+
+async def test_tools_work_beside_a_running_chatd_and_a_second_one_says_one_line(make_process: MakeProcess, tmp_path: Path) -> None:
+    running = await make_process()
+    first = await asyncio.to_thread(chatd, "epoch", "--data-dir", str(tmp_path))
+    assert (first.returncode, len(first.stdout.strip())) == (0, 32), first.stderr
+    doctor = await asyncio.to_thread(chatd, "doctor", "--data-dir", str(tmp_path))
+    assert doctor.returncode == 0, doctor.stdout
+    assert "run by a chatd just now" in doctor.stdout
+    assert (await asyncio.to_thread(chatd, "migrate", "--data-dir", str(tmp_path))).stdout == "nothing to do\n"
+    second = await asyncio.to_thread(chatd, "serve", "--port", "0", "--admin-port", "-1", "--data-dir", str(tmp_path))
+    assert second.returncode == 2
+    assert len(second.stderr.splitlines()) == 1, second.stderr
+    assert "another chatd" in second.stderr
+    third = await asyncio.to_thread(chatd, "epoch", "--renew", "--data-dir", str(tmp_path))
+    assert third.stdout != first.stdout
+    assert "started anew" in third.stderr
+    running.terminate()
+    assert await running.ended() == 0
+    assert (await asyncio.to_thread(chatd, "epoch", "--data-dir", str(tmp_path))).stdout == third.stdout
+
+
+async def test_tail_says_what_it_waits_for_and_when_that_is_there(make_server: MakeServer, tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    args = ["tail", "alice", "--port", str(port), "--data-dir", str(tmp_path)]
+    tail = await asyncio.create_subprocess_exec(sys.executable, "-m", "chatd", *args, stderr=subprocess.PIPE)
+    assert tail.stderr is not None
+    try:
+        async with asyncio.timeout(20):
+            assert b"Ctrl-C ends it" in await tail.stderr.readline()
+            assert f"no server answers at ws://127.0.0.1:{port}/ws".encode() in await tail.stderr.readline()
+            await make_server(port=port)
+            assert await tail.stderr.readline() == b"chatd: connected\n"
+    finally:
+        tail.terminate()
+        await tail.wait()
 
 
 async def test_tail_shows_messages_as_they_come(server: Server, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ async def test_the_connection_by_hand(server: Server) -> None:
 @bounded
 async def test_tail_shows_what_comes(server: Server) -> None:
     out = io.StringIO()
-    running = asyncio.create_task(tail(server.url, server.token("ann"), out=out))
+    running = asyncio.create_task(tail(server.url, server.token("ann"), out=out, err=out))
     async with make(server, "bob") as bob:
         while not server.node.registry.users.get(UserId("ann")):
             await asyncio.sleep(0.005)

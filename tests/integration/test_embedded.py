@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from chatd import embedded
-from chatd.embedded import Embedded
+from chatd.embedded import Embedded, visit
 from chatd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -154,6 +154,43 @@ def test_a_second_owner_gets_an_error_that_names_the_remedy(server: Embedded) ->
         assert value(other.start(), "SELECT 1") == 1
     finally:
         other.stop()
+
+
+def test_a_visitor_shares_the_running_server_and_leaves_it_running(tmp_path: Path) -> None:
+    with owner(tmp_path) as (_, pid, _):
+        with visit(tmp_path) as conninfo:
+            write(conninfo, 1)
+        with visit(tmp_path, make=True) as conninfo:
+            assert value(conninfo, "SELECT n FROM kept") == 1
+        os.kill(pid, 0)
+
+
+def test_a_visitor_runs_the_server_that_nobody_runs_for_as_long(server: Embedded) -> None:
+    write(server.start(), 1)
+    server.stop()
+    assert server.running() is None
+    with visit(server.data_dir) as conninfo:
+        assert value(conninfo, "SELECT n FROM kept") == 1
+        assert server.running() == conninfo
+    assert server.running() is None
+
+
+def test_a_visitor_of_an_empty_folder_makes_a_cluster_only_if_it_means_to(server: Embedded) -> None:
+    with visit(server.data_dir) as conninfo:
+        elsewhere = Path(str(psycopg.conninfo.conninfo_to_dict(conninfo)["host"]))
+        assert value(conninfo, "SELECT 1") == 1
+    assert not elsewhere.exists()
+    assert not server.data_dir.exists()
+    with visit(server.data_dir, make=True) as conninfo:
+        write(conninfo, 1)
+    assert value(server.start(), "SELECT n FROM kept") == 1
+
+
+def test_a_killed_server_is_not_visited(server: Embedded) -> None:
+    server.start()
+    assert server.running() == server.conninfo
+    server.kill()
+    assert server.running() is None
 
 
 def test_postgres_ends_when_its_owner_is_killed(tmp_path: Path) -> None:

@@ -47,6 +47,9 @@ def test_flags_come_before_environment_before_file_before_defaults(tmp_path: Pat
         ({"host": "0.0.0.0"}, ("host", "--keys-file", "--allow-remote-dev")),
         ({"frame_bytes_max": "2048"}, ("frame_bytes_max", "give more than")),
         ({"port": "8081"}, ("admin_port", "give another")),
+        ({"workers": "2"}, ("workers: 2 from --workers", "--redis-url")),
+        ({"workers": "3", "redis_url": "redis://r", "admin_port": "8078"}, ("admin_port: 8078 from --admin-port", "3 from 8078 on", "give another")),
+        ({"workers": "3", "redis_url": "redis://r", "admin_port": "65534"}, ("admin_port", "end at 65536", "give 65533 or less")),
         ({"redis_url": "localhost:6379"}, ("redis_url: the value from --redis-url", "redis://")),
         ({"origins": "HTTPS://Chat.example.org/x"}, ("origins", "scheme://host[:port]")),
     ],
@@ -69,6 +72,23 @@ def test_no_secret_in_any_message() -> None:
     settings = load({"database_url": url, "redis_url": "redis://:s3cr3t@r:1/0"}, None, {})
     assert "s3cr3t" not in str(config.effective(settings)) + repr(settings)
     assert "s3cr3t" not in wrong({"database_url": "mysql://u:s3cr3t@db"})
+
+
+def test_the_environment_made_of_settings_gives_the_same_ones(tmp_path: Path) -> None:
+    given = {
+        "port": "0", "database_url": "postgresql://chatd:s3cr3t@db/chatd", "redis_url": "redis://:s3cr3t@r:1/0", "allow_remote_dev": "true",
+        "origins": "https://a.example,https://b.example", "data_dir": str(tmp_path / "d"), "workers": "4", "node_name": "a b", "log_level": "debug",
+    }  # fmt: skip
+    for settings in (Settings(), load(given, None, {})):
+        again = load({}, None, config.environment(settings))
+        assert again.model_dump() == settings.model_dump()
+
+
+def test_flags_that_are_not_shown_are_taken_all_the_same() -> None:
+    parser = argparse.ArgumentParser()
+    config.add_flags(parser, shown=False)
+    assert "--port" not in parser.format_help()
+    assert vars(parser.parse_args(["--port", "1"])) == {"port": "1"}
 
 
 def test_every_setting_is_a_flag_and_in_the_docs_table() -> None:

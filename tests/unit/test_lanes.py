@@ -127,7 +127,7 @@ def test_it_stays_refused_when_the_failed_one_is_back_behind_it() -> None:
     one = make_session()
     late = item(one, 2)
     one.failed(BOB, Cid("c1"), 1, AWAY)
-    assert one.comes(BOB, Cid("c1")) is None
+    assert one.comes(BOB, Cid("c1"), 1.0) is False
     back, after = item(one, 3, cid="c1"), item(one, 4)
     batch, blocked = queue_of([late, back, after]).gather()
     assert blocked == [late]

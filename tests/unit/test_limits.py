@@ -64,6 +64,11 @@ class WindowModel(RuleBasedStateMachine):
         if taken_at > self.now - self.period:
             self.takes.remove(taken_at)
 
+    @rule()
+    def is_it_as_good_as_new(self) -> None:
+        inside = [t for t in self.takes if t > self.now - self.period]
+        assert (self.window.empty_at > self.now) == bool(inside)
+
     @rule(at=eighths)
     def give_back_unknown(self, at: float) -> None:
         self.window.give_back(self.now + 1 + at)
@@ -195,6 +200,14 @@ def test_strikes_are_forgotten_after_a_clean_time_counted_from_the_end_of_the_pe
         verdict = penalty.refused(penalty.until + clean, 1.0, True)
         assert verdict.close is close
         assert verdict.wait_s == (8.0 if close else 2.0)
+
+
+def test_a_penalty_is_as_good_as_new_once_it_is_forgotten() -> None:
+    penalty = Penalty(1)
+    penalty.refused(10.0, 1.0, False)
+    assert penalty.forgotten_at == 0.0
+    penalty.refused(10.0, 1.0, True)
+    assert penalty.forgotten_at == 10.0 + 2 * PENALTY_MIN_S + FORGET_S
 
 
 @pytest.mark.parametrize("strikes_max", [1, 3, 64])

@@ -45,6 +45,13 @@ def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
+def test_the_node_is_named_where_several_write_to_one_place(stream: io.BytesIO) -> None:
+    setup("info", "json", stream, node="host:8080/1")
+    structlog.get_logger("chat").info("a.b")
+    assert lines(stream)[0]["node"] == "host:8080/1"
+    assert lines(stream)[0]["logger"] == "chat"
+
+
 def test_an_event_is_one_line_of_json(stream: io.BytesIO) -> None:
     setup("info", "json", stream)
     structlog.get_logger("chat").warning("session.closed", user="alice", code=CloseCode.REPLACED, reason="a\nb", up=True, lag=0.5, to=None)

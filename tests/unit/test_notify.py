@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
 from typing import TYPE_CHECKING
@@ -68,3 +69,65 @@ def all_calls() -> list[Callable[[], None]]:
 @pytest.mark.parametrize("call", all_calls())
 def test_no_descriptor_is_left_open(systemd: socket.socket, call: Callable[[], None]) -> None:
     call()  # a leak would be a ResourceWarning, and warnings are errors here
+
+
+@pytest.fixture
+def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The supervisor's end of a worker's line; this process is the worker."""
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    with ours, theirs:
+        monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
+        monkeypatch.setenv("WATCHDOG_USEC", "30000000")
+        monkeypatch.setenv(notify.WORKER_VARIABLE, str(theirs.fileno()))
+        monkeypatch.setattr(notify, "_stopping", False)
+        yield ours
+
+
+def test_a_worker_tells_its_supervisor(line: socket.socket) -> None:
+    assert notify.is_worker()
+    notify.ready()
+    notify.alive()
+    assert line.recv(4096).decode().splitlines() == ["READY=1", "STATUS=serving", "WATCHDOG=1"]
+
+
+def test_a_supervisor_that_does_not_listen_does_not_block_its_worker(line: socket.socket) -> None:
+    for _ in range(100_000):
+        notify.alive()
+    assert line.recv(10) == b"WATCHDOG=1"
+
+
+async def test_a_worker_hears_that_its_supervisor_is_gone(line: socket.socket) -> None:
+    orphaned = asyncio.Event()
+    notify.on_orphaned(orphaned.set)
+    notify.alive()
+    await asyncio.sleep(0)
+    assert not orphaned.is_set()
+    line.close()
+    async with asyncio.timeout(10):
+        await orphaned.wait()
+    notify.alive()  # to nobody
+
+
+async def test_a_worker_that_drains_already_is_not_asked_again(line: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    remove = loop.remove_reader
+
+    def removed(fd: int) -> bool:
+        over.set()
+        return remove(fd)
+
+    monkeypatch.setattr(loop, "remove_reader", removed)
+    notify.on_orphaned(lambda: pytest.fail("asked again"))
+    notify.stopping()
+    line.close()
+    async with asyncio.timeout(10):
+        await over.wait()
+    await asyncio.sleep(0)
+
+
+async def test_other_processes_are_nobodys_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(notify.WORKER_VARIABLE, raising=False)
+    assert not notify.is_worker()
+    notify.on_orphaned(lambda: pytest.fail("nobody is there to go"))

@@ -1,12 +1,17 @@
-"""The presence map against a model that keeps, for each user, what every device said and when it left."""
+"""The presence map against a model that keeps, for each user, what every device said and when it left; and one node's side of other nodes.
+
+Several nodes under faults, held to the truth, are in `test_roster.py`.
+"""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd.ids import DeviceId, UserId
-from chatd.presence import Change, Presence, Status
+from chatd.presence import AHEAD_MS_MAX, Change, Presence, Status
+from chatd.roster import V_MAX, Device, Remote
 
 GRACE_S = 0.5
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -166,3 +171,361 @@ def test_versions_rise_also_when_they_run_ahead_of_the_clock() -> None:
 def test_a_change_on_the_wire() -> None:
     assert Change(ALICE, Status.ONLINE, 17, None).facts() == {"user": "alice", "state": "online", "v": 17}
     assert Change(ALICE, Status.OFFLINE, 18, 5).facts() == {"user": "alice", "state": "offline", "v": 18, "seen": 5}
+
+
+# ---- a node among others ----------------------------------------------------------------------------------------------------------------
+
+OWN, A, B = "5" * 16, "a" * 16, "b" * 16
+ON, AWAY, OFF = Status.ONLINE, Status.AWAY, Status.OFFLINE
+
+
+def mirrored(*watched: UserId) -> Presence:
+    presence = Presence(GRACE_S, OWN)
+    presence.watch("w1", (), watched)
+    return presence
+
+
+def said(status: Status, v: int, *devices: Device, seen: int | None = None) -> Remote:
+    return Remote(status, v, seen, devices)
+
+
+def device(id: DeviceId, attached_ms: int, active_ms: int | None = None) -> Device:
+    return Device(id, attached_ms, attached_ms if active_ms is None else active_ms)
+
+
+def test_a_single_node_has_nothing_to_say_and_keeps_nothing_of_others() -> None:
+    presence = Presence(GRACE_S)
+    assert not presence.hold(ALICE)
+    assert presence.watch("w1", (), (BOB,)) == []
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.touch(ALICE, PHONE, 2_000)
+    presence.bump(3_000)
+    assert presence.take_dirty(9) == []
+    assert list(presence.local_entries()) == []
+    assert presence.status(ALICE) == Change(ALICE, ON, 1_000, None)
+    assert not presence.elsewhere(ALICE)
+    assert presence.displaced(ALICE) == presence.surplus(ALICE, 0) == []
+    assert not presence._own.keys()
+    assert not presence._held
+
+
+def test_online_if_any_node_says_so_away_if_all_do() -> None:
+    presence = mirrored(ALICE)
+    assert presence.remote(A, ALICE, said(AWAY, 900), 1_000) == Change(ALICE, AWAY, 1_000, None)
+    assert presence.remote(B, ALICE, said(ON, 1_100), 1_050) == Change(ALICE, ON, 1_100, None)  # B's clock is ahead
+    assert presence.remote(B, ALICE, said(AWAY, 1_200), 1_201) == Change(ALICE, AWAY, 1_201, None)
+    assert presence.connect(ALICE, PHONE, False, 1_201) == Change(ALICE, ON, 1_202, None)
+    assert presence.remote(A, ALICE, said(OFF, 1_300, seen=1_290), 1_300) is None
+    assert presence.remote(B, ALICE, said(OFF, 1_400, seen=1_390), 1_400) is None
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000)
+    assert presence.due(2.5, 2_500) == [Change(ALICE, OFF, 2_500, 2_000)]
+    assert presence.status(ALICE) is None
+
+
+def test_a_user_who_moves_to_another_node_does_not_flap() -> None:
+    presence = mirrored(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000)
+    assert presence.remote(A, ALICE, said(ON, 2_300), 2_310) is None
+    assert presence.due(2.5, 2_500) == []
+    assert presence.status(ALICE) == Change(ALICE, ON, 2_500, None)  # as this node said that she left it
+    assert len(presence) == 0  # nobody is here
+    assert presence.connect(ALICE, PHONE, False, 3_000) is None
+    assert presence.remote(A, ALICE, said(OFF, 3_500, seen=2_900), 3_500) is None
+    assert presence.remote(A, BOB, said(ON, 3_600), 3_600) is None  # nobody asked for him
+    assert presence.status(BOB) is None
+
+
+def test_an_older_word_of_the_same_boot_is_passed_over_also_after_offline() -> None:
+    presence = mirrored(ALICE)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    assert presence.remote(A, ALICE, said(AWAY, 999), 1_001) is None
+    assert presence.remote(A, ALICE, said(OFF, 1_002, seen=990), 1_002) == Change(ALICE, OFF, 1_002, 990)
+    assert presence.remote(A, ALICE, said(ON, 1_001), 1_003) is None
+    assert presence.resync(A, {ALICE: said(ON, 1_001)}, presence.asked(A), 1_003) == []  # a hash that lost its last write in a failover
+    assert presence.remote(OWN, ALICE, said(ON, 5_000), 1_004) is None  # an echo
+    assert presence.status(ALICE) is None
+
+
+def test_a_dead_nodes_users_go_at_once_and_nothing_that_trickles_in_brings_them_back() -> None:
+    presence = mirrored(ALICE, BOB)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    presence.remote(A, BOB, said(ON, 1_000), 1_000)
+    presence.remote(B, BOB, said(AWAY, 1_000), 1_000)
+    assert sorted(presence.known(A)) == [ALICE, BOB]
+    assert sorted(presence.boots()) == [A, B]
+    open_question = presence.asked(A)
+    assert presence.forget_boot(A, 9_000, 4_000) == [Change(ALICE, OFF, 9_000, 4_000), Change(BOB, AWAY, 9_000, None)]
+    assert presence.known(A) == []
+    assert presence.boots() == [B]
+    assert presence.remote(A, ALICE, said(ON, 9_500), 9_500) is None
+    assert presence.resync(A, {ALICE: said(ON, 9_500)}, open_question, 9_500) == []
+    # It was only paused: its lease is there again.
+    back = presence.asked(A)
+    assert presence.resync(A, {ALICE: said(ON, 9_600), BOB: None}, back, 9_700) == [Change(ALICE, ON, 9_700, None)]
+    assert presence.forget_boot("c" * 16, 9_800, None) == []
+
+
+def test_a_version_far_ahead_of_every_clock_does_not_lift_those_of_others() -> None:
+    presence = mirrored(ALICE, BOB)
+    presence.remote(A, ALICE, said(ON, V_MAX), 1_000)
+    presence.remote(A, ALICE, said(OFF, V_MAX), 1_000)
+    presence.remote(A, BOB, said(OFF, V_MAX), 1_000)
+    change = presence.connect(BOB, PHONE, False, 2_000)
+    assert change is not None
+    assert change.v <= AHEAD_MS_MAX + 2_000
+
+
+def test_versions_stay_above_all_that_other_nodes_have_said() -> None:
+    presence = mirrored(ALICE)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    assert presence.remote(B, ALICE, said(AWAY, 1_500), 1_400) is None
+    assert presence.remote(A, ALICE, said(OFF, 1_401, seen=1_401), 1_401) == Change(ALICE, AWAY, 1_501, None)
+    assert presence.remote(B, ALICE, said(OFF, 1_600, seen=1_402), 1_403) == Change(ALICE, OFF, 1_600, 1_402)
+
+
+def test_when_a_user_left_here_is_not_when_they_were_last_seen_elsewhere() -> None:
+    presence = mirrored(ALICE)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000, 0.0)
+    assert presence.due(2.0, 2_000) == []
+    assert presence.resync(A, {ALICE: None}, presence.asked(A), 9_000) == [Change(ALICE, OFF, 9_000, None)]
+
+
+def test_versions_stay_above_those_of_users_of_whom_only_the_end_was_heard() -> None:
+    presence = mirrored(ALICE)
+    assert presence.remote(A, ALICE, said(OFF, 1_500), 1_000) is None
+    assert presence.connect(ALICE, PHONE, False, 1_001) == Change(ALICE, ON, 1_501, None)
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_brings_what_was_lost() -> None:
+    presence = mirrored(ALICE, BOB)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    asked = presence.asked(A)
+    changes = presence.resync(A, {ALICE: None, BOB: said(AWAY, 1_500)}, asked, 2_000)
+    assert changes == [Change(ALICE, OFF, 2_000, None), Change(BOB, AWAY, 2_001, None)]  # when Alice was last seen is in PostgreSQL
+
+
+def test_of_users_who_were_left_out_of_an_answer_nothing_changes() -> None:
+    presence = mirrored(ALICE)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    assert presence.resync(A, {}, presence.asked(A), 2_000) == []
+    assert presence.known(A) == [ALICE]
+
+
+@pytest.mark.parametrize("answer", [None, said(AWAY, 1_000)])
+def test_a_word_since_the_question_is_not_undone_by_the_answer(answer: Remote | None) -> None:
+    presence = mirrored(ALICE, BOB)
+    # Bob's versions run ahead of everybody's: they say nothing about Alice.
+    presence.remote(A, BOB, said(ON, 9_000), 1_000)
+    asked = presence.asked(A)
+    presence.remote(A, ALICE, said(ON, 1_001), 1_001)
+    assert presence.resync(A, {ALICE: answer, BOB: said(ON, 9_000)}, asked, 1_002) == []
+    assert presence.status(ALICE) == Change(ALICE, ON, 1_001, None)
+
+
+def test_an_answer_that_is_newer_than_a_word_since_the_question_counts() -> None:
+    presence = mirrored(ALICE)
+    asked = presence.asked(A)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    assert presence.resync(A, {ALICE: said(AWAY, 1_001)}, asked, 1_002) == [Change(ALICE, AWAY, 1_002, None)]
+
+
+def test_a_word_about_somebody_who_was_not_kept_just_then_counts_too() -> None:
+    presence = mirrored(ALICE)
+    asked = presence.asked(A)
+    presence.watch("w1", (ALICE,), ())
+    presence.remote(A, ALICE, said(OFF, 1_001, seen=1_000), 1_001)
+    assert presence.watch("w1", (), (ALICE,)) == [ALICE]
+    assert presence.resync(A, {ALICE: said(ON, 1_000)}, asked, 1_002) == []
+
+
+def test_a_word_that_came_before_the_question_or_again_does_not_hold_up_the_answer() -> None:
+    presence = mirrored(ALICE)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    asked = presence.asked(A)
+    presence.remote(A, ALICE, said(ON, 1_000), 1_001)
+    assert presence.resync(A, {ALICE: None}, asked, 1_002) == [Change(ALICE, OFF, 1_002, None)]
+
+
+@pytest.mark.parametrize("stale", [None, said(ON, 1_000)])
+def test_the_answer_to_an_earlier_question_gives_way_to_that_of_a_later_one(stale: Remote | None) -> None:
+    presence = mirrored(ALICE)
+    earlier, later = presence.asked(A), presence.asked(A)
+    truth = said(ON, 1_001) if stale is None else None
+    presence.resync(A, {ALICE: truth}, later, 1_002)
+    assert presence.resync(A, {ALICE: stale}, earlier, 1_003) == []
+    assert presence.elsewhere(ALICE) is (truth is not None)
+
+
+# ---- whom to keep, and their devices ----------------------------------------------------------------------------------------------------
+
+
+def test_users_are_kept_while_watched_held_or_here() -> None:
+    presence = mirrored()
+    assert not presence.keeps(ALICE)
+    assert presence.watch("w1", (), (ALICE,)) == [ALICE]
+    assert presence.watch("w2", (), (ALICE, BOB)) == [BOB]
+    presence.remote(A, ALICE, said(ON, 1_000), 1_000)
+    assert presence.watch("w1", (ALICE,), (ALICE,)) == []
+    presence.watch("w1", (ALICE,), ())
+    assert presence.elsewhere(ALICE)
+    assert presence.hold(ALICE)
+    assert not presence.hold(ALICE)
+    presence.watch("w2", (ALICE, BOB), ())
+    assert presence.elsewhere(ALICE)
+    assert presence.watch("w2", (), (ALICE,)) == []  # known, as she is held
+    presence.watch("w2", (ALICE,), ())
+    presence.connect(ALICE, PHONE, False, 1_100)
+    presence.unhold(ALICE)
+    presence.unhold(ALICE)
+    assert presence.elsewhere(ALICE)
+    assert presence.wanted() == {ALICE}
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000)
+    assert presence.due(2.5, 2_500) == []  # online elsewhere, for all that was known
+    assert not presence.keeps(ALICE)
+    assert not presence.elsewhere(ALICE)
+    assert presence.status(ALICE) is None
+    presence.take_dirty(9)
+    assert presence.wanted() == set()
+
+
+def test_devices_are_kept_of_those_who_are_held_and_so_asked_for() -> None:
+    presence = mirrored(ALICE)
+    there = said(ON, 1_000, device(PHONE, 900))
+    presence.remote(A, ALICE, there, 1_000)
+    assert presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 800)
+    assert presence.displaced(ALICE) == []  # not known yet: those of the watched are dead weight
+    presence.resync(A, {ALICE: there}, presence.asked(A), 1_001)
+    assert presence.displaced(ALICE) == [PHONE]
+
+
+def test_the_device_that_came_later_stays() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000, attached_ms=950)
+    presence.remote(A, ALICE, said(ON, 1_000, device(PHONE, 949)), 1_001)
+    assert presence.displaced(ALICE) == []
+    presence.remote(A, ALICE, said(ON, 1_001, device(PHONE, 950)), 1_001)  # its boot is the higher one
+    assert presence.displaced(ALICE) == [PHONE]
+    presence.remote(B, ALICE, said(ON, 1_001, device(PHONE, 950), device(LAPTOP, 960)), 1_001)
+    assert presence.displaced(ALICE) == [PHONE]
+    presence.connect(ALICE, PHONE, True, 1_100)  # it tells that it is idle: the same session
+    assert presence.displaced(ALICE) == [PHONE]
+    presence.connect(ALICE, PHONE, False, 1_101, attached_ms=1_100)
+    assert presence.displaced(ALICE) == []
+    presence.remote("0" * 16, ALICE, said(ON, 1_200, device(PHONE, 1_100)), 1_201)  # its boot is the lower one
+    assert presence.displaced(ALICE) == []
+
+
+def test_the_longest_idle_device_of_all_nodes_is_closed_by_its_node() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.connect(ALICE, LAPTOP, False, 1_001)
+    assert presence.surplus(ALICE, 1) == []  # here alone it is decided at the hello
+    presence.remote(A, ALICE, said(ON, 1_100, device(DeviceId("tab"), 900, 1_050)), 1_101)
+    assert presence.surplus(ALICE, 3) == []
+    assert presence.surplus(ALICE, 2) == [PHONE]
+    presence.touch(ALICE, PHONE, 1_060)
+    presence.touch(ALICE, PHONE, 1_010)  # activity does not go back
+    presence.touch(BOB, PHONE, 1_060)
+    assert presence.surplus(ALICE, 2) == [LAPTOP]
+    presence.touch(ALICE, LAPTOP, 1_070)
+    assert presence.surplus(ALICE, 2) == []  # the tab is the one, and not ours
+    presence.disconnect(ALICE, LAPTOP, 2.0, 2_000)
+    assert presence.surplus(ALICE, 1) == []
+    assert presence.surplus(ALICE, 0) == [PHONE]
+
+
+# ---- what this node says ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_says_how_a_user_is_there_whatever_others_say() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.remote(A, ALICE, said(ON, 900), 900)
+    presence.connect(ALICE, PHONE, True, 1_000)
+    assert presence.take_dirty(9) == [(ALICE, said(AWAY, 1_000, device(PHONE, 1_000)))]
+    presence.connect(ALICE, PHONE, True, 1_001)
+    presence.connect(ALICE, LAPTOP, True, 1_002, attached_ms=990)
+    assert presence.take_dirty(9) == [(ALICE, said(AWAY, 1_002, device(PHONE, 1_000), device(LAPTOP, 990)))]
+    presence.connect(ALICE, LAPTOP, False, 1_003)
+    presence.connect(ALICE, PHONE, False, 1_004)  # changes nothing: she was online
+    presence.touch(ALICE, PHONE, 1_000)
+    assert presence.take_dirty(9) == [(ALICE, said(ON, 1_003, device(PHONE, 1_000), device(LAPTOP, 990)))]
+    presence.disconnect(ALICE, PHONE, 2.0, 2_000)
+    presence.disconnect(ALICE, LAPTOP, 2.0, 2_001)
+    assert presence.take_dirty(9) == [(ALICE, said(ON, 2_001))]  # in the grace time
+    assert presence.due(2.5, 2_500) == []
+    assert list(presence.local_entries()) == []
+    assert presence.take_dirty(9) == [(ALICE, said(OFF, 2_500, seen=2_001))]
+    assert presence.take_dirty(9) == []
+    assert not presence._own.keys()
+
+
+def test_every_word_about_a_user_has_a_higher_version() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.remote(A, ALICE, said(ON, 900), 900)  # so that her status over all nodes never changes
+    versions = []
+    for _ in range(3):
+        presence.connect(ALICE, PHONE, False, 1_000)
+        versions += presence.take_dirty(9)
+        presence.disconnect(ALICE, PHONE, 1.0, 1_000, 0.0)
+        versions += presence.take_dirty(9)
+        presence.due(1.0, 1_000)
+        versions += presence.take_dirty(9)
+    assert [word.v for _, word in versions] == list(range(1_000, 1_009))
+    assert [word.status for _, word in versions] == [ON, ON, OFF] * 3
+
+
+def test_watchers_and_nodes_are_told_the_same_version() -> None:
+    presence = mirrored(ALICE)
+    told = presence.connect(ALICE, PHONE, False, 1_000)
+    ((_, word),) = presence.take_dirty(9)
+    assert told is not None
+    assert told.v == word.v == 1_000
+
+
+def test_who_waits_longest_is_said_first_and_a_change_meanwhile_goes_with_it() -> None:
+    presence = mirrored()
+    for n, user in enumerate([ALICE, BOB]):
+        presence.connect(user, PHONE, False, 1_000 + n)
+    presence.connect(ALICE, PHONE, True, 1_002)
+    assert presence.take_dirty(1) == [(ALICE, said(AWAY, 1_002, device(PHONE, 1_000)))]
+    assert presence.take_dirty(1) == [(BOB, said(ON, 1_001, device(PHONE, 1_001)))]
+    assert presence.take_dirty(1) == []
+    assert dict(presence.local_entries()).keys() == {ALICE, BOB}
+
+
+def test_the_map_may_change_while_its_entries_are_read() -> None:
+    presence = mirrored()
+    for user in (ALICE, BOB):
+        presence.connect(user, PHONE, False, 1_000)
+    presence.take_dirty(9)
+    entries = presence.local_entries()
+    assert next(entries)[0] == ALICE
+    presence.disconnect(BOB, PHONE, 2.0, 2_000, 0.0)
+    presence.due(2.0, 2_000)
+    presence.connect(UserId("carol"), PHONE, False, 2_000)
+    assert list(entries) == []
+    assert [user for user, _ in presence.take_dirty(9)] == [BOB, "carol"]
+
+
+def test_who_was_thought_dead_says_all_anew_and_above_what_was_told_meanwhile() -> None:
+    presence = mirrored(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.connect(BOB, PHONE, False, 1_000)
+    presence.disconnect(BOB, PHONE, 1.0, 1_000, 0.0)
+    presence.take_dirty(9)
+    presence.due(1.0, 1_000)  # Bob has left, which is not said yet
+    presence.bump(9_000)
+    assert presence.take_dirty(9) == [(BOB, said(OFF, 9_000, seen=1_000)), (ALICE, said(ON, 9_000, device(PHONE, 1_000)))]
+    assert presence.connect(BOB, PHONE, False, 2_000) == Change(BOB, ON, 9_001, None)
+    assert presence.connect(ALICE, PHONE, True, 2_000) == Change(ALICE, AWAY, 9_001, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -176,6 +177,56 @@ def test_a_late_end_of_a_replaced_session_does_not_keep_others() -> None:
     assert registry.release(70.0) == [bob.id]
     assert registry.release(109.0) == []
     assert registry.release(110.0) == [alice.id]
+
+
+# ---- limits outlive their user ----------------------------------------------------------------------------------------------------------
+
+
+def come_and_go(registry: Registry, id: UserId, at: float) -> User:
+    user = make_user(id)
+    registry.add_user(user)
+    registry.detach(user, PHONE, session(), at)
+    return user
+
+
+def test_who_comes_back_has_the_same_hour_and_the_same_penalty() -> None:
+    registry = Registry()
+    alice = come_and_go(registry, NAMES[0], 100.0)
+    alice.new_convs.take(90.0)
+    alice.penalty.refused(95.0, 1.0, True)
+    assert registry.release(160.0) == [alice.id]
+    again = make_user(alice.id)
+    registry.add_user(again)
+    assert (again.window, again.penalty, again.new_convs) == (alice.window, alice.penalty, alice.new_convs)
+    fresh = come_and_go(registry, NAMES[1], 200.0)
+    assert registry.release(260.0) == [fresh.id]  # nothing counts against this one
+    again = make_user(fresh.id)
+    registry.add_user(again)
+    assert again.new_convs is not fresh.new_convs
+
+
+def test_what_has_passed_is_forgotten() -> None:
+    registry = Registry()
+    alice, bob = (come_and_go(registry, name, 100.0) for name in NAMES[:2])
+    alice.new_convs.take(100.0)
+    bob.penalty.refused(100.0, 1.0, True)  # until 102, and remembered for a minute
+    registry.release(160.0)
+    assert set(registry._kept) == {alice.id, bob.id}
+    registry.release(162.0)
+    assert set(registry._kept) == {alice.id, bob.id}  # it stands behind one that counts longer
+    registry.release(3_699.0)
+    assert alice.id in registry._kept
+    registry.release(3_700.0)
+    assert not registry._kept
+
+
+def test_what_is_kept_is_bounded_and_the_longest_gone_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chatd.registry.KEPT_MAX", 3)
+    registry = Registry()
+    for n in range(5):
+        come_and_go(registry, UserId(f"u{n}"), 100.0 + n).new_convs.take(100.0)
+        registry.release(161.0 + n)
+    assert list(registry._kept) == ["u2", "u3", "u4"]
 
 
 def test_cursors_only_go_forward_and_reading_implies_delivery() -> None:

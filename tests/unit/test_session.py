@@ -21,6 +21,7 @@ from chatd.session import (
     BAD_FRAMES_MAX,
     BLOCKS_MAX,
     DEFERRED_MAX,
+    THROTTLED_FORGIVEN_PER_S,
     THROTTLED_MAX,
     End,
     Reply,
@@ -200,6 +201,32 @@ def test_a_frame_too_many_is_refused_with_a_time_that_grows_and_then_ends_the_co
     effect = session.receive(request("ping", THROTTLED_MAX + 2), 1.0)
     assert isinstance(effect, End)
     assert effect.code is CloseCode.RATE_LIMITED
+
+
+def test_who_is_a_little_too_fast_now_and_then_may_stay_for_ever() -> None:
+    session = make(burst=1)
+    session.receive(request("ping", 1), 0.0)
+    now, id = 0.0, 1
+    for _ in range(20):
+        now += 500 / THROTTLED_FORGIVEN_PER_S
+        for _ in range(500):
+            id += 1
+            assert isinstance(session.receive(request("ping", id), now), Throttled)
+        assert session.throttled == 500
+
+
+def test_who_goes_on_being_too_fast_is_closed_in_the_end() -> None:
+    session = make(burst=1)
+    session.receive(request("ping", 1), 0.0)
+    effect = session.receive(request("ping", 2), 0.0)
+    n = 2
+    while isinstance(effect, Throttled):
+        n += 1
+        effect = session.receive(request("ping", n), n * 0.25 / THROTTLED_FORGIVEN_PER_S)
+        assert n < 4 * THROTTLED_MAX
+    assert isinstance(effect, End)
+    assert effect.code is CloseCode.RATE_LIMITED
+    assert n > THROTTLED_MAX + 300  # a quarter of them is forgiven
 
 
 def test_wrong_frames_count_as_frames() -> None:
@@ -414,13 +441,61 @@ def test_twins_get_the_same_answer_and_keep_the_place_of_the_first() -> None:
     assert blocker(session.admit(BOB, B, 1.0)) == A
 
 
-def test_an_entry_that_waits_for_its_conversation_to_be_made_follows_the_same_rule() -> None:
+def test_an_entry_that_comes_in_and_has_to_wait_follows_the_same_rule() -> None:
     session = make()
-    assert session.comes(BOB, A) is None
+    assert session.comes(BOB, A, 1.0) is False
     session.denied(BOB, send(1, A), AWAY)
-    assert blocker(session.comes(BOB, B)) == A
-    assert session.comes(BOB, A) is None
-    assert session.comes(BOB, B) is None
+    assert blocker(session.comes(BOB, B, 1.0)) == A
+    assert session.comes(BOB, A, 1.0) is False
+    assert session.comes(BOB, B, 1.0) is False
+
+
+def test_an_entry_that_waited_knows_whether_it_came_too_early() -> None:
+    session = make()
+    fill(session, 100.0)
+    assert session.judge(BOB, False, 101.0) == Verdict(True, 0.0, False)
+    limited(session, BOB, A, 1, False, 101.0)
+    again = session.comes(BOB, A, 102.0)
+    assert again is True
+    assert session.judge(BOB, again, 102.0) == Verdict(True, 0.0, True)
+
+
+def test_what_fails_while_an_entry_waits_stops_it_as_in_a_lane() -> None:
+    session = make()
+    session.last_id = 5
+    session.failed(BOB, A, 3, AWAY)
+    assert [blocker(session.stands(BOB, B, id)) for id in (4, 5)] == [A, A]
+    assert blocker(session.stands(BOB, A, 5)) == A  # a repeat that came before the failure is known, too
+    assert session.stands(CAROL, B, 5) is None
+    session.last_id = 6
+    assert session.comes(BOB, A, 1.0) is False  # request 6: what comes behind it may follow
+    assert blocker(session.stands(BOB, B, 5)) == A  # but this one came before it
+    assert session.stands(BOB, A, 6) is None
+    assert session.stands(BOB, C, 7) is None
+
+
+def test_what_gets_no_place_while_an_entry_waits_stops_only_what_came_after_it() -> None:
+    session = make()
+    session.last_id = 5
+    assert session.denied(BOB, send(5, C), AWAY) is AWAY  # too many frames: refused on arrival
+    assert session.stands(BOB, A, 4) is None
+    assert session.stands(BOB, C, 3) is None  # an earlier try of the same: it does not free what is waited for
+    assert blocker(session.comes(BOB, B, 1.0)) == C
+    assert session.denied(BOB, send(4, A), AWAY) is AWAY  # the lane was full when it came out
+    assert blocker(session.stands(BOB, B, 6)) == A
+    assert session.stands(BOB, A, 7) is None
+    assert session.stands(BOB, B, 8) is None
+
+
+def test_a_skip_does_not_let_through_what_came_before_it() -> None:
+    """It was to be refused, and another entry may have failed with the first: that one would be overtaken."""
+    session = make()
+    session.last_id = 3
+    session.failed(BOB, A, 1, AWAY)
+    assert blocker(session.failed(BOB, B, 2, AWAY)) == A
+    session.skip(BOB, A)
+    assert blocker(session.stands(BOB, C, 3)) == A
+    assert session.comes(BOB, B, 1.0) is False
 
 
 def test_conversations_that_wait_are_bounded_and_the_longest_waiting_one_goes_first() -> None:

@@ -1,9 +1,9 @@
 """Order and rate under delays, losses and crowds: outboxes as docs/protocol.md section 5 asks for, over `session` and `lanes`, in simulated time.
 
-    Outbox ── requests ──► Node (sessions, one lane, a log) ── answers ──► Outbox
+    Outbox ── requests ──► Node (sessions, the gate, one lane, a log) ── answers ──► Outbox
 
-The node does what `chat`, `writer` and `delivery` do with the pure parts, and nothing else; the log is a list. Time is a heap of events, chance comes
-from one seed. What must hold at the end, whatever happened on the way:
+The node does what `entering`, `quota`, `writer` and `delivery` do with the pure parts, and nothing else; the log is a list, and Redis, where nodes
+share their limits, a model. Time is a heap of events, chance comes from one seed. What must hold at the end, whatever happened on the way:
 
 - every entry is in the log once, and the entries of a device in a conversation stand in the order in which it wrote them (invariants 3 and 10);
 - nobody honest was punished, no more than 10 entries were made in any 5 s, and every outbox is empty: nothing waits for ever.
@@ -16,26 +16,34 @@ import random
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatd import errors
 from chatd.errors import CloseCode
+from chatd.gate import Gate
 from chatd.ids import Cid, ConvId, UserId
 from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
-from chatd.limits import Penalty, SlidingWindow, TokenBucket
+from chatd.limits import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
 from chatd.protocol import MESSAGE, Send
+from chatd.quota import RATE, read_answer, row_of
 from chatd.registry import Conversation, User
-from chatd.session import End, Session, State, Throttled
+from chatd.session import End, Session, State, Throttled, Verdict
+from tests.quota_model import US, Model, most_in_any
 from tests.samples import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from chatd.gate import Call
+
 ALICE = UserId("alice")
 PER_PERIOD, PERIOD_S = 10, 5.0
-EVENTS_MAX = 200_000
+EVENTS_MAX = 400_000
+DEADLINE_S = 0.05
+REDIS_EPOCH_US = 1_790_000_000_000_000
 
 
 class Trouble(NamedTuple):
@@ -49,6 +57,9 @@ class Trouble(NamedTuple):
     frames_burst: int = 10_000
     delay_s: float = 0.02  # one way, at most
     commit_s: float = 0.02  # at most
+    gate_s: float = 0.005  # to Redis and back, at most
+    gate_max: int = 10_000  # that may wait at the gate
+    silences: float = 0.0  # of calls to Redis: no answer within the deadline; half of them were done
 
 
 class World:
@@ -87,15 +98,21 @@ class Line:
 
 
 class Node:
-    """One node with one user, and one lane."""
+    """One node with one user, and one lane. With `redis` its limits are shared, with `beside` the database is another node's, too."""
 
-    def __init__(self, world: World, trouble: Trouble) -> None:
+    def __init__(self, world: World, trouble: Trouble, redis: Model | None = None, beside: Node | None = None) -> None:
         self.world, self.trouble = world, trouble
+        self.redis = redis
+        self.gate = Gate(trouble.gate_max, self.wake)
+        self.calling = False
         self.user = User(ALICE, SlidingWindow(PER_PERIOD, PERIOD_S), Penalty(8), SlidingWindow(100, 3600.0))
+        if redis is not None:
+            self.user.penalty = penalty = SharedPenalty(8)
+            self.user.window = SharedWindow(PER_PERIOD, PERIOD_S, RATE, ALICE, self.gate, penalty)
         self.queue = LaneQueue(trouble.rows_max)
         self.busy = False
-        self.log: list[tuple[UserId, Cid]] = []
-        self.written_at: list[float] = []
+        self.log: list[tuple[UserId, Cid]] = [] if beside is None else beside.log
+        self.written_at: list[float] = [] if beside is None else beside.written_at
         self.convs: dict[UserId, Conversation] = {}
         self.answer: dict[Session, Callable[[int, errors.Refused | None], None]] = {}
         self.ended: list[CloseCode] = []
@@ -109,7 +126,7 @@ class Node:
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 
-    # ---- as `chat` does
+    # ---- as `entering` does
 
     def receive(self, session: Session, payload: bytes) -> None:
         if session.state is State.CLOSED:
@@ -127,9 +144,22 @@ class Node:
             self.answer[session](effect.id, error_or_none)
 
     def enter(self, session: Session, entry: Send, peer: UserId) -> errors.Refused | None:
-        verdict = session.admit(peer, entry.cid, self.world.now)
-        if isinstance(verdict, errors.Blocked):
-            return verdict
+        if self.redis is None:
+            verdict = session.admit(peer, entry.cid, self.world.now)
+            return verdict if isinstance(verdict, errors.Blocked) else self.queued(session, entry, peer, verdict)
+        again = session.comes(peer, entry.cid, self.world.now)
+        if isinstance(again, errors.Blocked):
+            return again
+        if not self.gate.put(self.user.window, self.world.now, lambda came: self.through(session, entry, peer, again, came)):  # type: ignore[arg-type]
+            return session.denied(peer, entry, errors.Overloaded("full", retry_ms=200))
+        return None
+
+    def through(self, session: Session, entry: Send, peer: UserId, again: bool, came: float) -> None:
+        error = session.stands(peer, entry.cid, entry.id) or self.queued(session, entry, peer, session.judge(peer, again, came))
+        if error is not None:
+            self.answer[session](entry.id, error)
+
+    def queued(self, session: Session, entry: Send, peer: UserId, verdict: Verdict) -> errors.Refused | None:
         conv = self.convs.setdefault(peer, Conversation(ConvId(len(self.convs) + 1), ALICE, peer))
         flags = (PROBE if verdict.probe else 0) | (AGAIN if entry.retry else 0)
         item = Item(session, entry.id, conv, peer, 0, entry.cid, MESSAGE, entry.body, None, flags)
@@ -142,6 +172,46 @@ class Node:
             self.busy = True
             self.world.at(self.world.now, self.write_next)
         return None
+
+    # ---- as `quota` does
+
+    def wake(self) -> None:
+        if not self.calling:
+            self.calling = True
+            self.world.at(self.world.now, self.call)
+
+    def call(self) -> None:
+        if self.gate.idle:
+            self.calling = False
+            return
+        call, world = self.gate.gather(), self.world
+        if not call.asks:
+            self.gate.decide(call, 0, [], world.now)
+            self.call()
+            return
+        silent = world.random.random() < self.trouble.silences
+        answer: list[bytes] = []
+        if not silent or world.random.random() < 0.5:
+            world.at(world.now + world.random.uniform(0, self.trouble.gate_s / 2), lambda: answer.append(self.ask(call)))
+        if silent:
+            world.at(world.now + DEADLINE_S, lambda: self.alone(call))
+        else:
+            world.at(world.now + self.trouble.gate_s / 2 + world.random.uniform(0, self.trouble.gate_s / 2), lambda: self.decide(call, answer[0]))
+
+    def ask(self, call: Call) -> bytes:
+        assert self.redis is not None
+        args = [orjson.dumps([[PER_PERIOD, PERIOD_S * US]]), orjson.dumps([row_of(ask) for ask in call.asks]), int(FORGET_S * US)]
+        return self.redis.answer(REDIS_EPOCH_US + round(self.world.now * US), [ask.window.user for ask in call.asks], args)
+
+    def decide(self, call: Call, answer: bytes) -> None:
+        mark, rows = read_answer(answer, len(call.asks))
+        self.gate.decide(call, mark, rows, self.world.now)
+        self.call()
+
+    def alone(self, call: Call) -> None:
+        self.gate.alone(call)
+        self.calling = False
+        self.world.at(self.world.now + 1.0, self.gate.back)
 
     # ---- as the lane does
 
@@ -348,6 +418,9 @@ def test_two_devices_that_do_not_know_of_each_other_are_not_punished(seed: int) 
 
 troubles = st.builds(
     Trouble,
+    gate_s=st.sampled_from([0.0, 0.005, 0.04]),
+    gate_max=st.sampled_from([2, 10, 10_000]),
+    silences=st.sampled_from([0.0, 0.0, 0.05, 0.5]),
     outages=st.sampled_from([0.0, 0.1, 0.5]),
     halves=st.sampled_from([0.0, 0.5]),
     queue_max=st.sampled_from([3, 20, 10_000]),
@@ -375,6 +448,33 @@ def test_whatever_goes_wrong_the_order_holds_and_everything_gets_through(
             )
     world.run(600)
     check(node, outboxes, exact_rate=not trouble.outages)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.integers(0, 2**32), troubles, st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 2.0]))
+def test_over_nodes_that_share_their_limits_too(seed: int, trouble: Trouble, nodes: int, devices: int, peers: int, spread_s: float) -> None:
+    """With a gate before the lane, and blocks that arise while entries wait there."""
+    world = World(seed)
+    redis = Model()
+    first = Node(world, trouble, redis)
+    all_nodes = [first, *(Node(world, trouble, redis, first) for _ in range(nodes - 1))]
+    outboxes = [Outbox(world, node, f"device{n}") for node in all_nodes for n in range(devices)]
+    for outbox in outboxes:
+        for _ in range(20):
+            world.at(
+                world.now + world.random.uniform(0, spread_s),
+                lambda outbox=outbox: outbox.write(UserId(f"peer{world.random.randrange(peers)}")),  # type: ignore[misc]
+            )
+    world.run(900)
+    for node in all_nodes:
+        assert not len(node.gate)
+        check(node, outboxes, exact_rate=False)
+    if not trouble.silences:
+        # By Redis's clock; what an outage left in the log though it was said to have failed was given back.
+        takes = redis.states[ALICE].takes
+        assert most_in_any(takes, PERIOD_S * US) <= PER_PERIOD
+        if not trouble.outages:
+            assert len(takes) == len(first.log), "each entry has its slot, and no slot was lost"
 
 
 def test_a_client_that_does_not_wait_gets_longer_waits_and_is_closed() -> None:

@@ -33,7 +33,7 @@ async def test_it_shows_both_sides_live_over_a_cut_and_acks_nothing() -> None:
     async with FakeChatd() as server:
         server.say("bob", "me", "before")
         out = Lines()
-        running = asyncio.create_task(tail(server.url, "me", out=out))
+        running = asyncio.create_task(tail(server.url, "me", out=out, err=io.StringIO()))
         session = await server.until_connected("me")
         conv = server.say("bob", "me", "hi \x1b[2J")
         server.say("me", "bob", "hello")
@@ -51,4 +51,4 @@ async def test_a_bad_token_is_raised() -> None:
     async with FakeChatd() as server:
         server.refused_tokens["me"] = "unauthorized"
         with pytest.raises(Stopped, match="unauthorized"):
-            await tail(server.url, "me", out=io.StringIO())
+            await tail(server.url, "me", out=io.StringIO(), err=io.StringIO())

@@ -1,0 +1,139 @@
+"""The parts that a node has only among others (with `redis_url`), put together: engine, bus, mirror, relay, feed, quota.
+
+    Redis ◄── Engine ◄── Bus ──► Relay ──► Delivery, Chat           fast, may lose
+                 ◄────── Mirror ──► Presence                        leases, who is where
+                 ◄────── Quota                                      limits over nodes
+    PostgreSQL ◄──────── Feed ──► Delivery                          right, within a second
+
+Redis away at the start is no reason not to start: the node serves its own users, and others' by the feed, and says so in its log and metrics. A
+password that Redis refuses is one: nobody would mend it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final
+
+import structlog
+
+from chatd import __version__, opening
+from chatd.bus import Bus
+from chatd.chat import Chat
+from chatd.config import Settings
+from chatd.delivery import Delivery
+from chatd.engine import Away, Engine
+from chatd.envelope import Codec
+from chatd.feed import Feed
+from chatd.feedreader import CursorsTold, HeadTold
+from chatd.ids import UserId
+from chatd.mirror import Mirror
+from chatd.opening import Services
+from chatd.presence import Change
+from chatd.quota import Quota, Rates
+from chatd.relay import Relay
+from chatd.store import ConvRow
+
+log = structlog.get_logger("cluster")
+
+FEED_S: Final = 1.0  # between two readings
+FEED_AWAY_S: Final = 0.2  # while Redis is away: entries of other nodes come by the feed alone
+SUSPECT_S: Final = 0.1  # what the feed tells may be on its way by the bus: so much later it is looked up
+
+
+class Cluster:
+    """Implements `mirror.Listener`. `start`, then run `tasks`, in the end `stop`."""
+
+    def __init__(
+        self, s: Settings, services: Services, delivery: Delivery, chat: Chat,
+        *, boot: str, facts: Callable[[], Mapping[str, object]], clock: Callable[[int, float], None],
+    ) -> None:  # fmt: skip
+        assert s.redis_url is not None
+        self._s, self._services, self._delivery, self._chat = s, services, delivery, chat
+        registry, metrics = services.registry, services.metrics
+        self.engine = Engine(s.redis_url.get_secret_value())
+        self.bus = Bus(self.engine, s.redis_prefix, metrics)
+        started_ms = int(time.time() * 1000)
+        host = socket.gethostname()
+        self.mirror = Mirror(
+            self.engine, self.bus, services.presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
+            name=s.node_name or f"{host}:{s.port}", now=services.now, now_ms=services.now_ms,
+            facts=lambda: {"host": host, "pid": os.getpid(), "version": __version__, "started_ms": started_ms, **facts()},
+        )  # fmt: skip
+        self.mirror.listener = self
+        self.relay = Relay(self.bus, self.mirror, Codec(boot), delivery, services.presence, registry, metrics)
+        self.bus.listener = self.relay
+        self.feed = Feed(
+            services.store, metrics, now=services.now, interval_s=lambda: FEED_S if self.bus.up else FEED_AWAY_S,
+            heads=self._heads, cursors=self._cursors, found=self._found, clock=clock,
+            users=lambda: [(user.id, len(user.peers)) for user in registry.users.values()],
+        )  # fmt: skip
+        self.quota = Quota(
+            self.engine, s.redis_prefix, metrics,
+            Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour, s.lane_queue_max), now=services.now,
+        )  # fmt: skip
+        self.relay.pages, self.relay.wake_feed = lambda: self.feed.pages, self.feed.wake
+        services.relay, services.quota, delivery.outward = self.relay, self.quota, self.relay
+        for name, help, read in (
+            ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),
+            ("presence_stale", "1 while others' presence may be old because Redis is away", lambda: self.mirror.stale),
+            ("quota_open", "1 while limits are each node's own count because Redis is away", lambda: self.quota.open),
+            ("nodes_known", "other nodes whose lease stands", lambda: len(self.mirror.peers)),
+        ):
+            metrics.gauge(name, help, read)
+
+    async def start(self) -> None:
+        """See whether Redis is there. Raises SettingError if it refuses us."""
+        try:
+            await self.engine.check()
+        except Away as e:
+            log.warning("redis.away", reason=str(e), meanwhile="other nodes' entries come by the feed; presence of their users is unknown")
+
+    def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """To be watched: none may end."""
+        return [
+            ("publisher", self.bus.run_publisher()), ("bus", self.bus.run()), ("lease", self.mirror.run_beat()),
+            ("presence", self.mirror.run_flush()), ("feed", self.feed.run()),
+            ("quota", self.quota.run()),
+        ]  # fmt: skip
+
+    async def stop(self) -> None:
+        """Close. The lease is left to lapse: users who are on their way to another node do not look offline meanwhile."""
+        await self.engine.close()
+
+    # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------
+
+    def announce(self, change: Change | None) -> None:
+        self._chat.announce(change)
+
+    def devices_elsewhere(self, user: UserId) -> None:
+        opening.close_displaced(self._services, user)
+
+    def touch(self, users: Iterable[UserId]) -> None:
+        self._chat.touch(users)
+
+    # ---- the feed -------------------------------------------------------------------------------------------------------------------
+
+    def _found(self, rows: list[ConvRow]) -> None:
+        """Conversations that may be unknown here: those of users who are held, and whose listing is over, are theirs from now on."""
+        registry = self._services.registry
+        for row in rows:
+            if row.id not in registry.convs and any((user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)):
+                registry.hold(row.id, row.a, row.b).floor = row.floor
+
+    def _heads(self, heads: list[HeadTold]) -> None:
+        convs = self._services.registry.convs
+        behind = [(conv, head) for id, head in heads if (conv := convs.get(id)) is not None and head > conv.head]
+        if behind:
+            look = self._delivery.gaps.look_up
+            asyncio.get_running_loop().call_later(SUSPECT_S, lambda: look([conv.id for conv, head in behind if head > conv.head]))
+
+    def _cursors(self, rows: list[CursorsTold]) -> None:
+        convs = self._services.registry.convs
+        for id, a_delivered, a_read, b_delivered, b_read in rows:
+            if (conv := convs.get(id)) is not None:
+                self._delivery.moved(conv, 0, a_delivered, a_read)
+                self._delivery.moved(conv, 1, b_delivered, b_read)

@@ -1,0 +1,251 @@
+"""The way of an entry from its frame into a lane: which conversation, may it go, in which order.
+
+    enter ──► (make the conversation) ──► (the gate: what do the limits of all nodes allow?) ──► Session.judge ──► Store.append
+      └── refused: blocked, over the bounds, draining ◄──────────────────┘
+
+There are two waits: for the first message to somebody, and in a node among others (`Services.quota`). Without them everything happens in the loop
+turn of the frame. Through either, entries of one conversation stay in the order in which they came, because later ones join the same queue; what a
+failure, a full queue or a drain means for those that wait is decided when they come out, in that order (session.py).
+
+An entry of a session that has closed meanwhile is still written, as one in a lane is: its client finds it when it resyncs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import structlog
+
+from chatd import errors, framing, opening, protocol
+from chatd.errors import CloseCode
+from chatd.ids import ConvId, Seq, UserId
+from chatd.lanes import Item
+from chatd.opening import Services
+from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Entering, Send
+from chatd.registry import Conversation, User
+from chatd.session import Session, State, Throttled, Verdict
+from chatd.store import ConvRow
+from chatd.writer import flags
+
+log = structlog.get_logger("entering")
+
+RESOLVING_MAX: Final = 10_000  # sends of one node that wait for a new conversation to be made: 20 MB
+RESOLVING_PER_USER_MAX: Final = 512  # a user's part of them: an outbox of 500 to one new person fits, as before `welcome` (session.py)
+RETRY_MS: Final = 1_000
+
+Pair: TypeAlias = tuple[UserId, UserId]
+
+
+class First(NamedTuple):
+    """A send that waits for its conversation. `again`: as `Session.comes` said."""
+
+    session: Session
+    request: Send
+    again: bool
+
+
+class Entrance:
+    """`enter` and `throttled` are called for what a session asks; they raise the refusal. `conv` finds the conversation that a request names."""
+
+    def __init__(self, services: Services, conv: Callable[[Session, ConvId | None, UserId | None], Conversation]) -> None:
+        self.s = services
+        self.draining = False
+        self._conv = conv
+        self._resolving: dict[Pair, list[First]] = {}
+        self._resolving_of: dict[UserId, int] = {}  # how many of them are a user's
+        self._resolving_n = 0
+
+    def enter(self, session: Session, request: Entering) -> None:
+        self.s.metrics.sends += 1
+        user = session.user
+        assert user is not None
+        if request.to is not None and type(request) is Send and self._unresolved(user, request.to):
+            self._resolve(session, request, user, request.to)
+            return
+        conv = self._conv(session, request.c, request.to)
+        peer = conv.b if user.id == conv.a else conv.a
+        if self.draining:
+            raise self._drained(session, request, peer)
+        if self.s.quota is not None:
+            again = session.comes(peer, request.cid, self.s.now())
+            if isinstance(again, errors.Blocked):
+                raise again
+            self._wait(session, request, conv, again)
+            return
+        verdict = session.admit(peer, request.cid, self.s.now())
+        if isinstance(verdict, errors.Blocked):
+            raise verdict
+        self._append(session, request, conv, peer, verdict)
+
+    def throttled(self, session: Session, effect: Throttled) -> None:
+        """Too many frames a second: refuse it. One that makes an entry blocks its conversation, as order asks."""
+        self.s.metrics.frames_throttled += 1
+        request = effect.request
+        error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
+        if isinstance(request, Entering) and session.user is not None:
+            peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
+            error = session.denied(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
+        raise error
+
+    async def idle(self) -> None:
+        """Wait until nothing waits at the gate. What waits for its conversation is refused by a drain, when that is made."""
+        if self.s.quota is not None:
+            await self.s.quota.idle()
+
+    # ---- into the lane ----------------------------------------------------------------------------------------------------------------
+
+    def _append(self, session: Session, request: Entering, conv: Conversation, peer: UserId, verdict: Verdict) -> None:
+        user = session.user
+        assert user is not None
+        kind, body, ref = _CONTENT[type(request)](request)
+        item = Item(
+            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
+        )
+        item.taken_at, item.again = verdict.taken_at, verdict.again
+        if not self.s.store.append(item):
+            if verdict.probe:
+                session.probed(peer)
+            else:
+                user.window.give_back(verdict.taken_at)
+            raise session.denied(peer, request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
+
+    def _wait(self, session: Session, request: Entering, conv: Conversation, again: bool) -> None:
+        """Up to the gate, or on if this node is alone."""
+        if self.s.quota is None:
+            self._through(session, request, conv, again, self.s.now())
+        elif not self.s.quota.put(_user(session).window, partial(self._through, session, request, conv, again)):
+            raise session.denied(conv.peer(_user(session).id), request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
+
+    def _through(self, session: Session, request: Entering, conv: Conversation, again: bool, came: float) -> None:
+        """An entry that had to wait goes on, or not. Answers by itself; never raises."""
+        try:
+            peer = conv.peer(_user(session).id)
+            # Before the drain, because an entry behind a failed one must not be the one that is waited for.
+            if (blocked := session.stands(peer, request.cid, request.id)) is not None:
+                raise blocked
+            if self.draining:
+                raise self._drained(session, request, peer)
+            self._append(session, request, conv, peer, session.judge(peer, again, came))
+        except errors.Refused as e:
+            self._refuse(session, request, e)
+        except Exception:  # a bug of ours must not take others down: this connection ends, loudly
+            log.exception("entering.bug", user=_user(session).id)
+            session.sink.close(CloseCode.INTERNAL, "internal error")
+
+    def _refuse(self, session: Session, request: Entering, error: errors.Refused) -> None:
+        self.s.metrics.sends_err += 1
+        session.sink.send(framing.encode_text(protocol.err(request.id, error)))
+
+    def _drained(self, session: Session, request: Entering, peer: UserId) -> errors.Refused:
+        return session.denied(peer, request, errors.Unavailable("this server is draining; reconnect", retry_ms=RETRY_MS))
+
+    # ---- the first message ----------------------------------------------------------------------------------------------------------
+
+    def _unresolved(self, user: User, to: UserId) -> bool:
+        """No conversation in memory, or earlier sends still wait for it: a later one must not overtake them."""
+        return to not in user.peers or (bool(self._resolving) and _pair(user.id, to) in self._resolving)
+
+    def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
+        """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
+        if self.draining:
+            raise self._drained(session, request, to)
+        again = session.comes(to, request.cid, self.s.now())
+        if isinstance(again, errors.Blocked):
+            raise again
+        pair = _pair(user.id, to)
+        if self._resolving_n >= RESOLVING_MAX or self._resolving_of.get(user.id, 0) >= RESOLVING_PER_USER_MAX:
+            raise session.denied(to, request, errors.Overloaded("too many new conversations at once", retry_ms=RETRY_MS))
+        first = First(session, request, again)
+        if (queue := self._resolving.get(pair)) is not None:
+            queue.append(first)
+        elif (wait := self._begin(pair, user, [first])) > 0:
+            raise session.denied(to, request, _too_many(wait))
+        self._count(session, 1)
+
+    def _begin(self, pair: Pair, user: User, waiting: list[First]) -> float:
+        """Make the conversation of a pair in a user's name; else the time (s) until they may open another."""
+        now = self.s.now()
+        wait = user.new_convs.take(now) if self.s.quota is None else user.new_convs.wait(now)
+        if wait > 0:
+            return wait
+        self._resolving[pair] = waiting
+        self.s.spawn(self._make(pair, user, now))
+        return 0.0
+
+    async def _make(self, pair: Pair, user: User, taken_at: float) -> None:
+        to = _other(pair, user.id)
+        if self.s.quota is not None:
+            wait, taken_at = await self.s.quota.take(user.new_convs)
+            if wait > 0:
+                self._not_made(pair, user, wait)
+                return
+        error: errors.Refused | None = None
+        rows: list[ConvRow] = []
+        try:
+            rows = await self.s.store.resolve([pair], [to if self.s.refuse_unknown and to != user.id else None])
+            if not rows:
+                error = errors.NoUser("no such user has been here")
+        except errors.Retryable as e:
+            error = e
+        if not rows or rows[0].head:
+            user.new_convs.give_back(taken_at)  # none was made, or it was there already
+        conv = opening.merge(self.s, user, rows[0]) if rows else None
+        for session, request, again in self._take(pair):
+            try:
+                if error is not None:
+                    raise session.denied(_other(pair, _user(session).id), request, error) if isinstance(error, errors.Retryable) else error
+                assert conv is not None
+                self._wait(session, request, conv, again)
+            except errors.Refused as e:
+                self._refuse(session, request, e)
+
+    def _not_made(self, pair: Pair, user: User, wait: float) -> None:
+        """The user may open no more. What the other one has sent meanwhile goes on in their own name."""
+        waiting = self._take(pair)
+        others = [first for first in waiting if _user(first.session).id != user.id]
+        if others and self._begin(pair, _user(others[0].session), others) == 0.0:
+            self._count(others[0].session, len(others))
+            waiting = [first for first in waiting if first not in others]
+        for session, request, _ in waiting:
+            self._refuse(session, request, session.denied(_other(pair, _user(session).id), request, _too_many(wait)))
+
+    def _take(self, pair: Pair) -> list[First]:
+        """What waits for a pair, without the sessions that have left."""
+        waiting = self._resolving.pop(pair)
+        for first in waiting:
+            self._count(first.session, -1)
+        return [first for first in waiting if first.session.state is State.LIVE]
+
+    def _count(self, session: Session, more: int) -> None:
+        id = _user(session).id
+        self._resolving_n += more
+        self._resolving_of[id] = self._resolving_of.get(id, 0) + more
+        if not self._resolving_of[id]:
+            del self._resolving_of[id]
+
+
+_CONTENT: Final[dict[type, Callable[[Any], tuple[int, str | None, Seq | None]]]] = {
+    Send: lambda r: (MESSAGE, r.body, None),
+    Edit: lambda r: (EDIT, r.body, r.ref),
+    Delete: lambda r: (DELETE, None, r.ref),
+}
+
+
+def _user(session: Session) -> User:
+    assert session.user is not None
+    return session.user
+
+
+def _too_many(wait: float) -> errors.TooManyConversations:
+    return errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1)
+
+
+def _pair(one: UserId, other: UserId) -> Pair:
+    """Two users in the order of their bytes, as the conversation has them."""
+    return (one, other) if one.encode() <= other.encode() else (other, one)
+
+
+def _other(pair: Pair, user: UserId) -> UserId:
+    return pair[1] if pair[0] == user else pair[0]

@@ -1,0 +1,138 @@
+"""The connection by which a node reads the feed: its own, so that a reading waits behind no client's, and bounded in time as a lane's.
+
+    feed_since(snapshot) ──► FeedPage: the next snapshot, the database's time, and what was committed in between
+
+Whoever reads must know when the connection is another one than that of the last page (`FeedPage.reconnected`): the server may have crashed, and then
+gives transaction ids out again that it had given to transactions which were rolled back (their log was never flushed). To a snapshot of before they
+look old, and the new transactions that carry them would be missed. Or it may be another server, which has lost the last of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, LiteralString, NamedTuple, cast
+
+import psycopg
+import structlog
+
+from chatd import pgarrays, writer
+from chatd.errors import Unavailable
+from chatd.ids import ConvId
+from chatd.queries import query
+
+log = structlog.get_logger("feed")
+
+DEADLINE_S: Final = 5.0
+RETRY_MS: Final = 1_000
+CLOSE_S: Final = 1.0
+FEED_SINCE: Final = query("feed_since")
+OPTIONS: Final = (
+    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off -c default_transaction_isolation=read\\ committed"
+    f" -c statement_timeout={int(DEADLINE_S * 1000)}"
+)
+
+ENTRIES, CURSORS = 0, 1  # kinds of rows
+
+HeadTold = tuple[ConvId, int]
+CursorsTold = tuple[ConvId, int, int, int, int]
+
+
+class Told(NamedTuple):
+    """What rows of the feed tell. A conversation may come more than once, and not in order: the highest is right.
+
+    heads: (conversation, head); cursors: (conversation, a_delivered, a_read, b_delivered, b_read); new: conversations that got their first entry.
+    """
+
+    heads: list[HeadTold]
+    cursors: list[CursorsTold]
+    new: list[ConvId]
+
+
+class FeedPage(NamedTuple):
+    """One reading: the snapshot to ask with next, the database's time when it was taken, how long the answer took, and what it tells."""
+
+    snapshot: str
+    now_ms: int
+    rtt_s: float
+    rows: int
+    reconnected: bool
+    told: Told
+
+
+def decode(rows: Iterable[tuple[int, list[int]]]) -> Told:
+    """Rows as `append` and `flush_cursors` write them; see sql/migrations/0003_pre_feed.sql. Kinds of a later release are passed over."""
+    told = Told([], [], [])
+    for kind, data in rows:
+        if kind == ENTRIES:
+            n = len(data) // 2
+            convs = data[:n]
+            if min(convs) < 0:
+                told.new.extend(ConvId(-conv) for conv in convs if conv < 0)
+                convs = list(map(abs, convs))
+            told.heads.extend(zip(cast("list[ConvId]", convs), data[n:], strict=True))
+        elif kind == CURSORS:
+            n = len(data) // 5
+            columns = (data[at : at + n] for at in range(n, 5 * n, n))
+            told.cursors.extend(zip(cast("list[ConvId]", data[:n]), *columns, strict=True))
+    return told
+
+
+class FeedReader:
+    """One statement at a time. Everything raises `errors.Unavailable`, and connects anew with the next call; pauses are the caller's to make."""
+
+    def __init__(self, conninfo: str) -> None:
+        self._conninfo = psycopg.conninfo.make_conninfo(
+            conninfo, options=f"{writer.options(conninfo)} {OPTIONS}", connect_timeout=3, tcp_user_timeout=int(DEADLINE_S * 1000),
+            application_name="chatd feed",
+        )  # fmt: skip
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._reconnected = False
+
+    async def page(self, snapshot: str | None, until_ms: int) -> FeedPage:
+        """What was committed since the snapshot; nothing but the next snapshot if there is none, or if the time is past `until_ms`."""
+        cur, rtt_s = await self._execute(FEED_SINCE, (snapshot, until_ms))
+        head = None
+        rows: list[tuple[int, list[int]]] = []
+        for row in await cur.fetchall():
+            if row[2] is None:
+                head = row
+            else:
+                rows.append(row[2:])
+        assert head is not None, "the query gives it always"
+        reconnected, self._reconnected = self._reconnected, False
+        return FeedPage(head[0], head[1], rtt_s, len(rows), reconnected, decode(rows))
+
+    async def rows(self, sql: LiteralString, params: Sequence[object]) -> list[tuple[Any, ...]]:
+        """The rows of another query."""
+        cur, _ = await self._execute(sql, params)
+        return await cur.fetchall()
+
+    async def _execute(self, sql: LiteralString, params: Sequence[object]) -> tuple[psycopg.AsyncRawCursor[Any], float]:
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                cur = psycopg.AsyncRawCursor(await self._connect())
+                sent = time.perf_counter()
+                await cur.execute(sql, params, binary=True)
+                return cur, time.perf_counter() - sent
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            await self.close()
+            raise Unavailable(f"the feed cannot be read: {' '.join(str(e).split()) or repr(e)}", retry_ms=RETRY_MS) from e
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        if self._conn is None or self._conn.closed:
+            self._conn = await writer.Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
+            pgarrays.register(self._conn)
+            self._reconnected = True
+        return self._conn
+
+    async def close(self) -> None:
+        """Let the connection go, if there is one. Idempotent."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await conn.close()
+            except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
+                log.debug("feed.close", error=repr(e))

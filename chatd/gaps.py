@@ -1,0 +1,182 @@
+"""What a conversation misses: found, read from the log, and delivered before anything that comes after it.
+
+    look_up ──heads──► open(conv, upto) ──► Gap ──entries, many conversations a query──► deliver ──► the results that waited
+
+The head in PostgreSQL is the only word that opens a gap: what another node claims is looked up first. Reading is bounded, so that 10,000
+conversations that are behind after an outage do not starve live traffic: at most `FILLERS_MAX` queries at a time, so many rows each, in turn; a
+conversation that misses more goes to the end of the line. Without listeners here nothing is read: the numbers of the head are taken over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import insort
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from chatd import errors
+from chatd.ids import ConvId
+from chatd.metrics import Metrics
+from chatd.protocol import Stored
+from chatd.registry import Conversation, Registry
+from chatd.store import Store
+
+FILL_CONVS: Final = 50  # conversations a query
+FILL_ROWS: Final = 50  # entries of one conversation a query; live traffic waits while one query's rows are pushed (8 ms at most)
+FILL_RETRY_S: Final = 0.5
+FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
+LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
+LOOK_AGAIN_S: Final = 0.1
+
+
+class Gap:
+    """A conversation whose log is being read; results that came in meanwhile wait, each as (first seq, what to run)."""
+
+    __slots__ = ("heard", "upto", "waiting")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto
+        self.heard = 0  # the highest seq that another node told of meanwhile
+        self.waiting: list[tuple[int, Callable[[], None]]] = []
+
+    def wait(self, first: int, run: Callable[[], None]) -> None:
+        insort(self.waiting, (first, run), key=lambda one: one[0])
+
+
+class Gaps:
+    """Of all conversations. `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task."""
+
+    def __init__(
+        self, registry: Registry, store: Store, metrics: Metrics,
+        spawn: Callable[[Coroutine[Any, Any, None]], object], deliver: Callable[[Conversation, Stored], None],
+    ) -> None:  # fmt: skip
+        self._registry, self._store, self._metrics, self._spawn, self._deliver = registry, store, metrics, spawn, deliver
+        self._open: dict[ConvId, Conversation] = {}  # to be filled, the longest waiting first
+        self._fillers = 0
+        self._poked: set[ConvId] = set()
+        self._looking = False
+        self._awaited: dict[ConvId, list[asyncio.Future[None]]] = {}  # by those who wait until the conversation misses nothing
+
+    async def closed(self, conv: Conversation) -> None:
+        """Look the head up, and return when everything up to it has been delivered. The caller sets the deadline."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(conv.id, []).append(future)
+        self.look_up((conv.id,))
+        await future
+
+    def _tell(self, id: ConvId) -> None:
+        for future in self._awaited.pop(id, ()):
+            if not future.done():
+                future.set_result(None)
+
+    def look_up(self, convs: Iterable[ConvId]) -> None:
+        """The heads of these may be higher than what was delivered: look. All that are asked for at one time are one query."""
+        self._poked.update(convs)
+        if not self._looking:
+            self._looking = True
+            self._spawn(self._look_up_poked())
+
+    async def _look_up_poked(self) -> None:
+        try:
+            while self._poked:
+                convs, self._poked = list(self._poked), set()
+                for at in range(0, len(convs), LOOK_UP_CONVS):
+                    busy = await self._look_up(set(convs[at : at + LOOK_UP_CONVS]))
+                    if busy:
+                        self._spawn(self._look_again(busy))
+        finally:
+            self._looking = False
+
+    async def _look_again(self, convs: set[ConvId]) -> None:
+        # Not for ever: somebody over the rate can have probes under way all the time.
+        await asyncio.sleep(LOOK_AGAIN_S)
+        await self._look_up(convs, again=True)
+
+    async def _look_up(self, convs: set[ConvId], *, again: bool = False) -> set[ConvId]:
+        """Open the gaps of those that are behind; gives those with items under way.
+
+        Filling these now would give what is under way to its sender as an entry and a dup; its result may show the gap, or not.
+        """
+        while True:
+            try:
+                rows = await self._store.heads(convs)
+                break
+            except errors.Retryable:
+                await asyncio.sleep(FILL_RETRY_S)
+        busy: set[ConvId] = set()
+        for row in rows:
+            conv = self._registry.convs.get(row.id)
+            if conv is None or (row.head <= conv.head and conv.gap is None):
+                self._tell(row.id)
+                continue
+            if row.head <= conv.head:
+                continue
+            if conv.pending and not again:
+                busy.add(conv.id)
+            elif conv.gap is None and not conv.pending and not self._listens(conv):
+                conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
+                self._tell(row.id)
+            else:
+                self.open(conv, row.head)
+        return busy
+
+    def _listens(self, conv: Conversation) -> bool:
+        """Somebody here is to get its entries."""
+        users = self._registry.users
+        return any((user := users.get(id)) is not None and user.sessions for id in (conv.a, conv.b))
+
+    def open(self, conv: Conversation, upto: int) -> Gap:
+        """The log has entries up to `upto` at least: deliver what is missing. Results that come meanwhile are to `wait` in the gap."""
+        gap = conv.gap
+        if gap is None:
+            gap = conv.gap = Gap(upto)
+            self._metrics.gap_fills += 1
+            self._open[conv.id] = conv
+            if self._fillers < FILLERS_MAX:
+                self._fillers += 1
+                self._spawn(self._fill_gaps())
+        assert isinstance(gap, Gap)
+        gap.upto = max(gap.upto, upto)
+        return gap
+
+    async def _fill_gaps(self) -> None:
+        """Deliver from the log what is missing, then the results that wait, until no conversation misses anything."""
+        try:
+            while self._open:
+                convs = [self._open.pop(id) for id in list(self._open)[:FILL_CONVS]]
+                wants = {conv.id: (conv, upto) for conv in convs if (upto := self._missing(conv))}
+                if not wants:
+                    continue
+                try:
+                    rows = await self._store.entries_many([(id, conv.head, upto) for id, (conv, upto) in wants.items()], FILL_ROWS)
+                except errors.Retryable:
+                    self._open = {conv.id: conv for conv, _ in wants.values()} | self._open
+                    await asyncio.sleep(FILL_RETRY_S)
+                    continue
+                read = dict.fromkeys(wants, 0)
+                for conv_id, e in rows:
+                    read[conv_id] += 1
+                    self._deliver(wants[conv_id][0], e)
+                for conv, upto in wants.values():
+                    if not read[conv.id]:
+                        conv.head = max(conv.head, upto)  # retention dropped them meanwhile
+                    if self._missing(conv):
+                        self._open[conv.id] = conv  # behind those that wait
+        finally:
+            self._fillers -= 1
+
+    def _missing(self, conv: Conversation) -> int:
+        """Run the results whose turn it is. Gives the seq up to which the log is to be read; 0: nothing is missing, and the gap is closed."""
+        gap = conv.gap
+        assert isinstance(gap, Gap)
+        while gap.waiting and gap.waiting[0][0] <= conv.head + 1:
+            gap.waiting.pop(0)[1]()
+        if gap.waiting:
+            return gap.waiting[0][0] - 1
+        if conv.head < gap.upto:
+            return gap.upto
+        conv.gap = None
+        self._tell(conv.id)
+        if gap.heard > conv.head:
+            self.look_up((conv.id,))
+        return 0

@@ -1,0 +1,623 @@
+"""The engine against real servers of each shape, and against what they do when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from chatd import engine as engine_module
+from chatd.engine import Away, Engine, Event, Message, Ponged, Subscribed, Subscription
+from chatd.errors import SettingError
+from chatd.redis_clients import CONNECTIONS_MAX, Client
+from tests.faults.tcp_proxy import TcpProxy
+from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel, version
+
+pytestmark = pytest.mark.cluster
+
+SOON_S = 15.0  # far beyond what it takes
+SHAPES = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster"]
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest) -> str:
+    """The URL of a running Redis of each shape."""
+    if request.param in ("sentinel", "cluster"):
+        return str(request.getfixturevalue(f"own_{request.param}").url)
+    server: OwnRedis = request.getfixturevalue("make_redis")(password=None if request.param == "plain" else "p/w", tls=request.param == "tls")
+    if request.param == "user":
+        server.command("ACL", "SETUSER", "app", "on", ">s:3", "~{chatd}:*", "resetchannels", "&chatd:*", "+@all", "-@admin", "-@dangerous")
+    return {
+        "plain": server.url, "password": server.url, "user": f"redis://app:s%3A3@127.0.0.1:{server.port}", "database": f"{server.url}/3",
+        "unix": server.unix_url, "tls": server.tls_url,
+    }[request.param]  # fmt: skip
+
+
+class Ear:
+    """Reads a subscription in a task of its own, and keeps what came."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.messages: list[Message] = []
+        self.subscribed: set[str] = set()
+        self.pongs = 0
+        self.away: Away | None = None
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._listen(subscription))
+
+    async def _listen(self, subscription: Subscription) -> None:
+        try:
+            async for event in subscription.events():
+                self._take(event)
+        except Away as e:
+            self.away = e
+            self._news.set()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Message():
+                self.messages.append(event)
+            case Subscribed():
+                self.subscribed.add(event.channel)
+            case Ponged():
+                self.pongs += 1
+        self._news.set()
+
+    async def until(self, so: Callable[[Ear], bool]) -> None:
+        async with asyncio.timeout(SOON_S):
+            while not so(self):
+                self._news.clear()
+                await self._news.wait()
+
+    async def until_away(self) -> Away:
+        await self.until(lambda ear: ear.away is not None)
+        assert self.away is not None
+        return self.away
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Listening:
+    """A connected subscription and its ear."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.subscription = engine.subscription()
+        self.ear: Ear
+
+    async def __aenter__(self) -> Listening:
+        await self.subscription.connect()
+        self.ear = Ear(self.subscription)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.subscription.close()
+        await self.ear.stop()
+
+    async def to(self, *names: str) -> None:
+        await self.subscription.subscribe(names)
+        await self.ear.until(lambda ear: ear.subscribed >= set(names))
+
+    async def pong(self) -> None:
+        """All that was said before it has been heard."""
+        pongs = self.ear.pongs
+        await self.subscription.ping()
+        await self.ear.until(lambda ear: ear.pongs > pongs)
+
+
+@pytest_asyncio.fixture
+async def make_engine() -> AsyncIterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def make(url: str, **options: Any) -> Engine:
+        made.append(Engine(url, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.close()
+
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture
+def engine(own_redis: OwnRedis, make_engine: MakeEngine) -> Engine:
+    return make_engine(own_redis.url)
+
+
+@pytest_asyncio.fixture
+async def proxy(own_redis: OwnRedis) -> AsyncIterator[TcpProxy]:
+    one = TcpProxy(own_redis.port)
+    await one.start()
+    yield one
+    await one.stop()
+
+
+async def until_back(engine: Engine) -> None:
+    """Ask until it answers: as the bus does."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            try:
+                await engine.check()
+            except Away:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: MakeEngine) -> None:
+    engine = make_engine(shape)
+    await engine.check()
+    assert await engine.command("HSET", "{chatd}:h", "anna", b"\x00\xff") == 1
+    assert await engine.run(lambda redis: redis.hmget("{chatd}:h", ["anna", "bert"])) == [b"\x00\xff", None]
+    assert await engine.script("return {KEYS[2], ARGV[1]}")(["{chatd}:a", "{chatd}:b"], [7]) == [b"{chatd}:b", b"7"]
+    names = [f"chatd:u:{n}" for n in range(2_500)]
+    async with Listening(engine) as heard:
+        await heard.pong()  # without any channel, where Redis answers in another form
+        await heard.to(*names)
+        await engine.publish([(name, b"\xff\x00\r\n" + name.encode()) for name in names])
+        await engine.publish([("chatd:u:0", b"%d" % n) for n in range(50)])
+        await heard.ear.until(lambda ear: len(ear.messages) == 2_550)
+        assert {m.channel: m.data for m in heard.ear.messages if m.data[0] == 0xFF} == {name: b"\xff\x00\r\n" + name.encode() for name in names}
+        assert [int(m.data) for m in heard.ear.messages if m.data[0] != 0xFF] == list(range(50))
+        await heard.subscription.unsubscribe(names[1:])
+        await heard.pong()
+        await engine.publish([(name, b"late") for name in reversed(names)])
+        await heard.ear.until(lambda ear: len(ear.messages) > 2_550)
+        await heard.pong()
+        assert [m.channel for m in heard.ear.messages[2_550:]] == ["chatd:u:0"]
+
+
+async def test_nothing_asked_is_nothing_done(engine: Engine) -> None:
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        await heard.subscription.subscribe([])
+        await heard.subscription.unsubscribe([])  # Redis takes no names for all names
+        await engine.publish([])
+        await engine.publish([("chatd:u:1", b"")])
+        await heard.ear.until(lambda ear: ear.messages == [Message("chatd:u:1", b"")])
+
+
+# ---- the wrong setting -------------------------------------------------------------------------------------------------------------------
+
+
+async def refused(engine: Engine) -> str:
+    with pytest.raises(SettingError) as e:
+        await engine.check()
+    text = str(e.value)
+    assert text.startswith("redis_url: ")
+    assert "hidden" not in text
+    return text
+
+
+async def test_a_wrong_or_missing_password_is_told_and_not_waited_for(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+    server = make_redis(password="right")
+    here = f"127.0.0.1:{server.port}"
+    assert "does not take" in await refused(make_engine(f"redis://:hidden@{here}"))
+    assert "does not take" in await refused(make_engine(f"redis://hidden@{here}"))
+    assert "asks for one" in await refused(make_engine(f"redis://{here}"))
+    assert "does not take" in await refused(make_engine(f"redis://:hidden@127.0.0.1:{make_redis().port}"))  # this one asks for none
+
+
+@pytest.mark.parametrize("rules", [["~*", "&other:*", "+@all"], ["~other:*", "&*", "+@all"], ["~*", "&*", "+@all", "-@scripting"], ["+ping"]])
+async def test_a_user_who_may_too_little_is_told_what_is_needed(rules: list[str], own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+    own_redis.command("ACL", "SETUSER", "app", "on", ">hidden", "resetchannels", *rules)
+    assert "~{chatd}:* resetchannels &chatd:*" in await refused(make_engine(f"redis://app:hidden@127.0.0.1:{own_redis.port}"))
+
+
+async def test_another_shape_than_the_server_has_is_told(
+    own_redis: OwnRedis, own_sentinel: OwnSentinel, own_cluster: OwnCluster, make_engine: MakeEngine
+) -> None:  # fmt: skip
+    assert "redis+cluster://" in await refused(make_engine(own_cluster.servers[0].url))
+    assert "redis+sentinel://" in await refused(make_engine(own_sentinel.sentinels[0].url))
+    assert "is no Cluster" in await refused(make_engine(f"redis+cluster://127.0.0.1:{own_redis.port}"))
+    assert "has no database 99" in await refused(make_engine(f"{own_redis.url}/99"))
+
+
+async def test_a_certificate_of_nobody_is_not_trusted(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+    server = make_redis(tls=True)
+    assert "ssl_ca_certs" in await refused(make_engine(f"rediss://127.0.0.1:{server.tls_port}"))
+    assert "ssl_ca_certs" in await refused(make_engine(server.tls_url.replace("127.0.0.1", "localhost")))  # the certificate names the address alone
+    await make_engine(server.tls_url.replace("127.0.0.1", "localhost") + "&ssl_check_hostname=false").check()
+    await make_engine(f"rediss://127.0.0.1:{server.tls_port}?ssl_cert_reqs=none").check()
+    with pytest.raises(Away):  # no TLS there: it may be a proxy that is not up yet
+        await make_engine(f"rediss://127.0.0.1:{server.port}").check()
+
+
+# ---- away --------------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_where_nothing_listens_all_is_away(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+    own_redis.kill()
+    here = f"127.0.0.1:{own_redis.port}"
+    for url in (f"redis://{here}", f"unix://{own_redis.socket}", f"redis+sentinel://{here}/main", f"redis+cluster://{here}"):
+        engine = make_engine(url)
+        for asked in (
+            engine.check(),
+            engine.command("PING"),
+            engine.publish([("a", b"")]),
+            engine.script("return 1")([], []),
+            engine.subscription().connect(),
+        ):
+            with pytest.raises(Away) as e:
+                await asked
+            assert str(e.value)
+
+
+async def test_a_kill_is_away_and_a_restart_is_back_at_the_first_call(own_redis: OwnRedis, engine: Engine, make_engine: MakeEngine) -> None:
+    script = engine.script("return redis.call('INCR', KEYS[1])")
+    assert await script(["{chatd}:n"], []) == 1
+    own_redis.kill()
+    with pytest.raises(Away):
+        await script(["{chatd}:n"], [])
+    own_redis.start()
+    assert await script(["{chatd}:n"], []) == 1  # empty: neither the key nor the script is there
+    await engine.publish([("chatd:u:1", b"x")])
+    own_redis.start()
+    await make_engine(own_redis.url).command("PING")  # the loop has turned, and nobody has used the connection that is gone
+    await engine.publish([("chatd:u:1", b"x")])
+
+
+async def test_a_subscription_that_broke_says_so_and_stays_broken(own_redis: OwnRedis, engine: Engine) -> None:
+    for broken in (own_redis.start, lambda: own_redis.command("CLIENT", "KILL", "TYPE", "pubsub")):
+        async with Listening(engine) as heard:
+            await heard.to("chatd:u:1")
+            broken()
+            await heard.ear.until_away()
+            for asked in (heard.subscription.subscribe(["chatd:u:2"]), heard.subscription.unsubscribe(["chatd:u:1"]), heard.subscription.ping()):
+                with pytest.raises(Away):
+                    await asked
+            with pytest.raises(Away):
+                await anext(heard.subscription.events())
+            assert own_redis.command("PUBSUB", "CHANNELS") == []  # nothing subscribed behind our back
+            await engine.command("PING")
+
+
+async def test_a_subscriber_that_reads_too_slowly_is_cut_off_and_told(own_redis: OwnRedis, engine: Engine) -> None:
+    own_redis.config("client-output-buffer-limit", "pubsub 200kb 0 0")
+    subscription = engine.subscription()
+    await subscription.connect()
+    await subscription.subscribe(["chatd:u:1"])
+    await engine.publish([("chatd:u:1", bytes(50_000))] * 200)
+    ear = Ear(subscription)
+    await ear.until_away()
+    assert len(ear.messages) < 200
+    await subscription.close()
+
+
+async def test_a_frozen_redis_is_away_within_the_deadline(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+    engine = make_engine(own_redis.url, connect_s=0.2)
+    await engine.command("PING")
+    own_redis.freeze()
+    loop = asyncio.get_running_loop()
+    for asked in (engine.command("PING"), engine.publish([("a", b"")]), engine.check(), engine.subscription().connect()):
+        began = loop.time()
+        with pytest.raises(Away) as e:
+            await asked
+        assert "0.2 s" in str(e.value)
+        assert loop.time() - began < 5  # and not after TCP's minutes
+    own_redis.thaw()
+    assert await engine.command("PING")
+
+
+async def test_a_paused_redis_is_away_and_then_back(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+    engine = make_engine(own_redis.url, connect_s=0.2)
+    own_redis.command("CLIENT", "PAUSE", 10_000, "ALL")
+    with pytest.raises(Away):
+        await engine.command("PING")
+    own_redis.start()
+    assert await engine.command("PING")
+
+
+async def test_a_ping_is_answered_only_by_a_redis_that_runs(own_redis: OwnRedis, engine: Engine) -> None:
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        own_redis.freeze()
+        await heard.subscription.ping()
+        other = await asyncio.open_unix_connection(own_redis.socket)  # the kernel takes it; the loop has turned
+        assert heard.ear.pongs == 0
+        own_redis.thaw()
+        await heard.ear.until(lambda ear: ear.pongs == 1)
+        other[1].close()
+
+
+async def test_a_full_redis_refuses_writes_and_still_publishes(own_redis: OwnRedis, engine: Engine) -> None:
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        own_redis.config("maxmemory-policy", "noeviction")
+        own_redis.config("maxmemory", 1)
+        for asked in (engine.command("HSET", "{chatd}:h", "a", 1), engine.script("return redis.call('HSET', KEYS[1], 'a', 1)")(["{chatd}:h"], [])):
+            with pytest.raises(Away, match="memory"):
+                await asked
+        await engine.publish([("chatd:u:1", b"x")])
+        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        own_redis.config("maxmemory", 0)
+        assert await engine.command("HSET", "{chatd}:h", "a", 1) == 1
+
+
+async def test_a_replica_refuses_writes(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+    master = make_redis()
+    replica = make_redis(replicaof=("127.0.0.1", master.port), replica_serve_stale_data="no")
+    engine = make_engine(replica.url)
+    async with asyncio.timeout(SOON_S):
+        while replica.info("replication")["master_link_status"] != "up":
+            await asyncio.sleep(0.01)
+    for asked in (engine.command("SET", "{chatd}:a", 1), engine.check()):
+        with pytest.raises(Away, match=r"(?i)read.?only"):
+            await asked
+    master.kill()
+    async with asyncio.timeout(SOON_S):
+        while replica.info("replication")["master_link_status"] == "up":
+            await asyncio.sleep(0.01)
+    with pytest.raises(Away, match="MASTER"):
+        await engine.command("GET", "{chatd}:a")
+
+
+# ---- each its own answer -----------------------------------------------------------------------------------------------------------------
+
+
+async def test_after_commands_given_up_everybody_gets_their_own_answer(own_redis: OwnRedis, engine: Engine) -> None:
+    await asyncio.gather(*(engine.command("ECHO", n) for n in range(8)))  # so many connections are open
+    own_redis.freeze()
+    script = engine.script("return ARGV[1]")
+    for n in range(6):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await (engine.command("ECHO", f"lost {n}") if n % 2 else script([], [f"lost {n}"]))
+    own_redis.thaw()
+    answers = await asyncio.gather(*(engine.command("ECHO", n) for n in range(20)), *(script([], [n]) for n in range(20, 30)))
+    assert answers == [b"%d" % n for n in range(30)]
+
+
+@pytest.mark.parametrize("shape", ["plain", "tls", "cluster"], indirect=True)
+async def test_a_cancellation_at_any_step_leaves_no_answer_behind(shape: str, make_engine: MakeEngine) -> None:
+    engine = make_engine(shape)
+    script = engine.script("return ARGV[1]")
+
+    async def read_two(redis: Client) -> list[Any]:
+        pipeline: Any = redis.pipeline(transaction=False)
+        found: list[Any] = await pipeline.get("{chatd}:a").get("{chatd}:b").execute()
+        return found
+
+    for step in range(40):
+        task = asyncio.create_task(script(["{chatd}:a"], [f"lost {step}"]))
+        for _ in range(step):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await script(["{chatd}:a"], [f"own {step}"]) == b"own %d" % step
+        assert await engine.run(read_two) == [None, None]
+
+
+async def test_commands_past_the_bound_are_refused_at_once_and_harm_nobody(own_redis: OwnRedis, engine: Engine) -> None:
+    own_redis.freeze()
+    tasks = [asyncio.create_task(engine.command("ECHO", n)) for n in range(CONNECTIONS_MAX + 10)]
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) <= 10
+    assert all(isinstance(task.exception(), Away) for task in done)
+    own_redis.thaw()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    assert sum(isinstance(answer, Away) for answer in answers) == 10
+    assert [answer for answer in answers if not isinstance(answer, Away)] == [b"%d" % n for n in range(CONNECTIONS_MAX)]
+
+
+async def test_close_leaves_no_connection(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+    engine = make_engine(own_redis.url)
+    await asyncio.gather(*(engine.command("PING") for _ in range(5)))
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+    await engine.close()
+    async with asyncio.timeout(SOON_S):
+        while int(own_redis.info("clients")["connected_clients"]) > 1:  # the one that asks
+            await asyncio.sleep(0.01)
+
+
+async def test_closing_wakes_whoever_waits_for_an_event(shape: str, make_engine: MakeEngine) -> None:
+    engine = make_engine(shape)
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        await heard.subscription.close()
+        await heard.ear.until_away()
+        await heard.subscription.close()
+
+
+# ---- through a proxy ---------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(engine: Engine, proxy: TcpProxy, make_engine: MakeEngine) -> None:
+    through = make_engine(f"redis://127.0.0.1:{proxy.port}")
+    await through.publish([("chatd:u:1", b"before")])
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        proxy.cut(requests=300)
+        with pytest.raises(Away):
+            await through.publish([("chatd:u:1", b"%d" % n) for n in range(50)])
+        assert proxy.lost.is_set()
+        await through.publish([("chatd:u:1", b"between")])
+        proxy.cut(answers=0)
+        with pytest.raises(Away):
+            await through.publish([("chatd:u:1", b"done, and nobody knows")])
+        await through.publish([("chatd:u:1", b"after")])
+        await heard.ear.until(lambda ear: len(ear.messages) == 3)
+        assert [m.data for m in heard.ear.messages] == [b"between", b"done, and nobody knows", b"after"]
+
+
+async def test_a_subscription_cut_in_the_middle_of_a_message_is_away(
+    own_redis: OwnRedis, proxy: TcpProxy, engine: Engine, make_engine: MakeEngine
+) -> None:
+    async with Listening(make_engine(f"redis://127.0.0.1:{proxy.port}")) as heard:
+        await heard.to("chatd:u:1")
+        proxy.cut(answers=20)
+        await engine.publish([("chatd:u:1", b"x" * 100)])
+        await heard.ear.until_away()
+        assert heard.ear.messages == []
+
+
+async def test_a_network_that_swallows_shows_no_error_and_no_pong(proxy: TcpProxy, make_engine: MakeEngine) -> None:
+    engine = make_engine(f"redis://127.0.0.1:{proxy.port}", connect_s=0.2)
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        proxy.swallow()
+        await heard.subscription.ping()
+        with pytest.raises(Away, match=r"0\.2 s"):
+            await engine.command("PING")
+        assert (heard.ear.pongs, heard.ear.away) == (0, None)
+        proxy.heal()
+        assert await engine.command("PING")  # on a connection of its own
+
+
+async def test_a_redis_that_speaks_no_redis_is_away(make_engine: MakeEngine) -> None:
+    async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(babble, "127.0.0.1", 0)
+    engine = make_engine(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    for asked in (engine.check(), engine.subscription().connect()):
+        with pytest.raises(Away):
+            await asked
+    server.close()
+    await server.wait_closed()
+
+
+# ---- Sentinel ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+async def test_a_failover_is_away_and_then_another_master(end: str, own_sentinel: OwnSentinel, make_engine: MakeEngine) -> None:
+    engine = make_engine(own_sentinel.url, connect_s=0.5)
+    old, new = own_sentinel.master, own_sentinel.replica
+    await asyncio.gather(*(engine.command("PING") for _ in range(5)))
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        getattr(old, end)()
+        with pytest.raises(Away):
+            await engine.command("SET", "{chatd}:a", 1)
+        if end == "kill":
+            await heard.ear.until_away()
+    await until_back(engine)
+    assert own_sentinel.master is new
+    for n in range(10):  # no connection is left that leads to the old one
+        await engine.command("SET", f"{{chatd}}:{n}", 1)
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        await engine.publish([("chatd:u:1", b"x")])
+        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        if end == "freeze":
+            old.thaw()
+            assert await engine.command("SET", "{chatd}:a", 2)
+    assert new.command("GET", "{chatd}:a") == (b"2" if end == "freeze" else None)
+
+
+async def test_a_sentinel_that_is_dead_or_hangs_is_passed_over(own_sentinel: OwnSentinel, make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+    dead, hangs = make_redis(), make_redis()
+    dead.kill()
+    hangs.freeze()
+    live = own_sentinel.url.split("//")[1]
+    engine = make_engine(f"redis+sentinel://127.0.0.1:{dead.port},127.0.0.1:{hangs.port},{live}")
+    await engine.check()
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+    nobody = make_engine(own_sentinel.url.replace("chatd-test", "other"))
+    with pytest.raises(Away, match="master of other"):
+        await nobody.check()
+
+
+async def test_sentinels_may_have_a_password_of_their_own(redis_folder: Any, make_engine: MakeEngine) -> None:
+    servers = OwnSentinel(redis_folder / "s", password="pa", sentinel_password="hidden")
+    try:
+        servers.start()
+        await make_engine(servers.url).check()
+        assert "sentinel_password" in await refused(make_engine(servers.url.partition("?")[0]))
+    finally:
+        servers.kill()
+
+
+# ---- Cluster -----------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_cluster_shards_its_channels_where_it_can(own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None) -> None:
+    engine = make_engine(own_cluster.url)
+    names = [f"chatd:u:{n}" for n in range(300)]
+    async with Listening(engine) as heard:
+        await heard.to(*names)
+        for server in own_cluster.servers:
+            mine = {name.decode() for name in server.command("PUBSUB", "SHARDCHANNELS")}
+            assert len(mine) > 50
+            assert mine == {name for name in names if own_cluster.owner(name) is server}
+            assert server.command("PUBSUB", "CHANNELS") == []
+
+
+async def test_a_cluster_that_cannot_shard_carries_all_over_one_master(
+    own_cluster: OwnCluster, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine_module, "SHARDED_MIN", (99,))
+    one, other = make_engine(own_cluster.url), make_engine(own_cluster.url)
+    names = [f"chatd:u:{n}" for n in range(300)]
+    async with Listening(one) as heard:
+        await heard.to(*names)
+        assert sorted(len(server.command("PUBSUB", "CHANNELS")) for server in own_cluster.servers) == [0, 0, 300]
+        await other.publish([(name, b"x") for name in names])
+        await heard.ear.until(lambda ear: [m.channel for m in ear.messages] == names)
+
+
+async def test_a_slot_that_moves_ends_the_subscription_and_stops_no_publish(
+    own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None
+) -> None:  # fmt: skip
+    engine = make_engine(own_cluster.url)
+    await engine.check()
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1", "chatd:u:2")
+        target = next(server for server in own_cluster.servers if server is not own_cluster.owner("chatd:u:1"))
+        own_cluster.move("chatd:u:1", target)
+        assert "slots" in str(await heard.ear.until_away())
+    await engine.publish([("chatd:u:1", b"redirected")])
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        await engine.publish([("chatd:u:1", b"x")])
+        await heard.ear.until(lambda ear: [m.data for m in ear.messages] == [b"x"])
+
+
+async def test_a_master_that_is_killed_is_away_until_it_is_back(own_cluster: OwnCluster, make_engine: MakeEngine) -> None:
+    engine = make_engine(own_cluster.url)
+    names = [f"chatd:u:{n}" for n in range(30)]
+    async with Listening(engine) as heard:
+        await heard.to(*names)
+        dead = own_cluster.owner(names[0]) if version() >= (7,) else min(own_cluster.servers, key=lambda server: server.port)
+        dead.kill()
+        await heard.ear.until_away()
+        with pytest.raises(Away):
+            await engine.publish([(name, b"x") for name in names])
+    dead.start()
+    own_cluster.await_ok()
+    await until_back(engine)
+    async with Listening(engine) as heard:
+        await heard.to(*names)
+        await engine.publish([(name, b"x") for name in names])
+        await heard.ear.until(lambda ear: {m.channel for m in ear.messages} == set(names))
+
+
+async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Any, make_engine: MakeEngine) -> None:
+    old, new = (OwnCluster(redis_folder / name, masters=1) for name in ("old", "new"))
+    proxy = TcpProxy(0)
+    try:
+        old.start()
+        new.start()
+        proxy.upstream = old.servers[0].port
+        await proxy.start()
+        engine = make_engine(f"redis+cluster://127.0.0.1:{proxy.port}")
+        await engine.command("SET", "{chatd}:a", "old")
+        old.kill()
+        proxy.upstream = new.servers[0].port  # as a name that leads elsewhere now
+        await until_back(engine)
+        await engine.command("SET", "{chatd}:a", "new")
+        assert new.servers[0].command("GET", "{chatd}:a") == b"new"
+    finally:
+        await proxy.stop()
+        old.kill()
+        new.kill()

@@ -1,0 +1,449 @@
+"""Limits over nodes by a real Redis: exact while it answers, each node's own count while it does not, and never a wait longer than the deadline.
+
+The nodes of the first part are quotas alone, each with a connection of its own; those of the second are whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeAlias
+
+import orjson
+import pytest
+import pytest_asyncio
+from websockets.exceptions import ConnectionClosed
+
+from chatd.engine import Engine
+from chatd.ids import UserId
+from chatd.limits import FORGET_S, SharedWindow
+from chatd.metrics import Metrics
+from chatd.quota import DEADLINE_S, SCRIPT, Quota, Rates
+from tests.fix_redis import OwnRedis
+from tests.fix_server import MakeServer, Peer, Server
+from tests.quota_model import US, Model, most_in_any
+
+pytestmark = pytest.mark.cluster
+
+SPEED = 20  # the breaker's pauses are so much shorter here
+PAUSE_MS = 4_000  # it ends by itself: nothing can be said to a Redis that pauses
+LATE_S_MAX = 0.5  # a decision that waited for Redis comes after 0.05 s; the machine is shared
+
+
+class Watched:
+    """The script, and what it was asked and answered, in the order of Redis's clock."""
+
+    def __init__(self, engine: Engine, calls: list[tuple[int, list[str], list[Any], bytes]]) -> None:
+        self._script = engine.script(SCRIPT)
+        self._calls = calls
+
+    async def __call__(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        answer = await self._script(keys, args)
+        self._calls.append((int(answer.split()[0]), list(keys), list(args), answer))
+        return answer
+
+
+class QuotaNode:
+    """A quota with its own connection, and the users it holds."""
+
+    def __init__(self, url: str, rates: Rates, calls: list[tuple[int, list[str], list[Any], bytes]]) -> None:
+        self.engine = Engine(url, connect_s=0.3)
+        self.metrics = Metrics()
+        self.quota = Quota(Watched(self.engine, calls), "chatd", self.metrics, rates, now=time.monotonic, sleep=self._pause)
+        self.windows: dict[str, SharedWindow] = {}
+        self.trials = 0
+        self.task = asyncio.ensure_future(self.quota.run())
+
+    async def _pause(self, seconds: float) -> None:
+        self.trials += 1  # one has failed, or the first is to come
+        await asyncio.sleep(seconds / SPEED)
+
+    def window(self, user: str) -> SharedWindow:
+        if user not in self.windows:
+            window = self.quota.windows(UserId(user)).window
+            assert isinstance(window, SharedWindow)
+            self.windows[user] = window
+        return self.windows[user]
+
+    async def take(self, user: str) -> float:
+        """The wait; 0: taken."""
+        return (await self.quota.take(self.window(user)))[0]
+
+    async def up(self) -> None:
+        async with asyncio.timeout(10):
+            while self.quota.open:
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+        await self.engine.close()
+
+
+MakeNode: TypeAlias = Callable[..., Awaitable[QuotaNode]]
+
+
+@pytest.fixture
+def calls() -> list[tuple[int, list[str], list[Any], bytes]]:
+    return []
+
+
+@pytest_asyncio.fixture
+async def make_node(own_redis: OwnRedis, calls: list[tuple[int, list[str], list[Any], bytes]]) -> AsyncIterator[MakeNode]:
+    nodes: list[QuotaNode] = []
+
+    async def make(messages: int = 3, per_s: float = 60.0, new_per_hour: int = 100) -> QuotaNode:
+        node = QuotaNode(own_redis.url, Rates(messages, per_s, 8, new_per_hour, 1_000), calls)
+        nodes.append(node)
+        await node.up()
+        return node
+
+    yield make
+    for node in nodes:
+        await node.stop()
+
+
+# ---- the script -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: int) -> None:
+    """Hundreds of random calls from several connections; then the model is asked the same at the times that Redis told."""
+    rng = random.Random(seed)
+    calls: list[tuple[int, list[str], list[Any], bytes]] = []
+    limits = orjson.dumps([[4, 60_000], [2, 150_000]])
+    marks: dict[str, list[int]] = defaultdict(list)
+
+    async def caller(n: int) -> None:
+        engine = Engine(own_redis.url)
+        script = Watched(engine, calls)
+        for _ in range(150):
+            keys = rng.sample([f"k{m}" for m in range(4)], rng.randint(1, 4))
+            asks: list[list[Any]] = []
+            for key in keys:
+                returned = [rng.choice(marks[key])] if marks[key] and rng.random() < 0.3 else []
+                struck = [rng.choice([5_000, 30_000])] if rng.random() < 0.05 else []
+                asks.append([1 + (key == "k3"), rng.randint(0, 5), *([returned, struck] if returned or struck or rng.random() < 0.1 else [])])
+            answer = await script(keys, [limits, orjson.dumps(asks), 100_000])
+            now, *numbers = map(int, answer.split())
+            for key, granted in zip(keys, numbers[::5], strict=True):
+                marks[key] += [now] * granted
+            await asyncio.sleep(rng.choice([0, 0, 0.005, 0.02]))
+        await engine.close()
+
+    await asyncio.gather(*(caller(n) for n in range(4)))
+    model = Model()
+    assert len({now for now, *_ in calls}) == len(calls) == 600
+    outcomes = set()
+    for now, keys, args, answer in sorted(calls, key=lambda call: call[0]):
+        assert model.answer(now, keys, args) == answer
+        numbers = list(map(int, answer.split()))[1:]
+        outcomes |= {tuple(number > 0 for number in numbers[n : n + 4]) for n in range(0, len(numbers), 5)}
+    assert {(True, False, False, False), (False, True, False, False), (False, True, True, True), (True, False, False, True)} <= outcomes
+
+
+async def test_what_is_no_state_of_ours_is_as_good_as_none(own_redis: OwnRedis, make_node: MakeNode) -> None:
+    node = await make_node(messages=2)
+    own_redis.command("SET", "{chatd}:rate:a", "no msgpack")
+    own_redis.command("SET", "{chatd}:rate:b", b"\xc1")
+    own_redis.command("SET", "{chatd}:rate:c", b"\x93\xa1x\xa1y\xa1z")  # a list of texts
+    own_redis.command("SET", "{chatd}:rate:d", b"\x2a")  # a number
+    own_redis.command("LPUSH", "{chatd}:rate:e", "1")
+    for user in "abcde":
+        assert [await node.take(user) == 0.0 for _ in range(3)] == [True, True, False]
+    assert not node.quota.open
+
+
+async def test_state_is_small_and_goes_with_what_it_counts(own_redis: OwnRedis, make_node: MakeNode) -> None:
+    node = await make_node(messages=10, per_s=0.2)
+    for _ in range(10):
+        await node.take("alice")
+    assert int(own_redis.command("MEMORY", "USAGE", "{chatd}:rate:alice")) < 300
+    assert 100 < int(own_redis.command("PTTL", "{chatd}:rate:alice")) <= 200
+    window, penalty, new_convs = node.quota.windows(UserId("bob"))
+    assert isinstance(window, SharedWindow)
+    await node.quota.take(window)
+    await node.quota.take(new_convs)
+    penalty.refused(time.monotonic(), 1.0, True)
+    await node.quota.idle()
+    assert FORGET_S * 1000 < int(own_redis.command("PTTL", "{chatd}:rate:bob")) <= (FORGET_S + 2) * 1000
+    assert 3_590_000 < int(own_redis.command("PTTL", "{chatd}:new:bob")) <= 3_600_000
+    await asyncio.sleep(0.25)
+    assert own_redis.command("EXISTS", "{chatd}:rate:alice") == 0
+
+
+# ---- exact over nodes -------------------------------------------------------------------------------------------------------------
+
+
+async def test_however_many_ask_at_once_no_period_holds_more_than_the_limit_and_none_is_left_empty(
+    make_node: MakeNode, calls: list[tuple[int, list[str], list[Any], bytes]]
+) -> None:
+    most, period_s, seconds = 10, 0.5, 3.0
+    nodes = [await make_node(most, period_s) for _ in range(2)]
+    rng = random.Random(7)
+    users = [f"u{n}" for n in range(5)]
+    until = time.monotonic() + seconds
+    taken: dict[str, list[float]] = defaultdict(list)
+
+    async def device(node: QuotaNode, user: str) -> None:
+        while time.monotonic() < until:
+            wait = await node.take(user)
+            if wait == 0.0:
+                taken[user].append(time.monotonic())
+            await asyncio.sleep(rng.choice([0.0, 0.001, wait]))
+
+    await asyncio.gather(*(device(node, user) for node in nodes for user in users for _ in range(3)))
+    assert not any(node.quota.open for node in nodes), "Redis was away: the machine is too slow for this test"
+    granted: dict[str, list[float]] = defaultdict(list)
+    for now, keys, _, answer in calls:
+        for key, n in zip(keys, list(map(int, answer.split()))[1::5], strict=True):
+            granted[key] += [now] * n
+    for user in users:
+        times = granted["{chatd}:rate:" + user]
+        assert most_in_any(times, period_s * US) <= most
+        assert len(taken[user]) >= most * int(seconds / period_s) - most, "slots were lost"
+
+
+async def test_a_slot_that_made_nothing_is_free_on_every_node(make_node: MakeNode) -> None:
+    one, other = await make_node(3), await make_node(3)
+    taken_at = []
+    for _ in range(3):
+        wait, at = await one.quota.take(one.window("alice"))
+        assert wait == 0.0
+        taken_at.append(at)
+    assert await other.take("alice") > 59
+    one.window("alice").give_back(taken_at[1])
+    await one.quota.idle()
+    fresh = other.quota.windows(UserId("alice")).window  # as of a device whose node was told nothing yet
+    assert (await other.quota.take(fresh))[0] == 0.0
+    assert (await other.quota.take(fresh))[0] > 59
+    assert await one.take("alice") > 59
+
+
+async def test_a_penalty_holds_on_every_node_and_strikes_add_up(make_node: MakeNode) -> None:
+    one, other = await make_node(3), await make_node(3)
+    here, there = one.quota.windows(UserId("alice")), other.quota.windows(UserId("alice"))
+    for _ in range(3):
+        await one.quota.take(here.window)
+    for n in range(4):
+        for node, penalty in ((one, here.penalty), (other, there.penalty)):
+            closes = penalty.refused(time.monotonic(), 1.0, True).close
+            await node.quota.idle()
+            assert not closes, n
+    assert not here.penalty.refused(time.monotonic(), 1.0, True).close  # the ninth, but it does not know yet of the one before
+    await one.quota.idle()
+    assert here.penalty.refused(time.monotonic(), 1.0, True).close, "with six strikes of its own"
+    await one.quota.idle()
+    third = await make_node(3)
+    window, penalty, _ = third.quota.windows(UserId("alice"))
+    assert (await third.quota.take(window))[0] > 50
+    assert penalty.until > time.monotonic() + 50
+    assert penalty.refused(time.monotonic(), 1.0, True).close
+
+
+# ---- faults of Redis --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["killed", "frozen", "paused", "full", "read only"])
+async def test_while_redis_is_away_each_node_counts_alone_and_then_together_again(own_redis: OwnRedis, make_node: MakeNode, fault: str) -> None:
+    one, other = await make_node(2), await make_node(2)
+    assert await one.take("before") == 0.0
+    match fault:
+        case "killed":
+            own_redis.kill()
+        case "frozen":
+            own_redis.freeze()
+        case "paused":
+            own_redis.command("CLIENT", "PAUSE", PAUSE_MS)
+        case "full":
+            own_redis.config("maxmemory", 1)
+        case "read only":
+            own_redis.command("REPLICAOF", "127.0.0.1", "1")
+    for node in (one, other):
+        began = time.monotonic()
+        assert await node.take("alice") == 0.0
+        assert time.monotonic() - began < DEADLINE_S + LATE_S_MAX
+        assert node.quota.open
+        began = time.monotonic()
+        assert [await node.take("alice") == 0.0 for _ in range(100)] == [True] + [False] * 99
+        assert time.monotonic() - began < DEADLINE_S, "nobody waits for Redis"
+        assert node.metrics.quota_local == 101
+        made = node.trials
+        async with asyncio.timeout(20):
+            while node.trials < made + 2:
+                await asyncio.sleep(0.01)
+        assert node.quota.open, "trials do not get through either"
+    match fault:
+        case "killed":
+            own_redis.start()
+        case "frozen":
+            own_redis.thaw()
+        case "full":
+            own_redis.config("maxmemory", 0)
+        case "read only":
+            own_redis.command("REPLICAOF", "NO", "ONE")
+    await asyncio.gather(one.up(), other.up())
+    assert [await node.take("bob") == 0.0 for node in (one, other, one)] == [True, True, False]
+    assert one.metrics.quota_local == 101
+
+
+async def test_a_redis_that_forgot_the_script_is_given_it_again(own_redis: OwnRedis, make_node: MakeNode) -> None:
+    node = await make_node(3)
+    assert await node.take("alice") == 0.0
+    own_redis.command("SCRIPT", "FLUSH")
+    assert await node.take("alice") == 0.0
+    assert not node.quota.open
+    assert node.metrics.quota_local == 0
+
+
+# ---- whole nodes ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest_asyncio.fixture
+async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis) -> Callable[..., Awaitable[tuple[Server, Server]]]:
+    async def make(**settings: Any) -> tuple[Server, Server]:
+        servers = [await make_server(database_url=fresh_db, redis_url=own_redis.url, **settings) for _ in range(2)]
+        for server in servers:
+            await asked(server)
+        return servers[0], servers[1]
+
+    return make
+
+
+async def asked(server: Server) -> None:
+    quota = server.node.services.quota
+    assert quota is not None
+    async with asyncio.timeout(10):
+        while quota.open:
+            await asyncio.sleep(0.01)
+
+
+def cids(n: int) -> list[str]:
+    return [str(uuid.uuid4()) for _ in range(n)]
+
+
+async def flood(peer: Peer, to: str, cids: list[str]) -> list[dict[str, Any]]:
+    """The replies, by request: a refusal may overtake an ok."""
+    ids = [await peer.post("send", to=to, cid=cid, body="x") for cid in cids]
+    replies: dict[int, dict[str, Any]] = {}
+    while not replies.keys() >= set(ids):
+        frame = await peer.recv()
+        replies[frame.get("id", 0)] = frame
+    return [replies[id] for id in ids]
+
+
+MakePair: TypeAlias = Callable[..., Awaitable[tuple[Server, Server]]]
+
+
+async def test_ten_a_period_over_both_nodes_edits_too_in_the_order_sent(make_pair: MakePair) -> None:
+    one, other = await make_pair(rate_per_ms=600_000, new_conversations_per_hour=100)
+    phone, tablet = await one.connect("alice", "phone"), await other.connect("alice", "tablet")
+    bob = await other.connect("bob")
+    first = await phone.say("bob", "first")
+    await phone.request("edit", c=first["c"], cid=str(uuid.uuid4()), ref=1, body="First")
+    floods = await asyncio.gather(*(flood(peer, "bob", cids(30)) for peer in (phone, tablet)))
+    assert sum(reply["t"] == "ok" for replies in floods for reply in replies) == 8
+    for replies in floods:
+        codes = [reply.get("code", "ok") for reply in replies]
+        done = codes.count("ok")
+        assert codes == ["ok"] * done + ["rate_limited"] + ["blocked"] * (29 - done)
+        assert 590_000 < replies[done]["retry_ms"] <= 600_000
+        seqs = [reply["seq"] for reply in replies[:done]]
+        assert seqs == sorted(seqs)
+    assert [(await bob.push("entry"))["seq"] for _ in range(10)] == list(range(1, 11))
+    for server in (one, other):
+        assert server.node.metrics.quota_local == 0
+
+
+async def test_a_known_cid_costs_nothing_on_any_node(make_pair: MakePair) -> None:
+    one, other = await make_pair(rate_messages=3, rate_per_ms=600_000)
+    phone = await one.connect("alice", "phone")
+    known = cids(2)
+    for cid in known:
+        assert (await phone.say("bob", cid=cid))["t"] == "ok"
+    tablet = await other.connect("alice", "tablet")
+    for _ in range(3):
+        for cid in known:
+            assert (await tablet.say("bob", cid=cid, retry=True))["dup"] is True
+    await other.node.chat.entrance.idle()
+    assert (await phone.say("bob"))["t"] == "ok"
+    assert (await tablet.say("bob"))["code"] == "rate_limited"
+    assert (await (await other.connect("alice", "third")).say("bob", cid=known[0], retry=True))["dup"] is True
+
+
+async def test_new_conversations_an_hour_count_over_nodes_and_what_was_there_does_not(make_pair: MakePair) -> None:
+    one, other = await make_pair(new_conversations_per_hour=2)
+    phone, tablet = await one.connect("alice", "phone"), await other.connect("alice", "tablet")
+    assert (await phone.say("bob"))["t"] == "ok"
+    assert (await tablet.say("carol"))["t"] == "ok"
+    for peer in (phone, tablet):
+        refused = await peer.say("dave")
+        assert (refused["code"], 3_590_000 < refused["retry_ms"] <= 3_600_001) == ("too_many_conversations", True)
+    # Dave writes first: then it is there, and alice opens none.
+    dave = await one.connect("dave")
+    assert (await dave.say("alice"))["t"] == "ok"
+    again = await other.connect("alice", "another")
+    assert (await again.say("dave"))["t"] == "ok"
+
+
+async def test_hammering_over_two_nodes_ends_by_the_strikes_of_both(make_pair: MakePair) -> None:
+    one, other = await make_pair(rate_messages=1, rate_per_ms=60_000, rate_penalties_max=5)
+    phone, tablet = await one.connect("alice", "phone"), await other.connect("alice", "tablet")
+    assert (await phone.say("bob"))["t"] == "ok"
+    cid = dict.fromkeys((phone, tablet), str(uuid.uuid4()))
+    assert [(await peer.say("bob", cid=cid[peer]))["code"] for peer in (phone, tablet)] == ["rate_limited"] * 2
+    strikes = 0
+    with pytest.raises(ConnectionClosed) as ended:  # noqa: PT012
+        for server, peer in itertools.cycle(((one, phone), (other, tablet))):
+            strikes += 1
+            refused = await peer.say("bob", cid=cid[peer])
+            assert refused["retry_ms"] > 59_000
+            await server.node.chat.entrance.idle()
+    assert ended.value.rcvd is not None
+    assert ended.value.rcvd.code == 4008
+    assert 5 < strikes <= 7, "a node learns of the other's with its own: it may be one behind"
+
+
+async def test_with_redis_frozen_sends_go_on_by_the_count_of_each_node(make_pair: MakePair, own_redis: OwnRedis) -> None:
+    one, other = await make_pair(rate_messages=5, rate_per_ms=600_000)
+    phone, tablet = await one.connect("alice", "phone"), await other.connect("alice", "tablet")
+    await phone.say("bob")
+    await tablet.say("bob")
+    own_redis.freeze()
+    began = time.monotonic()
+    replies = await flood(phone, "bob", cids(6))
+    assert time.monotonic() - began < LATE_S_MAX
+    assert [reply["t"] for reply in replies] == ["ok"] * 4 + ["err"] * 2
+    replies = await flood(tablet, "bob", cids(6))
+    assert [reply["t"] for reply in replies] == ["ok"] * 4 + ["err"] * 2
+    for server in (one, other):
+        assert server.node.metrics.quota_local > 0
+    own_redis.thaw()
+    for server in (one, other):
+        await asked(server)
+    carol, more = await one.connect("carol", "phone"), await other.connect("carol", "tablet")
+    replies = [await peer.say("dan") for peer in (carol, more) for _ in range(3)]
+    assert [reply["t"] for reply in replies] == ["ok"] * 5 + ["err"]
+
+
+async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_redis: OwnRedis) -> None:
+    one, _ = await make_pair()
+    alice = await one.connect("alice")
+    assert (await alice.say("bob"))["t"] == "ok"
+    own_redis.freeze()
+    ids = [await alice.post("send", to="bob", cid=cid, body="x") for cid in cids(3)]
+    quota = one.node.services.quota
+    assert quota is not None
+    async with asyncio.timeout(5):
+        while len(quota.gate) < 3:
+            await asyncio.sleep(0)
+    await one.node.drain()
+    own_redis.thaw()
+    assert await alice.closed() == 1012
+    answers = {frame["id"]: frame for frame in alice.pushes if frame.get("id") in ids}
+    assert [answers[id].get("code", "ok") for id in ids] == ["unavailable", "blocked", "blocked"]

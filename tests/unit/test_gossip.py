@@ -1,0 +1,157 @@
+"""Presence on its way between nodes: what goes in comes out, and nothing that comes in can hurt."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd import gossip, ids
+from chatd.gossip import Batch
+from chatd.ids import DeviceId, UserId
+from chatd.roster import V_MAX, Device, Remote, Status
+
+BOOT = "0123456789abcdef"
+ALICE, BOB = UserId("alice"), UserId("bob")
+PHONE = Device(DeviceId("phone"), 1_000, 2_000)
+
+numbers = st.integers(0, V_MAX)
+device_ids = st.text("ABCxyz019._:-", min_size=1, max_size=64).map(DeviceId)
+devices = st.lists(st.builds(Device, device_ids, numbers, numbers), max_size=4).map(tuple)
+remotes = st.builds(Remote, st.sampled_from([Status.ONLINE, Status.AWAY, Status.OFFLINE]), numbers, st.none() | numbers, devices)
+texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+users = texts.map(lambda text: unicodedata.normalize("NFC", text)).filter(lambda text: 1 <= len(text) <= 64 and text.isprintable()).map(UserId)
+batches = st.builds(Batch, st.text("0123456789abcdef", min_size=16, max_size=16), numbers, st.lists(st.tuples(users, remotes), max_size=5))
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+    | st.just("online")
+)
+values: st.SearchStrategy[Any] = st.recursive(scalars, lambda v: st.lists(v, max_size=5) | st.dictionaries(st.text(max_size=3), v, max_size=3))
+
+
+def valid(said: Remote) -> bool:
+    at = [said.v, *([] if said.seen_ms is None else [said.seen_ms]), *(n for d in said.devices for n in d[1:])]
+    return (
+        said.status in (Status.ONLINE, Status.AWAY, Status.OFFLINE)
+        and all(type(n) is int and 0 <= n <= V_MAX for n in at)
+        and all(1 <= len(d.id) <= 64 and d.id.isascii() for d in said.devices)
+    )
+
+
+def batch(**keys: object) -> bytes:
+    return orjson.dumps({"v": 1, "boot": BOOT, "n": 7, "users": [], **keys})
+
+
+@given(remotes)
+def test_an_entry_comes_out_as_it_went_in(said: Remote) -> None:
+    assert gossip.decode_entry(gossip.encode_entry(said)) == said
+
+
+@given(batches)
+def test_a_batch_comes_out_as_it_went_in(batch: Batch) -> None:
+    assert gossip.decode_batch(gossip.encode_batch(*batch)) == batch
+
+
+def test_a_batch_is_on_the_wire_as_it_is_written_down() -> None:
+    data = gossip.encode_batch(BOOT, 7, [(ALICE, Remote(Status.ONLINE, 3, None, (PHONE,))), (BOB, Remote(Status.OFFLINE, 4, 5, ()))])
+    assert data == (
+        b'{"v":1,"boot":"0123456789abcdef","n":7,"users":[["alice","online",3,null,[["phone",1000,2000]]],["bob","offline",4,5,[]]]}'
+    )  # fmt: skip
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_hurt(data: bytes) -> None:
+    assert gossip.decode_batch(data) is None
+    assert gossip.decode_entry(data) is None
+
+
+@given(values)
+def test_no_json_hurts(value: object) -> None:
+    data = orjson.dumps(value)
+    said = gossip.decode_entry(data)
+    assert said is None or valid(said)
+    assert gossip.decode_batch(data) is None
+
+
+@given(batches, st.data())
+def test_a_batch_with_one_part_exchanged_is_valid_or_refused(whole: Batch, data: st.DataObject) -> None:
+    o = orjson.loads(gossip.encode_batch(*whole))
+    place: Any = o
+    key: Any = data.draw(st.sampled_from(["boot", "n", "users"]), label="key")
+    while isinstance(place[key], list) and place[key] and data.draw(st.booleans(), label="deeper"):
+        place = place[key]
+        key = data.draw(st.integers(0, len(place) - 1), label="item")
+    place[key] = data.draw(st.none() | st.booleans() | st.integers(-3, 3) | st.just(2**53) | st.floats(0, 9) | st.text(max_size=3), label="part")
+    found = gossip.decode_batch(orjson.dumps(o))
+    if found is not None:
+        assert len(found.boot) == 16
+        assert type(found.n) is int
+        assert all(valid(said) and ids.user_id(user) for user, said in found.users)
+
+
+@given(batches.filter(lambda batch: batch.users), st.data())
+def test_a_batch_that_is_cut_off_is_refused(whole: Batch, data: st.DataObject) -> None:
+    encoded = gossip.encode_batch(*whole)
+    assert gossip.decode_batch(encoded[: data.draw(st.integers(0, len(encoded) - 1))]) is None
+
+
+ENTRY = ["online", 1, None, []]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"v": 2}, {"v": True}, {"v": 1.0}, {"v": None}, {"boot": "0123456789ABCDEF"}, {"boot": BOOT + "0"}, {"boot": BOOT + "\n"}, {"boot": 7},
+        {"n": -1}, {"n": "7"}, {"n": 2**53}, {"n": True}, {"users": {}}, {"users": None}, {"users": ["alice"]}, {"users": [[]]},
+        {"users": [["alice"]]}, {"users": [["", *ENTRY]]}, {"users": [["a" * 65, *ENTRY]]}, {"users": [["a\x00", *ENTRY]]},
+        {"users": [[" a", *ENTRY]]}, {"users": [[7, *ENTRY]]}, {"users": [["e\u0301", *ENTRY]]}, {"users": [["alice", *ENTRY]] * 1_001},
+        {"users": [["alice", *ENTRY], ["bob", "hidden", 1, None, []]]},
+    ],
+)  # fmt: skip
+def test_a_batch_that_is_not_in_order_is_refused_whole(keys: dict[str, object]) -> None:
+    assert gossip.decode_batch(batch(users=[["alice", *ENTRY]])) is not None
+    assert gossip.decode_batch(batch(**keys)) is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {}, None, [], ["online", 1, None], ["here", 1, None, []], [["online"], 1, None, []], ["hidden", 1, None, []], ["online", -1, None, []],
+        ["online", 2**53, None, []], ["online", 2**70, None, []], ["online", True, None, []], ["online", "1", None, []], ["online", 1, "0", []],
+        ["online", 1, None, {}], ["online", 1, None, [["phone", 1]]], ["online", 1, None, ["phone"]], ["online", 1, None, [["ph one", 1, 1]]],
+        ["online", 1, None, [["phone\n", 1, 1]]], ["online", 1, None, [["", 1, 1]]], ["online", 1, None, [["p" * 65, 1, 1]]],
+        ["online", 1, None, [["phone", 1.5, 1]]], ["online", 1, None, [["phone", 1, -1]]], ["online", 1, None, [[f"d{n}", 1, 1] for n in range(101)]],
+    ],
+)  # fmt: skip
+def test_an_entry_that_is_not_in_order_is_refused(entry: object) -> None:
+    assert gossip.decode_entry(orjson.dumps(ENTRY)) is not None
+    assert gossip.decode_entry(orjson.dumps(entry) if entry != ["online", 2**70, None, []] else b'["online",1180591620717411303424,null,[]]') is None
+
+
+def test_nesting_and_size_without_end_are_refused() -> None:
+    assert gossip.decode_batch(b"[" * 100_000) is None
+    assert gossip.decode_entry(b"[" * 10_000) is None
+    assert gossip.decode_batch(batch(users=[["alice", *ENTRY]]) + b" " * gossip.BATCH_BYTES_MAX) is None
+    assert gossip.decode_entry(orjson.dumps(ENTRY) + b" " * gossip.ENTRY_BYTES_MAX) is None
+
+
+def test_the_largest_of_all_fits() -> None:
+    devices = tuple(Device(DeviceId(f"{n:064d}"), V_MAX, V_MAX) for n in range(gossip.DEVICES_MAX))
+    said = Remote(Status.OFFLINE, V_MAX, V_MAX, devices)
+    whole = Batch(BOOT, V_MAX, [(UserId("\U0001f642" * 64), said)] * gossip.BATCH_USERS_MAX)
+    assert gossip.decode_entry(gossip.encode_entry(said)) == said
+    assert gossip.decode_batch(gossip.encode_batch(*whole)) == whole
+
+
+def test_what_a_later_chatd_adds_is_passed_over() -> None:
+    row = ["alice", "online", 1, None, [["phone", 1_000, 2_000, "new"]], "new"]
+    assert gossip.decode_batch(batch(users=[row], new=1)) == Batch(BOOT, 7, [(ALICE, Remote(Status.ONLINE, 1, None, (PHONE,)))])
