@@ -35,8 +35,8 @@ lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/dev.stamp  ## what the budgets of docs/performance.md are held to
-	$(BIN)/python -m bench send --rate 2000 --connections 500 --seconds 30 --json bench/out/send.json
+bench: .venv/dev.stamp  ## all budgets of bench/budgets.toml, in some minutes; ARGS="budget" is the whole, ARGS="send --help" one scenario
+	$(BIN)/python -m bench $(or $(ARGS),budget --quick)
 
 docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md
 	$(BIN)/python -m tests.tidy.generated

@@ -1,9 +1,17 @@
-"""Measures chatd against its budgets: `python -m bench SCENARIO`; docs/performance.md says how to read the figures.
+"""Measures chatd against its budgets: `python -m bench --help`; docs/performance.md says how to read the figures.
 
-    __main__ ─► scenarios/NAME ─► target   the server: started on a PostgreSQL of its own, or somebody else's by --url
-                     │        ─► crowd    its users: one lean connection each (client, wire)
-                     │        ─► pace     when each message is due, whatever the server does (open loop)
-                     └────────── ledger   what became of each message;  procs, latency, report: the figures
+    __main__ ─► scenarios/NAME ─► target    what is measured: PostgreSQL, Redis, nodes, each a child; or somebody else's server by --url
+                     │        ─► gang      the generators: processes of their own, told what to do over a pipe
+                     │              └─► generator ─► loads/NAME    what one of them does:
+                     │                                  crowd      its users, one lean connection a device (client, wire)
+                     │                                  pace       when each thing is due, whatever the server does (open loop)
+                     │                                  ledger     what became of each message
+                     │        ─► sending   a measured phase of messages, which most scenarios have as subject or beside it
+                     │        ─► watch, fill, procs    what a server holds over time; a database full of history; CPU and memory from /proc
+                     └──────────► report ─► latency (HDR histograms), page (HTML)
+    compare    what of two runs is better or worse than noise
+    budget     runs all, and holds them to budgets.toml
 
-Pure: `pace.Schedule`, `ledger`, `latency`, `wire`. Tests in tests/unit/test_bench_*.py show that the ledger catches what it has to.
+Pure: `pace.Schedule`, `ledger`, `latency`, `wire`, `page`, and the judges in `compare`, `budget`, `watch`, `saturate.search`, `fill.plan`. Tests in
+tests/unit/test_bench_*.py show that each judge can say no.
 """

@@ -1,6 +1,6 @@
 """One user's connection: as little as it takes, for thousands of them are to cost less than the server does.
 
-    connect ─► upgrade ─► hello ─► welcome: `ready` ─► every text frame to `on_text(user, payload, at)`
+    connect ─► upgrade ─► hello ─► welcome: `ready` ─► every text frame to `on_text(conn, payload, at)`
 
 Pings are answered. A connection that ends before it was told to is counted in `Crowd.dropped`, with its close code.
 """
@@ -26,14 +26,18 @@ class Phase(enum.Enum):
 class Client(asyncio.Protocol):
     """`ready` gets the time of the last welcome frame, or the exception that kept it from coming."""
 
-    __slots__ = ("_hello", "_on_text", "_partial", "_phase", "_upgrade", "close_code", "leaving", "lost", "next_id", "ready", "transport", "user")
+    __slots__ = (
+        "_hello", "_on_text", "_on_welcome", "_partial", "_phase", "_upgrade", "close_code", "conn", "leaving", "lost", "next_id", "ready",
+        "transport",
+    )  # fmt: skip
 
     def __init__(
-        self, user: int, upgrade: bytes, hello: bytes, on_text: Callable[[int, bytes, float], None], lost: Callable[[Client], None],
-        ready: asyncio.Future[float],
+        self, conn: int, upgrade: bytes, hello: bytes, on_text: Callable[[int, bytes, float], None], lost: Callable[[Client], None],
+        on_welcome: Callable[[bytes], None], ready: asyncio.Future[float],
     ) -> None:  # fmt: skip
-        self.user = user
-        self._upgrade, self._hello, self._on_text, self.lost, self.ready = upgrade, hello, on_text, lost, ready
+        self.conn = conn
+        self._upgrade, self._hello, self._on_text, self.lost = upgrade, hello, on_text, lost
+        self._on_welcome, self.ready = on_welcome, ready
         self._phase = Phase.UPGRADE
         self._partial = b""
         self.transport: asyncio.Transport | None = None
@@ -47,6 +51,8 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         at = time.perf_counter()
+        if self._phase is Phase.ENDED:
+            return
         if self._partial:
             data = self._partial + data
         if self._phase is Phase.UPGRADE:
@@ -58,8 +64,8 @@ class Client(asyncio.Protocol):
         for head, payload in frames:
             if head == wire.TEXT:
                 if self._phase is Phase.LIVE:
-                    self._on_text(self.user, payload, at)
-                else:
+                    self._on_text(self.conn, payload, at)
+                elif self._phase is Phase.HELLO:
                     self._welcome(payload, at)
             elif head == wire.PING:
                 self.write(wire.frame(payload, 0, wire.PONG))
@@ -81,7 +87,9 @@ class Client(asyncio.Protocol):
     def _welcome(self, payload: bytes, at: float) -> None:
         if not payload.startswith(b'{"t":"welcome"'):
             self._fail(ConnectionError(payload[:200].decode(errors="replace")))
-        elif b'"more":false' in payload:
+            return
+        self._on_welcome(payload)
+        if b'"more":false' in payload:
             self._phase = Phase.LIVE
             if not self.ready.done():
                 self.ready.set_result(at)
@@ -98,11 +106,17 @@ class Client(asyncio.Protocol):
         if not self.leaving:
             self.lost(self)
 
+    @property
+    def live(self) -> bool:
+        """Welcomed, and not ended."""
+        return self._phase is Phase.LIVE
+
     def write(self, data: bytes) -> None:
         assert self.transport is not None
         self.transport.write(data)
 
     def leave(self) -> None:
         self.leaving = True
+        self._phase = Phase.ENDED  # what the loop has read already is not seen any more
         if self.transport is not None:
             self.transport.abort()

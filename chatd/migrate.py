@@ -36,7 +36,7 @@ from yoyo.backends.core.postgresql import PostgresqlPsycopgBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
-from chatd.errors import SettingError
+from chatd.errors import ChatdError, SettingError
 from chatd.queries import folder as sql_folder
 
 if TYPE_CHECKING:
@@ -138,7 +138,8 @@ def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         conn = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="chatd migrate")
     except psycopg.Error as e:
-        raise SettingError(f"database_url: cannot connect: {_sentence(e)}; is PostgreSQL running there, and is the URL right?") from e
+        # Not a wrong setting, as far as we know: a supervisor must try again, as after a reboot where the database comes up later.
+        raise ChatdError(f"database_url: cannot connect: {_sentence(e)}; is PostgreSQL running there, and is the URL right?") from e
     with contextlib.closing(conn):
         yield conn
 

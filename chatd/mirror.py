@@ -76,8 +76,8 @@ class Listener(Protocol):
     def devices_elsewhere(self, user: UserId) -> None:
         """Another node told of devices of a user who is kept here."""
 
-    def touch(self, users: Iterable[UserId]) -> None:
-        """Say how long the devices of these users have been idle."""
+    def touch(self, users: Iterable[UserId], seconds: float) -> None:
+        """Say which devices of these users did something in the last `seconds`."""
 
 
 @dataclass(slots=True)
@@ -159,6 +159,8 @@ class Mirror:
     async def _rewrite(self) -> None:
         """Write our hash anew: Redis had lost it, or others may have declared us dead."""
         self._presence.bump(self._now_ms())
+        while self._presence.take_dirty(FLUSH_USERS):
+            pass  # all of it is written below, and read by those whom the number tells
         key = self._p + "on:" + self.boot
         await self._do("UNLINK", key)
         entries = list(self._presence.local_entries())
@@ -235,7 +237,7 @@ class Mirror:
                 peer = self.peers[boot] = Peer(n, now, name=str(info.get("name", "")))
                 log.info("node.joined", boot=boot, name=peer.name)
             elif n > peer.n:
-                peer.stale = True
+                peer.n, peer.stale = n, True
             peer.heard_at, peer.name = now, str(info.get("name", ""))
         if now - self._through_since < self._lease_s:
             return
@@ -255,7 +257,7 @@ class Mirror:
     def _touch(self, now: float) -> None:
         if now - self._touched_at >= TOUCH_S:
             self._touched_at = now
-            self.listener.touch({user for boot in self.peers for user in self._presence.known(boot)})
+            self.listener.touch({user for boot in self.peers for user in self._presence.known(boot)}, TOUCH_S)
 
     # ---- in: other nodes' users ----------------------------------------------------------------------------------------------------
 
@@ -271,11 +273,13 @@ class Mirror:
         if peer is None:
             peer = self.peers[batch.boot] = Peer(batch.n, self._now())
             self._soon.set()
-        elif batch.n != peer.n + 1:
+        elif batch.n <= peer.n:
+            return  # late: what it told has been read from the hash, or is being
+        elif batch.n > peer.n + 1:
             peer.stale = True
             self._metrics.presence_gaps += 1
             self._soon.set()
-        peer.n = max(peer.n, batch.n)
+        peer.n = batch.n
         for user, entry in batch.users:
             self._apply(batch.boot, user, entry)
 

@@ -168,6 +168,7 @@ class Node:
             ("sessions_now", "users online on this node", lambda: len(self.presence)),
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
+            ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
         ):
             metrics.gauge(name, help, read)

