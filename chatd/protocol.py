@@ -399,6 +399,11 @@ def decode(payload: bytes, last_id: int, bounds: Bounds = DEFAULT_BOUNDS) -> Req
 dumps = orjson.dumps
 
 
+def compact(json: bytes) -> bytes:
+    """A copy to be kept: what orjson gives holds on to 4 KiB, however short it is (measured, 3.11)."""
+    return bytes(bytearray(json))
+
+
 def ok(id: int) -> bytes:
     return b'{"t":"ok","id":%d}' % id
 

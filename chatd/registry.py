@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.limits import Penalty, SlidingWindow
-from chatd.protocol import dumps
+from chatd.protocol import compact, dumps
 
 if TYPE_CHECKING:
     from chatd.session import Session
@@ -56,7 +56,7 @@ class Conversation:
 
     def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
         self.id, self.a, self.b = id, a, b
-        self.a_json, self.b_json = dumps(a), dumps(b)
+        self.a_json, self.b_json = compact(dumps(a)), compact(dumps(b))
         self.head = self.na = self.nb = self.ts = 0
         self.floor = 1
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
@@ -97,11 +97,10 @@ class Conversation:
 class User:
     """A user who has, or just had, a session on this node."""
 
-    __slots__ = ("early", "id", "idle_since", "json", "loaded", "loading", "new_convs", "peers", "penalty", "sessions", "window")
+    __slots__ = ("early", "id", "idle_since", "loaded", "loading", "new_convs", "peers", "penalty", "sessions", "window")
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id
-        self.json = dumps(id)
         self.sessions: dict[DeviceId, Session] = {}
         self.peers: dict[UserId, Conversation] = {}
         self.window = window
