@@ -157,6 +157,7 @@ class Lane:
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
                         await self._write(batch)
+                    del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
                 self.busy = False
                 self.idle.set()
                 if self._doubtful:
