@@ -35,6 +35,7 @@ PING_S: Final = 1.0  # a ping goes out this often, and is to be answered by the 
 GATHER_S: Final = 0.002  # what is subscribed to within it goes in one command
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
+REASONS_MAX: Final = 10  # lines about one outage
 
 # Tests alone set these, in a process of their own (tests/fix_process.py): the share of publishes that is lost on purpose.
 DROPPED: float = 0.0
@@ -141,6 +142,7 @@ class Bus:
     async def run(self) -> None:
         """Connect and listen, for ever."""
         backoff_s = 0.0
+        told: set[str] = set()  # why it is down: each reason once, as the first may be the least of them
         while True:
             reason = ""
             subscription = self._engine.subscription()
@@ -159,6 +161,9 @@ class Bus:
             if was_up:
                 self.listener.away()
                 backoff_s = 0.0
+                told.clear()
+            if reason not in told and len(told) < REASONS_MAX:
+                told.add(reason)
                 log.warning("redis.away", reason=reason)
             self._metrics.bus_reconnects += 1
             await asyncio.sleep(random.uniform(0.5, 1.0) * backoff_s)

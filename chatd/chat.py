@@ -9,6 +9,7 @@ Requests that need no database are answered in the same loop turn; reads run as 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ from chatd.metrics import Metrics
 from chatd.opening import Services
 from chatd.presence import Change
 from chatd.protocol import MESSAGE, Stored
-from chatd.registry import Conversation, User
+from chatd.registry import Conversation
 from chatd.session import Effect, End, Reply, Session, State, Throttled
 
 log = structlog.get_logger("chat")
@@ -140,32 +141,35 @@ class Chat:
     # ---- cursors and typing -------------------------------------------------------------------------------------------------------------
 
     def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
+        assert session.user is not None
+        conv = self._conv(session, request.c, request.to)
+        if request.seq > conv.head and self.s.relay is not None:
+            self._read(session, request.id, self._late_cursor(session, request, conv))
+        else:
+            self._send(session, self._advance(session, request, conv))
+
+    async def _late_cursor(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
+        """The client may have got on another node what has not come here yet."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(opening.OVERTAKEN_S_MAX):
+                await self.s.caught_up(conv)
+        return self._advance(session, request, conv)
+
+    def _advance(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
+        """Move the cursor and tell the others; gives the reply."""
         user = session.user
         assert user is not None
-        conv = self._conv(session, request.c, request.to)
         if request.seq > conv.head:
             raise errors.BadSeq(f"seq {request.seq} is beyond the head, {conv.head}")
         side = conv.side(user.id)
         moved = conv.advance(side, request.seq, request.seq if type(request) is protocol.Read else 0)
-        delivered, read = conv.cursor(side)
-        self._send(session, protocol.ok_cursor(request.id, conv.id, delivered, read))
-        if not moved:
-            return
-        self.s.store.cursor_moved(conv)
-        peer = conv.peer(user.id)
-        other = self.s.registry.users.get(peer)
-        frame = framing.encode_text(opening.receipt(conv, side))
-        self._push(user, frame, session)
-        if other is not None and other is not user:
-            self._push(other, frame, None)
-        if self.s.relay is not None:
-            self.s.relay.receipt(conv, side, user, other)
-
-    def _push(self, user: User, frame: bytes, but: Session | None) -> None:
-        for session in user.sessions.values():
-            if session is not but and session.state is State.LIVE:
-                self.metrics.receipts += 1
-                session.sink.send(frame)
+        reply = protocol.ok_cursor(request.id, conv.id, *conv.cursor(side))
+        if moved:
+            self.s.store.cursor_moved(conv)
+            self.delivery.push_receipt(conv, side, session)
+            if self.s.relay is not None:
+                self.s.relay.receipt(conv, side, user, self.s.registry.users.get(conv.peer(user.id)))
+        return reply
 
     def _typing(self, session: Session, request: protocol.Typing) -> None:
         user = session.user
@@ -263,6 +267,8 @@ class Chat:
             except ValueError:
                 raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
         rows = await self.s.store.list_conversations(user.id, before, request.limit)
+        if opening.ahead(self.s, rows):
+            rows = await self.s.store.list_conversations(user.id, before, request.limit)
         facts: dict[str, object] = {"conversations": [opening.listed(self.s, user, row) for row in rows]}
         if len(rows) == request.limit:
             facts["cursor"] = f"{rows[-1].extra}.{rows[-1].id}"
@@ -302,7 +308,7 @@ class Chat:
             holder = self.s.registry.users.get(user)
             if holder is None:
                 continue
-            change = self.s.presence.status(watched) or opening.offline(self.s, watched, None)
+            change = opening.status(self.s, watched, None)
             frame = framing.encode_text(protocol.frame("presence", **change.facts()))
             for session in holder.sessions.values():
                 if watched in session.watching and session.state is State.LIVE:

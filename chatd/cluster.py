@@ -12,6 +12,7 @@ password that Redis refuses is one: nobody would mend it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -41,6 +42,7 @@ log = structlog.get_logger("cluster")
 
 FEED_S: Final = 1.0  # between two readings
 FEED_AWAY_S: Final = 0.2  # while Redis is away: entries of other nodes come by the feed alone
+SETTLE_S: Final = 2.0  # a start waits no longer for Redis
 SUSPECT_S: Final = 0.1  # what the feed tells may be on its way by the bus: so much later it is looked up
 
 
@@ -96,12 +98,20 @@ class Cluster:
         """To be watched: none may end."""
         return [
             ("publisher", self.bus.run_publisher()), ("bus", self.bus.run()), ("lease", self.mirror.run_beat()),
-            ("presence", self.mirror.run_flush()), ("feed", self.feed.run()),
+            ("presence", self.mirror.run_flush()), ("presence reader", self.mirror.run_read()), ("feed", self.feed.run()),
             ("quota", self.quota.run()),
         ]  # fmt: skip
 
-    async def stop(self) -> None:
-        """Close. The lease is left to lapse: users who are on their way to another node do not look offline meanwhile."""
+    async def settled(self) -> None:
+        """Return when this node knows who is where, or that Redis is away: whom it let in before would see people offline who are not."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                await self.mirror.tried.wait()
+
+    async def stop(self, grace_s: float = 0.0) -> None:
+        """Close. The lease is left to lapse, after this time at the earliest: users on their way to another node do not look offline meanwhile."""
+        if grace_s:
+            await self.mirror.leave(grace_s)
         await self.engine.close()
 
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------

@@ -336,15 +336,22 @@ class Delivery:
 
     def moved(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
         """Cursors that another node, or the database, tells: push them if they are news."""
-        if not conv.advance(side, delivered, read):
-            return
+        if conv.advance(side, delivered, read):
+            self.push_receipt(conv, side, None)
+
+    def push_receipt(self, conv: Conversation, side: int, but: Session | None) -> None:
+        """Tell all sessions of both users, `but` one, how far that side has got."""
         frame = framing.encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
         for id in {conv.a, conv.b}:
             if (user := self.registry.users.get(id)) is not None:
                 for session in user.sessions.values():
                     if session.state is State.LIVE:
-                        self.metrics.receipts += 1
-                        session.sink.send(frame)
+                        if session is not but:
+                            self.metrics.receipts += 1
+                            session.sink.send(frame)
+                    elif session.state is State.OPENING:  # its welcome may tell an older one, or nothing of this conversation
+                        session.moved = session.moved or set()
+                        session.moved.add((conv.id, side))
 
     def _fan_out_stored(self, conv: Conversation, e: Stored) -> None:
         was_open = conv.open

@@ -16,6 +16,7 @@ and nobody scans. Others keep states only of users they watch or hold. What keep
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -39,22 +40,25 @@ FLUSH_S: Final = 0.02  # changes gather for so long
 FLUSH_USERS: Final = 500  # a batch
 READ_USERS: Final = 1_000  # fields a HMGET: some 0.5 ms of Redis
 CALL_S: Final = 1.0
+LEAVE_S: Final = 0.25  # at the end: the node must end within its drain, wherever Redis is
 LOOK_S: Final = 0.25  # how long a hello or watch waits for Redis; what comes later is pushed
 FORGET_LEASES: Final = 12  # leases after which a dead node leaves the list that `chatd nodes` shows
 TOUCH_S: Final = 5.0  # activity of devices of users on several nodes is told this often
 
-# KEYS: nodes, info, own hash; ARGV: boot, info, lease ms, whether to renew the hash. Gives Redis's time, whether our lease had lapsed or our hash is
-# gone, and all nodes: boot, age of its lease in ms, info. One script, so that one clock judges all.
+# KEYS: nodes, info, own hash; ARGV: boot, info, lease ms, whether to renew, leases until a dead node is forgotten, ms that the lease lasts beyond
+# itself. Gives Redis's time, whether our lease had lapsed or our hash is gone, and all nodes: boot, age of its lease in ms, info. One script, so that
+# one clock judges all. ZADD before any other write, because a full Redis refuses only the first one of a script: it must refuse the beats of all, or
+# those that go through would declare the others dead.
 BEAT: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local last = redis.call('ZSCORE', KEYS[1], ARGV[1])
-local there = redis.call('PEXPIRE', KEYS[3], ARGV[3] * 2)
 local lapsed = 0
-if not last or now - last > tonumber(ARGV[3]) or there == 0 then lapsed = 1 end
+if not last or now - last > tonumber(ARGV[3]) or redis.call('EXISTS', KEYS[3]) == 0 then lapsed = 1 end
 if lapsed == 0 or ARGV[4] == '1' then
-    redis.call('ZADD', KEYS[1], now, ARGV[1])
+    redis.call('ZADD', KEYS[1], now + ARGV[6], ARGV[1])
     redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
+    redis.call('PEXPIRE', KEYS[3], ARGV[3] * 2 + ARGV[6])
 end
 for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3] * ARGV[5])) do
     redis.call('ZREM', KEYS[1], boot)
@@ -88,10 +92,13 @@ class Peer:
     heard_at: float  # when its lease was last seen standing, or a batch came
     stale: bool = True  # its hash is to be read
     name: str = ""
+    grace_ms: int = 0  # it has left, and its lease stands for so much longer
+    renewed_ms: int = 0  # when its lease had last been renewed as we first saw it, by Redis's clock
+    namesake: bool = False  # it has our own name, and that was told
 
 
 class Mirror:
-    """`run_beat` and `run_flush` are its tasks. `facts` gives what `chatd nodes` shows of this node."""
+    """`run_beat`, `run_read` and `run_flush` are its tasks. `facts` gives what `chatd nodes` shows of this node."""
 
     def __init__(
         self, engine: Engine, bus: Bus, presence: Presence, metrics: Metrics, *, boot: str, prefix: str, lease_ms: int, name: str,
@@ -108,7 +115,10 @@ class Mirror:
         self._through_since = math.inf  # since when our beats have gone through
         self._beaten_at = -math.inf
         self._written = False  # our hash is whole
+        self._grace_ms = 0
+        self.tried = asyncio.Event()  # to beat: we know who is where, or that Redis is away
         self._soon = asyncio.Event()  # beat now
+        self._to_read = asyncio.Event()  # a peer's hash
         self._asked: set[UserId] = set()
         self._looking: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[None] | None = None
@@ -125,8 +135,10 @@ class Mirror:
         """Tell what changed, a batch at a time, for ever."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            if not self._written:
-                continue  # the beat writes all of it
+            if not self._written:  # the beat writes all who are here then; who has left is not to be kept for ever
+                while self._presence.take_dirty(FLUSH_USERS):
+                    pass
+                continue
             while batch := self._presence.take_dirty(FLUSH_USERS):
                 try:
                     await self._tell(batch)
@@ -185,12 +197,24 @@ class Mirror:
                     log.warning("lease.late", reason=str(e) or "no answer")
                 self._through_since = math.inf
                 self._metrics.lease_failures += 1
+            self.tried.set()
             self._soon.clear()
             try:
                 async with asyncio.timeout(self._lease_s / BEATS):
                     await self._soon.wait()
             except TimeoutError:
                 pass
+
+    async def leave(self, grace_s: float) -> None:
+        """This node ends: for so long its users do not look offline, and come back elsewhere meanwhile.
+
+        Call it last, when `run_beat` has ended. Never raises.
+        """
+        self._grace_ms = max(0, int(grace_s * 1000) - self._lease_ms)
+        if self._written:
+            with contextlib.suppress(Away, TimeoutError):
+                async with asyncio.timeout(LEAVE_S):
+                    await self._renew(renew=True)
 
     async def _beat_once(self) -> None:
         began = self._now()
@@ -209,27 +233,20 @@ class Mirror:
                 peer.stale = True
         self._judge(nodes, now, now_ms)
         self._touch(now)
-        for boot, peer in list(self.peers.items()):
-            if peer.stale:
-                await self._read_again(boot, peer)
+        if any(peer.stale for peer in self.peers.values()):
+            self._to_read.set()
 
     async def _renew(self, *, renew: bool) -> tuple[int, bool, list[tuple[str, int, dict[str, Any]]]]:
-        info = orjson.dumps({"name": self._name, "n": self._n, **self._facts()})
+        info = orjson.dumps({"name": self._name, "n": self._n, "grace_ms": self._grace_ms, **self._facts()})
         keys = [self._p + "nodes", self._p + "info", self._p + "on:" + self.boot]
         async with asyncio.timeout(CALL_S):
-            now_ms, lapsed, nodes = await self._beat(keys, [self.boot, info, self._lease_ms, int(renew), FORGET_LEASES])
+            now_ms, lapsed, nodes = await self._beat(keys, [self.boot, info, self._lease_ms, int(renew), FORGET_LEASES, self._grace_ms])
         return int(now_ms), bool(lapsed), [(boot.decode(), int(age), _info(info)) for boot, age, info in nodes]
 
     def _judge(self, nodes: list[tuple[str, int, dict[str, Any]]], now: float, now_ms: int) -> None:
         """Who is there, who has news, who is dead."""
-        standing = {}
-        for boot, age, info in nodes:
-            if boot == self.boot:
-                continue
-            if info.get("name") == self._name and boot not in self.peers:
-                log.warning("node.same_name", name=self._name, boot=boot, remedy="give each its own --node-name; they work all the same")
-            if age <= self._lease_ms:
-                standing[boot] = info
+        ages = {boot: age for boot, age, _ in nodes}
+        standing = {boot: info for boot, age, info in nodes if boot != self.boot and age <= self._lease_ms}
         for boot, info in standing.items():
             peer = self.peers.get(boot)
             n = info.get("n", 0)
@@ -238,13 +255,18 @@ class Mirror:
                 log.info("node.joined", boot=boot, name=peer.name)
             elif n > peer.n:
                 peer.n, peer.stale = n, True
-            peer.heard_at, peer.name = now, str(info.get("name", ""))
+            renewed_ms = now_ms - ages[boot]
+            peer.renewed_ms = peer.renewed_ms or renewed_ms
+            # One that renews its lease while we are here; our own last life does not.
+            if info.get("name") == self._name and renewed_ms > peer.renewed_ms and not peer.namesake:
+                peer.namesake = True
+                log.warning("node.same_name", name=self._name, boot=boot, remedy="give each its own --node-name; they work all the same")
+            peer.heard_at, peer.name, peer.grace_ms = now, str(info.get("name", "")), info.get("grace_ms", 0)
         if now - self._through_since < self._lease_s:
             return
-        ages = {boot: age for boot, age, _ in nodes}
         for boot, peer in list(self.peers.items()):
             if boot not in standing and now - peer.heard_at > (0 if boot in ages else self._lease_s):
-                self._dead(boot, peer, now_ms - ages.get(boot, self._lease_ms))
+                self._dead(boot, peer, self._now_ms() - ages.get(boot, self._lease_ms) - peer.grace_ms)
 
     def _dead(self, boot: str, peer: Peer, seen_ms: int) -> None:
         del self.peers[boot]
@@ -293,6 +315,16 @@ class Mirror:
         for peer in self.peers.values():
             peer.stale = True
         self._soon.set()
+
+    async def run_read(self) -> None:
+        """Read the hashes of peers whose news were missed, for ever. Not as a part of the beat: it may take longer than a lease."""
+        while True:
+            await self._to_read.wait()
+            self._to_read.clear()
+            for boot, peer in list(self.peers.items()):
+                if peer.stale:
+                    with contextlib.suppress(Away, TimeoutError):  # it stays stale: the next beat asks again
+                        await self._read_again(boot, peer)
 
     async def _read_again(self, boot: str, peer: Peer) -> None:
         """Read a node's hash for all users that are kept here."""

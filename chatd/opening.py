@@ -14,9 +14,9 @@ database at a time, so that a reconnect storm queues here, in order, and not in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -119,6 +119,8 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         await s.relay.arrive(user.id, hello.watch)
     try:
         async with s.listing:
+            if _left(session):
+                return  # it has left the queue: nobody is to wait behind it
             listing = await _list(s, session, hello)
             await _overtaken(s, hello, listing)
         presence = await snapshot(s, session)
@@ -126,7 +128,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         s.metrics.hellos_refused += 1
         _end(session, hello.id, e, CloseCode.OVERLOADED)
         return
-    told = await _welcome(s, session, hello, listing, presence)
+    await _welcome(s, session, hello, listing, presence)
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1
@@ -134,13 +136,20 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     # Before the requests that waited, because one of them may say `away`.
     s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms(), attached_ms))
     close_displaced(s, user.id)
+    if _left(session):
+        return
     opened(session)
     if not session.live:
         return  # a request that waited for the welcome has ended it
     _changed_meanwhile(s, session, presence)
-    _moved_meanwhile(s, session, told)
+    _moved_meanwhile(s, session)
     if s.relay is not None and s.presence.elsewhere(user.id):
         s.spawn(s.relay.look_back(user))
+
+
+def _left(session: Session) -> bool:
+    """Its connection has ended while we waited."""
+    return session.gone
 
 
 def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> None:
@@ -192,13 +201,28 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     since = hello.since if same else None
     pages = s.relay.pages() if s.relay is not None else 0
     mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
-    user.loaded, early, user.early = True, user.early, None
-    if s.relay is not None and (early or s.relay.pages() != pages):
+    user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
+    counted = ahead(s, rows)
+    if counted or (s.relay is not None and (early or s.relay.pages() != pages)):
         # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
-        _, _, again = await _rows(s, user, mark, False, [])
+        try:
+            _, _, again = await _rows(s, user, mark, False, counted)
+        except errors.Retryable:
+            user.loaded, user.early = loaded, early
+            raise
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
     return Listing(mark, now_ms, rows)
+
+
+def ahead(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
+    """Those whose cursors in memory are ahead of these rows, whose numbers of messages would not fit them: they are to be written, and read again."""
+    convs = []
+    for row in rows:
+        if (conv := s.registry.convs.get(row.id)) is not None and (conv.a_read > row.a_read or conv.b_read > row.b_read):
+            s.store.cursor_moved(conv)
+            convs.append(row.id)
+    return convs
 
 
 async def _overtaken(s: Services, hello: Hello, listing: Listing) -> None:
@@ -270,40 +294,29 @@ def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
 # ---- the welcome --------------------------------------------------------------------------------------------------------------------
 
 
-Told: TypeAlias = dict[ConvId, tuple[tuple[int, int], tuple[int, int]]]  # the cursors of both sides, as a page showed them
-
-
-async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]) -> Told:
+async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]) -> None:
     """Send the pages. Each is made and queued in one loop turn; between them the connection may ask for a pause."""
-    told: Told = {}
     cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
     rows = listing.rows
     first = _first(s, session, listing, presence)
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
         await s.drained(session)
         if session.state is not State.OPENING:
-            return told
+            return
         last = at + WELCOME_ITEMS >= len(rows)
         items = [_item(s, session, row, cursors.get(row.id)) for row in rows[at : at + WELCOME_ITEMS]]
         facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
         if last:
             facts["since"] = listing.mark
-        else:
-            for row in rows[at : at + WELCOME_ITEMS]:
-                conv = s.registry.convs[row.id]
-                told[row.id] = (conv.cursor(0), conv.cursor(1))
         session.sink.send(framing.encode_text(protocol.frame("welcome", **facts)))
-    return told
 
 
-def _moved_meanwhile(s: Services, session: Session, told: Told) -> None:
-    """Push the cursors that moved after their page was made; receipts are pushed to live sessions only."""
-    for id, before in told.items():
-        if (conv := s.registry.convs.get(id)) is None:
-            continue
-        for side in (0, 1):
-            if conv.cursor(side) != before[side]:
-                session.sink.send(framing.encode_text(receipt(conv, side)))
+def _moved_meanwhile(s: Services, session: Session) -> None:
+    """Push the cursors that moved while the welcome was made; receipts are pushed to live sessions only."""
+    moved, session.moved = session.moved, None
+    for id, side in moved or ():
+        if (conv := s.registry.convs.get(id)) is not None:
+            session.sink.send(framing.encode_text(receipt(conv, side)))
 
 
 def receipt(conv: Conversation, side: int) -> bytes:
@@ -371,7 +384,13 @@ async def snapshot(s: Services, session: Session) -> list[dict[str, object]]:
 def _status(s: Services, session: Session, user: UserId, seen_ms: int | None) -> Change:
     if not may_see(session, user):
         return Change(user, Status.HIDDEN, 0, None)
-    return s.presence.status(user) or offline(s, user, seen_ms)
+    return status(s, user, seen_ms)
+
+
+def status(s: Services, user: UserId, seen_ms: int | None) -> Change:
+    """A user's status as of now, with a version just below now: above what the client was told before, also by other nodes, and below what comes."""
+    change = s.presence.status(user) or offline(s, user, seen_ms)
+    return change._replace(v=max(change.v, s.now_ms() - 1))
 
 
 def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> None:

@@ -52,7 +52,7 @@ def tls_context(url: RedisUrl) -> ssl.SSLContext | None:
     if not url.tls:
         return None
     try:
-        return SSLConnection(**url.options).ssl_context.get()
+        return SSLConnection(**{"ssl_check_hostname": True, **url.options}).ssl_context.get()
     except OSError as e:  # ssl's own errors are such
         wrong = f"names certificates or a key that cannot be read ({e.strerror or e})"
         raise SettingError(f"redis_url: {url.masked} {wrong}; mend its ssl_ options") from e
@@ -143,10 +143,8 @@ def translated(url: RedisUrl, deadline_s: float) -> Iterator[None]:
 def is_about_the_way(e: BaseException) -> bool:
     """Is it the connection or the server's role that failed, and not the command?"""
     if isinstance(e, exceptions.ResponseError):
-        return isinstance(
-            e, exceptions.ReadOnlyError | exceptions.ClusterError | exceptions.AskError | exceptions.TryAgainError
-        ) or "read only replica" in str(e)
-    return True
+        return isinstance(e, _ROLE_ERRORS) or "read only replica" in str(e)
+    return not isinstance(e, exceptions.MaxConnectionsError)
 
 
 def reason(url: RedisUrl, e: BaseException) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import random
 import signal
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger("server")
 
 BACKLOG: Final = 4_096
-SYNC_RTT_S_MAX: Final = 0.05  # a clock read more slowly than that says too little
+SYNC_RTT_S_MAX: Final = 0.05  # a clock read more slowly than that says too little, unless there is nothing better
+SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
 SYNC_STEP_MS: Final = 1_000  # a difference beyond noise: the database has moved to another machine
 TICK_S: Final = 0.05  # how late a grace time may end
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
@@ -59,12 +61,13 @@ NOTICE_MS_MAX: Final = 5_000
 class Clock:
     """`now`: seconds, monotonic, the loop's. `now_ms`: since 1970; starts at the wall clock, or PostgreSQL's among nodes, and never goes back."""
 
-    __slots__ = ("_last_ms", "_offset_ms", "_synced", "now")
+    __slots__ = ("_last_ms", "_offset_ms", "_rtt_s", "_synced", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.now = loop.time
         self._offset_ms = time.time() * 1000 - loop.time() * 1000
         self._last_ms = 0
+        self._rtt_s = math.inf  # of the quickest reading of PostgreSQL's
         self._synced = False
 
     def now_ms(self) -> int:
@@ -77,13 +80,14 @@ class Clock:
 
     def sync(self, db_ms: int, rtt_s: float) -> None:
         """PostgreSQL's clock, read within the last `rtt_s`. Nodes' presence versions are compared: their clocks must be one, to some ms."""
-        if self._synced and rtt_s > SYNC_RTT_S_MAX:
+        if rtt_s > max(SYNC_RTT_S_MAX, self._rtt_s):
             return
-        offset_ms = db_ms + rtt_s * 500 - self.now() * 1000
-        error_ms = offset_ms - self._offset_ms
+        error_ms = db_ms + rtt_s * 500 - self.now() * 1000 - self._offset_ms
         if not self._synced:
             self._last_ms = 0
-        self._offset_ms += error_ms if not self._synced or abs(error_ms) > SYNC_STEP_MS else error_ms / 4
+        rough = self._rtt_s > SYNC_RTT_S_MAX  # what we go by: none was better
+        self._offset_ms += error_ms if rough or abs(error_ms) > SYNC_STEP_MS else error_ms / 4
+        self._rtt_s = min(self._rtt_s, rtt_s)
         self._synced = True
 
 
@@ -223,10 +227,13 @@ class Node:
         for n, work in enumerate(await self.store.start(self.delivery)):
             self._watch(f"store {n}", work)
         if self.cluster is not None:
-            self._clock.sync(await self.store.ping(), 0.0)
+            for _ in range(SYNC_READINGS):
+                asked = self._clock.now()
+                self._clock.sync(await self.store.ping(), self._clock.now() - asked)
             await self.cluster.start()
             for name, work in self.cluster.tasks():
                 self._watch(name, work)
+            await self.cluster.settled()
         self._watch("retention", self.retention.run())
         self._watch("sweep", self._sweep())
         self._watch("tick", self._tick())
@@ -364,7 +371,7 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, *self._watched.values(), return_exceptions=True)
         if self.cluster is not None:
-            await self.cluster.stop()
+            await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):
             await self.store.stop()
         if self._embedded is not None:

@@ -126,6 +126,7 @@ class Session:
         "frames",
         "held",
         "last_id",
+        "moved",
         "probing",
         "reads",
         "sink",
@@ -155,6 +156,7 @@ class Session:
         self.probing: dict[UserId, int] | None = None  # by peer: probes whose answer is out
         self.behind: dict[ConvId, int] | None = None  # by conversation: seq up to which this session has been filled
         self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait for the fill to reach their seq
+        self.moved: set[tuple[ConvId, int]] | None = None  # while its welcome is made: (conversation, side) whose cursors moved
         self.reads = 0  # reads of the database under way for this session
         self.watching: tuple[UserId, ...] = ()
         self.drained: object = None

@@ -76,8 +76,12 @@ class Subscription:
         self._pumps: list[asyncio.Task[None]] = []
 
     async def connect(self) -> None:
-        """Connect every leg. What a failure or a cancellation leaves open, `close` closes."""
-        await self._engine.run(self._connect)
+        """Connect every leg; where one fails, none stays open."""
+        try:
+            await self._engine.run(self._connect)
+        except BaseException:
+            await self.close()
+            raise
         self._open = True
         if self._sharded:
             self._pumps = [asyncio.create_task(self._pump(name), name=f"redis {name}") for name in self._legs]
