@@ -24,8 +24,8 @@ setup: .venv/dev.stamp  ## everything for development, in .venv
 run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS="--port 9000" adds flags
 	$(BIN)/chatd serve $(ARGS)
 
-test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 7 minutes)
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 9 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)

@@ -110,8 +110,7 @@ class Cluster:
 
     async def stop(self, grace_s: float = 0.0) -> None:
         """Close. The lease is left to lapse, after this time at the earliest: users on their way to another node do not look offline meanwhile."""
-        if grace_s:
-            await self.mirror.leave(grace_s)
+        await self.mirror.leave(grace_s)
         await self.engine.close()
 
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------

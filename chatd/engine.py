@@ -97,6 +97,8 @@ class Engine:
         try:
             with translated(self.url, self.deadline_s):
                 async with asyncio.timeout(self.deadline_s):
+                    if isinstance(held.client, RedisCluster):
+                        await held.client.initialize()  # itself it does so after it has chosen the node: by chance, then
                     answer = await command(held.client)
             held.given_up = 0
             return answer
@@ -147,7 +149,6 @@ class Engine:
     async def _publish_part(self, messages: Sequence[tuple[str, bytes]], client: Client) -> None:
         where: dict[str, Any] = {}
         if isinstance(client, RedisCluster):
-            await client.initialize()
             if await self._is_sharded(client):
                 await _publish_sharded(client, messages)
                 return
@@ -175,7 +176,6 @@ class Engine:
     async def hello(self, client: Client) -> list[dict[str, str]]:
         """What the server, or every master of a Cluster, says of itself: `version`, `mode`, `role`. No permission is needed for it."""
         if isinstance(client, RedisCluster):
-            await client.initialize()
             answers = [await client.execute_command("HELLO", target_nodes=node) for node in client.get_primaries()]
         else:
             answers = [await client.execute_command("HELLO")]  # type: ignore[no-untyped-call]
@@ -199,7 +199,6 @@ class Engine:
         """Where a subscription is to connect to, by name, and whether its channels are sharded over these."""
         if not isinstance(client, RedisCluster):
             return {"": client.connection_pool}, False
-        await client.initialize()
         await client.nodes_manager.initialize()  # slots may have moved since, and no command told us
         if await self._is_sharded(client, again=True):
             return {node.name: node for node in client.get_primaries()}, True

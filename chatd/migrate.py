@@ -138,8 +138,11 @@ def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     try:
         conn = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="chatd migrate")
     except psycopg.Error as e:
-        # Not a wrong setting, as far as we know: a supervisor must try again, as after a reboot where the database comes up later.
-        raise ChatdError(f"database_url: cannot connect: {_sentence(e)}; is PostgreSQL running there, and is the URL right?") from e
+        # Nobody there is not a wrong setting, as far as we know: a supervisor must try again, as after a reboot where the database comes up later.
+        refused = any(words in str(e) for words in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied"))
+        raise (SettingError if refused else ChatdError)(
+            f"database_url: cannot connect: {_sentence(e)}; is PostgreSQL running there, and is the URL right?"
+        ) from e
     with contextlib.closing(conn):
         yield conn
 

@@ -94,6 +94,7 @@ class Peer:
     name: str = ""
     grace_ms: int = 0  # it has left, and its lease stands for so much longer
     renewed_ms: int = 0  # when its lease had last been renewed as we first saw it, by Redis's clock
+    left: bool = False  # it has drained, and its lease is to lapse
     namesake: bool = False  # it has our own name, and that was told
 
 
@@ -123,6 +124,7 @@ class Mirror:
         self._looking: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[None] | None = None
         self._touched_at = 0.0
+        self._leaving = False
 
     @property
     def stale(self) -> bool:
@@ -210,7 +212,7 @@ class Mirror:
 
         Call it last, when `run_beat` has ended. Never raises.
         """
-        self._grace_ms = max(0, int(grace_s * 1000) - self._lease_ms)
+        self._leaving, self._grace_ms = True, max(0, int(grace_s * 1000) - self._lease_ms)
         if self._written:
             with contextlib.suppress(Away, TimeoutError):
                 async with asyncio.timeout(LEAVE_S):
@@ -237,7 +239,7 @@ class Mirror:
             self._to_read.set()
 
     async def _renew(self, *, renew: bool) -> tuple[int, bool, list[tuple[str, int, dict[str, Any]]]]:
-        info = orjson.dumps({"name": self._name, "n": self._n, "grace_ms": self._grace_ms, **self._facts()})
+        info = orjson.dumps({"name": self._name, "n": self._n, "left": self._leaving, "grace_ms": self._grace_ms, **self._facts()})
         keys = [self._p + "nodes", self._p + "info", self._p + "on:" + self.boot]
         async with asyncio.timeout(CALL_S):
             now_ms, lapsed, nodes = await self._beat(keys, [self.boot, info, self._lease_ms, int(renew), FORGET_LEASES, self._grace_ms])
@@ -261,6 +263,7 @@ class Mirror:
             if info.get("name") == self._name and renewed_ms > peer.renewed_ms and not peer.namesake:
                 peer.namesake = True
                 log.warning("node.same_name", name=self._name, boot=boot, remedy="give each its own --node-name; they work all the same")
+            peer.left = info.get("left") is True
             peer.heard_at, peer.name, peer.grace_ms = now, str(info.get("name", "")), info.get("grace_ms", 0)
         if now - self._through_since < self._lease_s:
             return
@@ -270,9 +273,12 @@ class Mirror:
 
     def _dead(self, boot: str, peer: Peer, seen_ms: int) -> None:
         del self.peers[boot]
-        self._metrics.leases_lapsed += 1
         changes = self._presence.forget_boot(boot, self._now_ms(), seen_ms)
-        log.warning("node.dead", boot=boot, name=peer.name, offline=len(changes))
+        if peer.left:
+            log.info("node.left", boot=boot, name=peer.name, offline=len(changes))
+        else:
+            self._metrics.leases_lapsed += 1
+            log.warning("node.dead", boot=boot, name=peer.name, offline=len(changes))
         for change in changes:
             self.listener.announce(change)
 

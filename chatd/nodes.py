@@ -47,6 +47,7 @@ class Row(NamedTuple):
     started_ms: int | None
     lease_age_ms: int
     stands: bool
+    left: bool = False  # it has drained
 
 
 async def read(settings: Settings) -> list[Row]:
@@ -80,7 +81,7 @@ def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
     return Row(
         name=text("name"), boot=_printable(boot), host=text("host"), port=number("port"), pid=number("pid"), version=text("version"),
         sessions=number("sessions"), users=number("users"), started_ms=number("started_ms"),
-        lease_age_ms=lease_age_ms, stands=lease_age_ms <= lease_ms,
+        lease_age_ms=lease_age_ms, stands=lease_age_ms <= lease_ms, left=facts.get("left") is True,
     )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def table(rows: Iterable[Row]) -> str:
 def _cells(one: Row) -> tuple[str, ...]:
     address = f"{one.host}:{one.port}" if one.host is not None and one.port is not None else None
     age = f"{max(0, one.lease_age_ms) / 1000:.1f} s"
-    lease = age if one.stands else f"lapsed, {age}"
+    lease = f"left, {age}" if one.left else age if one.stands else f"lapsed, {age}"
     cells = (one.name, one.boot, address, one.pid, one.version, one.sessions, one.users, lease, _time(one.started_ms))
     return tuple("?" if cell is None else str(cell) for cell in cells)
 

@@ -82,7 +82,7 @@ def open_client(url: RedisUrl, connect_s: float, context: ssl.SSLContext | None,
     match url.kind:
         case "cluster":
             nodes = [ClusterNode(host, port) for host, port in dict.fromkeys([*url.hosts, *known])]
-            client = RedisCluster(startup_nodes=nodes, **base, **own, **bounded)
+            client = RedisCluster(startup_nodes=nodes, reinitialize_steps=0, **base, **own, **bounded)  # else it closes all after 5 redirects
             if context is not None:
                 shared = _sharing(SSLConnection, context)
                 client.connection_kwargs["connection_class"] = shared

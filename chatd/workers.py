@@ -212,7 +212,8 @@ class Supervisor:
                     self._end.set_result(WRONG_SETTING)
                 return
             wait_s = worker.backoff.wait_s(served_s)
-            log.error("worker.died", worker=worker.number, status=status, served_s=round(served_s, 1), restart_in_s=round(wait_s, 1))
+            tell, event = (log.info, "worker.drained") if status == 0 else (log.error, "worker.died")
+            tell(event, worker=worker.number, status=status, served_s=round(served_s, 1), restart_in_s=round(wait_s, 1))
             await self._pause(wait_s)
 
     async def _live(self, worker: Worker) -> int:

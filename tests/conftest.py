@@ -2,4 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ["tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster"]
+
+PROCESSES = ("tests/cluster/", "tests/faults/")  # real processes under load and promises in seconds: one of these at a time
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`make test` runs two workers (pytest-xdist): one takes all tests with processes, in turn, the other the rest."""
+    for item in items:
+        if item.nodeid.startswith(PROCESSES):
+            item.add_marker(pytest.mark.xdist_group("processes"))

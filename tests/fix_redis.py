@@ -18,7 +18,6 @@ import contextlib
 import datetime
 import ipaddress
 import os
-import random
 import re
 import shutil
 import signal
@@ -39,6 +38,7 @@ POLL_S: Final = 0.01
 PORTS: Final = range(12_000, 22_000)  # a Cluster's bus listens 10,000 above
 SERVICE: Final = "chatd-test"
 DOWN_AFTER_MS: Final = 500
+_ports: Final[Iterator[int]] = iter([*PORTS[os.getpid() * 97 % len(PORTS) :], *PORTS])
 _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
 
 
@@ -67,8 +67,14 @@ class NoTls(Exception):
 class OwnRedis:
     """One server. `start` is a restart if it runs or ran: same port, same options, nothing in it."""
 
-    def __init__(self, folder: Path, *, password: str | None = None, tls: bool = False, sentinel: str | None = None, **settings: Any) -> None:
-        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel` is the text of a sentinel.conf, if it is one."""
+    def __init__(
+        self, folder: Path, *, password: str | None = None, tls: bool = False, all_tls: Path | None = None,
+        sentinel: str | None = None, **settings: Any,
+    ) -> None:  # fmt: skip
+        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel` is the text of a sentinel.conf, if it is one.
+
+        `tls` adds a port; `all_tls` leaves no other, and has the certificate that several servers share in its folder.
+        """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port = _free_port()
@@ -76,19 +82,22 @@ class OwnRedis:
         self.socket = folder / "redis.sock"
         self.log_file = folder / "redis.log"
         self.tls_port: int | None = None
-        self.certificate = folder / "certificate.pem"
+        self.certificate = (all_tls or folder) / "certificate.pem"
         self._settings: dict[str, Any] = {
             "port": self.port, "bind": "127.0.0.1", "dir": folder, "logfile": self.log_file, "unixsocket": self.socket,
             "save": "", "appendonly": "no", "repl-diskless-sync-delay": 0, **{name.replace("_", "-"): value for name, value in settings.items()},
         }  # fmt: skip
         if password is not None:
             self._settings |= {"requirepass": password, "masterauth": password}
-        if tls:
-            self.tls_port = _free_port()
-            key = folder / "key.pem"
-            _self_signed(self.certificate, key)
+        if tls or all_tls:
+            key = self.certificate.with_name("key.pem")
+            if not key.exists():
+                _self_signed(self.certificate, key)
+            self.tls_port = self.port if all_tls else _free_port()
             self._settings |= {"tls-port": self.tls_port, "tls-cert-file": self.certificate, "tls-key-file": key, "tls-auth-clients": "no"}
             self._settings["tls-ca-cert-file"] = self.certificate
+        if all_tls:
+            self._settings |= {"port": 0, "tls-replication": "yes", "tls-cluster": "yes"}
         self._sentinel = sentinel
         self._process: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -98,18 +107,18 @@ class OwnRedis:
 
     @property
     def url(self) -> str:
-        return f"redis://{self._userinfo}127.0.0.1:{self.port}"
+        return f"redis://{self.userinfo}127.0.0.1:{self.port}"
 
     @property
     def unix_url(self) -> str:
-        return f"unix://{self._userinfo}{self.socket}"
+        return f"unix://{self.userinfo}{self.socket}"
 
     @property
     def tls_url(self) -> str:
-        return f"rediss://{self._userinfo}127.0.0.1:{self.tls_port}?ssl_ca_certs={self.certificate}"
+        return f"rediss://{self.userinfo}127.0.0.1:{self.tls_port}?ssl_ca_certs={self.certificate}"
 
     @property
-    def _userinfo(self) -> str:
+    def userinfo(self) -> str:
         return "" if self.password is None else f":{quote(self.password, safe='')}@"
 
     @property
@@ -200,19 +209,23 @@ class OwnRedis:
 class OwnSentinel:
     """A master, a replica, and sentinels of which any one may start a failover (quorum 1; with several, most must be up)."""
 
-    def __init__(self, folder: Path, sentinels: int = 1, *, password: str | None = None, sentinel_password: str | None = None) -> None:
-        first = OwnRedis(folder / "a", password=password)
-        second = OwnRedis(folder / "b", password=password, replicaof=("127.0.0.1", first.port))
+    def __init__(
+        self, folder: Path, sentinels: int = 1, *, password: str | None = None, sentinel_password: str | None = None, tls: bool = False
+    ) -> None:  # fmt: skip
+        shared = _shared(folder) if tls else None
+        first = OwnRedis(folder / "a", password=password, all_tls=shared)
+        second = OwnRedis(folder / "b", password=password, all_tls=shared, replicaof=("127.0.0.1", first.port))
         self.servers = [first, second]
         config = f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\nsentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
         config += f"sentinel failover-timeout {SERVICE} 3000\n"
         if password is not None:
             config += f"sentinel auth-pass {SERVICE} {password}\n"
-        self.sentinels = [_Sentinel(folder / f"sentinel-{n}", password=sentinel_password, sentinel=config) for n in range(sentinels)]
-        userinfo = f":{password}@" if password else ""
-        query = f"?sentinel_password={sentinel_password}" if sentinel_password else ""
+        self.sentinels = [
+            _Sentinel(folder / f"sentinel-{n}", password=sentinel_password, all_tls=shared, sentinel=config) for n in range(sentinels)
+        ]  # fmt: skip
         hosts = ",".join(f"127.0.0.1:{s.port}" for s in self.sentinels)
-        self.url = f"redis+sentinel://{userinfo}{hosts}/{SERVICE}{query}"
+        options = [f"sentinel_password={sentinel_password}"] * (sentinel_password is not None) + [f"ssl_ca_certs={first.certificate}"] * tls
+        self.url = f"{'rediss' if tls else 'redis'}+sentinel://{first.userinfo}{hosts}/{SERVICE}?{'&'.join(options)}".rstrip("?")
 
     def start(self) -> None:
         """Run all, and return once the sentinels know of the replica and of each other."""
@@ -248,19 +261,21 @@ class _Sentinel(OwnRedis):
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder, **options)
-        for name in ("save", "appendonly", "masterauth", "repl-diskless-sync-delay"):
+        for name in ("save", "appendonly", "masterauth", "repl-diskless-sync-delay", "tls-cluster"):
             self._settings.pop(name, None)
 
 
 class OwnCluster:
     """Masters that share the slots, in order, without replicas."""
 
-    def __init__(self, folder: Path, masters: int = 3, *, password: str | None = None) -> None:
-        self.servers = [
-            OwnRedis(folder / str(n), password=password, cluster_enabled="yes", cluster_node_timeout=2000) for n in range(masters)
-        ]  # fmt: skip
+    def __init__(self, folder: Path, masters: int = 3, *, password: str | None = None, tls: bool = False) -> None:
+        options: dict[str, Any] = {"password": password, "all_tls": _shared(folder) if tls else None}
+        self.servers = [OwnRedis(folder / str(n), cluster_enabled="yes", cluster_node_timeout=2000, **options) for n in range(masters)]
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
-        self.url = f"redis+cluster://{self.servers[0]._userinfo}{hosts}"
+        first = self.servers[0]
+        self.url = f"redis+cluster://{first.userinfo}{hosts}"
+        if tls:
+            self.url = f"rediss+cluster://{first.userinfo}{hosts}?ssl_ca_certs={first.certificate}"
 
     def start(self) -> None:
         """Make it, and return once every server says that all is well."""
@@ -304,6 +319,11 @@ class OwnCluster:
             server.kill()
 
 
+def _shared(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> None:
     """Ask until it is so: for what other processes do, and tell nobody. Fails with their logs."""
     deadline = time.monotonic() + READY_S_MAX
@@ -314,12 +334,13 @@ def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> Non
 
 
 def _free_port() -> int:
-    while True:
-        port = random.choice(PORTS)
+    """One that this process has not given yet; other processes that test begin elsewhere."""
+    for port in _ports:
         with socket.socket() as one, socket.socket() as bus, contextlib.suppress(OSError):
             one.bind(("127.0.0.1", port))
             bus.bind(("127.0.0.1", port + 10_000))
             return port
+    raise AssertionError("no port is free")
 
 
 def _self_signed(certificate: Path, key_file: Path) -> None:

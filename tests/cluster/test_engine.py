@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis import exceptions
 
 from chatd import engine as engine_module
-from chatd.engine import Away, Engine, Event, Message, Ponged, Subscribed, Subscription
+from chatd.engine import GIVEN_UP_MAX, Away, Engine, Event, Message, Ponged, Subscribed, Subscription
 from chatd.errors import SettingError
 from chatd.redis_clients import CONNECTIONS_MAX, Client
 from tests.faults.tcp_proxy import TcpProxy
-from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel, version
+from tests.fix_redis import MakeRedis, NoTls, OwnCluster, OwnRedis, OwnSentinel, binary, version
 
 pytestmark = pytest.mark.cluster
 
 SOON_S = 15.0  # far beyond what it takes
-SHAPES = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster"]
+SHAPES = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster", "tls sentinel", "tls cluster"]
 
 
 @pytest.fixture(params=SHAPES)
-def shape(request: pytest.FixtureRequest) -> str:
+def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
     """The URL of a running Redis of each shape."""
-    if request.param in ("sentinel", "cluster"):
-        return str(request.getfixturevalue(f"own_{request.param}").url)
+    shapes: dict[str, type[OwnSentinel | OwnCluster]] = {"sentinel": OwnSentinel, "cluster": OwnCluster}
+    if (many := shapes.get(request.param.removeprefix("tls "))) is None:
+        yield one_server(request)
+        return
+    servers = many(redis_folder / "many", tls=request.param.startswith("tls"), password="p/w")
+    try:
+        servers.start()
+        yield servers.url
+    except NoTls:
+        pytest.skip(f"{binary()} was built without TLS")
+    finally:
+        servers.kill()
+
+
+def one_server(request: pytest.FixtureRequest) -> str:
     server: OwnRedis = request.getfixturevalue("make_redis")(password=None if request.param == "plain" else "p/w", tls=request.param == "tls")
     if request.param == "user":
         server.command("ACL", "SETUSER", "app", "on", ">s:3", "~{chatd}:*", "resetchannels", "&chatd:*", "+@all", "-@admin", "-@dangerous")
@@ -170,6 +187,27 @@ async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: Mak
         await heard.ear.until(lambda ear: len(ear.messages) > 2_550)
         await heard.pong()
         assert [m.channel for m in heard.ear.messages[2_550:]] == ["chatd:u:0"]
+
+
+@pytest.mark.parametrize("shape", ["tls", "tls sentinel", "tls cluster"], indirect=True)
+async def test_certificates_are_read_once(shape: str, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[ssl.SSLContext] = []
+    real = ssl.create_default_context
+
+    def make() -> ssl.SSLContext:
+        made.append(real())
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", make)
+    monkeypatch.setattr(engine_module, "RENEW_S", 0)
+    engine = make_engine(shape)
+    for _ in range(3):
+        await asyncio.gather(*(engine.command("GET", "{chatd}:a") for _ in range(5)))
+        async with Listening(engine) as heard:
+            await heard.to("chatd:u:1")
+        with pytest.raises(Away):
+            await engine.run(fail)
+    assert len(made) == 1
 
 
 async def test_nothing_asked_is_nothing_done(engine: Engine) -> None:
@@ -405,12 +443,71 @@ async def test_commands_past_the_bound_are_refused_at_once_and_harm_nobody(own_r
     assert [answer for answer in answers if not isinstance(answer, Away)] == [b"%d" % n for n in range(CONNECTIONS_MAX)]
 
 
+async def fail(_: Client) -> None:
+    raise exceptions.ConnectionError("the server went away")
+
+
+async def test_after_a_failure_there_is_a_new_client_and_calls_on_the_old_one_come_to_their_end(
+    own_redis: OwnRedis, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine_module, "RENEW_S", 0)
+    waits = asyncio.create_task(engine.command("BLPOP", "{chatd}:queue", 1))
+    async with Listening(engine) as heard:
+        await heard.to("chatd:u:1")
+        old = engine.client
+        with pytest.raises(Away, match="went away"):
+            await engine.run(fail)
+        await engine.command("RPUSH", "{chatd}:queue", "x")
+        assert engine.client is not old
+        assert await waits == (b"{chatd}:queue", b"x")
+        await engine.publish([("chatd:u:1", b"x")])
+        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        async with asyncio.timeout(SOON_S):
+            while int(own_redis.info("clients")["connected_clients"]) > 3:  # the new client's, the subscription's, and the one that asks
+                await asyncio.sleep(0.01)
+
+
+async def test_what_the_command_alone_got_wrong_makes_no_new_client(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "RENEW_S", 0)
+    old = engine.client
+    for words in (("HGETALL",), ("NONSENSE",), ("EVAL", "return redis.call('NONSENSE')", 0)):
+        with pytest.raises(Away, match="ResponseError"):
+            await engine.command(*words)
+    with pytest.raises(ZeroDivisionError):  # not Redis's fault at all
+        await engine.run(lambda redis: 1 // 0)  # type: ignore[arg-type, return-value]
+    await engine.command("PING")
+    assert engine.client is old
+
+
+async def test_calls_that_are_given_up_in_a_row_make_a_new_client(own_redis: OwnRedis, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "RENEW_S", 0)
+    old = engine.client
+
+    async def give_up() -> None:
+        own_redis.freeze()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await engine.command("PING")
+        own_redis.thaw()
+
+    for _ in range(GIVEN_UP_MAX + 2):
+        await give_up()
+        await engine.command("PING")  # it lives
+    assert engine.client is old
+    for _ in range(GIVEN_UP_MAX):
+        await give_up()
+    await engine.command("PING")
+    assert engine.client is not old
+
+
 async def test_close_leaves_no_connection(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
     engine = make_engine(own_redis.url)
     await asyncio.gather(*(engine.command("PING") for _ in range(5)))
     async with Listening(engine) as heard:
         await heard.to("chatd:u:1")
     await engine.close()
+    with pytest.raises(Away, match="closed"):
+        await engine.command("PING")
     async with asyncio.timeout(SOON_S):
         while int(own_redis.info("clients")["connected_clients"]) > 1:  # the one that asks
             await asyncio.sleep(0.01)
@@ -528,7 +625,7 @@ async def test_a_sentinel_that_is_dead_or_hangs_is_passed_over(own_sentinel: Own
         await nobody.check()
 
 
-async def test_sentinels_may_have_a_password_of_their_own(redis_folder: Any, make_engine: MakeEngine) -> None:
+async def test_sentinels_may_have_a_password_of_their_own(redis_folder: Path, make_engine: MakeEngine) -> None:
     servers = OwnSentinel(redis_folder / "s", password="pa", sentinel_password="hidden")
     try:
         servers.start()
@@ -602,7 +699,30 @@ async def test_a_master_that_is_killed_is_away_until_it_is_back(own_cluster: Own
         await heard.ear.until(lambda ear: {m.channel for m in ear.messages} == set(names))
 
 
-async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Any, make_engine: MakeEngine) -> None:
+async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_no_connection(
+    own_cluster: OwnCluster, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engine_module, "RENEW_S", 0)
+    engine = make_engine(own_cluster.url)
+    messages = [(f"chatd:u:{n}", b"x") for n in range(30)]
+    for _ in range(3):
+        await engine.publish(messages)
+        with pytest.raises(Away):
+            await engine.run(fail)
+    own_cluster.servers[1].kill()  # not the first: redis-py asks that one for its commands, and gives up without it
+    with pytest.raises(Away):
+        await engine.publish(messages)
+    for n in range(30):  # one of them is the dead one's
+        with contextlib.suppress(Away):
+            await engine.command("GET", f"chatd:{n}")
+    await engine.close()
+    async with asyncio.timeout(SOON_S):
+        for server in own_cluster.servers[::2]:
+            while len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) > 1:  # the one that asks
+                await asyncio.sleep(0.01)
+
+
+async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Path, make_engine: MakeEngine) -> None:
     old, new = (OwnCluster(redis_folder / name, masters=1) for name in ("old", "new"))
     proxy = TcpProxy(0)
     try:

@@ -234,4 +234,4 @@ async def test_three_nodes_300_users_500_messages_a_second(make_nodes: MakeNodes
 @pytest.mark.slow
 async def test_the_same_with_three_of_ten_publishes_lost(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
     nodes = await make_nodes(3, before=[LOSSY.format(share=0.3)] * 3, **ROOM)
-    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=60)
+    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=20)

@@ -78,7 +78,8 @@ class TcpProxy:
         finally:
             for one in writers:
                 one.close()
-                with contextlib.suppress(OSError):
+            for one in writers:
+                with contextlib.suppress(OSError, asyncio.CancelledError):
                     await one.wait_closed()
             self._links.discard(task)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 
 import pytest
 from redis import exceptions
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from chatd.engine import Engine
+from chatd.engine import Away, Engine
 from chatd.errors import SettingError
-from chatd.redis_clients import REASON_MAX, reason, remedy
+from chatd.redis_clients import REASON_MAX, reason, remedy, translated
 from chatd.redis_url import read
 
 URL = read("redis://app:s3cret@host")
@@ -58,6 +59,44 @@ def test_a_reason_is_one_short_line_without_secrets_and_without_the_command() ->
 def test_only_what_waiting_cannot_mend_has_a_remedy(fault: Exception | None, says: str | None) -> None:
     found = remedy(URL, "chat-1", fault)
     assert found is None if says is None else found is not None and says in found
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (exceptions.ConnectionError("Connection refused"), "ConnectionError: Connection refused"),
+        (exceptions.RedisClusterException("no node"), "RedisClusterException: no node"),
+        (TimeoutError(), "no answer within 2 s"),
+        (ConnectionResetError("reset"), "ConnectionResetError: reset"),
+        (AttributeError("'NoneType' object has no attribute 'writelines'"), "another call closed the connection"),
+        (RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed"), "another call closed the connection"),
+    ],
+)
+def test_whatever_redis_py_raises_is_away(fault: Exception, says: str) -> None:
+    with pytest.raises(Away) as e, translated(URL, 2.0):
+        raise fault
+    assert str(e.value) == says
+
+
+@pytest.mark.parametrize("fault", [AttributeError("'Redis' object has no attribute 'hest'"), RuntimeError("our own"), ValueError(), KeyError("x")])
+def test_what_we_got_wrong_stays_what_it_is(fault: Exception) -> None:
+    with pytest.raises(type(fault)), translated(URL, 2.0):
+        raise fault
+
+
+async def test_a_cancellation_meant_for_another_call_is_away_and_ours_is_ours() -> None:
+    shared = asyncio.get_running_loop().create_future()  # as that of a connection that closes
+
+    async def wait() -> None:
+        with translated(URL, 2.0):
+            await shared
+
+    one, other = asyncio.create_task(wait()), asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    one.cancel()
+    await asyncio.wait([one, other])
+    assert one.cancelled()
+    assert str(other.exception()) == "another call was cancelled"
 
 
 def test_without_a_password_the_remedy_is_to_give_one() -> None:

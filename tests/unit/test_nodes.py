@@ -23,7 +23,11 @@ def test_a_node_is_a_line_and_its_lease_stands_until_it_is_too_old() -> None:
     assert "2026-09-2" in first
     assert "lapsed, 5.0 s" in second
     assert [one["stands"] for one in json.loads(as_json(rows))] == [True, False]
-    assert json.loads(as_json(rows))[0] == {**FACTS, "boot": BOOT, "lease_age_ms": 300, "stands": True}
+    assert json.loads(as_json(rows))[0] == {**FACTS, "boot": BOOT, "lease_age_ms": 300, "stands": True, "left": False}
+
+
+def test_a_node_that_drained_has_left() -> None:
+    assert "left, 0.3 s" in table([row(BOOT, 300, orjson.dumps({**FACTS, "left": True}), 5_000)])
 
 
 def test_without_nodes_there_is_the_head_alone() -> None:

@@ -1,0 +1,230 @@
+"""One node of several that leaves, or is slow: its own users move or wait, the others' notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.cluster.test_fanout import befriend
+from tests.cluster.traffic import QUIET_S_MAX, Traffic, nodes_of, share, together, told, traffic_at, until
+from tests.faults.proxy import SOCKET_NAME
+from tests.faults.test_outage import peer_at
+from tests.fix_cluster import LEASE_S, Nodes
+from tests.fix_process import MakeProcess
+from tests.fix_redis import OwnRedis
+
+pytestmark = pytest.mark.cluster
+
+ACK_S_P99 = 0.5
+MOVE_S_MAX = 5.0
+CLOSED_RESTART, REPLACED = 1012, 4004
+DELAY_S = 0.3
+
+
+# ---- a drain -----------------------------------------------------------------------------------------------------------------------------
+
+
+async def drain(traffic: Traffic, nodes: Nodes, n: int) -> None:
+    """SIGTERM to one of them. Gives nothing: asserts what its users and the others' noticed."""
+    loop = asyncio.get_running_loop()
+    leaving = nodes[n]
+    moving = [one for one in traffic.folk.values() if one.home == leaving.url and one.live.is_set()]
+    before = {one.history.user: (one.connections, len(one.notices), len(one.closes)) for one in moving}
+    assert len(moving) > 1
+    began = loop.time()
+    leaving.terminate()
+    assert await leaving.ended() == 0, leaving.said()
+    ended = loop.time()
+    await traffic.until(lambda: all(one.live.is_set() and one.connections > before[one.history.user][0] for one in moving), QUIET_S_MAX)
+    moved = sorted(next(at for at in one.live_at if at > began) - began for one in moving)
+    notices = [one.notices[before[one.history.user][1] :] for one in moving]
+    assert [[notice["kind"] for notice in some] for some in notices] == [["drain"]] * len(moving)
+    delays = [some[0]["retry_ms"] for some in notices]
+    assert len(set(delays)) > len(delays) // 2, "each has its own"
+    assert {one.closes[before[one.history.user][2]] for one in moving} == {CLOSED_RESTART}
+    assert moved[-1] < MOVE_S_MAX
+    print(
+        f"{len(moving)} users moved in {moved[0]:.2f} to {moved[-1]:.2f} s, told to wait {min(delays)} to {max(delays)} ms;"
+        f" the node ended in {ended - began:.2f} s"
+    )
+    others = traffic.acks(began, loop.time(), but=lambda one: one in moving)
+    assert share(others, 0.99) < ACK_S_P99
+
+
+async def judged(traffic: Traffic, nodes: Nodes, database_url: str, since: float) -> None:
+    """All is there, once; nobody ever looked offline."""
+    await traffic.settle(database_url, set())
+    acks, came = traffic.acks(since), traffic.deliveries(since)
+    print(traffic.verify(database_url, set()), f"acks p99 {share(acks, 0.99) * 1000:.0f} ms, max {acks[-1]:.2f} s; deliveries max {came[-1]:.2f} s")
+    assert traffic.offline(since) == []
+    assert traffic.wrong_presence(set()) == []
+
+
+async def test_a_node_that_drains_under_load_is_missed_by_nobody(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    nodes = await nodes_of(3, make_process, fresh_db, own_redis.url)
+    await together(nodes)
+    async with traffic_at(nodes, users=60, rate=150) as traffic:
+        began = asyncio.get_running_loop().time()
+        await traffic.posts(100)
+        await drain(traffic, nodes, 0)
+        await traffic.posts(50)
+        await judged(traffic, nodes, fresh_db, began)
+
+
+@pytest.mark.slow
+async def test_three_nodes_are_upgraded_in_turn_under_load(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    nodes = await nodes_of(3, make_process, fresh_db, own_redis.url)
+    await together(nodes)
+    async with traffic_at(nodes, users=60, rate=150) as traffic:
+        began = asyncio.get_running_loop().time()
+        for n in range(3):
+            await traffic.posts(50)
+            await drain(traffic, nodes, n)
+            await nodes[n].start()
+        await until(lambda: len(told(nodes[0], "node.dead")) == 2, "the last of the old leases has lapsed", 3 * LEASE_S)
+        await judged(traffic, nodes, fresh_db, began)
+
+
+async def test_who_is_told_to_wait_longer_than_a_lease_does_not_look_offline(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    """A node of 5,000 clients spreads them over 5 s, and a lease is as long. Here it is 20 and 2 s and 1 s."""
+    wide = "import chatd.server; chatd.server.NOTICE_MS_PER_CLIENT = 100.0; chatd.server.DRAIN_GRACE_S = 1.0"
+    nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[wide, wide], lease_ms=1_000)
+    await together(nodes)
+    async with traffic_at(nodes, users=40, rate=60) as traffic:
+        began = asyncio.get_running_loop().time()
+        await drain(traffic, nodes, 0)
+        assert max(one.notices[0]["retry_ms"] for one in traffic.folk.values() if one.notices) > 1_000
+        await until(lambda: told(nodes[1], "node.dead"), "its lease has lapsed", 15)
+        await judged(traffic, nodes, fresh_db, began)
+
+
+async def test_a_node_that_has_just_started_knows_who_is_where(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    """Clients come at once in a rolling upgrade, and nobody is to look offline to them; also where Redis is far."""
+    async with SlowWay(own_redis.socket, 0.02) as way:
+        one = (await nodes_of(1, make_process, fresh_db, own_redis.url))[0]
+        async with peer_at(one, "alice", "old") as alice, peer_at(one, "bob") as bob:
+            await befriend(alice, "alice", bob, "bob")
+            other = await make_process(database_url=fresh_db, redis_url=f"unix://{way.path}", node_name="far")
+            async with peer_at(other, "alice", "new", watch=["bob"]) as peer:
+                assert [facts["state"] for facts in peer.welcome["presence"]] == ["online"]
+
+
+# ---- slow --------------------------------------------------------------------------------------------------------------------------------
+
+
+class SlowWay:
+    """A unix socket beside a server's, where everything takes `delay_s` longer, each way, in order and unbounded in between."""
+
+    def __init__(self, upstream: Path, delay_s: float) -> None:
+        self.delay_s = delay_s
+        self._upstream = upstream
+        self.folder = Path(tempfile.mkdtemp(prefix="chatd-slow-", dir="/tmp"))
+        self.path = self.folder / SOCKET_NAME
+        self._server: asyncio.Server | None = None
+        self._links: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> SlowWay:
+        self._server = await asyncio.start_unix_server(self._link, self.path)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._links):
+            link.cancel()
+        await asyncio.gather(*self._links, return_exceptions=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._links.add(task)
+        writers = [writer]
+        try:
+            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
+            writers.append(up_writer)
+            pumps = [asyncio.create_task(self._pump(reader, up_writer)), asyncio.create_task(self._pump(up_reader, writer))]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            for one in writers:
+                one.close()
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
+            self._links.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop = asyncio.get_running_loop()
+        late: deque[asyncio.TimerHandle] = deque()
+        try:
+            while data := await reader.read(65_536):
+                late.append(loop.call_later(self.delay_s, self._pass_on, writer, data, late))
+        finally:
+            for timer in late:
+                timer.cancel()
+
+    @staticmethod
+    def _pass_on(writer: asyncio.StreamWriter, data: bytes, late: deque[Any]) -> None:
+        late.popleft()
+        writer.write(data)
+
+
+def slow_postgresql(conninfo: str, delay_s: float) -> tuple[SlowWay, str]:
+    """The way, and the conninfo that leads over it."""
+    way = SlowWay(Path(str(conninfo_to_dict(conninfo)["host"])) / SOCKET_NAME, delay_s)
+    return way, make_conninfo(conninfo, host=str(way.folder))
+
+
+async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    way, slow_url = slow_postgresql(fresh_db, 0.0)
+    async with way:
+        nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}])
+        await together(nodes)
+        # Neighbours sit on different nodes: every conversation is written by both.
+        async with traffic_at(nodes, users=24, rate=60) as traffic:
+            way.delay_s = DELAY_S
+            began = asyncio.get_running_loop().time()
+            await traffic.posts(250)
+            slow = traffic.acks(began, but=lambda one: one.home != nodes[0].url)
+            fast = traffic.acks(began, but=lambda one: one.home != nodes[1].url)
+            for name, acks in (("slow", slow), ("other", fast)):
+                print(f"acks of the {name} node: median {share(acks, 0.5) * 1000:.0f} ms, p99 {share(acks, 0.99) * 1000:.0f} ms")
+            assert slow[0] > 2 * DELAY_S
+            assert share(fast, 0.99) < ACK_S_P99
+            await judged(traffic, nodes, fresh_db, began)
+        for node in nodes.nodes:
+            assert told(node, "node.dead") == []
+
+
+@pytest.mark.slow  # to start is slow
+async def test_a_node_with_a_slow_way_has_the_right_clock(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    """Which of two sessions of one device is the later one is told by the nodes' clocks."""
+    delay_s = 0.1  # a start takes some fifty round trips
+    way, slow_url = slow_postgresql(fresh_db, delay_s)
+    async with way:
+        nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}], partitions_ahead=1)
+        await together(nodes)
+        async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
+            for peer in (alice, bob):
+                assert abs((await peer.request("ping"))["ts"] - time.time() * 1000) < delay_s * 1000 / 2
+            await befriend(alice, "alice", bob, "bob")
+        for first, second in ((1, 0), (0, 1)):
+            async with peer_at(nodes[first], "carol", "phone") as old, peer_at(nodes[second], "carol", "phone") as new:
+                assert await old.closed() == REPLACED
+                assert (await new.request("ping"))["t"] == "pong"
+                await new.quiet()
