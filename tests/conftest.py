@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster", "tests.fix_engine"]
 
 PROCESSES = ("tests/cluster/", "tests/faults/")  # real processes under load and promises in seconds: one of these at a time
 

@@ -1,149 +1,23 @@
-"""The engine against real servers of each shape, and against what they do when they fail."""
+"""The engine against a real server of each shape, and against what one server does when it fails."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from redis import exceptions
 
 from chatd import engine as engine_module
-from chatd.engine import GIVEN_UP_MAX, Away, Engine, Event, Message, Ponged, Subscribed, Subscription
-from chatd.errors import SettingError
-from chatd.redis_clients import CONNECTIONS_MAX, Client
+from chatd.engine import GIVEN_UP_MAX, Away, Client, Engine, Message
+from chatd.redis_clients import CONNECTIONS_MAX
 from tests.faults.tcp_proxy import TcpProxy
-from tests.fix_redis import MakeRedis, NoTls, OwnCluster, OwnRedis, OwnSentinel, binary, version
+from tests.fix_engine import SOON_S, Ear, Listening, MakeEngine, fail, refused
+from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel
 
 pytestmark = pytest.mark.cluster
-
-SOON_S = 15.0  # far beyond what it takes
-SHAPES = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster", "tls sentinel", "tls cluster"]
-
-
-@pytest.fixture(params=SHAPES)
-def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
-    """The URL of a running Redis of each shape."""
-    shapes: dict[str, type[OwnSentinel | OwnCluster]] = {"sentinel": OwnSentinel, "cluster": OwnCluster}
-    if (many := shapes.get(request.param.removeprefix("tls "))) is None:
-        yield one_server(request)
-        return
-    servers = many(redis_folder / "many", tls=request.param.startswith("tls"), password="p/w")
-    try:
-        servers.start()
-        yield servers.url
-    except NoTls:
-        pytest.skip(f"{binary()} was built without TLS")
-    finally:
-        servers.kill()
-
-
-def one_server(request: pytest.FixtureRequest) -> str:
-    server: OwnRedis = request.getfixturevalue("make_redis")(password=None if request.param == "plain" else "p/w", tls=request.param == "tls")
-    if request.param == "user":
-        server.command("ACL", "SETUSER", "app", "on", ">s:3", "~{chatd}:*", "resetchannels", "&chatd:*", "+@all", "-@admin", "-@dangerous")
-    return {
-        "plain": server.url, "password": server.url, "user": f"redis://app:s%3A3@127.0.0.1:{server.port}", "database": f"{server.url}/3",
-        "unix": server.unix_url, "tls": server.tls_url,
-    }[request.param]  # fmt: skip
-
-
-class Ear:
-    """Reads a subscription in a task of its own, and keeps what came."""
-
-    def __init__(self, subscription: Subscription) -> None:
-        self.messages: list[Message] = []
-        self.subscribed: set[str] = set()
-        self.pongs = 0
-        self.away: Away | None = None
-        self._news = asyncio.Event()
-        self._task = asyncio.create_task(self._listen(subscription))
-
-    async def _listen(self, subscription: Subscription) -> None:
-        try:
-            async for event in subscription.events():
-                self._take(event)
-        except Away as e:
-            self.away = e
-            self._news.set()
-
-    def _take(self, event: Event) -> None:
-        match event:
-            case Message():
-                self.messages.append(event)
-            case Subscribed():
-                self.subscribed.add(event.channel)
-            case Ponged():
-                self.pongs += 1
-        self._news.set()
-
-    async def until(self, so: Callable[[Ear], bool]) -> None:
-        async with asyncio.timeout(SOON_S):
-            while not so(self):
-                self._news.clear()
-                await self._news.wait()
-
-    async def until_away(self) -> Away:
-        await self.until(lambda ear: ear.away is not None)
-        assert self.away is not None
-        return self.away
-
-    async def stop(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-class Listening:
-    """A connected subscription and its ear."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.subscription = engine.subscription()
-        self.ear: Ear
-
-    async def __aenter__(self) -> Listening:
-        await self.subscription.connect()
-        self.ear = Ear(self.subscription)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.subscription.close()
-        await self.ear.stop()
-
-    async def to(self, *names: str) -> None:
-        await self.subscription.subscribe(names)
-        await self.ear.until(lambda ear: ear.subscribed >= set(names))
-
-    async def pong(self) -> None:
-        """All that was said before it has been heard."""
-        pongs = self.ear.pongs
-        await self.subscription.ping()
-        await self.ear.until(lambda ear: ear.pongs > pongs)
-
-
-@pytest_asyncio.fixture
-async def make_engine() -> AsyncIterator[Callable[..., Engine]]:
-    made: list[Engine] = []
-
-    def make(url: str, **options: Any) -> Engine:
-        made.append(Engine(url, **options))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        await engine.close()
-
-
-MakeEngine = Callable[..., Engine]
-
-
-@pytest.fixture
-def engine(own_redis: OwnRedis, make_engine: MakeEngine) -> Engine:
-    return make_engine(own_redis.url)
 
 
 @pytest_asyncio.fixture
@@ -152,18 +26,6 @@ async def proxy(own_redis: OwnRedis) -> AsyncIterator[TcpProxy]:
     await one.start()
     yield one
     await one.stop()
-
-
-async def until_back(engine: Engine) -> None:
-    """Ask until it answers: as the bus does."""
-    async with asyncio.timeout(SOON_S):
-        while True:
-            try:
-                await engine.check()
-            except Away:
-                await asyncio.sleep(0.02)
-            else:
-                return
 
 
 async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: MakeEngine) -> None:
@@ -221,15 +83,6 @@ async def test_nothing_asked_is_nothing_done(engine: Engine) -> None:
 
 
 # ---- the wrong setting -------------------------------------------------------------------------------------------------------------------
-
-
-async def refused(engine: Engine) -> str:
-    with pytest.raises(SettingError) as e:
-        await engine.check()
-    text = str(e.value)
-    assert text.startswith("redis_url: ")
-    assert "hidden" not in text
-    return text
 
 
 async def test_a_wrong_or_missing_password_is_told_and_not_waited_for(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
@@ -443,10 +296,6 @@ async def test_commands_past_the_bound_are_refused_at_once_and_harm_nobody(own_r
     assert [answer for answer in answers if not isinstance(answer, Away)] == [b"%d" % n for n in range(CONNECTIONS_MAX)]
 
 
-async def fail(_: Client) -> None:
-    raise exceptions.ConnectionError("the server went away")
-
-
 async def test_after_a_failure_there_is_a_new_client_and_calls_on_the_old_one_come_to_their_end(
     own_redis: OwnRedis, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
@@ -580,164 +429,3 @@ async def test_a_redis_that_speaks_no_redis_is_away(make_engine: MakeEngine) -> 
             await asked
     server.close()
     await server.wait_closed()
-
-
-# ---- Sentinel ----------------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("end", ["kill", "freeze"])
-async def test_a_failover_is_away_and_then_another_master(end: str, own_sentinel: OwnSentinel, make_engine: MakeEngine) -> None:
-    engine = make_engine(own_sentinel.url, connect_s=0.5)
-    old, new = own_sentinel.master, own_sentinel.replica
-    await asyncio.gather(*(engine.command("PING") for _ in range(5)))
-    async with Listening(engine) as heard:
-        await heard.to("chatd:u:1")
-        getattr(old, end)()
-        with pytest.raises(Away):
-            await engine.command("SET", "{chatd}:a", 1)
-        if end == "kill":
-            await heard.ear.until_away()
-    await until_back(engine)
-    assert own_sentinel.master is new
-    for n in range(10):  # no connection is left that leads to the old one
-        await engine.command("SET", f"{{chatd}}:{n}", 1)
-    async with Listening(engine) as heard:
-        await heard.to("chatd:u:1")
-        await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: len(ear.messages) == 1)
-        if end == "freeze":
-            old.thaw()
-            assert await engine.command("SET", "{chatd}:a", 2)
-    assert new.command("GET", "{chatd}:a") == (b"2" if end == "freeze" else None)
-
-
-async def test_a_sentinel_that_is_dead_or_hangs_is_passed_over(own_sentinel: OwnSentinel, make_redis: MakeRedis, make_engine: MakeEngine) -> None:
-    dead, hangs = make_redis(), make_redis()
-    dead.kill()
-    hangs.freeze()
-    live = own_sentinel.url.split("//")[1]
-    engine = make_engine(f"redis+sentinel://127.0.0.1:{dead.port},127.0.0.1:{hangs.port},{live}")
-    await engine.check()
-    async with Listening(engine) as heard:
-        await heard.to("chatd:u:1")
-    nobody = make_engine(own_sentinel.url.replace("chatd-test", "other"))
-    with pytest.raises(Away, match="master of other"):
-        await nobody.check()
-
-
-async def test_sentinels_may_have_a_password_of_their_own(redis_folder: Path, make_engine: MakeEngine) -> None:
-    servers = OwnSentinel(redis_folder / "s", password="pa", sentinel_password="hidden")
-    try:
-        servers.start()
-        await make_engine(servers.url).check()
-        assert "sentinel_password" in await refused(make_engine(servers.url.partition("?")[0]))
-    finally:
-        servers.kill()
-
-
-# ---- Cluster -----------------------------------------------------------------------------------------------------------------------------
-
-
-async def test_a_cluster_shards_its_channels_where_it_can(own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None) -> None:
-    engine = make_engine(own_cluster.url)
-    names = [f"chatd:u:{n}" for n in range(300)]
-    async with Listening(engine) as heard:
-        await heard.to(*names)
-        for server in own_cluster.servers:
-            mine = {name.decode() for name in server.command("PUBSUB", "SHARDCHANNELS")}
-            assert len(mine) > 50
-            assert mine == {name for name in names if own_cluster.owner(name) is server}
-            assert server.command("PUBSUB", "CHANNELS") == []
-
-
-async def test_a_cluster_that_cannot_shard_carries_all_over_one_master(
-    own_cluster: OwnCluster, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setattr(engine_module, "SHARDED_MIN", (99,))
-    one, other = make_engine(own_cluster.url), make_engine(own_cluster.url)
-    names = [f"chatd:u:{n}" for n in range(300)]
-    async with Listening(one) as heard:
-        await heard.to(*names)
-        assert sorted(len(server.command("PUBSUB", "CHANNELS")) for server in own_cluster.servers) == [0, 0, 300]
-        await other.publish([(name, b"x") for name in names])
-        await heard.ear.until(lambda ear: [m.channel for m in ear.messages] == names)
-
-
-async def test_a_slot_that_moves_ends_the_subscription_and_stops_no_publish(
-    own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None
-) -> None:  # fmt: skip
-    engine = make_engine(own_cluster.url)
-    await engine.check()
-    async with Listening(engine) as heard:
-        await heard.to("chatd:u:1", "chatd:u:2")
-        target = next(server for server in own_cluster.servers if server is not own_cluster.owner("chatd:u:1"))
-        own_cluster.move("chatd:u:1", target)
-        assert "slots" in str(await heard.ear.until_away())
-    await engine.publish([("chatd:u:1", b"redirected")])
-    async with Listening(engine) as heard:
-        await heard.to("chatd:u:1")
-        await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: [m.data for m in ear.messages] == [b"x"])
-
-
-async def test_a_master_that_is_killed_is_away_until_it_is_back(own_cluster: OwnCluster, make_engine: MakeEngine) -> None:
-    engine = make_engine(own_cluster.url)
-    names = [f"chatd:u:{n}" for n in range(30)]
-    async with Listening(engine) as heard:
-        await heard.to(*names)
-        dead = own_cluster.owner(names[0]) if version() >= (7,) else min(own_cluster.servers, key=lambda server: server.port)
-        dead.kill()
-        await heard.ear.until_away()
-        with pytest.raises(Away):
-            await engine.publish([(name, b"x") for name in names])
-    dead.start()
-    own_cluster.await_ok()
-    await until_back(engine)
-    async with Listening(engine) as heard:
-        await heard.to(*names)
-        await engine.publish([(name, b"x") for name in names])
-        await heard.ear.until(lambda ear: {m.channel for m in ear.messages} == set(names))
-
-
-async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_no_connection(
-    own_cluster: OwnCluster, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setattr(engine_module, "RENEW_S", 0)
-    engine = make_engine(own_cluster.url)
-    messages = [(f"chatd:u:{n}", b"x") for n in range(30)]
-    for _ in range(3):
-        await engine.publish(messages)
-        with pytest.raises(Away):
-            await engine.run(fail)
-    own_cluster.servers[1].kill()  # not the first: redis-py asks that one for its commands, and gives up without it
-    with pytest.raises(Away):
-        await engine.publish(messages)
-    for n in range(30):  # one of them is the dead one's
-        with contextlib.suppress(Away):
-            await engine.command("GET", f"chatd:{n}")
-    await engine.close()
-    async with asyncio.timeout(SOON_S):
-        for server in own_cluster.servers[::2]:
-            while len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) > 1:  # the one that asks
-                await asyncio.sleep(0.01)
-
-
-async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Path, make_engine: MakeEngine) -> None:
-    old, new = (OwnCluster(redis_folder / name, masters=1) for name in ("old", "new"))
-    proxy = TcpProxy(0)
-    try:
-        old.start()
-        new.start()
-        proxy.upstream = old.servers[0].port
-        await proxy.start()
-        engine = make_engine(f"redis+cluster://127.0.0.1:{proxy.port}")
-        await engine.command("SET", "{chatd}:a", "old")
-        old.kill()
-        proxy.upstream = new.servers[0].port  # as a name that leads elsewhere now
-        await until_back(engine)
-        await engine.command("SET", "{chatd}:a", "new")
-        assert new.servers[0].command("GET", "{chatd}:a") == b"new"
-    finally:
-        await proxy.stop()
-        old.kill()
-        new.kill()

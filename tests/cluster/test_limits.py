@@ -330,7 +330,8 @@ async def test_a_node_that_starts_anew_is_no_namesake_of_itself(fresh_db: str, o
     assert await nodes[0].ended() == 0
     await nodes[0].start()
     await together(nodes)
-    await until(lambda: len(told(nodes[1], "node.dead")) == 2, "and the one that drained")
+    await until(lambda: told(nodes[1], "node.left"), "and the one that drained")
+    assert len(told(nodes[1], "node.dead")) == 1
     assert [told(node, "node.same_name") for node in nodes.nodes] == [[], []]
 
 

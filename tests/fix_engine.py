@@ -1,0 +1,172 @@
+"""Engines of the test's own, and what a subscription of theirs hears.
+
+    make_engine     `make_engine(url, connect_s=0.2)`: an `Engine`, closed at the end
+    engine          one of `own_redis`
+    shape           the URL of a running Redis, of each shape in turn
+    Listening       `async with Listening(engine) as heard`: a connected subscription; what it heard is in `heard.ear`
+
+A test that is for some shapes says which: `@pytest.mark.parametrize("shape", ["tls", "cluster"], indirect=True)`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+import pytest_asyncio
+from redis import exceptions
+
+from chatd.engine import Away, Client, Engine, Event, Message, Ponged, Subscribed, Subscription
+from chatd.errors import SettingError
+from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary
+
+SOON_S: Final = 15.0  # far beyond what it takes
+SHAPES: Final = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster", "tls sentinel", "tls cluster"]
+
+
+@pytest.fixture(params=SHAPES)
+def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
+    """The URL of a running Redis of each shape."""
+    shapes: dict[str, type[OwnSentinel | OwnCluster]] = {"sentinel": OwnSentinel, "cluster": OwnCluster}
+    if (many := shapes.get(request.param.removeprefix("tls "))) is None:
+        yield one_server(request)
+        return
+    servers = many(redis_folder / "many", tls=request.param.startswith("tls"), password="p/w")
+    try:
+        servers.start()
+        yield servers.url
+    except NoTls:
+        pytest.skip(f"{binary()} was built without TLS")
+    finally:
+        servers.kill()
+
+
+def one_server(request: pytest.FixtureRequest) -> str:
+    server: OwnRedis = request.getfixturevalue("make_redis")(password=None if request.param == "plain" else "p/w", tls=request.param == "tls")
+    if request.param == "user":
+        server.command("ACL", "SETUSER", "app", "on", ">s:3", "~{chatd}:*", "resetchannels", "&chatd:*", "+@all", "-@admin", "-@dangerous")
+    return {
+        "plain": server.url, "password": server.url, "user": f"redis://app:s%3A3@127.0.0.1:{server.port}", "database": f"{server.url}/3",
+        "unix": server.unix_url, "tls": server.tls_url,
+    }[request.param]  # fmt: skip
+
+
+class Ear:
+    """Reads a subscription in a task of its own, and keeps what came."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.messages: list[Message] = []
+        self.subscribed: set[str] = set()
+        self.pongs = 0
+        self.away: Away | None = None
+        self._news = asyncio.Event()
+        self._task = asyncio.create_task(self._listen(subscription))
+
+    async def _listen(self, subscription: Subscription) -> None:
+        try:
+            async for event in subscription.events():
+                self._take(event)
+        except Away as e:
+            self.away = e
+            self._news.set()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Message():
+                self.messages.append(event)
+            case Subscribed():
+                self.subscribed.add(event.channel)
+            case Ponged():
+                self.pongs += 1
+        self._news.set()
+
+    async def until(self, so: Callable[[Ear], bool]) -> None:
+        async with asyncio.timeout(SOON_S):
+            while not so(self):
+                self._news.clear()
+                await self._news.wait()
+
+    async def until_away(self) -> Away:
+        await self.until(lambda ear: ear.away is not None)
+        assert self.away is not None
+        return self.away
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Listening:
+    """A connected subscription and its ear."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.subscription = engine.subscription()
+        self.ear: Ear
+
+    async def __aenter__(self) -> Listening:
+        await self.subscription.connect()
+        self.ear = Ear(self.subscription)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.subscription.close()
+        await self.ear.stop()
+
+    async def to(self, *names: str) -> None:
+        await self.subscription.subscribe(names)
+        await self.ear.until(lambda ear: ear.subscribed >= set(names))
+
+    async def pong(self) -> None:
+        """All that was said before it has been heard."""
+        pongs = self.ear.pongs
+        await self.subscription.ping()
+        await self.ear.until(lambda ear: ear.pongs > pongs)
+
+
+@pytest_asyncio.fixture
+async def make_engine() -> AsyncIterator[Callable[..., Engine]]:
+    made: list[Engine] = []
+
+    def make(url: str, **options: Any) -> Engine:
+        made.append(Engine(url, **options))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        await engine.close()
+
+
+MakeEngine: TypeAlias = Callable[..., Engine]
+
+
+@pytest.fixture
+def engine(own_redis: OwnRedis, make_engine: MakeEngine) -> Engine:
+    return make_engine(own_redis.url)
+
+
+async def until_back(engine: Engine) -> None:
+    """Ask until it answers: as the bus does."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            try:
+                await engine.check()
+            except Away:
+                await asyncio.sleep(0.02)
+            else:
+                return
+
+
+async def refused(engine: Engine) -> str:
+    with pytest.raises(SettingError) as e:
+        await engine.check()
+    text = str(e.value)
+    assert text.startswith("redis_url: ")
+    assert "hidden" not in text
+    return text
+
+
+async def fail(_: Client) -> None:
+    raise exceptions.ConnectionError("the server went away")
