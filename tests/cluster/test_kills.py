@@ -1,12 +1,14 @@
 """Three nodes under load while nodes, Redis and PostgreSQL are killed at random: nothing acked is lost, nothing doubled, no order broken, no hole,
 and in the end every watcher knows who is there.
 
-`CHATD_FAULT_SEED` replays the schedule (not the machine's timing).
+`CHATD_FAULT_SEED` replays the schedule (not the machine's timing). `FAULT_SECONDS=60` makes the two slow ones last for a minute each: the suite as a
+whole is to stay under ten, so there they take 20 s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 
@@ -21,6 +23,7 @@ from tests.fix_redis import OwnRedis
 pytestmark = pytest.mark.cluster
 
 ROOM = {"rate_messages": 40, "frames_per_s": 10_000, "frames_burst": 10_000, "new_conversations_per_hour": 1_000}
+SECONDS = float(os.environ.get("FAULT_SECONDS", "20"))
 FOUND_S_MAX = 2.0
 GROUPS = 4  # users talk to two others of a ring of so many, who sit on other nodes
 
@@ -202,8 +205,7 @@ async def havoc(
         await town.stop()
 
 
-async def test_a_minute_of_kills(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
-    """A short run of the next one."""
+async def test_a_short_while_of_kills(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
     nodes = await make_nodes(3, **ROOM)
     await havoc(nodes, own_redis, own_postgres, users=60, rate=100, seconds=15)
 
@@ -228,10 +230,10 @@ async def test_what_is_dropped_comes_within_2_s(make_nodes: MakeNodes, own_postg
 @pytest.mark.slow
 async def test_three_nodes_300_users_500_messages_a_second(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
     nodes = await make_nodes(3, **ROOM)
-    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=60)
+    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=SECONDS)
 
 
 @pytest.mark.slow
 async def test_the_same_with_three_of_ten_publishes_lost(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
     nodes = await make_nodes(3, before=[LOSSY.format(share=0.3)] * 3, **ROOM)
-    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=20)
+    await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=SECONDS)

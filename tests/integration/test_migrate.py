@@ -14,7 +14,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chatd import migrate as migrating
-from chatd.errors import SettingError
+from chatd.errors import ChatdError
 from chatd.migrate import migrate, pending
 from chatd.queries import folder as sql_folder
 from tests.integration.logs import connect, one
@@ -57,7 +57,7 @@ def node(conninfo: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def refusal(call: Callable[[], object]) -> str:
-    with pytest.raises(SettingError) as caught:
+    with pytest.raises(ChatdError) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text
