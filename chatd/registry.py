@@ -6,7 +6,7 @@
 
 A user is held from the first hello until `LINGER_S` after the last session ended: so limits outlive a reconnect, and a
 reconnect finds its conversations in memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
-this node delivered it" need no query. One conversation costs some 350 bytes, shared by both users.
+this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
 
 `Conversation.head` is what this node has *delivered to its sessions*, not what PostgreSQL has: an entry beyond head + 1 is a gap, to be
 filled from the log before delivery goes on (`delivery.py`). Cursors only go forward; the larger of memory and database is right.

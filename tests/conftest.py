@@ -14,3 +14,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(PROCESSES):
             item.add_marker(pytest.mark.xdist_group("processes"))
+        elif "test_vectors.py" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("vectors"))  # its last test asks what the others saw
