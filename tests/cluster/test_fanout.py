@@ -247,3 +247,21 @@ async def test_a_user_that_moves_between_nodes_does_not_flap(nodes: Nodes) -> No
 async def _until_entry(peer: Peer) -> AsyncIterator[dict[str, Any]]:
     while (frame := await peer.push())["t"] != "entry":
         yield frame
+
+
+async def test_presence_is_seen_across_nodes_within_a_second_always(nodes: Nodes) -> None:
+    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
+        await befriend(alice, "alice", bob, "bob")
+        await alice.request("watch", users=["bob"])
+        alice.pushes.clear()
+        took = []
+        for n in range(200):
+            state = "online" if n % 2 else "away"
+            began = time.monotonic()
+            await bob.request("presence", state=state)
+            while (await presence_of(alice, "bob", 5))["state"] != state:
+                pass
+            took.append(time.monotonic() - began)
+        took.sort()
+        print(f"median {took[100] * 1000:.1f} ms, p99 {took[197] * 1000:.1f} ms, slowest {took[-1] * 1000:.1f} ms")
+        assert took[-1] <= 1.0
