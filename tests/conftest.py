@@ -6,13 +6,10 @@ import pytest
 
 pytest_plugins = ["tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster", "tests.fix_engine"]
 
-PROCESSES = ("tests/cluster/", "tests/faults/")  # real processes under load and promises in seconds: one of these at a time
 
-
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own, which reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`make test` runs two workers (pytest-xdist): one takes all tests with processes, in turn, the other the rest."""
+    """`make test` runs two workers (pytest-xdist, by group): the vectors stay together, because the last test of the file asks what the others saw."""
     for item in items:
-        if item.nodeid.startswith(PROCESSES):
-            item.add_marker(pytest.mark.xdist_group("processes"))
-        elif "test_vectors.py" in item.nodeid:
-            item.add_marker(pytest.mark.xdist_group("vectors"))  # its last test asks what the others saw
+        if "test_vectors.py" in item.nodeid:
+            item.add_marker(pytest.mark.xdist_group("vectors"))
