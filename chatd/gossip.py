@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -111,3 +111,12 @@ def _number(value: object) -> int:
     if type(value) is not int or not 0 <= value <= V_MAX:
         raise ValueError("no number")
     return value
+
+
+def decode_info(data: bytes) -> dict[str, Any]:
+    """What a node writes of itself beside its lease; empty if it cannot be read. Of its values nothing is promised."""
+    try:
+        info = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return {}
+    return info if isinstance(info, dict) else {}

@@ -138,8 +138,7 @@ class Mirror:
         while True:
             await asyncio.sleep(FLUSH_S)
             if not self._written:  # the beat writes all who are here then; who has left is not to be kept for ever
-                while self._presence.take_dirty(FLUSH_USERS):
-                    pass
+                self._drop_dirty()
                 continue
             while batch := self._presence.take_dirty(FLUSH_USERS):
                 try:
@@ -149,6 +148,10 @@ class Mirror:
                     self._soon.set()
                     log.warning("presence.late", users=len(batch), reason=str(e) or "no answer")
                     break
+
+    def _drop_dirty(self) -> None:
+        while self._presence.take_dirty(FLUSH_USERS):
+            pass
 
     async def _tell(self, batch: list[tuple[UserId, Remote]]) -> None:
         """The hash before the channel: whoever misses the batch and reads the hash finds it there."""
@@ -168,13 +171,12 @@ class Mirror:
 
     async def _do(self, *command: str | bytes | int) -> Any:
         async with asyncio.timeout(CALL_S):
-            return await self._engine.run(lambda redis: redis.execute_command(*command))
+            return await self._engine.command(*command)
 
     async def _rewrite(self) -> None:
         """Write our hash anew: Redis had lost it, or others may have declared us dead."""
         self._presence.bump(self._now_ms())
-        while self._presence.take_dirty(FLUSH_USERS):
-            pass  # all of it is written below, and read by those whom the number tells
+        self._drop_dirty()  # all of it is written below, and read by those whom the number tells
         key = self._p + "on:" + self.boot
         await self._do("UNLINK", key)
         entries = list(self._presence.local_entries())
@@ -243,7 +245,7 @@ class Mirror:
         keys = [self._p + "nodes", self._p + "info", self._p + "on:" + self.boot]
         async with asyncio.timeout(CALL_S):
             now_ms, lapsed, nodes = await self._beat(keys, [self.boot, info, self._lease_ms, int(renew), FORGET_LEASES, self._grace_ms])
-        return int(now_ms), bool(lapsed), [(boot.decode(), int(age), _info(info)) for boot, age, info in nodes]
+        return int(now_ms), bool(lapsed), [(boot.decode(), int(age), gossip.decode_info(info)) for boot, age, info in nodes]
 
     def _judge(self, nodes: list[tuple[str, int, dict[str, Any]]], now: float, now_ms: int) -> None:
         """Who is there, who has news, who is dead."""
@@ -394,11 +396,3 @@ class Mirror:
                         answer.set_result(None)
         finally:
             self._looking = None
-
-
-def _info(data: bytes) -> dict[str, Any]:
-    try:
-        info = orjson.loads(data)
-    except orjson.JSONDecodeError:
-        return {}
-    return info if isinstance(info, dict) else {}

@@ -7,12 +7,11 @@ wrote: what cannot be understood is shown as `?`, and nothing that a terminal wo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import orjson
-
+from chatd import gossip
 from chatd.config import Settings
 from chatd.engine import Away, Engine
 from chatd.errors import ChatdError
@@ -68,7 +67,7 @@ async def read(settings: Settings) -> list[Row]:
 
 def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
     """What one node says of itself."""
-    facts = _object(info)
+    facts = gossip.decode_info(info)
 
     def text(name: str) -> str | None:
         value = facts.get(name)
@@ -110,14 +109,6 @@ def _time(ms: int | None) -> str | None:
         return None if ms is None else datetime.fromtimestamp(ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except (OverflowError, OSError, ValueError):
         return None
-
-
-def _object(info: bytes) -> Mapping[str, Any]:
-    try:
-        value = orjson.loads(info)
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _printable(text: str) -> str:

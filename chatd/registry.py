@@ -97,7 +97,7 @@ class Conversation:
 class User:
     """A user who has, or just had, a session on this node."""
 
-    __slots__ = ("early", "id", "idle_since", "loaded", "loading", "new_convs", "peers", "penalty", "sessions", "window")
+    __slots__ = ("early", "id", "idle_since", "loaded", "new_convs", "peers", "penalty", "sessions", "window")
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id
@@ -107,7 +107,6 @@ class User:
         self.penalty = penalty
         self.new_convs = new_convs
         self.loaded = False  # all conversations are in `peers`
-        self.loading: object = None
         self.early: dict[ConvId, int] | None = None  # seqs that other nodes told of before the listing was there
         self.idle_since: float | None = None
 

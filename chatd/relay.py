@@ -80,12 +80,16 @@ class Relay:
 
     def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]:
         """Whose channels an entry of `me` to `peer_id` goes to; `peer`: as they are held here."""
-        to_peer = peer is None or not peer.sessions or self._elsewhere(peer_id)
+        to_peer = self._away(peer_id, peer)
         if me is None or peer is me:
             return (peer_id,) if to_peer else ()
-        if not me.sessions or self._elsewhere(me.id):
+        if self._away(me.id, me):
             return (peer_id, me.id) if to_peer else (me.id,)
         return (peer_id,) if to_peer else ()
+
+    def _away(self, id: UserId, user: User | None) -> bool:
+        """The user may be on another node; `user`: as they are held here."""
+        return user is None or not user.sessions or self._elsewhere(id)
 
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, frame: bytes) -> None:
         """The conversation's head, just delivered here; `frame`: its JSON without the cid."""
@@ -102,7 +106,7 @@ class Relay:
 
     def typing(self, conv: Conversation, side: int, peer_id: UserId, peer: User | None, frame: bytes) -> None:
         """To the peer alone."""
-        if peer is None or not peer.sessions or self._elsewhere(peer_id):
+        if self._away(peer_id, peer):
             self.bus.publish(peer_id, self._codec.typing(conv.id, side, frame))
 
     # ---- in ---------------------------------------------------------------------------------------------------------------------
