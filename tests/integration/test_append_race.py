@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RACES = 1_500  # over a partition edge each second: some 3 s
+AHEAD = 60  # partitions of a second made ahead, again for every ROUND races: a busy machine may take a minute for all of them
+ROUND = 100
 LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
         SELECT v.last_ts FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE
     ) v;
@@ -48,14 +50,12 @@ class Raced(NamedTuple):
 def race(conninfo: str, races: int, naively: bool = False) -> Raced:
     """Two nodes bring the same cid of the same conversation at the same moment, again and again, over edges of partitions of one second."""
     with connect(conninfo, options=LANE_OPTIONS) as one_node, connect(conninfo, options=LANE_OPTIONS) as other:
-        partitions(one_node, 1, ahead=60)
         convs = [conversation(one_node, "alice", f"peer {n}") for n in range(5)]
         if naively:
             naive(one_node)
         barrier = threading.Barrier(2)
-        cids = [[cid() for _ in convs] for _ in range(races)]
 
-        def bring(conn: psycopg.Connection[Any]) -> int:
+        def bring(conn: psycopg.Connection[Any], cids: list[list[str]]) -> int:
             dups = 0
             for same in cids:
                 barrier.wait(30)
@@ -63,8 +63,12 @@ def race(conninfo: str, races: int, naively: bool = False) -> Raced:
                 dups += sum(row.note == "dup" for row in rows)
             return dups
 
+        dups = 0
         with ThreadPoolExecutor(2) as threads:
-            dups = sum(run.result() for run in [threads.submit(bring, one_node), threads.submit(bring, other)])
+            for start in range(0, races, ROUND):
+                partitions(one_node, 1, ahead=AHEAD)
+                cids = [[cid() for _ in convs] for _ in range(min(ROUND, races - start))]
+                dups += sum(run.result() for run in [threads.submit(bring, one_node, cids), threads.submit(bring, other, cids)])
         doubled = one(one_node, "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv, cid HAVING count(*) > 1) d")
         holes = one(one_node, "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv HAVING count(DISTINCT seq) <> max(seq) OR min(seq) <> 1) d")
         assert holes == 0
@@ -87,7 +91,7 @@ def test_the_race_catches_a_check_before_the_lock(fresh_db: str) -> None:
 def test_a_repeat_that_waits_while_the_first_commits_over_an_edge_sees_it(fresh_db: str, naively: bool, kind: str) -> None:
     """The same, step by step: the second node waits for the lock, the partition's edge passes, the first node commits."""
     with connect(fresh_db, options=LANE_OPTIONS) as first, connect(fresh_db, options=LANE_OPTIONS) as second, ThreadPoolExecutor(1) as thread:
-        partitions(first, 1, ahead=10)
+        partitions(first, 1, ahead=AHEAD)
         conv, known = conversation(first), cid()
         append(first, [Message(conv, "to be edited")])
         if naively:
