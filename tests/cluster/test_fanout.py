@@ -39,6 +39,14 @@ async def befriend(one: Peer, a: str, other: Peer, b: str) -> str:
     return c
 
 
+async def watch_online(watcher: Peer, user: str) -> None:
+    """Watch a user who is online, and wait until that is seen: it may be still on its way from their node, and then it is pushed."""
+    (states,) = (await watcher.request("watch", users=[user]))["presence"]
+    while states["state"] != "online":
+        states = await watcher.push("presence")
+    watcher.pushes.clear()  # it may have been pushed, too, with the same version
+
+
 async def test_the_first_message_and_all_others_reach_the_other_node(nodes: Nodes) -> None:
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[1], "alice", "d2") as tablet:
         cid = str(uuid.uuid4())
@@ -81,9 +89,7 @@ async def test_presence_is_seen_from_the_other_node(nodes: Nodes) -> None:
     async with peer_at(nodes[0], "alice") as alice:
         async with peer_at(nodes[1], "bob") as bob:
             await befriend(alice, "alice", bob, "bob")
-            states = (await alice.request("watch", users=["bob"]))["presence"]
-            assert [s["state"] for s in states] == ["online"]
-            alice.pushes.clear()  # it may have been pushed, too, with the same version
+            await watch_online(alice, "bob")
             await bob.request("presence", state="away")
             assert (away := await alice.push("presence"))["state"] == "away"
         off = await alice.push("presence")
@@ -199,8 +205,7 @@ async def presence_of(peer: Peer, user: str, within_s: float) -> dict[str, Any]:
 async def test_a_killed_node_leaves_no_ghost_beyond_its_lease(nodes: Nodes) -> None:
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         await befriend(alice, "alice", bob, "bob")
-        await alice.request("watch", users=["bob"])
-        alice.pushes.clear()
+        await watch_online(alice, "bob")
         nodes[1].kill()
         began = time.monotonic()
         assert (await presence_of(alice, "bob", LEASE_S + 1))["state"] == "offline"
@@ -210,10 +215,8 @@ async def test_a_killed_node_leaves_no_ghost_beyond_its_lease(nodes: Nodes) -> N
 async def test_a_paused_node_that_comes_back_is_right_again_both_ways(nodes: Nodes) -> None:
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         c = await befriend(alice, "alice", bob, "bob")
-        await alice.request("watch", users=["bob"])
-        await bob.request("watch", users=["alice"])
-        alice.pushes.clear()
-        bob.pushes.clear()
+        await watch_online(alice, "bob")
+        await watch_online(bob, "alice")
         nodes[1].freeze()
         gone = await presence_of(alice, "bob", LEASE_S + 1)
         assert gone["state"] == "offline"
@@ -252,8 +255,7 @@ async def _until_entry(peer: Peer) -> AsyncIterator[dict[str, Any]]:
 async def test_presence_is_seen_across_nodes_within_a_second_always(nodes: Nodes) -> None:
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         await befriend(alice, "alice", bob, "bob")
-        await alice.request("watch", users=["bob"])
-        alice.pushes.clear()
+        await watch_online(alice, "bob")
         took = []
         for n in range(200):
             state = "online" if n % 2 else "away"

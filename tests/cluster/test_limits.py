@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from chatd import migrate
 from chatd.auth import Keys, issue
 from chatd.ids import UserId
-from tests.cluster.test_fanout import befriend
+from tests.cluster.test_fanout import befriend, watch_online
 from tests.cluster.traffic import free_port, metrics, nodes_of, together, told, until
 from tests.faults.test_outage import peer_at
 from tests.fix_cluster import SKEWED, Nodes
@@ -311,7 +311,7 @@ async def test_two_nodes_of_one_name_both_work_and_say_so_once(fresh_db: str, ow
         await until(partial(told, node, "node.same_name"), "it says that another has its name")
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         await befriend(alice, "alice", bob, "bob")
-        assert [one["state"] for one in (await alice.request("watch", users=["bob"]))["presence"]] == ["online"]
+        await watch_online(alice, "bob")
     (line,) = told(nodes[0], "node.same_name")
     assert (line["name"], "--node-name" in line["remedy"]) == ("twin", True)
 
