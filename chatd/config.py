@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     )
 
     lanes: int = _write(4, "Writer lanes, each with a connection to PostgreSQL", 1, 64)
-    batch_rows_max: int = _write(256, "Rows that a lane writes in one transaction", 1, 10_000)
+    batch_rows_max: int = _write(1024, "Rows that a lane writes in one transaction", 1, 10_000)
     lane_queue_max: int = _write(4096, "Rows that may wait for a lane; past it: overloaded", 1, 1 << 20)
     lane_deadline_ms: int = _write(5000, "After so long the outcome of a batch counts as unknown", 100, 60_000)
     pool_max: int = _write(4, "Connections to PostgreSQL for reading", 1, 64)

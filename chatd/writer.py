@@ -36,7 +36,9 @@ log = structlog.get_logger("writer")
 
 RETRIES_MAX: Final = 5  # serialization failures and deadlocks of one batch
 BACKOFF_MAX_S: Final = 1.0
-LANE_OPENS_AT: Final = 48  # items waiting in a lane before the next one is used; batches of 50 have most of the gain (shared/design.md)
+# Rows of a lane, waiting and under way, before the next one is used. Those under way count: at the highest rates a conversation always has something
+# pending, so it stays where it is, and a lane that looked empty while its batch was written drew all of them in.
+LANE_OPENS_AT: Final = 256
 
 # The plan of `append` must not depend on how full the tables were when it was made: each of its joins is a few index probes.
 LANE_OPTIONS: Final = (
@@ -103,6 +105,7 @@ class Lane:
         self.number = number
         self.queue = queue
         self.busy = False
+        self.rows_underway = 0  # of the batch that PostgreSQL has
         self._conninfo = psycopg.conninfo.make_conninfo(
             conninfo, connect_timeout=3,
             options=f"{options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)} {FEED_OPTION if feed else ''}",
@@ -119,6 +122,11 @@ class Lane:
         self._doubtful: set[ConvId] = set()
         self._backoff_s = 0.0
         self._not_before = 0.0
+
+    @property
+    def load(self) -> int:
+        """Rows that wait or are under way."""
+        return len(self.queue.items) + self.rows_underway
 
     def put(self, item: Item) -> None:
         """Queue an item; the caller has checked for room."""
@@ -156,7 +164,9 @@ class Lane:
                         self._settle(blocked)
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
+                        self.rows_underway = len(batch.messages) + len(batch.changes)
                         await self._write(batch)
+                        self.rows_underway = 0
                     del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
                 self.busy = False
                 self.idle.set()
@@ -294,10 +304,10 @@ def choose(lanes: list[Lane], item: Item) -> Lane:
     if conv.pending:
         return lanes[conv.lane]
     for lane in lanes:
-        if len(lane.queue.items) < LANE_OPENS_AT:
+        if lane.load < LANE_OPENS_AT:
             break
     else:
-        lane = min(lanes, key=lambda one: len(one.queue.items))
+        lane = min(lanes, key=lambda one: one.load)
     conv.lane = lane.number
     return lane
 

@@ -24,6 +24,7 @@ EXAMPLES = """\
   python -m bench saturate --connections 1000 --start 8000    1,000, from a rate that is known to hold
   python -m bench saturate --limit 4000 --window 1            a quick look"""
 LATE = "the generator was late itself"
+TRIED = ("rate", *NONE, "p50_ms", "p95_ms", "p99_ms", "generator_lag_p99_ms", "errors", "dropped", "holds", "why")  # what is kept of each window
 SETTLE_S = 1.0  # between windows: the last one's connections are gone
 
 
@@ -77,7 +78,7 @@ async def run(options: argparse.Namespace) -> int:
 
         async def once(rate: float, seconds: float) -> dict[str, Any]:
             figures = await _window(options, target, rate, seconds, f"w{len(tried)}-")
-            tried.append({name: figures[name] for name in ("rate", *NONE, "p50_ms", "p95_ms", "p99_ms", "generator_lag_p99_ms", "holds", "why")})
+            tried.append({name: figures[name] for name in TRIED})
             say(f"  {rate:,.0f}/s {'holds' if figures['holds'] else 'fails: ' + figures['why']}; p95 {figures['p95_ms']}, p99 {figures['p99_ms']} ms")
             return figures
 

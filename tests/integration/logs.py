@@ -54,10 +54,11 @@ def cid() -> str:
 
 
 def partitions(conn: psycopg.Connection[Any], width_s: int = DAY_S, *, back: int = 0, ahead: int = 1) -> None:
-    """Make partitions of this width around now."""
+    """Make partitions of this width around now: the time as it is before the first, or what the making takes would leave holes between short ones."""
     conn.execute("UPDATE meta SET partition_s = %s", (width_s,))
+    now = one(conn, "SELECT clock_timestamp()")
     for n in range(-back, ahead + 1):
-        conn.execute("SELECT make_partition(clock_timestamp() + make_interval(secs => %s))", (n * width_s,))
+        conn.execute("SELECT make_partition(%s + make_interval(secs => %s))", (now, n * width_s))
 
 
 def conversation(conn: psycopg.Connection[Any], a: str = "alice", b: str = "bob") -> int:
