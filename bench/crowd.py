@@ -27,7 +27,7 @@ TOKEN_TTL_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`run` makes the names and cids of this run differ from those of another on the same server. One of the last two is given."""
+    """`run` makes the names and cids of this run differ from those of another on the same server. One of the keys' two places is given."""
 
     host: str
     ports: list[int]
@@ -35,6 +35,7 @@ class Endpoint:
     run: int
     keys_file: str | None = None
     keys_dir: str | None = None
+    drain_s: float | None = None  # None: as long as the load finds right
 
     def keys(self) -> Keys:
         return Keys.load(Path(self.keys_file)) if self.keys_file is not None else Keys.development(Path(str(self.keys_dir)))

@@ -30,8 +30,11 @@ from bench.crowd import Endpoint
 class Load:
     """What a generator does: a module of `bench.loads` has one subclass, and its methods are the commands that `gang` may give."""
 
+    DRAIN_S = 10.0  # the most it waits, after its last frame, for what has not come
+
     def __init__(self, endpoint: Endpoint, tag: str, seed: int, **options: Any) -> None:
         self.endpoint, self.tag = endpoint, tag
+        self.drain_s = self.DRAIN_S if endpoint.drain_s is None else endpoint.drain_s
         self.rng = random.Random(f"{seed} {tag}")
 
     def names(self, n: int) -> list[str]:

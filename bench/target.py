@@ -55,6 +55,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our own server; may be given several times")
     group.add_argument("--source", type=Path, default=ROOT, metavar="DIR", help="run the chatd of another checkout, to compare two versions")
     group.add_argument("--url", help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you")
+    group.add_argument("--drain", type=float, metavar="S", help="wait so long for what has not come (default: 3 to 30, by scenario)")
     group.add_argument("--keys-file", type=Path, metavar="FILE", help="with --url: the keys to make tokens with")
     group.add_argument("--data-dir", type=Path, metavar="DIR", help="with --url: make tokens with the development key in there")
 
@@ -74,6 +75,7 @@ class Target:
             if bad := [pair for pair in options.set if "=" not in pair]:
                 raise TargetError(f"--set: {bad[0]} is not name=value")
         self.source: Path = options.source.absolute()
+        self._drain_s: float | None = options.drain
         self._nodes_n, self._with_redis, self._data, self._admin = nodes, redis, data, admin
         self.folder: Path | None = None
         self.nodes: list[Child] = []
@@ -90,8 +92,8 @@ class Target:
             raise TargetError(f"--url: {options.url} is not ws://host:port/ws; the bench speaks no TLS")
         if (options.keys_file is None) == (options.data_dir is None):
             raise TargetError("--url: give --keys-file or --data-dir too, to make tokens with")
-        keys = (str(options.keys_file.absolute()), None) if options.keys_file is not None else (None, str(options.data_dir.absolute()))
-        return Endpoint(url.hostname, [url.port or 80], url.path or "/", random.SystemRandom().getrandbits(32), *keys)
+        file, folder = (path and str(path.absolute()) for path in (options.keys_file, options.data_dir))
+        return Endpoint(url.hostname, [url.port or 80], url.path or "/", random.SystemRandom().getrandbits(32), file, folder, self._drain_s)
 
     def need_own(self, why: str) -> None:
         if not self.own:
@@ -135,7 +137,7 @@ class Target:
             if n == 0:  # it makes the schema and the development key, which several would do at once
                 await self._ready(self.nodes[0])
         ports = [await self._ready(node) for node in self.nodes]
-        self.endpoint = Endpoint("127.0.0.1", ports, "/ws", self._run, None, str(data))
+        self.endpoint = Endpoint("127.0.0.1", ports, "/ws", self._run, None, str(data), self._drain_s)
 
     def _start_node(self, n: int, settings: dict[str, object]) -> Child:
         assert self.folder is not None

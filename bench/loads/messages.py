@@ -23,7 +23,6 @@ from bench.ledger import Ledger
 from bench.pace import Pacer, weighted
 
 OPENING_RATE: Final = 1_000.0  # first messages a second: each makes a conversation
-DRAIN_S_MAX: Final = 10.0
 READY_MADE_MAX: Final = 600_000  # frames made beforehand, of some 250 bytes; in a longer phase each is made when it is due
 ID_BITS: Final = 20  # between two sends of a connection there is room for so many other requests' ids
 
@@ -79,7 +78,7 @@ class Messages(Load):
         if churning is not None:
             churning.cancel()
             await asyncio.gather(churning, return_exceptions=True)
-        until, end = time.perf_counter() + DRAIN_S_MAX, self._first + self._rate_n
+        until, end = time.perf_counter() + self.drain_s, self._first + self._rate_n
         while (min(self.ledger.acks, self.ledger.deliveries) < end or self._asked) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
         return self.progress()

@@ -22,7 +22,6 @@ from bench.generator import Load
 from bench.latency import Latencies
 from bench.pace import Pacer
 
-DRAIN_S_MAX: Final = 10.0
 PAGE: Final = 50
 
 
@@ -64,7 +63,7 @@ class Reads(Load):
         """So many pages and lists a second; each depth in turns, over random logs."""
         ends = at + seconds
         await asyncio.gather(self._read(pages, int(pages * seconds), at, self._page), self._read(lists, int(lists * seconds), at, self._list))
-        until = max(ends, time.perf_counter()) + DRAIN_S_MAX
+        until = max(ends, time.perf_counter()) + self.drain_s
         while self._waiting and time.perf_counter() < until:
             await asyncio.sleep(0.01)
 

@@ -21,11 +21,12 @@ from bench.ledger import Ledger
 from bench.pace import Pacer
 
 BODY_BYTES: Final = 100
-DRAIN_S_MAX: Final = 30.0
 
 
 class Returns(Load):
     """Users 0 ... clients-1 are the clients, then come the writers; conversation i has the ends 2i (the client) and 2i + 1 (its writer)."""
+
+    DRAIN_S = 30.0
 
     def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, clients: int, writers: int) -> None:
         super().__init__(endpoint, tag, seed)
@@ -71,7 +72,7 @@ class Returns(Load):
         late: list[float] = []
         ticking = asyncio.ensure_future(Pacer(100, 10**9, lambda i, due: late.append(time.perf_counter() - due)).run())
         took = await self.crowd.connect(at_once, range(self.n))
-        until = time.perf_counter() + DRAIN_S_MAX
+        until = time.perf_counter() + self.drain_s
         while any(self._missing) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
         ticking.cancel()
@@ -107,7 +108,7 @@ class Returns(Load):
             self.crowd.clients[client].write(wire.message(k, k + 2, names[peer], run, BODY_BYTES, rng.getrandbits(32)))
 
         await Pacer(rate, len(ends), fire).run()
-        until, n = time.perf_counter() + DRAIN_S_MAX, ledger.n
+        until, n = time.perf_counter() + self.drain_s, ledger.n
         while (ledger.acks < n or (deliver and ledger.deliveries < n)) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
 

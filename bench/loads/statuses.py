@@ -23,12 +23,13 @@ from bench.latency import Latencies
 from bench.pace import Pacer, rounds
 
 SETTLE_S: Final = 1.0
-DRAIN_S_MAX: Final = 3.0
 OPENING_S_MAX: Final = 60.0
 BODY_BYTES: Final = 20
 
 
 class Statuses(Load):
+    DRAIN_S = 3.0
+
     def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, connections: int, watchers: int = 1, fan: bool = False) -> None:
         super().__init__(endpoint, tag, seed)
         self.crowd = Crowd(endpoint, self.names(connections), self.rng)
@@ -78,7 +79,7 @@ class Statuses(Load):
     async def fire(self, rate: float, at: float) -> None:
         changes = self._changes
         await Pacer(rate, len(changes.who), changes.fire, start=at).run()
-        until = time.perf_counter() + DRAIN_S_MAX
+        until = time.perf_counter() + self.drain_s
         while changes.seen < changes.due and time.perf_counter() < until:
             await asyncio.sleep(0.01)
 

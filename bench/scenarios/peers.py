@@ -2,6 +2,7 @@
 
 That program has a generator in C, a PostgreSQL of its own (from PATH) that all peers share, and drivers for each server; `bench/peer_driver.py` is
 chatd's. Figures: per peer the highest rate that held (median over the repetitions), CPU a message there, and chatd's rate divided by each other's.
+With several numbers of connections also chatd's rate at each as a part of that at the first.
 Needs that folder, gcc, PostgreSQL, and Node for `ws-batch`.
 """
 
@@ -24,7 +25,8 @@ from bench.target import ROOT, TargetError
 
 EXAMPLES = """\
   python -m bench peers                                                 chatd and ws-batch
-  python -m bench peers --peers chatd,floor-own,ws-batch --reps 3"""
+  python -m bench peers --peers chatd,floor-own,ws-batch --reps 3
+  python -m bench peers --conns 200,1000 --rates 16000,24000,32000"""
 NOT_HERE: Final = 3  # see bench.budget
 TOOLS: Final = {"ws-batch": ("node", "npm")}
 
@@ -32,7 +34,7 @@ TOOLS: Final = {"ws-batch": ("node", "npm")}
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", default="chatd,ws-batch", metavar="P,...", help="(default: chatd,ws-batch)")
     parser.add_argument("--rates", default="8000,16000,20000,24000,28000,32000", metavar="R,...", help="offered, rising; then bisected")
-    parser.add_argument("--conns", default="200", metavar="N,...", help="connections (default: 200)")
+    parser.add_argument("--conns", default="200", metavar="N,...", help="connections; with several, the ratio to the first too (default: 200)")
     parser.add_argument("--reps", type=int, default=3, metavar="N", help="repetitions, in turns (default: 3)")
     parser.add_argument("--peers-dir", type=Path, default=ROOT.parent / "shared" / "peers", metavar="DIR", help="(default: ../shared/peers)")
     parser.add_argument("--budget-ratio", type=float, default=0.7, metavar="X", help="of chatd's highest rate to each other's (default: 0.7)")
@@ -65,7 +67,7 @@ async def run(options: argparse.Namespace) -> int:
         if status or not file.exists():
             raise TargetError(f"{program} ended with status {status}; see above")
         out = json.loads(file.read_text())
-    figures = figures_of(out, peers) | {
+    figures = figures_of(out, peers, [int(n) for n in options.conns.split(",")]) | {
         "scenario": options.scenario, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": procs.machine(),
         "versions": out["env"], "settings": {},
         "options": {"peers": options.peers, "rates": options.rates, "conns": options.conns, "reps": str(options.reps)},
@@ -73,16 +75,25 @@ async def run(options: argparse.Namespace) -> int:
     return report.finish(options, figures, {}, {name: options.budget_ratio for name in figures if name.startswith("chatd_to_")})
 
 
-def figures_of(out: dict[str, Any], peers: list[str]) -> dict[str, Any]:
-    """From the comparison's own file."""
-    highest: dict[str, float] = {}
+def figures_of(out: dict[str, Any], peers: list[str], conns: list[int]) -> dict[str, Any]:
+    """From the comparison's own file: for the first number of connections, and for each other N the same with `_at_N`, beside chatd's highest rate
+    there as a part of that at the first, `chatd_N_to_FIRST`."""
     figures: dict[str, Any] = {"windows": []}
+    for n in conns:
+        these = _at(peers, [w for w in out["windows"] if w["conns"] == n])
+        figures |= these if n == conns[0] else {f"{name}_at_{n}": value for name, value in these.items()}
+        if n != conns[0]:
+            figures[f"chatd_{n}_to_{conns[0]}"] = _ratio(these["chatd_highest_rate"], figures["chatd_highest_rate"])
+    return figures
+
+
+def _at(peers: list[str], windows: list[dict[str, Any]]) -> dict[str, Any]:
+    figures: dict[str, Any] = {}
     for peer in peers:
-        mine = [w for w in out["windows"] if w["peer"] == peer]
+        mine = [w for w in windows if w["peer"] == peer]
         reps = {w["rep"] for w in mine}
         most = [max((w["rate"] for w in mine if w["rep"] == rep and w["ok"]), default=0.0) for rep in reps]
-        highest[peer] = statistics.median(most) if most else 0.0
-        figures[f"{peer}_highest_rate"] = highest[peer]
+        figures[f"{peer}_highest_rate"] = statistics.median(most) if most else 0.0
         held = [w for w in mine if w["ok"]]
         if held:
             top = max(held, key=lambda w: w["rate"])
@@ -90,5 +101,9 @@ def figures_of(out: dict[str, Any], peers: list[str]) -> dict[str, Any]:
                 figures[f"{peer}_{part}_cpu_us_per_msg"] = round(top[key] * 1000, 1)
             figures[f"{peer}_generator_lag_p99_ms"] = statistics.median(w["lag"]["p99"] for w in held)
     for peer in peers[1:]:
-        figures[f"chatd_to_{peer.replace('-', '_')}"] = round(highest["chatd"] / highest[peer], 3) if highest[peer] else None
+        figures[f"chatd_to_{peer.replace('-', '_')}"] = _ratio(figures["chatd_highest_rate"], figures[f"{peer}_highest_rate"])
     return figures
+
+
+def _ratio(of: float, to: float) -> float | None:
+    return round(of / to, 3) if to else None

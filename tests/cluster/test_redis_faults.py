@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.cluster.test_fanout import befriend
+from tests.cluster.test_fanout import befriend, watch_online
 from tests.cluster.test_workers import serve
 from tests.cluster.traffic import QUIET_S_MAX, Traffic, metrics, nodes_of, share, together, told, traffic_at, until
 from tests.faults.crowd import seed
@@ -63,8 +63,7 @@ async def test_a_password_that_changes_is_told_and_awaited(fresh_db: str, make_r
     await together(nodes)
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         await befriend(alice, "alice", bob, "bob")
-        await alice.request("watch", users=["bob"])
-        alice.pushes.clear()
+        await watch_online(alice, "bob")
         change_password(redis, "new")
         for node in nodes.nodes:
             await until(partial(says_password, node), f"{node.port} says why")

@@ -84,7 +84,7 @@ def test_over_budget_is_status_1(tmp_path: Path) -> None:
 def test_what_the_server_refuses_is_lost(tmp_path: Path) -> None:
     """A real fault: the server's rate limit is on, so all but the first ten of each user are refused."""
     flags = ("--set=rate_messages=10", "--set=rate_per_ms=60000", "--set=rate_penalties_max=64")
-    _, figures, said = bench(tmp_path, "send", "--rate=200", "--connections=4", "--seconds=1", *flags)
+    _, figures, said = bench(tmp_path, "send", "--rate=200", "--connections=4", "--seconds=1", "--drain=2", *flags)
     assert figures["lost"] == figures["errors"]["rate_limited"] + figures["errors"]["blocked"] > 0, said
     assert figures["p99_ms"] is None
 
@@ -150,7 +150,8 @@ def test_all_come_back_for_what_they_missed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_a_resync_does_not_bring_is_missing(tmp_path: Path) -> None:
     """A real fault: the server sends less than was missed, and says `page` instead."""
-    _, figures, _ = bench(tmp_path, "resync", "--clients=10", "--unread=5", "--storm-s=1", "--beside-connections=4", "--set=resync_entries_max=4")
+    flags = ("--clients=10", "--unread=5", "--storm-s=1", "--beside-connections=4", "--drain=4", "--set=resync_entries_max=4")
+    _, figures, _ = bench(tmp_path, "resync", *flags)
     assert figures["missing"] == 50
     assert figures["lost"] == 50
     assert {"missing", "lost"} <= {sentence.split()[0] for sentence in figures["over"]}

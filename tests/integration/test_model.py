@@ -445,4 +445,4 @@ def test_devices_agree_with_the_model(world: World) -> None:
 
 @pytest.mark.slow
 def test_devices_agree_with_the_model_for_long(world: World) -> None:
-    explore(world, 200, 60)
+    explore(world, 120, 60)

@@ -176,12 +176,14 @@ def test_the_table_is_in_columns() -> None:
 
 
 def test_the_comparisons_ratio_is_of_medians_over_repetitions() -> None:
-    def window(peer: str, rep: int, rate: float, ok: bool) -> dict[str, Any]:
-        return {"peer": peer, "rep": rep, "rate": rate, "ok": ok, "server_ms": 0.03, "pg_ms": 0.02, "lag": {"p99": 1.5}}
+    def window(peer: str, rep: int, rate: float, ok: bool, conns: int = 200) -> dict[str, Any]:
+        return {"peer": peer, "conns": conns, "rep": rep, "rate": rate, "ok": ok, "server_ms": 0.03, "pg_ms": 0.02, "lag": {"p99": 1.5}}
 
     windows = [window("chatd", rep, rate, rate <= 20_000 + rep) for rep in range(3) for rate in (16_000, 20_000, 24_000)]
     windows += [window("ws-batch", 0, rate, rate < 28_000) for rate in (16_000, 25_000, 28_000)]
-    figures = peers.figures_of({"windows": windows}, ["chatd", "ws-batch"])
+    windows += [window(peer, 0, rate, rate < 20_000, 1_000) for peer in ("chatd", "ws-batch") for rate in (16_000, 24_000)]
+    figures = peers.figures_of({"windows": windows}, ["chatd", "ws-batch"], [200, 1_000])
+    assert (figures["chatd_highest_rate_at_1000"], figures["chatd_1000_to_200"], figures["chatd_to_ws_batch_at_1000"]) == (16_000, 0.8, 1.0)
     assert (figures["chatd_highest_rate"], figures["ws-batch_highest_rate"], figures["chatd_to_ws_batch"]) == (20_000, 25_000, 0.8)
     assert figures["chatd_server_cpu_us_per_msg"] == 30.0
 
