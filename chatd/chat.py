@@ -266,11 +266,12 @@ class Chat:
                     raise ValueError
             except ValueError:
                 raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
-        rows = await self.s.store.list_conversations(user.id, before, request.limit)
+        rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)  # one more tells whether this is the last page
         if opening.ahead(self.s, rows):
-            rows = await self.s.store.list_conversations(user.id, before, request.limit)
+            rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)
+        is_last, rows = len(rows) <= request.limit, rows[: request.limit]
         facts: dict[str, object] = {"conversations": [opening.listed(self.s, user, row) for row in rows]}
-        if len(rows) == request.limit:
+        if not is_last:
             facts["cursor"] = f"{rows[-1].extra}.{rows[-1].id}"
         return protocol.reply(request.id, **facts)
 

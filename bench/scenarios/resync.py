@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import latency, report
 from bench.gang import Gang, Generator, soon
+from bench.loads.messages import OPENING_RATE
 from bench.report import say
 from bench.sending import Senders, shares
 from bench.target import Target
@@ -24,7 +25,7 @@ EXAMPLES = """\
   python -m bench resync --clients 2000 --storms 3          smaller, three times
   python -m bench resync --at-once 10000                    all dial in the same instant"""
 CLIENTS_PER_WRITER = 20
-OPENING_RATE = 4_000.0
+WRITING_RATE = 4_000.0  # of what the clients will have missed, messages a second
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +54,7 @@ async def run(options: argparse.Namespace) -> int:
         for storm in range(options.storms):
             await crowd.do("depart")
             say(f"storm {storm + 1}: all are gone; {options.clients * options.unread} messages for them")
-            await crowd.do("write", unread=options.unread, rate=OPENING_RATE)
+            await crowd.do("write", unread=options.unread, rate=WRITING_RATE)
             came, cpu, wall_s = await _storm(options, target, crowd, others)
             missing += came["missing"]
             delivery = others.merged("delivery")

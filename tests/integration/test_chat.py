@@ -386,3 +386,20 @@ async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(mak
     pushes = {(await slow.push())["t"]: 1 for _ in range(2)}
     assert set(pushes) == {"entry", "receipt"}
     await slow.quiet()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5])
+async def test_the_last_page_of_the_list_has_no_cursor_and_none_is_empty(server: Server, limit: int) -> None:
+    alice = await server.connect("alice")
+    for peer in ("bob", "carol", "dave", "erin"):
+        await alice.say(peer, "hi")
+    listed: list[str] = []
+    cursor: dict[str, object] = {}
+    while True:
+        page = await alice.request("conversations", limit=limit, **cursor)
+        assert page["conversations"]
+        listed += [item["c"] for item in page["conversations"]]
+        if "cursor" not in page:
+            break
+        cursor = {"cursor": page["cursor"]}
+    assert len(set(listed)) == len(listed) == 4
