@@ -78,19 +78,19 @@ async def run(options: argparse.Namespace) -> int:
 def figures_of(out: dict[str, Any], peers: list[str], conns: list[int]) -> dict[str, Any]:
     """From the comparison's own file: for the first number of connections, and for each other N the same with `_at_N`, beside chatd's highest rate
     there as a part of that at the first, `chatd_N_to_FIRST`."""
-    figures: dict[str, Any] = {"windows": []}
-    for n in conns:
-        these = _at(peers, [w for w in out["windows"] if w["conns"] == n])
-        figures |= these if n == conns[0] else {f"{name}_at_{n}": value for name, value in these.items()}
-        if n != conns[0]:
-            figures[f"chatd_{n}_to_{conns[0]}"] = _ratio(these["chatd_highest_rate"], figures["chatd_highest_rate"])
+    first, *others = conns
+    figures = {"windows": [], **_at(first, peers, out)}
+    for n in others:
+        there = _at(n, peers, out)
+        figures |= {f"{name}_at_{n}": value for name, value in there.items()}
+        figures[f"chatd_{n}_to_{first}"] = _ratio(there["chatd_highest_rate"], figures["chatd_highest_rate"])
     return figures
 
 
-def _at(peers: list[str], windows: list[dict[str, Any]]) -> dict[str, Any]:
+def _at(conns: int, peers: list[str], out: dict[str, Any]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for peer in peers:
-        mine = [w for w in windows if w["peer"] == peer]
+        mine = [w for w in out["windows"] if w["peer"] == peer and w["conns"] == conns]
         reps = {w["rep"] for w in mine}
         most = [max((w["rate"] for w in mine if w["rep"] == rep and w["ok"]), default=0.0) for rep in reps]
         figures[f"{peer}_highest_rate"] = statistics.median(most) if most else 0.0
