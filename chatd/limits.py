@@ -70,7 +70,8 @@ class TokenBucket:
 class SlidingWindow:
     """Never more than `max_events` takes in any half-open time of `period_s`.
 
-    It keeps the times of the last `max_events` takes: there is room if the oldest of them is a period away. Older ones cannot matter.
+    It keeps the times of the last `max_events` takes: there is room if the oldest of them is a period away. Older ones cannot matter, nor can those
+    that are a period away: takes let go of these, so that its size follows what is used of a high limit, not the limit.
     """
 
     __slots__ = ("_takes", "max_events", "period_s")
@@ -88,11 +89,11 @@ class SlidingWindow:
         if takes is None:
             self._takes = array("d", (now,))
             return 0.0
-        if len(takes) >= self.max_events:
-            free_at = takes[0] + self.period_s
-            if now < free_at:
-                return _until(free_at, now)
-            del takes[0]
+        free_at = takes[0] + self.period_s
+        if free_at <= now:  # two at most: so it shrinks, and no take has to go through all of a long one
+            del takes[: 2 if len(takes) > 1 and takes[1] + self.period_s <= now else 1]
+        elif len(takes) >= self.max_events:
+            return _until(free_at, now)
         takes.append(now)
         return 0.0
 
@@ -227,8 +228,8 @@ class SharedWindow(SlidingWindow):
             self._grants -= 1
             marks = self._marks = self._marks or array("q")
             marks.append(self._mark)
-            if len(marks) > self.max_events:
-                del marks[0]
+            assert self._takes is not None
+            del marks[: len(marks) - len(self._takes)]  # of those that the window let go of
         return wait
 
     def wait(self, now: float) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -94,6 +96,14 @@ async def test_partitions_are_made_ahead_once_however_many_nodes_start(fresh_db:
     append(db, [Message(conv)])
     age(db, conv, -3)
     assert len(entries(db, conv)) == 1
+
+
+async def test_short_partitions_are_made_without_holes_though_the_clock_goes_on(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+    # So many of a second each that making them takes seconds itself.
+    await Node(fresh_db, partition_s=1, ahead=400).retention.prepare()
+    names = [row[0] for row in db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%' ORDER BY 1")]
+    starts = [datetime.strptime(name, "entries_%Y%m%dt%H%M%S").replace(tzinfo=UTC) for name in names]
+    assert [(later - start).total_seconds() for start, later in pairwise(starts)] == [1.0] * 400
 
 
 async def test_the_first_node_settles_the_width_and_another_is_refused(fresh_db: str, db: psycopg.Connection[Any]) -> None:

@@ -108,6 +108,22 @@ def test_ten_in_five_seconds() -> None:
     assert window.take(105.0) == 0.0
 
 
+def test_a_window_holds_what_is_used_of_a_high_limit_and_no_more() -> None:
+    window = SlidingWindow(1_000_000, 5.0)
+    for n in range(10_000):
+        assert window.take(n / 8) == 0.0
+        assert window._takes is not None
+        assert len(window._takes) <= 41
+    for n in range(400):
+        window.take(2_000.0 + n / 800)  # many at once, and then few
+    sizes = []
+    for n in range(420):
+        window.take(2_100.0 + n / 8)
+        sizes.append(len(window._takes))
+    assert sizes[0] == 399
+    assert sizes[-1] <= 41
+
+
 def test_a_window_that_nobody_uses_holds_no_times() -> None:
     window = SlidingWindow(10, 5.0)
     assert window.wait(1.0) == 0.0
