@@ -143,7 +143,7 @@ class Retention:
     async def _make(self, conn: psycopg.AsyncConnection[Any]) -> None:
         # All from one now: by the clock as it goes on, short ones would have holes between them where the making took a while.
         cur = await conn.execute("SELECT clock_timestamp()")
-        (now,) = await cur.fetchone() or ()
+        (now,) = await cur.fetchone() or (None,)
         for n in range(self._ahead + 1):
             cur = await conn.execute("SELECT make_partition(%s + make_interval(secs => %s))", (now, n * self._partition_s))
             row = await cur.fetchone()

@@ -119,6 +119,7 @@ def test_a_window_holds_what_is_used_of_a_high_limit_and_no_more() -> None:
     sizes = []
     for n in range(420):
         window.take(2_100.0 + n / 8)
+        assert window._takes is not None
         sizes.append(len(window._takes))
     assert sizes[0] == 399
     assert sizes[-1] <= 41
