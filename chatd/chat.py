@@ -71,6 +71,7 @@ class Chat:
         try:
             self._handlers[type(effect)](session, effect)
         except errors.Refused as e:
+            e.__traceback__ = None  # its frames may hold it, and over the limit there are thousands a second: none is to wait for the collector
             request = effect.request if isinstance(effect, Throttled) else effect
             assert not isinstance(request, Reply | End)
             self._send(session, protocol.err(request.id, e))

@@ -90,7 +90,7 @@ class Connection(asyncio.Protocol):
         self._hub.gone(self, self._peer)
         if was is not Phase.CLOSED and self._session is not None:
             self._end_session("lost" if not self._close_code else "")
-        self._transport = None
+        self._transport = self._session = None  # the session holds this one: they are not to wait for the collector
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._hub.now()

@@ -135,6 +135,7 @@ class Entrance:
             session.sink.close(CloseCode.INTERNAL, "internal error")
 
     def _refuse(self, session: Session, request: Entering, error: errors.Refused) -> None:
+        error.__traceback__ = None  # as in Chat.handle
         self.s.metrics.sends_err += 1
         session.sink.send(framing.encode_text(protocol.err(request.id, error)))
 

@@ -8,7 +8,7 @@ segment is not lost in the library's buffers. One request a connection: whatever
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol, cast
@@ -47,13 +47,16 @@ class Answer(NamedTuple):
     rest: bytes
 
 
-def _select_subprotocol(_: ServerProtocol, offered: Collection[Subprotocol]) -> Subprotocol | None:
-    """Ours if offered; none if none was offered (a client that only knows the page); anything else is another protocol."""
-    if SUBPROTOCOL in offered:
-        return Subprotocol(SUBPROTOCOL)
-    if not offered:
-        return None
-    raise NegotiationError(f"invalid subprotocol; expected {SUBPROTOCOL}")
+class _Core(ServerProtocol):
+    """The library's, with our subprotocol. As a method: one that is handed over is kept bound in the instance, a cycle for the collector."""
+
+    def select_subprotocol(self, subprotocols: Sequence[Subprotocol]) -> Subprotocol | None:
+        """Ours if offered; none if none was offered (a client that only knows the page); anything else is another protocol."""
+        if not subprotocols:
+            return None
+        if SUBPROTOCOL in subprotocols:
+            return Subprotocol(SUBPROTOCOL)
+        raise NegotiationError(f"invalid subprotocol; expected {SUBPROTOCOL}")
 
 
 class Handshake:
@@ -75,7 +78,13 @@ class Handshake:
         return self._complete(self._head[: end + 4], self._head[end + 4 :])
 
     def _complete(self, head: bytes, rest: bytes) -> Answer:
-        core = ServerProtocol(select_subprotocol=_select_subprotocol)
+        core = _Core()
+        try:
+            return self._judge(core, head, rest)
+        finally:
+            core.parser.close()  # a generator that holds `core`, which holds it: 12 KB a connection that would wait for the collector
+
+    def _judge(self, core: ServerProtocol, head: bytes, rest: bytes) -> Answer:
         core.receive_data(head)
         request = next(iter(core.events_received()), None)
         if not isinstance(request, Request):
