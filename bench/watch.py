@@ -19,8 +19,8 @@ import psycopg
 from bench import procs
 from bench.target import Target
 
-PLAN: Final = re.compile(r"level: \d+; CachedPlanSource: ")
-MORE_PLANS: Final = re.compile(r"level: \d+; (\d+) more child contexts")
+CACHE: Final = re.compile(r"level: (\d+); CacheMemoryContext: ")  # what is kept: its children; further down are plans of what runs just now
+CHILD: Final = re.compile(r"level: (\d+); (?:(CachedPlanSource): |(\d+) more child contexts)")
 LOG_S_MAX: Final = 2.0  # until a backend has told
 
 
@@ -69,8 +69,9 @@ def prepared(target: Target, conn: psycopg.Connection[Any]) -> dict[str, float]:
 
 
 def count_plans(said: str) -> int:
-    """In what backends wrote of their memory; beyond a hundred children PostgreSQL only says how many more."""
-    return len(PLAN.findall(said)) + sum(int(n) for n in MORE_PLANS.findall(said))
+    """Of what backends wrote of their memory; beyond a hundred children PostgreSQL only says how many more: those count as plans."""
+    levels = {int(level) + 1 for level in CACHE.findall(said)}
+    return sum(1 if plan else int(more) for level, plan, more in CHILD.findall(said) if int(level) in levels)
 
 
 def last_part(line: Sequence[Sequence[float]], seconds: float) -> list[Sequence[float]]:

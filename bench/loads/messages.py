@@ -43,6 +43,7 @@ class Messages(Load):
         self.errors: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
         self._frames: list[bytes] = []
+        self._pacer: Pacer | None = None
         self._first = self._rate_n = 0
         self._conv: list[str] = [""] * self.users  # known after the first `ok` or entry
         self._underway = array("l", [0]) * self.users  # sends without an ack
@@ -74,7 +75,8 @@ class Messages(Load):
     async def fire(self, rate: float, at: float, churn_per_s: float = 0.0) -> dict[str, Any]:
         """Send what was prepared, from time `at` on; wait until all has come through or the drain is over. Some reconnect meanwhile."""
         churning = asyncio.ensure_future(self._churn(churn_per_s)) if churn_per_s else None
-        await Pacer(rate, self._rate_n, self._fire, start=at, burst=self.burst).run()
+        self._pacer = Pacer(rate, self._rate_n, self._fire, start=at, burst=self.burst)
+        await self._pacer.run()
         if churning is not None:
             churning.cancel()
             await asyncio.gather(churning, return_exceptions=True)
@@ -155,6 +157,8 @@ class Messages(Load):
     # ---- receiving ------------------------------------------------------------------------------------------------------------------
 
     def on_text(self, conn: int, payload: bytes, at: float) -> None:
+        if self._pacer is not None and at >= self._pacer.next_due:
+            self._pacer.fire_due()
         user, device = divmod(conn, self.devices)
         if (ok := wire.read_ok(payload)) is not None:
             self.ledger.acked(user, (ok[0] >> self._shift) - 2, ok[1], at, ok[2], device)

@@ -90,6 +90,18 @@ async def test_a_stall_shifts_no_due_time_and_all_that_is_late_goes_out_at_once(
     assert fired[3][2] - fired[3][1] > 0.9  # it tells how late it was, and does not start the count anew
 
 
+async def test_who_has_the_loop_for_long_fires_what_is_due_in_between() -> None:
+    clock, fired = [0.0], list[int]()
+    pacer = Pacer(100, 5, lambda i, due: fired.append(i), lambda: clock[0], start=0.0)
+    for at, count in ((0.0, 1), (0.005, 1), (0.01, 2), (0.025, 3), (9.0, 5), (9.1, 5)):
+        assert (at >= pacer.next_due) == (len(fired) < count)
+        clock[0] = at
+        pacer.fire_due()
+        assert fired == list(range(count))
+    assert pacer.next_due == math.inf
+    await pacer.run()  # and the timer finds nothing left
+
+
 async def test_an_error_while_firing_ends_the_run() -> None:
     def fire(i: int, due: float) -> None:
         raise ConnectionError("gone")
