@@ -8,11 +8,13 @@ nobody waits for a timer. The rules of a batch, each with its reason:
 - No cid twice for one sender and conversation: the second becomes a twin of the first and gets its answer as a duplicate.
 - An item that was queued behind one of its session and conversation which then failed is refused as `blocked`, here at the last moment: it must not
   overtake that one (`Session.overtaken`).
+
+A conversation that always has something pending never leaves its lane by itself; between two batches whole ones can be handed to another (`split`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.protocol import MESSAGE
@@ -129,3 +131,15 @@ class LaneQueue:
                 changed.add(conv_id)
                 changes.append(item)
         return Batch(messages, changes), blocked
+
+    def split(self, rows: int) -> list[Item]:
+        """Take whole conversations off, `rows` items in all at most, with everything that waits of them, in order."""
+        counts = Counter(item.conv.id for item in self.items)
+        taken: set[int] = set()
+        for conv_id, count in counts.items():
+            if count <= rows:
+                taken.add(conv_id)
+                rows -= count
+        split = [item for item in self.items if item.conv.id in taken]
+        self.items = deque(item for item in self.items if item.conv.id not in taken)
+        return split

@@ -156,6 +156,8 @@ class Store:
             )
             for n in range(self.limits.lanes)
         ]  # fmt: skip
+        for lane in self.lanes:
+            lane.others = [other for other in self.lanes if other is not lane]
         try:
             await self.lanes[0].connect()
         except writer.Outage as e:
@@ -192,8 +194,9 @@ class Store:
 
     async def idle(self) -> None:
         """Wait until every lane has written what it had."""
-        for lane in self.lanes:
-            await lane.idle.wait()
+        while self.pending:  # one that has ended may be handed something by another
+            for lane in self.lanes:
+                await lane.idle.wait()
 
     async def make_partition(self, days_ahead: float = 0.0) -> bool:
         """Make the partition that holds a time, `days_ahead` days from now; False if it was there."""

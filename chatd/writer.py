@@ -5,7 +5,8 @@
 
 A lane has one connection and one batch under way; what comes in meanwhile is the next batch. A conversation stays in one lane while it has
 anything there, so its entries keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger batches do the
-work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md).
+work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md). Under a load where no
+conversation is ever idle, a lane with much more to do than another hands it whole conversations between two batches.
 
 An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender is told `unavailable` and its retry with the
 same cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
@@ -104,6 +105,7 @@ class Lane:
     ) -> None:  # fmt: skip
         self.number = number
         self.queue = queue
+        self.others: list[Lane] = []  # of the node; it shares with them
         self.busy = False
         self.rows_underway = 0  # of the batch that PostgreSQL has
         self._conninfo = psycopg.conninfo.make_conninfo(
@@ -159,6 +161,7 @@ class Lane:
             while True:
                 await self._wait()
                 while self.queue.items:
+                    self._share()
                     batch, blocked = self.queue.gather()
                     if blocked:
                         self._settle(blocked)
@@ -174,6 +177,15 @@ class Lane:
                     await self._recover()
         finally:
             await self.close()
+
+    def _share(self) -> None:
+        """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
+        other = min(self.others, key=lambda one: one.load, default=self)
+        excess = self.load - other.load
+        if excess > LANE_OPENS_AT:
+            for item in self.queue.split(excess // 2):
+                item.conv.lane = other.number
+                other.put(item)
 
     async def _wait(self) -> None:
         # With doubtful conversations the lane looks for the database by itself; nobody else may ask.

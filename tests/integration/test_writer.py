@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -19,7 +20,7 @@ from chatd.metrics import Metrics
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from chatd.registry import Conversation
 from chatd.session import Session
-from chatd.writer import RETRIES_MAX, Lane, Row
+from chatd.writer import RETRIES_MAX, Lane, Row, choose
 from tests.integration.logs import cid, connect, conversation, entries, one, partitions
 
 if TYPE_CHECKING:
@@ -163,6 +164,48 @@ async def test_items_are_written_in_the_order_they_were_put(start: Callable[...,
     assert [bench.told.seqs[one_cid] for one_cid in cids] == list(range(1, 601))
     assert bench.conv.pending == 0
     assert max(bench.metrics.batch_rows.counts) > 0
+
+
+async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order_holds(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+    """Conversations that always have something pending would stay in the lane that they began in, and the others idle."""
+    bench = Bench(fresh_db, db)
+    second = Lane(1, fresh_db, LaneQueue(256), bench.told, bench.metrics, deadline_s=5.0, edit_window_s=900.0, partition=bench.make_partition)
+    lanes = [bench.lane, second]
+    bench.lane.others, second.others = [second], [bench.lane]
+    convs = [Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}")) for n in range(20)]
+    handed: list[Item] = []
+    split = LaneQueue.split
+
+    def watched(queue: LaneQueue, rows: int) -> list[Item]:
+        items = split(queue, rows)
+        for conv, count in Counter(item.conv for item in items).items():
+            assert count == conv.pending, "nothing of it is under way"
+        handed.extend(items)
+        return items
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LaneQueue, "split", watched)
+        cids: list[Cid] = []
+        for n in range(100):
+            for conv in convs:  # all at once: none is ever without something pending
+                item = Item(bench.session, len(cids) + 1, conv, conv.b, 0, Cid(cid()), MESSAGE, f"{n}", None, 0)
+                cids.append(item.cid)
+                lane = choose(lanes, item)
+                assert lane is bench.lane
+                conv.pending += 1
+                lane.put(item)
+        tasks = [asyncio.create_task(lane.run()) for lane in lanes]
+        assert set(await bench.answered(*cids)) == {None}
+        for lane in lanes:
+            await lane.idle.wait()
+    assert handed
+    assert [conv.pending for conv in convs] == [0] * 20
+    for conv in convs:
+        assert entries(db, conv.id) == [(n + 1, MESSAGE, f"{n}") for n in range(100)]
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable[..., Awaitable[Bench]]) -> None:

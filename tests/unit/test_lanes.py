@@ -177,3 +177,18 @@ def test_a_half_loses_what_is_behind_an_entry_of_the_other_half_that_failed() ->
     assert behind.twins is None
     assert kept == Batch([cousin, elsewhere], [])  # another device sent the same cid: its entry is written
     assert cousin.twins == [second]
+
+
+@given(st.lists(st.integers(0, 6), max_size=60), st.integers(0, 40))
+def test_whole_conversations_leave_a_queue_in_their_order(drawn: list[int], rows: int) -> None:
+    convs = [Conversation(ConvId(n), ALICE, BOB) for n in range(7)]
+    session = make_session()
+    items = [Item(session, n, convs[c], BOB, 0, Cid(f"c{n}"), MESSAGE, "hi", None, 0) for n, c in enumerate(drawn, 1)]
+    queue = queue_of(items)
+    split = queue.split(rows)
+    gone = {one.conv.id for one in split}
+    assert len(split) <= rows
+    assert split == [one for one in items if one.conv.id in gone], "with all that they have, in order"
+    assert list(queue.items) == [one for one in items if one.conv.id not in gone]
+    room = rows - len(split)
+    assert all(count > room for count in Counter(one.conv.id for one in queue.items).values()), "no other one had fitted"
