@@ -161,7 +161,8 @@ class Lane:
             while True:
                 await self._wait()
                 while self.queue.items:
-                    self._share()
+                    if len(self.queue.items) > LANE_OPENS_AT:
+                        self._share()
                     batch, blocked = self.queue.gather()
                     if blocked:
                         self._settle(blocked)
