@@ -155,6 +155,13 @@ class Lane:
         self._backoff_s = 0.0
         self._conn = conn
 
+    async def warm(self) -> None:
+        """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is left to the first batch."""
+        try:
+            await self._append(Batch([], []))
+        except (Outage, psycopg.Error):
+            await self.close()
+
     async def run(self) -> None:
         """Write batches for ever; cancelled at the end of the node, when the queue is empty."""
         try:

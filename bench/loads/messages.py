@@ -201,6 +201,7 @@ class Messages(Load):
                 await asyncio.sleep(max(0.0, started + n / per_s - time.perf_counter()))
                 user = self.rng.randrange(self.users)
                 if not self._underway[user] and user not in self._held and self.crowd.clients[user].live:
+                    self._held[user] = []  # now: before the task has begun it may be to send
                     task = asyncio.ensure_future(self._come_back(user))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
@@ -208,7 +209,6 @@ class Messages(Load):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _come_back(self, user: int) -> None:
-        self._held[user] = []
         for key in [key for key in self._asked if key[0] == user]:
             del self._asked[key]  # its answer will not come
         self.crowd.clients[user].leave()
