@@ -133,7 +133,7 @@ class Store:
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._feed = FeedReader(conninfo)
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            conninfo, connection_class=writer.Connection, min_size=limits.pool_max,
+            conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={
                 "autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads",
