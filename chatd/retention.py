@@ -143,9 +143,10 @@ class Retention:
     async def _make(self, conn: psycopg.AsyncConnection[Any]) -> None:
         # All from one now: by the clock as it goes on, short ones would have holes between them where the making took a while.
         cur = await conn.execute("SELECT clock_timestamp()")
-        (now,) = await cur.fetchone() or (None,)
+        now = await cur.fetchone()
+        assert now is not None
         for n in range(self._ahead + 1):
-            cur = await conn.execute("SELECT make_partition(%s + make_interval(secs => %s))", (now, n * self._partition_s))
+            cur = await conn.execute("SELECT make_partition(%s + make_interval(secs => %s))", (*now, n * self._partition_s))
             row = await cur.fetchone()
             if row is not None and row[0] is not None:
                 self._metrics.partitions_made += 1

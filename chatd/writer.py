@@ -168,8 +168,6 @@ class Lane:
             while True:
                 await self._wait()
                 while self.queue.items:
-                    if len(self.queue.items) > LANE_OPENS_AT:
-                        self._share()
                     batch, blocked = self.queue.gather()
                     if blocked:
                         self._settle(blocked)
@@ -179,6 +177,8 @@ class Lane:
                         await self._write(batch)
                         self.rows_underway = 0
                     del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
+                    if self.queue.items:
+                        self._share()
                 self.busy = False
                 self.idle.set()
                 if self._doubtful:

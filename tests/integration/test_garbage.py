@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tests.fix_server import MakeServer, Server
 
 OURS: Final = ("chatd.", "websockets.")
+DRAGGED: Final = (FrameType, TracebackType)
 N: Final = 10
 FREE: Final = {"rate_messages": 10_000, "frames_per_s": 1_000_000, "frames_burst": 1_000_000}
 
@@ -39,9 +40,8 @@ def uncollected() -> Iterator[Counter[str]]:
         yield found
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        names = (f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.garbage)
-        kept = zip(gc.garbage, names, strict=False)
-        found.update(name for one, name in kept if name.startswith(OURS) or isinstance(one, FrameType | TracebackType))
+        kinds = (type(one) for one in gc.garbage)
+        found.update(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if kind.__module__.startswith(OURS) or kind in DRAGGED)
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
@@ -85,7 +85,6 @@ class Home:
         self.me.put(b"".join(frames))
         await self.me.until(len(frames))
         assert [code.encode() in text for text in self.me.texts] == [True] * len(frames), self.me.texts
-        self.reset()
 
 
 MakeHome = Callable[..., Awaitable[Home]]
