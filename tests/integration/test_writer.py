@@ -319,6 +319,7 @@ async def test_a_server_that_hangs_holds_a_lane_no_longer_than_its_deadline(
     """psycopg alone would wait 10 s more for the server to confirm the cancel. When the server wakes up, the cid is still written once."""
     bench = await start(deadline_s=0.3)
     frozen = bench.backend
+    gone = os.pidfd_open(frozen)  # before it wakes up: it may end at once
     os.kill(frozen, signal.SIGSTOP)
     try:
         lost = bench.put("lost?")
@@ -328,7 +329,6 @@ async def test_a_server_that_hangs_holds_a_lane_no_longer_than_its_deadline(
             assert await bench.answered(bench.put("next")) == [None]
     finally:
         os.kill(frozen, signal.SIGCONT)
-    gone = os.pidfd_open(frozen)
     await asyncio.wait_for(readable(gone), EVENT_S_MAX)
     os.close(gone)
     del bench.told.notes[lost]
