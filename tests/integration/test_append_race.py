@@ -31,7 +31,7 @@ LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
 
 def naive(conn: psycopg.Connection[Any]) -> None:
     """Put the fault in: look first, then lock."""
-    text = (folder() / "migrations" / "0003_pre_feed.sql").read_text()
+    text = (folder() / "migrations" / "0004_pre_append_linear.sql").read_text()
     text = text[text.index("CREATE OR REPLACE FUNCTION append(") :]
     assert text.count(LOCKS) == 1
     text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day';\n")

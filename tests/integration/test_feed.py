@@ -164,7 +164,7 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(start: Calla
 
 def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     """Its nodes are still up while the first new one migrates; they call the function as it is at that moment."""
-    before, now = ((folder() / "migrations" / f"{name}.sql").read_text() for name in ("0002_pre_append", "0003_pre_feed"))
+    before, now = ((folder() / "migrations" / f"{name}.sql").read_text() for name in ("0002_pre_append", "0004_pre_append_linear"))
     with connect(fresh_db) as old:
         x = conversation(old)
         old.execute(before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1))

@@ -1,0 +1,76 @@
+"""How much work the statement of `append` that writes messages is, by EXPLAIN: the rows that go through the nodes of its plan.
+
+The statement is cut out of the function as the database has it, and planned as in a lane. Lanes plan without hash and merge joins; a join of the rows
+with their conversations then looks at all conversations for each row, and a batch of 1,024 rows costs three times as much a row as one of 50.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from chatd.queries import folder
+from chatd.writer import LANE_OPTIONS
+from tests.integration.logs import cid, connect, one, partitions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# What the statement takes from the function around it, as parameters: name -> type.
+NAMES = {
+    "m_conv": "bigint[]", "m_side": "smallint[]", "m_cid": "uuid[]", "m_body": "text[]", "t": "timestamptz",
+    "skip": "integer[]", "feeding": "boolean",
+}  # fmt: skip
+ROWS_OF_A_MESSAGE_MAX = 16  # measured 15 where each message has a conversation of its own, 7 where many share one
+
+
+@pytest.fixture
+def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
+    with connect(fresh_db, options=LANE_OPTIONS) as conn:
+        partitions(conn, ahead=1)
+        yield conn
+
+
+def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int) -> float:
+    """All rows that the plan's nodes made or threw away, for one of `rows` messages spread evenly over conversations."""
+    source = one(db, "SELECT prosrc FROM pg_proc WHERE proname = 'append'")
+    (statement,) = re.findall(r"RETURN QUERY\s+(WITH .*?);", source, re.DOTALL)
+    for n, name in enumerate(NAMES, 1):
+        statement = re.sub(rf"(?<![.\w]){name}(?!\w)", f"${n}", statement)
+    db.execute(f"PREPARE s ({', '.join(NAMES.values())}) AS {statement}")
+    arrays: list[list[Any]] = [[convs[n % len(convs)] for n in range(rows)], [0] * rows, [cid() for _ in range(rows)], ["hi"] * rows]
+    literals = ", ".join("'{" + ",".join(map(str, array)) + "}'" for array in arrays)
+    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false)")
+    db.execute("DEALLOCATE s")
+    work = 0.0
+    gone = ("Actual Rows", "Rows Removed by Join Filter", "Rows Removed by Filter")
+    for node in nodes(explained[0]["Plan"]):
+        work += sum(node.get(count, 0) for count in gone) * node["Actual Loops"]
+    return work / rows
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+def conversations(db: psycopg.Connection[Any], count: int) -> list[int]:
+    made = db.execute("INSERT INTO conversations (a, b) SELECT 'a' || i, 'b' || i FROM generate_series(1, %s) i RETURNING id", (count,))
+    return [id for (id,) in made]
+
+
+@pytest.mark.parametrize(("rows", "convs"), [(1, 1), (64, 32), (1_024, 512), (1_024, 10), (1_024, 1_024)])
+def test_a_message_is_as_much_work_in_a_batch_of_any_size(db: psycopg.Connection[Any], rows: int, convs: int) -> None:
+    assert rows_of_a_message(db, conversations(db, convs), rows) <= ROWS_OF_A_MESSAGE_MAX
+
+
+def test_a_join_with_the_conversations_of_the_batch_would_be_seen(db: psycopg.Connection[Any]) -> None:
+    """The function as it was before."""
+    before = (folder() / "migrations" / "0003_pre_feed.sql").read_text()
+    db.execute(before[before.index("CREATE OR REPLACE FUNCTION append(") :])
+    assert rows_of_a_message(db, conversations(db, 512), 1_024) > 10 * ROWS_OF_A_MESSAGE_MAX
