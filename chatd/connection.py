@@ -3,9 +3,10 @@
     HANDSHAKE ──101──► OPEN (──► FULL) ──close()──► CLOSING ──► CLOSED
         └── plain HTTP: answered ─────────┘
 
-Guarantees: all output of a loop turn goes out in one `write` (`Hub.flush`); what waits for a client that does not read is bounded, and past the
-bound the client is closed with a code that says so; nothing of a connection is a task or a timer: `Hub.sweep` looks at all of them, once a second.
-When the transport is full we also stop reading, so that a client cannot ask for what it does not take.
+Guarantees: all output of a loop turn goes out in one `write`, and that of several turns while the node is behind (`flushing`); what waits for a
+client that does not read is bounded, and past the bound the client is closed with a code that says so; nothing of a connection is a task or a
+timer: `Hub.sweep` looks at all of them, once a second. When the transport is full we also stop reading, so that a client cannot ask for what it does
+not take.
 
 The hub holds all connections and knows the limits on them (per node, per address, not yet authenticated). Neighbours: `handshake` (before), `framing`
 (bytes <-> frames), `chat` (what a session's frames do).
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import time
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, cast
@@ -24,6 +26,7 @@ import structlog
 from chatd import framing, protocol
 from chatd.chat import Chat
 from chatd.errors import CloseCode
+from chatd.flushing import Flusher
 from chatd.framing import Failure, FrameReader, PeerClose, Ping, Pong
 from chatd.handshake import Handshake, Pages, refusal
 from chatd.limits import TokenBucket
@@ -189,7 +192,7 @@ class Connection(asyncio.Protocol):
     # ---- out ------------------------------------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """Queue a whole frame. It leaves at the end of the loop turn, or when the peer reads again."""
+        """Queue a whole frame. It leaves at the end of the loop turn or soon after (`Flusher`), or when the peer reads again."""
         if self._phase is not Phase.OPEN:
             return
         out = self._out
@@ -197,7 +200,14 @@ class Connection(asyncio.Protocol):
             self._hub.to_flush(self)
         out.append(frame)
         self._out_bytes += len(frame)
-        if self._out_bytes > self._hub.out_queue_bytes_max:
+        if self._out_bytes > self._hub.flush_bytes:
+            self._send_much()
+
+    def _send_much(self) -> None:
+        """More than is to wait for the turn's end, or for a client that does not read."""
+        if not self._paused:
+            self.flush()
+        elif self._out_bytes > self._hub.out_queue_bytes_max:
             self._hub.services.metrics.slow_consumers += 1
             self._out, self._out_bytes = [], 0
             # Not here: the session's end changes the very maps that whoever sends to many is going through.
@@ -259,12 +269,12 @@ class Connection(asyncio.Protocol):
         """Heartbeat and the token's end; called about once a second."""
         silent = now - self.heard_at
         if silent > ping_s:
-            if silent > lost_s:
-                self._lost()
-                return
-            if not self._pinged:
+            if not self._pinged:  # also where a sweep came too late for that: nobody is lost unasked
                 self._pinged = True
                 self.ping()
+            elif silent > lost_s:
+                self._lost()
+                return
         else:
             self._pinged = False
         session = self._session
@@ -300,6 +310,7 @@ class Hub:
         self.origins = tuple(s.origins)
         self.bounds = protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max)
         self.frame_bytes_max, self.out_queue_bytes_max = s.frame_bytes_max, s.out_queue_bytes_max
+        self.flush_bytes = min(WRITE_HIGH_BYTES, s.out_queue_bytes_max)
         self.frames_per_s, self.frames_burst = s.frames_per_s, s.frames_burst
         self.handshake_s, self.hello_s = s.handshake_ms / 1000, s.hello_ms / 1000
         self.connections: set[Connection] = set()
@@ -309,7 +320,8 @@ class Hub:
         self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
         self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
         self._closing: dict[Connection, None] = {}  # the oldest first
-        self._flush: list[Connection] = []
+        self.flusher = Flusher(loop.call_soon, loop.call_later, time.perf_counter)
+        self.to_flush = self.flusher.add
 
     # ---- limits ---------------------------------------------------------------------------------------------------------------------
 
@@ -360,17 +372,6 @@ class Hub:
             self._addresses[peer] -= 1
 
     # ---- for all --------------------------------------------------------------------------------------------------------------------
-
-    def to_flush(self, connection: Connection) -> None:
-        """It has output: write it at the end of this loop turn."""
-        if not self._flush:
-            self.loop.call_soon(self._flush_all)
-        self._flush.append(connection)
-
-    def _flush_all(self) -> None:
-        flush, self._flush = self._flush, []
-        for connection in flush:
-            connection.flush()
 
     def sweep(self) -> None:
         """Deadlines, heartbeats and tokens of all connections: one pass a second, some 0.2 us a connection."""

@@ -1,0 +1,22 @@
+"""What a connection decides by itself. The rest of it is tested over real sockets (tests/integration, tests/faults)."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from chatd import framing
+from chatd.connection import Connection, Phase
+
+
+def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
+    metrics = SimpleNamespace(heartbeats_lost=0)
+    hub = SimpleNamespace(to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics))
+    connection = cast("Any", Connection(cast("Any", hub)))
+    connection._phase, connection.heard_at = Phase.OPEN, 100.0
+    connection.check(100.7, 0, 0.8, 1.6)
+    assert connection._out == []
+    connection.check(101.7, 0, 0.8, 1.6)  # past both at once
+    assert (connection._out, metrics.heartbeats_lost) == ([framing.encode_ping(b"")], 0)
+    connection.check(102.7, 0, 0.8, 1.6)
+    assert metrics.heartbeats_lost == 1
