@@ -5,7 +5,7 @@
 
 A write is the dearest step of a message: a system call, with the kernel's whole way to the other side in it. With few connections a turn has several
 frames for each of them; with a thousand, nearly every frame was a write of its own. How long turns take tells how far behind the node is:
-0.4 ms at 16,000 messages a second, 8 ms and more once it has more to do than it can. There, and only there, a frame waits for others to its
+1 ms at 16,000 messages a second, 8 ms and more once it has more to do than it can. There, and only there, a frame waits for others to its
 client: the writes saved bring all of them forward (docs/decisions/0018).
 """
 
@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-BUSY_TURN_S: Final = 0.003  # turns longer than this: the node is behind
-DELAY_TURNS: Final = 5  # a frame waits for as many turns, as long as they are now
+BUSY_TURN_S: Final = 0.004  # turns longer than this: the node is behind
+DELAY_FACTOR: Final = 5  # for each millisecond that turns are longer, a frame waits for so many
 DELAY_MAX_S: Final = 0.04
 AVERAGE_TURNS: Final = 8  # `turn_s` follows about as many
 TICK_S: Final = 0.001  # the loop's timers are no finer
@@ -43,7 +43,7 @@ class Flusher:
     @property
     def delay_s(self) -> float:
         """How long the output of a turn that ends now waits."""
-        return min(self.turn_s * DELAY_TURNS, DELAY_MAX_S) if self.turn_s > BUSY_TURN_S else 0.0
+        return min(max(self.turn_s - BUSY_TURN_S, 0.0) * DELAY_FACTOR, DELAY_MAX_S)
 
     def add(self, output: Output) -> None:
         """It has something to write, for the first time since its last `flush`."""

@@ -38,8 +38,9 @@ log = structlog.get_logger("writer")
 RETRIES_MAX: Final = 5  # serialization failures and deadlocks of one batch
 BACKOFF_MAX_S: Final = 1.0
 # Rows of a lane, waiting and under way, before the next one is used. Those under way count: at the highest rates a conversation always has something
-# pending, so it stays where it is, and a lane that looked empty while its batch was written drew all of them in.
-LANE_OPENS_AT: Final = 256
+# pending, so it stays where it is, and a lane that looked empty while its batch was written drew all of them in. A whole batch: rows cost less the
+# more of them there are (docs/decisions/0016).
+LANE_OPENS_AT: Final = 1_024
 
 # The plan of `append` must not depend on how full the tables were when it was made: each of its joins is a few index probes.
 LANE_OPTIONS: Final = (

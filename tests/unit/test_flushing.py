@@ -90,11 +90,11 @@ def test_output_leaves_at_the_end_of_a_short_turn(loop: Loop) -> None:
 def test_output_of_long_turns_waits_and_leaves_together(loop: Loop) -> None:
     busy(loop)
     one = Output()
-    for _ in range(3):
+    for _ in range(2):
         loop.turn(2 * BUSY_TURN_S, one)
     assert one.writes == []
     loop.rest(DELAY_MAX_S)
-    assert [len(w) for w in one.writes] == [3]
+    assert [len(w) for w in one.writes] == [2]
 
 
 def test_it_leaves_by_a_timer_if_no_turn_follows(loop: Loop) -> None:
@@ -105,6 +105,16 @@ def test_it_leaves_by_a_timer_if_no_turn_follows(loop: Loop) -> None:
     loop.rest(1)
     assert delay <= last.writes[0][0] <= DELAY_MAX_S + 2 * BUSY_TURN_S + 2 * TICK_S
     assert not loop.timers
+
+
+def test_the_more_turns_take_the_longer_it_waits_up_to_a_bound(loop: Loop) -> None:
+    delays = []
+    for factor in (1, 1.2, 2, 5, 50):
+        loop.flusher.turn_s = BUSY_TURN_S * factor
+        delays.append(loop.flusher.delay_s)
+    assert delays == sorted(delays)
+    assert (delays[0], delays[-1]) == (0, DELAY_MAX_S)
+    assert delays[1] < DELAY_MAX_S / 5, "no jump where it begins"
 
 
 def test_one_long_turn_holds_nothing_back(loop: Loop) -> None:
