@@ -18,7 +18,8 @@ from typing import Final, Protocol
 BUSY_TURN_S: Final = 0.004  # turns longer than this: the node is behind
 DELAY_FACTOR: Final = 5  # for each millisecond that turns are longer, a frame waits for so many
 DELAY_MAX_S: Final = 0.04
-AVERAGE_TURNS: Final = 8  # `turn_s` follows about as many
+AVERAGE_TURNS: Final = 8  # `average_s` follows about as many
+LONGEST_S: Final = BUSY_TURN_S * (AVERAGE_TURNS - 1)  # longer ones count as so long: a single one, of whatever cause, holds nothing back
 TICK_S: Final = 0.001  # the loop's timers are no finer
 
 
@@ -33,7 +34,7 @@ class Flusher:
         self, call_soon: Callable[[Callable[[], None]], object], call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self.turn_s = 0.0  # how long a turn takes of late, from its first output to its end
+        self.average_s = 0.0  # how long a turn took of late, from its first output to its end
         self._call_soon, self._call_later, self._clock = call_soon, call_later, clock
         self._turn: list[Output] = []
         self._began = self._ended = 0.0
@@ -41,29 +42,34 @@ class Flusher:
         self._ticking = False
 
     @property
+    def turn_s(self) -> float:
+        """How long a turn takes; 0 where the loop rests."""
+        return 0.0 if self._clock() - self._ended > DELAY_MAX_S else self.average_s
+
+    @property
     def delay_s(self) -> float:
         """How long the output of a turn that ends now waits."""
-        return min(max(self.turn_s - BUSY_TURN_S, 0.0) * DELAY_FACTOR, DELAY_MAX_S)
+        return min(max(self.average_s - BUSY_TURN_S, 0.0) * DELAY_FACTOR, DELAY_MAX_S)
 
     def add(self, output: Output) -> None:
         """It has something to write, for the first time since its last `flush`."""
         if not self._turn:
             self._began = self._clock()
             if self._began - self._ended > DELAY_MAX_S:
-                self.turn_s = 0.0  # the loop has rested: it is not behind, whatever it was before
+                self.average_s = 0.0  # the loop has rested: it is not behind, whatever it was before
             self._call_soon(self._end_turn)
         self._turn.append(output)
 
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, []
-        if self.turn_s > BUSY_TURN_S:
+        if self.average_s > BUSY_TURN_S:
             self._waiting.append((self._clock() + self.delay_s, turn))
             self._flush_due()
         else:
             for output in turn:
                 output.flush()
         self._ended = self._clock()
-        self.turn_s += (self._ended - self._began - self.turn_s) / AVERAGE_TURNS
+        self.average_s += (min(self._ended - self._began, LONGEST_S) - self.average_s) / AVERAGE_TURNS
 
     def _tick(self) -> None:
         self._ticking = False
@@ -71,9 +77,11 @@ class Flusher:
 
     def _flush_due(self) -> None:
         waiting, now = self._waiting, self._clock()
-        while waiting and waiting[0][0] < now + TICK_S / 2:
-            for output in waiting.popleft()[1]:
-                output.flush()
-        if waiting and not self._ticking:
-            self._ticking = True
-            self._call_later(max(waiting[0][0] - now, TICK_S), self._tick)
+        try:
+            while waiting and waiting[0][0] < now + TICK_S / 2:
+                for output in waiting.popleft()[1]:
+                    output.flush()
+        finally:  # a bug in one of them must not keep the others back
+            if waiting and not self._ticking:
+                self._ticking = True
+                self._call_later(max(waiting[0][0] - now, TICK_S), self._tick)

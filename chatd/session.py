@@ -56,7 +56,7 @@ class Sink(Protocol):
     """What a session needs of its connection."""
 
     def send(self, frame: bytes) -> None:
-        """Queue a whole WebSocket frame; it goes out at the end of the loop turn."""
+        """Queue a whole WebSocket frame; it goes out at the end of the loop turn or soon after (`flushing`)."""
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then close. Idempotent."""

@@ -106,6 +106,7 @@ class Lane:
     ) -> None:  # fmt: skip
         self.number = number
         self.queue = queue
+        self.opens_at = min(LANE_OPENS_AT, queue.rows_max)
         self.others: list[Lane] = []  # of the node; it shares with them
         self.busy = False
         self.rows_underway = 0  # of the batch that PostgreSQL has
@@ -191,7 +192,7 @@ class Lane:
         """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
         other = min(self.others, key=lambda one: one.load, default=self)
         excess = self.load - other.load
-        if excess > LANE_OPENS_AT:
+        if excess > self.opens_at:
             for item in self.queue.split(excess // 2):
                 item.conv.lane = other.number
                 other.put(item)
@@ -325,7 +326,7 @@ def choose(lanes: list[Lane], item: Item) -> Lane:
     if conv.pending:
         return lanes[conv.lane]
     for lane in lanes:
-        if lane.load < LANE_OPENS_AT:
+        if lane.load < lane.opens_at:
             break
     else:
         lane = min(lanes, key=lambda one: one.load)

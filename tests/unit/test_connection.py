@@ -18,5 +18,7 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     assert connection._out == []
     connection.check(101.7, 0, 0.8, 1.6)  # past both at once
     assert (connection._out, metrics.heartbeats_lost) == ([framing.encode_ping(b"")], 0)
+    connection.check(101.8, 0, 0.8, 1.6)  # the sweep catches up
+    assert metrics.heartbeats_lost == 0
     connection.check(102.7, 0, 0.8, 1.6)
     assert metrics.heartbeats_lost == 1

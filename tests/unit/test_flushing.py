@@ -110,7 +110,7 @@ def test_it_leaves_by_a_timer_if_no_turn_follows(loop: Loop) -> None:
 def test_the_more_turns_take_the_longer_it_waits_up_to_a_bound(loop: Loop) -> None:
     delays = []
     for factor in (1, 1.2, 2, 5, 50):
-        loop.flusher.turn_s = BUSY_TURN_S * factor
+        loop.flusher.average_s = BUSY_TURN_S * factor
         delays.append(loop.flusher.delay_s)
     assert delays == sorted(delays)
     assert (delays[0], delays[-1]) == (0, DELAY_MAX_S)
@@ -120,15 +120,33 @@ def test_the_more_turns_take_the_longer_it_waits_up_to_a_bound(loop: Loop) -> No
 def test_one_long_turn_holds_nothing_back(loop: Loop) -> None:
     for _ in range(20):
         loop.turn(BUSY_TURN_S / 20, Output())
-    loop.turn(5 * BUSY_TURN_S, Output())
+    loop.turn(200 * BUSY_TURN_S, Output())
     after = Output()
     loop.turn(BUSY_TURN_S / 20, after)
     assert len(after.writes) == 1
 
 
+def test_what_fails_to_leave_keeps_nobody_back(loop: Loop) -> None:
+    class Broken(Output):
+        def flush(self) -> None:
+            raise RuntimeError
+
+    busy(loop)
+    loop.rest(DELAY_MAX_S)
+    busy(loop)
+    last = Output()
+    loop.turn(BUSY_TURN_S, Broken())
+    loop.turn(BUSY_TURN_S, last)
+    with pytest.raises(RuntimeError):
+        loop.rest(1)
+    loop.rest(1)
+    assert len(last.writes) == 1
+
+
 def test_after_a_rest_it_is_not_behind_any_more(loop: Loop) -> None:
     busy(loop)
     loop.rest(2 * DELAY_MAX_S)
+    assert loop.flusher.turn_s == 0
     after = Output()
     loop.turn(BUSY_TURN_S / 20, after)
     assert len(after.writes) == 1
