@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._paused = False
-        self._pinged_at = 0.0  # 0: not since it was heard
+        self._pinged_at = 0.0
         self._peer = ""
         self._close_code = 0
         self.heard_at = 0.0
@@ -269,14 +269,12 @@ class Connection(asyncio.Protocol):
         """Heartbeat and the token's end; called about once a second."""
         silent = now - self.heard_at
         if silent > ping_s:
-            if not self._pinged_at:  # also where a sweep came too late for that: nobody is lost unasked
+            if self._pinged_at <= self.heard_at:  # also where a sweep came too late for that: nobody is lost unasked
                 self._pinged_at = now
                 self.ping()
             elif silent > lost_s and now - self._pinged_at > SWEEP_S / 2:  # nor before it can answer: a late sweep is followed by another at once
                 self._lost()
                 return
-        else:
-            self._pinged_at = 0.0
         session = self._session
         if session is not None and session.state is State.LIVE and now_ms >= session.exp_ms:
             self.close(CloseCode.TOKEN_EXPIRED, "the token has ended")

@@ -81,7 +81,7 @@ class Flusher:
             while waiting and waiting[0][0] < now + TICK_S / 2:
                 for output in waiting.popleft()[1]:
                     output.flush()
-        finally:  # a bug in one of them must not keep the others back
+        finally:  # a bug in one of them must not keep other turns' back
             if waiting and not self._ticking:
                 self._ticking = True
                 self._call_later(max(waiting[0][0] - now, TICK_S), self._tick)

@@ -82,7 +82,13 @@ class Handshake:
         try:
             return self._judge(core, head, rest)
         finally:
-            core.parser.close()  # a generator that holds `core`, which holds it: 12 KB a connection that would wait for the collector
+            # What is left in a circle would wait for the collector: a generator that holds `core`, which holds it, 12 KB; and of a refused one the
+            # error, whose traceback holds the frames up to the connection.
+            core.parser.close()
+            error: BaseException | None = core.handshake_exc
+            while error is not None:
+                error.__traceback__ = None
+                error = error.__cause__ or error.__context__
 
     def _judge(self, core: ServerProtocol, head: bytes, rest: bytes) -> Answer:
         core.receive_data(head)

@@ -136,7 +136,7 @@ class LaneQueue:
         """Take whole conversations off, `rows` items in all at most, with everything that waits of them, in order."""
         counts = Counter(item.conv.id for item in self.items)
         taken: set[int] = set()
-        for conv_id, count in counts.items():
+        for conv_id, count in reversed(counts.items()):  # the front is next in line here
             if count <= rows:
                 taken.add(conv_id)
                 rows -= count

@@ -46,6 +46,7 @@ log = structlog.get_logger("retention")
 # while it holds senders' rows: a crash loses the last steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
 SESSION: Final = {
     "lock_timeout": "2s", "statement_timeout": "60s", "synchronous_commit": "off", "enable_hashagg": "off", "enable_seqscan": "off",
+    "datestyle": "ISO",  # psycopg reads times as text in no other, and the role may have one
 }  # fmt: skip
 FLOOR_ROWS: Final = 200  # conversations a transaction: their senders wait while it runs, some ms
 HELD_ROWS: Final = 5_000  # conversations of memory whose floors are asked for at once

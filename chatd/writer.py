@@ -124,7 +124,8 @@ class Lane:
         self.idle.set()
         self._wake = asyncio.Event()
         self._doubtful: set[ConvId] = set()
-        self._backoff_s = 0.0
+        # Until it tries to connect again, by itself; 0: it could the last time. While it cannot, nothing is given to it that another lane can write.
+        self.backoff_s = 0.0
         self._not_before = 0.0
 
     @property
@@ -150,18 +151,19 @@ class Lane:
             async with asyncio.timeout(self._deadline_s):
                 conn = await Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
         except (psycopg.Error, OSError, TimeoutError) as e:
-            self._backoff_s = min(max(self._backoff_s * 2, 0.05), BACKOFF_MAX_S)
-            self._not_before = time.monotonic() + self._backoff_s
+            self.backoff_s = min(max(self.backoff_s * 2, 0.05), BACKOFF_MAX_S)
+            self._not_before = time.monotonic() + self.backoff_s
             raise Outage(str(e)) from e
         pgarrays.register(conn)
-        self._backoff_s = 0.0
+        self.backoff_s = 0.0
         self._conn = conn
 
     async def warm(self) -> None:
         """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is left to the first batch."""
         try:
             await self._append(Batch([], []))
-        except (Outage, psycopg.Error):
+        except (Outage, psycopg.Error) as e:
+            log.warning("lane.away", lane=self.number, reason=str(e))
             await self.close()
 
     async def run(self) -> None:
@@ -183,14 +185,14 @@ class Lane:
                         self._share()
                 self.busy = False
                 self.idle.set()
-                if self._doubtful:
+                if self._doubtful or self.backoff_s:
                     await self._recover()
         finally:
             await self.close()
 
     def _share(self) -> None:
         """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
-        other = min(self.others, key=lambda one: one.load, default=self)
+        other = min((one for one in self.others if not one.backoff_s), key=lambda one: one.load, default=self)
         excess = self.load - other.load
         if excess > self.opens_at:
             for item in self.queue.split(excess // 2):
@@ -198,9 +200,9 @@ class Lane:
                 other.put(item)
 
     async def _wait(self) -> None:
-        # With doubtful conversations the lane looks for the database by itself; nobody else may ask.
+        # Without a connection, or with doubtful conversations, the lane looks for the database by itself; nobody else may ask.
         try:
-            async with asyncio.timeout(max(self._backoff_s, 0.05) if self._doubtful else None):
+            async with asyncio.timeout(max(self.backoff_s, 0.05) if self._doubtful or self.backoff_s else None):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -211,6 +213,10 @@ class Lane:
             await self.connect()
         except Outage:
             return
+        if self._doubtful:
+            self._tell_doubtful()
+
+    def _tell_doubtful(self) -> None:
         doubtful, self._doubtful = self._doubtful, set()
         self._outcome.doubtful(doubtful)
 
@@ -245,6 +251,8 @@ class Lane:
             self._metrics.batch_rows.observe(len(items))
             self._settle(items)
             self._outcome.committed(batch, rows)
+            if self._doubtful:  # a busy lane is never idle to look
+                self._tell_doubtful()
 
     def _settle(self, items: list[Item]) -> None:
         for item in items:
@@ -326,10 +334,10 @@ def choose(lanes: list[Lane], item: Item) -> Lane:
     if conv.pending:
         return lanes[conv.lane]
     for lane in lanes:
-        if lane.load < lane.opens_at:
+        if lane.load < lane.opens_at and not lane.backoff_s:
             break
     else:
-        lane = min(lanes, key=lambda one: one.load)
+        lane = min(lanes, key=lambda one: (one.backoff_s > 0, one.load))
     conv.lane = lane.number
     return lane
 

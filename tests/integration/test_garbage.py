@@ -13,12 +13,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 import pytest_asyncio
 
 from chatd.connection import Phase
+from chatd.handshake import Handshake
 from tests.fix_costs import WAIT_S, Wire, masked
 
 if TYPE_CHECKING:
@@ -97,6 +98,26 @@ async def make_home(make_server: MakeServer) -> Any:
 
     async with asyncio.timeout(WAIT_S * 3):
         yield make
+
+
+UPGRADE: Final = b"GET /ws HTTP/1.1\r\nHost: chat\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+KEY: Final = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /ws HTTP/1.1\r\nHost: chat\r\n", b" 426 "), (UPGRADE, b" 400 "), (UPGRADE + KEY + b"Origin: http://evil\r\n", b" 403 "),
+        (UPGRADE + KEY + b"Sec-WebSocket-Protocol: other\r\n", b" 400 "), (b"POST /ws HTTP/1.1\r\nHost: chat\r\n", b" 405 "),
+        (b"nonsense\r\n", b" 400 "),
+    ],
+)  # fmt: skip
+def test_handshakes_that_are_refused(head: bytes, status: bytes) -> None:
+    with uncollected() as found:
+        answer = Handshake(cast("Any", None), ()).feed(head + b"\r\n")
+    assert answer is not None
+    assert status in answer.data.split(b"\r\n")[0]
+    assert not found
 
 
 async def test_connections_that_come_and_go(make_home: MakeHome) -> None:

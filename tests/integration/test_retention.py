@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg import errors as pg
+from psycopg import sql
 
 from chatd import retention
 from chatd.errors import SettingError, Unavailable
@@ -104,6 +105,12 @@ async def test_short_partitions_are_made_without_holes_though_the_clock_goes_on(
     names = [row[0] for row in db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%' ORDER BY 1")]
     starts = [datetime.strptime(name, "entries_%Y%m%dt%H%M%S").replace(tzinfo=UTC) for name in names]
     assert [(later - start).total_seconds() for start, later in pairwise(starts)] == [1.0] * 400
+
+
+async def test_times_are_read_whatever_style_the_database_has_for_them(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+    db.execute(sql.SQL("ALTER DATABASE {} SET datestyle = 'German'").format(sql.Identifier(db.info.dbname)))
+    await Node(fresh_db, ahead=1).retention.prepare()
+    assert states(db) == {"attached": 2}
 
 
 async def test_the_first_node_settles_the_width_and_another_is_refused(fresh_db: str, db: psycopg.Connection[Any]) -> None:

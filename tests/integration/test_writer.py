@@ -208,6 +208,36 @@ async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order
             await task
 
 
+async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_itself(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+    bench = Bench(fresh_db, db)
+    nowhere = psycopg.conninfo.make_conninfo(fresh_db, host="127.0.0.1", port=1)
+    broken = Lane(1, nowhere, LaneQueue(256), bench.told, bench.metrics, deadline_s=5.0, edit_window_s=900.0, partition=bench.make_partition)
+    lanes = [broken, bench.lane]
+    bench.lane.others, broken.others = [broken], [bench.lane]
+    await broken.warm()
+    away = [lane for lane in lanes if lane.backoff_s]
+    assert away == [broken]
+    cids: list[Cid] = []
+    for n in range(1_500):
+        conv = Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}"))
+        item = Item(bench.session, n + 1, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
+        lane = choose(lanes, item)
+        assert lane is bench.lane
+        cids.append(item.cid)
+        conv.pending += 1
+        lane.put(item)
+    tasks = [asyncio.create_task(lane.run()) for lane in lanes]
+    assert set(await bench.answered(*cids)) == {None}
+    broken._conninfo = bench.lane._conninfo
+    async with asyncio.timeout(EVENT_S_MAX):
+        while broken.backoff_s:
+            await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable[..., Awaitable[Bench]]) -> None:
     bench = await start()
     bench.put("one")

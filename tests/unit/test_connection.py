@@ -22,3 +22,15 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     assert metrics.heartbeats_lost == 0
     connection.check(102.7, 0, 0.8, 1.6)
     assert metrics.heartbeats_lost == 1
+
+
+def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
+    hub = SimpleNamespace(to_flush=lambda _: None, flush_bytes=1_000_000)  # to be lost would need more of it
+    connection = cast("Any", Connection(cast("Any", hub)))
+    connection._phase, connection.heard_at = Phase.OPEN, 100.0
+    for second in range(1, 60):
+        before = len(connection._out)
+        connection.check(100.0 + second, 0, 0.8, 1.6)
+        if len(connection._out) > before:
+            connection.heard_at = 100.001 + second
+    assert len(connection._out) == 59
