@@ -38,13 +38,16 @@ async def peer_at(process: Process, user: str, device: str = "d1", **keys: Any) 
 
 
 async def answer(peer: Peer, id: int) -> dict[str, Any]:
-    """A reply that may take as long as a read may."""
+    """A reply that may take as long as a read may; it may have come before that to an earlier request."""
+    for n, frame in enumerate(peer.pushes):
+        if frame.get("id") == id:
+            return peer.pushes.pop(n)
     while True:
         async with asyncio.timeout(ANSWER_S_MAX):
-            frame: dict[str, Any] = json.loads(await peer.ws.recv())
-        if frame.get("id") == id:
-            return frame
-        peer.pushes.append(frame)
+            came: dict[str, Any] = json.loads(await peer.ws.recv())
+        if came.get("id") == id:
+            return came
+        peer.pushes.append(came)
 
 
 async def away(own_postgres: OwnPostgres, how: str) -> Callable[[], Any]:
