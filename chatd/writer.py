@@ -159,7 +159,7 @@ class Lane:
         self._conn = conn
 
     async def warm(self) -> None:
-        """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is left to the first batch."""
+        """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is tried again."""
         try:
             await self._append(Batch([], []))
         except (Outage, psycopg.Error) as e:

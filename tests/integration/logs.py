@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
-from chatd.queries import query
+from chatd.queries import folder, query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 APPEND = query("append")
 DAY_S = 86_400
@@ -81,6 +81,19 @@ def append(conn: psycopg.Connection[Any], messages: Sequence[Message] = (), chan
         ),
     )  # fmt: skip
     return [Row(*row) for row in cur.fetchall()]
+
+
+def append_function(migration: str) -> str:
+    """The function as a migration (re)makes it, for putting it into a database again, changed or as it was."""
+    text = (folder() / "migrations" / f"{migration}.sql").read_text()
+    return text[text.index("CREATE OR REPLACE FUNCTION append(") :]
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All nodes of a plan that EXPLAIN gave as JSON."""
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
 
 
 def age(conn: psycopg.Connection[Any], conv: int, days: float) -> None:

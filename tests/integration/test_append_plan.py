@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from chatd.queries import folder
 from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import cid, connect, one, partitions
+from tests.integration.logs import append_function, cid, connect, nodes, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,12 +52,6 @@ def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: i
     return work / rows
 
 
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
-
-
 def conversations(db: psycopg.Connection[Any], count: int) -> list[int]:
     made = db.execute("INSERT INTO conversations (a, b) SELECT 'a' || i, 'b' || i FROM generate_series(1, %s) i RETURNING id", (count,))
     return [id for (id,) in made]
@@ -71,6 +64,5 @@ def test_a_message_is_as_much_work_in_a_batch_of_any_size(db: psycopg.Connection
 
 def test_a_join_with_the_conversations_of_the_batch_would_be_seen(db: psycopg.Connection[Any]) -> None:
     """The function as it was before."""
-    before = (folder() / "migrations" / "0003_pre_feed.sql").read_text()
-    db.execute(before[before.index("CREATE OR REPLACE FUNCTION append(") :])
+    db.execute(append_function("0003_pre_feed"))
     assert rows_of_a_message(db, conversations(db, 512), 1_024) > 10 * ROWS_OF_A_MESSAGE_MAX

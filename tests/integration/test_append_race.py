@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 import pytest
 
-from chatd.queries import folder, query
+from chatd.queries import query
 from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import Change, Message, append, cid, connect, conversation, one, partitions
+from tests.integration.logs import Change, Message, append, append_function, cid, connect, conversation, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +31,7 @@ LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
 
 def naive(conn: psycopg.Connection[Any]) -> None:
     """Put the fault in: look first, then lock."""
-    text = (folder() / "migrations" / "0004_pre_append_linear.sql").read_text()
-    text = text[text.index("CREATE OR REPLACE FUNCTION append(") :]
+    text = append_function("0004_pre_append_linear")
     assert text.count(LOCKS) == 1
     text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day';\n")
     text = text.replace("    IF again THEN", LOCKS + "    t := greatest(t, newest);\n    IF again THEN", 1)

@@ -31,7 +31,7 @@ from chatd.registry import Conversation
 from chatd.session import Session
 from chatd.store import ConvRow, Limits, Store
 from chatd.writer import FEED_OPTION
-from tests.integration.logs import Change, Message, append, cid, connect, conversation, one, partitions
+from tests.integration.logs import Change, Message, append, append_function, cid, connect, conversation, one, partitions
 from tests.integration.test_writer import NoSink, Told
 
 if TYPE_CHECKING:
@@ -164,12 +164,12 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(start: Calla
 
 def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     """Its nodes are still up while the first new one migrates; they call the function as it is at that moment."""
-    before, now = ((folder() / "migrations" / f"{name}.sql").read_text() for name in ("0002_pre_append", "0004_pre_append_linear"))
+    before = (folder() / "migrations" / "0002_pre_append.sql").read_text()
     with connect(fresh_db) as old:
         x = conversation(old)
         old.execute(before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1))
         append(old, [Message(x)])
-        old.execute(now[now.index("CREATE OR REPLACE FUNCTION append(") :])
+        old.execute(append_function("0004_pre_append_linear"))
         assert [row.seq for row in append(old, [Message(x)])] == [2]
         assert [row.seq for row in append(db, [Message(x)])] == [3]
         assert rows(db) == [(ENTRIES, [x, 3])]

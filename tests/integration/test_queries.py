@@ -14,7 +14,7 @@ import pytest
 
 from chatd.queries import query
 from chatd.store import READ_OPTIONS
-from tests.integration.logs import Change, Message, append, connect, one, only, partitions
+from tests.integration.logs import Change, Message, append, connect, nodes, one, only, partitions
 
 pytestmark = pytest.mark.slow
 
@@ -100,12 +100,6 @@ def explain(db: psycopg.Connection[Any], name: str, types: str, args: str, custo
     # A node counts what is below it; but a statement in WITH that nobody reads runs after the node above is done, and counts for itself.
     buffers = max(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in nodes(plan))
     return Plan(buffers, explained["Execution Time"], int(plan["Actual Rows"]), scans)
-
-
-def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for child in plan.get("Plans", []):
-        yield from nodes(child)
 
 
 def array(values: Any) -> str:
