@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import structlog
 
@@ -29,10 +29,15 @@ from chatd.session import Session, State, Throttled, Verdict
 from chatd.store import ConvRow
 from chatd.writer import flags
 
+if TYPE_CHECKING:
+    from chatd.quota import Quota
+
 log = structlog.get_logger("entering")
 
 RESOLVING_MAX: Final = 10_000  # sends of one node that wait for a new conversation to be made: 20 MB
 RESOLVING_PER_USER_MAX: Final = 512  # a user's part of them: an outbox of 500 to one new person fits, as before `welcome` (session.py)
+MAKE_MAX: Final = 500  # conversations a query: some 10 ms of PostgreSQL
+MAKERS_MAX: Final = 2  # queries at a time; the pool's other connections are for reads
 RETRY_MS: Final = 1_000
 
 Pair: TypeAlias = tuple[UserId, UserId]
@@ -56,6 +61,8 @@ class Entrance:
         self._resolving: dict[Pair, list[First]] = {}
         self._resolving_of: dict[UserId, int] = {}  # how many of them are a user's
         self._resolving_n = 0
+        self._to_make: dict[Pair, tuple[User, float]] = {}  # in whose name, and when that was counted; the longest waiting first
+        self._makers = 0
 
     def enter(self, session: Session, request: Entering) -> None:
         self.s.metrics.sends += 1
@@ -100,9 +107,7 @@ class Entrance:
         user = session.user
         assert user is not None
         kind, body, ref = _CONTENT[type(request)](request)
-        item = Item(
-            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
-        )
+        item = Item(session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe))
         item.taken_at, item.again = verdict.taken_at, verdict.again
         if not self.s.store.append(item):
             if verdict.probe:
@@ -172,31 +177,59 @@ class Entrance:
         if wait > 0:
             return wait
         self._resolving[pair] = waiting
-        self.s.spawn(self._make(pair, user, now))
+        if self.s.quota is None:
+            self._make(pair, user, now)
+        else:
+            self.s.spawn(self._ask(pair, user, self.s.quota))
         return 0.0
 
-    async def _make(self, pair: Pair, user: User, taken_at: float) -> None:
-        to = _other(pair, user.id)
-        if self.s.quota is not None:
-            wait, taken_at = await self.s.quota.take(user.new_convs)
-            if wait > 0:
-                self._not_made(pair, user, wait)
-                return
-        error: errors.Refused | None = None
-        rows: list[ConvRow] = []
+    async def _ask(self, pair: Pair, user: User, quota: Quota) -> None:
+        """May the user open another, by what all nodes have counted?"""
+        wait, taken_at = await quota.take(user.new_convs)
+        if wait > 0:
+            self._not_made(pair, user, wait)
+        else:
+            self._make(pair, user, taken_at)
+
+    def _make(self, pair: Pair, user: User, taken_at: float) -> None:
+        """Have it made, with what else is to be made by then: one query, as a thousand of one pair each take seconds of a busy loop."""
+        self._to_make[pair] = user, taken_at
+        if self._makers < MAKERS_MAX:
+            self._makers += 1
+            self.s.spawn(self._make_all())
+
+    async def _make_all(self) -> None:
         try:
-            rows = await self.s.store.resolve([pair], [to if self.s.refuse_unknown and to != user.id else None])
-            if not rows:
-                error = errors.NoUser("no such user has been here")
-        except errors.Retryable as e:
-            error = e
-        if not rows or rows[0].head:
+            while self._to_make:
+                asked = {pair: self._to_make.pop(pair) for pair in list(self._to_make)[:MAKE_MAX]}
+                error: errors.Refused = errors.NoUser("no such user has been here")
+                made: dict[Pair, ConvRow] = {}
+                try:
+                    rows = await self.s.store.resolve(list(asked), [self._known(pair, user) for pair, (user, _) in asked.items()])
+                    made = {(row.a, row.b): row for row in rows}
+                except errors.Retryable as e:
+                    error = e
+                for pair, (user, taken_at) in asked.items():
+                    self._made(pair, user, taken_at, made.get(pair, error))
+        finally:
+            self._makers -= 1
+
+    def _known(self, pair: Pair, user: User) -> UserId | None:
+        """Who must have been here before the pair's conversation is made."""
+        to = _other(pair, user.id)
+        return to if self.s.refuse_unknown and to != user.id else None
+
+    def _made(self, pair: Pair, user: User, taken_at: float, result: ConvRow | errors.Refused) -> None:
+        """What waited for a conversation goes on, or hears why there is none."""
+        if isinstance(result, errors.Refused) or result.head:
             user.new_convs.give_back(taken_at)  # none was made, or it was there already
-        conv = opening.merge(self.s, user, rows[0]) if rows else None
+        conv = None if isinstance(result, errors.Refused) else opening.merge(self.s, user, result)
         for session, request, again in self._take(pair):
             try:
-                if error is not None:
-                    raise session.denied(_other(pair, _user(session).id), request, error) if isinstance(error, errors.Retryable) else error
+                if isinstance(result, errors.Retryable):
+                    raise session.denied(_other(pair, _user(session).id), request, result)
+                if isinstance(result, errors.Refused):
+                    raise result
                 assert conv is not None
                 self._wait(session, request, conv, again)
             except errors.Refused as e:

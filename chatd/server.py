@@ -388,5 +388,3 @@ def _store_limits(s: Settings) -> Limits:
         pool_max=s.pool_max, reads_queue_max=s.reads_queue_max, edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms,
         feed=s.redis_url is not None,
     )  # fmt: skip
-
-

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from chatd import entering
+from chatd import entering, errors
+from chatd.ids import UserId
 from tests.fix_server import MakeServer, Peer, Server
 
 FAST = {"rate_messages": 1_000, "new_conversations_per_hour": 1_000}
@@ -96,6 +97,58 @@ async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(m
     assert [reply.get("code") for reply in refused] == ["rate_limited", "blocked"]
     go_on.set()
     assert [reply.get("seq") for reply in await answers(alice, ids[:2])] == [1, 2]
+
+
+async def test_many_conversations_are_made_by_few_queries(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one each, a thousand users who begin at once waited for seconds, and the bound on what waits refused the rest."""
+    monkeypatch.setattr(entering, "MAKE_MAX", 20)
+    server = await make_server(**FAST)
+    alice = await server.connect("alice")
+    go_on, asked = held(server), []
+    resolve = server.node.store.resolve
+
+    async def counted(pairs: Any, known: Any) -> Any:
+        asked.append(len(pairs))
+        return await resolve(pairs, known)
+
+    server.node.store.resolve = counted  # type: ignore[method-assign]
+    ids = [id for n in range(50) for id in await post(alice, f"p{n}")]
+    await alice.quiet()
+    assert len(asked) <= entering.MAKERS_MAX
+    go_on.set()
+    assert [reply.get("seq") for reply in await answers(alice, ids)] == [1] * 50
+    assert sum(asked) == 50
+    assert max(asked) == 20
+    assert len(asked) <= entering.MAKERS_MAX + 3
+    assert (server.node.chat.entrance._makers, server.node.chat.entrance._to_make) == (0, {})
+
+
+async def test_what_one_query_cannot_make_keeps_no_other_back(make_server: MakeServer) -> None:
+    """Of one batch: some who have never been here, some who have; then a batch that fails whole, and one after it."""
+    server = await make_server(**FAST, unknown_recipients="refuse")
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    await bob.close()
+    go_on = held(server)
+    first = [id for name in ("nobody", "bob", "noone", "alice") for id in await post(alice, name)]
+    await alice.quiet()
+    go_on.set()
+    assert [(reply["t"], reply.get("code")) for reply in await answers(alice, first)] == [("err", "no_user"), ("ok", None)] * 2
+
+    resolve, go_on = server.node.store.resolve, asyncio.Event()
+
+    async def fails(*_: Any) -> Any:
+        await go_on.wait()
+        server.node.store.resolve = resolve  # type: ignore[method-assign]
+        raise errors.Unavailable("the database is away", retry_ms=100)
+
+    server.node.store.resolve = fails  # type: ignore[method-assign,assignment]
+    await server.connect("carol")
+    ids = await post(alice, "carol", 2)
+    await alice.quiet()
+    go_on.set()
+    assert [reply["code"] for reply in await answers(alice, ids)] == ["unavailable", "blocked"]
+    taken = server.node.registry.users[UserId("alice")].new_convs._takes
+    assert len(taken or ()) == 2, "what was not made counts for nothing"
 
 
 @pytest.mark.parametrize("way", ["closes", "is lost"])

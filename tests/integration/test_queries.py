@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
+from chatd import entering
 from chatd.queries import query
 from chatd.store import READ_OPTIONS
 from tests.integration.logs import Change, Message, append, connect, nodes, one, only, partitions
@@ -171,6 +172,11 @@ def test_reads_by_key_are_index_scans(db: psycopg.Connection[Any]) -> None:
     resolve = explain(db, "resolve", "text[], text[], text[]", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}'")
     assert_index_scans_only(resolve)
     assert resolve.buffers <= 40
+    many = [f"'{{{','.join(f'{name}{n}' for n in range(entering.MAKE_MAX))}}}'" for name in ("m", "n")]
+    resolve = explain(db, "resolve", "text[], text[], text[]", f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{entering.MAKE_MAX}])")
+    assert_index_scans_only(resolve)
+    assert resolve.rows == entering.MAKE_MAX
+    assert resolve.buffers <= entering.MAKE_MAX * 20
 
 
 def test_cursors_that_only_moved_delivered_do_not_read_the_log(db: psycopg.Connection[Any]) -> None:
