@@ -63,8 +63,10 @@ def prepared(target: Target, conn: psycopg.Connection[Any]) -> dict[str, float]:
         with target.postgres_log.open("rb") as log:
             log.seek(before)
             said = log.read().decode(errors="replace")
-        if said.count("Grand total: ") >= asked[0] or time.monotonic() > until:
+        if said.count("Grand total: ") >= asked[0]:
             return {"postgres_sessions": asked[0], "postgres_plans": count_plans(said)}
+        if time.monotonic() > until:
+            return {"postgres_sessions": asked[0]}  # a backend at work has not told: no count rather than one too low
         time.sleep(0.01)
 
 

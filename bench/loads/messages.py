@@ -49,6 +49,7 @@ class Messages(Load):
         self._underway = array("l", [0]) * self.users  # sends without an ack
         self._held: dict[int, list[int]] = {}  # connection that is away -> messages that were due meanwhile
         self._asked: dict[tuple[int, int], float] = {}  # (connection, id) of an ack or read -> when
+        self._refused = 0  # of those
         self._answers = Latencies()
         self._answer_s: list[float] = []
         self._returns_s: list[float] = []
@@ -105,7 +106,7 @@ class Messages(Load):
         return {
             "sent": part.sent, "acked": part.acked, "delivered": part.delivered, "lost": whole.lost, "duplicated": whole.duplicated,
             "reordered": whole.reordered, "stray": whole.stray, "errors": dict(self.errors), "dropped": dict(self.crowd.dropped),
-            "first_due": ledger.due_at[first], "last_delivery": last, "counts": dict(self.counts), "unanswered": len(self._asked),
+            "first_due": ledger.due_at[first], "last_delivery": last, "counts": dict(self.counts), "unanswered": len(self._asked) + self._refused,
             "delivery": [Latencies(ledger.latencies(*span, ledger.deliveries_at)).text() for span in spans],
             "ack": [Latencies(ledger.latencies(*span, ledger.acked_at)).text() for span in spans],
             "lag": [Latencies(ledger.lags(*span)).text() for span in spans],
@@ -184,6 +185,8 @@ class Messages(Load):
             self.errors[frame["code"]] += 1
             if self._asked.pop((conn, frame["id"]), None) is None:
                 self._underway[conn // self.devices] -= 1
+            else:
+                self._refused += 1
         else:
             self.errors["unexpected " + frame["t"]] += 1
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
+from collections import Counter
 
 from bench import latency, report
 from bench.gang import Gang, everybody
@@ -53,12 +54,14 @@ async def run(options: argparse.Namespace) -> int:
             progress.at((part + 1) * n * g)
         seconds, used = time.perf_counter() - started, target.cpu().since(before)
         target.check()
-        dropped = [one["dropped"] for one in came]
+        dropped: Counter[int] = Counter()
+        for one in came:
+            dropped.update(one["dropped"])
         await asyncio.gather(*(one.do("leave") for one in (warm, *generators)))
         figures = {
             "connections": whole.n, "at_once": options.at_once, "seconds_to_all": round(seconds, 3), "hellos_per_s": round(whole.n / seconds, 1),
-            "dropped": {code: count for one in dropped for code, count in one.items()}, **whole.figures(),
+            "dropped": dict(dropped), "lost": dropped.total(), **whole.figures(),
             "client_loop_lag_p99_ms": lag.at(99), **report.costs(used, seconds, whole.n, target.own),
             "windows": windows, "curves": {"hello": whole.curve()}, **report.context(options, target),
         }  # fmt: skip
-    return report.finish(options, figures, {"p99_ms": options.budget_p99_ms})
+    return report.finish(options, figures, {"p99_ms": options.budget_p99_ms, "lost": 0.0})

@@ -49,7 +49,8 @@ async def run(options: argparse.Namespace) -> int:
         await crowd.do("open_all", rate=OPENING_RATE)
         others = await Senders.start(target, gang, shares(options.beside_connections, options.beside, 1), tag="o")
         await others.warm_up(1.0)
-        windows, back, hello, send, lag = [], latency.Latencies(), latency.Latencies(), latency.Latencies(), latency.Latencies()
+        windows, back, hello, send = [], latency.Latencies(), latency.Latencies(), latency.Latencies()
+        lag, late = latency.Latencies(), latency.Latencies()
         missing, judged = 0, dict.fromkeys(("lost", "duplicated", "reordered", "stray"), 0)
         for storm in range(options.storms):
             await crowd.do("depart")
@@ -58,7 +59,9 @@ async def run(options: argparse.Namespace) -> int:
             came, cpu, wall_s = await _storm(options, target, crowd, others)
             missing += came["missing"]
             delivery = others.merged("delivery")
-            for total, one in ((back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery)):
+            for total, one in (
+                (back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery), (late, others.merged("lag")),
+            ):  # fmt: skip
                 total.merge(one)
             lag.merge(latency.merged([came["lag"]]))
             windows.append({
@@ -68,12 +71,11 @@ async def run(options: argparse.Namespace) -> int:
         facts = await crowd.do("facts")
         for name in judged:
             judged[name] = facts[name] + others.total(name)
-        lags = others.merged("lag")
         figures: dict[str, Any] = {
             "clients": options.clients, "unread": options.unread, "storms": options.storms,
             "seconds_to_all": max(w["seconds_to_all"] for w in windows), "missing": missing, **judged, "errors": facts["errors"],
             "dropped": facts["dropped"], **back.figures("back_"), **hello.figures("hello_"), **send.figures("send_"),
-            "generator_lag_p99_ms": lags.at(99), "client_loop_lag_p99_ms": lag.at(99),
+            "generator_lag_p99_ms": late.at(99), "client_loop_lag_p99_ms": lag.at(99),
             "cores": report.costs(cpu, wall_s, options.clients, target.own)["cores"],
             "windows": windows, "curves": {"back": back.curve(), "hello": hello.curve(), "send": send.curve()}, **report.context(options, target),
         }  # fmt: skip
