@@ -41,6 +41,7 @@ BACKOFF_MAX_S: Final = 1.0
 # pending, so it stays where it is, and a lane that looked empty while its batch was written drew all of them in. A whole batch: rows cost less the
 # more of them there are (docs/decisions/0016).
 LANE_OPENS_AT: Final = 1_024
+LATE_S: Final = 0.25  # a batch that is out for longer waits for something, a lock or a server that hangs; half the time that a message may take
 
 # The plan of `append` must not depend on how full the tables were when it was made: each of its joins is a few index probes.
 LANE_OPTIONS: Final = (
@@ -124,14 +125,20 @@ class Lane:
         self.idle.set()
         self._wake = asyncio.Event()
         self._doubtful: set[ConvId] = set()
-        # Until it tries to connect again, by itself; 0: it could the last time. While it cannot, nothing is given to it that another lane can write.
+        # Until it tries to connect again, by itself; 0: it could the last time.
         self.backoff_s = 0.0
         self._not_before = 0.0
+        self._late = False  # its batch is out for longer than `LATE_S`
 
     @property
     def load(self) -> int:
         """Rows that wait or are under way."""
         return len(self.queue.items) + self.rows_underway
+
+    @property
+    def answers(self) -> bool:
+        """PostgreSQL does, here: what another lane can write is given to it."""
+        return not (self._late or self.backoff_s)
 
     def put(self, item: Item) -> None:
         """Queue an item; the caller has checked for room."""
@@ -168,6 +175,7 @@ class Lane:
 
     async def run(self) -> None:
         """Write batches for ever; cancelled at the end of the node, when the queue is empty."""
+        loop = asyncio.get_running_loop()
         try:
             while True:
                 await self._wait()
@@ -178,8 +186,12 @@ class Lane:
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
                         self.rows_underway = len(batch.messages) + len(batch.changes)
-                        await self._write(batch)
-                        self.rows_underway = 0
+                        late = loop.call_later(LATE_S, self._is_late)
+                        try:
+                            await self._write(batch)
+                        finally:
+                            late.cancel()
+                            self._late, self.rows_underway = False, 0
                     del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
                     if self.queue.items:
                         self._share()
@@ -190,9 +202,12 @@ class Lane:
         finally:
             await self.close()
 
+    def _is_late(self) -> None:
+        self._late = True
+
     def _share(self) -> None:
         """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
-        other = min((one for one in self.others if not one.backoff_s), key=lambda one: one.load, default=self)
+        other = min((one for one in self.others if one.answers), key=lambda one: one.load, default=self)
         excess = self.load - other.load
         if excess > self.opens_at:
             for item in self.queue.split(excess // 2):
@@ -334,10 +349,10 @@ def choose(lanes: list[Lane], item: Item) -> Lane:
     if conv.pending:
         return lanes[conv.lane]
     for lane in lanes:
-        if lane.load < lane.opens_at and not lane.backoff_s:
+        if lane.load < lane.opens_at and lane.answers:
             break
     else:
-        lane = min(lanes, key=lambda one: (one.backoff_s > 0, one.load))
+        lane = min(lanes, key=lambda one: (not one.answers, one.load))
     conv.lane = lane.number
     return lane
 

@@ -238,6 +238,38 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
             await task
 
 
+async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+    """A transaction of somebody else holds a conversation of the first lane's batch; whoever is idle goes on in the second."""
+    bench = Bench(fresh_db, db)
+    second = Lane(1, fresh_db, LaneQueue(256), bench.told, bench.metrics, deadline_s=20.0, edit_window_s=900.0, partition=bench.make_partition)
+    lanes = [bench.lane, second]
+    bench.lane.others, second.others = [second], [bench.lane]
+    for lane in lanes:
+        await lane.connect()
+    tasks = [asyncio.create_task(lane.run()) for lane in lanes]
+    with connect(fresh_db) as other:
+        with other.transaction():
+            other.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (bench.conv.id,))
+            waits = bench.put("waits")
+            async with asyncio.timeout(EVENT_S_MAX):
+                while bench.lane.answers:
+                    await asyncio.sleep(0)
+            conv = Conversation(ConvId(conversation(db, "alice", "carol")), UserId("alice"), UserId("carol"))
+            item = Item(bench.session, 2, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
+            assert choose(lanes, item) is second
+            conv.pending += 1
+            second.put(item)
+            assert await bench.answered(item.cid) == [None]
+            assert waits not in bench.told.notes
+        assert await bench.answered(waits) == [None]
+    await bench.lane.idle.wait()
+    assert choose(lanes, item) is bench.lane
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable[..., Awaitable[Bench]]) -> None:
     bench = await start()
     bench.put("one")
