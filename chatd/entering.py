@@ -12,6 +12,7 @@ An entry of a session that has closed meanwhile is still written, as one in a la
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
@@ -26,7 +27,7 @@ from chatd.opening import Services
 from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Entering, Send
 from chatd.registry import Conversation, User
 from chatd.session import Session, State, Throttled, Verdict
-from chatd.store import ConvRow
+from chatd.store import ConvRow, Locked
 from chatd.writer import flags
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ log = structlog.get_logger("entering")
 RESOLVING_MAX: Final = 10_000  # sends of one node that wait for a new conversation to be made: 20 MB
 RESOLVING_PER_USER_MAX: Final = 512  # a user's part of them: an outbox of 500 to one new person fits, as before `welcome` (session.py)
 MAKE_MAX: Final = 500  # conversations a query: some 10 ms of PostgreSQL
-MAKERS_MAX: Final = 2  # queries at a time; the pool's other connections are for reads
+MAKERS_MAX: Final = 2  # queries at a time; most of the pool is for reads
+LOCK_MS: Final = 300  # that many wait for another transaction which makes one of theirs; then each waits by itself
 RETRY_MS: Final = 1_000
 
 Pair: TypeAlias = tuple[UserId, UserId]
@@ -51,6 +53,13 @@ class First(NamedTuple):
     again: bool
 
 
+class By(NamedTuple):
+    """In whose name a conversation is made, and when their limit counted it; 0: it has not."""
+
+    user: User
+    taken_at: float
+
+
 class Entrance:
     """`enter` and `throttled` are called for what a session asks; they raise the refusal. `conv` finds the conversation that a request names."""
 
@@ -61,8 +70,10 @@ class Entrance:
         self._resolving: dict[Pair, list[First]] = {}
         self._resolving_of: dict[UserId, int] = {}  # how many of them are a user's
         self._resolving_n = 0
-        self._to_make: dict[Pair, tuple[User, float]] = {}  # in whose name, and when that was counted; the longest waiting first
+        self._to_make: dict[Pair, By] = {}  # the longest waiting first
         self._makers = 0
+        self._resolved = asyncio.Event()  # nothing waits
+        self._resolved.set()
 
     def enter(self, session: Session, request: Entering) -> None:
         self.s.metrics.sends += 1
@@ -97,7 +108,8 @@ class Entrance:
         raise error
 
     async def idle(self) -> None:
-        """Wait until nothing waits at the gate. What waits for its conversation is refused by a drain, when that is made."""
+        """Wait until nothing waits for its conversation, nor at the gate."""
+        await self._resolved.wait()
         if self.s.quota is not None:
             await self.s.quota.idle()
 
@@ -177,6 +189,7 @@ class Entrance:
         if wait > 0:
             return wait
         self._resolving[pair] = waiting
+        self._resolved.clear()
         if self.s.quota is None:
             self._make(pair, user, now)
         else:
@@ -187,13 +200,13 @@ class Entrance:
         """May the user open another, by what all nodes have counted?"""
         wait, taken_at = await quota.take(user.new_convs)
         if wait > 0:
-            self._not_made(pair, user, wait)
+            self._not_made(pair, By(user, 0.0), _too_many(wait))
         else:
             self._make(pair, user, taken_at)
 
     def _make(self, pair: Pair, user: User, taken_at: float) -> None:
         """Have it made, with what else is to be made by then: one query, as a thousand of one pair each take seconds of a busy loop."""
-        self._to_make[pair] = user, taken_at
+        self._to_make[pair] = By(user, taken_at)
         if self._makers < MAKERS_MAX:
             self._makers += 1
             self.s.spawn(self._make_all())
@@ -202,52 +215,73 @@ class Entrance:
         try:
             while self._to_make:
                 asked = {pair: self._to_make.pop(pair) for pair in list(self._to_make)[:MAKE_MAX]}
-                error: errors.Refused = errors.NoUser("no such user has been here")
-                made: dict[Pair, ConvRow] = {}
                 try:
-                    rows = await self.s.store.resolve(list(asked), [self._known(pair, user) for pair, (user, _) in asked.items()])
-                    made = {(row.a, row.b): row for row in rows}
+                    await self._make_some(asked, LOCK_MS)
+                except Locked:  # somebody else's transaction: the others of this query are not to wait for it, nor the next query
+                    for pair, by in asked.items():
+                        self.s.spawn(self._make_one(pair, by))
                 except errors.Retryable as e:
-                    error = e
-                for pair, (user, taken_at) in asked.items():
-                    self._made(pair, user, taken_at, made.get(pair, error))
+                    asked |= self._to_make  # what gathered meanwhile has waited as long, and would again
+                    self._to_make = {}
+                    for pair, by in asked.items():
+                        self._not_made(pair, by, e)
         finally:
             self._makers -= 1
 
-    def _known(self, pair: Pair, user: User) -> UserId | None:
-        """Who must have been here before the pair's conversation is made."""
-        to = _other(pair, user.id)
-        return to if self.s.refuse_unknown and to != user.id else None
+    async def _make_one(self, pair: Pair, by: By) -> None:
+        try:
+            await self._make_some({pair: by}, 0)
+        except errors.Retryable as e:
+            self._not_made(pair, by, e)
 
-    def _made(self, pair: Pair, user: User, taken_at: float, result: ConvRow | errors.Refused) -> None:
-        """What waited for a conversation goes on, or hears why there is none."""
-        if isinstance(result, errors.Refused) or result.head:
-            user.new_convs.give_back(taken_at)  # none was made, or it was there already
-        conv = None if isinstance(result, errors.Refused) else opening.merge(self.s, user, result)
+    async def _make_some(self, asked: dict[Pair, By], lock_ms: int) -> None:
+        known = [to if self.s.refuse_unknown and (to := _other(pair, by.user.id)) != by.user.id else None for pair, by in asked.items()]
+        rows = {(row.a, row.b): row for row in await self.s.store.resolve(list(asked), known, lock_ms)}
+        for pair, by in asked.items():
+            if (row := rows.get(pair)) is None:
+                self._not_made(pair, by, errors.NoUser("no such user has been here"))
+            else:
+                self._made(pair, by, row)
+
+    def _made(self, pair: Pair, by: By, row: ConvRow) -> None:
+        """What waited for a conversation goes on, in order."""
+        if row.head:
+            by.user.new_convs.give_back(by.taken_at)  # it was there already
+        conv = opening.merge(self.s, by.user, row)
         for session, request, again in self._take(pair):
             try:
-                if isinstance(result, errors.Retryable):
-                    raise session.denied(_other(pair, _user(session).id), request, result)
-                if isinstance(result, errors.Refused):
-                    raise result
-                assert conv is not None
                 self._wait(session, request, conv, again)
             except errors.Refused as e:
                 self._refuse(session, request, e)
 
-    def _not_made(self, pair: Pair, user: User, wait: float) -> None:
-        """The user may open no more. What the other one has sent meanwhile goes on in their own name."""
+    def _not_made(self, pair: Pair, by: By, error: errors.Refused) -> None:
+        """What waited hears why. If it was for the user in whose name it was asked, what the other one has sent meanwhile goes on in their own."""
+        by.user.new_convs.give_back(by.taken_at)
         waiting = self._take(pair)
-        others = [first for first in waiting if _user(first.session).id != user.id]
-        if others and self._begin(pair, _user(others[0].session), others) == 0.0:
-            self._count(others[0].session, len(others))
+        if isinstance(error, errors.TooManyConversations | errors.NoUser):
+            others = [first for first in waiting if _user(first.session).id != by.user.id]
             waiting = [first for first in waiting if first not in others]
+            if others:
+                self._begin_again(pair, others)
+        self._tell(pair, waiting, error)
+
+    def _begin_again(self, pair: Pair, waiting: list[First]) -> None:
+        session = waiting[0].session
+        if (wait := self._begin(pair, _user(session), waiting)) > 0:
+            self._tell(pair, waiting, _too_many(wait))
+        else:
+            self._count(session, len(waiting))
+
+    def _tell(self, pair: Pair, waiting: list[First], error: errors.Refused) -> None:
         for session, request, _ in waiting:
-            self._refuse(session, request, session.denied(_other(pair, _user(session).id), request, _too_many(wait)))
+            to = _other(pair, _user(session).id)
+            self._refuse(session, request, session.denied(to, request, error) if isinstance(error, errors.Retryable) else error)
 
     def _take(self, pair: Pair) -> list[First]:
         """What waits for a pair, without the sessions that have left."""
         waiting = self._resolving.pop(pair)
+        if not self._resolving:
+            self._resolved.set()
         for first in waiting:
             self._count(first.session, -1)
         return [first for first in waiting if first.session.state is State.LIVE]

@@ -18,6 +18,7 @@ from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 import structlog
+from psycopg import errors as pg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
 
 from chatd import errors, pgarrays, writer
@@ -103,6 +104,10 @@ class Changed(NamedTuple):
     now_ms: int
     rows: list[ConvRow]
     more: bool
+
+
+class Locked(errors.Unavailable):
+    """The database is there, but another transaction holds what the query needs."""
 
 
 class Limits(NamedTuple):
@@ -208,19 +213,23 @@ class Store:
 
     # ---- reads ------------------------------------------------------------------------------------------------------------------
 
-    async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None]) -> list[ConvRow]:
-        """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here."""
+    async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None], lock_ms: int = 0) -> list[ConvRow]:
+        """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here.
+
+        Raises Locked if another transaction makes one of them for longer than `lock_ms`; 0: it waits as long as a read may take.
+        """
         if any(known):
             await self._users.flush()  # who came a moment ago has been here
-        found: dict[tuple[UserId, UserId], ConvRow] = {}
+        asked = dict(zip(pairs, known, strict=True))
+        found: list[ConvRow] = []
         for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
-            rows = await self._rows(
-                RESOLVE, (pgarrays.TextArray([a for a, _ in pairs]), pgarrays.TextArray([b for _, b in pairs]), pgarrays.TextArray(known))
-            )
-            found.update(((row[1], row[2]), ConvRow(*row)) for row in rows)
-            if len(found) == len(set(pairs)):
+            arrays = [pgarrays.TextArray(column) for column in ([a for a, _ in asked], [b for _, b in asked], list(asked.values()))]
+            for row in await self._rows(RESOLVE, (*arrays, str(lock_ms))):
+                found.append(ConvRow(*row))
+                asked.pop((row[1], row[2]), None)
+            if not asked:
                 break
-        return list(found.values())
+        return found
 
     async def list_changed(self, user: UserId, since: str, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
         """One page of a user's conversations in order of id: those changed since the mark, those named, or all."""
@@ -280,6 +289,8 @@ class Store:
                     return await cur.fetchall() if cur.description is not None else []
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
+            except pg.LockNotAvailable as e:  # it has waited: not at once again
+                raise Locked("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
             except (PoolTimeout, TimeoutError) as e:
                 raise errors.Unavailable("the database does not answer", retry_ms=READ_RETRY_MS) from e
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as e:

@@ -128,7 +128,7 @@ class Lane:
         # Until it tries to connect again, by itself; 0: it could the last time.
         self.backoff_s = 0.0
         self._not_before = 0.0
-        self._late = False  # its batch is out for longer than `LATE_S`
+        self._began_at = 0.0  # of the batch under way
 
     @property
     def load(self) -> int:
@@ -138,7 +138,7 @@ class Lane:
     @property
     def answers(self) -> bool:
         """PostgreSQL does, here: what another lane can write is given to it."""
-        return not (self._late or self.backoff_s)
+        return not self.backoff_s and (not self.rows_underway or time.perf_counter() - self._began_at < LATE_S)
 
     def put(self, item: Item) -> None:
         """Queue an item; the caller has checked for room."""
@@ -175,7 +175,6 @@ class Lane:
 
     async def run(self) -> None:
         """Write batches for ever; cancelled at the end of the node, when the queue is empty."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 await self._wait()
@@ -186,12 +185,8 @@ class Lane:
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
                         self.rows_underway = len(batch.messages) + len(batch.changes)
-                        late = loop.call_later(LATE_S, self._is_late)
-                        try:
-                            await self._write(batch)
-                        finally:
-                            late.cancel()
-                            self._late, self.rows_underway = False, 0
+                        await self._write(batch)
+                        self.rows_underway = 0
                     del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
                     if self.queue.items:
                         self._share()
@@ -201,9 +196,6 @@ class Lane:
                     await self._recover()
         finally:
             await self.close()
-
-    def _is_late(self) -> None:
-        self._late = True
 
     def _share(self) -> None:
         """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
@@ -237,7 +229,7 @@ class Lane:
 
     async def _write(self, batch: Batch) -> None:
         items = batch.items
-        started = time.perf_counter()
+        self._began_at = time.perf_counter()
         try:
             rows = await self._append(batch)
         except Outage as e:
@@ -262,7 +254,7 @@ class Lane:
             self._settle(items)
             self._outcome.refused(items[0])
         else:
-            self._metrics.commit_s.observe(time.perf_counter() - started)
+            self._metrics.commit_s.observe(time.perf_counter() - self._began_at)
             self._metrics.batch_rows.observe(len(items))
             self._settle(items)
             self._outcome.committed(batch, rows)

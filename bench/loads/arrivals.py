@@ -33,7 +33,7 @@ class Arrivals(Load):
         started = time.perf_counter()
         took = await self.crowd.connect(at_once, users)
         seconds = time.perf_counter() - started
-        return {"seconds": seconds, "hello": Latencies(took).text(), "lag": late.stop().text(), "dropped": dict(self.crowd.dropped)}
+        return {"seconds": seconds, "hello": Latencies(took).text(), "lag": late.stop().text()}
 
     def leave(self) -> None:
         self.crowd.leave()

@@ -55,8 +55,8 @@ async def run(options: argparse.Namespace) -> int:
         seconds, used = time.perf_counter() - started, target.cpu().since(before)
         target.check()
         dropped: Counter[int] = Counter()
-        for one in came:
-            dropped.update(one["dropped"])
+        for one in (warm, *generators):
+            dropped.update(await one.do("dropped"))
         await asyncio.gather(*(one.do("leave") for one in (warm, *generators)))
         figures = {
             "connections": whole.n, "at_once": options.at_once, "seconds_to_all": round(seconds, 3), "hellos_per_s": round(whole.n / seconds, 1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from collections import Counter
 from typing import Final
 
 from bench import report
@@ -46,9 +47,9 @@ async def run(options: argparse.Namespace) -> int:
             last = now
             say(f"  {(step + 1) * n} connections: {(now[0] - before[0]) / n / (step + 1):.2f} KiB each")
         target.check()
-        dropped = {**await crowd.do("dropped"), **await first.do("dropped")}
+        dropped = Counter(await crowd.do("dropped")) + Counter(await first.do("dropped"))
         figures = {
-            "connections": n * STEPS, "dropped": dropped, "lost": sum(dropped.values()), "handles": target.handles(),
+            "connections": n * STEPS, "dropped": dict(dropped), "lost": dropped.total(), "handles": target.handles(),
             "pss_before_mib": round(before[0] / 1024, 1), "pss_after_mib": round(last[0] / 1024, 1),
             "pss_kib_per_connection": round((last[0] - before[0]) / n / STEPS, 2),
             "rss_kib_per_connection": round((last[1] - before[1]) / n / STEPS, 2),

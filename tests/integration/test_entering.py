@@ -12,6 +12,7 @@ import pytest
 from chatd import entering, errors
 from chatd.ids import UserId
 from tests.fix_server import MakeServer, Peer, Server
+from tests.integration.logs import connect, conversation
 
 FAST = {"rate_messages": 1_000, "new_conversations_per_hour": 1_000}
 
@@ -81,10 +82,12 @@ async def test_a_drain_takes_no_first_messages_and_refuses_those_that_wait(make_
     go_on = held(server)
     ids = await post(alice, "bob", 2)
     await alice.quiet()
-    server.node.chat.drain()
+    drain = asyncio.create_task(server.node.drain())
+    assert (await alice.recv())["t"] == "notice"
     assert (await alice.say("dave"))["code"] == "unavailable"
     go_on.set()
     assert [reply["code"] for reply in await answers(alice, ids)] == ["unavailable", "blocked"]
+    await drain
 
 
 async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(make_server: MakeServer) -> None:
@@ -99,6 +102,10 @@ async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(m
     assert [reply.get("seq") for reply in await answers(alice, ids[:2])] == [1, 2]
 
 
+def replace(server: Server, resolve: Callable[..., Any]) -> None:
+    server.node.store.resolve = resolve  # type: ignore[method-assign]
+
+
 async def test_many_conversations_are_made_by_few_queries(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one each, a thousand users who begin at once waited for seconds, and the bound on what waits refused the rest."""
     monkeypatch.setattr(entering, "MAKE_MAX", 20)
@@ -107,11 +114,11 @@ async def test_many_conversations_are_made_by_few_queries(make_server: MakeServe
     go_on, asked = held(server), []
     resolve = server.node.store.resolve
 
-    async def counted(pairs: Any, known: Any) -> Any:
+    async def counted(pairs: Any, *args: Any) -> Any:
         asked.append(len(pairs))
-        return await resolve(pairs, known)
+        return await resolve(pairs, *args)
 
-    server.node.store.resolve = counted  # type: ignore[method-assign]
+    replace(server, counted)
     ids = [id for n in range(50) for id in await post(alice, f"p{n}")]
     await alice.quiet()
     assert len(asked) <= entering.MAKERS_MAX
@@ -123,32 +130,84 @@ async def test_many_conversations_are_made_by_few_queries(make_server: MakeServe
     assert (server.node.chat.entrance._makers, server.node.chat.entrance._to_make) == (0, {})
 
 
-async def test_what_one_query_cannot_make_keeps_no_other_back(make_server: MakeServer) -> None:
-    """Of one batch: some who have never been here, some who have; then a batch that fails whole, and one after it."""
+async def test_of_one_query_each_has_its_own_answer(make_server: MakeServer) -> None:
     server = await make_server(**FAST, unknown_recipients="refuse")
     alice, bob = await server.connect("alice"), await server.connect("bob")
     await bob.close()
     go_on = held(server)
-    first = [id for name in ("nobody", "bob", "noone", "alice") for id in await post(alice, name)]
+    ids = [id for name in ("nobody", "bob", "noone", "alice") for id in await post(alice, name)]
     await alice.quiet()
     go_on.set()
-    assert [(reply["t"], reply.get("code")) for reply in await answers(alice, first)] == [("err", "no_user"), ("ok", None)] * 2
+    assert [(reply["t"], reply.get("code")) for reply in await answers(alice, ids)] == [("err", "no_user"), ("ok", None)] * 2
+    assert taken(server, "alice") == 2, "what was not made counts for nothing"
 
-    resolve, go_on = server.node.store.resolve, asyncio.Event()
 
-    async def fails(*_: Any) -> Any:
+async def test_while_the_database_is_away_nobody_waits_for_the_queries_of_others(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(entering, "MAKE_MAX", 2)
+    monkeypatch.setattr(entering, "MAKERS_MAX", 1)
+    server = await make_server(**FAST)
+    alice = await server.connect("alice")
+    resolve, go_on, asked = server.node.store.resolve, asyncio.Event(), []
+
+    async def fails(pairs: Any, *_: Any) -> Any:
+        asked.append(len(pairs))
         await go_on.wait()
-        server.node.store.resolve = resolve  # type: ignore[method-assign]
         raise errors.Unavailable("the database is away", retry_ms=100)
 
-    server.node.store.resolve = fails  # type: ignore[method-assign,assignment]
-    await server.connect("carol")
-    ids = await post(alice, "carol", 2)
+    replace(server, fails)
+    ids = await post(alice, "bob", 2) + [id for n in range(9) for id in await post(alice, f"p{n}")]
     await alice.quiet()
     go_on.set()
-    assert [reply["code"] for reply in await answers(alice, ids)] == ["unavailable", "blocked"]
-    taken = server.node.registry.users[UserId("alice")].new_convs._takes
-    assert len(taken or ()) == 2, "what was not made counts for nothing"
+    replies = await answers(alice, ids)
+    assert [reply["code"] for reply in replies] == ["unavailable", "blocked", *["unavailable"] * 9]
+    assert len(asked) == 1
+    assert taken(server, "alice") == 0
+    replace(server, resolve)
+    assert (await alice.say("carol"))["seq"] == 1
+
+
+async def test_who_waits_for_another_transaction_keeps_no_other_back(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the conversation of one pair, and does not end; the others of the query, and of the next one, are made."""
+    monkeypatch.setattr(entering, "LOCK_MS", 50)
+    monkeypatch.setattr(entering, "MAKERS_MAX", 1)
+    server = await make_server(**FAST)
+    alice = await server.connect("alice")
+    with connect(server.node.store._conninfo) as other:
+        with other.transaction():
+            conversation(other, "alice", "p1")
+            ids = [id for n in range(20) for id in await post(alice, f"p{n}")]
+            free = [id for n, id in enumerate(ids) if n != 1]
+            assert [reply.get("seq") for reply in await answers(alice, free)] == [1] * 19
+            assert (await alice.say("dave"))["seq"] == 1
+            assert ids[1] not in [frame.get("id") for frame in alice.pushes]
+        assert (await answers(alice, ids[1:2]))[0]["seq"] == 1
+
+
+async def test_who_is_unknown_at_first_and_writes_meanwhile_is_not_told_that_the_other_is(make_server: MakeServer) -> None:
+    server = await make_server(**FAST, unknown_recipients="refuse")
+    alice = await server.connect("alice")
+    resolve, go_on = server.node.store.resolve, asyncio.Event()
+
+    async def late(*args: Any) -> Any:
+        rows = await resolve(*args)
+        await go_on.wait()
+        return rows
+
+    replace(server, late)
+    first = await post(alice, "bob")
+    await alice.quiet()
+    bob = await server.connect("bob")
+    second = await post(bob, "alice", 2)
+    await bob.quiet()
+    go_on.set()
+    assert (await answers(alice, first))[0]["code"] == "no_user"
+    assert [reply.get("seq") for reply in await answers(bob, second)] == [1, 2]
+    assert (taken(server, "alice"), taken(server, "bob")) == (0, 1)
+
+
+def taken(server: Server, user: str) -> int:
+    """How many conversations count as opened by a user."""
+    return len(server.node.registry.users[UserId(user)].new_convs._takes or ())
 
 
 @pytest.mark.parametrize("way", ["closes", "is lost"])

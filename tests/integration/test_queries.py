@@ -169,11 +169,13 @@ def test_reads_by_key_are_index_scans(db: psycopg.Connection[Any]) -> None:
     assert_index_scans_only(explain(db, "floors", "bigint[]", array(range(1, 2_000))))
     assert_index_scans_only(explain(db, "seen", "text[]", "'{a1,p2}'"))
     assert_index_scans_only(explain(db, "states_of", "bigint[]", array(range(1, 2_000))))
-    resolve = explain(db, "resolve", "text[], text[], text[]", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}'")
+    resolve = explain(db, "resolve", "text[], text[], text[], text", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}', '300'")
     assert_index_scans_only(resolve)
     assert resolve.buffers <= 40
     many = [f"'{{{','.join(f'{name}{n}' for n in range(entering.MAKE_MAX))}}}'" for name in ("m", "n")]
-    resolve = explain(db, "resolve", "text[], text[], text[]", f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{entering.MAKE_MAX}])")
+    resolve = explain(
+        db, "resolve", "text[], text[], text[], text", f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{entering.MAKE_MAX}]), '300'"
+    )
     assert_index_scans_only(resolve)
     assert resolve.rows == entering.MAKE_MAX
     assert resolve.buffers <= entering.MAKE_MAX * 20
