@@ -55,12 +55,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`of` and `to` are run.figure."""
+    """`of` and `to` are run.figure. Without `quick` it is left out where the runs are shorter and smaller."""
 
     name: str
     of: str
     to: str
     least: float
+    quick: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +109,15 @@ async def run(options: argparse.Namespace) -> int:
             lines.append(Line(one.name, "", "", "no figures", "FAILED"))
             continue
         lines += judge(one, found[one.name], options.quick)
-    lines += [line for ratio in ratios if (line := judge_ratio(ratio, found)) is not None]
+    lines += [line for ratio in ratios if (ratio.quick or not options.quick) and (line := judge_ratio(ratio, found)) is not None]
     print(table(lines))
+    for name, figures in found.items():
+        if (note := report.disturbed(figures)) is not None:
+            print(f"note: {name}: {note}")
     failed = sum(line.word in ("OVER", "VOID", "FAILED") for line in lines)
-    print(f"{len(lines) - failed} hold, {failed} do not; files in {options.out}")
+    passed_over = sum(line.word == "passed over" for line in lines)
+    left = f", {passed_over} passed over" if passed_over else ""
+    print(f"{len(lines) - failed - passed_over} hold, {failed} do not{left}; files in {options.out}")
     return report.OVER if failed else report.WITHIN
 
 

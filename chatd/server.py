@@ -173,7 +173,7 @@ class Node:
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
-            ("turn_seconds", "how long a turn of the loop takes; over 0.004 output waits for more", lambda: self.hub.flusher.turn_s),
+            ("turn_seconds", "how long a turn of the loop takes; over 0.008 output waits for more", lambda: self.hub.flusher.turn_s),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
         ):
             metrics.gauge(name, help, read)

@@ -6,8 +6,8 @@
     cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
 
 Every method raises `errors.Unavailable` when the database is away and `errors.Overloaded` when too many wait for it; nothing else that a
-caller must handle. Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL the pool is full of
-dead ones, and psycopg's pool finds out by using them.
+caller must handle, but `Locked` of `resolve`. Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL
+the pool is full of dead ones, and psycopg's pool finds out by using them.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Changed(NamedTuple):
     more: bool
 
 
-class Locked(errors.Unavailable):
-    """The database is there, but another transaction holds what the query needs."""
+class Locked(Exception):
+    """The database answers, but another transaction holds what the query needs."""
 
 
 class Limits(NamedTuple):
@@ -224,7 +224,13 @@ class Store:
         found: list[ConvRow] = []
         for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
             arrays = [pgarrays.TextArray(column) for column in ([a for a, _ in asked], [b for _, b in asked], list(asked.values()))]
-            for row in await self._rows(RESOLVE, (*arrays, str(lock_ms))):
+            try:
+                rows = await self._rows(RESOLVE, (*arrays, str(lock_ms)))
+            except errors.Unavailable as e:
+                if lock_ms and isinstance(e.__cause__, pg.LockNotAvailable):
+                    raise Locked from e
+                raise
+            for row in rows:
                 found.append(ConvRow(*row))
                 asked.pop((row[1], row[2]), None)
             if not asked:
@@ -290,7 +296,7 @@ class Store:
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
             except pg.LockNotAvailable as e:  # it has waited: not at once again
-                raise Locked("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
+                raise errors.Unavailable("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
             except (PoolTimeout, TimeoutError) as e:
                 raise errors.Unavailable("the database does not answer", retry_ms=READ_RETRY_MS) from e
             except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as e:
