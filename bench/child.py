@@ -1,7 +1,7 @@
 """A server process of ours that never outlives us: stopped in order by `stop`, killed by a watcher should the bench itself be killed.
 
-bench ──child──► chatd or redis-server
-  └──pipe──► watcher, a shell: reads until the pipe ends, then kills it
+    bench ──child──► chatd or redis-server
+      └──pipe──► watcher, a shell: reads until the pipe ends, then kills it
 """
 
 from __future__ import annotations

@@ -224,3 +224,5 @@ def verify(conninfo: str, logs: list[Log], every: int) -> None:
     assert row is not None
     if row[0]:
         raise TargetError(f"{row[0]} of the filled conversations break the schema's invariants: a fault of bench/fill.py")
+
+

@@ -184,3 +184,5 @@ def flags(parser: argparse.ArgumentParser, *, rate: float, connections: int, sec
     parser.add_argument("--seconds", type=float, default=seconds, metavar="S", help=f"what is measured (default: {seconds:g})")
     parser.add_argument("--warm-wal-mib", type=int, default=64, metavar="MIB", help="WAL written first, so that its segments lie ready (default: 64)")
     parser.add_argument("--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)")
+
+

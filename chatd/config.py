@@ -81,7 +81,9 @@ class Settings(BaseSettings):
     port: int = _listen(8080, "TCP port of the chat server; 0 takes any free one", 0, 65535)
     admin_host: str = _listen("127.0.0.1", "Address of the admin port (health, metrics); keep it private")
     admin_port: int = _listen(8081, "TCP port of health and metrics; 0 takes any free one, -1 none", -1, 65535)
-    allow_remote_dev: bool = _listen(False, "Development mode (no keys_file) refuses to listen on anything but loopback unless this is set")
+    allow_remote_dev: bool = _listen(
+        False, "Development mode (no keys_file) refuses to listen on anything but loopback unless this is set"
+    )
 
     data_dir: Path = _storage(_user_data_dir, "Holds the embedded PostgreSQL and the development key")
     database_url: SecretStr | None = _storage(
@@ -91,7 +93,9 @@ class Settings(BaseSettings):
         None, "Redis: redis[s]://host, unix:///socket, redis+sentinel://host,host/service or redis+cluster://host,host; unset: a single node"
     )
 
-    keys_file: Path | None = _access(None, "JSON file of the keys that sign users' tokens; unset is development mode, with a key of its own")
+    keys_file: Path | None = _access(
+        None, "JSON file of the keys that sign users' tokens; unset is development mode, with a key of its own"
+    )
     jwt_audience: str | None = _access(None, "The `aud` that tokens must have; unset refuses tokens with one")
     jwt_issuer: str | None = _access(None, "The `iss` that tokens must have; unset takes any")
     jwt_leeway_s: int = _access(5, "How far the token issuer's clock may be from ours", 0, 300)
@@ -106,7 +110,9 @@ class Settings(BaseSettings):
     devices_max: int = _limit(10, "Devices of a user at a time; one more closes the longest idle", 1, 100)
     frame_bytes_max: int = _limit(16_384, "Longest frame that a client may send", 1024, 1 << 24)
     body_bytes_max: int = _limit(2048, "Longest message, in bytes of UTF-8", 1, 1 << 20)
-    out_queue_bytes_max: int = _limit(1_048_576, "Bytes that may wait for a client that does not read; past it the client is closed", 1024, 1 << 28)
+    out_queue_bytes_max: int = _limit(
+        1_048_576, "Bytes that may wait for a client that does not read; past it the client is closed", 1024, 1 << 28
+    )
 
     rate_messages: int = _rate(10, "Messages that a user may send in any rate_per_ms", 1, 10_000)
     rate_per_ms: int = _rate(5000, "The period that rate_messages counts in", 10, 3_600_000)
@@ -114,7 +120,9 @@ class Settings(BaseSettings):
     frames_per_s: int = _rate(100, "Frames that a connection may send, on average", 1, 1_000_000)
     frames_burst: int = _rate(400, "Frames that a connection may send at once after a pause", 1, 1_000_000)
     new_conversations_per_hour: int = _rate(100, "Conversations that a user may open", 1, 10_000)
-    unknown_recipients: Literal["keep", "refuse"] = _rate("keep", "A message to a user never seen here: keep it for them, or refuse it with no_user")
+    unknown_recipients: Literal["keep", "refuse"] = _rate(
+        "keep", "A message to a user never seen here: keep it for them, or refuse it with no_user"
+    )
 
     lanes: int = _write(4, "Writer lanes, each with a connection to PostgreSQL", 1, 64)
     batch_rows_max: int = _write(1024, "Rows that a lane writes in one transaction", 1, 10_000)
@@ -235,7 +243,9 @@ def _is_loopback(host: str) -> bool:
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
-def load(argv_overrides: Mapping[str, object], config_file: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+def load(
+    argv_overrides: Mapping[str, object], config_file: Path | None, environ: Mapping[str, str] | None = None
+) -> Settings:
     """Settings from flags, environment (default: the process's) and TOML file. Raises SettingError.
 
     `argv_overrides` may be `vars()` of the whole namespace: what is no setting is the caller's. Without `config_file`

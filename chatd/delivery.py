@@ -249,7 +249,9 @@ class Delivery:
                 if outward is not None and channels:
                     outward.entry(channels, conv, item, payload)
             if me is not None and (len(me.sessions) > 1 or me.sessions.get(session.device) is not session):
-                frame = framing.encode_text(protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, item.cid))
+                frame = framing.encode_text(
+                    protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, item.cid)
+                )
                 for other in me.sessions.values():
                     if other is not session:
                         self._push(other, conv_id, seq, frame)

@@ -119,7 +119,9 @@ class Entrance:
         user = session.user
         assert user is not None
         kind, body, ref = _CONTENT[type(request)](request)
-        item = Item(session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe))
+        item = Item(
+            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
+        )
         item.taken_at, item.again = verdict.taken_at, verdict.again
         if not self.s.store.append(item):
             if verdict.probe:

@@ -171,7 +171,9 @@ class PingRequest(NamedTuple):
 
 
 Entering: TypeAlias = Send | Edit | Delete  # requests that make an entry
-Request: TypeAlias = Hello | Send | Edit | Delete | Ack | Read | History | Conversations | Typing | SetPresence | Watch | Skip | Refresh | PingRequest
+Request: TypeAlias = (
+    Hello | Send | Edit | Delete | Ack | Read | History | Conversations | Typing | SetPresence | Watch | Skip | Refresh | PingRequest
+)
 
 # ---- decode ---------------------------------------------------------------------------------------------------------------------
 

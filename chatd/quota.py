@@ -292,4 +292,6 @@ def read_answer(answer: object, windows: int) -> tuple[int, list[Row]]:
     now, *numbers = map(int, answer.split())
     if len(numbers) != 5 * windows:
         raise ValueError("Redis gave another script's answer")
-    return now, [Row(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US) for n in range(0, len(numbers), 5)]
+    return now, [
+        Row(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US) for n in range(0, len(numbers), 5)
+    ]

@@ -32,6 +32,7 @@ from chatd.connection import Connection, Hub
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
 from chatd.errors import ChatdError, CloseCode, SettingError
+from chatd.flushing import BUSY_TURN_S
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
@@ -173,7 +174,7 @@ class Node:
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
-            ("turn_seconds", "how long a turn of the loop takes; over 0.008 output waits for more", lambda: self.hub.flusher.turn_s),
+            ("turn_seconds", f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more", lambda: self.hub.flusher.turn_s),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
         ):
             metrics.gauge(name, help, read)
@@ -388,3 +389,5 @@ def _store_limits(s: Settings) -> Limits:
         pool_max=s.pool_max, reads_queue_max=s.reads_queue_max, edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms,
         feed=s.redis_url is not None,
     )  # fmt: skip
+
+

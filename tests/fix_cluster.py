@@ -1,7 +1,7 @@
 """Several nodes as real processes over one PostgreSQL and one Redis of the test's own, and clients that go from node to node.
 
-make_nodes      `await make_nodes(3, rate_messages=1000)`: a `Nodes`: its processes, and where clients connect
-Roamer          a fault client that dials another node when its own is gone, as behind a load balancer
+    make_nodes      `await make_nodes(3, rate_messages=1000)`: a `Nodes`: its processes, and where clients connect
+    Roamer          a fault client that dials another node when its own is gone, as behind a load balancer
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ async def run(options: argparse.Namespace) -> int:
         await crowd.do("open_all", rate=OPENING_RATE)
         others = await Senders.start(target, gang, shares(options.beside_connections, options.beside, 1), tag="o")
         await others.warm_up(1.0)
-        windows, back, hello, send = [], latency.Latencies(), latency.Latencies(), latency.Latencies()
-        lag, late = latency.Latencies(), latency.Latencies()
+        windows, back, hello, send, lag = [], latency.Latencies(), latency.Latencies(), latency.Latencies(), latency.Latencies()
+        late = latency.Latencies()
         missing, judged = 0, dict.fromkeys(("lost", "duplicated", "reordered", "stray"), 0)
         for storm in range(options.storms):
             await crowd.do("depart")
@@ -59,10 +59,9 @@ async def run(options: argparse.Namespace) -> int:
             came, cpu, wall_s = await _storm(options, target, crowd, others)
             missing += came["missing"]
             delivery = others.merged("delivery")
-            for total, one in (
-                (back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery), (late, others.merged("lag")),
-            ):  # fmt: skip
+            for total, one in ((back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery)):
                 total.merge(one)
+            late.merge(others.merged("lag"))
             lag.merge(latency.merged([came["lag"]]))
             windows.append({
                 "seconds_to_all": round(came["seconds"], 3), **latency.merged([came["back"]]).figures("back_"), **delivery.figures("send_"),

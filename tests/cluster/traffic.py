@@ -1,9 +1,9 @@
 """People who talk from node to node while something is wrong, what they noticed, and what the nodes say of themselves.
 
-Traffic         a `Town` of Travellers: `acks`, `presence_seen`, and all that a Town has
-Traveller       goes by a drain's notice, and writes down when its sends were acked and whom it saw go offline
-nodes_of        nodes over a database of the shared server: faster to have than a PostgreSQL of one's own
-told, metrics   what a node wrote into its log, and what its admin port tells
+    Traffic         a `Town` of Travellers: `acks`, `presence_seen`, and all that a Town has
+    Traveller       goes by a drain's notice, and writes down when its sends were acked and whom it saw go offline
+    nodes_of        nodes over a database of the shared server: faster to have than a PostgreSQL of one's own
+    told, metrics   what a node wrote into its log, and what its admin port tells
 """
 
 from __future__ import annotations

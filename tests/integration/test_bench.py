@@ -212,7 +212,7 @@ def test_two_nodes_are_measured_against_one(tmp_path: Path) -> None:
 def test_budgets_are_held_by_running_the_scenarios(tmp_path: Path) -> None:
     budgets = tmp_path / "budgets.toml"
     run = '[[run]]\nname = "{}"\nargs = "send --rate 60 --connections 4 --seconds 60"\nquick = "send --rate 60 --connections 4 --seconds 1"\n'
-    budgets.write_text(f"{run.format('a')}most = {{ lost = 0 }}\n{run.format('b')}most = {{ p99_ms = 0.001 }}\n")
+    budgets.write_text(f'{run.format("a")}most = {{ lost = 0 }}\n{run.format("b")}most = {{ p99_ms = 0.001 }}\n')
     command = [sys.executable, "-m", "bench", "budget", "--quick", f"--budgets={budgets}", f"--out={tmp_path}"]
     done = subprocess.run([*command, "--add=--set lanes=2"], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False)
     assert done.returncode == 1, done.stderr

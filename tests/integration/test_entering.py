@@ -17,6 +17,10 @@ from tests.integration.logs import connect, conversation
 FAST = {"rate_messages": 1_000, "new_conversations_per_hour": 1_000}
 
 
+def replace(server: Server, resolve: Callable[..., Any]) -> None:
+    server.node.store.resolve = resolve  # type: ignore[method-assign]
+
+
 def held(server: Server) -> asyncio.Event:
     """No conversation is made until this is set."""
     resolve, go_on = server.node.store.resolve, asyncio.Event()
@@ -25,7 +29,7 @@ def held(server: Server) -> asyncio.Event:
         await go_on.wait()
         return await resolve(*args)
 
-    server.node.store.resolve = later  # type: ignore[method-assign,assignment]
+    replace(server, later)
     return go_on
 
 
@@ -100,10 +104,6 @@ async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(m
     assert [reply.get("code") for reply in refused] == ["rate_limited", "blocked"]
     go_on.set()
     assert [reply.get("seq") for reply in await answers(alice, ids[:2])] == [1, 2]
-
-
-def replace(server: Server, resolve: Callable[..., Any]) -> None:
-    server.node.store.resolve = resolve  # type: ignore[method-assign]
 
 
 async def test_many_conversations_are_made_by_few_queries(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

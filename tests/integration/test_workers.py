@@ -107,13 +107,7 @@ class Pauses:
 
 
 def settings(tmp_path: Path, n: int, **more: Any) -> Settings:
-    keys = {
-        "port": 0,
-        "admin_port": -1,
-        "data_dir": tmp_path,
-        "database_url": SecretStr("dbname=none"),
-        "redis_url": SecretStr("redis://127.0.0.1:1"),
-    }
+    keys = {"port": 0, "admin_port": -1, "data_dir": tmp_path, "database_url": SecretStr("dbname=none"), "redis_url": SecretStr("redis://127.0.0.1:1")}
     return Settings(workers=n, **{**keys, **more})
 
 

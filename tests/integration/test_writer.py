@@ -101,9 +101,18 @@ class Bench:
         self.session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
         self.conv = Conversation(ConvId(conversation(db)), UserId("alice"), UserId("bob"))
         self.made = 0
-        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, **lane}
-        self.lane = Lane(0, conninfo, LaneQueue(256), self.told, self.metrics, **lane)
+        self.lane = self._make(0, conninfo, **lane)
         self._id = 0
+
+    def _make(self, number: int, conninfo: str, **lane: Any) -> Lane:
+        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, **lane}
+        return Lane(number, conninfo, LaneQueue(256), self.told, self.metrics, **lane)
+
+    def beside(self, conninfo: str) -> Lane:
+        """A second lane, which shares with the first."""
+        second = self._make(1, conninfo)
+        self.lane.others, second.others = [second], [self.lane]
+        return second
 
     async def make_partition(self) -> None:
         self.made += 1
@@ -131,6 +140,13 @@ class Bench:
         return self.lane._conn.info.backend_pid
 
 
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 @pytest.fixture
 def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
     with connect(fresh_db) as conn:
@@ -150,10 +166,7 @@ async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[Cal
         return bench
 
     yield make
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end(tasks)
 
 
 async def test_items_are_written_in_the_order_they_were_put(start: Callable[..., Awaitable[Bench]]) -> None:
@@ -169,9 +182,8 @@ async def test_items_are_written_in_the_order_they_were_put(start: Callable[...,
 async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order_holds(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     """Conversations that always have something pending would stay in the lane that they began in, and the others idle."""
     bench = Bench(fresh_db, db)
-    second = Lane(1, fresh_db, LaneQueue(256), bench.told, bench.metrics, deadline_s=5.0, edit_window_s=900.0, partition=bench.make_partition)
+    second = bench.beside(fresh_db)
     lanes = [bench.lane, second]
-    bench.lane.others, second.others = [second], [bench.lane]
     convs = [Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}")) for n in range(20)]
     handed: list[Item] = []
     split = LaneQueue.split
@@ -202,18 +214,14 @@ async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order
     assert [conv.pending for conv in convs] == [0] * 20
     for conv in convs:
         assert entries(db, conv.id) == [(n + 1, MESSAGE, f"{n}") for n in range(100)]
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end(tasks)
 
 
 async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_itself(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     bench = Bench(fresh_db, db)
     nowhere = psycopg.conninfo.make_conninfo(fresh_db, host="127.0.0.1", port=1)
-    broken = Lane(1, nowhere, LaneQueue(256), bench.told, bench.metrics, deadline_s=5.0, edit_window_s=900.0, partition=bench.make_partition)
+    broken = bench.beside(nowhere)
     lanes = [broken, bench.lane]
-    bench.lane.others, broken.others = [broken], [bench.lane]
     await broken.warm()
     away = [lane for lane in lanes if lane.backoff_s]
     assert away == [broken]
@@ -232,18 +240,14 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     async with asyncio.timeout(EVENT_S_MAX):
         while broken.backoff_s:
             await asyncio.sleep(0)
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end(tasks)
 
 
 async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     """A transaction of somebody else holds a conversation of the first lane's batch; whoever is idle goes on in the second."""
     bench = Bench(fresh_db, db)
-    second = Lane(1, fresh_db, LaneQueue(256), bench.told, bench.metrics, deadline_s=20.0, edit_window_s=900.0, partition=bench.make_partition)
+    second = bench.beside(fresh_db)
     lanes = [bench.lane, second]
-    bench.lane.others, second.others = [second], [bench.lane]
     for lane in lanes:
         await lane.connect()
     tasks = [asyncio.create_task(lane.run()) for lane in lanes]
@@ -264,10 +268,7 @@ async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(fresh_
         assert await bench.answered(waits) == [None]
     await bench.lane.idle.wait()
     assert choose(lanes, item) is bench.lane
-    for task in tasks:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    await end(tasks)
 
 
 async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable[..., Awaitable[Bench]]) -> None:
