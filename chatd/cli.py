@@ -255,6 +255,8 @@ def _epoch(options: argparse.Namespace) -> int:
                 # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
                 conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
                 conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")
+                if conn.execute("SELECT to_regclass('feed')").fetchone() != (None,):  # a backup of an older release has none
+                    conn.execute("DELETE FROM feed")
             row = conn.execute("SELECT epoch FROM meta").fetchone()
     except psycopg.Error as e:
         raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, Final
 
@@ -58,12 +57,15 @@ class Cluster:
         registry, metrics = services.registry, services.metrics
         self.engine = Engine(s.redis_url.get_secret_value())
         self.bus = Bus(self.engine, s.redis_prefix, metrics)
-        started_ms = int(time.time() * 1000)
+        started = services.now()
         host = socket.gethostname()
         self.mirror = Mirror(
             self.engine, self.bus, services.presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
             name=s.node_name or f"{host}:{s.port}", now=services.now, now_ms=services.now_ms,
-            facts=lambda: {"host": host, "pid": os.getpid(), "version": __version__, "started_ms": started_ms, **facts()},
+            facts=lambda: {
+                "host": host, "pid": os.getpid(), "version": __version__,
+                "started_ms": services.now_ms() - int((services.now() - started) * 1000), **facts(),
+            },
         )  # fmt: skip
         self.mirror.listener = self
         self.relay = Relay(self.bus, self.mirror, Codec(boot), delivery, services.presence, registry, metrics)

@@ -152,7 +152,7 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding("bad", "max_connections", f"is {show('max_connections')}; these settings need {need}")
     skew = abs(float(str(row[1])) - time.time())
     if skew > SKEW_S_MAX:
-        yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: tokens and presence times suffer; run an NTP client")
+        yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: chatd goes by the latter; run an NTP client on both")
     else:
         yield Finding("ok", "clock", "agrees with the database's")
     pending = migrate.pending(conninfo)

@@ -83,8 +83,10 @@ COUNTERS: Final = {
     "feed_rows": "rows of the feed that were read: batches and flushes of all nodes",
     "feed_failed": "readings of the feed that failed",
     "feed_catchups": "times that all users held were looked up because the feed may have been missed",
+    "clock_steps": "times that the clock which tokens and last-seen go by was set: PostgreSQL's was, or it runs elsewhere now",
     "partitions_made": "partitions made",
     "partitions_dropped": "partitions dropped",
+    "retention_failed": "passes of retention that failed and are tried again",
 }
 
 
@@ -133,8 +135,10 @@ class Metrics(Collector):
     feed_rows: int
     feed_failed: int
     feed_catchups: int
+    clock_steps: int
     partitions_made: int
     partitions_dropped: int
+    retention_failed: int
 
     def __init__(self) -> None:
         for name in COUNTERS:

@@ -56,7 +56,7 @@ class Identity(Protocol):
 
 @dataclass(slots=True)
 class Services:
-    """What `chat`, `opening` and `connection` share. `now` in seconds (monotonic), `now_ms` since 1970 (never goes back)."""
+    """What `chat`, `opening` and `connection` share. `now` in seconds (monotonic), `now_ms` since 1970 (see clock.py)."""
 
     settings: Settings
     store: Store
@@ -390,7 +390,7 @@ def _status(s: Services, session: Session, user: UserId, seen_ms: int | None) ->
 def status(s: Services, user: UserId, seen_ms: int | None) -> Change:
     """A user's status as of now, with a version just below now: above what the client was told before, also by other nodes, and below what comes."""
     change = s.presence.status(user) or offline(s, user, seen_ms)
-    return change._replace(v=max(change.v, s.now_ms() - 1))
+    return change._replace(v=max(change.v, s.presence.told_v(s.now_ms())))
 
 
 def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> None:
@@ -404,4 +404,4 @@ def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, objec
 
 def offline(s: Services, user: UserId, seen_ms: int | None) -> Change:
     """The status of somebody who is not in memory. Its version is just below now, so that whatever happens next is newer."""
-    return Change(user, Status.OFFLINE, s.now_ms() - 1, seen_ms)
+    return Change(user, Status.OFFLINE, s.presence.told_v(s.now_ms()), seen_ms)

@@ -7,7 +7,7 @@
 A user is online if any device is, away if all are, offline without one. A device whose session ended counts as it did for a grace time, so that a
 quick reconnect does not flap (not to away either, where another device is idle; nor to offline, where it comes back to another node); `due` ends it.
 Each change gets a version that rises (milliseconds, at least one more than the last, and above all that other nodes said of the user), also over a
-restart of the node: newer replaces older at every watcher.
+restart of the node and where the wall clock is set back: newer replaces older at every watcher.
 
 A single node (no `boot`) is told nothing and says nothing: it pays one empty slot a user. A node among others keeps what they say of those users
 alone who are watched or held here; all of one boot goes at once when its lease has ended. How news and answers that cross are put right: `roster.py`.
@@ -89,6 +89,7 @@ class Presence:
         self._watchers: dict[UserId, set[Hashable]] = {}
         self._due: list[tuple[float, UserId, DeviceId]] = []
         self._v = 0  # highest version of the users that are forgotten
+        self.ahead_ms = 0  # versions are `now_ms` plus this: it rises where the wall clock goes back (clock.py)
         self._here = 0  # users with a session here, or in its grace time
         self._others = Roster(self.boot)
         self._own = Own()
@@ -157,6 +158,17 @@ class Presence:
                 self._forget(user, entry)
         return changes
 
+    def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
+        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future."""
+        self.ahead_ms = ahead_ms
+        for entry in self._users.values():
+            if entry.seen_ms is not None and entry.seen_ms > now_ms:
+                entry.seen_ms = now_ms
+
+    def told_v(self, now_ms: int) -> int:
+        """The version of a status that is told without a change: above all that was told before, below whatever happens next."""
+        return now_ms + self.ahead_ms - 1
+
     def next_due(self) -> float | None:
         return self._due[0][0] if self._due else None
 
@@ -168,7 +180,7 @@ class Presence:
         if status is entry.status:
             return None
         entry.status = status
-        entry.v = max(entry.v + 1, now_ms)
+        entry.v = max(entry.v + 1, now_ms + self.ahead_ms)
         return self._change(user, entry)
 
     @staticmethod
@@ -300,7 +312,7 @@ class Presence:
 
     def _hear(self, node: Node, user: UserId, said: Remote, now_ms: int) -> Change | None:
         node.told[user] = said.v
-        v = min(said.v, now_ms + AHEAD_MS_MAX)
+        v = min(said.v, now_ms + self.ahead_ms + AHEAD_MS_MAX)
         entry = self._users.get(user)
         if entry is None:
             if not said.here:
@@ -310,11 +322,11 @@ class Presence:
         if said.here:
             # Devices are compared with those that are here: of users who are only watched they would be dead weight.
             entry.seats = node.seat(entry.seats, said, said.devices if user in self._held or entry.here else ())
-            change = self._update(user, entry, max(now_ms, v))
+            change = self._update(user, entry, max(now_ms, v - self.ahead_ms))
         else:
             if said.seen_ms is not None:
-                entry.seen_ms = max(entry.seen_ms or 0, said.seen_ms)
-            change = self._vacate(node, user, entry, max(now_ms, v))
+                entry.seen_ms = max(entry.seen_ms or 0, min(said.seen_ms, now_ms))
+            change = self._vacate(node, user, entry, max(now_ms, v - self.ahead_ms))
         entry.v = max(entry.v, v)
         return change
 
@@ -381,7 +393,7 @@ class Presence:
         """This node was thought dead: all its users are to be said anew, above what was told of them meanwhile."""
         for user in list(self._own.keys()):
             said, entry = self._own[user], self._users.get(user)
-            v = max(now_ms, 1 + (said.v if entry is None else entry.v))
+            v = max(now_ms + self.ahead_ms, 1 + (said.v if entry is None else entry.v))
             if entry is None:
                 self._v = max(self._v, v)
             else:
@@ -395,5 +407,5 @@ class Presence:
         if status is old.status and devices == old.devices:
             return
         if not raised:
-            entry.v = max(entry.v + 1, now_ms)
+            entry.v = max(entry.v + 1, now_ms + self.ahead_ms)
         self._own[user] = Remote(status, entry.v, entry.seen_ms if status is Status.OFFLINE else None, devices)

@@ -131,6 +131,7 @@ class Registry:
     def __init__(self) -> None:
         self.users: dict[UserId, User] = {}
         self.convs: dict[ConvId, Conversation] = {}
+        self.sessions = 0  # of all users
         self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
         self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
         self._kept: dict[UserId, Kept] = {}  # the longest gone first
@@ -142,6 +143,7 @@ class Registry:
             _, user.window, user.penalty, user.new_convs = kept
 
     def attach(self, user: User, device: DeviceId, session: Session) -> None:
+        self.sessions += device not in user.sessions
         user.sessions[device] = session
         user.idle_since = None
         self._idle.pop(user.id, None)
@@ -150,6 +152,7 @@ class Registry:
         """End a session's hold; a session that was replaced by a newer one of its device holds nothing."""
         if user.sessions.get(device) is session:
             del user.sessions[device]
+            self.sessions -= 1
         if not user.sessions:
             user.idle_since = now
             self._idle.pop(user.id, None)

@@ -17,6 +17,9 @@ the highest seq in it + 1. The dropped entries' cids go with them: a retry of a 
 Other nodes see that the oldest partition has changed, in their own next pass, and read the floors of the conversations they hold. Until then
 their history is right all the same (what is gone is not found), with a `floor` in the answer that is too low.
 
+A pass is due every `interval_s`, and at once after `wake`: where a partition had to be made on demand, none lies ahead. No error ends the task: it is
+an outage, logged once, and the next pass comes after a short pause that doubles. Every statement has a deadline on the server and here.
+
 The width of partitions is the database's, not the node's: the first node writes its setting into `meta`, and as long as there are partitions, a
 node that is set otherwise does not start. Two widths would give partitions that overlap.
 """
@@ -25,17 +28,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from chatd.errors import SettingError, Unavailable
+from chatd.errors import ChatdError, SettingError, Unavailable
 from chatd.queries import query
+from chatd.writer import Connection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from typing import LiteralString
 
     from chatd.ids import ConvId
     from chatd.metrics import Metrics
@@ -44,10 +50,15 @@ log = structlog.get_logger("retention")
 
 # raise_floors must walk the index in steps, whatever the planner thinks of the partition's size. Nothing here waits for the disk, least of all
 # while it holds senders' rows: a crash loses the last steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
+STATEMENT_S: Final = 60
 SESSION: Final = {
-    "lock_timeout": "2s", "statement_timeout": "60s", "synchronous_commit": "off", "enable_hashagg": "off", "enable_seqscan": "off",
+    "lock_timeout": "2s", "statement_timeout": f"{STATEMENT_S}s", "synchronous_commit": "off", "enable_hashagg": "off", "enable_seqscan": "off",
     "datestyle": "ISO",  # psycopg reads times as text in no other, and the role may have one
 }  # fmt: skip
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = STATEMENT_S + 5.0  # then the server hangs: its own deadline has passed
+BACKOFF_S: Final = 0.5  # after a pass that failed; it doubles
+BACKOFF_MAX_S: Final = 30.0
 FLOOR_ROWS: Final = 200  # conversations a transaction: their senders wait while it runs, some ms
 HELD_ROWS: Final = 5_000  # conversations of memory whose floors are asked for at once
 PASS_S_MIN: Final = 0.2
@@ -77,11 +88,16 @@ class Retention:
         self, conninfo: str, *, retention_s: float, partition_s: int, ahead: int, metrics: Metrics,
         held: Callable[[], Iterable[ConvId]], floors: Callable[[list[tuple[ConvId, int]]], None],
     ) -> None:  # fmt: skip
-        self._conninfo = psycopg.conninfo.make_conninfo(conninfo, connect_timeout=5, application_name="chatd retention")
+        self._conninfo = psycopg.conninfo.make_conninfo(
+            conninfo, connect_timeout=int(CONNECT_S), tcp_user_timeout=int(CONNECT_S * 1000), application_name="chatd retention"
+        )
         self._retention_s, self._partition_s, self._ahead = retention_s, partition_s, ahead
         self._metrics, self._held, self._floors = metrics, held, floors
         self._oldest: str | None = None  # name of the oldest partition when memory's floors were last right
         self.interval_s = min(max(partition_s / 4, PASS_S_MIN), PASS_S_MAX)
+        self._due = asyncio.Event()
+        self._began_at = -math.inf
+        self._backoff_s = 0.0  # 0: the last pass was whole
 
     async def prepare(self) -> None:
         """Settle the width of partitions and make those that are needed first. Raises SettingError, Unavailable."""
@@ -91,23 +107,44 @@ class Retention:
                     await self._settle_width(conn)
                     await self._make(conn)
                 self._oldest = _oldest(await self._partitions(conn))
-        except (psycopg.Error, OSError) as e:
-            raise Unavailable(f"the log's partitions cannot be made: {e}", retry_ms=1_000) from e
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            raise Unavailable(f"the log's partitions cannot be made: {_sentence(e)}", retry_ms=1_000) from e
+
+    def wake(self) -> None:
+        """A pass is wanted now: a partition was made on demand, or one is missing. As often as one likes."""
+        self._due.set()
 
     async def run(self) -> None:
-        """A pass every `interval_s`, for ever. What fails is logged and tried again in the next one."""
+        """Passes for ever. What fails is told once and tried again soon."""
         while True:
-            await asyncio.sleep(self.interval_s)
-            try:
-                await self.once()
-            except (psycopg.Error, OSError, TimeoutError) as e:
-                log.warning("retention.late", reason=" ".join(str(e).split()) or repr(e))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._backoff_s or self.interval_s):
+                    await self._due.wait()
+            # Woken without end, by each probe of readiness, it must not be busy without end.
+            await asyncio.sleep(max(0.0, self._began_at + PASS_S_MIN - asyncio.get_running_loop().time()) if self._due.is_set() else 0.0)
+            self._due.clear()
+            await self._pass()
+
+    async def _pass(self) -> None:
+        self._began_at = asyncio.get_running_loop().time()
+        try:
+            await self.once()
+        except Exception as e:  # whatever PostgreSQL, libpq or the network come up with: the node serves on
+            known = isinstance(e, (psycopg.Error, OSError, TimeoutError, ChatdError))
+            if not self._backoff_s or not known:
+                log.warning("retention.late", reason=_sentence(e), exc_info=None if known else e)
+            self._metrics.retention_failed += 1
+            self._backoff_s = min(max(self._backoff_s * 2, BACKOFF_S), BACKOFF_MAX_S, self.interval_s)
+        else:
+            if self._backoff_s:
+                log.info("retention.back")
+            self._backoff_s = 0.0
 
     async def once(self) -> None:
         """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow. Raises psycopg.Error, OSError."""
         async with self._connect() as conn:
             await self._make(conn)
-            cur = await conn.execute("SELECT pg_try_advisory_lock(hashtext('chatd.retention'))")
+            cur = await _execute(conn, "SELECT pg_try_advisory_lock(hashtext('chatd.retention'))")
             if await cur.fetchone() == (True,):
                 for partition in await self._partitions(conn):
                     if partition.past:
@@ -124,39 +161,39 @@ class Retention:
 
     @contextlib.asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as conn:
+        async with asyncio.timeout(CONNECT_S):
+            conn = await Connection.connect(self._conninfo, autocommit=True)
+        async with conn:
             for name, value in SESSION.items():
-                await conn.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+                await _execute(conn, sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
             yield conn
 
     async def _settle_width(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        await conn.execute("SELECT pg_advisory_xact_lock(hashtext('chatd.partitions'))")
-        cur = await conn.execute("SELECT partition_s FROM meta")
+        await _execute(conn, "SELECT pg_advisory_xact_lock(hashtext('chatd.partitions'))")
+        cur = await _execute(conn, "SELECT partition_s FROM meta")
         row = await cur.fetchone()
         assert row is not None, "the schema is migrated"
         if row[0] == self._partition_s:
             return
-        cur = await conn.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'entries'::regclass")
+        cur = await _execute(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'entries'::regclass")
         if await cur.fetchone() != (0,):
             raise SettingError(f"partition_s: is {self._partition_s}, but the log in this database has partitions of {row[0]} s; give {row[0]}")
-        await conn.execute("UPDATE meta SET partition_s = %s", (self._partition_s,))
+        await _execute(conn, "UPDATE meta SET partition_s = %s", (self._partition_s,))
 
     async def _make(self, conn: psycopg.AsyncConnection[Any]) -> None:
         # All from one now: by the clock as it goes on, short ones would have holes between them where the making took a while.
-        cur = await conn.execute("SELECT clock_timestamp()")
+        cur = await _execute(conn, "SELECT clock_timestamp()")
         now = await cur.fetchone()
         assert now is not None
         for n in range(self._ahead + 1):
-            cur = await conn.execute("SELECT make_partition(%s + make_interval(secs => %s))", (*now, n * self._partition_s))
+            cur = await _execute(conn, "SELECT make_partition(%s + make_interval(secs => %s))", (*now, n * self._partition_s))
             row = await cur.fetchone()
             if row is not None and row[0] is not None:
                 self._metrics.partitions_made += 1
                 log.info("partition.made", name=row[0])
 
     async def _partitions(self, conn: psycopg.AsyncConnection[Any]) -> list[Partition]:
-        cur = psycopg.AsyncRawCursor(conn)
-        await cur.execute(PARTITIONS, (self._retention_s, self._partition_s))
-        return [Partition(*row) for row in await cur.fetchall()]
+        return [Partition(*row) for row in await _rows(conn, PARTITIONS, (self._retention_s, self._partition_s))]
 
     async def _drop(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
         if partition.state == "attached":
@@ -164,7 +201,7 @@ class Retention:
             await self._refresh(conn)
         if partition.state != "detached":
             await self._detach(conn, partition)
-        await conn.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(partition.name)))
+        await _execute(conn, sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(partition.name)))
         self._metrics.partitions_dropped += 1
         log.info("partition.dropped", name=partition.name)
 
@@ -172,24 +209,40 @@ class Retention:
         statement = RAISE_FLOORS.replace("PARTITION", sql.Identifier(partition.name).as_string(conn))
         after: int | None = 0
         while after is not None:
-            cur = psycopg.AsyncRawCursor(conn)
-            await cur.execute(statement, (after, FLOOR_ROWS))
-            row = await cur.fetchone()
-            after = row[0] if row is not None else None
+            rows = await _rows(conn, statement, (after, FLOOR_ROWS))
+            after = rows[0][0] if rows else None
 
     async def _detach(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
         mode = "FINALIZE" if partition.state == "pending" else "CONCURRENTLY"
-        await conn.execute(sql.SQL("ALTER TABLE entries DETACH PARTITION {} " + mode).format(sql.Identifier(partition.name)))
+        await _execute(conn, sql.SQL("ALTER TABLE entries DETACH PARTITION {} " + mode).format(sql.Identifier(partition.name)))
 
     async def _refresh(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Memory's floors from the database's."""
         held = list(self._held())
         for at in range(0, len(held), HELD_ROWS):
-            cur = psycopg.AsyncRawCursor(conn)
-            await cur.execute(FLOORS, (held[at : at + HELD_ROWS],))
-            if rows := await cur.fetchall():
+            if rows := await _rows(conn, FLOORS, (held[at : at + HELD_ROWS],)):
                 self._floors(rows)
 
 
 def _oldest(partitions: list[Partition]) -> str | None:
     return next((p.name for p in partitions if p.state == "attached"), None)
+
+
+async def _execute(
+    conn: psycopg.AsyncConnection[Any], statement: LiteralString | sql.Composed, params: Sequence[object] = ()
+) -> psycopg.AsyncCursor[Any]:
+    """One statement with placeholders `%s`, within its deadline; past it the connection is closed."""
+    async with asyncio.timeout(ANSWER_S):
+        return await conn.execute(statement, params)
+
+
+async def _rows(conn: psycopg.AsyncConnection[Any], statement: LiteralString, params: Sequence[object]) -> list[Any]:
+    """The same for one of sql/queries, with placeholders `$1`."""
+    cur = psycopg.AsyncRawCursor(conn)
+    async with asyncio.timeout(ANSWER_S):
+        await cur.execute(statement, params)
+        return await cur.fetchall()
+
+
+def _sentence(e: BaseException) -> str:
+    return " ".join((str(e).splitlines() or [""])[0].split()) or repr(e)

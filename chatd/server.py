@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import os
 import random
 import signal
@@ -27,11 +26,12 @@ from chatd import framing, migrate, notify, protocol, retention
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
 from chatd.chat import Chat
+from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.connection import Connection, Hub
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
-from chatd.errors import ChatdError, CloseCode, SettingError
+from chatd.errors import ChatdError, CloseCode, Refused, SettingError
 from chatd.flushing import BUSY_TURN_S
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -48,48 +48,14 @@ if TYPE_CHECKING:
 log = structlog.get_logger("server")
 
 BACKLOG: Final = 4_096
-SYNC_RTT_S_MAX: Final = 0.05  # a clock read more slowly than that says too little, unless there is nothing better
 SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
-SYNC_STEP_MS: Final = 1_000  # a difference beyond noise: the database has moved to another machine
+CLOCK_S: Final = 1.0  # between two readings of PostgreSQL's clock
 TICK_S: Final = 0.05  # how late a grace time may end
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
 DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
 NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
 NOTICE_MS_MAX: Final = 5_000
-
-
-class Clock:
-    """`now`: seconds, monotonic, the loop's. `now_ms`: since 1970; starts at the wall clock, or PostgreSQL's among nodes, and never goes back."""
-
-    __slots__ = ("_last_ms", "_offset_ms", "_rtt_s", "_synced", "now")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.now = loop.time
-        self._offset_ms = time.time() * 1000 - loop.time() * 1000
-        self._last_ms = 0
-        self._rtt_s = math.inf  # of the quickest reading of PostgreSQL's
-        self._synced = False
-
-    def now_ms(self) -> int:
-        self._last_ms = max(self._last_ms, int(self._offset_ms + self.now() * 1000))
-        return self._last_ms
-
-    def wall_s(self) -> float:
-        """What tokens are judged by: the wall clock, or among nodes the one that all of them have."""
-        return self.now_ms() / 1000 if self._synced else time.time()
-
-    def sync(self, db_ms: int, rtt_s: float) -> None:
-        """PostgreSQL's clock, read within the last `rtt_s`. Nodes' presence versions are compared: their clocks must be one, to some ms."""
-        if rtt_s > max(SYNC_RTT_S_MAX, self._rtt_s):
-            return
-        error_ms = db_ms + rtt_s * 500 - self.now() * 1000 - self._offset_ms
-        if not self._synced:
-            self._last_ms = 0
-        rough = self._rtt_s > SYNC_RTT_S_MAX  # what we go by: none was better
-        self._offset_ms += error_ms if rough or abs(error_ms) > SYNC_STEP_MS else error_ms / 4
-        self._rtt_s = min(self._rtt_s, rtt_s)
-        self._synced = True
 
 
 class Node:
@@ -100,7 +66,7 @@ class Node:
         self.port = 0
         self.admin_port = 0
         self._loop = asyncio.get_running_loop()
-        self._clock = Clock(self._loop)
+        self._clock = Clock(self._loop.time, time.time)
         self.metrics = Metrics()
         self._embedded: Embedded | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +76,7 @@ class Node:
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
         self.on_ready: Callable[[], None] = lambda: None
+        self._clock_due = asyncio.Event()  # read PostgreSQL's clock now
         self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
 
@@ -137,7 +104,7 @@ class Node:
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
         s = self.settings
-        return issue(self._keys, user, DEV_TOKEN_TTL_S, time.time(), s.jwt_audience, s.jwt_issuer)
+        return issue(self._keys, user, DEV_TOKEN_TTL_S, self._clock.now_s(), s.jwt_audience, s.jwt_issuer)
 
     chat: Chat
     hub: Hub
@@ -148,12 +115,13 @@ class Node:
         self.registry = Registry()
         self.store = Store(conninfo, _store_limits(s), metrics)
         self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._boot)
+        clock.stepped = self._clock_stepped
         self.delivery = Delivery(
             self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
         )
         self.services = Services(
             s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms,
-            verify=lambda token: self._verifier.verify(token, clock.wall_s()), spawn=self._spawn, grace_s=self._grace_s,
+            verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
             announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
         )  # fmt: skip
@@ -168,9 +136,11 @@ class Node:
             conninfo, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
             held=lambda: self.registry.convs, floors=self._floors,
         )  # fmt: skip
+        self.store.on_partition = self.retention.wake
         for name, help, read in (
             ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
-            ("sessions_now", "users online on this node", lambda: len(self.presence)),
+            ("sessions_now", "sessions of this node: devices that have said hello", lambda: self.registry.sessions),
+            ("users_online_now", "users with a session here, or in its grace time", lambda: len(self.presence)),
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
@@ -184,7 +154,7 @@ class Node:
 
     def _facts(self) -> dict[str, object]:
         """What `chatd nodes` shows."""
-        return {"port": self.port, "sessions": len(self.hub.connections), "users": len(self.presence)}
+        return {"port": self.port, "sessions": self.registry.sessions, "users": len(self.presence)}
 
     def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
         """Retention raised these floors."""
@@ -228,10 +198,9 @@ class Node:
         await self.retention.prepare()
         for n, work in enumerate(await self.store.start(self.delivery)):
             self._watch(f"store {n}", work)
+        for _ in range(SYNC_READINGS):
+            await self._read_clock()
         if self.cluster is not None:
-            for _ in range(SYNC_READINGS):
-                asked = self._clock.now()
-                self._clock.sync(await self.store.ping(), self._clock.now() - asked)
             await self.cluster.start()
             for name, work in self.cluster.tasks():
                 self._watch(name, work)
@@ -239,6 +208,8 @@ class Node:
         self._watch("retention", self.retention.run())
         self._watch("sweep", self._sweep())
         self._watch("tick", self._tick())
+        if self.cluster is None:
+            self._watch("clock", self._keep_clock())  # among nodes the feed brings it
         await self._listen()
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
         notify.ready()
@@ -277,6 +248,7 @@ class Node:
         try:
             left = await self.store.partitions_left()
             if left < 1:
+                self.retention.wake()
                 problems["partitions"] = f"{left} partitions lie ahead; look at the log for `retention`"
         except ChatdError as e:
             problems["database"] = str(e)
@@ -322,8 +294,32 @@ class Node:
             due = max(due + 1.0, self._clock.now())
             await asyncio.sleep(due - self._clock.now())
             self.metrics.loop_lag_s.observe(self._clock.now() - due)
+            if step_ms := self._clock.watch():
+                log.warning("host.clock_stepped", by_ms=step_ms)
+                self._clock_due.set()
             self.hub.sweep()
             notify.alive()
+
+    async def _read_clock(self) -> None:
+        """Raises Unavailable, Overloaded."""
+        asked = self._clock.now()
+        self._clock.sync(await self.store.ping(), self._clock.now() - asked)
+
+    async def _keep_clock(self) -> None:
+        """Follow PostgreSQL's clock, for the life of the node; at once where the host's was set."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOCK_S):
+                    await self._clock_due.wait()
+            self._clock_due.clear()
+            with contextlib.suppress(Refused):  # the database's absence is told elsewhere
+                await self._read_clock()
+
+    def _clock_stepped(self, by_ms: int) -> None:
+        self.metrics.clock_steps += 1
+        log.warning("clock.stepped", by_ms=by_ms, msg="PostgreSQL's clock was set, or it runs elsewhere now: tokens are judged by the new time")
+        self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms())
+        self.retention.wake()  # another day may have begun
 
     async def _tick(self) -> None:
         while True:

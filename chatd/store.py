@@ -134,6 +134,7 @@ class Store:
         self.lanes: list[writer.Lane] = []
         self.epoch = ""
         self.partition_s = 86_400
+        self.on_partition: Callable[[], None] = lambda: None  # one had to be made on demand: those ahead are missing
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._feed = FeedReader(conninfo)
@@ -209,6 +210,8 @@ class Store:
         rows = await self._rows("SELECT make_partition(clock_timestamp() + make_interval(secs => $1))", (days_ahead * 86_400,))
         made = rows[0][0] is not None
         self.metrics.partitions_made += made
+        if made:
+            self.on_partition()
         return made
 
     # ---- reads ------------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from chatd.auth import Keys, Verifier
@@ -83,9 +84,19 @@ def test_migrate_says_what_it_does(empty_db: str) -> None:
 def test_epoch_is_renewed_after_a_restore(fresh_db: str) -> None:
     first = chatd("epoch", "--database-url", fresh_db).stdout
     assert chatd("epoch", "--database-url", fresh_db).stdout == first
+    with psycopg.connect(fresh_db, autocommit=True) as conn:
+        conn.execute("INSERT INTO feed (xid, kind, data) VALUES ('900000000000', 0, '{1,1}'), ('3', 1, '{1,1,1,1,1}')")  # of the old cluster
+        renewed = chatd("epoch", "--renew", "--database-url", fresh_db)
+        assert renewed.returncode == 0
+        assert renewed.stdout != first
+        assert conn.execute("SELECT count(*) FROM feed").fetchone() == (0,)
+
+
+def test_epoch_is_renewed_in_a_backup_that_has_no_feed_yet(fresh_db: str) -> None:
+    with psycopg.connect(fresh_db, autocommit=True) as conn:
+        conn.execute("DROP TABLE feed")
     renewed = chatd("epoch", "--renew", "--database-url", fresh_db)
-    assert renewed.returncode == 0
-    assert renewed.stdout != first
+    assert renewed.returncode == 0, renewed.stderr
 
 
 def test_doctor_tells_what_is_wrong_and_what_to_do(fresh_db: str, tmp_path: Path) -> None:

@@ -1,0 +1,119 @@
+"""Retention's task: passes when one is wanted, no error that ends it, no server that holds it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from psycopg import errors as pg
+
+from chatd import retention
+from chatd.retention import Retention
+from tests.integration.test_clock import DAY_S, Skew
+from tests.integration.test_retention import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.fix_process import OwnPostgres
+    from tests.fix_server import MakeServer, Server
+
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS
+        $$BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema public'; END$$;
+    CREATE EVENT TRIGGER no_tables ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse();
+"""
+
+
+async def ready(server: Server) -> None:
+    """Until the node says that it is; far below the 600 s between two passes."""
+    async with asyncio.timeout(10):
+        while await server.node._readiness():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_ready(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+    skew = Skew(make_db(), 0)
+    server = await make_server(database_url=skew.url, partitions_ahead=1)
+    server.node._watched["clock"].cancel()  # the send alone is to tell it
+    alice = await server.connect("alice")
+    skew.set(10 * DAY_S)
+    assert (await alice.say("bob"))["t"] == "ok", "its partition is made on demand"
+    await ready(server)
+
+
+async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+    skew = Skew(make_db(), 0)
+    server = await make_server(database_url=skew.url, partitions_ahead=1)
+    server.node._watched["clock"].cancel()
+    skew.set(10 * DAY_S)
+    await ready(server)
+
+
+async def test_create_revoked_and_granted_again_leaves_the_node_ready(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+    url = make_db()
+    server = await make_server(database_url=url, partitions_ahead=1)
+    alice = await server.connect("alice")
+    with psycopg.connect(url, autocommit=True) as admin:
+        admin.execute(REFUSE)
+        for (name,) in admin.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'entries'::regclass").fetchall():
+            admin.execute(f"DROP TABLE {name}")
+        assert (await alice.say("bob"))["code"] == "unavailable"
+        assert "partitions" in await server.node._readiness()
+        async with asyncio.timeout(10):
+            while not server.node.metrics.retention_failed:
+                await asyncio.sleep(0.01)
+        admin.execute("DROP EVENT TRIGGER no_tables")
+    await ready(server)
+    assert (await alice.say("carol"))["t"] == "ok"
+
+
+async def test_no_error_ends_the_task(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(fresh_db)
+    monkeypatch.setattr(retention, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(retention, "BACKOFF_MAX_S", 0.001)
+    monkeypatch.setattr(retention, "PASS_S_MIN", 0.0)
+    errors: list[Exception] = [
+        pg.lookup("XX001")("damaged"), pg.lookup("42P01")("no table"), pg.lookup("25006")("read-only"), pg.lookup("57P01")("shut down"),
+        psycopg.ProgrammingError("the last operation gave no result"), psycopg.InterfaceError("closed"), OSError("no route"), TimeoutError(),
+        ValueError("a value of another form"), AssertionError("nothing came"),
+    ]  # fmt: skip
+    over = asyncio.Event()
+
+    async def once() -> None:
+        if errors:
+            raise errors.pop()
+        over.set()
+
+    monkeypatch.setattr(node.retention, "once", once)
+    task = asyncio.create_task(node.retention.run())
+    node.retention.wake()
+    async with asyncio.timeout(10):
+        await over.wait()
+        while node.retention._backoff_s:
+            await asyncio.sleep(0)
+    assert node.metrics.retention_failed == 10
+    assert not task.done()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_server_that_hangs_does_not_hold_a_pass(own_postgres: OwnPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(own_postgres.conninfo)
+    one = Retention._make
+
+    async def make(self: Retention, conn: psycopg.AsyncConnection[object]) -> None:
+        own_postgres.freeze()
+        monkeypatch.setattr(retention, "ANSWER_S", 0.1)
+        await one(self, conn)
+
+    monkeypatch.setattr(Retention, "_make", make)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(10):
+            await node.once()
+    monkeypatch.setattr(retention, "CONNECT_S", 0.1)
+    with pytest.raises(TimeoutError):  # nor one that takes connections and says nothing
+        async with asyncio.timeout(10):
+            await node.once()
