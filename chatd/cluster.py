@@ -115,6 +115,10 @@ class Cluster:
         await self.mirror.leave(grace_s)
         await self.engine.close()
 
+    def log_moved(self) -> None:
+        """The log is another one: the feed's transactions, too."""
+        self.feed.reset()
+
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:

@@ -34,7 +34,7 @@ from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry, User
 from chatd.session import End, Session, State
 from chatd.store import Store
-from chatd.writer import Row
+from chatd.writer import Answer, Row
 
 log = structlog.get_logger("delivery")
 
@@ -42,6 +42,8 @@ FILL_ROWS: Final = 200  # entries of one conversation a query
 FILL_CONVS: Final = 50  # conversations a query
 HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
 HITS_LOGGED_BURST: Final = 20
+
+NONE_NEW: Final = (0, 0)  # (seq, ts) of a conversation that got no new message: each of its items has a row of its own (writer.Answer)
 
 REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
     "no_message": lambda: errors.NoMessage("`ref` is not a message that is still kept"),
@@ -79,28 +81,20 @@ class Delivery:
 
     # ---- what became of a batch ---------------------------------------------------------------------------------------------------
 
-    def committed(self, batch: Batch, rows: list[Row]) -> None:
-        """The batch is durable: answer and deliver. `rows` as `append` gives them."""
-        firsts: dict[int, tuple[int, int]] = {}
-        special: dict[int, Row] | None = None
-        for row in rows:
-            if row.ord is None:
-                firsts[row.conv] = (row.seq, row.ts)
-            else:
-                special = special or {}
-                special[row.ord] = row
-        if special is None and not batch.changes and len(firsts) == len(batch.messages):  # one message a conversation: the common case
+    def committed(self, batch: Batch, answer: Answer) -> None:
+        """The batch is durable: answer and deliver."""
+        firsts, special = answer
+        if not special and not batch.changes and len(firsts) == len(batch.messages):  # one message a conversation: the common case
             for item in batch.messages:
                 seq, ts = firsts[item.conv.id]
                 self._deliver(item.conv, seq, ts, [item])
             return
         by_conv: dict[int, list[tuple[Item, Row | None]]] = {}
         for n, item in enumerate(batch.messages):
-            by_conv.setdefault(item.conv.id, []).append((item, None if special is None else special.get(n)))
+            by_conv.setdefault(item.conv.id, []).append((item, special.get(n) if special else None))
         for conv_id, answers in by_conv.items():
-            self._mixed(*firsts.get(conv_id, (0, 0)), answers)
+            self._mixed(*(firsts.get(conv_id) or NONE_NEW), answers)
         for n, item in enumerate(batch.changes):
-            assert special is not None
             row = special[-1 - n]
             if row.note is None:
                 self._deliver(item.conv, row.seq, row.ts, [item])

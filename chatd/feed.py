@@ -173,6 +173,13 @@ class Feed:
         self._due = -math.inf
         self._woken.set()
 
+    def reset(self) -> None:
+        """The log is another one: its feed is read from now on, and what the last one's told is of no use."""
+        self.position = Position()
+        self._new.clear()
+        self._chunks.clear()
+        self.wake()
+
     @property
     def catching_up(self) -> bool:
         return bool(self._chunks)

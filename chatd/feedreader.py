@@ -15,23 +15,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, LiteralString, NamedTuple, cast
 
 import psycopg
-import structlog
 
-from chatd import pgarrays, writer
 from chatd.errors import Unavailable
 from chatd.ids import ConvId
+from chatd.postgres import connection, faults
+from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.faults import Outage
 from chatd.queries import query
-
-log = structlog.get_logger("feed")
 
 DEADLINE_S: Final = 5.0
 RETRY_MS: Final = 1_000
-CLOSE_S: Final = 1.0
 FEED_SINCE: Final = query("feed_since")
-OPTIONS: Final = (
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off -c default_transaction_isolation=read\\ committed"
-    f" -c statement_timeout={int(DEADLINE_S * 1000)}"
-)
+SETTINGS: Final = {**connection.READ, "statement_timeout": f"{int(DEADLINE_S * 1000)}ms"}
 
 ENTRIES, CURSORS = 0, 1  # kinds of rows
 
@@ -82,12 +77,9 @@ def decode(rows: Iterable[tuple[int, list[int]]]) -> Told:
 class FeedReader:
     """One statement at a time. Everything raises `errors.Unavailable`, and connects anew with the next call; pauses are the caller's to make."""
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, options=f"{writer.options(conninfo)} {OPTIONS}", connect_timeout=3, tcp_user_timeout=int(DEADLINE_S * 1000),
-            application_name="chatd feed",
-        )  # fmt: skip
-        self._conn: psycopg.AsyncConnection[Any] | None = None
+    def __init__(self, opener: Opener) -> None:
+        self._opener = opener
+        self._conn: Connection | None = None
         self._reconnected = False
 
     async def page(self, snapshot: str | None, until_ms: int) -> FeedPage:
@@ -116,14 +108,15 @@ class FeedReader:
                 sent = time.perf_counter()
                 await cur.execute(sql, params, binary=True)
                 return cur, time.perf_counter() - sent
-        except (psycopg.Error, OSError, TimeoutError) as e:
+        except (Outage, psycopg.Error, OSError, TimeoutError) as e:
             await self.close()
-            raise Unavailable(f"the feed cannot be read: {' '.join(str(e).split()) or repr(e)}", retry_ms=RETRY_MS) from e
+            raise Unavailable(f"the feed cannot be read: {faults.sentence(e)}", retry_ms=RETRY_MS) from e
 
-    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+    async def _connect(self) -> Connection:
+        if self._conn is not None and not self._conn.closed and self._conn.generation != self._opener.state.generation:
+            await self.close()
         if self._conn is None or self._conn.closed:
-            self._conn = await writer.Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
-            pgarrays.register(self._conn)
+            self._conn = await self._opener.open("feed", SETTINGS, DEADLINE_S)
             self._reconnected = True
         return self._conn
 
@@ -131,8 +124,4 @@ class FeedReader:
         """Let the connection go, if there is one. Idempotent."""
         conn, self._conn = self._conn, None
         if conn is not None:
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await conn.close()
-            except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
-                log.debug("feed.close", error=repr(e))
+            await connection.close(conn)

@@ -64,6 +64,13 @@ class Gaps:
         self.look_up((conv.id,))
         await future
 
+    def reset(self) -> None:
+        """The log is another one: what was missing of the one before is not looked for. Who waits for it stops waiting: their session has ended."""
+        self._open.clear()
+        self._poked.clear()
+        for id in list(self._awaited):
+            self._tell(id)
+
     def _tell(self, id: ConvId) -> None:
         for future in self._awaited.pop(id, ()):
             if not future.done():
@@ -150,7 +157,8 @@ class Gaps:
                 try:
                     rows = await self._store.entries_many([(id, conv.head, upto) for id, (conv, upto) in wants.items()], FILL_ROWS)
                 except errors.Retryable:
-                    self._open = {conv.id: conv for conv, _ in wants.values()} | self._open
+                    known = self._registry.convs
+                    self._open = {conv.id: conv for conv, _ in wants.values() if known.get(conv.id) is conv} | self._open
                     await asyncio.sleep(FILL_RETRY_S)
                     continue
                 read = dict.fromkeys(wants, 0)

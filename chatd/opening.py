@@ -200,7 +200,10 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     named = hello.cursors if same else {}
     since = hello.since if same else None
     pages = s.relay.pages() if s.relay is not None else 0
+    generation = s.store.log.generation
     mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
+    if s.store.log.generation != generation:
+        raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
     counted = ahead(s, rows)
     if counted or (s.relay is not None and (early or s.relay.pages() != pages)):

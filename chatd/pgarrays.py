@@ -38,6 +38,16 @@ class BigintArray(Array):
         super().__init__(len(values), struct.pack(">" + "iq" * len(values), *flat))
 
 
+class IntArray(Array):
+    __slots__ = ()
+    oid, element = 1007, 23
+
+    def __init__(self, values: Sequence[int]) -> None:
+        flat = [4] * (2 * len(values))
+        flat[1::2] = values
+        super().__init__(len(values), struct.pack(">" + "ii" * len(values), *flat))
+
+
 class SmallintArray(Array):
     __slots__ = ()
     oid, element = 1005, 21
@@ -76,7 +86,7 @@ class TextArray(Array):
         super().__init__(len(values), b"".join(parts))
 
 
-AnyArray: TypeAlias = BigintArray | SmallintArray | UuidArray | TextArray
+AnyArray: TypeAlias = BigintArray | IntArray | SmallintArray | UuidArray | TextArray
 
 
 class _Dumper(Dumper):
@@ -88,6 +98,6 @@ class _Dumper(Dumper):
 
 def register(conn: AsyncConnection) -> None:
     """Teach one connection these types."""
-    for array in (BigintArray, SmallintArray, UuidArray, TextArray):
+    for array in (BigintArray, IntArray, SmallintArray, UuidArray, TextArray):
         dumper = type(f"{array.__name__}Dumper", (_Dumper,), {"oid": array.oid})
         conn.adapters.register_dumper(array, dumper)

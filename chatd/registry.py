@@ -14,6 +14,7 @@ filled from the log before delivery goes on (`delivery.py`). Cursors only go for
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -31,6 +32,11 @@ LINGER_S: Final = 60.0
 KEPT_MAX: Final = 10_000
 
 
+def pair_check(a: UserId, b: UserId) -> int:
+    """28 bits that stand for two users, as PostgreSQL reckons them (sql/migrations/0005_pre_fence.sql): what a batch is fenced by."""
+    return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
+
+
 class Conversation:
     """A log between `a` and `b` (a <= b by bytes; the same one twice for notes), as this node sees it."""
 
@@ -43,6 +49,7 @@ class Conversation:
         "b_delivered",
         "b_json",
         "b_read",
+        "check",
         "floor",
         "gap",
         "head",
@@ -57,6 +64,7 @@ class Conversation:
     def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
         self.id, self.a, self.b = id, a, b
         self.a_json, self.b_json = compact(dumps(a)), compact(dumps(b))
+        self.check = pair_check(a, b) << 3  # above the flags of an item
         self.head = self.na = self.nb = self.ts = 0
         self.floor = 1
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
@@ -170,6 +178,14 @@ class Registry:
 
     def link(self, user: User, conv: Conversation) -> None:
         user.peers[conv.peer(user.id)] = conv
+
+    def forget_conversations(self) -> None:
+        """The log is another one: none of them is as it was. The users stay, with their limits; each next hello reads what is theirs."""
+        self.convs.clear()
+        self._busy.clear()
+        for user in self.users.values():
+            user.peers.clear()
+            user.loaded, user.early = False, None
 
     def release(self, now: float) -> Iterable[UserId]:
         """Drop users idle for `LINGER_S`, and conversations that no held user has. Gives the users dropped."""

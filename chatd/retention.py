@@ -36,8 +36,9 @@ import structlog
 from psycopg import sql
 
 from chatd.errors import ChatdError, SettingError, Unavailable
+from chatd.postgres import connection, faults
+from chatd.postgres.faults import Outage
 from chatd.queries import query
-from chatd.writer import Connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from chatd.ids import ConvId
     from chatd.metrics import Metrics
+    from chatd.postgres.connection import Opener
 
 log = structlog.get_logger("retention")
 
@@ -52,8 +54,8 @@ log = structlog.get_logger("retention")
 # while it holds senders' rows: a crash loses the last steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
 STATEMENT_S: Final = 60
 SESSION: Final = {
-    "lock_timeout": "2s", "statement_timeout": f"{STATEMENT_S}s", "synchronous_commit": "off", "enable_hashagg": "off", "enable_seqscan": "off",
-    "datestyle": "ISO",  # psycopg reads times as text in no other, and the role may have one
+    **connection.COMMON, "lock_timeout": "2s", "statement_timeout": f"{STATEMENT_S}s", "synchronous_commit": "off", "enable_hashagg": "off",
+    "enable_seqscan": "off",
 }  # fmt: skip
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = STATEMENT_S + 5.0  # then the server hangs: its own deadline has passed
@@ -85,12 +87,10 @@ class Retention:
     """
 
     def __init__(
-        self, conninfo: str, *, retention_s: float, partition_s: int, ahead: int, metrics: Metrics,
+        self, opener: Opener, *, retention_s: float, partition_s: int, ahead: int, metrics: Metrics,
         held: Callable[[], Iterable[ConvId]], floors: Callable[[list[tuple[ConvId, int]]], None],
     ) -> None:  # fmt: skip
-        self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, connect_timeout=int(CONNECT_S), tcp_user_timeout=int(CONNECT_S * 1000), application_name="chatd retention"
-        )
+        self._opener = opener
         self._retention_s, self._partition_s, self._ahead = retention_s, partition_s, ahead
         self._metrics, self._held, self._floors = metrics, held, floors
         self._oldest: str | None = None  # name of the oldest partition when memory's floors were last right
@@ -107,8 +107,8 @@ class Retention:
                     await self._settle_width(conn)
                     await self._make(conn)
                 self._oldest = _oldest(await self._partitions(conn))
-        except (psycopg.Error, OSError, TimeoutError) as e:
-            raise Unavailable(f"the log's partitions cannot be made: {_sentence(e)}", retry_ms=1_000) from e
+        except (Outage, psycopg.Error, OSError, TimeoutError) as e:
+            raise Unavailable(f"the log's partitions cannot be made: {faults.sentence(e)}", retry_ms=1_000) from e
 
     def wake(self) -> None:
         """A pass is wanted now: a partition was made on demand, or one is missing. As often as one likes."""
@@ -130,9 +130,9 @@ class Retention:
         try:
             await self.once()
         except Exception as e:  # whatever PostgreSQL, libpq or the network come up with: the node serves on
-            known = isinstance(e, (psycopg.Error, OSError, TimeoutError, ChatdError))
+            known = isinstance(e, (Outage, psycopg.Error, OSError, TimeoutError, ChatdError))
             if not self._backoff_s or not known:
-                log.warning("retention.late", reason=_sentence(e), exc_info=None if known else e)
+                log.warning("retention.late", reason=faults.sentence(e), exc_info=None if known else e)
             self._metrics.retention_failed += 1
             self._backoff_s = min(max(self._backoff_s * 2, BACKOFF_S), BACKOFF_MAX_S, self.interval_s)
         else:
@@ -141,7 +141,7 @@ class Retention:
             self._backoff_s = 0.0
 
     async def once(self) -> None:
-        """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow. Raises psycopg.Error, OSError."""
+        """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow. Raises Outage, psycopg.Error, OSError."""
         async with self._connect() as conn:
             await self._make(conn)
             cur = await _execute(conn, "SELECT pg_try_advisory_lock(hashtext('chatd.retention'))")
@@ -161,12 +161,11 @@ class Retention:
 
     @contextlib.asynccontextmanager
     async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
-        async with asyncio.timeout(CONNECT_S):
-            conn = await Connection.connect(self._conninfo, autocommit=True)
-        async with conn:
-            for name, value in SESSION.items():
-                await _execute(conn, sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        conn = await self._opener.open("retention", SESSION, CONNECT_S)
+        try:
             yield conn
+        finally:
+            await connection.close(conn)
 
     async def _settle_width(self, conn: psycopg.AsyncConnection[Any]) -> None:
         await _execute(conn, "SELECT pg_advisory_xact_lock(hashtext('chatd.partitions'))")
@@ -242,7 +241,3 @@ async def _rows(conn: psycopg.AsyncConnection[Any], statement: LiteralString, pa
     async with asyncio.timeout(ANSWER_S):
         await cur.execute(statement, params)
         return await cur.fetchall()
-
-
-def _sentence(e: BaseException) -> str:
-    return " ".join((str(e).splitlines() or [""])[0].split()) or repr(e)

@@ -37,6 +37,7 @@ from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
 from chatd.pages import Pages
+from chatd.postgres.watch import Fall
 from chatd.presence import Presence
 from chatd.registry import Registry
 from chatd.session import State
@@ -126,6 +127,7 @@ class Node:
             announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
+        self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
         if s.redis_url is not None:
             from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
 
@@ -133,7 +135,7 @@ class Node:
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop)
         self.retention = retention.Retention(
-            conninfo, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
+            self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
             held=lambda: self.registry.convs, floors=self._floors,
         )  # fmt: skip
         self.store.on_partition = self.retention.wake
@@ -145,6 +147,7 @@ class Node:
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
             ("turn_seconds", f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more", lambda: self.hub.flusher.turn_s),
+            ("database_up", "1 while PostgreSQL takes what this node writes and reads", lambda: self.store.health.trouble is None),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
         ):
             metrics.gauge(name, help, read)
@@ -155,6 +158,16 @@ class Node:
     def _facts(self) -> dict[str, object]:
         """What `chatd nodes` shows."""
         return {"port": self.port, "sessions": self.registry.sessions, "users": len(self.presence)}
+
+    def _log_moved(self, fall: Fall) -> None:
+        """The log is another one: what is in memory of the one before is dropped, and all sessions begin again."""
+        self.registry.forget_conversations()
+        self.delivery.gaps.reset()
+        if self.cluster is not None:
+            self.cluster.log_moved()
+        for connection in list(self.hub.connections):
+            if connection.session is not None and connection.session.user is not None:
+                connection.close(CloseCode.RESTART, "the log is another one: begin with its epoch")
 
     def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
         """Retention raised these floors."""
@@ -195,6 +208,7 @@ class Node:
         applied = await asyncio.to_thread(migrate.migrate, conninfo)
         if applied:
             log.info("migrated", applied=applied)
+        await self.store.learn_log()
         await self.retention.prepare()
         for n, work in enumerate(await self.store.start(self.delivery)):
             self._watch(f"store {n}", work)
@@ -245,6 +259,8 @@ class Node:
         problems = {}
         if self.chat.draining:
             problems["draining"] = "this node is on its way out"
+        if (trouble := self.store.health.trouble) is not None:
+            return problems | {"database": f"{trouble.kind}: {trouble.sentence}"}
         try:
             left = await self.store.partitions_left()
             if left < 1:

@@ -5,15 +5,17 @@
     feed, states ──► one connection (feedreader.py)                what other nodes have written
     cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
 
-Every method raises `errors.Unavailable` when the database is away and `errors.Overloaded` when too many wait for it; nothing else that a
-caller must handle, but `Locked` of `resolve`. Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL
-the pool is full of dead ones, and psycopg's pool finds out by using them.
+Every method raises `errors.Unavailable` when the database cannot do it now and `errors.Overloaded` when too many wait for it; nothing else that a
+caller must handle, but `Locked` of `resolve`, and `DataRefused` where the very values are at fault. What an error means: postgres/faults.py.
+Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL the pool is full of dead ones, and psycopg's pool
+finds out by using them. What was read of one log is not given to the next (`LogState.generation`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
@@ -27,6 +29,12 @@ from chatd.feedreader import FeedPage, FeedReader
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
+from chatd.postgres import connection, faults
+from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.faults import Fault, Outage
+from chatd.postgres.health import Health
+from chatd.postgres.log_state import LogState
+from chatd.postgres.watch import Fall, Watch
 from chatd.protocol import Stored
 from chatd.queries import query
 from chatd.registry import Conversation
@@ -43,13 +51,6 @@ RECONNECT_S: Final = 2.0
 STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
 STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000
-
-# One plan for each query, made once and of index scans, however full the tables were then: planning history over 38 partitions each time
-# costs 1.5 to 3 ms, running it 0.3 ms; and a plan that scans today's partition because it was empty at midnight would stay for a while.
-READ_OPTIONS: Final = (
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c jit=off -c default_transaction_isolation=read\\ committed"
-    f" -c statement_timeout={int(READ_TIMEOUT_S * 2000)}"
-)
 
 RESOLVE: Final = query("resolve")
 LIST_CHANGED: Final = query("list_changed")
@@ -128,35 +129,44 @@ class Store:
     """Open with `start`, close with `stop`; `tasks` are to be watched by the node: none may end before `stop`."""
 
     def __init__(self, conninfo: str, limits: Limits, metrics: Metrics) -> None:
-        self._conninfo = conninfo
         self.limits = limits
         self.metrics = metrics
         self.lanes: list[writer.Lane] = []
-        self.epoch = ""
         self.partition_s = 86_400
         self.on_partition: Callable[[], None] = lambda: None  # one had to be made on demand: those ahead are missing
+        self.opener = Opener(conninfo, LogState())
+        self.health = Health(time.monotonic)
+        self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
+        self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
+        self.watch = Watch(self.opener, self.health, moved=self._log_moved, held=lambda: self.held())
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
-        self._feed = FeedReader(conninfo)
-        self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
-            conninfo, connection_class=writer.Connection, min_size=1, max_size=limits.pool_max,
+        self._feed = FeedReader(self.opener)
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
-            kwargs={
-                "autocommit": True, "prepare_threshold": 0, "connect_timeout": 3, "application_name": "chatd reads",
-                "options": f"{writer.options(conninfo)} {READ_OPTIONS} {writer.FEED_OPTION if limits.feed else ''}",
-            },
-            configure=_configure, open=False,
+            kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,
         )  # fmt: skip
+
+    @property
+    def log(self) -> LogState:
+        """Which log this is."""
+        return self.opener.state
+
+    @property
+    def epoch(self) -> str:
+        return self.log.epoch
 
     # ---- life -------------------------------------------------------------------------------------------------------------------
 
     async def start(self, outcome: writer.Outcome) -> list[Coroutine[Any, Any, None]]:
         """Connect, read what the database says of itself, and give the tasks to run. Raises Unavailable."""
+        await self.learn_log()
         await self._pool.open()
-        self.epoch, self.partition_s = (await self._rows(META, ()))[0]
+        _, self.partition_s = (await self._rows(META, ()))[0]
         self.lanes = [
             writer.Lane(
-                n, self._conninfo, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics,
+                n, self.opener, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics, self.health,
                 deadline_s=self.limits.lane_deadline_ms / 1000, edit_window_s=self.limits.edit_window_ms / 1000, partition=self.make_partition,
                 feed=self.limits.feed,
             )
@@ -166,10 +176,25 @@ class Store:
             lane.others = [other for other in self.lanes if other is not lane]
         try:
             await self.lanes[0].connect()
-        except writer.Outage as e:
+        except Outage as e:
             raise errors.Unavailable(f"the database is away: {e}", retry_ms=READ_RETRY_MS) from e
         await asyncio.gather(*(lane.warm() for lane in self.lanes))
-        return [*(lane.run() for lane in self.lanes), self._flush_behind()]
+        return [*(lane.run() for lane in self.lanes), self._flush_behind(), self.watch.run()]
+
+    def _log_moved(self, fall: Fall) -> None:
+        """Another log was adopted: nothing that was meant for the one before is written to it."""
+        for lane in self.lanes:
+            lane.drop()
+        self._cursors = Behind(self._write_cursors)  # the old one's flush, if one is under way, has nowhere to come back to
+        self.moved(fall)
+
+    async def learn_log(self) -> None:
+        """See which log the database holds; before anything else is asked of it. Raises Unavailable."""
+        if not self.log.is_known:
+            try:
+                await self.watch.start()
+            except Outage as e:
+                raise errors.Unavailable(f"the database cannot be used: {e}", retry_ms=READ_RETRY_MS) from e
 
     async def stop(self) -> None:
         """Write what is behind and close. The lanes' tasks have ended."""
@@ -181,6 +206,7 @@ class Store:
         for lane in self.lanes:  # one whose task never began has not closed its own
             await lane.close()
         await self._feed.close()
+        await self.watch.close()
         await self._pool.close(timeout=STOP_CLOSE_S)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------
@@ -290,21 +316,52 @@ class Store:
 
     async def _rows(self, sql: LiteralString, params: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run a query that may be repeated: all of ours may."""
+        generation = self.log.generation
+        last: Exception = psycopg.OperationalError("no connection that is of this log")
         for _ in range(self.limits.pool_max + 1):
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
+                    if conn.generation != self.log.generation:
+                        await conn.close()  # it was compared with the log before; the pool makes another
+                        continue
                     cur = psycopg.AsyncRawCursor(conn)
                     await cur.execute(sql, params, binary=True)
-                    return await cur.fetchall() if cur.description is not None else []
+                    rows = await cur.fetchall() if cur.description is not None else []
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
-            except pg.LockNotAvailable as e:  # it has waited: not at once again
-                raise errors.Unavailable("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
             except (PoolTimeout, TimeoutError) as e:
-                raise errors.Unavailable("the database does not answer", retry_ms=READ_RETRY_MS) from e
-            except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as e:
-                reason = str(e)
-        raise errors.Unavailable("the database is away", retry_ms=READ_RETRY_MS) from psycopg.OperationalError(reason)
+                raise self._unavailable("the database does not answer", e) from e
+            except (psycopg.Error, OSError) as e:
+                fault = faults.judge(e)
+                if fault is Fault.DATA:
+                    raise errors.DataRefused("the database refuses these values; another try will not help") from e
+                if fault is Fault.LOCKED:  # it has waited: not at once again
+                    raise errors.Unavailable("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
+                last = e
+                if isinstance(e, psycopg.Error) and e.sqlstate is not None and not _ended(e):
+                    break  # an answer: the next connection would give the same
+                continue
+            if self.log.generation != generation:
+                raise errors.Unavailable("the log is another one since; connect again", retry_ms=READ_RETRY_MS)
+            if self.health.parts:
+                self.health.ok("reads")
+            return rows
+        raise self._unavailable("the database cannot do this now", last) from last
+
+    def _unavailable(self, what: str, e: BaseException) -> errors.Unavailable:
+        trouble = self.health.trouble
+        self.health.failed("reads", e)
+        why = trouble.kind if trouble is not None else faults.kind(e)
+        return errors.Unavailable(f"{what} ({why})", retry_ms=READ_RETRY_MS)
+
+    async def _configure(self, conn: Connection) -> None:
+        """A new connection of the pool. What is raised here, the pool takes for a failed attempt."""
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                await self.opener.prepare(conn, {**connection.READ, **(connection.FEED if self.limits.feed else {})})
+        except (Outage, psycopg.Error, OSError, TimeoutError) as e:
+            self.health.failed("reads", e)
+            raise
 
     # ---- the feed: over a connection of its own, one at a time -----------------------------------------------------------------------
 
@@ -355,8 +412,9 @@ class Store:
                 log.warning("flush.late", cursors=len(self._cursors), users=len(self._users), reason=str(e))
 
 
-async def _configure(conn: psycopg.AsyncConnection[Any]) -> None:
-    pgarrays.register(conn)
+def _ended(e: psycopg.Error) -> bool:
+    """The connection's end, not an answer to the statement: operator_intervention and connection_exception."""
+    return (e.sqlstate or "")[:3] in ("57P", "08P") or (e.sqlstate or "")[:2] == "08"
 
 
 def _cursor_arrays(convs: list[Conversation]) -> tuple[pgarrays.BigintArray, ...]:

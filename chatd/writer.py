@@ -8,9 +8,12 @@ anything there, so its entries keep their order; an idle conversation goes to th
 work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md). Under a load where no
 conversation is ever idle, a lane with much more to do than another hands it whole conversations between two batches.
 
-An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender is told `unavailable` and its retry with the
+An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender gets `unavailable` and its retry with the
 same cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
-A batch that the data makes fail is halved until only the row at fault is refused.
+A batch that the data makes fail is halved until only the row at fault is refused. What an error means is decided in postgres/faults.py.
+
+A batch is fenced by the log that this node knows, and by the two users of each conversation; `append` refuses it whole where that is wrong.
+Its answer is parsed once, into an `Answer` that has something for every item: an item for which `append` gave nothing has no outcome, never an `ok`.
 """
 
 from __future__ import annotations
@@ -22,14 +25,16 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
 import structlog
-from psycopg import errors as pg
-from psycopg import waiting
 
 from chatd import pgarrays
 from chatd.errors import Refused, Retryable, Unavailable
 from chatd.ids import ConvId
 from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
 from chatd.metrics import Metrics
+from chatd.postgres import connection, faults
+from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.faults import Fault, Outage
+from chatd.postgres.health import Health
 from chatd.protocol import MESSAGE
 from chatd.queries import query
 
@@ -43,66 +48,44 @@ BACKOFF_MAX_S: Final = 1.0
 LANE_OPENS_AT: Final = 1_024
 LATE_S: Final = 0.25  # a batch that is out for longer waits for something, a lock or a server that hangs; half the time that a message may take
 
-# The plan of `append` must not depend on how full the tables were when it was made: each of its joins is a few index probes.
-LANE_OPTIONS: Final = (
-    "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c enable_bitmapscan=off"
-    " -c plan_cache_mode=force_generic_plan -c jit=off -c synchronous_commit=on -c client_min_messages=error"
-    # `append` looks for duplicates in a snapshot newer than its locks; the database's or role's default may be another level.
-    " -c default_transaction_isolation=read\\ committed"
-)
-FEED_OPTION: Final = "-c chatd.feed=on"  # what this session writes is told to the feed (sql/migrations/0003_pre_feed.sql)
 APPEND: Final = query("append")
+HEADS: Final = query("heads")
 
 
 class Row(NamedTuple):
-    """One row of `append`: see its comment in sql/migrations."""
+    """What `append` says of one item that is special: a duplicate, one over the limit, a change. See its comment in sql/migrations. `ts` in ms."""
 
-    ord: int | None
     conv: int
     seq: int
     ts: int
     note: str | None
 
 
+class Answer(NamedTuple):
+    """What `append` did. Each item of the batch is in it: a message by its conversation or its place, a change by its place.
+
+    firsts: conversation -> (seq of its first new message, ts in ms); special: place among the messages, or -1 - place among the changes -> Row.
+    """
+
+    firsts: dict[int, tuple[int, int]]
+    special: dict[int, Row]
+
+
 class Outcome(Protocol):
     """Who is told what became of items. Called in the order of the log, never twice for an item."""
 
-    def committed(self, batch: Batch, rows: list[Row]) -> None: ...
+    def committed(self, batch: Batch, answer: Answer) -> None: ...
     def failed(self, items: list[Item], error: Retryable) -> None: ...
     def refused(self, item: Item) -> None: ...
     def blocked(self, items: list[Item]) -> None: ...
     def doubtful(self, convs: set[ConvId]) -> None: ...
 
 
-class Outage(Exception):
-    """The database did not answer, or cannot: the outcome is unknown."""
-
-
-def _is_data_fault(e: psycopg.Error) -> bool:
-    """The rows are at fault (also by a trigger that raises), not the server, the schema or the connection."""
-    return (e.sqlstate or "")[:2] in ("22", "23", "44", "P0")
-
-
-class Connection(psycopg.AsyncConnection[Any]):
-    """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
-
-    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its
-    deadline. The statement ends by itself at `statement_timeout`.
-    """
-
-    async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
-        try:
-            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
-        except asyncio.CancelledError:
-            self.pgconn.finish()
-            raise
-
-
 class Lane:
     """One writer. `run` is its task, for the life of the node."""
 
     def __init__(
-        self, number: int, conninfo: str, queue: LaneQueue, outcome: Outcome, metrics: Metrics,
+        self, number: int, opener: Opener, queue: LaneQueue, outcome: Outcome, metrics: Metrics, health: Health,
         *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any], feed: bool = False,
     ) -> None:  # fmt: skip
         self.number = number
@@ -111,16 +94,14 @@ class Lane:
         self.others: list[Lane] = []  # of the node; it shares with them
         self.busy = False
         self.rows_underway = 0  # of the batch that PostgreSQL has
-        self._conninfo = psycopg.conninfo.make_conninfo(
-            conninfo, connect_timeout=3,
-            options=f"{options(conninfo)} {LANE_OPTIONS} -c statement_timeout={int(deadline_s * 1000)} {FEED_OPTION if feed else ''}",
-            tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd lane {number}",
-        )  # fmt: skip
+        self._opener, self._state, self._health = opener, opener.state, health
+        self._settings = {**connection.LANE, "statement_timeout": f"{int(deadline_s * 1000)}ms", **(connection.FEED if feed else {})}
         self._outcome, self._metrics = outcome, metrics
         self._deadline_s = deadline_s
         self._edit_window = f"{edit_window_s} s"
         self._partition = partition
-        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._conn: Connection | None = None
+        self._acked: tuple[int, dict[int, tuple[int, int]]] = (0, {})  # generation of the log, and what its last batch was given
         self.idle = asyncio.Event()  # nothing queued, nothing under way
         self.idle.set()
         self._wake = asyncio.Event()
@@ -150,27 +131,44 @@ class Lane:
 
     async def connect(self) -> None:
         """Have a connection, or raise Outage."""
-        if self._conn is not None and not self._conn.closed:
+        if self._conn is not None and not self._conn.closed and self._conn.generation == self._state.generation:
             return
+        await self.close()
         if time.monotonic() < self._not_before:
-            raise Outage("the database is away")
+            raise Outage("the database is away", is_unknown=False)
         try:
-            async with asyncio.timeout(self._deadline_s):
-                conn = await Connection.connect(self._conninfo, autocommit=True, prepare_threshold=0)
-        except (psycopg.Error, OSError, TimeoutError) as e:
+            conn = await self._opener.open(f"lane {self.number}", self._settings, self._deadline_s)
+            try:
+                await self._compare(conn)
+            except BaseException:
+                conn.pgconn.finish()
+                raise
+        except (Outage, psycopg.Error, OSError, TimeoutError) as e:
             self.backoff_s = min(max(self.backoff_s * 2, 0.05), BACKOFF_MAX_S)
             self._not_before = time.monotonic() + self.backoff_s
-            raise Outage(str(e)) from e
-        pgarrays.register(conn)
+            raise faults.outage(e, is_unknown=False) from e
         self.backoff_s = 0.0
         self._conn = conn
+
+    async def _compare(self, conn: Connection) -> None:
+        """Does the log have what this lane acked last? A storage that was set back shows nothing else."""
+        generation, firsts = self._acked
+        if not firsts or generation != self._state.generation:
+            return
+        async with asyncio.timeout(self._deadline_s):
+            cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+            await cur.execute(HEADS, (pgarrays.BigintArray(list(firsts)),), binary=True)
+            heads = {row[0]: row[1] for row in await cur.fetchall()}
+        if any(heads.get(id, 0) < seq for id, (seq, _) in firsts.items()):
+            self._state.suspect(is_behind=True)
+            raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
 
     async def warm(self) -> None:
         """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is tried again."""
         try:
             await self._append(Batch([], []))
         except (Outage, psycopg.Error) as e:
-            log.warning("lane.away", lane=self.number, reason=str(e))
+            log.warning("lane.away", lane=self.number, reason=faults.sentence(e))
             await self.close()
 
     async def run(self) -> None:
@@ -230,36 +228,73 @@ class Lane:
     async def _write(self, batch: Batch) -> None:
         items = batch.items
         self._began_at = time.perf_counter()
+        generation = self._state.generation
         try:
-            rows = await self._append(batch)
+            answer = await self._append(batch)
+            if self._state.generation != generation:
+                raise Outage("the log is another one since", "moved")
         except Outage as e:
-            log.warning("batch.unknown", lane=self.number, rows=len(items), reason=str(e).splitlines()[0] if str(e) else repr(e))
-            self._metrics.batches_failed += 1
-            await self.close()
-            self._doubtful.update(item.conv.id for item in items)
-            self._settle(items)
-            self._outcome.failed(items, Unavailable("the database is away; send it again with the same cid", retry_ms=1_000))
+            self._outage(items, e)
+            await self.close_if_broken(e)
         except psycopg.Error as e:
             if len(items) > 1:
-                for half in batch.halves():
-                    # What is queued behind an entry of the first half must not be written if that one failed.
-                    batch, blocked = half.sift()
-                    if blocked:
-                        self._settle(blocked)
-                        self._outcome.blocked(blocked)
-                    if batch.messages or batch.changes:
-                        await self._write(batch)
+                await self._write_halves(batch)
                 return
-            log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate)
+            log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate, reason=faults.sentence(e))
             self._settle(items)
-            self._outcome.refused(items[0])
+            if faults.judge(e) is Fault.DATA:
+                self._outcome.refused(items[0])
+            else:
+                self._fail_alone(items, e)
         else:
             self._metrics.commit_s.observe(time.perf_counter() - self._began_at)
             self._metrics.batch_rows.observe(len(items))
+            if self._health.parts:
+                self._health.ok("lanes")
+            self._acked = (generation, answer.firsts)
             self._settle(items)
-            self._outcome.committed(batch, rows)
+            self._outcome.committed(batch, answer)
             if self._doubtful:  # a busy lane is never idle to look
                 self._tell_doubtful()
+
+    def _outage(self, items: list[Item], e: Outage) -> None:
+        log.warning("batch.unknown" if e.is_unknown else "batch.failed", lane=self.number, rows=len(items), kind=e.kind, reason=str(e))
+        self._metrics.batches_failed += 1
+        self._health.failed("lanes", e)
+        if e.is_unknown:
+            self._doubtful.update(item.conv.id for item in items)
+        self._settle(items)
+        self._outcome.failed(items, Unavailable(f"the database does not take it now ({e.kind}); send it again with the same cid", retry_ms=1_000))
+
+    async def close_if_broken(self, e: Outage) -> None:
+        """After an answer that says that nothing was done, the connection is good for the next batch."""
+        if e.is_unknown or e.kind == "moved":
+            await self.close()
+
+    async def _write_halves(self, batch: Batch) -> None:
+        for half in batch.halves():
+            # What is queued behind an entry of the first half must not be written if that one failed.
+            part, blocked = half.sift()
+            if blocked:
+                self._settle(blocked)
+                self._outcome.blocked(blocked)
+            if part.messages or part.changes:
+                await self._write(part)
+
+    def _fail_alone(self, items: list[Item], e: psycopg.Error) -> None:
+        """One conversation alone cannot be written: somebody holds its row, or it is not the one that this node knows."""
+        if faults.judge(e) is Fault.STRANGER:
+            self._state.suspect(is_behind=True)
+        self._outcome.failed(items, Unavailable("this conversation cannot be written now; send it again with the same cid", retry_ms=1_000))
+
+    def drop(self) -> None:
+        """The log is another one: what waits was meant for the one before."""
+        items = list(self.queue.items)
+        self.queue.items.clear()
+        if items:
+            self._settle(items)
+            self._outcome.failed(items, Unavailable("the log is another one: connect again", retry_ms=1_000))
+        self._doubtful.clear()
 
     def _settle(self, items: list[Item]) -> None:
         for item in items:
@@ -267,51 +302,89 @@ class Lane:
             if item.twins:
                 item.conv.pending -= len(item.twins)
 
-    async def _append(self, batch: Batch) -> list[Row]:
-        """One round trip. Raises Outage, or psycopg.Error where the data is at fault."""
+    async def _append(self, batch: Batch) -> Answer:
+        """One round trip. Raises Outage, or psycopg.Error where a part of the batch is at fault: the data, or a conversation."""
         m = batch.messages
+        convs = {i.conv.id for i in m}
+        messages = convs
+        if batch.changes:
+            convs = convs | {i.conv.id for i in batch.changes}
         params = (
-            pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.SmallintArray([i.side for i in m]),
-            pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]), pgarrays.SmallintArray([i.flags for i in m]),
-            *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window,
+            pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]),
+            pgarrays.IntArray([i.conv.check | i.side << 2 | i.flags for i in m]),
+            *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window, self._state.fence, len(convs),
         )  # fmt: skip
         for _ in range(RETRIES_MAX):
             await self.connect()
-            assert self._conn is not None
+            conn = self._conn
+            assert conn is not None
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    cur = psycopg.AsyncRawCursor(self._conn)
+                    cur = psycopg.AsyncRawCursor(conn)
                     await cur.execute(APPEND, params, binary=True)
-                    return [Row._make(row) for row in await cur.fetchall()]
-            except (pg.SerializationFailure, pg.DeadlockDetected):
-                self._metrics.batches_retried += 1
-            except pg.CheckViolation as e:
-                if e.diag.constraint_name is not None:
-                    raise
-                await self._make_partition()  # no partition for this time: retention is late; short ones may be over before the next try
+                    rows = await cur.fetchall()
             except (OSError, TimeoutError, psycopg.InterfaceError) as e:
-                raise Outage(repr(e)) from e
+                raise faults.outage(e, is_unknown=True) from e
             except psycopg.Error as e:
-                if _is_data_fault(e):
-                    raise
-                raise Outage(str(e)) from e
-        raise Outage(f"still in conflict after {RETRIES_MAX} tries")
+                match faults.judge(e):
+                    case Fault.CONFLICT:
+                        self._metrics.batches_retried += 1
+                    case Fault.PARTITION:
+                        await self._make_partition()  # retention is late; short partitions may be over before the next try
+                    case Fault.DATA | Fault.STRANGER | Fault.LOCKED:
+                        raise
+                    case Fault.MOVED:
+                        self._state.suspect()
+                        raise faults.outage(e, is_unknown=False) from e
+                    case _:
+                        # An ERROR has rolled the statement back. With FATAL the connection ends, and what it had committed is unknown.
+                        raise faults.outage(e, is_unknown=conn.closed) from e
+            else:
+                if conn.warnings:
+                    # Such as a wait for a synchronous standby that an administrator has cut short: committed, but not where it must be.
+                    conn.warnings = 0
+                    raise Outage(f"PostgreSQL warned: {conn.warning}", "warning")
+                return _read_answer(rows, batch, messages)
+        raise Outage(f"still in conflict after {RETRIES_MAX} tries", "conflict", is_unknown=False)
 
     async def _make_partition(self) -> None:
         try:
             await self._partition()
         except (Refused, psycopg.Error, OSError, TimeoutError) as e:
-            raise Outage(f"no partition for now, and none could be made: {e}") from e
+            raise Outage(f"no partition for now, and none could be made: {faults.sentence(e)}", "partition", is_unknown=False) from e
 
     async def close(self) -> None:
         """Let the connection go, if there is one. Idempotent; `connect` makes another."""
         conn, self._conn = self._conn, None
         if conn is not None:
-            try:
-                async with asyncio.timeout(1):
-                    await conn.close()
-            except Exception as e:  # a connection in an unknown state may fail in any way; it is let go
-                log.debug("lane.close", error=repr(e))
+            await connection.close(conn)
+
+
+NOTES: Final = frozenset((None, "dup", "limited", "no_message", "not_author", "deleted", "too_late"))
+
+
+def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
+    """The rows of `append`, typed. Raises Outage where one of the items has no answer: what became of it is unknown, and must not be an `ok`."""
+    firsts: dict[int, tuple[int, int]] = {}
+    special: dict[int, Row] = {}
+    is_whole = True
+    for ord, conv, seq, ts, note in rows:
+        if ord is None:
+            firsts[conv] = (seq, ts)
+        else:
+            special[ord] = Row(conv, seq, ts, note)
+            is_whole = is_whole and note in NOTES and (seq is not None or note not in (None, "dup"))
+    if special or batch.changes:
+        is_whole = (
+            is_whole
+            and all(n in special or item.conv.id in firsts for n, item in enumerate(batch.messages))
+            and all(-1 - n in special for n in range(len(batch.changes)))
+        )
+    elif len(firsts) != len(convs):
+        is_whole = False
+    if not is_whole:
+        raise Outage("`append` gave no answer for some of the batch", "answer")
+    return Answer(firsts, special)
 
 
 def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
@@ -319,15 +392,11 @@ def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
         pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
         pgarrays.UuidArray([i.cid for i in x]), pgarrays.TextArray([i.body for i in x]),
         pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]), pgarrays.BigintArray([i.ref or 0 for i in x]),
+        pgarrays.IntArray([i.conv.check >> 3 for i in x]),
     )  # fmt: skip
 
 
 _NO_CHANGES: Final = _change_arrays([])  # nearly every batch has none, and to encode that took 5.8 us
-
-
-def options(conninfo: str) -> str:
-    """What the operator's own conninfo sets for each session, such as a search_path; ours come behind it."""
-    return str(psycopg.conninfo.conninfo_to_dict(conninfo).get("options") or "")
 
 
 def flags(retry: bool, probe: bool) -> int:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
+from chatd.postgres import connection
 from chatd.queries import folder, query
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 APPEND = query("append")
+FENCE = "SELECT epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || tableoid FROM meta"
 DAY_S = 86_400
 
 
@@ -68,6 +70,20 @@ def conversation(conn: psycopg.Connection[Any], a: str = "alice", b: str = "bob"
     return int(row[0])
 
 
+def options(settings: Mapping[str, str]) -> str:
+    """A connection's settings (chatd/postgres/connection.py) as libpq's options."""
+    return " ".join(f"-c {name}={value}".replace(" ", "\\ ").replace("-c\\ ", "-c ") for name, value in settings.items())
+
+
+LANE_OPTIONS, READ_OPTIONS, FEED_OPTION = options(connection.LANE), options(connection.READ), options(connection.FEED)
+
+
+def check(conn: psycopg.Connection[Any], conv: int) -> int:
+    """Between whom it is, as `append` compares it."""
+    row = conn.execute("SELECT pair_check(a, b) FROM conversations WHERE id = %s", (conv,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def append(conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min") -> list[Row]:
     """One call of the SQL function, with a fresh cid where there is none."""
     cur = psycopg.RawCursor(conn)
@@ -75,18 +91,30 @@ def append(conn: psycopg.Connection[Any], messages: Sequence[Message] = (), chan
     cur.execute(
         APPEND,
         (
-            [i.conv for i in m], [i.side for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags for i in m],
+            [i.conv for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags | i.side << 2 | check(conn, i.conv) << 3 for i in m],
             [i.conv for i in x], [i.side for i in x], [i.cid or cid() for i in x], [i.body for i in x], [i.kind for i in x],
-            [i.ref for i in x], edit_window,
+            [i.ref for i in x], [check(conn, i.conv) for i in x], edit_window, one(conn, FENCE), len({i.conv for i in m} | {i.conv for i in x}),
         ),
     )  # fmt: skip
+    return [Row(*row) for row in cur.fetchall()]
+
+
+def append_unfenced(conn: psycopg.Connection[Any], messages: Sequence[Message]) -> list[Row]:
+    """The call of the release before 0005_pre_fence."""
+    cur = psycopg.RawCursor(conn)
+    cur.execute(
+        "SELECT ord, conv, seq, ts, note FROM append($1::bigint[], $2::smallint[], $3::text[]::uuid[], $4::text[], $5::smallint[],"
+        " '{}', '{}', '{}', '{}', '{}', '{}', '15 min')",
+        ([i.conv for i in messages], [i.side for i in messages], [cid() for _ in messages], [i.body for i in messages], [0 for _ in messages]),
+    )
     return [Row(*row) for row in cur.fetchall()]
 
 
 def append_function(migration: str) -> str:
     """The function as a migration (re)makes it, for putting it into a database again, changed or as it was."""
     text = (folder() / "migrations" / f"{migration}.sql").read_text()
-    return text[text.index("CREATE OR REPLACE FUNCTION append(") :]
+    start = "CREATE OR REPLACE FUNCTION append("
+    return text[text.index(start if start in text else "CREATE FUNCTION append(") :]
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,8 +10,7 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
-from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import Change, Message, age, append, cid, connect, conversation, entries, one, partitions
+from tests.integration.logs import LANE_OPTIONS, Change, Message, age, append, cid, connect, conversation, entries, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import append_function, cid, connect, nodes, one, partitions
+from tests.integration.logs import LANE_OPTIONS, append_function, cid, connect, nodes, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 # What the statement takes from the function around it, as parameters: name -> type.
 NAMES = {
-    "m_conv": "bigint[]", "m_side": "smallint[]", "m_cid": "uuid[]", "m_body": "text[]", "t": "timestamptz",
-    "skip": "integer[]", "feeding": "boolean",
+    "m_conv": "bigint[]", "m_cid": "uuid[]", "m_body": "text[]", "t": "timestamptz", "skip": "integer[]", "feeding": "boolean",
+    "m_flags": "integer[]", "m_side": "smallint[]",
 }  # fmt: skip
 ROWS_OF_A_MESSAGE_MAX = 16  # measured 15 where each message has a conversation of its own, 7 where many share one
 
@@ -34,16 +33,19 @@ def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
         yield conn
 
 
-def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int) -> float:
+def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int, arguments: int = 14) -> float:
     """All rows that the plan's nodes made or threw away, for one of `rows` messages spread evenly over conversations."""
-    source = one(db, "SELECT prosrc FROM pg_proc WHERE proname = 'append'")
+    source = one(db, "SELECT prosrc FROM pg_proc WHERE proname = 'append' AND pronargs = %s", (arguments,))
     (statement,) = re.findall(r"RETURN QUERY\s+(WITH .*?);", source, re.DOTALL)
     for n, name in enumerate(NAMES, 1):
         statement = re.sub(rf"(?<![.\w]){name}(?!\w)", f"${n}", statement)
     db.execute(f"PREPARE s ({', '.join(NAMES.values())}) AS {statement}")
-    arrays: list[list[Any]] = [[convs[n % len(convs)] for n in range(rows)], [0] * rows, [cid() for _ in range(rows)], ["hi"] * rows]
+    checks = dict(db.execute("SELECT id, pair_check(a, b) << 3 FROM conversations").fetchall())
+    of = [convs[n % len(convs)] for n in range(rows)]
+    arrays: list[list[Any]] = [of, [cid() for _ in of], ["hi"] * rows]
     literals = ", ".join("'{" + ",".join(map(str, array)) + "}'" for array in arrays)
-    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false)")
+    flags, sides = ",".join(str(checks[conv]) for conv in of), ",".join("0" for _ in of)
+    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false, '{{{flags}}}', '{{{sides}}}')")
     db.execute("DEALLOCATE s")
     work = 0.0
     gone = ("Actual Rows", "Rows Removed by Join Filter", "Rows Removed by Filter")
@@ -65,4 +67,4 @@ def test_a_message_is_as_much_work_in_a_batch_of_any_size(db: psycopg.Connection
 def test_a_join_with_the_conversations_of_the_batch_would_be_seen(db: psycopg.Connection[Any]) -> None:
     """The function as it was before."""
     db.execute(append_function("0003_pre_feed"))
-    assert rows_of_a_message(db, conversations(db, 512), 1_024) > 10 * ROWS_OF_A_MESSAGE_MAX
+    assert rows_of_a_message(db, conversations(db, 512), 1_024, arguments=12) > 10 * ROWS_OF_A_MESSAGE_MAX

@@ -14,8 +14,7 @@ import psycopg
 import pytest
 
 from chatd.queries import query
-from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import Change, Message, append, append_function, cid, connect, conversation, one, partitions
+from tests.integration.logs import LANE_OPTIONS, Change, Message, append, append_function, cid, connect, conversation, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 RACES = 1_500  # over a partition edge each second: some 3 s
 AHEAD = 60  # partitions of a second made ahead, again for every ROUND races: a busy machine may take a minute for all of them
 ROUND = 100
-LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
+LOCKS = """    SELECT max(v.last_ts), count(*) INTO newest, locked FROM (
         SELECT v.last_ts FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE
     ) v;
 """
@@ -31,9 +30,9 @@ LOCKS = """    SELECT max(v.last_ts) INTO newest FROM (
 
 def naive(conn: psycopg.Connection[Any]) -> None:
     """Put the fault in: look first, then lock."""
-    text = append_function("0004_pre_append_linear")
+    text = append_function("0005_pre_fence").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
     assert text.count(LOCKS) == 1
-    text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day';\n")
+    text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day'; locked := convs;\n")
     text = text.replace("    IF again THEN", LOCKS + "    t := greatest(t, newest);\n    IF again THEN", 1)
     conn.execute(text)
 

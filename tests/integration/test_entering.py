@@ -172,7 +172,7 @@ async def test_who_waits_for_another_transaction_keeps_no_other_back(make_server
     monkeypatch.setattr(entering, "MAKERS_MAX", 1)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
-    with connect(server.node.store._conninfo) as other:
+    with connect(server.node.store.opener._conninfo) as other:
         with other.transaction():
             conversation(other, "alice", "p1")
             ids = [id for n in range(20) for id in await post(alice, f"p{n}")]

@@ -30,8 +30,20 @@ from chatd.queries import folder, query
 from chatd.registry import Conversation
 from chatd.session import Session
 from chatd.store import ConvRow, Limits, Store
-from chatd.writer import FEED_OPTION
-from tests.integration.logs import Change, Message, append, append_function, cid, connect, conversation, one, partitions
+from tests.integration.logs import (
+    FEED_OPTION,
+    READ_OPTIONS,
+    Change,
+    Message,
+    append,
+    append_function,
+    append_unfenced,
+    cid,
+    connect,
+    conversation,
+    one,
+    partitions,
+)
 from tests.integration.test_writer import NoSink, Told
 
 if TYPE_CHECKING:
@@ -168,9 +180,9 @@ def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: ps
     with connect(fresh_db) as old:
         x = conversation(old)
         old.execute(before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1))
-        append(old, [Message(x)])
+        append_unfenced(old, [Message(x)])
         old.execute(append_function("0004_pre_append_linear"))
-        assert [row.seq for row in append(old, [Message(x)])] == [2]
+        assert [row.seq for row in append_unfenced(old, [Message(x)])] == [2]
         assert [row.seq for row in append(db, [Message(x)])] == [3]
         assert rows(db) == [(ENTRIES, [x, 3])]
 
@@ -240,7 +252,7 @@ async def test_whatever_the_order_each_row_comes_once(fresh_db: str, start: Call
 
 
 def test_a_transaction_of_hours_does_not_make_reading_dear(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    with connect(fresh_db) as slow, slow.transaction(), connect(fresh_db, options=feedreader.OPTIONS) as reader:
+    with connect(fresh_db) as slow, slow.transaction(), connect(fresh_db, options=READ_OPTIONS) as reader:
         slow.execute("SELECT pg_current_xact_id()")
         for _ in range(500):
             db.execute("INSERT INTO feed (kind, data) VALUES (0, '{1,1}')")

@@ -14,8 +14,7 @@ import pytest
 
 from chatd import entering
 from chatd.queries import query
-from chatd.store import READ_OPTIONS
-from tests.integration.logs import Change, Message, append, connect, nodes, one, only, partitions
+from tests.integration.logs import READ_OPTIONS, Change, Message, append, connect, nodes, one, only, partitions
 
 pytestmark = pytest.mark.slow
 

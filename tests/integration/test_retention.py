@@ -18,9 +18,9 @@ from chatd import retention
 from chatd.errors import SettingError, Unavailable
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
+from chatd.postgres.connection import Opener
 from chatd.retention import Retention
-from chatd.writer import LANE_OPTIONS
-from tests.integration.logs import DAY_S, Message, age, append, connect, conversation, entries, one, partitions
+from tests.integration.logs import DAY_S, LANE_OPTIONS, Message, age, append, connect, conversation, entries, one, partitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,7 @@ class Node:
         self.on_told: Callable[[], None] = lambda: None
         settings = {"retention_s": 30.0 * DAY_S, "partition_s": DAY_S, "ahead": 2, **settings}
         self.retention = Retention(
-            conninfo, metrics=self.metrics, held=lambda: [ConvId(conv) for conv in held], floors=self._floors, **settings
+            Opener(conninfo), metrics=self.metrics, held=lambda: [ConvId(conv) for conv in held], floors=self._floors, **settings
         )  # fmt: skip
         self.once = self.retention.once
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ from chatd.ids import Cid, ConvId, UserId
 from chatd.lanes import Batch, Item, LaneQueue
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
+from chatd.postgres.connection import Opener
+from chatd.postgres.health import Health
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from chatd.registry import Conversation
 from chatd.session import Session
-from chatd.writer import RETRIES_MAX, Lane, Row, choose
-from tests.integration.logs import cid, connect, conversation, entries, one, partitions
+from chatd.writer import RETRIES_MAX, Answer, Lane, choose
+from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -56,9 +59,9 @@ class Told:
         for waiter in self.waiters:
             waiter.set()
 
-    def committed(self, batch: Batch, rows: list[Row]) -> None:
-        special = {row.ord: row for row in rows if row.ord is not None}
-        next_seq = {row.conv: row.seq for row in rows if row.ord is None}
+    def committed(self, batch: Batch, answer: Answer) -> None:
+        special = answer.special
+        next_seq = {conv: seq for conv, (seq, _) in answer.firsts.items()}
         for n, item in enumerate(batch.messages):
             if n in special:
                 self._note(item, special[n].note, special[n].seq)
@@ -98,6 +101,7 @@ class Bench:
 
     def __init__(self, conninfo: str, db: psycopg.Connection[Any], **lane: Any) -> None:
         self.db, self.told, self.metrics = db, Told(), Metrics()
+        self.conninfo = db.info.dsn
         self.session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
         self.conv = Conversation(ConvId(conversation(db)), UserId("alice"), UserId("bob"))
         self.made = 0
@@ -106,7 +110,12 @@ class Bench:
 
     def _make(self, number: int, conninfo: str, **lane: Any) -> Lane:
         lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, **lane}
-        return Lane(number, conninfo, LaneQueue(256), self.told, self.metrics, **lane)
+        opener = Opener(conninfo)
+        with connect(self.conninfo) as conn:
+            epoch, identity = only(conn, "SELECT epoch, log_identity() FROM meta")
+            conn.execute("UPDATE meta SET identity = log_identity()")
+        opener.state.adopt(epoch, identity)
+        return Lane(number, opener, LaneQueue(256), self.told, self.metrics, Health(time.monotonic), **lane)
 
     def beside(self, conninfo: str) -> Lane:
         """A second lane, which shares with the first."""
@@ -236,7 +245,7 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
         lane.put(item)
     tasks = [asyncio.create_task(lane.run()) for lane in lanes]
     assert set(await bench.answered(*cids)) == {None}
-    broken._conninfo = bench.lane._conninfo
+    broken._opener = bench.lane._opener
     async with asyncio.timeout(EVENT_S_MAX):
         while broken.backoff_s:
             await asyncio.sleep(0)

@@ -1,0 +1,217 @@
+"""The one opener of connections to PostgreSQL, and what each of them is set to.
+
+    open ─► connect ─► SET what correctness and plans rest on ─► read it back, in another statement ─► is it the log that we know?
+
+Settings go as statements, not as the startup packet's `options`: poolers refuse these, or drop them in silence. Then `synchronous_commit` would be
+what the role or the database says. What could not be set, or does not hold in the next statement, is an outage: nothing is written over such a
+connection. The operator's own `options` in the URL (a search_path) stay and are applied first.
+
+A pooler by transaction gives a client's statements to sessions that others use, too. It is found by a mark that each of our connections leaves in its
+session: who finds the mark of another live connection of this process shares its session.
+
+Behind a firewall that forgets idle connections nothing comes back for what is sent, not even a reset: keepalives well under 4 minutes keep the path
+open, and `tcp_user_timeout` ends a connection whose data is not acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any, Final
+
+import psycopg
+import structlog
+from psycopg import waiting
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from chatd import pgarrays
+from chatd.postgres import faults
+from chatd.postgres.faults import Outage
+from chatd.postgres.log_state import LogState, Sight, Verdict
+
+log = structlog.get_logger("database")
+
+CONNECT_S: Final = 3
+VERSION_MIN: Final = 15
+KEEPALIVES: Final = {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
+STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
+
+# For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. Plans must not depend on how full the tables were
+# when they were made: one generic plan of index scans. DateStyle, TimeZone: psycopg reads no other.
+COMMON: Final[Mapping[str, str]] = {
+    "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0",
+    "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
+}  # fmt: skip
+PLANS: Final[Mapping[str, str]] = {
+    "plan_cache_mode": "force_generic_plan", "jit": "off", "max_parallel_workers_per_gather": "0", "enable_seqscan": "off",
+    "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_indexscan": "on", "enable_indexonlyscan": "on", "enable_nestloop": "on",
+}  # fmt: skip
+READ: Final[Mapping[str, str]] = {**COMMON, **PLANS}
+LANE: Final[Mapping[str, str]] = {**READ, "enable_bitmapscan": "off", "client_min_messages": "warning"}
+FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}  # what this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
+MARK: Final = "chatd.connection"
+
+# synchronous_commit: on, or what is stronger. An operator who has remote_apply keeps it.
+_SET: Final = """SELECT current_setting($3::text, true), set_config($3::text, $4::text, false), pg_backend_pid(),
+    CASE WHEN $5::boolean THEN set_config('synchronous_commit',
+        CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false) END,
+    (SELECT array_agg(set_config(s.name, s.value, false) ORDER BY s.ord)
+     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (name, value, ord))"""
+_READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('synchronous_commit'), current_setting('server_encoding'),
+    (SELECT array_agg(current_setting(s.name) ORDER BY s.ord) FROM unnest($1::text[]) WITH ORDINALITY AS s (name, ord)),
+    pg_is_in_recovery(), current_setting('transaction_read_only'), pg_backend_pid()"""
+SIGHT: Final = "SELECT epoch, identity, log_identity() FROM meta"
+
+_numbers = itertools.count(1)
+_life = os.urandom(6).hex()
+
+
+
+class Connection(psycopg.AsyncConnection[Any]):
+    """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
+
+    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its
+    deadline. The statement ends by itself at `statement_timeout`.
+    """
+
+    generation = 0  # of the log that it was compared with
+    warnings = 0  # that the server has sent; the last one's text
+    warning = ""
+
+    async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, timeout=timeout)
+        except asyncio.CancelledError:
+            self.pgconn.finish()
+            raise
+
+    def note(self, diag: psycopg.errors.Diagnostic) -> None:
+        """A notice of the server."""
+        if diag.severity_nonlocalized == "WARNING":
+            self.warnings += 1
+            self.warning = diag.message_primary or ""
+
+
+_open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()  # by mark
+
+
+class Opener:
+    """Opens connections to one database. `state`: the log that all of them must show."""
+
+    def __init__(self, conninfo: str, state: LogState | None = None) -> None:
+        self._conninfo = conninfo
+        self.state = state or LogState()
+
+    def conninfo(self, name: str, deadline_s: float) -> str:
+        """What libpq gets: keepalives and deadlines, and of several hosts the primary, unless the operator says otherwise."""
+        own = conninfo_to_dict(self._conninfo)
+        extra: dict[str, str | int] = {"connect_timeout": CONNECT_S, **KEEPALIVES}
+        if "," in str(own.get("host") or "") + str(own.get("hostaddr") or ""):
+            extra["target_session_attrs"] = "primary"
+        extra = {key: value for key, value in extra.items() if own.get(key) is None}
+        return make_conninfo(
+            self._conninfo, **extra, client_encoding="UTF8", tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd {name}"
+        )
+
+    async def open(self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True) -> Connection:
+        """A connection that is set, read back and, unless the caller does it, compared. Raises Outage."""
+        try:
+            async with asyncio.timeout(deadline_s):
+                conn = await Connection.connect(self.conninfo(name, deadline_s), autocommit=True, prepare_threshold=0)
+                try:
+                    await self.prepare(conn, settings, compare=compare)
+                except BaseException:
+                    conn.pgconn.finish()
+                    raise
+                return conn
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            raise faults.outage(e, is_unknown=False) from e
+
+    async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
+        """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
+        pgarrays.register(conn)
+        conn.add_notice_handler(conn.note)
+        check_encoding(conn)
+        await set_session(conn, settings)
+        if compare and self.state.is_known:
+            self.compare(conn, await sight(conn))
+        conn.generation = self.state.generation
+
+    def compare(self, conn: Connection, seen: Sight) -> None:
+        """Is this the log that we know? Raises Outage if not, and has the watch look."""
+        verdict = self.state.look(seen)
+        if verdict is Verdict.STANDBY:
+            raise Outage(STANDBY, "standby", is_unknown=False)
+        if verdict is Verdict.LEFT:
+            raise Outage(
+                "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
+                " `chatd epoch --renew`", "old-primary", is_unknown=False,
+            )  # fmt: skip
+        if verdict is Verdict.MOVED:
+            self.state.suspect()
+            raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
+
+
+STANDBY: Final = "the database is a standby and takes no writes: point database_url at the primary, or promote it"
+
+
+async def close(conn: Connection, within_s: float = 1.0) -> None:
+    """Let a connection go, whatever state it is in."""
+    try:
+        async with asyncio.timeout(within_s):
+            await conn.close()
+    except Exception as e:  # a connection in an unknown state may fail in any way
+        log.debug("connection.close", error=repr(e))
+
+
+async def sight(conn: Connection) -> Sight:
+    """What this connection sees of the log."""
+    cur = await psycopg.AsyncRawCursor(conn).execute(SIGHT)
+    row = await cur.fetchone()
+    if row is None:
+        raise Outage("the table `meta` has no row; restore the database", "schema", is_unknown=False)
+    return Sight(*row)
+
+
+def check_encoding(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
+    """Text is stored byte for byte in UTF-8, and in no other encoding of the database. Raises Outage."""
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding not in (None, "UTF8"):  # None: a pooler does not say
+        raise Outage(ENCODING.format(encoding), "encoding", is_unknown=False)
+
+
+ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it with ENCODING 'UTF8' TEMPLATE template0"
+
+
+async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
+    """Set, and read back in another statement. Raises Outage where something does not hold, psycopg.Error where it cannot be set."""
+    wanted = dict(settings)
+    mark = f"{_life}.{next(_numbers)}"
+    names = pgarrays.TextArray(list(wanted))
+    is_durable = "synchronous_commit" not in wanted
+    values = pgarrays.TextArray(list(wanted.values()))
+    cur = await psycopg.AsyncRawCursor(conn).execute(_SET, (names, values, MARK, mark, is_durable), prepare=False)
+    row = await cur.fetchone()
+    assert row is not None
+    before, _, pid, commit, then_values = row
+    shared = before and before in _open
+    cur = await psycopg.AsyncRawCursor(conn).execute(_READ_BACK, (names, MARK), prepare=False)
+    row = await cur.fetchone()
+    assert row is not None
+    if shared or row[0] != mark or row[6] != pid:
+        raise Outage(POOLER, "pooler", is_unknown=False)
+    for name, now, then in (*zip(wanted, row[3], then_values, strict=True), ("synchronous_commit", row[1], commit or row[1])):
+        if now != then:
+            raise Outage(f"{name} is {now!r} although it was set to {then!r}: something between changes it", "settings", is_unknown=False)
+    if row[2] != "UTF8":
+        raise Outage(ENCODING.format(row[2]), "encoding", is_unknown=False)
+    if row[4]:
+        raise Outage(STANDBY, "standby", is_unknown=False)
+    _open[mark] = conn
+
+
+POOLER: Final = "a pooler gives one session to several clients: chatd needs sessions of its own; connect directly, or pool by session"

@@ -1,0 +1,114 @@
+"""What an error of PostgreSQL means. The one place that decides it.
+
+    judge(error) ──► DATA        the row is at fault: the request is refused, another try gives the same
+                     CONFLICT    rolled back in favour of another transaction: the same statement again, at once
+                     LOCKED      another transaction holds a lock: rolled back
+                     PARTITION   the log has no partition for now: it is to be made
+                     MOVED       the log is not the one that the node knows (postgres/log_state.py)
+                     STRANGER    a conversation is not there, or is between others
+                     OUTAGE      all else, known or not
+
+The rule: an outage, unless the SQLSTATE speaks of the row (PostgreSQL, Appendix A, Error Codes). psycopg's own classes say something else: a database
+that is read-only for a moment (25006) is an InternalError there, a missing right (42501) a ProgrammingError. Sessions outlive an outage; a data fault
+is the client's. So an unknown code must be an outage: to take it for a data fault would refuse messages for good.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import psycopg
+
+
+class Fault(enum.Enum):
+    """What is to be done about an error."""
+
+    DATA = enum.auto()
+    CONFLICT = enum.auto()
+    LOCKED = enum.auto()
+    PARTITION = enum.auto()
+    MOVED = enum.auto()
+    STRANGER = enum.auto()
+    OUTAGE = enum.auto()
+
+
+class Outage(Exception):
+    """The database cannot do it now. `kind`: one of KINDS. `is_unknown`: the statement may have been carried out all the same."""
+
+    def __init__(self, sentence: str, kind: str = "away", *, is_unknown: bool = True) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.is_unknown = is_unknown
+
+
+# data_exception, integrity_constraint_violation, with_check_option_violation; a trigger's RAISE EXCEPTION without a code.
+_DATA_CLASSES: Final = ("22", "23", "44")
+_DATA_CODES: Final = ("P0001",)
+_CONFLICTS: Final = ("40001", "40P01")  # serialization_failure, deadlock_detected
+MOVED_CODE: Final = "CH001"  # sql/migrations/0005_pre_fence.sql
+STRANGER_CODE: Final = "CH002"
+
+# kind -> what an operator is to read beside PostgreSQL's own words; longest prefix of the SQLSTATE first
+KINDS: Final = {
+    "25006": "read-only",
+    "53100": "disk-full",
+    "53200": "out-of-memory",
+    "53300": "too-many-connections",
+    "55P03": "locked",
+    "57014": "timeout",
+    "57P03": "starting",
+    "CH001": "moved",
+    "CH002": "moved",
+    "08": "away",
+    "28": "refused",
+    "3D": "refused",
+    "3F": "schema",
+    "42501": "no-right",
+    "42": "schema",
+    "53": "resources",
+    "57": "stopping",
+    "58": "system",
+    "XX": "internal",
+}
+
+
+def judge(error: BaseException) -> Fault:
+    """What to do about it; whatever is not known is an outage."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        return Fault.OUTAGE
+    code = error.sqlstate
+    if code == "23514" and error.diag.constraint_name is None:
+        return Fault.PARTITION  # check_violation without a constraint: "no partition of relation found for row"
+    if code[:2] in _DATA_CLASSES or code in _DATA_CODES:
+        return Fault.DATA
+    if code in _CONFLICTS:
+        return Fault.CONFLICT
+    if code == "55P03":
+        return Fault.LOCKED
+    if code == MOVED_CODE:
+        return Fault.MOVED
+    return Fault.STRANGER if code == STRANGER_CODE else Fault.OUTAGE
+
+
+def kind(error: BaseException) -> str:
+    """A stable word for metrics and readiness."""
+    if isinstance(error, Outage):
+        return error.kind
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    code = (error.sqlstate if isinstance(error, psycopg.Error) else None) or ""
+    for n in (5, 2):
+        if (found := KINDS.get(code[:n])) is not None:
+            return found
+    return "other" if code else "away"
+
+
+def sentence(error: BaseException) -> str:
+    """One line, for the log and for readiness. libpq's messages hold host, user and database, never a password."""
+    return " ".join((str(error).split("\n", 1)[0] or type(error).__name__).split())
+
+
+def outage(error: BaseException, *, is_unknown: bool) -> Outage:
+    """The error as an Outage."""
+    return error if isinstance(error, Outage) else Outage(sentence(error), kind(error), is_unknown=is_unknown)

@@ -1,0 +1,178 @@
+"""Once a second: is the log the one that this node knows, and does the database take writes? And what is done where it is another one.
+
+    look ──► SAME       the clock is read; the outage, if there was one, is over
+             MOVED      adopt: a new epoch for all nodes, under the lock of the row of `meta`, unless another node has made it
+                        ─► `moved` is called: memory of the log is dropped, all sessions are closed with 1012 (server.py)
+             LEFT, STANDBY, an error      an outage, with its reason
+
+Every connection compares what it sees when it is opened (postgres/connection.py) and has the watch look at once where that is another log; nothing is
+written over it. So the watch finds by itself what happens to an idle node, and to a log under a connection that stays (`chatd epoch --renew`, a dump
+restored in place).
+
+How far the log fell back is counted by what this node holds in memory: what other nodes have acked is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import psycopg
+import structlog
+
+from chatd import pgarrays
+from chatd.ids import ConvId
+from chatd.postgres import connection, faults
+from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.faults import Outage
+from chatd.postgres.health import Health
+from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.queries import query
+
+log = structlog.get_logger("database")
+
+LOOK_S: Final = 1.0
+DEADLINE_S: Final = 2.5
+COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
+COUNT_CONVS: Final = 5_000  # a query
+WATCH: Final = query("watch")
+HEADS: Final = query("heads")
+
+
+class Fall(NamedTuple):
+    """How far the log fell back, by what this node held: conversations behind or gone, and entries that are not there. None: not counted."""
+
+    conversations: int | None
+    entries: int | None
+
+
+class Watch:
+    """`start` before anything else asks the database, then `run` for the node's life.
+
+    `moved` is called when another log is adopted, with the state already changed, in the same turn of the loop. `held` gives the heads of all
+    conversations in memory. `clock(database's time in ms, how long the answer took in s)`.
+    """
+
+    def __init__(self, opener: Opener, health: Health, *, moved: Callable[[Fall], None], held: Callable[[], Mapping[ConvId, int]]) -> None:
+        self._opener, self._health = opener, health
+        self._moved, self._held = moved, held
+        self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
+        self._conn: Connection | None = None
+
+    @property
+    def _state(self) -> LogState:
+        return self._opener.state
+
+    async def start(self) -> None:
+        """Learn which log this is. Raises Outage, whose `kind` says whether waiting helps."""
+        try:
+            await self._look()
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            raise faults.outage(e, is_unknown=False) from e
+
+    async def run(self) -> None:
+        """Look for ever; nothing that PostgreSQL answers ends it."""
+        while True:
+            began = time.monotonic()
+            try:
+                await self._look()
+                self._health.ok("watch")
+            except Exception as e:
+                if not isinstance(e, psycopg.Error | OSError | TimeoutError | Outage):
+                    log.exception("watch.bug")
+                self._health.failed("watch", e)
+                await self.close()
+            try:
+                async with asyncio.timeout(max(0.05, LOOK_S - (time.monotonic() - began))):
+                    await self._state.suspected.wait()
+                self._state.suspected.clear()
+                await asyncio.sleep(0.02)  # what is suspected by all lanes at once is one look
+            except TimeoutError:
+                pass
+
+    async def _look(self) -> None:
+        async with asyncio.timeout(DEADLINE_S):
+            conn = await self._connect()
+            sent = time.perf_counter()
+            cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, binary=True)
+            row = await cur.fetchone()
+            rtt_s = time.perf_counter() - sent
+        if row is None:
+            raise Outage("the table `meta` has no row; restore the database", "schema", is_unknown=False)
+        seen, is_read_only, now_ms = Sight(*row[:3]), row[3], row[4]
+        if self._state.look(seen) is Verdict.MOVED:
+            if is_read_only:
+                raise Outage(READ_ONLY, "read-only", is_unknown=False)
+            await self._adopt(conn)
+        else:
+            self._opener.compare(conn, seen)
+        self.clock(now_ms, rtt_s)
+        if is_read_only:
+            raise Outage(READ_ONLY, "read-only", is_unknown=False)
+
+    async def _connect(self) -> Connection:
+        if self._conn is None or self._conn.closed:
+            self._conn = await self._opener.open("watch", connection.READ, DEADLINE_S, compare=False)
+        return self._conn
+
+    async def _adopt(self, conn: Connection) -> None:
+        """Take the log that is there, with a new epoch if nobody has made one."""
+        state = self._state
+        before = (state.epoch, state.identity)
+        is_first = not state.is_known
+        async with asyncio.timeout(DEADLINE_S), conn.transaction():
+            await conn.execute("SET LOCAL lock_timeout = '1s'")
+            cur = await conn.execute("SELECT epoch, identity, log_identity() FROM meta FOR UPDATE")
+            row = await cur.fetchone()
+            assert row is not None
+            epoch, recorded, actual = row
+            if actual is None:
+                raise Outage(connection.STANDBY, "standby", is_unknown=False)
+            if recorded is None and is_first:
+                await conn.execute("UPDATE meta SET identity = %s", (actual,))
+            elif recorded != actual or (state.is_behind and epoch == state.epoch):
+                epoch = uuid.uuid4().hex
+                await conn.execute("UPDATE meta SET epoch = %s, identity = %s", (epoch, actual))
+                await conn.execute("DELETE FROM feed")  # its rows are of another cluster's transactions
+                if is_first:
+                    log.error("log.moved", epoch=epoch, was=recorded, now=actual, reason="a failover or a restore; clients begin anew by the epoch")
+        if is_first:
+            state.adopt(epoch, actual)
+            return
+        fall = await self._count(conn)
+        state.adopt(epoch, actual)
+        log.error(
+            "log.moved", epoch_was=before[0], epoch=epoch, was=before[1], now=actual, conversations_behind=fall.conversations,
+            entries_lost=fall.entries, reason="a failover, a restore or `chatd epoch --renew`; all sessions are closed and begin again",
+        )  # fmt: skip
+        self._moved(fall)
+
+    async def _count(self, conn: Connection) -> Fall:
+        """What is in memory and not in this log."""
+        held = [(id, head) for id, head in self._held().items() if head]
+        convs = entries = 0
+        try:
+            async with asyncio.timeout(COUNT_S):
+                for at in range(0, len(held), COUNT_CONVS):
+                    part = held[at : at + COUNT_CONVS]
+                    cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+                    await cur.execute(HEADS, (pgarrays.BigintArray([id for id, _ in part]),), binary=True)
+                    heads = {row[0]: row[1] for row in await cur.fetchall()}
+                    for id, head in part:
+                        if (missing := head - heads.get(id, 0)) > 0:
+                            convs, entries = convs + 1, entries + missing
+        except (psycopg.Error, OSError, TimeoutError):
+            return Fall(None, None)
+        return Fall(convs, entries)
+
+    async def close(self) -> None:
+        """Let the connection go, if there is one. Idempotent."""
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            await connection.close(conn)
+
+
+READ_ONLY: Final = "the database is read-only (default_transaction_read_only): its disk may be full, or a failover is under way"
