@@ -8,7 +8,8 @@
       └──pipe──► watcher, a shell: reads until the pipe ends, then stops postgres
 
 The pipe ends however chatd ends, so a kill -9 of chatd stops PostgreSQL too. Should both be killed, the next start finds a postmaster whose
-owner is dead (the lock is free), stops it, and starts its own: no start depends on how the last one ended.
+owner is dead (the lock is free), stops it, and starts its own: no start depends on how the last one ended. While the owner lives it starts the server
+again whenever that ends (embedded_owner.py): `restart` keeps the lock and the address.
 A second chatd on the same folder gets an error, and does not share: the server would vanish under it when the first one ends. A tool may `visit`.
 
 Only the wheel's binaries are used, not its `get_server`: that shares one server among processes by a list of pids (which a kill -9
@@ -29,6 +30,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,6 +48,7 @@ log = structlog.get_logger("embedded")
 
 DATABASE: Final = "chatd"
 USER: Final = "chatd"
+SOCKET_NAME: Final = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES_MAX: Final = 103  # 107 on Linux, 103 on macOS
 START_S_MAX: Final = 600.0  # recovery after a crash may take a while; to give up would mean to begin it anew
 SLOW_START_S: Final = 5.0  # then a line in the log says what is waited for
@@ -76,7 +79,7 @@ _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; [ "$(head -n 1 "$2/postmaste
 
 
 class Embedded:
-    """One cluster. `start` and `stop` block, and are idempotent; use them from one thread."""
+    """One cluster. `start`, `restart` and `stop` block, and are idempotent; use them from one thread. `giving_up`, set by any, ends a start."""
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] = {}) -> None:
         self.data_dir = data_dir.expanduser().absolute()
@@ -88,6 +91,7 @@ class Embedded:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._socket_dir: Path | None = None
         self._bin = Path()
+        self.giving_up = threading.Event()
 
     @property
     def pid(self) -> int:
@@ -135,14 +139,47 @@ class Embedded:
             raise
         return self.conninfo
 
+    def ended(self) -> str | None:
+        """Why the server that was started cannot serve any more; None while it can, as far as can be told by looking."""
+        server, folder = self._server, self._socket_dir
+        if server is None or folder is None:
+            return "it was not started"
+        if (status := server.poll()) is not None:
+            return f"it was ended by signal {-status}" if status < 0 else f"it ended with status {status}"
+        # Without its socket or its pid file (a cleaner of /tmp, somebody's rm) it serves whom it knows and nobody else, until it ends itself.
+        gone = next((path for path in (folder / SOCKET_NAME, self.cluster / "postmaster.pid") if not path.exists()), None)
+        return None if gone is None else f"{gone} is gone"
+
+    def restart(self) -> str:
+        """Run the server again after it `ended`, at the same address; the cluster stays ours also where that fails. Raises SettingError."""
+        assert self._lock is not None
+        with _one_line_errors(self.data_dir):
+            folder = self._socket_dir
+            self._end_server()
+            self._discard_watcher()
+            self._socket_dir = folder
+            try:
+                self._take_over()
+                self._run()
+            except BaseException:
+                self._end_server()
+                raise
+            finally:
+                self._socket_dir = folder
+        return self.conninfo
+
     def stop(self) -> None:
         """Stop the server (fast shutdown: open transactions are rolled back) and give the cluster free."""
-        if self._server is not None and self._server.poll() is None:
-            _end(self._server.pid, lambda: self._server is None or self._server.poll() is not None)
+        self._end_server()
         self._discard_server()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _end_server(self) -> None:
+        server = self._server
+        if server is not None and server.poll() is None:
+            _end(server.pid, lambda: server.poll() is not None)
 
     def kill(self) -> None:
         """kill -9 of the postmaster, for tests; its children end by themselves. `start` then recovers."""
@@ -202,12 +239,13 @@ class Embedded:
         if pid and _is_postmaster(pid, self.cluster):
             log.warning("postgres.left", pid=pid, msg="its owner is dead; stopping it before starting anew")
             _end(pid, lambda: not _is_postmaster(pid, self.cluster))
-        elif pid and "postgres" in _command(pid)[0]:
+        elif pid and "postgres" in _command(pid)[0] and not _works_elsewhere(pid, self.cluster):
             return  # somebody's postgres, perhaps on our cluster under another name: PostgreSQL itself knows best, and refuses to start
-        if len(lines) > 4 and Path(lines[4]).name.startswith("chatd-pg-"):
+        if len(lines) > 4 and Path(lines[4]).name.startswith("chatd-pg-") and Path(lines[4]) != self._socket_dir:
             shutil.rmtree(lines[4], ignore_errors=True)
         # The lock is ours and no postmaster runs here, so the file is stale; its pid may be another process by now, and PostgreSQL would refuse.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
+        (self.cluster / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
 
     def _postmaster(self) -> tuple[list[str], int]:
         """The lines of postmaster.pid and the pid in it; none and 0 where there is no such file, or half of one."""
@@ -219,21 +257,31 @@ class Embedded:
 
     def _run(self) -> None:
         run_as = _run_as(self.cluster)
-        self._socket_dir = self.cluster
-        if len(bytes(self.cluster / ".s.PGSQL.5432")) > SOCKET_PATH_BYTES_MAX:
-            self._socket_dir = Path(tempfile.mkdtemp(prefix="chatd-pg-", dir="/tmp"))  # TMPDIR may be long, too
-            if run_as is not None:
-                os.chown(self._socket_dir, run_as.pw_uid, run_as.pw_gid)
+        self._make_socket_dir(run_as)
+        assert self._socket_dir is not None
         settings = {**self._settings, "unix_socket_directories": _quoted(self._socket_dir), "unix_socket_permissions": "0700"}
         command = [*_prefix(run_as), str(self._bin / "postgres"), "-D", str(self.cluster)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         children_deadline = time.monotonic() + CHILDREN_S_MAX
         while (said := self._started(command)) is not None:
-            if b"shared memory block" in said and time.monotonic() < children_deadline:
+            if b"shared memory block" in said and time.monotonic() < children_deadline and not self.giving_up.is_set():
                 time.sleep(POLL_S * 10)
                 continue
             fatal = next((line for line in said.splitlines() if b"FATAL" in line), said)
             raise SettingError(f"data_dir: PostgreSQL does not start in {self.cluster}: {_last_line(fatal)}; see {self.log_file}")
+
+    def _make_socket_dir(self, run_as: pwd.struct_passwd | None) -> None:
+        """The folder of the socket: where it was the last time, as it is in the address."""
+        if len(bytes(self.cluster / SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX:
+            self._socket_dir = self.cluster
+            return
+        if self._socket_dir is None:
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="chatd-pg-", dir="/tmp"))  # TMPDIR may be long, too
+        else:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._socket_dir.mkdir(mode=0o700)  # fails where somebody else has made it: anybody may write to /tmp
+        if run_as is not None:
+            os.chown(self._socket_dir, run_as.pw_uid, run_as.pw_gid)
 
     def _started(self, command: list[str]) -> bytes | None:
         """Start postgres and wait until it takes connections; otherwise what it said when it ended."""
@@ -252,6 +300,8 @@ class Embedded:
         )  # fmt: skip
         deadline, slow = time.monotonic() + START_S_MAX, time.monotonic() + SLOW_START_S
         while self._server.poll() is None:
+            if self.giving_up.is_set():
+                raise SettingError("data_dir: PostgreSQL was not up yet when chatd was stopped")
             if self._answers():
                 return None
             if slow < time.monotonic():
@@ -375,6 +425,14 @@ def _is_postmaster(pid: int, cluster: Path) -> bool:
     """Does this process serve that cluster? (Its children show other arguments.)"""
     command = _command(pid)
     return command[0].endswith("postgres") and str(cluster) in " ".join(command)
+
+
+def _works_elsewhere(pid: int, cluster: Path) -> bool:
+    """Is it known that this process of some PostgreSQL serves another cluster? All of them work in their cluster's folder."""
+    try:
+        return Path(f"/proc/{pid}/cwd").resolve(strict=True) != cluster.resolve(strict=True)
+    except OSError:
+        return False
 
 
 def _end(pid: int, gone: Callable[[], bool]) -> None:

@@ -83,6 +83,7 @@ COUNTERS: Final = {
     "feed_rows": "rows of the feed that were read: batches and flushes of all nodes",
     "feed_failed": "readings of the feed that failed",
     "feed_catchups": "times that all users held were looked up because the feed may have been missed",
+    "postgres_restarts": "times that the embedded PostgreSQL had ended and was started again, or that was tried",
     "clock_steps": "times that the clock which tokens and last-seen go by was set: PostgreSQL's was, or it runs elsewhere now",
     "partitions_made": "partitions made",
     "partitions_dropped": "partitions dropped",
@@ -135,6 +136,7 @@ class Metrics(Collector):
     feed_rows: int
     feed_failed: int
     feed_catchups: int
+    postgres_restarts: int
     clock_steps: int
     partitions_made: int
     partitions_dropped: int

@@ -31,6 +31,7 @@ from chatd.config import Settings
 from chatd.connection import Connection, Hub
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
+from chatd.embedded_owner import EmbeddedOwner
 from chatd.errors import ChatdError, CloseCode, Refused, SettingError
 from chatd.flushing import BUSY_TURN_S
 from chatd.ids import ConvId, UserId
@@ -69,7 +70,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._clock = Clock(self._loop.time, time.time)
         self.metrics = Metrics()
-        self._embedded: Embedded | None = None
+        self._owner: EmbeddedOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._watched: dict[str, asyncio.Task[None]] = {}
         self._failed: asyncio.Future[None] = self._loop.create_future()
@@ -203,7 +204,7 @@ class Node:
 
     async def start(self) -> None:
         """Bring everything up, in order; raises SettingError with a remedy. `stop` undoes it, also when it failed half-way."""
-        conninfo = await asyncio.to_thread(self._start_database)
+        conninfo = await self._start_database()
         self._make_parts(conninfo)
         applied = await asyncio.to_thread(migrate.migrate, conninfo)
         if applied:
@@ -229,12 +230,17 @@ class Node:
         notify.ready()
         self.on_ready()
 
-    def _start_database(self) -> str:
+    async def _start_database(self) -> str:
         s = self.settings
         if s.database_url is not None:
             return s.database_url.get_secret_value()
-        self._embedded = Embedded(s.data_dir)
-        return self._embedded.start()
+        self._owner = EmbeddedOwner(Embedded(s.data_dir), self._postgres_restarted)
+        conninfo = await self._owner.start()
+        self._watch("embedded", self._owner.run())
+        return conninfo
+
+    def _postgres_restarted(self) -> None:
+        self.metrics.postgres_restarts += 1
 
     async def _listen(self) -> None:
         s = self.settings
@@ -268,6 +274,8 @@ class Node:
                 problems["partitions"] = f"{left} partitions lie ahead; look at the log for `retention`"
         except ChatdError as e:
             problems["database"] = str(e)
+        if self._owner is not None and self._owner.problem is not None:
+            problems["database"] = self._owner.problem
         return problems
 
     # ---- serve ----------------------------------------------------------------------------------------------------------------------
@@ -388,9 +396,9 @@ class Node:
             await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):
             await self.store.stop()
-        if self._embedded is not None:
-            await asyncio.to_thread(self._embedded.stop)
-            self._embedded = None
+        if self._owner is not None:
+            await self._owner.stop()
+            self._owner = None
         if self.port:
             log.info("stopped")
 

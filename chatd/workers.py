@@ -34,8 +34,10 @@ from typing import Any, Final
 import structlog
 
 from chatd import config, notify
+from chatd.backoff import Backoff
 from chatd.config import Settings
 from chatd.embedded import Embedded
+from chatd.embedded_owner import EmbeddedOwner
 from chatd.errors import SettingError
 
 log = structlog.get_logger("workers")
@@ -48,30 +50,10 @@ START_TICKS_MAX: Final = 660  # migrations of another node may be waited for, 60
 DRAIN_MARGIN_S: Final = 5.0  # after drain_ms a worker hangs
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
-STEADY_S: Final = 60.0  # who has served for so long died of something else than the last time
-DOUBLINGS_MAX: Final = 5  # 1 s * 2^5 is over 30 s
 NAME_CHARS_MAX: Final = 64  # of node_name
 LINE_BYTES: Final = 1 << 16
 RESERVE_TRIES_MAX: Final = 10
 SPARE_CONNECTIONS: Final = 6  # of a worker, beyond lanes and pool: retention, feed, migration
-
-
-class Backoff:
-    """When a worker that died is started again: at once, then after 1 s, 2 s ... 30 s, each cut by up to a half, for they may have died together."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
-        self._deaths = 0
-
-    def wait_s(self, served_s: float) -> float:
-        """It died after having served for so long."""
-        if served_s >= STEADY_S:
-            self._deaths = 0
-        self._deaths += 1
-        if self._deaths == 1:
-            return 0.0
-        ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(self._deaths - 2, DOUBLINGS_MAX))
-        return ceiling * self._rng.uniform(0.5, 1.0)
 
 
 class Worker:
@@ -79,7 +61,7 @@ class Worker:
 
     def __init__(self, number: int, rng: random.Random) -> None:
         self.number = number
-        self.backoff = Backoff(rng)
+        self.backoff = Backoff(rng, BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self.process: asyncio.subprocess.Process | None = None
         self.task: asyncio.Task[None] | None = None
         self.ready_at: float | None = None
@@ -127,23 +109,26 @@ class Supervisor:
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
         for sent, handler in handlers.items():
             self._loop.add_signal_handler(sent, handler)
-        embedded = self._embedded()
-        sweep = self._watch(self._sweep())
+        owner = self._owner()
+        own_tasks = [self._watch(self._sweep())]
         try:
             self._reserved = _reserve(self.settings.host, self.settings.port)
             self.port = self._reserved[0].getsockname()[1]
-            if embedded is not None:
-                self._database_url = await asyncio.to_thread(embedded.start)
+            if owner is not None:
+                self._database_url = await owner.start()
+                own_tasks.append(self._watch(owner.run()))
             if not self._end.done():
                 self._launch()
             status = await self._end
             notify.stopping()
             return status or await self._drain()
         finally:
-            sweep.cancel()
+            own_tasks[0].cancel()
             await self._drain()
-            if embedded is not None:
-                await asyncio.to_thread(embedded.stop)
+            for task in own_tasks[1:]:
+                task.cancel()
+            if owner is not None:
+                await owner.stop()
             for sent in handlers:
                 self._loop.remove_signal_handler(sent)
 
@@ -168,12 +153,12 @@ class Supervisor:
         if self._serving:
             notify.ready()
 
-    def _embedded(self) -> Embedded | None:
+    def _owner(self) -> EmbeddedOwner | None:
         s = self.settings
         if s.database_url is not None:
             return None
         need = s.workers * (s.lanes + s.pool_max + SPARE_CONNECTIONS)
-        return Embedded(s.data_dir, settings={"max_connections": str(max(200, need))})
+        return EmbeddedOwner(Embedded(s.data_dir, settings={"max_connections": str(max(200, need))}))
 
     # ---- a worker's life ------------------------------------------------------------------------------------------------------------
 
