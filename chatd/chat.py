@@ -161,7 +161,7 @@ class Chat:
         user = session.user
         assert user is not None
         if request.seq > conv.head:
-            raise errors.BadSeq(f"seq {request.seq} is beyond the head, {conv.head}")
+            raise errors.BadSeq(f"seq {request.seq} is beyond the head, {conv.head}", field="seq")
         side = conv.side(user.id)
         moved = conv.advance(side, request.seq, request.seq if type(request) is protocol.Read else 0)
         reply = protocol.ok_cursor(request.id, conv.id, *conv.cursor(side))

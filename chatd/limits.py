@@ -135,7 +135,7 @@ class Penalty:
     """What a user pays for sends that ignore `retry_ms`. Nothing is written for them before `until`.
 
     Being over the rate is no offence: an outbox of 50 sent at once, or two devices that do not know of each other, are told to wait and that is all.
-    The offence is to send an entry again before the time that *this entry* was told (`early`; the session keeps that time for each). Each doubles
+    The offence is to send before the time that the client was told and has read (`early`; see session.py). Each doubles
     the wait, up to `PENALTY_MAX_S`; more than `strikes_max` of them end the connection.
     """
 

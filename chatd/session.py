@@ -16,6 +16,10 @@ An entry that must wait before it can go to a lane (its conversation is being ma
 `comes`, on arrival: refused if an earlier one is waited for; if it is that one, later ones may follow it. Then, in the order of arrival, `stands`:
 what came before it may have failed meanwhile, as in a lane; and `judge`. An entry without a wait is admitted in one step (`admit`).
 
+Sending again before `retry_ms` costs a penalty (`Penalty`), whatever the cid. What was on its way already is not held against the client, so there
+must be a sign that it has read a refusal: it sends that cid again, or gives it up by `skip`. From then on every entry of the session before that time
+is early.
+
 A send over the rate limit is not refused at once: its cid may be known (a lost ok), and then the answer is free. So it goes down the
 lane as a *probe*, which writes nothing; so does whatever follows it there while its answer is out.
 """
@@ -87,7 +91,7 @@ Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class Verdict(NamedTuple):
-    """What `admit` says of an entry: write it, or only probe for its cid. `again`: it is back before the time that it was told."""
+    """What `admit` says of an entry: write it, or only probe for its cid. `again`: it comes before the time that its sender was told."""
 
     probe: bool
     taken_at: float
@@ -134,6 +138,7 @@ class Session:
         "throttled",
         "throttled_at",
         "user",
+        "warned_until",
         "watching",
     )  # fmt: skip
 
@@ -156,6 +161,7 @@ class Session:
         self.probing: dict[UserId, int] | None = None  # by peer: probes whose answer is out
         self.behind: dict[ConvId, int] | None = None  # by conversation: seq up to which this session has been filled
         self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait for the fill to reach their seq
+        self.warned_until = 0.0  # this client knows that it is over the rate until then: it has answered a refusal that said so
         self.moved: set[tuple[ConvId, int]] | None = None  # while its welcome is made: (conversation, side) whose cursors moved
         self.reads = 0  # reads of the database under way for this session
         self.watching: tuple[UserId, ...] = ()
@@ -265,16 +271,21 @@ class Session:
             if isinstance(again, errors.Blocked):
                 return again
             return self.judge(peer, again, now)
-        return self.judge(peer, False, now)
+        return self.judge(peer, now < self.warned_until, now)
 
     def comes(self, peer: UserId, cid: Cid, now: float) -> bool | errors.Blocked:
-        """An entry comes in. Refused if an earlier one is waited for; else: is it that one, back before the time that it was told?"""
+        """An entry comes in. Refused if an earlier one is waited for; else: is it early, in spite of a `retry_ms` that its sender has read?"""
         if self.blocked and (block := self.blocked.get(peer)) is not None:
             if block.cid != cid:
                 return _blocked(block.cid)
-            del self.blocked[peer]
-            return now < block.until - EARLY_SLACK_S
-        return False
+            self._answered(peer, block)
+        return now < self.warned_until
+
+    def _answered(self, peer: UserId, block: Block) -> None:
+        """The client has read the refusal that blocked a conversation: it does as that said, or gives the entry up."""
+        assert self.blocked is not None
+        del self.blocked[peer]
+        self.warned_until = max(self.warned_until, block.until - EARLY_SLACK_S)
 
     def stands(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
         """An entry that had to wait is about to be queued, all before it are: may it be, or has one of those failed meanwhile?
@@ -364,7 +375,7 @@ class Session:
     def skip(self, peer: UserId, cid: Cid) -> None:
         """The client gives up a cid: its conversation is free again."""
         if self.blocked and (block := self.blocked.get(peer)) is not None and block.cid == cid:
-            del self.blocked[peer]
+            self._answered(peer, block)
 
 
 def _blocked(cid: Cid) -> errors.Blocked:

@@ -391,6 +391,37 @@ def test_a_skip_frees_the_conversation_and_only_for_the_cid_waited_for() -> None
     assert isinstance(session.admit(BOB, B, 1.0), Verdict)
 
 
+def test_who_has_read_that_it_must_wait_is_early_whatever_it_sends() -> None:
+    session = make()
+    assert session.user is not None
+    for at in range(10):
+        assert session.user.window.take(at / 10) == 0.0
+
+    def judged(peer: UserId, cid: Cid, now: float) -> bool:
+        verdict = session.admit(peer, cid, now)
+        assert isinstance(verdict, Verdict)
+        return verdict.again
+
+    assert judged(BOB, A, 1.0) is False
+    assert not isinstance(session.limited(BOB, A, 1, False, 1.0), End)  # it is told to wait until 5.0
+    assert judged(CAROL, B, 1.1) is False  # perhaps on its way before the refusal came
+    session.skip(BOB, A)
+    assert judged(BOB, B, 1.2) is True
+    assert judged(CAROL, C, 5.0 - EARLY_SLACK_S - 0.001) is True
+    assert session.comes(CAROL, C, 1.2) is True
+    assert judged(BOB, C, 5.0 - EARLY_SLACK_S) is False
+    assert session.comes(CAROL, C, 5.0) is False
+
+
+def test_a_failure_that_names_no_time_makes_nothing_early() -> None:
+    session = make()
+    session.failed(BOB, A, 1, AWAY)
+    session.skip(BOB, A)
+    verdict = session.admit(BOB, B, 0.0)
+    assert isinstance(verdict, Verdict)
+    assert verdict.again is False
+
+
 def test_of_several_that_fail_together_the_first_is_waited_for() -> None:
     session = make()
     session.last_id = 3
