@@ -145,6 +145,10 @@ class Settings(BaseSettings):
     redis_prefix: str = _nodes("chatd", "Begins the names of all keys and channels in Redis; one for each database")
     lease_ms: int = _nodes(5000, "A node that Redis has not heard of for so long is dead, and its users are offline", 1000, 60_000)
 
+    other_nodes: Literal["warn", "refuse"] = _nodes(
+        "warn", "Another node on this database that shares no Redis with this one (redis_url forgotten, another prefix): warn, or refuse to start"
+    )
+
     workers: int = _run(1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64)
     drain_ms: int = _run(10_000, "Time that clients get to leave when the server stops", 0, 600_000)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe events to log")

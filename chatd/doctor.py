@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from chatd import migrate
+from chatd import census, migrate, nodes
 from chatd.config import Settings, mask_password
 from chatd.embedded import Embedded, visit
 from chatd.engine import Away, Engine
@@ -155,8 +155,30 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: chatd goes by the latter; run an NTP client on both")
     else:
         yield Finding("ok", "clock", "agrees with the database's")
+    yield _nodes(settings, conn)
     pending = migrate.pending(conninfo)
     if pending:
         yield Finding("warn", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them")
     else:
         yield Finding("ok", "schema", "up to date")
+
+
+def _nodes(settings: Settings, conn: psycopg.Connection[tuple[object, ...]]) -> Finding:
+    """Do the nodes at work on this database hear each other?"""
+    cur = psycopg.RawCursor(conn)
+    cur.execute(census.NODES, (census.CLASS, census.FRESH_S))
+    others = census.decode(cur.fetchall())
+    heard: set[int] = set()
+    if settings.redis_url is None:
+        unheard = others if len(others) > 1 else []  # a single one is that of these settings
+    else:
+        try:
+            heard = {census.key_of(row.boot) for row in asyncio.run(nodes.read(settings))}
+        except (ChatdError, ValueError) as e:
+            return Finding("warn", "nodes", f"{len(others)} at work on this database; whether they hear each other cannot be told: {e}")
+        unheard = [other for other in others if other.key not in heard]
+    if unheard:
+        names = ", ".join(other.name for other in unheard[: census.NAMES_MAX])
+        where = "no redis_url is set" if settings.redis_url is None else "the Redis of these settings does not list them"
+        return Finding("bad", "nodes", f"{len(others)} work on this database, and {where} ({names}): {census.REMEDY}")
+    return Finding("ok", "nodes", f"{len(others)} at work on this database")

@@ -125,6 +125,12 @@ class Mirror:
         self._answer: asyncio.Future[None] | None = None
         self._touched_at = 0.0
         self._leaving = False
+        self._listed: frozenset[str] = frozenset()
+
+    @property
+    def listed(self) -> frozenset[str] | None:
+        """The boots that Redis lists, also of leases that have lapsed; None: Redis is away."""
+        return None if self.stale else self._listed
 
     @property
     def stale(self) -> bool:
@@ -250,6 +256,7 @@ class Mirror:
     def _judge(self, nodes: list[tuple[str, int, dict[str, Any]]], now: float, now_ms: int) -> None:
         """Who is there, who has news, who is dead."""
         ages = {boot: age for boot, age, _ in nodes}
+        self._listed = frozenset(ages)
         standing = {boot: info for boot, age, info in nodes if boot != self.boot and age <= self._lease_ms}
         for boot, info in standing.items():
             peer = self.peers.get(boot)

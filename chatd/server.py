@@ -16,6 +16,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ import structlog
 from chatd import framing, migrate, notify, protocol, retention
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
+from chatd.census import Census
 from chatd.chat import Chat
 from chatd.clock import Clock
 from chatd.config import Settings
@@ -32,7 +34,7 @@ from chatd.connection import Connection, Hub
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
 from chatd.embedded_owner import EmbeddedOwner
-from chatd.errors import ChatdError, CloseCode, Refused, SettingError
+from chatd.errors import ChatdError, CloseCode, SettingError
 from chatd.flushing import BUSY_TURN_S
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -51,7 +53,6 @@ log = structlog.get_logger("server")
 
 BACKLOG: Final = 4_096
 SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
-CLOCK_S: Final = 1.0  # between two readings of PostgreSQL's clock
 TICK_S: Final = 0.05  # how late a grace time may end
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
@@ -78,7 +79,6 @@ class Node:
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
         self.on_ready: Callable[[], None] = lambda: None
-        self._clock_due = asyncio.Event()  # read PostgreSQL's clock now
         self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
 
@@ -140,10 +140,12 @@ class Node:
             held=lambda: self.registry.convs, floors=self._floors,
         )  # fmt: skip
         self.store.on_partition = self.retention.wake
+        self._make_census()
         for name, help, read in (
             ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
             ("sessions_now", "sessions of this node: devices that have said hello", lambda: self.registry.sessions),
             ("users_online_now", "users with a session here, or in its grace time", lambda: len(self.presence)),
+            ("nodes_unheard", "other nodes on this database that this one does not hear: they share no Redis", lambda: len(self.census.unheard)),
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
@@ -152,6 +154,14 @@ class Node:
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
         ):
             metrics.gauge(name, help, read)
+
+    def _make_census(self) -> None:
+        s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
+        self.census = Census(
+            boot=self._boot, name=s.node_name or f"{socket.gethostname()}:{s.port}", now=self._clock.now,
+            grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000, heard=frozenset if mirror is None else lambda: mirror.listed,
+        )  # fmt: skip
+        self.store.watch.errand, self.store.watch.clock = self.census.look, self._clock.sync
 
     def _grace_s(self) -> float:
         return self._drain_grace_s or self.settings.presence_grace_ms / 1000
@@ -220,11 +230,12 @@ class Node:
             for name, work in self.cluster.tasks():
                 self._watch(name, work)
             await self.cluster.settled()
+        self.census.is_serving = True
+        if self.settings.other_nodes == "refuse":
+            await self.census.refuse()
         self._watch("retention", self.retention.run())
         self._watch("sweep", self._sweep())
         self._watch("tick", self._tick())
-        if self.cluster is None:
-            self._watch("clock", self._keep_clock())  # among nodes the feed brings it
         await self._listen()
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
         notify.ready()
@@ -320,7 +331,6 @@ class Node:
             self.metrics.loop_lag_s.observe(self._clock.now() - due)
             if step_ms := self._clock.watch():
                 log.warning("host.clock_stepped", by_ms=step_ms)
-                self._clock_due.set()
             self.hub.sweep()
             notify.alive()
 
@@ -328,16 +338,6 @@ class Node:
         """Raises Unavailable, Overloaded."""
         asked = self._clock.now()
         self._clock.sync(await self.store.ping(), self._clock.now() - asked)
-
-    async def _keep_clock(self) -> None:
-        """Follow PostgreSQL's clock, for the life of the node; at once where the host's was set."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(CLOCK_S):
-                    await self._clock_due.wait()
-            self._clock_due.clear()
-            with contextlib.suppress(Refused):  # the database's absence is told elsewhere
-                await self._read_clock()
 
     def _clock_stepped(self, by_ms: int) -> None:
         self.metrics.clock_steps += 1
@@ -357,6 +357,7 @@ class Node:
         s = self.settings
         deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
         log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.pending)
+        self.census.is_serving = False  # the node that takes its place does not count it as another one
         self.chat.drain()
         if self._server is not None:
             self._server.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -60,6 +60,7 @@ class Watch:
         self._opener, self._health = opener, health
         self._moved, self._held = moved, held
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
+        self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
         self._conn: Connection | None = None
 
     @property
@@ -110,6 +111,9 @@ class Watch:
         else:
             self._opener.compare(conn, seen)
         self.clock(now_ms, rtt_s)
+        if self.errand is not None:
+            async with asyncio.timeout(DEADLINE_S):
+                await self.errand(conn)
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
