@@ -48,7 +48,7 @@ CHUNK_PAUSES: Final = 2.0  # times as long as the query took: PostgreSQL gives a
 SLICE: Final = 2_000  # rows told in one turn of the loop
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
-XIDS_AGAIN: Final = 10_000  # more than a crashed server gives out twice: those of some 0.6 s, the most that its log may be late
+XIDS_AGAIN: Final = 100_000  # more than a crashed server gives out twice: those of some 0.6 s, the most that its log may be late
 NOTHING_PRUNED: Final = "1:1:"  # a snapshot that sees nothing
 assert BEHIND_S + DEADLINE_S < KEEP_S, "a row that somebody still reads must be there"
 

@@ -26,6 +26,7 @@ from chatd.errors import CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.metrics import Metrics
+from chatd.postgres import mark
 from chatd.presence import Change, Presence, Status
 from chatd.protocol import Hello
 from chatd.registry import Conversation, Registry, User
@@ -198,10 +199,10 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     assert user is not None
     same = hello.epoch is None or hello.epoch == s.store.epoch
     named = hello.cursors if same else {}
-    since = hello.since if same else None
+    since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
     pages = s.relay.pages() if s.relay is not None else 0
     generation = s.store.log.generation
-    mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
+    new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
     if s.store.log.generation != generation:
         raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
@@ -209,13 +210,13 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     if counted or (s.relay is not None and (early or s.relay.pages() != pages)):
         # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
         try:
-            _, _, again = await _rows(s, user, mark, False, counted)
+            _, _, again = await _rows(s, user, new_mark, False, counted)
         except errors.Retryable:
             user.loaded, user.early = loaded, early
             raise
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
-    return Listing(mark, now_ms, rows)
+    return Listing(new_mark, now_ms, rows)
 
 
 def ahead(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
@@ -246,16 +247,16 @@ async def _overtaken(s: Services, hello: Hello, listing: Listing) -> None:
 
 async def _rows(s: Services, user: User, since: str | None, everything: bool, named: list[ConvId]) -> tuple[str, int, list[ConvRow]]:
     """(mark, time, rows to list) of all pages; all rows that come are in memory then. `everything`: read those that did not change, too."""
-    mark, now_ms, after = "", 0, ConvId(0)
+    first, now_ms, after = "", 0, ConvId(0)
     rows: list[ConvRow] = []
     while True:
-        page = await s.store.list_changed(user.id, since or "0", after, everything or since is None, named)
-        mark, now_ms = mark or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
+        page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
+        first, now_ms = first or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
         for row in page.rows:
             merge(s, user, row)
         rows.extend(row for row in page.rows if since is None or row.extra or row.id in named)
         if not page.more:
-            return mark, now_ms, rows
+            return first, now_ms, rows
         after = page.rows[-1].id
 
 

@@ -48,6 +48,7 @@ KINDS: Final = (b"message", b"edit", b"delete")
 _CID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_SINCE = re.compile(r"[0-9a-f]{1,16}\.[0-9a-f]{1,16}\.[0-9a-f]{1,8}|[0-9]{1,19}")  # chatd/postgres/mark.py; what earlier releases gave lists all
 _CONV = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -299,8 +300,8 @@ def _cursors(o: dict[str, Any]) -> dict[ConvId, Seq]:
 
 def _since(o: dict[str, Any]) -> str:
     # The mark is opaque to clients; what it is here: the number of a transaction (xid8).
-    since = _text(o, "since", 20)
-    if not (since.isascii() and since.isdigit() and int(since) < 2**64):
+    since = _text(o, "since", 48)
+    if not _SINCE.fullmatch(since):
         raise _bad("since", "must come from an earlier `welcome`")
     return since
 

@@ -277,7 +277,9 @@ class Node:
         if self.chat.draining:
             problems["draining"] = "this node is on its way out"
         if (trouble := self.store.health.trouble) is not None:
-            return problems | {"database": f"{trouble.kind}: {trouble.sentence}"}
+            problems["database"] = f"{trouble.kind}: {trouble.sentence}"
+            if trouble.part == "watch":
+                return problems  # nothing that is asked now would be answered, or soon
         try:
             left = await self.store.partitions_left()
             if left < 1:

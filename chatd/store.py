@@ -29,7 +29,7 @@ from chatd.feedreader import FeedPage, FeedReader
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
-from chatd.postgres import connection, faults
+from chatd.postgres import connection, faults, mark
 from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
@@ -266,12 +266,14 @@ class Store:
                 break
         return found
 
-    async def list_changed(self, user: UserId, since: str, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
-        """One page of a user's conversations in order of id: those changed since the mark, those named, or all."""
+    async def list_changed(self, user: UserId, since: str | None, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
+        """One page of a user's conversations in order of id: those changed since the mark, those named, or all. A void mark counts as none."""
         await self._cursors.flush()
-        rows = await self._rows(LIST_CHANGED, (user, since, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named)))
-        mark, now_ms = rows[0][:2]
-        return Changed(mark, now_ms, [ConvRow(*row[2:]) for row in rows if row[2] is not None], len(rows) == LIST_ROWS_MAX)
+        known = mark.read(since, self.epoch)
+        xid, started = (known.xid, known.started) if known is not None else (0, 0)
+        rows = await self._rows(LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started))
+        new = str(mark.made(rows[0][0], rows[0][1], self.epoch))
+        return Changed(new, rows[0][2], [ConvRow(*row[3:]) for row in rows if row[3] is not None], len(rows) == LIST_ROWS_MAX)
 
     async def list_conversations(self, user: UserId, before: tuple[int, int] | None, limit: int) -> list[ConvRow]:
         """One page, the latest entry first; `before`: (ts in us, id) of the last one of the page before."""

@@ -25,6 +25,7 @@ STALE_S: Final = 3.0
 class Trouble(NamedTuple):
     """A part that fails: since when (s, monotonic), when it failed last, why."""
 
+    part: str
     since: float
     last: float
     kind: str
@@ -57,7 +58,7 @@ class Health:
         kind, sentence = faults.kind(error), faults.sentence(error)
         self.counts[kind] = self.counts.get(kind, 0) + 1
         old = self.parts.get(part)
-        self.parts[part] = Trouble(now if old is None else old.since, now, kind, sentence)
+        self.parts[part] = Trouble(part, now if old is None else old.since, now, kind, sentence)
         if self._logged_at is None:
             self._logged_at = now
             log.error("database.outage", part=part, kind=kind, reason=sentence)

@@ -1,0 +1,48 @@
+"""The mark `since` of a welcome: which changes of conversations a client has seen. Pure.
+
+    xid.started.log    in hexadecimal; opaque to clients
+
+xid: the oldest transaction that was running when the listing was made (`pg_snapshot_xmin`): whatever that one or a later one changes is listed next
+time. Ids of transactions mean something in one cluster only, so the mark names its log, and is void in another: all is listed.
+
+started: when that server was started. After a crash it may give ids again that it had given to transactions which were never flushed to disk. A
+change by such an id can be older than the mark by number and newer in truth. The ids of at most some 0.6 s are given again, the most that the WAL
+writer may be late (3 x wal_writer_delay; PostgreSQL, Asynchronous Commit). So a mark of an earlier start counts as `AGAIN` transactions older.
+What is listed for nothing costs little; what is missed is lost to the client.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+AGAIN: Final = 100_000  # list_changed.sql has it, too
+LOG_CHARS: Final = 8  # of the epoch
+CHARS_MAX: Final = 48
+
+
+class Mark(NamedTuple):
+    """`started` in us since 1970, by the server's clock."""
+
+    xid: int
+    started: int
+    log: str
+
+    def __str__(self) -> str:
+        return f"{self.xid:x}.{self.started:x}.{self.log}"
+
+
+def made(xid: int, started: int, epoch: str) -> Mark:
+    """The mark of a listing."""
+    return Mark(xid, started, epoch[:LOG_CHARS])
+
+
+def read(text: str | None, epoch: str) -> Mark | None:
+    """A client's mark; None if it has none, or it is not of this log. Never raises."""
+    parts = (text or "").split(".")
+    if len(parts) != 3 or len(text or "") > CHARS_MAX or parts[2] != epoch[:LOG_CHARS]:
+        return None
+    try:
+        xid, started = int(parts[0], 16), int(parts[1], 16)
+    except ValueError:
+        return None
+    return Mark(xid, started, parts[2]) if 0 <= xid < 2**63 and 0 <= started < 2**63 else None
