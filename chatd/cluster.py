@@ -80,6 +80,7 @@ class Cluster:
             Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour, s.lane_queue_max), now=services.now,
         )  # fmt: skip
         self.relay.pages, self.relay.wake_feed = lambda: self.feed.pages, self.feed.wake
+        self.relay.other_log = services.store.log.suspect
         services.relay, services.quota, delivery.outward = self.relay, self.quota, self.relay
         for name, help, read in (
             ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),
@@ -90,7 +91,8 @@ class Cluster:
             metrics.gauge(name, help, read)
 
     async def start(self) -> None:
-        """See whether Redis is there. Raises SettingError if it refuses us."""
+        """See whether Redis is there. The store has started. Raises SettingError if it refuses us."""
+        self.relay.of_log(self._services.store.epoch)
         try:
             await self.engine.check()
         except Away as e:
@@ -116,7 +118,8 @@ class Cluster:
         await self.engine.close()
 
     def log_moved(self) -> None:
-        """The log is another one: the feed's transactions, too."""
+        """The log is another one: the feed's transactions, too, and what other nodes say of the one before is not heard."""
+        self.relay.of_log(self._services.store.epoch)
         self.feed.reset()
 
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------

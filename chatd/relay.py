@@ -46,7 +46,12 @@ class Relay:
         self._presence, self._elsewhere = presence, presence.elsewhere
         self.pages: Callable[[], int] = lambda: 0  # of the feed; both are set by the owner
         self.wake_feed: Callable[[], None] = lambda: None
+        self.other_log: Callable[[], None] = lambda: None  # another node has another log than this one: look which is there
         self._logged = TokenBucket(GARBAGE_LOGGED_PER_S, GARBAGE_LOGGED_BURST)
+
+    def of_log(self, epoch: str) -> None:
+        """The node has the log of this epoch from now on."""
+        self._codec.of_log(epoch)
 
     # ---- who is held ------------------------------------------------------------------------------------------------------------
 
@@ -114,6 +119,9 @@ class Relay:
     def heard(self, user: UserId, data: bytes) -> None:
         """Something came on a user's channel."""
         if self._codec.mine(data):
+            return
+        if self._codec.foreign(data):
+            self.other_log()
             return
         e = self._codec.decode(data)
         if e is None:

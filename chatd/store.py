@@ -138,7 +138,7 @@ class Store:
         self.health = Health(time.monotonic)
         self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
         self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
-        self.watch = Watch(self.opener, self.health, moved=self._log_moved, held=lambda: self.held())
+        self.watch = Watch(self.opener, self.health, moved=self._log_moved, held=lambda: self.held(), acked=self._acked)
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._feed = FeedReader(self.opener)
@@ -180,6 +180,9 @@ class Store:
             raise errors.Unavailable(f"the database is away: {e}", retry_ms=READ_RETRY_MS) from e
         await asyncio.gather(*(lane.warm() for lane in self.lanes))
         return [*(lane.run() for lane in self.lanes), self._flush_behind(), self.watch.run()]
+
+    def _acked(self) -> dict[int, int]:
+        return {id: seq for lane in self.lanes for id, seq in lane.acked.items()}
 
     def _log_moved(self, fall: Fall) -> None:
         """Another log was adopted: nothing that was meant for the one before is written to it."""

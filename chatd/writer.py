@@ -49,7 +49,6 @@ LANE_OPENS_AT: Final = 1_024
 LATE_S: Final = 0.25  # a batch that is out for longer waits for something, a lock or a server that hangs; half the time that a message may take
 
 APPEND: Final = query("append")
-HEADS: Final = query("heads")
 
 
 class Row(NamedTuple):
@@ -139,7 +138,8 @@ class Lane:
         try:
             conn = await self._opener.open(f"lane {self.number}", self._settings, self._deadline_s)
             try:
-                await self._compare(conn)
+                async with asyncio.timeout(self._deadline_s):
+                    await self._opener.compare_heads(conn, self.acked)
             except BaseException:
                 conn.pgconn.finish()
                 raise
@@ -150,18 +150,11 @@ class Lane:
         self.backoff_s = 0.0
         self._conn = conn
 
-    async def _compare(self, conn: Connection) -> None:
-        """Does the log have what this lane acked last? A storage that was set back shows nothing else."""
+    @property
+    def acked(self) -> dict[int, int]:
+        """Conversation -> a seq that was acked: of the last batch, in the log that is."""
         generation, firsts = self._acked
-        if not firsts or generation != self._state.generation:
-            return
-        async with asyncio.timeout(self._deadline_s):
-            cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-            await cur.execute(HEADS, (pgarrays.BigintArray(list(firsts)),), binary=True)
-            heads = {row[0]: row[1] for row in await cur.fetchall()}
-        if any(heads.get(id, 0) < seq for id, (seq, _) in firsts.items()):
-            self._state.suspect(is_behind=True)
-            raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
+        return {id: seq for id, (seq, _) in firsts.items()} if generation == self._state.generation else {}
 
     async def warm(self) -> None:
         """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is tried again."""
@@ -380,7 +373,7 @@ def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) 
             and all(n in special or item.conv.id in firsts for n, item in enumerate(batch.messages))
             and all(-1 - n in special for n in range(len(batch.changes)))
         )
-    elif len(firsts) != len(convs):
+    elif firsts.keys() != convs:
         is_whole = False
     if not is_whole:
         raise Outage("`append` gave no answer for some of the batch", "answer")

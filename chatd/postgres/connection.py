@@ -31,6 +31,7 @@ from chatd import pgarrays
 from chatd.postgres import faults
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.queries import query
 
 log = structlog.get_logger("database")
 
@@ -64,6 +65,7 @@ _SET: Final = """SELECT current_setting($3::text, true), set_config($3::text, $4
 _READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('synchronous_commit'), current_setting('server_encoding'),
     (SELECT array_agg(current_setting(s.name) ORDER BY s.ord) FROM unnest($1::text[]) WITH ORDINALITY AS s (name, ord)),
     pg_is_in_recovery(), current_setting('transaction_read_only'), pg_backend_pid()"""
+HEADS: Final = query("heads")
 SIGHT: Final = "SELECT epoch, identity, log_identity() FROM meta"
 
 _numbers = itertools.count(1)
@@ -154,6 +156,18 @@ class Opener:
         if verdict is Verdict.MOVED:
             self.state.suspect()
             raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
+
+
+    async def compare_heads(self, conn: Connection, acked: Mapping[int, int]) -> None:
+        """Does the log have what was acked? A storage that was set back shows nothing else. Raises Outage if not, and has the watch look."""
+        if not acked:
+            return
+        cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+        await cur.execute(HEADS, (pgarrays.BigintArray(list(acked)),), binary=True)
+        heads = {row[0]: row[1] for row in await cur.fetchall()}
+        if any(heads.get(id, 0) < seq for id, seq in acked.items()):
+            self.state.suspect(is_behind=True)
+            raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
 
 
 STANDBY: Final = "the database is a standby and takes no writes: point database_url at the primary, or promote it"

@@ -39,7 +39,6 @@ DEADLINE_S: Final = 2.5
 COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 WATCH: Final = query("watch")
-HEADS: Final = query("heads")
 
 
 class Fall(NamedTuple):
@@ -53,12 +52,15 @@ class Watch:
     """`start` before anything else asks the database, then `run` for the node's life.
 
     `moved` is called when another log is adopted, with the state already changed, in the same turn of the loop. `held` gives the heads of all
-    conversations in memory. `clock(database's time in ms, how long the answer took in s)`.
+    conversations in memory, `acked` those of the lanes' last batches. `clock(database's time in ms, how long the answer took in s)`.
     """
 
-    def __init__(self, opener: Opener, health: Health, *, moved: Callable[[Fall], None], held: Callable[[], Mapping[ConvId, int]]) -> None:
+    def __init__(
+        self, opener: Opener, health: Health, *, moved: Callable[[Fall], None], held: Callable[[], Mapping[ConvId, int]],
+        acked: Callable[[], Mapping[int, int]],
+    ) -> None:  # fmt: skip
         self._opener, self._health = opener, health
-        self._moved, self._held = moved, held
+        self._moved, self._held, self._acked = moved, held, acked
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
         self._conn: Connection | None = None
@@ -96,7 +98,7 @@ class Watch:
 
     async def _look(self) -> None:
         async with asyncio.timeout(DEADLINE_S):
-            conn = await self._connect()
+            conn, is_new = await self._connect()
             sent = time.perf_counter()
             cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, binary=True)
             row = await cur.fetchone()
@@ -110,6 +112,9 @@ class Watch:
             await self._adopt(conn)
         else:
             self._opener.compare(conn, seen)
+            if is_new:
+                async with asyncio.timeout(DEADLINE_S):
+                    await self._opener.compare_heads(conn, self._acked())
         self.clock(now_ms, rtt_s)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
@@ -117,10 +122,11 @@ class Watch:
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
-    async def _connect(self) -> Connection:
-        if self._conn is None or self._conn.closed:
-            self._conn = await self._opener.open("watch", connection.READ, DEADLINE_S, compare=False)
-        return self._conn
+    async def _connect(self) -> tuple[Connection, bool]:
+        if self._conn is not None and not self._conn.closed:
+            return self._conn, False
+        self._conn = await self._opener.open("watch", connection.READ, DEADLINE_S, compare=False)
+        return self._conn, True
 
     async def _adopt(self, conn: Connection) -> None:
         """Take the log that is there, with a new epoch if nobody has made one."""
@@ -163,7 +169,7 @@ class Watch:
                 for at in range(0, len(held), COUNT_CONVS):
                     part = held[at : at + COUNT_CONVS]
                     cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-                    await cur.execute(HEADS, (pgarrays.BigintArray([id for id, _ in part]),), binary=True)
+                    await cur.execute(connection.HEADS, (pgarrays.BigintArray([id for id, _ in part]),), binary=True)
                     heads = {row[0]: row[1] for row in await cur.fetchall()}
                     for id, head in part:
                         if (missing := head - heads.get(id, 0)) > 0:

@@ -169,7 +169,7 @@ async def test_garbage_and_newer_versions_on_the_bus(nodes: Nodes, own_redis: Ow
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         c = await befriend(alice, "alice", bob, "bob")
         redis = redis_py.Redis.from_url(own_redis.url)
-        codec = Codec("00" * 8)
+        codec = Codec("00" * 8, alice.welcome["epoch"])
         frame = b'{"t":"entry","c":"%d","seq":%d,"ts":5,"from":"alice","to":"bob","kind":"message","body":"x"}'
         good = codec.entry(int(c), 3, 5, 2, 1, 0, 0, str(uuid.uuid4()), frame % (int(c), 3))
         far = codec.entry(int(c), 1 << 62, 5, 2, 1, 0, 0, str(uuid.uuid4()), frame % (int(c), 1 << 62))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import protocol
-from chatd.envelope import SEQ_MAX, Codec, Entry, Receipt, Typing, own
+from chatd.envelope import SEQ_MAX, VERSION, Codec, Entry, Receipt, Typing, own
 
 BOOT = "00112233445566ff"
 codec = Codec(BOOT)
@@ -53,7 +53,7 @@ def test_typing_comes_out_as_it_went_in(conv: int, side: int, one: bytes, two: b
 @given(st.binary(max_size=200))
 def test_garbage_is_nothing(data: bytes) -> None:
     codec.mine(data)
-    assert codec.decode(data) is None or data[0] == 1
+    assert codec.decode(data) is None or data[0] == VERSION
 
 
 @given(entries(), st.data())
@@ -70,8 +70,18 @@ def test_a_damaged_entry_never_shows_another_place(made: tuple[Entry, bytes], da
 
 @given(entries())
 def test_a_newer_version_is_passed_over(made: tuple[Entry, bytes]) -> None:
-    assert codec.decode(b"\2" + made[1][1:]) is None
+    assert codec.decode(bytes([VERSION + 1]) + made[1][1:]) is None
     assert codec.decode(made[1][:1] + b"\x09" + made[1][2:]) is None, "so is a kind that we do not know"
+
+
+@given(entries())
+def test_what_is_of_another_log_is_seen(made: tuple[Entry, bytes]) -> None:
+    moved = Codec(BOOT, "another epoch")
+    assert moved.foreign(made[1])
+    assert not codec.foreign(made[1])
+    moved.of_log("")
+    assert not moved.foreign(made[1])
+    assert not codec.foreign(b"")
 
 
 @given(entries())

@@ -1,0 +1,258 @@
+"""The log under a node is not the one that it knows: no `ok` for what is not stored, nothing in a foreign log, and all begin again by a new epoch.
+
+Here the log is changed by SQL under one node; a real failover is in tests/faults/test_failover.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Any
+
+import psycopg
+import pytest
+
+from chatd.ids import ConvId, UserId
+from chatd.lanes import Batch, Item
+from chatd.limits import TokenBucket
+from chatd.postgres.faults import Outage
+from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.registry import Conversation, pair_check
+from chatd.session import Session
+from chatd.writer import _read_answer
+from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.integration.logs import connect, entries, one
+
+RESTART = 1012
+
+
+def conninfo(server: Server) -> str:
+    return server.node.store.opener._conninfo
+
+
+async def befriended(server: Server) -> tuple[Peer, Peer, str]:
+    """Two who have written to each other; and the conversation."""
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    first = await alice.say("bob", "1")
+    await bob.say("alice", "2")
+    return alice, bob, first["c"]
+
+
+async def sent(peer: Peer, to: str, body: str) -> Frame:
+    return await peer.say(to, body)
+
+
+async def again(server: Server, peer: Peer, user: str) -> Peer:
+    """The session ends by 1012; the next one of the user, with what the client would say of the log before."""
+    assert await peer.closed() == RESTART
+    return await server.connect(user, epoch=peer.welcome["epoch"], since=peer.welcome["since"], cursors={})
+
+
+async def test_conversations_deleted_under_a_node_get_no_ok(make_server: MakeServer) -> None:
+    """Each send was answered `ok` with seq 0 and stored nowhere."""
+    server = await make_server()
+    alice, bob, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute("DELETE FROM entries")
+        db.execute("DELETE FROM conversations")
+        answer = await sent(alice, "bob", "3")
+        assert (answer["t"], answer.get("code")) == ("err", "unavailable")
+        alice, bob = await again(server, alice, "alice"), await again(server, bob, "bob")
+        assert alice.welcome["conversations"] == []
+        answer = await sent(alice, "bob", "4")
+        assert (answer["t"], answer["seq"]) == ("ok", 1)
+        assert (await bob.push("entry"))["body"] == "4"
+        assert entries(db, int(answer["c"])) == [(1, 0, "4")]
+        assert answer["c"] != c
+
+
+async def test_an_id_that_was_given_to_others_gets_nothing_of_theirs(make_server: MakeServer) -> None:
+    """A message of Alice to Bob stood in the log of Dave and Erin."""
+    server = await make_server()
+    alice, _, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
+        assert (await sent(alice, "bob", "secret"))["code"] == "unavailable"
+        assert "secret" not in [body for _, _, body in entries(db, int(c))]
+        alice = await again(server, alice, "alice")
+        answer = await sent(alice, "bob", "secret")
+        assert answer["t"] == "ok"
+        assert answer["c"] != c
+
+
+async def test_others_of_the_batch_are_written(make_server: MakeServer) -> None:
+    server = await make_server(lanes=1, rate_messages=1_000)
+    alice, _, c = await befriended(server)
+    assert (await sent(alice, "carol", "1"))["t"] == "ok"
+    with connect(conninfo(server)) as db:
+        server.node.store.log.suspect = lambda **_: None  # type: ignore[method-assign]  # the log is not looked at: only the batch is
+        db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
+        ids = [await alice.post("send", to=to, cid=str(uuid.uuid4()), body="x") for to in ("bob", "carol", "carol")]
+        answers = [await alice.reply(id) for id in ids]
+        assert [answer.get("code", answer["t"]) for answer in answers] == ["unavailable", "ok", "ok"]
+
+
+async def test_a_renewed_epoch_is_seen_by_an_idle_node_within_a_second(make_server: MakeServer) -> None:
+    server = await make_server()
+    alice, bob, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        began = time.monotonic()
+        db.execute("UPDATE meta SET epoch = 'renewed'")
+        assert await bob.closed() == RESTART
+        print(f"seen within {time.monotonic() - began:.2f} s")
+    alice = await again(server, alice, "alice")
+    assert alice.welcome["epoch"] == "renewed"
+    assert [item["c"] for item in alice.welcome["conversations"]] == [c], "all are listed: the mark is of another epoch"
+    assert (await sent(alice, "bob", "3"))["seq"] == 3
+
+
+async def test_a_batch_made_for_the_epoch_before_is_refused(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the watch has looked: the fence alone."""
+    server = await make_server()
+    alice, _, c = await befriended(server)
+    held = asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        await held.wait()
+
+    monkeypatch.setattr(server.node.store.watch, "_look", wait)
+    with connect(conninfo(server)) as db:
+        db.execute("UPDATE meta SET epoch = 'renewed'")
+        answer = await sent(alice, "bob", "3")
+        assert (answer["code"], answer["retry_ms"]) == ("unavailable", 1000)
+        assert len(entries(db, int(c))) == 2
+    monkeypatch.undo()
+    held.set()
+    assert await alice.closed() == RESTART
+
+
+async def test_a_log_at_another_place_gets_a_new_epoch_once(make_server: MakeServer, make_db: Any) -> None:
+    """As after a restore: what `meta` has recorded is not where the log is. Two nodes; one of them makes the epoch."""
+    url = make_db()
+    one_node, other = await make_server(database_url=url), await make_server(database_url=url)
+    alice, _, _ = await befriended(one_node)
+    bob = await other.connect("bob")
+    before = alice.welcome["epoch"]
+    with connect(url) as db:
+        db.execute("UPDATE meta SET identity = '1/00000001/1/1'")
+        alice, bob = await again(one_node, alice, "alice"), await again(other, bob, "bob")
+        assert alice.welcome["epoch"] == bob.welcome["epoch"] == one(db, "SELECT epoch FROM meta") != before
+        assert one(db, "SELECT identity = log_identity() FROM meta")
+    assert (await sent(alice, "bob", "3"))["seq"] == 3
+
+
+async def test_a_log_that_lost_its_end_is_found_when_a_lane_connects(make_server: MakeServer) -> None:
+    """A storage that was set back: cluster, timeline and epoch are as they were."""
+    server = await make_server(lanes=1)
+    alice, bob, _c = await befriended(server)
+    before = alice.welcome["epoch"]
+    with connect(conninfo(server)) as db:
+        db.execute("DELETE FROM entries WHERE seq > 1")
+        db.execute("UPDATE conversations SET head = 1, nb = 0")
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%'")
+        alice, bob = await again(server, alice, "alice"), await again(server, bob, "bob")
+        assert alice.welcome["epoch"] == one(db, "SELECT epoch FROM meta") != before
+        assert [item["head"] for item in alice.welcome["conversations"]] == [1]
+        assert (await sent(alice, "bob", "other"))["seq"] == 2
+        assert (await bob.push("entry"))["body"] == "other"
+
+
+async def test_a_dump_restored_in_place_is_another_log(make_server: MakeServer) -> None:
+    """The same cluster and database; the tables are made anew with the same words in them."""
+    server = await make_server()
+    alice, _, _c = await befriended(server)
+    before = alice.welcome["epoch"]
+    with connect(conninfo(server)) as db:
+        with db.transaction():
+            db.execute("CREATE TABLE again AS SELECT * FROM meta")
+            db.execute("DROP TABLE meta")
+            db.execute("ALTER TABLE again RENAME TO meta")
+            db.execute("ALTER TABLE meta ALTER identity TYPE text, ADD PRIMARY KEY (only_row)")
+        alice = await again(server, alice, "alice")
+        assert alice.welcome["epoch"] != before
+        assert (await sent(alice, "bob", "3"))["seq"] == 3
+
+
+async def test_cursors_of_the_log_before_are_not_written(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server()
+
+    async def later() -> None:
+        """Nothing is written behind until the log has moved."""
+
+    monkeypatch.setattr(server.node.store, "flush", later)
+    _alice, bob, c = await befriended(server)
+    assert (await bob.request("read", c=c, seq=2))["t"] == "ok"
+    with connect(conninfo(server)) as db:
+        db.execute("UPDATE meta SET epoch = 'renewed'")
+        assert await bob.closed() == RESTART
+        monkeypatch.undo()
+        await server.node.store.flush()
+        assert one(db, "SELECT count(*) FROM cursors") == 0
+    assert server.node.registry.convs == {}
+
+
+# ---- the answer of append, and what is believed ---------------------------------------------------------------------------------------
+
+
+def item(conv: Conversation) -> Item:
+    session = Session(object(), TokenBucket(1e6, 100), 0.0)  # type: ignore[arg-type]
+    return Item(session, 1, conv, conv.b, 0, str(uuid.uuid4()), 0, "hi", None, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [(None, 2, 1, 1, None)],
+        [(0, 1, None, None, "dup")],
+        [(0, 1, None, None, "a note of a later release")],
+        [(1, 1, 5, 5, "dup")],
+    ],
+)
+def test_an_item_without_an_answer_has_no_outcome(rows: list[tuple[Any, ...]]) -> None:
+    conv = Conversation(ConvId(1), UserId("alice"), UserId("bob"))
+    with pytest.raises(Outage):
+        _read_answer(rows, Batch([item(conv)], []), {ConvId(1)})
+
+
+def test_the_pair_is_reckoned_as_postgresql_does(make_db: Any) -> None:
+    with connect(make_db()) as db:
+        for a, b in (("alice", "bob"), ("é", "日本"), ("a b", "a\u00a0b"), ("x" * 64, "y" * 64)):
+            assert one(db, "SELECT pair_check(%s, %s)", (a, b)) == pair_check(UserId(a), UserId(b))
+
+
+def test_an_epoch_once_left_is_not_gone_back_to() -> None:
+    state = LogState()
+    state.adopt("first", "1/00000001/5/7")
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is Verdict.SAME
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000002/5/7")) is Verdict.MOVED
+    assert state.look(Sight("first", "1/00000001/5/7", None)) is Verdict.STANDBY
+    state.adopt("second", "1/00000002/5/7")
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "the old primary"
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000003/5/7")) is Verdict.MOVED, "a restore of what was there then"
+    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.SAME
+    state.suspect(is_behind=True)
+    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.MOVED
+
+
+async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
+    server = await make_server()
+    with connect(conninfo(server)) as db:
+        name = one(db, "SELECT current_database()")
+        db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%'")
+    async with asyncio.timeout(10):
+        while "read-only" not in (await server.node._readiness()).get("database", ""):
+            await asyncio.sleep(0.05)
+    alice = await server.connect("alice")
+    cid = str(uuid.uuid4())
+    assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
+    with psycopg.connect(conninfo(server), autocommit=True, options="-c default_transaction_read_only=off") as db:
+        db.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <> pg_backend_pid()")
+    async with asyncio.timeout(10):
+        while (await alice.say("bob", "1", cid=cid))["t"] != "ok":
+            await asyncio.sleep(0.05)
+        while await server.node._readiness():
+            await asyncio.sleep(0.05)
