@@ -6,6 +6,7 @@ Nothing but `websockets` and `json` here either. A client is tried through a `Su
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any, Protocol
 
@@ -91,7 +92,9 @@ class ClientRunner:
     async def _step(self, step: Frame) -> None:
         match step:
             case {"welcome": welcome}:
-                await self._send(self._welcome(welcome))
+                await self._send(self._welcome(self._as_asked(welcome) if "as_asked" in step else welcome))
+            case {"storm": closes}:
+                await self._storm(closes, step)
             case {"server": frame}:
                 await self._send(self._filled(frame))
             case {"raw": text}:
@@ -114,6 +117,31 @@ class ClientRunner:
                 await self._subject.ended()
             case _:
                 raise Mismatch("no such step")
+
+    def _as_asked(self, given: Frame) -> Frame:
+        """With a mark only what the hello names is listed; `page` and `reset` answer a cursor alone."""
+        named = self._hello.get("cursors", {})
+        items = [item for item in given["conversations"] if "since" not in self._hello or item["c"] in named]
+        cursorless = [{k: v for k, v in item.items() if k not in ("page", "reset") or item["c"] in named} for item in items]
+        return {**given, "conversations": cursorless}
+
+    async def _storm(self, closes: list[int | Frame], step: Frame) -> None:
+        """Welcome and close at once, for a while, whoever comes; counts how often that is."""
+        count = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(step["for_ms"] / 1000):
+                while True:
+                    how = closes[count % len(closes)]
+                    count += 1
+                    await self._send(self._welcome({}))
+                    assert self._ws is not None
+                    if isinstance(how, dict):
+                        await self._send(how)
+                        how = 1012
+                    await self._ws.close(how)
+                    await self._connected({})
+        if count > step["at_most"]:
+            raise Mismatch(f"it came {count} times in {step['for_ms']} ms")
 
     async def _shown(self, count: int, step: Frame) -> list[Frame]:
         shown = asyncio.ensure_future(self._subject.shown(count))

@@ -38,7 +38,9 @@ class Stranger:
     def __init__(self, url: str, token: Callable[[bool], str], device: str = "stranger") -> None:
         self.url, self.token, self.device = url, token, device
         self.user = self.epoch = self.since = ""
+        self.known = False  # a welcome of this epoch was complete
         self.heads: dict[str, int] = {}  # conversation -> highest seq held without holes
+        self.listed: dict[str, int] = {}  # conversation -> head by the last welcome that listed it
         self.shown: list[Frame] = []
         self.texts: dict[tuple[str, int], tuple[int, str | None]] = {}  # (c, seq of the message) -> (rev, body)
         self.outbox: dict[str, list[Outgoing]] = {}  # by peer, in order
@@ -51,7 +53,7 @@ class Stranger:
         self._held: dict[str, list[Frame]] = {}  # live entries of conversations that are being paged
         self._id = 0
         self._asked: dict[int, tuple[Frame, Outgoing | None]] = {}
-        self._wait_s = 0.0
+        self._wait_s = self._live_at = 0.0
 
     # ---- for the app --------------------------------------------------------------------------------------------------------------
 
@@ -89,10 +91,12 @@ class Stranger:
                 self.news.set()
                 return
             renew = code in NEW_TOKEN
-            failures = 0 if self.live.is_set() else failures + 1
+            if self.live.is_set() and asyncio.get_running_loop().time() - self._live_at >= 10.0:
+                failures = 0
             self.live.clear()
-            back_off = random.uniform(0, min(30.0, 0.5 * 2**failures)) if failures else 0.0
-            await asyncio.sleep(max(self._wait_s, 60.0 if code == 4008 else 0.0, back_off))
+            back_off = random.uniform(0, min(30.0, 0.25 * 2**failures))
+            failures += 1
+            await asyncio.sleep(max(self._wait_s, 60.0 if code == 4008 else 0.0) + back_off)
             self._wait_s = 0.0
 
     async def _connect_once(self, renew: bool) -> int:
@@ -126,10 +130,11 @@ class Stranger:
 
     def _hello(self, renew: bool) -> Frame:
         hello: Frame = {"t": "hello", "v": 1, "token": self.token(renew), "device": self.device}
-        self._named = sorted(self.heads, key=lambda c: -self.heads[c])[:500]
+        missing = [c for c, head in self.heads.items() if head < self.listed.get(c, 0)]
+        self._named = (missing + [c for c in self.heads if c not in missing])[:500]
         if self.epoch:
             hello |= {"epoch": self.epoch, "cursors": {c: self.heads[c] for c in self._named}}
-        if self.since:
+        if self.since and len(missing) <= 500:  # the mark holds: all that it listed is held, or named again
             hello["since"] = self.since
         return hello
 
@@ -166,13 +171,14 @@ class Stranger:
         if "user" in page:
             self.user = page["user"]
             if self.epoch not in ("", page["epoch"]):
-                self.heads, self.texts, self.since = {}, {}, ""
+                self.heads, self.listed, self.texts, self.known = {}, {}, {}, False
             self.epoch = page["epoch"]
         for item in page["conversations"]:
             self._listed(item, item["c"], item["head"])
         if page["more"]:
             return
-        self.since = page["since"]
+        self.since, self.known = page["since"], True
+        self._live_at = asyncio.get_running_loop().time()
         self.live.set()
         for queue in self.outbox.values():
             for one in queue:
@@ -184,7 +190,8 @@ class Stranger:
             self.texts = {key: state for key, state in self.texts.items() if key[0] != c}
             self.heads[c] = head
         elif c not in self.heads:
-            self.heads[c] = 0 if self.since else head  # new since the mark: all of it was missed; else it is for scrolling back
+            self.heads[c] = 0 if self.known else head  # it began since the last welcome: all of it was missed; else it is for scrolling back
+        self.listed[c] = head
         self.heads[c] = max(self.heads[c], item["floor"] - 1)  # what has passed retention is not to be had
         if item.get("page") or (c not in self._named and self.heads[c] < head):
             self._held[c] = []
@@ -212,6 +219,7 @@ class Stranger:
         elif c in self._held:
             self._held[c].append(entry)
         else:
+            self.listed[c] = seq  # so that the next hello names it
             self.cut()
 
     def _show(self, c: str, entry: Frame) -> None:

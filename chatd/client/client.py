@@ -33,7 +33,7 @@ from websockets.exceptions import InvalidStatus, WebSocketException
 from chatd.client import frames
 from chatd.client.arguments import check_body, check_user, checked_cid
 from chatd.client.desk import Desk
-from chatd.client.dial import Dial, Next
+from chatd.client.dial import SETTLED_S, Dial, Next
 from chatd.client.errors import Closed, ConnectionLost, NoToken, ProtocolError, RequestError, Stopped
 from chatd.client.frames import ConversationPage, Entry, Event, Frame, Limits, Page, Presence, Sent
 from chatd.client.inbox import QUEUE_MAX
@@ -383,7 +383,11 @@ class Client:
         self._bare = False
         self._session = session
         self._changed.set()
-        await session.run(welcome)
+        settled = asyncio.get_running_loop().call_later(SETTLED_S, self._dial.settled)
+        try:
+            await session.run(welcome)
+        finally:
+            settled.cancel()
         wait_s = None if session.retry_at is None else max(0.0, session.retry_at - asyncio.get_running_loop().time())
         if session.reason not in (None, "restart"):
             return self._dial.left(session.reason)

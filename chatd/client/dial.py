@@ -1,8 +1,12 @@
 """When to connect again after a connection ended or none came about: section 10 of docs/protocol.md. Pure.
 
-The caller tells what happened (`closed`, `refused`, `unreachable`, `live`) and gets a `Next`: how long to wait, whether the next token must
-be a new one, or that it is over. Delays: at once (or after the time the server named), then full jitter below 0.5 s, 1 s, 2 s ... 30 s; back
-to the start after a welcome.
+The caller tells what happened (`closed`, `refused`, `unreachable`, `live`, `settled`) and gets a `Next`: how long to wait, whether the next token
+must be a new one, or that it is over.
+
+Delays: full jitter below 0.25 s where the page says "at once", then below 0.5 s, 1 s, 2 s ... 30 s. Even the first try has its jitter, because the
+clients of a node that dies are all cut off at one instant. A time that the server named is kept to as it is the first time (it spreads its clients
+itself), and has the jitter on top from then on. A welcome alone does not set the delays back, because a server may close right after it, each time; a
+connection that has lived for `SETTLED_S` does.
 """
 
 from __future__ import annotations
@@ -14,10 +18,12 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 from chatd.errors import CloseCode
 
+AT_ONCE_S: Final = 0.25  # what "at once" means, for jitter
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 RATE_LIMITED_S: Final = 60.0
 DOUBLINGS_MAX: Final = 6  # 0.5 s * 2^6 is over 30 s
+SETTLED_S: Final = 10.0  # the life of a connection, from its welcome on, after which the next loss is a first one
 
 # What follows a close: at once and then with back-off; with back-off from the first try; after RATE_LIMITED_S; with another token; not at all.
 Rule: TypeAlias = Literal["at_once", "backoff", "wait", "token", "stop"]
@@ -64,9 +70,13 @@ class Dial:
         self.renew = False  # whether the next token must be a new one
 
     def live(self) -> None:
-        """A welcome is complete."""
-        self._tries = self._refusals = 0
+        """A welcome is complete. After `SETTLED_S` of that connection, call `settled`."""
+        self._refusals = 0
         self._been_live, self.renew = True, False
+
+    def settled(self) -> None:
+        """A connection has lived for long enough."""
+        self._tries = 0
 
     def closed(self, code: int, *, named_s: float | None = None) -> Next:
         """A connection ended with a close code; `named_s`: how long the server said to wait (`notice`)."""
@@ -79,7 +89,7 @@ class Dial:
             case "wait":
                 return Next(RATE_LIMITED_S, reason)
             case "at_once" | "backoff":
-                return Next(self._backoff(at_once=rule == "at_once") if named_s is None else named_s, reason)
+                return Next(self._backoff(at_once=rule == "at_once") if named_s is None else self._named(named_s), reason)
 
     def left(self, reason: str) -> Next:
         """This client ended the connection, because something was wrong with it."""
@@ -89,7 +99,7 @@ class Dial:
         """`hello` was answered by an `err`."""
         if code in ("unauthorized", "token_expired"):
             return self._other_token(code)
-        return Next(None if retry_ms is None else retry_ms / 1000 + self._backoff(at_once=True), code)
+        return Next(None if retry_ms is None else self._named(retry_ms / 1000), code)
 
     def unreachable(self, http_status: int | None = None) -> Next:
         """No connection came about. A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load balancer's."""
@@ -106,12 +116,18 @@ class Dial:
         self.renew = True
         if not self._renewable or self._refusals > 1:
             return Next(None, reason)
-        return Next(0.0, reason)
+        return Next(self._backoff(at_once=True), reason)
+
+    def _named(self, wait_s: float) -> float:
+        if self._tries == 0 and wait_s > 0.0:
+            self._tries = 1
+            return wait_s
+        return wait_s + self._backoff(at_once=True)
 
     def _backoff(self, *, at_once: bool) -> float:
         if self._tries == 0 and at_once:
             self._tries = 1
-            return 0.0
+            return self._rng.random() * AT_ONCE_S
         ceiling = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0 ** min(max(self._tries - 1, 0), DOUBLINGS_MAX))
         self._tries = max(self._tries, 1) + 1
         return self._rng.random() * ceiling

@@ -11,7 +11,7 @@
  */
 
 import { Link, Timers } from './link.js';
-import { Backoff, afterClose } from './wire.js';
+import { Backoff, SETTLED_MS, afterClose } from './wire.js';
 
 /** From the first step of a connection to the last page of its welcome; counted anew with each page. */
 export const CONNECT_MS_MAX = 15000;
@@ -66,9 +66,9 @@ export class Dialer {
     else if (state === 'live' || state === 'draining') this.link?.probe();
   }
 
-  /** The welcome is complete. */
+  /** The welcome is complete. That alone does not set the back-off back: a server may close right after it, each time. */
   live() {
-    this.backoff.reset();
+    this.timers.set('settled', SETTLED_MS, () => this.backoff.reset());
     this.refusals = 0;
     this.renew = null;
     this.timers.clear('deadline');
@@ -81,8 +81,12 @@ export class Dialer {
     this.timers.set('deadline', CONNECT_MS_MAX, () => this.lost('silent', true));
   }
 
-  /** Ends this connection and gets another. @param {string} reason  @param {boolean} atOnce  @param {number} [delay] ms */
-  lost(reason, atOnce, delay = this.backoff.next(atOnce)) {
+  /** Ends this connection and gets another. @param {string} reason  @param {boolean} atOnce  @param {number} [named] ms that the server named */
+  lost(reason, atOnce, named = 0) {
+    this.#wait(reason, this.backoff.next(atOnce, named));
+  }
+
+  #wait(reason, delay) {
     this.#drop();
     this.#enter('waiting', reason, this.clock.now() + delay);
     this.timers.set('retry', delay, () => this.#connect());
@@ -103,8 +107,9 @@ export class Dialer {
 
   /** The server goes away: still answered here, soon elsewhere. @param {number} retry_ms */
   drain(retry_ms) {
-    this.#enter('draining', 'restart', this.clock.now() + retry_ms);
-    this.timers.set('retry', retry_ms, () => this.#connect());
+    const delay = this.backoff.next(true, retry_ms);
+    this.#enter('draining', 'restart', this.clock.now() + delay);
+    this.timers.set('retry', delay, () => this.#connect());
   }
 
   async #connect() {
@@ -140,8 +145,8 @@ export class Dialer {
     const { state, retryAt } = this.status;
     if (then === 'stop') this.#stop('stopped', reason);
     else if (then === 'token') this.tokenRefused(reason);
-    else if (then === 'wait') this.lost(reason, true, ms);
-    else if (state === 'draining') this.lost('restart', true, Math.max(0, retryAt - this.clock.now()));
+    else if (then === 'wait') this.#wait(reason, ms);
+    else if (state === 'draining') this.#wait('restart', Math.max(0, retryAt - this.clock.now()));
     else this.lost(reason, then === 'again');
   }
 

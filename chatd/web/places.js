@@ -3,7 +3,8 @@
  *
  * A place is the highest seq of a conversation that is had without holes. Invariants: a place only rises within an epoch,
  * except by `reset`; an entry at or below it is known; one further than the next is a jump, which means: reconnect.
- * The mark `since` is taken from the last page of a welcome only; places are good as soon as their item is seen.
+ * The mark `since` is taken from the last page of a welcome only; places are good as soon as their item is seen. It is given back only
+ * with all that is still missing of what it listed: with it the server lists no conversation that is neither named nor changed since.
  *
  * Pure. `client.js` feeds it and sends what `resume` gives.
  */
@@ -18,7 +19,7 @@ export class Places {
     this.epoch = null;
     /** @type {string|null} */
     this.since = null;
-    /** @type {Map<string, {peer: string, seq: number, ts: number}>} c -> place */
+    /** @type {Map<string, {peer: string, seq: number, head: number, ts: number}>} c -> place; `head`: the highest seq that is known to exist */
     this.of = new Map();
     /** @type {Map<string, string>} peer -> c */
     this.names = new Map();
@@ -30,10 +31,12 @@ export class Places {
   resume() {
     this.named = {};
     if (this.epoch === null) return {};
-    const recent = [...this.of].sort((a, b) => b[1].ts - a[1].ts).slice(0, CURSORS_MAX);
-    const pairs = fitting(recent.map(([c, place]) => /** @type {[string, number]} */ ([c, place.seq])), HELLO_LIST_BYTES_MAX / 2);
+    const isBehind = ([, { seq, head }]) => seq < head;
+    const order = [...this.of].sort((a, b) => Number(isBehind(b)) - Number(isBehind(a)) || b[1].ts - a[1].ts).slice(0, CURSORS_MAX);
+    const pairs = fitting(order.map(([c, place]) => /** @type {[string, number]} */ ([c, place.seq])), HELLO_LIST_BYTES_MAX / 2);
     this.named = Object.fromEntries(pairs);
-    return { epoch: this.epoch, cursors: this.named, ...(this.since === null ? {} : { since: this.since }) };
+    const holds = this.since !== null && ![...this.of].some((one) => isBehind(one) && !Object.hasOwn(this.named, one[0]));
+    return { epoch: this.epoch, cursors: this.named, ...(holds ? { since: this.since } : {}) };
   }
 
   /** Tells whether this welcome comes from another epoch than the places; if so they are dropped. @param {string} epoch */
@@ -62,20 +65,23 @@ export class Places {
     const named = Object.hasOwn(this.named, item.c);
     const anew = !had || item.reset === true || item.page === true || had.seq > item.head || (!named && had.seq < item.head);
     const seq = anew ? item.head : Math.max(had.seq, item.floor - 1);
-    this.of.set(item.c, { peer: item.peer, seq, ts: item.ts });
+    this.of.set(item.c, { peer: item.peer, seq, head: item.head, ts: item.ts });
     this.names.set(item.peer, item.c);
     return !anew;
   }
 
   /**
-   * An entry came in order. `new`: take it; `known`: ignore it; `jump`: the connection broke its promise, reconnect.
+   * An entry came in order. `new`: take it; `known`: ignore it; `jump`: the connection broke its promise, reconnect; the next hello names it.
    * @param {string} c  @param {string} peer  @param {number} seq  @param {number} ts  @returns {'new'|'known'|'jump'}
    */
   step(c, peer, seq, ts) {
     const place = this.of.get(c);
     if (place && seq <= place.seq) return 'known';
-    if (place && seq > place.seq + 1) return 'jump';
-    this.of.set(c, { peer, seq, ts });
+    if (place && seq > place.seq + 1) {
+      place.head = Math.max(place.head, seq);
+      return 'jump';
+    }
+    this.of.set(c, { peer, seq, head: Math.max(seq, place?.head ?? 0), ts });
     this.names.set(peer, c);
     return 'new';
   }

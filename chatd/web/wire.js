@@ -34,7 +34,7 @@ export const TYPING_REPEAT_MS = 4000;
 
 /**
  * What to do after a close (section 10).
- *  - `again`    at once, then with back-off
+ *  - `again`    at once (within AT_ONCE_MS), then with back-off
  *  - `backoff`  with back-off from the first try
  *  - `wait`     after `ms`
  *  - `token`    with another token
@@ -49,6 +49,7 @@ export const CLOSES = Object.freeze({
   1003: { then: 'stop', reason: 'protocol' },
   1007: { then: 'stop', reason: 'protocol' },
   1009: { then: 'stop', reason: 'protocol' },
+  1011: { then: 'backoff', reason: 'internal' },
   1012: { then: 'again', reason: 'restart' },
   4000: { then: 'stop', reason: 'protocol' },
   4001: { then: 'token', reason: 'unauthorized' },
@@ -68,11 +69,15 @@ export function afterClose(code) {
   return CLOSES[code] ?? LOST;
 }
 
+/** What "at once" means, for jitter: the clients of a node that dies are all cut off at one instant. */
+export const AT_ONCE_MS = 250;
 export const BACKOFF_FIRST_MS = 500;
 export const BACKOFF_MAX_MS = 30000;
+/** The life of a connection, from its welcome on, after which the next loss is a first one. A server may close right after each welcome. */
+export const SETTLED_MS = 10000;
 
 /**
- * Delays between tries: 0, then full jitter below 0.5 s, 1 s, 2 s ... 30 s. `reset` after a welcome.
+ * Delays between tries, with full jitter: below 0.25 s, then below 0.5 s, 1 s, 2 s ... 30 s. `reset` when a connection has lived for `SETTLED_MS`.
  * `random` gives [0, 1), as `Math.random` does.
  */
 export class Backoff {
@@ -82,12 +87,19 @@ export class Backoff {
     this.tries = 0;
   }
 
-  /** The delay before the next try. @param {boolean} atOnce whether a first try needs no wait */
-  next(atOnce) {
+  /**
+   * The delay before the next try. @param {boolean} atOnce whether a first try may be at once
+   * @param {number} [named] ms that the server named: kept to as it is the first time, as it spreads its clients itself
+   */
+  next(atOnce, named = 0) {
+    if (this.tries === 0 && named > 0) {
+      this.tries = 1;
+      return named;
+    }
     if (this.tries === 0 && !atOnce) this.tries = 1;
-    const ceiling = this.tries === 0 ? 0 : Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (this.tries - 1));
+    const ceiling = this.tries === 0 ? AT_ONCE_MS : Math.min(BACKOFF_MAX_MS, BACKOFF_FIRST_MS * 2 ** (this.tries - 1));
     this.tries += 1;
-    return Math.floor(this.random() * ceiling);
+    return named + Math.floor(this.random() * ceiling);
   }
 
   reset() {

@@ -64,6 +64,29 @@ test('listed: a conversation that was not named and has not moved goes on', () =
   assert.equal(at(5).list(item({ head: 5 })), true);
 });
 
+test('the mark is given back only with all that is still missing of what it listed', () => {
+  const places = at(5);
+  places.resume();
+  places.list(item({ head: 9 }));
+  places.step('12', 'bob', 6, 0);
+  for (let i = 0; i < 2 * CURSORS_MAX; i += 1) places.list(item({ c: `n${i}`, peer: `u${i}`, head: 1, ts: 100 + i }));
+  assert.deepEqual([places.resume().since, places.named['12']], ['s', 6], 'what was cut short comes before what is more recent');
+  for (let i = 0; i < CURSORS_MAX; i += 1) places.of.get(`n${i}`).head = 2;
+  const { since, cursors } = places.resume();
+  assert.deepEqual([since, Object.keys(cursors).length], [undefined, CURSORS_MAX], 'not all fit: everything is to be listed');
+});
+
+test('what jumped is named by the next hello, before what is more recent', () => {
+  const places = at(5, { ts: 1 });
+  for (let i = 0; i < CURSORS_MAX; i += 1) places.list(item({ c: `n${i}`, peer: `u${i}`, head: 1, ts: 100 + i }));
+  assert.ok(!('12' in places.resume().cursors));
+  assert.equal(places.step('12', 'bob', 7, 0), 'jump');
+  assert.equal(places.resume().cursors['12'], 5);
+  places.list(item({ head: 7, ts: 1 }));
+  assert.deepEqual([places.step('12', 'bob', 6, 0), places.step('12', 'bob', 7, 0)], ['new', 'new']);
+  assert.ok(!('12' in places.resume().cursors), 'nothing of it is missing any more');
+});
+
 test('another epoch drops everything', () => {
   const places = at(5);
   assert.equal(places.enter('e1'), false);

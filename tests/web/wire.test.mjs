@@ -27,12 +27,15 @@ test('what is no frame is ignored', () => {
   assert.deepEqual(parseFrame('{"t":"x","y":1}'), { t: 'x', y: 1 });
 });
 
-test('back-off: at once, then full jitter below a doubling ceiling', () => {
+test('back-off: full jitter below a doubling ceiling; what the server names is kept to, and has the jitter on top in a row', () => {
   const backoff = new Backoff(() => 0.999999);
   const delays = Array.from({ length: 9 }, () => backoff.next(true));
-  assert.deepEqual(delays, [0, 499, 999, 1999, 3999, 7999, 15999, BACKOFF_MAX_MS - 1, BACKOFF_MAX_MS - 1]);
+  assert.deepEqual(delays, [249, 499, 999, 1999, 3999, 7999, 15999, BACKOFF_MAX_MS - 1, BACKOFF_MAX_MS - 1]);
   backoff.reset();
   assert.equal(backoff.next(false), 499);
+  backoff.reset();
+  assert.deepEqual([backoff.next(true, 2000), backoff.next(true, 2000), backoff.next(true)], [2000, 2499, 999]);
+  assert.equal(new Backoff(() => 0).next(true), 0);
 });
 
 test('an unknown close code is a lost connection', () => {

@@ -10,8 +10,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
 from chatd.client import Closed, Notice, NoToken, Stopped
+from chatd.client import client as client_module
 from chatd.client import link as link_module
 from chatd.client import session as session_module
+from chatd.client.dial import Dial
 from tests.fix_fake_chatd import FakeChatd, make_client
 
 
@@ -67,6 +69,18 @@ async def test_a_server_that_goes_away_for_a_while_is_found_again() -> None:
         assert not client.connected
         await server.listen(port)
         assert (await sending).seq == 1
+
+
+async def test_a_connection_that_has_lived_sets_the_waits_back_and_one_that_has_not_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = asyncio.Event()
+    monkeypatch.setattr(Dial, "settled", lambda _self: settled.set())
+    monkeypatch.setattr(client_module, "SETTLED_S", 1e6)
+    async with FakeChatd() as server, make_client(server.url):
+        await asyncio.sleep(0)
+        assert not settled.is_set()
+    monkeypatch.setattr(client_module, "SETTLED_S", 0.0)
+    async with FakeChatd() as server, make_client(server.url):
+        await settled.wait()
 
 
 async def test_a_wrong_path_is_told_at_once() -> None:
