@@ -33,10 +33,13 @@ class Outgoing:
 
 
 class Stranger:
-    """`token(renew)` gives a token. `shown`: every entry in the order in which the app got it; `texts`: how messages stand."""
+    """`token(renew)` gives a token. `shown`: every entry in the order in which the app got it; `texts`: how messages stand.
 
-    def __init__(self, url: str, token: Callable[[bool], str], device: str = "stranger") -> None:
-        self.url, self.token, self.device = url, token, device
+    `patience`: the part of the page's back-off that it waits; a test that cuts the line often takes less than 1.
+    """
+
+    def __init__(self, url: str, token: Callable[[bool], str], device: str = "stranger", patience: float = 1.0) -> None:
+        self.url, self.token, self.device, self.patience = url, token, device, patience
         self.user = self.epoch = self.since = ""
         self.known = False  # a welcome of this epoch was complete
         self.heads: dict[str, int] = {}  # conversation -> highest seq held without holes
@@ -96,7 +99,7 @@ class Stranger:
             self.live.clear()
             back_off = random.uniform(0, min(30.0, 0.25 * 2**failures))
             failures += 1
-            await asyncio.sleep(max(self._wait_s, 60.0 if code == 4008 else 0.0) + back_off)
+            await asyncio.sleep(max(self._wait_s, 60.0 if code == 4008 else 0.0) + back_off * self.patience)
             self._wait_s = 0.0
 
     async def _connect_once(self, renew: bool) -> int:

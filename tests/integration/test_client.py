@@ -15,6 +15,7 @@ import pytest
 from chatd.client import Client, Connection, ConnectionLost, Entry, Notice, Presence, Receipt, RequestError, Stopped, Typing
 from chatd.client.tail import tail
 from chatd.ids import UserId
+from tests.fix_fake_chatd import NoJitter
 from tests.fix_server import MakeServer, Server
 
 Test: TypeAlias = Callable[..., Awaitable[None]]
@@ -159,8 +160,8 @@ async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make
     rng = random.Random(seed)
     proxy = Proxy(server.port)
     async with proxy.running() as url:
-        ann = Client(url, token=server.token("ann"), device="d", rng=random.Random(seed), queue_max=20)
-        bob = Client(url, token=server.token("bob"), device="d", rng=random.Random(seed), queue_max=20)
+        ann = Client(url, token=server.token("ann"), device="d", rng=NoJitter(), queue_max=20)
+        bob = Client(url, token=server.token("bob"), device="d", rng=NoJitter(), queue_max=20)
         async with ann, bob:
 
             async def cuts() -> None:

@@ -21,9 +21,10 @@ WAIT_S = 20.0
 @contextlib.asynccontextmanager
 async def client(server: Server, user: str, device: str = "stranger", after: Stranger | None = None) -> AsyncIterator[Stranger]:
     """A client that has been welcomed. `after`: it goes on from what that one held."""
-    one = Stranger(server.url, lambda _: server.token(user), device)
+    one = Stranger(server.url, lambda _: server.token(user), device, patience=0.01)
     if after is not None:
         one.epoch, one.since, one.heads, one.shown = after.epoch, after.since, after.heads, after.shown
+        one.listed, one.known = after.listed, after.known
     task = asyncio.create_task(one.run())
     try:
         async with asyncio.timeout(WAIT_S):
@@ -200,7 +201,7 @@ async def test_a_token_that_ended_is_replaced(make_server: MakeServer) -> None:
         asked.append(renew)
         return server.token("alice") if renew else "x"
 
-    one = Stranger(server.url, token)
+    one = Stranger(server.url, token, patience=0.01)
     task = asyncio.create_task(one.run())
     async with asyncio.timeout(WAIT_S):
         await one.live.wait()
