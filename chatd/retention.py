@@ -54,8 +54,7 @@ log = structlog.get_logger("retention")
 # while it holds senders' rows: a crash loses the last steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
 STATEMENT_S: Final = 60
 SESSION: Final = {
-    **connection.COMMON, "lock_timeout": "2s", "statement_timeout": f"{STATEMENT_S}s", "synchronous_commit": "off", "enable_hashagg": "off",
-    "enable_seqscan": "off",
+    **connection.READ, "lock_timeout": "2s", "statement_timeout": f"{STATEMENT_S}s", "synchronous_commit": "off", "enable_hashagg": "off",
 }  # fmt: skip
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = STATEMENT_S + 5.0  # then the server hangs: its own deadline has passed

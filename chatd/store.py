@@ -66,6 +66,7 @@ FLUSH_CURSORS: Final = query("flush_cursors")
 FLUSH_USERS: Final = query("flush_users")
 SEEN: Final = query("seen")
 META: Final = query("meta")
+PARTITIONS_LEFT: Final = query("partitions_left")
 
 
 class ConvRow(NamedTuple):
@@ -313,11 +314,7 @@ class Store:
 
     async def partitions_left(self) -> int:
         """How many partitions lie ahead of the one in use: readiness and metrics tell it."""
-        rows = await self._rows(
-            "SELECT count(*) FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid WHERE i.inhparent = 'entries'::regclass"
-            " AND p.relname > partition_name(partition_start(clock_timestamp(), $1))", (self.partition_s,),
-        )  # fmt: skip
-        return int(rows[0][0])
+        return int((await self._rows(PARTITIONS_LEFT, (self.partition_s,)))[0][0])
 
     async def _rows(self, sql: LiteralString, params: Sequence[object]) -> list[tuple[Any, ...]]:
         """Run a query that may be repeated: all of ours may."""

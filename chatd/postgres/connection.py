@@ -31,6 +31,7 @@ from chatd import pgarrays
 from chatd.postgres import faults
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.postgres.planner import PLANNER
 from chatd.queries import query
 
 log = structlog.get_logger("database")
@@ -40,19 +41,14 @@ VERSION_MIN: Final = 15
 KEEPALIVES: Final = {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
 STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 
-# For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. Plans must not depend on how full the tables were
-# when they were made: one generic plan of index scans. DateStyle, TimeZone: psycopg reads no other.
+# For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. DateStyle, TimeZone: psycopg reads no other.
 COMMON: Final[Mapping[str, str]] = {
     "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0",
     "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
 }  # fmt: skip
-PLANS: Final[Mapping[str, str]] = {
-    "plan_cache_mode": "force_generic_plan", "jit": "off", "max_parallel_workers_per_gather": "0", "enable_seqscan": "off",
-    "enable_hashjoin": "off", "enable_mergejoin": "off", "enable_indexscan": "on", "enable_indexonlyscan": "on", "enable_nestloop": "on",
-}  # fmt: skip
-READ: Final[Mapping[str, str]] = {**COMMON, **PLANS}
-LANE: Final[Mapping[str, str]] = {**READ, "enable_bitmapscan": "off", "client_min_messages": "warning"}
+READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}
+LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning"}
 FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}  # what this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
 MARK: Final = "chatd.connection"
 

@@ -17,8 +17,8 @@ SELECT w.conv, w.a_delivered, w.a_read,
             WHERE e.conv = w.conv AND e.seq >= w.b_read ORDER BY e.seq LIMIT 1), v.na) END,
     pg_current_xact_id()
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS w (conv, a_delivered, a_read, b_delivered, b_read)
-JOIN conversations v ON v.id = w.conv
-LEFT JOIN cursors o ON o.conv = w.conv
+CROSS JOIN LATERAL (SELECT * FROM conversations c WHERE c.id = w.conv LIMIT 1) v
+LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = w.conv LIMIT 1) o ON true
 ORDER BY w.conv
 ON CONFLICT (conv) DO UPDATE SET
     a_delivered = greatest(k.a_delivered, excluded.a_delivered), a_read = greatest(k.a_read, excluded.a_read),

@@ -13,11 +13,11 @@ WITH asked AS MATERIALIZED (
 ), mine AS MATERIALIZED (
     SELECT * FROM conversations c WHERE c.a = $1 AND c.head > 0
     UNION ALL
-    SELECT * FROM conversations c WHERE c.b = $1 AND c.a <> c.b AND c.head > 0
+    (SELECT * FROM conversations c WHERE c.b >= $1 AND c.b <= $1 AND c.a <> c.b AND c.head > 0 ORDER BY c.b)
 ), listed AS (
     SELECT v.*, k.a_delivered, k.a_read, k.a_read_n, k.b_delivered, k.b_read, k.b_read_n,
         (v.xid >= a.since OR coalesce(k.xid >= a.since, false)) AS changed
-    FROM asked a CROSS JOIN mine v LEFT JOIN cursors k ON k.conv = v.id
+    FROM asked a CROSS JOIN mine v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
     WHERE v.id > $3::bigint
 )
 SELECT pg_snapshot_xmin(s.snapshot)::text::bigint, s.started, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,

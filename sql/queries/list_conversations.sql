@@ -3,7 +3,7 @@
 WITH mine AS MATERIALIZED (
     SELECT * FROM conversations c WHERE c.a = $1 AND c.head > 0
     UNION ALL
-    SELECT * FROM conversations c WHERE c.b = $1 AND c.a <> c.b AND c.head > 0
+    (SELECT * FROM conversations c WHERE c.b >= $1 AND c.b <= $1 AND c.a <> c.b AND c.head > 0 ORDER BY c.b)
 ), page AS (
     SELECT *, (extract(epoch FROM last_ts) * 1000000)::bigint AS us FROM mine v
     WHERE $2::bigint IS NULL OR ((extract(epoch FROM last_ts) * 1000000)::bigint, v.id) < ($2::bigint, $3::bigint)
@@ -13,5 +13,5 @@ WITH mine AS MATERIALIZED (
 SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), coalesce(k.a_read_n, 0),
     coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), coalesce(k.b_read_n, 0), v.us
-FROM page v LEFT JOIN cursors k ON k.conv = v.id
+FROM page v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
 ORDER BY v.last_ts DESC, v.id DESC

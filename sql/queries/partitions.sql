@@ -5,7 +5,9 @@ FROM (
     SELECT c.relname::text AS name,
         CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END AS state,
         to_timestamp(substr(c.relname, 9) || ' +00', 'YYYYMMDD"t"HH24MISS TZH') AS start
-    FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid AND i.inhparent = 'entries'::regclass
+    FROM pg_class c LEFT JOIN LATERAL (
+        SELECT * FROM pg_inherits h WHERE h.inhrelid = c.oid AND h.inhparent = 'entries'::regclass ORDER BY h.inhseqno LIMIT 1
+    ) i ON true
     WHERE c.relkind = 'r' AND c.relname ~ '^entries_[0-9]{8}t[0-9]{6}$'
         AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'entries'::regclass)
 ) p

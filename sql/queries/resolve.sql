@@ -4,11 +4,11 @@
 -- this statement alone, 0: as long as it may run). Index conversations_pair.
 WITH asked AS (
     SELECT DISTINCT p.a, p.b FROM set_config('lock_timeout', $4::text, true), unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
-    WHERE p.known IS NULL OR EXISTS (SELECT FROM users u WHERE u.id = p.known)
+    WHERE p.known IS NULL OR (SELECT u.id FROM users u WHERE u.id = p.known) IS NOT NULL
     ORDER BY p.a, p.b
 ), made AS (
     INSERT INTO conversations (a, b) SELECT a, b FROM asked
-    WHERE NOT EXISTS (SELECT FROM conversations v WHERE v.a = asked.a AND v.b = asked.b)
+    WHERE (SELECT v.id FROM conversations v WHERE v.a = asked.a AND v.b = asked.b) IS NULL
     ORDER BY a, b
     ON CONFLICT (a, b) DO NOTHING
     RETURNING id, a, b, head, floor, na, nb, (extract(epoch FROM last_ts) * 1000)::bigint AS ts
@@ -16,4 +16,4 @@ WITH asked AS (
 SELECT * FROM made
 UNION ALL
 SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint
-FROM asked JOIN conversations v ON v.a = asked.a AND v.b = asked.b
+FROM asked CROSS JOIN LATERAL (SELECT * FROM conversations c WHERE c.a = asked.a AND c.b = asked.b LIMIT 1) v

@@ -3,10 +3,10 @@
 WITH mine AS MATERIALIZED (
     SELECT * FROM conversations c WHERE c.a = ANY ($1::text[]) AND c.head > 0
     UNION ALL
-    SELECT * FROM conversations c WHERE c.b = ANY ($1::text[]) AND c.a <> c.b AND c.a <> ALL ($1::text[]) AND c.head > 0
+    (SELECT * FROM conversations c WHERE c.b = ANY ($1::text[]) AND c.a <> c.b AND c.a <> ALL ($1::text[]) AND c.head > 0 ORDER BY c.b)
 )
 SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), coalesce(k.a_read_n, 0),
     coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), coalesce(k.b_read_n, 0)
-FROM mine v LEFT JOIN cursors k ON k.conv = v.id
+FROM mine v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
 WHERE v.xid >= $2::text::xid8 OR k.xid >= $2::text::xid8
