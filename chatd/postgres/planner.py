@@ -1,11 +1,11 @@
 """How every session of chatd has its plans made: `PLANNER`, name -> value, the same for reads, lanes, the feed and retention.
 
-A statement is planned once a connection (`force_generic_plan`: planning history over 38 partitions costs 1.5 to 3 ms, running it 0.3 ms), and that plan
+A statement is planned once a connection (`force_generic_plan`: planning history over 38 partitions costs 1.5 to 3 ms, running it 0.3 ms). The plan
 stays until PostgreSQL analyses or attaches a table. It may be made on empty tables and run on full ones. On empty tables all plans cost the same, so
 what must not happen must be impossible, not dear. Two halves, and a statement needs both (docs/decisions/0023):
 
-1. These settings leave nested loops over index scans, in this process, whatever the role or the database sets. Sorts are off so that a scan that has an
-   order to give must be by the index that gives it; what has to be sorted is sorted all the same.
+1. These settings leave nested loops over index scans, whatever the role or the database sets. Sorts are off so that a scan whose order is wanted
+   must be by the index that gives it; what can only be sorted is sorted all the same.
 2. The text of a statement leaves one index to a table: see `sql/queries/README.md`.
 
 `tests/integration/test_plans.py` holds every statement to it, in all states of the tables that made another plan once.

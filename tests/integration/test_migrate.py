@@ -75,7 +75,8 @@ def test_all_are_applied_once_in_order(empty_db: str) -> None:
 
 def test_every_file_says_which_phase_it_belongs_to() -> None:
     assert [name for name in OURS if name.split("_")[1] not in ("pre", "post") or not name[:4].isdigit()] == []
-    assert [int(name[:4]) for name in OURS] == list(range(1, len(OURS) + 1))
+    numbers = [int(name[:4]) for name in OURS]
+    assert numbers == sorted(set(numbers)), "each number is one file's; those that were kept free for work that ran at the same time stay so"
 
 
 def test_of_eight_nodes_that_start_at_once_one_migrates(empty_db: str) -> None:
