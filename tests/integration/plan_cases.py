@@ -87,7 +87,7 @@ def each(value: int) -> str:
 _BATCH: Final = "bigint[], text[], text[], integer[], bigint[], smallint[], text[], text[], smallint[], bigint[], integer[], interval, text, integer"
 _PAGE: Final = "bigint, bigint, bigint, bigint"
 _MANY: Final = "bigint[], bigint[], bigint[], bigint"
-_HELLO: Final = "text, text, bigint, bigint, boolean, bigint[]"
+_HELLO: Final = "text, bigint, bigint, bigint, boolean, bigint[], bigint"
 _CURSORS: Final = "bigint[], bigint[], bigint[], bigint[], bigint[]"
 _PAIRS: Final = "text[], text[], text[], text"
 _LIST: Final = "text, bigint, bigint, bigint"
@@ -129,9 +129,9 @@ CASES: Final[dict[str, list[Case]]] = {
     "flush_users": [Case("reads", "text[], bigint[]", f"{texts(PEOPLE)}, {each(5)}", 2 * PROBE * N)],
     "heads": [Case("reads", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "list_changed": [
-        Case("reads", _HELLO, "'a110', '0', 0, 1000, true, '{}'", 4 * PROBE),
-        Case("reads", _HELLO, f"'b110', '{2**60}', 0, 1000, false, '{{110}}'", 4 * PROBE, "named"),
-        Case("reads", _HELLO, "'hub', '0', 0, 1000, true, '{}'", PROBE * HUB, "of many"),
+        Case("reads", _HELLO, "'a110', 0, 0, 1000, true, '{}', 0", 4 * PROBE),
+        Case("reads", _HELLO, f"'b110', {2**60}, 0, 1000, false, '{{110}}', 0", 4 * PROBE, "named"),
+        Case("reads", _HELLO, "'hub', 0, 0, 1000, true, '{}', 0", PROBE * HUB, "of many"),
     ],
     "list_conversations": [
         Case("reads", _LIST, "'b110', NULL, NULL, 50", 4 * PROBE),
@@ -148,6 +148,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "seen": [Case("reads", "text[]", texts(PEOPLE), N * PROBE)],
     "states": [Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
+    "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],
     "watch": [Case("watch", "", "", 15)],
 }
 # Statements that are too short for a file, and functions.

@@ -185,7 +185,7 @@ def test_no_statement_reads_more_than_it_must(reads: dict[str, dict[str, Read]],
 @pytest.mark.parametrize("state", STATES)
 def test_every_scan_knows_where_to_look(reads: dict[str, dict[str, Read]], state: str) -> None:
     strays = {(label, *stray) for label, found in reads[state].items() for stray in found.strays}
-    assert {stray for stray in strays if stray[2] != "meta"} == set(), "meta has one row"
+    assert {stray for stray in strays if stray[2] != "meta" and not stray[2].startswith("pg_")} == set(), "meta has one row"
 
 
 def test_the_state_makes_no_difference(reads: dict[str, dict[str, Read]]) -> None:
@@ -255,7 +255,7 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
     try:
         alice, bob = UserId("alice"), UserId("bob")
         (row,) = await node.resolve([(alice, bob)], [None])
-        await node.list_changed(alice, "0", ConvId(0), True, [])
+        await node.list_changed(alice, None, ConvId(0), True, [])
         await node.list_conversations(alice, None, 10)
         await node.entries_before(row.id, 10, 1, 10)
         await node.entries_after(row.id, 0, 10, 10)
