@@ -222,6 +222,9 @@ class Entrance:
                 except Locked:  # somebody else's transaction: the others of this query are not to wait for it, nor the next query
                     for pair, by in asked.items():
                         self.s.spawn(self._make_one(pair, by))
+                except errors.DataRefused as e:
+                    for pair, by in asked.items():
+                        self._not_made(pair, by, e)
                 except errors.Retryable as e:
                     asked |= self._to_make  # what gathered meanwhile has waited as long, and would again
                     self._to_make = {}
@@ -233,7 +236,7 @@ class Entrance:
     async def _make_one(self, pair: Pair, by: By) -> None:
         try:
             await self._make_some({pair: by}, 0)
-        except errors.Retryable as e:
+        except (errors.Retryable, errors.DataRefused) as e:
             self._not_made(pair, by, e)
 
     async def _make_some(self, asked: dict[Pair, By], lock_ms: int) -> None:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+WAITING_S: Final = 60
 WORKER_VARIABLE: Final = "_CHATD_WORKER"  # it is no setting, so its name does not begin as theirs do
 
 _stopping = False
@@ -44,6 +45,11 @@ def on_orphaned(call: Callable[[], None]) -> None:
 def ready() -> None:
     """Start-up is over: units that come after this one may start."""
     _send("READY=1\nSTATUS=serving")
+
+
+def waiting(reason: str) -> None:
+    """Start-up waits for something that may take long: the supervisor is to give it time (`TimeoutStartSec=`), until it is said again or `ready`."""
+    _send(f"STATUS=waiting: {reason}\nEXTEND_TIMEOUT_USEC={WAITING_S * 1_000_000}")
 
 
 def reloading() -> None:

@@ -54,6 +54,7 @@ log = structlog.get_logger("server")
 BACKLOG: Final = 4_096
 SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
 TICK_S: Final = 0.05  # how late a grace time may end
+DATABASE_POLL_S: Final = 0.5
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
 DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
@@ -216,6 +217,8 @@ class Node:
         """Bring everything up, in order; raises SettingError with a remedy. `stop` undoes it, also when it failed half-way."""
         conninfo = await self._start_database()
         self._make_parts(conninfo)
+        await self._listen_admin()
+        await self._await_database()
         applied = await asyncio.to_thread(migrate.migrate, conninfo)
         if applied:
             log.info("migrated", applied=applied)
@@ -241,6 +244,12 @@ class Node:
         notify.ready()
         self.on_ready()
 
+    async def _await_database(self) -> None:
+        """Wait while the database answers and cannot be used, such as a standby before its promotion; `/readyz` tells why."""
+        while reason := await self.store.usable():
+            notify.waiting(reason)
+            await asyncio.sleep(DATABASE_POLL_S)
+
     async def _start_database(self) -> str:
         s = self.settings
         if s.database_url is not None:
@@ -261,6 +270,11 @@ class Node:
             )
         except OSError as e:
             raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
+        self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
+
+    async def _listen_admin(self) -> None:
+        """First of all: who asks before the node is ready hears why it is not."""
+        s = self.settings
         if s.admin_port >= 0:
             self._admin = Admin(self.metrics, self._readiness)
             try:
@@ -269,11 +283,15 @@ class Node:
                 raise SettingError(
                     f"admin_port: cannot listen on {s.admin_host}:{s.admin_port}: {e.strerror}; give another --admin-port, or -1 for none"
                 ) from e
-        self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _readiness(self) -> dict[str, str]:
         """What keeps this node from serving, by part; nothing: ready."""
         problems = {}
+        if not self.port:
+            problems["starting"] = "this node does not serve yet"
+            if (trouble := self.store.health.trouble) is not None:
+                problems["database"] = f"{trouble.kind}: {trouble.sentence}"
+            return problems
         if self.chat.draining:
             problems["draining"] = "this node is on its way out"
         if (trouble := self.store.health.trouble) is not None:
@@ -302,8 +320,14 @@ class Node:
             self._loop.add_signal_handler(sig, lambda: forced.set() if stop.is_set() else stop.set())
         self._loop.add_signal_handler(signal.SIGHUP, self.reload_keys)
         try:
-            await self.start()
             stopping = self._loop.create_task(stop.wait())
+            starting = self._loop.create_task(self.start())
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():  # it may wait for the database for ever
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
+                return
+            starting.result()
             waits: list[asyncio.Future[Any]] = [stopping, self._failed]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             notify.stopping()

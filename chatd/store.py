@@ -6,7 +6,7 @@
     cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
 
 Every method raises `errors.Unavailable` when the database cannot do it now and `errors.Overloaded` when too many wait for it; nothing else that a
-caller must handle, but `Locked` of `resolve`, and `DataRefused` where the very values are at fault. What an error means: postgres/faults.py.
+caller must handle, but `Locked` and `DataRefused` of `resolve`. What an error means: postgres/faults.py.
 Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL the pool is full of dead ones, and psycopg's pool
 finds out by using them. What was read of one log is not given to the next (`LogState.generation`).
 """
@@ -34,7 +34,7 @@ from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
-from chatd.postgres.watch import Fall, Watch
+from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Watch
 from chatd.protocol import Stored
 from chatd.queries import query
 from chatd.registry import Conversation
@@ -109,7 +109,7 @@ class Changed(NamedTuple):
 
 
 class Locked(Exception):
-    """The database answers, but another transaction holds what the query needs."""
+    """The database answers, but one of several keeps the others back: ask for each by itself."""
 
 
 class Limits(NamedTuple):
@@ -161,10 +161,8 @@ class Store:
     # ---- life -------------------------------------------------------------------------------------------------------------------
 
     async def start(self, outcome: writer.Outcome) -> list[Coroutine[Any, Any, None]]:
-        """Connect, read what the database says of itself, and give the tasks to run. Raises Unavailable."""
+        """Connect, read what the database says of itself, and give the tasks to run. Raises Unavailable, SettingError."""
         await self.learn_log()
-        await self._pool.open()
-        _, self.partition_s = (await self._rows(META, ()))[0]
         self.lanes = [
             writer.Lane(
                 n, self.opener, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics, self.health,
@@ -178,7 +176,9 @@ class Store:
         try:
             await self.lanes[0].connect()
         except Outage as e:
-            raise errors.Unavailable(f"the database is away: {e}", retry_ms=READ_RETRY_MS) from e
+            raise _cannot_start(e) from e
+        await self._pool.open()
+        _, self.partition_s = (await self._rows(META, ()))[0]
         await asyncio.gather(*(lane.warm() for lane in self.lanes))
         return [*(lane.run() for lane in self.lanes), self._flush_behind(), self.watch.run()]
 
@@ -192,13 +192,32 @@ class Store:
         self._cursors = Behind(self._write_cursors)  # the old one's flush, if one is under way, has nowhere to come back to
         self.moved(fall)
 
+    async def usable(self) -> str:
+        """Why the database cannot be used yet although it answers: a reason that waiting may heal; empty: it can.
+
+        Raises SettingError for what only the operator can mend, ChatdError if it does not answer.
+        """
+        try:
+            await self.watch.probe()
+        except Outage as e:
+            if e.kind in WAITED_FOR:
+                self.health.failed("watch", e)
+                return str(e)
+            if e.kind in SETTINGS:
+                raise _cannot_start(e) from e
+            if e.kind != "away":
+                log.warning("database.refuses", kind=e.kind, reason=str(e))
+            return ""  # migrate says what is wrong, with its remedy
+        self.health.ok("watch")
+        return ""
+
     async def learn_log(self) -> None:
         """See which log the database holds; before anything else is asked of it. Raises Unavailable."""
         if not self.log.is_known:
             try:
                 await self.watch.start()
             except Outage as e:
-                raise errors.Unavailable(f"the database cannot be used: {e}", retry_ms=READ_RETRY_MS) from e
+                raise _cannot_start(e) from e
 
     async def stop(self) -> None:
         """Write what is behind and close. The lanes' tasks have ended."""
@@ -249,7 +268,8 @@ class Store:
     async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None], lock_ms: int = 0) -> list[ConvRow]:
         """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here.
 
-        Raises Locked if another transaction makes one of them for longer than `lock_ms`; 0: it waits as long as a read may take.
+        Raises Locked if another transaction makes one of them for longer than `lock_ms` (0: it waits as long as a read may take), or if the database
+        refuses one of several; DataRefused if it refuses the only one.
         """
         if any(known):
             await self._users.flush()  # who came a moment ago has been here
@@ -258,7 +278,11 @@ class Store:
         for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
             arrays = [pgarrays.TextArray(column) for column in ([a for a, _ in asked], [b for _, b in asked], list(asked.values()))]
             try:
-                rows = await self._rows(RESOLVE, (*arrays, str(lock_ms)))
+                rows = await self._rows(RESOLVE, (*arrays, str(lock_ms)), refusable=True)
+            except errors.DataRefused as e:
+                if len(asked) > 1:
+                    raise Locked from e  # one of them: each by itself
+                raise
             except errors.Unavailable as e:
                 if lock_ms and isinstance(e.__cause__, pg.LockNotAvailable):
                     raise Locked from e
@@ -316,8 +340,10 @@ class Store:
         """How many partitions lie ahead of the one in use: readiness and metrics tell it."""
         return int((await self._rows(PARTITIONS_LEFT, (self.partition_s,)))[0][0])
 
-    async def _rows(self, sql: LiteralString, params: Sequence[object]) -> list[tuple[Any, ...]]:
-        """Run a query that may be repeated: all of ours may."""
+    async def _rows(self, sql: LiteralString, params: Sequence[object], *, refusable: bool = False) -> list[tuple[Any, ...]]:
+        """Run a query that may be repeated: all of ours may. Raises DataRefused for a fault of the data only if it is `refusable`: else nobody asked
+        for what is refused, and it is an outage of that query.
+        """
         generation = self.log.generation
         last: Exception = psycopg.OperationalError("no connection that is of this log")
         for _ in range(self.limits.pool_max + 1):
@@ -335,7 +361,7 @@ class Store:
                 raise self._unavailable("the database does not answer", e) from e
             except (psycopg.Error, OSError) as e:
                 fault = faults.judge(e)
-                if fault is Fault.DATA:
+                if fault is Fault.DATA and refusable:
                     raise errors.DataRefused("the database refuses these values; another try will not help") from e
                 if fault is Fault.LOCKED:  # it has waited: not at once again
                     raise errors.Unavailable("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
@@ -412,6 +438,12 @@ class Store:
                 await self.flush()
             except errors.Refused as e:
                 log.warning("flush.late", cursors=len(self._cursors), users=len(self._users), reason=str(e))
+
+
+def _cannot_start(e: Outage) -> errors.ChatdError:
+    if e.kind in SETTINGS:
+        return errors.SettingError(f"database_url: {e}")
+    return errors.Unavailable(f"the database cannot be used: {e}", retry_ms=READ_RETRY_MS)
 
 
 def _ended(e: psycopg.Error) -> bool:

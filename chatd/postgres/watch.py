@@ -36,9 +36,16 @@ log = structlog.get_logger("database")
 
 LOOK_S: Final = 1.0
 DEADLINE_S: Final = 2.5
+START_S: Final = 10.0
 COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 WATCH: Final = query("watch")
+
+
+# What waiting may heal, although the database answers: a standby will be promoted, a disk will have room again.
+WAITED_FOR: Final = frozenset(("standby", "read-only", "starting", "stopping"))
+# What only the operator can mend.
+SETTINGS: Final = {"encoding", "pooler", "settings"}
 
 
 class Fall(NamedTuple):
@@ -68,6 +75,18 @@ class Watch:
     @property
     def _state(self) -> LogState:
         return self._opener.state
+
+    async def probe(self) -> None:
+        """Can the database be used, whatever schema it has? Raises Outage, whose `kind` tells whether waiting helps."""
+        conn = await self._opener.open("start", connection.COMMON, START_S, compare=False)
+        try:
+            cur = await conn.execute("SELECT current_setting('transaction_read_only') = 'on'")
+            if await cur.fetchone() == (True,):
+                raise Outage(READ_ONLY, "read-only", is_unknown=False)
+        except (psycopg.Error, OSError) as e:
+            raise faults.outage(e, is_unknown=False) from e
+        finally:
+            await connection.close(conn)
 
     async def start(self) -> None:
         """Learn which log this is. Raises Outage, whose `kind` says whether waiting helps."""
