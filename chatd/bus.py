@@ -8,7 +8,9 @@ a lane's: while a call is on its way the next one gathers, so that calls grow wi
 in calls of 50 it costs 2.7 us.
 
 `run` owns the connection's life: connect, subscribe to everything wanted, tell `back`, listen; a ping that is not answered within `PING_S` ends it,
-for a network that went without a word shows no error at all. First retry at once, then jittered pauses that double. While it is down nothing is
+for a network that went without a word shows no error at all. So does an echo that is not heard: what this node
+publishes to itself. A subscription can be alive and deaf: a proxy keeps it at a master that was replaced, while
+commands go to the new one. First retry at once, then jittered pauses that double. While it is down nothing is
 published: whoever would read it is told by the feed, which is read more often then.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -57,9 +60,10 @@ class Listener(Protocol):
 class Bus:
     """`run_publisher` and `run` are its tasks, for the life of the node."""
 
-    def __init__(self, engine: Engine, prefix: str, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, prefix: str, metrics: Metrics, boot: str) -> None:
         self._engine, self._metrics = engine, metrics
         self._presence = f"{prefix}:presence"
+        self._echo = f"{prefix}:echo:{boot}"
         self._user = f"{prefix}:u:"
         self.listener: Listener
         self.up = False
@@ -68,10 +72,15 @@ class Bus:
         self._wanted: set[UserId] = set()
         self._joining: set[UserId] = set()  # wanted, and not subscribed to yet
         self._leaving: set[UserId] = set()  # the other way round
-        self._confirmed: set[str] = set()  # channels of this connection
+        self._asked: Counter[str] = Counter()  # channels of this connection: SUBSCRIBEs that are not confirmed, of those that are still to count
+        self._stale: Counter[str] = Counter()  # and of those that an UNSUBSCRIBE has followed
+        self._subscribed: set[str] = set()  # channels whose last command was SUBSCRIBE
+        self._confirmed: set[str] = set()  # of these, those that are heard
         self._changed = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._answered = True  # the last ping
+        self._echoes: dict[str, bytes] = {}  # channel -> what was published there and has not been heard
+        self._echo_n = 0
 
     # ---- out --------------------------------------------------------------------------------------------------------------------
 
@@ -152,7 +161,8 @@ class Bus:
                 reason = "; ".join(str(e) or "no answer" for e in group.exceptions)
             finally:
                 was_up, self.up = self.up, False
-                self._confirmed.clear()
+                for channels in (self._asked, self._stale, self._subscribed, self._confirmed, self._echoes):
+                    channels.clear()
                 self._release_waiting()
                 self._queue.clear()
                 with contextlib.suppress(Away, TimeoutError):
@@ -181,16 +191,16 @@ class Bus:
     async def _subscribe(self, subscription: Subscription) -> None:
         """Keep the subscriptions equal to what is wanted. The first round makes the bus `up`."""
         self._joining, self._leaving = set(self._wanted), set()
-        first = {self._presence}
+        first = [self._presence, *subscription.echoes(self._echo)]
         while True:
             self._changed.clear()
             joining, self._joining = self._joining, set()
             leaving, self._leaving = self._leaving, set()
-            old = [self._user + user for user in leaving - self._wanted]
-            new = [self._user + user for user in joining & self._wanted if self._user + user not in self._confirmed] + list(first)
-            first = set()
+            old = [channel for user in leaving - self._wanted if (channel := self._user + user) in self._subscribed]
+            new = [channel for user in joining & self._wanted if (channel := self._user + user) not in self._subscribed] + first
+            first = []
+            self._note(old, new)
             if old:
-                self._confirmed.difference_update(old)
                 await subscription.unsubscribe(old)
             if new:
                 await subscription.subscribe(new)
@@ -202,6 +212,30 @@ class Bus:
             await self._changed.wait()
             await asyncio.sleep(GATHER_S)
 
+    def _note(self, old: list[str], new: list[str]) -> None:
+        """What is about to be sent. A confirmation that is under way for a channel of `old` is not one for it when it is wanted again."""
+        for channel in old:
+            self._subscribed.discard(channel)
+            self._confirmed.discard(channel)
+            self._stale[channel] += self._asked.pop(channel, 0)
+            if (waiter := self._waiting.pop(channel, None)) is not None and not waiter.done():
+                waiter.set_result(None)
+        self._stale += Counter()  # drops the zeros
+        self._subscribed.update(new)
+        self._asked.update(new)
+
+    def _confirm(self, channel: str) -> None:
+        """Confirmations come in the order of the commands."""
+        if self._stale[channel] > 0:
+            self._stale[channel] -= 1
+            return
+        self._asked.pop(channel, None)
+        if channel not in self._subscribed:
+            return
+        self._confirmed.add(channel)
+        if (waiter := self._waiting.pop(channel, None)) is not None and not waiter.done():
+            waiter.set_result(None)
+
     async def _until_confirmed(self, channels: Iterable[str]) -> None:
         loop = asyncio.get_running_loop()
         waits = [self._waiting.setdefault(c, loop.create_future()) for c in channels if c not in self._confirmed]
@@ -212,27 +246,47 @@ class Bus:
         cut = len(self._user)
         async for event in subscription.events():
             if type(event) is Message:
-                self._metrics.bus_messages += 1
                 if event.channel == self._presence:
+                    self._metrics.bus_messages += 1
                     self.listener.heard_presence(event.data)
+                elif event.channel.startswith(self._echo):
+                    if self._echoes.get(event.channel) == event.data:
+                        del self._echoes[event.channel]
                 else:
+                    self._metrics.bus_messages += 1
                     self.listener.heard(UserId(event.channel[cut:]), event.data)
             elif type(event) is Subscribed:
-                self._confirmed.add(event.channel)
-                if (waiter := self._waiting.pop(event.channel, None)) is not None and not waiter.done():
-                    waiter.set_result(None)
+                self._confirm(event.channel)
             else:
                 self._answered = True
         raise Away("the subscription ended")
 
     async def _ping(self, subscription: Subscription) -> None:
+        echoes = subscription.echoes(self._echo)
         while True:
             await asyncio.sleep(PING_S)
             if not self._answered:
                 raise Away("a ping was not answered")
+            if self._echoes:
+                raise Away("what is published is not heard: the subscription is at another Redis")
+            if subscription.outdated:
+                raise Away("the nodes have agreed on another kind of channels")
             self._answered = False
             async with asyncio.timeout(PING_S):
                 await subscription.ping()
+            if self.up:
+                await self._publish_echoes(echoes)
+
+    async def _publish_echoes(self, channels: list[str]) -> None:
+        """To be heard before the next ping. Where it cannot be published, the subscription is not to blame."""
+        self._echo_n += 1
+        said = b"%d" % self._echo_n
+        self._echoes = dict.fromkeys(channels, said)  # before it is published: it may be heard before that is answered
+        try:
+            async with asyncio.timeout(PUBLISH_S):
+                await self._engine.publish([(channel, said) for channel in channels])
+        except (Away, TimeoutError):
+            self._echoes.clear()
 
     def _release_waiting(self) -> None:
         for waiter in self._waiting.values():

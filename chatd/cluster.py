@@ -56,7 +56,7 @@ class Cluster:
         self._s, self._services, self._delivery, self._chat = s, services, delivery, chat
         registry, metrics = services.registry, services.metrics
         self.engine = Engine(s.redis_url.get_secret_value())
-        self.bus = Bus(self.engine, s.redis_prefix, metrics)
+        self.bus = Bus(self.engine, s.redis_prefix, metrics, boot)
         started = services.now()
         host = socket.gethostname()
         self.mirror = Mirror(
@@ -86,7 +86,7 @@ class Cluster:
             ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),
             ("presence_stale", "1 while others' presence may be old because Redis is away", lambda: self.mirror.stale),
             ("quota_open", "1 while limits are each node's own count because Redis is away", lambda: self.quota.open),
-            ("nodes_known", "other nodes whose lease stands", lambda: len(self.mirror.peers)),
+            ("nodes_known", "other nodes whose lease stands", lambda: self.mirror.nodes),
         ):
             metrics.gauge(name, help, read)
 
@@ -94,7 +94,7 @@ class Cluster:
         """See whether Redis is there. The store has started. Raises SettingError if it refuses us."""
         self.relay.of_log(self._services.store.epoch)
         try:
-            await self.engine.check()
+            await self.engine.check(self._s.redis_prefix)
         except Away as e:
             log.warning("redis.away", reason=str(e), meanwhile="other nodes' entries come by the feed; presence of their users is unknown")
 

@@ -4,8 +4,10 @@
     subscription()                             a new one of subscription.py
 
 One server; the master that the Sentinels name, asked for again whenever a connection is made; or a Cluster, with sharded pub/sub if all of its
-masters are of version 7 or later. After any failure there is a new client, which begins from what is true then: who is master, who has which slots,
-where a name leads. The old one is closed once nobody uses it, for redis-py closes connections also under those who use them.
+masters are of version 7 or later and all nodes of chatd say so (`shards`, `agree`): two that decide differently would
+not hear each other. After any failure there is a new client, which begins from what is true then: who is master, who
+has which slots, where a name leads. The old one is closed once nobody uses it, for redis-py closes connections also
+under those who use them.
 
 A command given up, by its deadline or its caller's, closes its connection: so no later command gets its answer. Commands under way at the same
 time use several connections, and Redis may do them in any order: who needs one, awaits the first before the second.
@@ -19,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias, TypeVar
@@ -74,7 +77,8 @@ class Engine:
         self._known: list[tuple[str, int]] = []  # nodes of a Cluster, when we last knew any
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._sharded: bool | None = None
+        self._sharded: bool | None = None  # whether all masters are new enough; None: not asked yet, or no Cluster
+        self._agreed = True
         self._publish = Script(self, _PUBLISH)
 
     @property
@@ -182,16 +186,43 @@ class Engine:
         return [{_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)} for flat in answers]
 
     def judge(self, hello: dict[str, str]) -> None:
+        """Raises SettingError, or Away if it is no answer of Redis."""
+        if not {"version", "mode"} <= hello.keys():
+            raise Away("no answer of HELLO")
         if _version(hello) < VERSION_MIN:
             raise SettingError(f"redis_url: {self.url.masked} is Redis {hello['version']}; chatd needs {'.'.join(map(str, VERSION_MIN))} or later")
         if self.url.kind == "server" and hello["mode"] != "standalone":
             shape = "redis+cluster://host,host" if hello["mode"] == "cluster" else "redis+sentinel://host,host/service"
             raise SettingError(f"redis_url: {self.url.masked} is a {hello['mode']}; write it as {shape}")
 
-    async def _is_sharded(self, client: RedisCluster, *, again: bool = False) -> bool:
-        if self._sharded is None or again:
-            self._sharded = min(map(_version, await self.hello(client))) >= SHARDED_MIN
+    # ---- sharded pub/sub --------------------------------------------------------------------------------------------------------
+
+    @property
+    def shards(self) -> bool | None:
+        """Whether this node could use sharded pub/sub; None: it does not know, or is not at a Cluster."""
         return self._sharded
+
+    @property
+    def sharded(self) -> bool | None:
+        """Whether it uses it."""
+        return self._sharded and self._agreed
+
+    def agree(self, *, sharded: bool) -> None:
+        """Whether all other nodes could."""
+        self._agreed = sharded
+
+    async def ask_shards(self) -> None:
+        """Look again. Raises Away."""
+        await self.run(self._ask_shards)
+
+    async def _ask_shards(self, client: Client) -> None:
+        if isinstance(client, RedisCluster):
+            self._sharded = min(map(_version, await self.hello(client))) >= SHARDED_MIN
+
+    async def _is_sharded(self, client: RedisCluster) -> bool:
+        if self._sharded is None:
+            await self._ask_shards(client)
+        return bool(self.sharded)
 
     # ---- for subscriptions -------------------------------------------------------------------------------------------------------
 
@@ -200,7 +231,8 @@ class Engine:
         if not isinstance(client, RedisCluster):
             return {"": client.connection_pool}, False
         await client.nodes_manager.initialize()  # slots may have moved since, and no command told us
-        if await self._is_sharded(client, again=True):
+        await self._ask_shards(client)
+        if self.sharded:
             return {node.name: node for node in client.get_primaries()}, True
         node = _speaker(client)
         return {node.name: node}, False
@@ -258,5 +290,9 @@ def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def _version(hello: dict[str, str]) -> tuple[int, ...]:
-    return tuple(int(part) for part in hello["version"].split(".")[:2])
+def _version(hello: dict[str, str]) -> tuple[int, int]:
+    """Raises Away if it does not say."""
+    found = re.match(r"(\d{1,4})\.(\d{1,4})", hello.get("version", ""))
+    if found is None:
+        raise Away("Redis does not say which version it is")
+    return int(found[1]), int(found[2])

@@ -26,6 +26,9 @@ BATCH_USERS_MAX: Final = 1_000
 DEVICES_MAX: Final = 100  # what `devices_max` can be set to
 BATCH_BYTES_MAX: Final = 12 << 20
 ENTRY_BYTES_MAX: Final = 16 << 10
+NAME_CHARS_MAX: Final = 64
+GRACE_MS_MAX: Final = 60_000  # a drain's notice and what follows it take 10 s
+DIGITS_MAX: Final = 16  # of V_MAX
 
 _DEVICE_BYTES: Final = 64 + 2 * 16 + 6  # numbers have 16 digits at most
 _ENTRY_BYTES: Final = 9 + 2 * 16 + 8 + DEVICES_MAX * _DEVICE_BYTES
@@ -33,6 +36,7 @@ assert ENTRY_BYTES_MAX > _ENTRY_BYTES
 assert BATCH_BYTES_MAX > BATCH_USERS_MAX * (USER_CHARS_MAX * 4 + 4 + _ENTRY_BYTES) + 100  # printable text in UTF-8; \" is the longest escape
 
 _BOOT = re.compile(r"[0-9a-f]{16}")
+_BOOT_BYTES = re.compile(rb"[0-9a-f]{16}")
 _DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # as in a hello (protocol.py)
 _STATES: Final = {status.value: status for status in (Status.ONLINE, Status.AWAY, Status.OFFLINE)}
 
@@ -45,14 +49,21 @@ class Batch(NamedTuple):
     users: list[tuple[UserId, Remote]]
 
 
+def _devices(devices: tuple[Device, ...]) -> list[tuple[str, int, int]]:
+    """Of more than DEVICES_MAX those attached last: one that is being closed for the newest still counts until its connection has ended."""
+    if len(devices) > DEVICES_MAX:
+        devices = tuple(sorted(devices, key=lambda one: one.attached_ms)[-DEVICES_MAX:])
+    return [(*device,) for device in devices]
+
+
 def encode_entry(said: Remote) -> bytes:
     """A value of the hash."""
-    return orjson.dumps((said.status.value, said.v, said.seen_ms, [(*device,) for device in said.devices]))
+    return orjson.dumps((said.status.value, said.v, said.seen_ms, _devices(said.devices)))
 
 
 def encode_batch(boot: str, n: int, users: Iterable[tuple[UserId, Remote]]) -> bytes:
     """`BATCH_USERS_MAX` users at most."""
-    rows = [(user, said.status.value, said.v, said.seen_ms, [(*device,) for device in said.devices]) for user, said in users]
+    rows = [(user, said.status.value, said.v, said.seen_ms, _devices(said.devices)) for user, said in users]
     assert len(rows) <= BATCH_USERS_MAX
     return orjson.dumps({"v": VERSION, "boot": boot, "n": n, "users": rows})
 
@@ -113,6 +124,16 @@ def _number(value: object) -> int:
     return value
 
 
+class Info(NamedTuple):
+    """What a node says of itself beside its lease, as far as other nodes act on it."""
+
+    name: str
+    n: int  # its last batch
+    left: bool  # it has drained
+    grace_ms: int  # its users stay for so much longer than its lease
+    shards: bool | None  # whether it can use sharded pub/sub; None: it does not say
+
+
 def decode_info(data: bytes) -> dict[str, Any]:
     """What a node writes of itself beside its lease; empty if it cannot be read. Of its values nothing is promised."""
     try:
@@ -120,3 +141,25 @@ def decode_info(data: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return info if isinstance(info, dict) else {}
+
+
+def read_info(data: bytes) -> Info:
+    """The same, checked: a value of a wrong type or out of bounds is as good as none."""
+    info = decode_info(data)
+    name, n, grace_ms, shards = info.get("name"), info.get("n"), info.get("grace_ms"), info.get("shards")
+    return Info(
+        name=name[:NAME_CHARS_MAX] if type(name) is str else "",
+        n=n if type(n) is int and 0 <= n <= V_MAX else 0,
+        left=info.get("left") is True,
+        grace_ms=min(grace_ms, GRACE_MS_MAX) if type(grace_ms) is int and grace_ms >= 0 else 0,
+        shards=shards if type(shards) is bool else None,
+    )
+
+
+def is_boot(name: bytes) -> bool:
+    return _BOOT_BYTES.fullmatch(name) is not None
+
+
+def read_number(text: bytes) -> int | None:
+    """A number that a node wrote as text; None if it is none."""
+    return int(text) if text.isdigit() and len(text) <= DIGITS_MAX else None

@@ -6,11 +6,15 @@
 Truth is each node's own map; Redis holds a copy that dies with its node: one hash a node, which expires with the lease, so no user outlives a node
 and nobody scans. Others keep states only of users they watch or hold. What keeps them right although pub/sub loses:
 
-- batches of a boot are numbered; a hole, or a beat that tells a higher number, has its hash read again for the users kept here;
-- a hash is believed only while its field "" is there: a Redis that came back empty says nothing, and the last state stands;
-- a lease has lapsed only if it is older than `lease_ms` by Redis's clock *and* our own beats went through for a whole lease: while Redis is away, and
-  just after, nobody is declared dead;
-- whoever was held up itself (its lease had lapsed, or its own clock jumped) writes its hash anew with versions that rise, and reads all others again.
+- batches of a boot are numbered; a hole, or a beat that says a higher number, has its hash read again for the users kept here;
+- a hash holds the number of its last batch. Its node's beat compares it, and lists all users again where Redis has
+  lost some; other nodes believe a hash only if it is whole and not behind what they have heard: a Redis that is empty
+  or fell back says nothing, and the last state stands;
+- a lease has lapsed if it did not move while Redis was reachable for a whole lease (leases.py): while Redis is away nobody is declared dead;
+- a node that was held up itself (its lease had lapsed, or its own clock jumped) lists its users again with versions
+  that rise, and reads all others again.
+
+No answer of Redis ends a task here: each is checked (presence_keys.py), and what is no answer is an outage.
 """
 
 from __future__ import annotations
@@ -19,8 +23,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import orjson
 import structlog
@@ -29,48 +32,21 @@ from chatd import gossip
 from chatd.bus import Bus
 from chatd.engine import Away, Engine
 from chatd.ids import UserId
+from chatd.leases import BEATS, Lease, Leases, RemoteNode
 from chatd.metrics import Metrics
 from chatd.presence import Change, Presence
+from chatd.presence_keys import LAPSED, STANDS, Beat, Keys
 from chatd.roster import Remote
 
 log = structlog.get_logger("mirror")
 
-BEATS: Final = 10  # a lease
 FLUSH_S: Final = 0.02  # changes gather for so long
 FLUSH_USERS: Final = 500  # a batch
 READ_USERS: Final = 1_000  # fields a HMGET: some 0.5 ms of Redis
-CALL_S: Final = 1.0
+SOON_S: Final = 0.02  # between two beats, whoever asks for one
 LEAVE_S: Final = 0.25  # at the end: the node must end within its drain, wherever Redis is
-LOOK_S: Final = 0.25  # how long a hello or watch waits for Redis; what comes later is pushed
-FORGET_LEASES: Final = 12  # leases after which a dead node leaves the list that `chatd nodes` shows
-TOUCH_S: Final = 5.0  # activity of devices of users on several nodes is told this often
-
-# KEYS: nodes, info, own hash; ARGV: boot, info, lease ms, whether to renew, leases until a dead node is forgotten, ms that the lease lasts beyond
-# itself. Gives Redis's time, whether our lease had lapsed or our hash is gone, and all nodes: boot, age of its lease in ms, info. One script, so that
-# one clock judges all. ZADD before any other write, because a full Redis refuses only the first one of a script: it must refuse the beats of all, or
-# those that go through would declare the others dead.
-BEAT: Final = """
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local last = redis.call('ZSCORE', KEYS[1], ARGV[1])
-local lapsed = 0
-if not last or now - last > tonumber(ARGV[3]) or redis.call('EXISTS', KEYS[3]) == 0 then lapsed = 1 end
-if lapsed == 0 or ARGV[4] == '1' then
-    redis.call('ZADD', KEYS[1], now + ARGV[6], ARGV[1])
-    redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
-    redis.call('PEXPIRE', KEYS[3], ARGV[3] * 2 + ARGV[6])
-end
-for _, boot in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3] * ARGV[5])) do
-    redis.call('ZREM', KEYS[1], boot)
-    redis.call('HDEL', KEYS[2], boot)
-end
-local nodes = {}
-local all = redis.call('ZRANGE', KEYS[1], 0, -1, 'WITHSCORES')
-for i = 1, #all, 2 do
-    nodes[#nodes + 1] = { all[i], now - all[i + 1], redis.call('HGET', KEYS[2], all[i]) or '' }
-end
-return { now, lapsed, nodes }
-"""
+LOOK_S: Final = 0.25  # how long a hello or watch waits for Redis; what arrives later is pushed
+TOUCH_S: Final = 5.0  # activity of devices of users on several nodes is published this often
 
 
 class Listener(Protocol):
@@ -84,20 +60,6 @@ class Listener(Protocol):
         """Say which devices of these users did something in the last `seconds`."""
 
 
-@dataclass(slots=True)
-class Peer:
-    """Another node, as this one knows it."""
-
-    n: int  # the last batch that was applied
-    heard_at: float  # when its lease was last seen standing, or a batch came
-    stale: bool = True  # its hash is to be read
-    name: str = ""
-    grace_ms: int = 0  # it has left, and its lease stands for so much longer
-    renewed_ms: int = 0  # when its lease had last been renewed as we first saw it, by Redis's clock
-    left: bool = False  # it has drained, and its lease is to lapse
-    namesake: bool = False  # it has our own name, and that was told
-
-
 class Mirror:
     """`run_beat`, `run_read` and `run_flush` are its tasks. `facts` gives what `chatd nodes` shows of this node."""
 
@@ -106,26 +68,32 @@ class Mirror:
         now: Callable[[], float], now_ms: Callable[[], int], facts: Callable[[], Mapping[str, object]],
     ) -> None:  # fmt: skip
         self._engine, self._bus, self._presence, self._metrics = engine, bus, presence, metrics
-        self.boot, self._name, self._lease_ms, self._lease_s = boot, name, lease_ms, lease_ms / 1000
+        self.boot, self._name, self._lease_s = boot, name, lease_ms / 1000
         self._now, self._now_ms, self._facts = now, now_ms, facts
         self.listener: Listener
-        self._p = f"{{{prefix}}}:"
-        self._beat = engine.script(BEAT)
-        self.peers: dict[str, Peer] = {}
+        self._keys = Keys(engine, prefix, boot, lease_ms)
+        self._leases = Leases(boot, name, self._lease_s)
         self._n = 0  # our last batch
-        self._through_since = math.inf  # since when our beats have gone through
         self._beaten_at = -math.inf
+        self._through = False  # the last beat went through
         self._written = False  # our hash is whole
-        self._grace_ms = 0
+        self._writing = asyncio.Lock()  # of the hash: a batch and a new listing must not mix
+        self._lease_ms, self._grace_ms = lease_ms, 0
         self.tried = asyncio.Event()  # to beat: we know who is where, or that Redis is away
         self._soon = asyncio.Event()  # beat now
-        self._to_read = asyncio.Event()  # a peer's hash
+        self._to_read = asyncio.Event()  # a remote node's hash
         self._asked: set[UserId] = set()
         self._looking: asyncio.Task[None] | None = None
         self._answer: asyncio.Future[None] | None = None
         self._touched_at = 0.0
+        self._mode_asked_at = -math.inf
         self._leaving = False
         self._listed: frozenset[str] = frozenset()
+
+    @property
+    def nodes(self) -> int:
+        """How many other nodes live."""
+        return len(self._leases.nodes)
 
     @property
     def listed(self) -> frozenset[str] | None:
@@ -140,58 +108,52 @@ class Mirror:
     # ---- out: our own users -------------------------------------------------------------------------------------------------------
 
     async def run_flush(self) -> None:
-        """Tell what changed, a batch at a time, for ever."""
+        """Publish what changed, a batch at a time, for ever."""
         while True:
             await asyncio.sleep(FLUSH_S)
-            if not self._written:  # the beat writes all who are here then; who has left is not to be kept for ever
-                self._drop_dirty()
-                continue
-            while batch := self._presence.take_dirty(FLUSH_USERS):
-                try:
-                    await self._tell(batch)
-                except (Away, TimeoutError) as e:
-                    self._written = False  # written anew, with this in it, when Redis is back
-                    self._soon.set()
-                    log.warning("presence.late", users=len(batch), reason=str(e) or "no answer")
-                    break
+            async with self._writing:
+                if not self._written:  # the beat lists all who are here then; who has left is not to be kept for ever
+                    self._drop_dirty()
+                    continue
+                while batch := self._presence.take_dirty(FLUSH_USERS):
+                    try:
+                        await self._tell(batch)
+                    except (Away, TimeoutError) as e:
+                        self._written = False  # listed again, with this in it, when Redis is back
+                        self._soon.set()
+                        log.warning("presence.late", users=len(batch), reason=str(e) or "no answer")
+                        break
 
     def _drop_dirty(self) -> None:
         while self._presence.take_dirty(FLUSH_USERS):
             pass
 
     async def _tell(self, batch: list[tuple[UserId, Remote]]) -> None:
-        """The hash before the channel: whoever misses the batch and reads the hash finds it there."""
-        await self._write(batch)
-        self._n += 1
+        """The hash before the channel: a node that misses the batch and reads the hash finds it there. Its number stands in the hash with it."""
+        n = self._n + 1
+        try:
+            await self._keys.write(batch, n)
+        finally:
+            self._n = n  # not before, for a beat under way compares it with the hash; also if it failed, for it may have been done
         self._metrics.presence_batches += 1
-        self._bus.publish_presence(gossip.encode_batch(self.boot, self._n, batch))
-
-    async def _write(self, entries: list[tuple[UserId, Remote]]) -> None:
-        key = self._p + "on:" + self.boot
-        sets = {user: gossip.encode_entry(entry) for user, entry in entries if entry.here}
-        gone = [user for user, entry in entries if not entry.here]
-        if sets:
-            await self._do("HSET", key, *(part for pair in sets.items() for part in pair))
-        if gone:
-            await self._do("HDEL", key, *gone)
-
-    async def _do(self, *command: str | bytes | int) -> Any:
-        async with asyncio.timeout(CALL_S):
-            return await self._engine.command(*command)
+        self._bus.publish_presence(gossip.encode_batch(self.boot, n, batch))
 
     async def _rewrite(self) -> None:
-        """Write our hash anew: Redis had lost it, or others may have declared us dead."""
-        self._presence.bump(self._now_ms())
-        self._drop_dirty()  # all of it is written below, and read by those whom the number tells
-        key = self._p + "on:" + self.boot
-        await self._do("UNLINK", key)
-        entries = list(self._presence.local_entries())
-        for at in range(0, len(entries), FLUSH_USERS):
-            await self._write(entries[at : at + FLUSH_USERS])
-        await self._do("HSET", key, "", self.boot)
-        await self._do("PEXPIRE", key, self._lease_ms * 2)
-        self._n += 1  # whoever knows the number before reads all of it
-        self._written = True
+        """List our users in the hash again: Redis had lost it, or others may have declared us dead.
+
+        Whatever changes from the listing on stays dirty and is written after it, removals too.
+        """
+        async with self._writing:
+            self._presence.bump(self._now_ms())
+            self._drop_dirty()  # all of it is listed below, and read by those who see the number
+            entries = list(self._presence.local_entries())
+            await self._keys.begin()
+            for at in range(0, len(entries), FLUSH_USERS):
+                await self._keys.write(entries[at : at + FLUSH_USERS], None)
+            n = self._n + 1  # whoever knows the number before reads all of it
+            await self._keys.write((), n)
+            self._n = n
+            self._written = True
         self._metrics.lease_rewrites += 1
         log.info("presence.written", users=len(entries))
 
@@ -202,12 +164,14 @@ class Mirror:
         while True:
             try:
                 await self._beat_once()
+                self._through = True
             except (Away, TimeoutError) as e:
-                if self._through_since != math.inf:
+                if self._through:
                     log.warning("lease.late", reason=str(e) or "no answer")
-                self._through_since = math.inf
+                self._through = False
                 self._metrics.lease_failures += 1
             self.tried.set()
+            await asyncio.sleep(SOON_S)  # made-up batches, each of which asks for a beat, get no more than so many
             self._soon.clear()
             try:
                 async with asyncio.timeout(self._lease_s / BEATS):
@@ -216,7 +180,7 @@ class Mirror:
                 pass
 
     async def leave(self, grace_s: float) -> None:
-        """This node ends: for so long its users do not look offline, and come back elsewhere meanwhile.
+        """This node ends: for so long its users do not look offline, and come back elsewhere by then.
 
         Call it last, when `run_beat` has ended. Never raises.
         """
@@ -227,74 +191,62 @@ class Mirror:
                     await self._renew(renew=True)
 
     async def _beat_once(self) -> None:
-        began = self._now()
-        if began - self._beaten_at > self._lease_s:
-            self._through_since = math.inf  # we were away ourselves: what we know of the others is as old
+        if self._now() - self._beaten_at > self._lease_s:
+            self._written = False  # we were away ourselves: others may have declared us dead
+            self._leases.all_stale()
+        beat = await self._renew(renew=self._written)
+        if beat.state == LAPSED:
+            self._leases.doubt()
+        if beat.state == LAPSED or not self._written:
+            self._leases.all_stale()
+        if beat.state != STANDS or not self._written:
             self._written = False
-        now_ms, lapsed, nodes = await self._renew(renew=self._written)
-        if lapsed or not self._written:
-            self._through_since = math.inf  # Redis may have lost everybody's: give them the time of a lease, too
             await self._rewrite()
-            now_ms, _, nodes = await self._renew(renew=True)
+            beat = await self._renew(renew=True)
         now = self._beaten_at = self._now()
-        if self._through_since == math.inf:
-            self._through_since = began
-            for peer in self.peers.values():
-                peer.stale = True
-        self._judge(nodes, now, now_ms)
+        self._judge(beat.leases, now)
         self._touch(now)
-        if any(peer.stale for peer in self.peers.values()):
+        if any(node.stale for node in self._leases.nodes.values()):
             self._to_read.set()
+        await self._agree(now)
 
-    async def _renew(self, *, renew: bool) -> tuple[int, bool, list[tuple[str, int, dict[str, Any]]]]:
-        info = orjson.dumps({"name": self._name, "n": self._n, "left": self._leaving, "grace_ms": self._grace_ms, **self._facts()})
-        keys = [self._p + "nodes", self._p + "info", self._p + "on:" + self.boot]
-        async with asyncio.timeout(CALL_S):
-            now_ms, lapsed, nodes = await self._beat(keys, [self.boot, info, self._lease_ms, int(renew), FORGET_LEASES, self._grace_ms])
-        return int(now_ms), bool(lapsed), [(boot.decode(), int(age), gossip.decode_info(info)) for boot, age, info in nodes]
+    async def _renew(self, *, renew: bool) -> Beat:
+        said = {"name": self._name, "n": self._n, "left": self._leaving, "grace_ms": self._grace_ms, "shards": self._engine.shards}
+        return await self._keys.beat(orjson.dumps({**self._facts(), **said}), renew=renew, grace_ms=self._grace_ms, n=self._n)
 
-    def _judge(self, nodes: list[tuple[str, int, dict[str, Any]]], now: float, now_ms: int) -> None:
+    def _judge(self, leases: list[Lease], now: float) -> None:
         """Who is there, who has news, who is dead."""
-        ages = {boot: age for boot, age, _ in nodes}
-        self._listed = frozenset(ages)
-        standing = {boot: info for boot, age, info in nodes if boot != self.boot and age <= self._lease_ms}
-        for boot, info in standing.items():
-            peer = self.peers.get(boot)
-            n = info.get("n", 0)
-            if peer is None:
-                peer = self.peers[boot] = Peer(n, now, name=str(info.get("name", "")))
-                log.info("node.joined", boot=boot, name=peer.name)
-            elif n > peer.n:
-                peer.n, peer.stale = n, True
-            renewed_ms = now_ms - ages[boot]
-            peer.renewed_ms = peer.renewed_ms or renewed_ms
-            # One that renews its lease while we are here; our own last life does not.
-            if info.get("name") == self._name and renewed_ms > peer.renewed_ms and not peer.namesake:
-                peer.namesake = True
-                log.warning("node.same_name", name=self._name, boot=boot, remedy="give each its own --node-name; they work all the same")
-            peer.left = info.get("left") is True
-            peer.heard_at, peer.name, peer.grace_ms = now, str(info.get("name", "")), info.get("grace_ms", 0)
-        if now - self._through_since < self._lease_s:
-            return
-        for boot, peer in list(self.peers.items()):
-            if boot not in standing and now - peer.heard_at > (0 if boot in ages else self._lease_s):
-                self._dead(boot, peer, self._now_ms() - ages.get(boot, self._lease_ms) - peer.grace_ms)
+        self._listed = frozenset(lease.boot for lease in leases)
+        joined, namesakes, dead = self._leases.judge(leases, now)
+        for boot, node in joined:
+            log.info("node.joined", boot=boot, name=node.name)
+        for boot in namesakes:
+            log.warning("node.same_name", name=self._name, boot=boot, remedy="give each its own --node-name; they work all the same")
+        for boot, node in dead:
+            self._dead(boot, node, self._now_ms() - int((now - node.moved_at) * 1000))
 
-    def _dead(self, boot: str, peer: Peer, seen_ms: int) -> None:
-        del self.peers[boot]
+    def _dead(self, boot: str, node: RemoteNode, seen_ms: int) -> None:
         changes = self._presence.forget_boot(boot, self._now_ms(), seen_ms)
-        if peer.left:
-            log.info("node.left", boot=boot, name=peer.name, offline=len(changes))
+        if node.left:
+            log.info("node.left", boot=boot, name=node.name, offline=len(changes))
         else:
             self._metrics.leases_lapsed += 1
-            log.warning("node.dead", boot=boot, name=peer.name, offline=len(changes))
+            log.warning("node.dead", boot=boot, name=node.name, offline=len(changes))
         for change in changes:
             self.listener.announce(change)
+
+    async def _agree(self, now: float) -> None:
+        """Sharded pub/sub is used once every node can: nodes that decided differently would not hear each other."""
+        others = [node.shards for node in self._leases.nodes.values() if node.shards is not None]
+        if self._engine.shards is False and any(others) and now - self._mode_asked_at > self._lease_s:
+            self._mode_asked_at = now
+            await self._engine.ask_shards()
+        self._engine.agree(sharded=all(others))
 
     def _touch(self, now: float) -> None:
         if now - self._touched_at >= TOUCH_S:
             self._touched_at = now
-            self.listener.touch({user for boot in self.peers for user in self._presence.known(boot)}, TOUCH_S)
+            self.listener.touch({user for boot in self._leases.nodes for user in self._presence.known(boot)}, TOUCH_S)
 
     # ---- in: other nodes' users ----------------------------------------------------------------------------------------------------
 
@@ -306,17 +258,13 @@ class Mirror:
             return
         if batch.boot == self.boot:
             return
-        peer = self.peers.get(batch.boot)
-        if peer is None:
-            peer = self.peers[batch.boot] = Peer(batch.n, self._now())
+        known = batch.boot in self._leases.nodes
+        in_order = self._leases.heard(batch.boot, batch.n, self._now())
+        if in_order is False:
+            return
+        if in_order is None:
+            self._metrics.presence_gaps += known
             self._soon.set()
-        elif batch.n <= peer.n:
-            return  # late: what it told has been read from the hash, or is being
-        elif batch.n > peer.n + 1:
-            peer.stale = True
-            self._metrics.presence_gaps += 1
-            self._soon.set()
-        peer.n = batch.n
         for user, entry in batch.users:
             self._apply(batch.boot, user, entry)
 
@@ -326,45 +274,43 @@ class Mirror:
             self.listener.devices_elsewhere(user)
 
     def back(self) -> None:
-        """The bus is connected anew: any batch may have been missed."""
-        for peer in self.peers.values():
-            peer.stale = True
+        """The bus is connected again: any batch may have been missed."""
+        self._leases.all_stale()
         self._soon.set()
 
     async def run_read(self) -> None:
-        """Read the hashes of peers whose news were missed, for ever. Not as a part of the beat: it may take longer than a lease."""
+        """Read the hashes of nodes whose batches were missed, for ever. Not as a part of the beat: it may take longer than a lease."""
         while True:
             await self._to_read.wait()
             self._to_read.clear()
-            for boot, peer in list(self.peers.items()):
-                if peer.stale:
+            for boot, node in list(self._leases.nodes.items()):
+                if node.stale:
                     with contextlib.suppress(Away, TimeoutError):  # it stays stale: the next beat asks again
-                        await self._read_again(boot, peer)
+                        await self._read_again(boot, node)
 
-    async def _read_again(self, boot: str, peer: Peer) -> None:
+    async def _read_again(self, boot: str, node: RemoteNode) -> None:
         """Read a node's hash for all users that are kept here."""
-        peer.stale = False
+        node.stale = False
         self._metrics.presence_reads += 1
         users = list(self._presence.wanted())
         try:
             for at in range(0, len(users), READ_USERS):
                 await self._read(boot, users[at : at + READ_USERS])
         except (Away, TimeoutError):
-            peer.stale = True
+            node.stale = True
             raise
 
     async def _read(self, boot: str, users: list[UserId]) -> None:
         """Ask a node's hash about users. Raises Away."""
         asked = self._presence.asked(boot)
-        values = await self._do("HMGET", self._p + "on:" + boot, "", *users)
-        if values[0] is None or boot not in self.peers:
+        said = await self._keys.read(boot, users)
+        node = self._leases.nodes.get(boot)
+        if said is None or node is None:
             return  # it has not been written yet, or Redis has lost it: it says nothing, and the last word stands
-        answer: dict[UserId, Remote | None] = {}
-        for user, value in zip(users, values[1:], strict=True):
-            entry = None if value is None else gossip.decode_entry(value)
-            if value is None or entry is not None:
-                answer[user] = entry
-        for change in self._presence.resync(boot, answer, asked, self._now_ms()):
+        if said.n is not None and said.n < node.n:
+            node.stale = True  # Redis fell back behind what the node has published: its owner will see that, and list it again
+            return
+        for change in self._presence.resync(boot, said.answer, asked, self._now_ms()):
             self.listener.announce(change)
         for user in users:
             if self._presence.elsewhere(user):
@@ -377,7 +323,7 @@ class Mirror:
 
         One question for all that ask at the same time.
         """
-        if not self.peers or self.stale:
+        if not self._leases.nodes or self.stale:
             return  # when Redis is back all are asked about
         self._asked.update(users)
         if self._answer is None:
@@ -393,7 +339,7 @@ class Mirror:
                 users, self._asked = list(self._asked), set()
                 answer, self._answer = self._answer, None
                 try:
-                    for boot in list(self.peers):
+                    for boot in list(self._leases.nodes):
                         for at in range(0, len(users), READ_USERS):
                             await self._read(boot, users[at : at + READ_USERS])
                 except (Away, TimeoutError):

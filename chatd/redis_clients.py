@@ -11,9 +11,11 @@ import asyncio
 import contextlib
 import re
 import ssl
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
+import structlog
 from redis import exceptions
 from redis.asyncio import Redis
 from redis.asyncio.cluster import ClusterNode, RedisCluster
@@ -23,7 +25,10 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelManage
 from redis.backoff import NoBackoff
 
 from chatd.errors import SettingError
+from chatd.limits import TokenBucket
 from chatd.redis_url import RedisUrl
+
+log = structlog.get_logger("redis")
 
 CONNECTIONS_MAX: Final = 32  # to one server; a command past it fails at once
 REASON_MAX: Final = 160
@@ -35,6 +40,8 @@ _IN_SCRIPT: Final = re.compile(r"Error running script \(call to \w+\): (@\w+: ?\
 
 # redis-py closes connections, also when another task is about to use them (8.1: `ClusterNode.disconnect_free_connections`); that one then sees this.
 _RACE: Final = re.compile(r"'NoneType' object has no attribute|handler is closed|unable to perform operation on <")
+
+_traces: Final = TokenBucket(0.1, 3)  # lines with a trace
 
 _ROLE_ERRORS: Final = (exceptions.ReadOnlyError, exceptions.ClusterError, exceptions.AskError, exceptions.TryAgainError)
 FAULTS: Final = (exceptions.RedisError, exceptions.RedisClusterException, OSError, EOFError)
@@ -121,23 +128,36 @@ async def close_client(client: Client) -> None:
 
 @contextlib.contextmanager
 def translated(url: RedisUrl, deadline_s: float) -> Iterator[None]:
-    """All that redis-py raises becomes Away; but a cancellation of this task stays one."""
+    """All that fails becomes Away, whatever it is: no answer of Redis ends a node. But a cancellation of this task stays one.
+
+    What redis-py raises beyond its own types shows an answer that it could not read, or a race of its own; both are logged with their trace.
+    """
     try:
         yield
+    except Away:
+        raise
     except TimeoutError as e:  # before OSError, which it is one of
         raise Away(f"no answer within {deadline_s:g} s") from e
     except FAULTS as e:
         raise Away(reason(url, e)) from e
     except (AttributeError, RuntimeError) as e:
         if _RACE.search(str(e)) is None:
-            raise
+            raise _unreadable(e) from e
         raise Away("another call closed the connection") from e
+    except Exception as e:
+        raise _unreadable(e) from e
     except asyncio.CancelledError as e:
         # All who wait for one connection to close await the same future: one who is cancelled cancels it, and with it the others.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         raise Away("another call was cancelled") from e
+
+
+def _unreadable(e: Exception) -> Away:
+    if _traces.take(time.monotonic()):
+        log.error("redis.unreadable", reason=type(e).__name__, exc_info=e)
+    return Away(f"an answer that cannot be read ({type(e).__name__})")
 
 
 def is_about_the_way(e: BaseException) -> bool:

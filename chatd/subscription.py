@@ -26,6 +26,7 @@ from chatd.redis_url import RedisUrl
 
 COMMAND_MAX: Final = 1_000  # channels in one command: 1 ms in which Redis serves nobody else
 EVENTS_MAX: Final = 1_000  # of several legs, that nobody has read
+ECHOES_TRIED: Final = 2_000  # names, to find one in a slot of each master
 
 Command: TypeAlias = tuple[str, ...]
 
@@ -53,6 +54,10 @@ class Source(Protocol):
 
     url: RedisUrl
     deadline_s: float
+
+    @property
+    def sharded(self) -> bool | None:
+        """Whether channels are sharded, as all nodes have agreed; None where that is no question."""
 
     async def run(self, command: Callable[[Client], Awaitable[None]]) -> None:
         """A step of connecting, with its deadline. Raises Away."""
@@ -109,6 +114,26 @@ class Subscription:
                 self._events.get_nowait()
             self._events.put_nowait(Away("closed"))
         await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    @property
+    def outdated(self) -> bool:
+        """The nodes have agreed on another kind of channels since it was made."""
+        return self._engine.sharded is not None and self._engine.sharded != self._sharded
+
+    def echoes(self, name: str) -> list[str]:
+        """Channels of this name, one for each connection: what is published there comes on all of them. Raises Away."""
+        if not self._sharded:
+            return [name]
+        client = self._client
+        assert isinstance(client, RedisCluster)
+        found: dict[str, str] = {}
+        for n in range(ECHOES_TRIED):
+            if len(found) == len(self._legs):
+                break
+            channel = f"{name}:{n}"
+            if (node := client.get_node_from_key(channel)) is not None and node.name in self._legs:
+                found.setdefault(node.name, channel)
+        return list(found.values())
 
     # ---- out --------------------------------------------------------------------------------------------------------------------
 

@@ -155,3 +155,33 @@ def test_the_largest_of_all_fits() -> None:
 def test_what_a_later_chatd_adds_is_passed_over() -> None:
     row = ["alice", "online", 1, None, [["phone", 1_000, 2_000, "new"]], "new"]
     assert gossip.decode_batch(batch(users=[row], new=1)) == Batch(BOOT, 7, [(ALICE, Remote(Status.ONLINE, 1, None, (PHONE,)))])
+
+
+def test_a_hundred_and_first_device_is_left_out_of_a_batch_and_spoils_it_for_nobody() -> None:
+    """The one that is being closed for the newest counts until its connection has ended."""
+    devices = tuple(Device(DeviceId(f"d{n}"), 1_000 + n, 1_000 + n) for n in range(101))
+    said = Remote(Status.ONLINE, 7, None, devices)
+    users = [(UserId("alice"), said), (UserId("bob"), said._replace(devices=devices[:1]))]
+    batch = gossip.decode_batch(gossip.encode_batch("0123456789abcdef", 1, users))
+    assert batch is not None
+    (_, alice), (_, bob) = batch.users
+    assert alice.devices == devices[1:], "those attached last"
+    assert bob.devices == devices[:1]
+    entry = gossip.decode_entry(gossip.encode_entry(said))
+    assert entry is not None
+    assert entry.devices == devices[1:]
+
+
+@pytest.mark.parametrize("wrong", [None, "7", 7.5, -1, 2**63, [], {}, True])
+@pytest.mark.parametrize("name", ["n", "grace_ms", "name", "left", "shards"])
+def test_what_a_node_says_of_itself_in_a_wrong_type_is_as_good_as_unsaid(name: str, wrong: object) -> None:
+    info = gossip.read_info(orjson.dumps({"name": "web1", "n": 7, "grace_ms": 5, "left": True, "shards": False, name: wrong}))
+    assert [type(value) for value in (info.name, info.n, info.left, info.grace_ms)] == [str, int, bool, int]
+    assert 0 <= info.n < 2**53
+    assert 0 <= info.grace_ms <= gossip.GRACE_MS_MAX
+    assert info.shards in (True, False, None)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"\xff", b"[" * 5_000, b"null"])
+def test_garbage_beside_a_lease_says_nothing(data: bytes) -> None:
+    assert gossip.read_info(data) == gossip.Info("", 0, False, 0, None)

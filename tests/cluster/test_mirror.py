@@ -1,0 +1,249 @@
+"""Presence over nodes, where Redis loses some of it, answers late, or holds what no node has written. Each drives one order of events."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from chatd import gossip, presence_keys
+from chatd.engine import Away
+from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted, until
+from tests.fix_redis import OwnRedis
+
+pytestmark = pytest.mark.cluster
+
+
+class Gate:
+    """Holds a coroutine back where it is called: `reached` is set then, and it goes on after `open`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
+        self.reached, self.opened = asyncio.Event(), asyncio.Event()
+        real = getattr(place, name)
+
+        async def held(*args: Any, **kwargs: Any) -> Any:
+            self.reached.set()
+            await self.opened.wait()
+            return await real(*args, **kwargs)
+
+        monkeypatch.setattr(place, name, held)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+def own_key(seat: Seat) -> str:
+    return f"{{chatd}}:on:{seat.boot}"
+
+
+def cut_publishing(seat: Seat) -> None:
+    """Its presence batches are lost."""
+    seat.bus.publish_presence = lambda data: None  # type: ignore[method-assign]
+
+
+async def test_a_user_who_leaves_and_one_who_comes_while_the_hash_is_listed_again_are_right_everywhere(
+    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("stays", "leaves", "comes")
+    a.come("stays", "leaves")
+    await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
+    cut_publishing(a)
+    with monkeypatch.context() as patch:
+        gate = Gate(patch, a.mirror._keys, "begin")  # after the list was made
+        own_redis.command("DEL", own_key(a))
+        await gate.reached.wait()
+        a.go("leaves")
+        a.come("comes")
+        await asyncio.sleep(0.05)  # so long that a flush would have been
+        gate.open()
+        await until(lambda: a.mirror._written, "the hash is whole again")
+    await until(lambda: not a.presence._own._dirty, "what changed is written, too")
+    fields = own_redis.command("HKEYS", own_key(a))
+    assert {field.decode() for field in fields} == {"", "\1", "stays", "comes"}
+    b.mirror.back()
+    await until(lambda: (b.sees("leaves"), b.sees("comes"), b.sees("stays")) == ("offline", "online", "online"), "b is right")
+
+
+async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothing(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    a = await make_mirror("a")
+    a.come("alice")
+    await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1, "she is in the hash")
+    late = a.mirror._keys
+    said = a.presence._own[next(iter(a.presence._own.keys()))]
+    arguments: dict[str, Any] = {"writing": late._writing}
+    own_redis.command("DEL", own_key(a))
+    await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writing > arguments["writing"], "it is listed again")
+    entry = gossip.encode_entry(said)
+    answer = await a.engine.script(presence_keys.WRITE)([own_key(a)], [arguments["writing"], "99", 1_000, 1, "ghost", entry])
+    assert answer == 0
+    assert own_redis.command("HEXISTS", own_key(a), "ghost") == 0
+
+
+async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_wrong(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    """What such a replica has is what the hash was before: it is put back as it was, and all connections are cut."""
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("stays", "leaves", "comes")
+    a.come("stays", "leaves")
+    await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
+    before = own_redis.command("DUMP", own_key(a))
+    a.go("leaves")
+    a.come("comes")
+    await until(lambda: (b.sees("leaves"), b.sees("comes")) == ("offline", "online"), "b sees the change")
+    told = len(b.told)
+    rewrites = a.metrics.lease_rewrites
+    own_redis.command("RESTORE", own_key(a), 2 * LEASE_MS, before, "REPLACE")
+    b.mirror.back()
+    await until(lambda: a.metrics.lease_rewrites > rewrites, "a lists its users again")
+    reads = b.metrics.presence_reads
+    await until(lambda: b.metrics.presence_reads > reads, "and b reads them")
+    await until(lambda: not any(node.stale for node in b.mirror._leases.nodes.values()), "b has read all of it")
+    assert (b.sees("stays"), b.sees("leaves"), b.sees("comes")) == ("online", "offline", "online")
+    assert [change.user for change in b.told[told:] if change.status.value == "offline" and change.user == "comes"] == []
+    assert [change.user for change in b.told[told:] if change.status.value == "online" and change.user == "leaves"] == []
+
+
+async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    a.come("alice", "bob")
+    await until(lambda: own_redis.command("HLEN", own_key(a)) == 4, "both are in the hash")
+    own_redis.command("DEL", own_key(a))
+    a.come("carol")
+    await b.watch("alice", "bob", "carol")
+    await until(lambda: {b.sees(user) for user in ("alice", "bob", "carol")} == {"online"}, "b sees all three")
+
+
+async def test_a_node_that_died_is_gone_within_a_lease_although_beats_fail(make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("alice")
+    a.come("alice")
+    await until(lambda: b.sees("alice") == "online", "b sees her")
+    real, n = b.mirror._keys.beat, 0
+
+    async def fails_sometimes(*args: Any, **kwargs: Any) -> Any:
+        nonlocal n
+        n += 1
+        if n % 8 == 0:
+            raise Away("on purpose")
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(b.mirror._keys, "beat", fails_sometimes)
+    await a.kill()
+    beats = n
+    await until(lambda: b.sees("alice") == "offline", "b sees that she has gone")
+    assert n - beats < 25
+
+
+REPLIES: list[object] = [None, 7, b"x", [], [None], [1, 2, 3], [b"a", b"b", b"c"], [1, 0, [[b"x", 1, b"y"], [b"\xff" * 16, 1, b""], 5]], [1, 0, [[]]]]
+
+
+@pytest.mark.parametrize("reply", REPLIES, ids=repr)
+async def test_no_answer_of_the_beat_ends_it(make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch, reply: object) -> None:
+    a = await make_mirror("a")
+    a.come("alice")
+    asked = asyncio.Event()
+
+    async def answer(*_: object) -> object:
+        asked.set()
+        return reply
+
+    with monkeypatch.context() as patch:
+        for script in ("_beat", "_begin", "_write"):
+            patch.setattr(a.mirror._keys, script, answer)
+        await asked.wait()
+        asked.clear()
+        await asked.wait()
+    assert a.lives
+    b = await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("alice")
+    await until(lambda: b.sees("alice") == "online", "all is right after it")
+
+
+TYPES: dict[str, tuple[object, ...]] = {
+    "string": ("SET", "x"), "list": ("RPUSH", "x"), "set": ("SADD", "x"), "zset": ("ZADD", 1, "x"), "hash": ("HSET", "x", "y"),
+    "stream": ("XADD", "*", "x", "y"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(make_mirror: MakeMirror, own_redis: OwnRedis, kind: str) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    a.come("alice")
+    await b.watch("alice", "bob")
+    await until(lambda: b.sees("alice") == "online", "b sees her")
+    verb, *rest = TYPES[kind]
+    for key in ("{chatd}:nodes", "{chatd}:info", own_key(a), own_key(b)):
+        own_redis.command("DEL", key)
+        own_redis.command(verb, key, *rest)
+    a.go("alice")
+    a.come("bob")
+    await until(lambda: (b.sees("alice"), b.sees("bob")) == ("offline", "online"), "b is right")
+    types = {"{chatd}:nodes": b"zset", "{chatd}:info": b"hash", own_key(a): b"hash"}
+    await until(lambda: all(own_redis.command("TYPE", key) == is_of for key, is_of in types.items()), "mended")
+    await until(lambda: own_redis.command("HEXISTS", own_key(a), "bob") == 1, "and written")
+    assert a.lives
+    assert b.lives
+
+
+INFOS = [b"", b"\xff", b"[]", b'{"n":"7"}', b'{"n":[]}', b'{"n":1e400}', b'{"grace_ms":"x","left":7}', b'{"name":5,"n":-1}',
+         b'{"name":null,"shards":"no"}']  # fmt: skip
+
+
+async def test_rows_of_wrong_types_beside_leases_end_nobody(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    a = await make_mirror("a")
+    for n, info in enumerate(INFOS):
+        boot = f"{n:016x}"
+        own_redis.command("HSET", "{chatd}:info", boot, info)
+        own_redis.command("ZADD", "{chatd}:nodes", "+inf" if n % 3 == 0 else 1e18 if n % 3 == 1 else 0, boot)
+        own_redis.command("HSET", f"{{chatd}}:on:{boot}", "", b"\xff" if n % 2 else "7", "alice", info)
+    own_redis.command("ZADD", "{chatd}:nodes", 1e18, b"\xff\xfe")
+    await a.watch("alice")
+    own_redis.command("HSET", "{chatd}:info", a.boot, b'{"n":"x"}')
+    beats = a.mirror._beaten_at
+    await until(lambda: a.mirror._beaten_at > beats + 2 * LEASE_MS / 1000, "beats go through")
+    await until(lambda: a.mirror.nodes == 0, "none of them counts longer than a lease")
+    assert a.lives
+    b = await make_mirror("b")
+    await until(lambda: a.mirror.nodes == 1, "a real one does")
+    assert b.lives
+
+
+async def test_a_row_that_redis_clock_going_back_left_in_the_future_goes(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    """What a step back of a day leaves of a node that died before it."""
+    seconds, _ = own_redis.command("TIME")
+    future = (int(seconds) + 86_400) * 1000
+    a = await make_mirror("a")
+    dead = await make_mirror("dead")
+    await a.watch("alice")
+    dead.come("alice")
+    await until(lambda: a.sees("alice") == "online", "a sees her")
+    await dead.kill()
+    own_redis.command("ZADD", "{chatd}:nodes", future, dead.boot)
+    own_redis.command("PERSIST", own_key(dead))
+    await until(lambda: a.sees("alice") == "offline", "she goes with her node")
+    score = float(own_redis.command("ZSCORE", "{chatd}:nodes", dead.boot))
+    assert score < future
+    c = await make_mirror("c")
+    await acquainted(a, c)
+    assert a.mirror.nodes == 1
+
+
+async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("alice")
+    garbage = [b"", b"x", b"[]", b"\xff", b"{}", b'{"v":1}', b'{"v":1,"boot":"%s","n":9007199254740991,"users":[]}' % a.boot.encode(), b"[" * 10_000]
+    for data in garbage:
+        own_redis.command("PUBLISH", "chatd:presence", data)
+        own_redis.command("PUBLISH", f"chatd:echo:{b.boot}", data)
+    a.come("alice")
+    await until(lambda: b.sees("alice") == "online", "b sees her, whatever was made up in a's name")
+    assert a.lives
+    assert b.lives

@@ -1,0 +1,142 @@
+"""Presence over nodes without PostgreSQL: mirrors in this process over a Redis of the test's own, to be held up at any step.
+
+    make_mirror     `await make_mirror("a")`: a `Seat`: presence, bus and mirror of one node, running; killed at the end
+    Seat            `come`, `go`, `watch`; `told` are the changes that its watchers were shown; `kill` is kill -9
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeAlias
+
+import pytest_asyncio
+
+from chatd.bus import Bus
+from chatd.engine import Engine
+from chatd.ids import DeviceId, UserId
+from chatd.metrics import Metrics
+from chatd.mirror import Mirror
+from chatd.presence import Change, Presence
+from tests.fix_redis import OwnRedis
+
+LEASE_MS = 1_000
+SOON_S = 15.0  # far beyond what it takes
+POLL_S = 0.01
+
+
+class Seat:
+    """One node, as far as presence goes. It is its own listener, of the bus too."""
+
+    def __init__(self, url: str, name: str, lease_ms: int, prefix: str) -> None:
+        self.boot = os.urandom(8).hex()
+        self.metrics = Metrics()
+        self.engine = Engine(url)
+        self.presence = Presence(0.0, self.boot)
+        self.bus = Bus(self.engine, prefix, self.metrics, self.boot)
+        self.mirror = Mirror(
+            self.engine, self.bus, self.presence, self.metrics, boot=self.boot, prefix=prefix, lease_ms=lease_ms, name=name,
+            now=time.monotonic, now_ms=lambda: int(time.time() * 1000), facts=dict,
+        )  # fmt: skip
+        self.mirror.listener = self.bus.listener = self
+        self.told: list[Change] = []
+        self.heard_frames: list[tuple[UserId, bytes]] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        work: list[Coroutine[Any, Any, None]] = [
+            self.bus.run_publisher(), self.bus.run(), self.mirror.run_beat(), self.mirror.run_flush(), self.mirror.run_read(),
+        ]  # fmt: skip
+        self.tasks = [asyncio.create_task(one) for one in work]
+
+    async def kill(self) -> None:
+        """No lease is given back."""
+        for task in self.tasks:
+            task.cancel()
+        self.tasks_ended = await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.engine.close()
+
+    @property
+    def lives(self) -> bool:
+        return bool(self.tasks) and not any(task.done() for task in self.tasks)
+
+    # ---- its users ----------------------------------------------------------------------------------------------------------------
+
+    def come(self, *users: str) -> None:
+        for user in users:
+            self.announce(self.presence.connect(UserId(user), DeviceId("phone"), False, int(time.time() * 1000)))
+
+    def go(self, *users: str) -> None:
+        for user in users:
+            self.presence.disconnect(UserId(user), DeviceId("phone"), time.monotonic(), int(time.time() * 1000))
+        for change in self.presence.due(time.monotonic(), int(time.time() * 1000)):
+            self.announce(change)
+
+    async def watch(self, *users: str) -> None:
+        names = [UserId(user) for user in users]
+        self.presence.watch(self, (), names)
+        await self.mirror.look(names)
+
+    def sees(self, user: str) -> str:
+        change = self.presence.status(UserId(user))
+        return "offline" if change is None else change.status.value
+
+    # ---- the listeners' -----------------------------------------------------------------------------------------------------------
+
+    def announce(self, change: Change | None) -> None:
+        if change is not None:
+            self.told.append(change)
+
+    def devices_elsewhere(self, user: UserId) -> None:
+        """Not of interest here."""
+
+    def touch(self, users: Iterable[UserId], seconds: float) -> None:
+        """Likewise."""
+
+    def heard(self, user: UserId, data: bytes) -> None:
+        self.heard_frames.append((user, data))
+
+    def heard_presence(self, data: bytes) -> None:
+        self.mirror.heard(data)
+
+    def away(self) -> None:
+        """The bus's."""
+
+    def back(self) -> None:
+        self.mirror.back()
+
+
+MakeMirror: TypeAlias = Callable[..., Awaitable[Seat]]
+
+
+@pytest_asyncio.fixture
+async def make_mirror(own_redis: OwnRedis) -> AsyncIterator[MakeMirror]:
+    made: list[Seat] = []
+
+    async def make(name: str, *, url: str = "", lease_ms: int = LEASE_MS, prefix: str = "chatd") -> Seat:
+        seat = Seat(url or own_redis.url, name, lease_ms, prefix)
+        made.append(seat)
+        seat.start()
+        await until(lambda: seat.mirror._written and seat.bus.up, f"{name} is up")
+        return seat
+
+    yield make
+    for seat in made:
+        await seat.kill()
+
+
+async def until(so: Callable[[], bool], claim: str) -> None:
+    """Wait for what other tasks do."""
+    try:
+        async with asyncio.timeout(SOON_S):
+            while not so():
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        raise AssertionError(f"not after {SOON_S} s: {claim}") from None
+
+
+async def acquainted(*seats: Seat) -> None:
+    """Each knows all others."""
+    await until(lambda: all(seat.mirror.nodes == len(seats) - 1 for seat in seats), "all know each other")
