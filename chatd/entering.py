@@ -187,7 +187,7 @@ class Entrance:
     def _begin(self, pair: Pair, user: User, waiting: list[First]) -> float:
         """Make the conversation of a pair in a user's name; else the time (s) until they may open another."""
         now = self.s.now()
-        wait = user.new_convs.take(now) if self.s.quota is None else user.new_convs.wait(now)
+        wait = user.new_convs.take(now) if self.s.quota is None else user.new_convs.refused(now)
         if wait > 0:
             return wait
         self._resolving[pair] = waiting

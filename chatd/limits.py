@@ -30,6 +30,12 @@ PENALTY_MAX_S: Final = 60.0  # longer waits only help people to think that it ha
 # Strikes are forgotten after so long without a new one, counted from the end of the last penalty: as long as the longest penalty, so
 # that hammering all along is never "clean", and as long as a user without sessions is held, so that reconnecting gains nothing.
 FORGET_S: Final = 60.0
+
+# A long window that Redis said to be full is asked for again after so long, although the wait told is longer: a take may have been given back on
+# another node. Short ones are not: their wait is over soon, and who hammers costs Redis nothing.
+ASK_AGAIN_S: Final = 1.0
+LONG_S: Final = 60.0
+
 NO_GRANT_S: Final = 0.001  # room here, and nothing granted: the wait to tell, since a wait of 0 would mean "taken"
 
 
@@ -103,6 +109,10 @@ class SlidingWindow:
         if takes is None or len(takes) < self.max_events or now >= takes[0] + self.period_s:
             return 0.0
         return _until(takes[0] + self.period_s, now)
+
+    def refused(self, now: float) -> float:
+        """The wait, if no take is worth a try; else 0.0."""
+        return self.wait(now)
 
     def give_back(self, taken_at: float) -> None:
         """Undo the take made at that time; nothing if there is none (any more)."""
@@ -185,7 +195,7 @@ class SharedWindow(SlidingWindow):
     time), by which it can be given back there; 0 marks a take that this node decided alone.
     """
 
-    __slots__ = ("_grants", "_mark", "_marks", "_told_until", "kind", "penalty", "shares", "user")
+    __slots__ = ("_asked_at", "_grants", "_mark", "_marks", "_told_until", "kind", "penalty", "shares", "user")
 
     def __init__(self, max_events: int, period_s: float, kind: int, user: UserId, shares: Shares, penalty: SharedPenalty | None = None) -> None:
         super().__init__(max_events, period_s)
@@ -196,10 +206,13 @@ class SharedWindow(SlidingWindow):
         self._mark = 0
         self._grants = 0
         self._told_until = 0.0  # there was no room at Redis, and none is expected before
+        self._asked_at = 0.0  # when that was heard; see ASK_AGAIN_S
 
     def room(self, now: float) -> int:
         """How many takes it is worth to ask for."""
-        if now < self._told_until or (self.penalty is not None and now < self.penalty.until):
+        if now < self._told_until and (self.period_s <= LONG_S or now < self._asked_at + ASK_AGAIN_S):
+            return 0
+        if self.penalty is not None and now < self.penalty.until:
             return 0
         takes = self._takes
         if takes is None:
@@ -222,6 +235,8 @@ class SharedWindow(SlidingWindow):
 
     def take(self, now: float) -> float:
         if not self._grants:
+            if now >= self._asked_at + ASK_AGAIN_S:
+                self._asked_at = now
             return max(self.wait(now), NO_GRANT_S)
         wait = super().take(now)
         if wait == 0.0:
@@ -234,6 +249,9 @@ class SharedWindow(SlidingWindow):
 
     def wait(self, now: float) -> float:
         return max(super().wait(now), self._told_until - now)
+
+    def refused(self, now: float) -> float:
+        return 0.0 if self.room(now) else max(self.wait(now), NO_GRANT_S)
 
     def give_back(self, taken_at: float) -> None:
         takes, marks = self._takes, self._marks

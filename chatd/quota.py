@@ -38,11 +38,13 @@ TRIAL_MAX_S: Final = 5.0
 RATE, NEW = 1, 2  # kinds of windows: their place in the script's list of limits
 HOUR_S: Final = 3_600.0
 US: Final = 1_000_000
+NUMBER_MAX: Final = 2**62  # of any number of the script: 146,000 years in us
 
 # KEYS: one a window. ARGV: [[max, period], ...] by kind; [[kind, want, [returned], [struck]], ...] by key, the lists only if there is anything in
-# them; how long strikes are remembered. All times in us. Gives "now granted wait until strikes last_wait granted wait ..." (see gate.Row).
-# MGET, for a key of another type is nil to it and no error; what is no state of ours is as good as none. A clock that went back makes takes of the
-# future: they count as made now. Numbers of 16 digits must not be concatenated: Lua writes 14.
+# them; how long strikes are remembered. All times in us.
+# MGET, for a key of another type is nil to it and no error; what is no state of ours is as good as none. A clock that went back makes
+# takes and ends of penalties of the future: they count as made now, and are written back so, or they would count for as long as the step.
+# Numbers of 16 digits must not be concatenated: Lua writes 14. Gives "now granted wait until strikes last_wait granted wait ..." (gate.Row).
 SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -55,7 +57,7 @@ local function read(packed)
   local ok, state = pcall(cmsgpack.unpack, packed)
   if not ok or type(state) ~= 'table' or #state < 3 then return {0, 0, 0} end
   for i = 1, #state do
-    if type(state[i]) ~= 'number' then return {0, 0, 0} end
+    if type(state[i]) ~= 'number' or not (state[i] >= 0 and state[i] < 9e15) then return {0, 0, 0} end
   end
   return state
 end
@@ -66,6 +68,7 @@ for k, key in ipairs(KEYS) do
   local state, changed = read(states[k]), false
   local last_wait = state[3]
   local until_, strikes = math.min(state[1], now + last_wait), state[2]
+  if until_ < state[1] then changed = true end
 
   local takes = {}
   local returned = {}
@@ -76,6 +79,7 @@ for k, key in ipairs(KEYS) do
       returned[at], changed = returned[at] - 1, true
     elseif now - at < period then
       takes[#takes + 1] = math.min(at, now)
+      if at > now then changed = true end
     end
   end
 
@@ -232,7 +236,11 @@ class Quota:
     async def _ask(self, call: Call) -> tuple[int, list[Row]] | None:
         keys = [self._keys[ask.window.kind] + ask.window.user for ask in call.asks]
         try:
-            return read_answer(await self._within(keys, [self._limits, orjson.dumps([row_of(ask) for ask in call.asks]), self._forget]), len(keys))
+            asks = orjson.dumps([row_of(ask) for ask in call.asks])
+            answer = read_answer(await self._within(keys, [self._limits, asks, self._forget]), len(keys))
+            if any(row.granted > ask.want for ask, row in zip(call.asks, answer[1], strict=True)):
+                raise ValueError("Redis grants more than was asked for")
+            return answer
         except (Away, TimeoutError, ValueError) as e:
             log.warning("quota.away", reason=str(e) or f"no answer in {self._deadline_s * 1000:.0f} ms", meanwhile="each node counts alone")
             return None
@@ -292,6 +300,8 @@ def read_answer(answer: object, windows: int) -> tuple[int, list[Row]]:
     now, *numbers = map(int, answer.split())
     if len(numbers) != 5 * windows:
         raise ValueError("Redis gave another script's answer")
+    if not all(-NUMBER_MAX < number < NUMBER_MAX for number in (now, *numbers)) or now < 0 or any(granted < 0 for granted in numbers[::5]):
+        raise ValueError("Redis gave numbers that the script cannot give")
     return now, [
         Row(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US) for n in range(0, len(numbers), 5)
     ]

@@ -160,6 +160,50 @@ async def test_what_is_no_state_of_ours_is_as_good_as_none(own_redis: OwnRedis, 
     assert not node.quota.open
 
 
+@pytest.mark.parametrize("state", ["1/0, 1, 1/0", "0, 0, 0/0", "-1, -1, -1", "1e300, 5, 1e300", "0, 0, 0, 1e300", "0, 0, 0, -5"])
+async def test_numbers_that_are_no_state_of_ours_are_as_good_as_none_too(own_redis: OwnRedis, make_node: MakeNode, state: str) -> None:
+    node = await make_node(messages=2)
+    own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, "{chatd}:rate:a")
+    assert [await node.take("a") == 0.0 for _ in range(3)] == [True, True, False]
+    assert not node.quota.open
+
+
+@pytest.mark.parametrize("kind", ["rate", "penalty", "new"])
+async def test_what_a_clock_that_went_back_left_in_the_future_counts_from_now_on(own_redis: OwnRedis, make_node: MakeNode, kind: str) -> None:
+    """As if Redis's clock had been a day ahead when the window was filled, or the penalty given."""
+    most, period_s = 2, 0.3
+    node = await make_node(messages=most, per_s=period_s)
+    day_on = (int(own_redis.command("TIME")[0]) + 86_400) * US
+    key = "{chatd}:new:alice" if kind == "new" else "{chatd}:rate:alice"
+    state = f"{day_on}, 1, {int(period_s * US)}" if kind == "penalty" else "0, 0, 0, " + ", ".join([str(day_on)] * (100 if kind == "new" else most))
+    own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, key)
+    user = node.quota.windows(UserId("alice"))
+    if kind == "new":
+        wait, _ = await node.quota.take(user.new_convs)
+        assert 3_590 < wait < 3_601
+        assert own_redis.command("PTTL", key) > 0, "it is written back, and goes with its hour"
+        return
+    wait, _ = await node.quota.take(user.window)
+    assert 0 < wait < period_s + 0.1
+    await asyncio.sleep(wait)
+    assert (await node.quota.take(user.window))[0] == 0.0, "nobody is locked out for as long as the step"
+
+
+async def test_a_new_conversation_that_another_node_gives_back_can_be_made_here(own_redis: OwnRedis, make_node: MakeNode) -> None:
+    a, b = await make_node(), await make_node()
+    there, here = a.quota.windows(UserId("alice")).new_convs, b.quota.windows(UserId("alice")).new_convs
+    taken = [await a.quota.take(there) for _ in range(100)]
+    assert [wait for wait, _ in taken] == [0.0] * 100
+    assert (await b.quota.take(here))[0] > 3_500
+    assert here.refused(time.monotonic()) > 3_500, "not asked for each time"
+    there.give_back(taken[0][1])
+    await a.quota.idle()
+    async with asyncio.timeout(10):
+        while here.refused(time.monotonic()) > 0:
+            await asyncio.sleep(0.05)
+    assert (await b.quota.take(here))[0] == 0.0
+
+
 async def test_state_is_small_and_goes_with_what_it_counts(own_redis: OwnRedis, make_node: MakeNode) -> None:
     node = await make_node(messages=10, per_s=0.2)
     for _ in range(10):

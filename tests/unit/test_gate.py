@@ -294,3 +294,16 @@ def test_room_is_what_a_window_would_take(most: int) -> None:
     assert alice.room(14.9) == 0
     assert alice.room(15.0) == 1
     assert alice.room(10.0 + most - 1 + 5.0) == most
+
+
+def test_a_no_for_an_hour_is_asked_about_again_each_second_for_another_node_may_give_back() -> None:
+    gate, _ = make()
+    bob, results = window(gate, most=1, period_s=3_600.0), list[float]()
+    for now, wants in ((10.0, [1]), (10.5, []), (11.0, [1]), (11.5, []), (12.0, [1])):
+        assert (bob.refused(now) == 0.0) == bool(wants)
+        gate.put(bob, now, taker(bob, results))
+        call = gate.gather()
+        assert [ask.want for ask in call.asks] == wants
+        gate.decide(call, 7, granted(call, 0, 3_600.0 - (now - 10.0)) if now < 12.0 else granted(call, 1), now)
+    assert results == [3_600.0, 3_599.5, 3_599.0, 3_598.5, 0.0]
+    assert bob.refused(12.0) > 0

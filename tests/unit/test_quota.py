@@ -360,7 +360,9 @@ async def test_too_many_that_wait_are_refused() -> None:
         assert wait > 0
 
 
-@pytest.mark.parametrize("answer", [None, 7, "1", b"", b"x", b"1 1 0 0 0", b"1 1 0 0 0 0 1"])
+@pytest.mark.parametrize("answer", [None, 7, "1", b"", b"x", b"1 1 0 0 0", b"1 1 0 0 0 0 1", b"1 -1 0 0 0 0", b"-1 1 0 0 0 0",
+    b"1 1 0 0 0 1" + b"0" * 400, b"1 1 inf 0 0 0", b"1 nan 0 0 0 0", [b"1 1 0 0 0 0"], b"1" + b"0" * 40 + b" 1 0 0 0 0",
+])  # fmt: skip
 def test_what_is_no_answer_of_the_script_is_an_error(answer: object) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_answer(answer, 1)
