@@ -32,7 +32,7 @@ from redis.asyncio.connection import ConnectionPool
 
 from chatd import redis_url
 from chatd.errors import SettingError
-from chatd.redis_clients import Away, Client, close_client, is_about_the_way, open_client, remedy, tls_context, translated
+from chatd.redis_clients import Away, Client, close_client, is_about_the_way, open_client, remedy, tls_context, translated, unreadable
 from chatd.redis_url import RedisUrl
 from chatd.subscription import Event, Message, Ponged, Subscribed, Subscription
 
@@ -139,7 +139,12 @@ class Engine:
 
     async def command(self, *words: Word) -> Any:
         """What Redis answers to one command. Raises Away."""
-        return await self.run(lambda client: client.execute_command(*words))
+        try:
+            return await self.run(lambda client: client.execute_command(*words))
+        except Away:
+            raise
+        except Exception as e:
+            raise unreadable(e) from e
 
     def script(self, text: str) -> Script:
         """A Lua script, to be called with keys and arguments."""
@@ -148,7 +153,12 @@ class Engine:
     async def publish(self, messages: Sequence[tuple[str, bytes]]) -> None:
         """Publish (channel, data) in this order, in one round trip for CALL_MAX of them. Raises Away; then some may have been published."""
         for start in range(0, len(messages), CALL_MAX):
-            await self.run(partial(self._publish_part, messages[start : start + CALL_MAX]))
+            try:
+                await self.run(partial(self._publish_part, messages[start : start + CALL_MAX]))
+            except Away:
+                raise
+            except Exception as e:
+                raise unreadable(e) from e
 
     async def _publish_part(self, messages: Sequence[tuple[str, bytes]], client: Client) -> None:
         where: dict[str, Any] = {}
@@ -168,7 +178,7 @@ class Engine:
     async def check(self, prefix: str = "chatd") -> None:
         """Is this a Redis for chatd, and may we do what chatd does? Raises SettingError for what waiting cannot mend, else Away."""
         try:
-            for hello in await self.run(self.hello):
+            for hello in await self._hellos():
                 self.judge(hello)
             await self.script(_TOUCH)([f"{{{prefix}}}:check"], [])
             await self.publish([(f"{prefix}:check", b"")])
@@ -176,6 +186,14 @@ class Engine:
             if (mend := remedy(self.url, prefix, e.__cause__)) is not None:
                 raise SettingError(f"redis_url: {self.url.masked} {mend}") from e
             raise
+
+    async def _hellos(self) -> list[dict[str, str]]:
+        try:
+            return await self.run(self.hello)
+        except Away:
+            raise
+        except Exception as e:
+            raise unreadable(e) from e
 
     async def hello(self, client: Client) -> list[dict[str, str]]:
         """What the server, or every master of a Cluster, says of itself: `version`, `mode`, `role`. No permission is needed for it."""
@@ -213,7 +231,12 @@ class Engine:
 
     async def ask_shards(self) -> None:
         """Look again. Raises Away."""
-        await self.run(self._ask_shards)
+        try:
+            await self.run(self._ask_shards)
+        except Away:
+            raise
+        except Exception as e:
+            raise unreadable(e) from e
 
     async def _ask_shards(self, client: Client) -> None:
         if isinstance(client, RedisCluster):
@@ -247,7 +270,12 @@ class Script:
 
     async def __call__(self, keys: Sequence[str | bytes], args: Sequence[Word]) -> Any:
         """Raises Away."""
-        return await self._engine.run(lambda client: self.call(client, keys, args))
+        try:
+            return await self._engine.run(lambda client: self.call(client, keys, args))
+        except Away:
+            raise
+        except Exception as e:
+            raise unreadable(e) from e
 
     async def call(self, client: Client, keys: Sequence[str | bytes], args: Sequence[Word], **where: Any) -> Any:
         """For use inside `Engine.run`."""

@@ -128,24 +128,17 @@ async def close_client(client: Client) -> None:
 
 @contextlib.contextmanager
 def translated(url: RedisUrl, deadline_s: float) -> Iterator[None]:
-    """All that fails becomes Away, whatever it is: no answer of Redis ends a node. But a cancellation of this task stays one.
-
-    What redis-py raises beyond its own types shows an answer that it could not read, or a race of its own; both are logged with their trace.
-    """
+    """All that redis-py raises becomes Away; but a cancellation of this task stays one. For the rest see `unreadable`."""
     try:
         yield
-    except Away:
-        raise
     except TimeoutError as e:  # before OSError, which it is one of
         raise Away(f"no answer within {deadline_s:g} s") from e
     except FAULTS as e:
         raise Away(reason(url, e)) from e
     except (AttributeError, RuntimeError) as e:
         if _RACE.search(str(e)) is None:
-            raise _unreadable(e) from e
+            raise
         raise Away("another call closed the connection") from e
-    except Exception as e:
-        raise _unreadable(e) from e
     except asyncio.CancelledError as e:
         # All who wait for one connection to close await the same future: one who is cancelled cancels it, and with it the others.
         task = asyncio.current_task()
@@ -154,7 +147,8 @@ def translated(url: RedisUrl, deadline_s: float) -> Iterator[None]:
         raise Away("another call was cancelled") from e
 
 
-def _unreadable(e: Exception) -> Away:
+def unreadable(e: Exception) -> Away:
+    """What else fails with a plain command or a subscription: redis-py could not read what is no answer of Redis. No answer ends a node."""
     if _traces.take(time.monotonic()):
         log.error("redis.unreadable", reason=type(e).__name__, exc_info=e)
     return Away(f"an answer that cannot be read ({type(e).__name__})")

@@ -21,7 +21,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
 
-from chatd.redis_clients import FAULTS, Away, Client, translated
+from chatd.redis_clients import FAULTS, Away, Client, translated, unreadable
 from chatd.redis_url import RedisUrl
 
 COMMAND_MAX: Final = 1_000  # channels in one command: 1 ms in which Redis serves nobody else
@@ -84,8 +84,10 @@ class Subscription:
         """Connect every leg; where one fails, none stays open."""
         try:
             await self._engine.run(self._connect)
-        except BaseException:
+        except BaseException as e:
             await self.close()
+            if isinstance(e, Exception) and not isinstance(e, Away | TimeoutError):
+                raise unreadable(e) from e
             raise
         self._open = True
         if self._sharded:
@@ -243,3 +245,6 @@ class Subscription:
         except Away:
             self._open = False
             raise
+        except Exception as e:
+            self._open = False
+            raise unreadable(e) from e

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from chatd import engine as engine_module
-from chatd.engine import GIVEN_UP_MAX, Away, Client, Engine, Message
+from chatd.engine import GIVEN_UP_MAX, Away, Client, Engine, Message, Subscription
+from chatd.errors import SettingError
 from chatd.redis_clients import CONNECTIONS_MAX
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Ear, Listening, MakeEngine, fail, refused
@@ -429,3 +431,50 @@ async def test_a_redis_that_speaks_no_redis_is_away(make_engine: MakeEngine) -> 
             await asked
     server.close()
     await server.wait_closed()
+
+
+@pytest.mark.parametrize(
+    "fault", [ValueError("x"), KeyError("x"), UnicodeDecodeError("utf-8", b"x", 0, 1, "x"), IndexError(), TypeError(), ArithmeticError()]
+)
+async def test_what_redis_py_cannot_read_is_away(engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+    async def answer(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(engine.client, "execute_command", answer)
+    for asked in (engine.command("PING"), engine.publish([("a", b"")]), engine.script("return 1")([], []), engine.check()):
+        with pytest.raises(Away, match="cannot be read"):
+            await asked
+
+
+GARBAGE = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b":x\r\n", b"$x\r\n", b"*-7\r\n", b"*1\r\n$-9\r\n", b"\xff\xfe\r\n", b"*9999999\r\n", b"+\xff\r\n"]
+
+
+@pytest.mark.parametrize("answer", GARBAGE)
+async def test_a_server_that_is_no_redis_is_away(answer: bytes, make_engine: MakeEngine) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while await reader.read(1_000):
+                writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        engine = make_engine(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", connect_s=0.2)
+        with contextlib.suppress(Away):  # some of these are an answer
+            await engine.command("PING")
+        for asked in (engine.check(), Listening(engine).subscription.connect(), engine.script("return 1")([], [])):
+            with contextlib.suppress(Away, SettingError):
+                await asked
+        with contextlib.suppress(Away, TimeoutError):
+            await listen(engine.subscription())
+
+
+async def listen(subscription: Subscription) -> None:
+    try:
+        await subscription.connect()
+        await subscription.subscribe(["a"])
+        async with asyncio.timeout(0.3):
+            async for _ in subscription.events():
+                pass
+    finally:
+        await subscription.close()

@@ -79,10 +79,9 @@ def test_whatever_redis_py_raises_is_away(fault: Exception, says: str) -> None:
 
 
 @pytest.mark.parametrize("fault", [AttributeError("'Redis' object has no attribute 'hest'"), RuntimeError("our own"), ValueError(), KeyError("x")])
-def test_whatever_else_fails_with_an_answer_is_away_too_and_is_logged(fault: Exception) -> None:
-    with pytest.raises(Away) as e, translated(URL, 2.0):
+def test_what_we_got_wrong_stays_what_it_is(fault: Exception) -> None:
+    with pytest.raises(type(fault)), translated(URL, 2.0):
         raise fault
-    assert str(e.value) == f"an answer that cannot be read ({type(fault).__name__})"
 
 
 async def test_a_cancellation_meant_for_another_call_is_away_and_ours_is_ours() -> None:
