@@ -140,6 +140,7 @@ class Store:
         self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
         self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
         self.watch = Watch(self.opener, self.health, moved=self._log_moved, held=lambda: self.held(), acked=self._acked)
+        self._dead_before = 0.0  # monotonic: a connection that was last used then has turned out dead
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._feed = FeedReader(self.opener)
@@ -349,12 +350,14 @@ class Store:
         for _ in range(self.limits.pool_max + 1):
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
-                    if conn.generation != self.log.generation:
-                        await conn.close()  # it was compared with the log before; the pool makes another
+                    quiet_s = time.monotonic() - conn.used_at
+                    if conn.generation != self.log.generation or (quiet_s > connection.PROVE_AFTER_S and not await self._is_good(conn)):
+                        await conn.close()  # the pool makes another
                         continue
                     cur = psycopg.AsyncRawCursor(conn)
                     await cur.execute(sql, params, binary=True)
                     rows = await cur.fetchall() if cur.description is not None else []
+                    conn.used_at = time.monotonic()
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
             except (PoolTimeout, TimeoutError) as e:
@@ -375,6 +378,13 @@ class Store:
                 self.health.ok("reads")
             return rows
         raise self._unavailable("the database cannot do this now", last) from last
+
+    async def _is_good(self, conn: Connection) -> bool:
+        """Does one that was quiet live? It is asked; where one is dead, those that were quiet for longer are not even asked."""
+        if conn.used_at <= self._dead_before or not await connection.is_alive(conn):
+            self._dead_before = max(self._dead_before, conn.used_at)
+            return False
+        return True
 
     def _unavailable(self, what: str, e: BaseException) -> errors.Unavailable:
         trouble = self.health.trouble

@@ -109,6 +109,7 @@ class Lane:
         self.backoff_s = 0.0
         self._not_before = 0.0
         self._began_at = 0.0  # of the batch under way
+        self._used_at = 0.0  # when the connection was opened, or was given its last batch
 
     @property
     def load(self) -> int:
@@ -148,7 +149,7 @@ class Lane:
             self._not_before = time.monotonic() + self.backoff_s
             raise faults.outage(e, is_unknown=False) from e
         self.backoff_s = 0.0
-        self._conn = conn
+        self._conn, self._used_at = conn, time.perf_counter()
 
     @property
     def acked(self) -> dict[int, int]:
@@ -220,7 +221,10 @@ class Lane:
 
     async def _write(self, batch: Batch) -> None:
         items = batch.items
-        self._began_at = time.perf_counter()
+        began = time.perf_counter()
+        if began - self._used_at > connection.PROVE_AFTER_S and self._conn is not None and not self._conn.closed:
+            await connection.is_alive(self._conn)  # after a quiet spell: a batch over a dead connection would wait for its deadline, and be unknown
+        self._began_at = self._used_at = began
         generation = self._state.generation
         try:
             answer = await self._append(batch)

@@ -10,7 +10,8 @@ A pooler by transaction gives a client's statements to sessions that others use,
 session: who finds the mark of another live connection of this process shares its session.
 
 Behind a firewall that forgets idle connections nothing comes back for what is sent, not even a reset: keepalives well under 4 minutes keep the path
-open, and `tcp_user_timeout` ends a connection whose data is not acknowledged.
+open, and `tcp_user_timeout` ends a connection whose data is not acknowledged. That takes seconds; so whoever has not used a connection for
+`PROVE_AFTER_S` asks it for a sign of life first (`is_alive`), and opens another one where none comes within `PROVE_S`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 import weakref
 from collections.abc import Mapping
 from typing import Any, Final
@@ -39,6 +41,8 @@ log = structlog.get_logger("database")
 CONNECT_S: Final = 3
 VERSION_MIN: Final = 15
 KEEPALIVES: Final = {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
+PROVE_AFTER_S: Final = 5.0  # without an answer; in a busy connection no statement is added
+PROVE_S: Final = 0.5
 STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 
 # For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. DateStyle, TimeZone: psycopg reads no other.
@@ -77,6 +81,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     """
 
     generation = 0  # of the log that it was compared with
+    used_at = 0.0  # monotonic: when it last gave an answer; for connections of the pool
     warnings = 0  # that the server has sent; the last one's text
     warning = ""
 
@@ -132,6 +137,7 @@ class Opener:
     async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
         pgarrays.register(conn)
+        conn.used_at = time.monotonic()
         conn.add_notice_handler(conn.note)
         check_encoding(conn)
         await set_session(conn, settings)
@@ -176,6 +182,21 @@ async def close(conn: Connection, within_s: float = 1.0) -> None:
             await conn.close()
     except Exception as e:  # a connection in an unknown state may fail in any way
         log.debug("connection.close", error=repr(e))
+
+
+async def is_alive(conn: Connection) -> bool:
+    """Does it answer at once? If not it is closed: nothing was asked of it whose outcome would matter."""
+    try:
+        async with asyncio.timeout(PROVE_S):
+            await psycopg.AsyncRawCursor(conn).execute(PROVE, prepare=False)
+    except (psycopg.Error, OSError, TimeoutError) as e:
+        log.info("connection.silent", reason=faults.sentence(e))
+        conn.pgconn.finish()
+        return False
+    return True
+
+
+PROVE: Final = "SELECT"
 
 
 async def sight(conn: Connection) -> Sight:

@@ -9,6 +9,8 @@ ends its answer. That byte comes after the commit took effect: so what is lost i
     "hang"    swallow the answer, and everything after it, and close nothing
     "before"  swallow the request, then close both sides: nothing is done at all
     "stall"   swallow the request and close nothing
+
+`forget` is a firewall that forgets idle connections: those that are open carry nothing more, either way, and nobody closes them; new ones work.
 """
 
 from __future__ import annotations
@@ -61,6 +63,13 @@ class Proxy:
         self.appends = 0
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
+        self._open: set[_Link] = set()
+
+    def forget(self) -> int:
+        """Gives how many connections were open."""
+        for link in self._open:
+            link.is_forgotten = True
+        return len(self._open)
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._link, self._folder / SOCKET_NAME)
@@ -78,9 +87,11 @@ class Proxy:
         assert task is not None
         self._links.add(task)
         up_writer: asyncio.StreamWriter | None = None
+        link: _Link | None = None
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
             link = _Link(self, writer, up_writer)
+            self._open.add(link)
             pumps = [asyncio.create_task(link.requests(reader)), asyncio.create_task(link.answers(up_reader))]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -93,6 +104,8 @@ class Proxy:
         except asyncio.CancelledError:
             pass
         finally:
+            if link is not None:
+                self._open.discard(link)
             for one in (writer, up_writer):
                 if one is not None:
                     one.close()
@@ -108,10 +121,13 @@ class _Link:
         self._proxy, self._down, self._up = proxy, down, up
         self._appending: set[bytes] = set()  # names of the statements that hold `append(`
         self._losing: str | None = None
+        self.is_forgotten = False
 
     async def requests(self, reader: asyncio.StreamReader) -> None:
         messages = Messages(untyped_first=True)
         while data := await reader.read(65_536):
+            if self.is_forgotten:
+                continue
             out = b""
             for type_, message in messages.feed(data):
                 if type_ == b"P":
@@ -134,6 +150,8 @@ class _Link:
     async def answers(self, reader: asyncio.StreamReader) -> None:
         messages = Messages(untyped_first=False)
         while data := await reader.read(65_536):
+            if self.is_forgotten:
+                continue
             for type_, message in messages.feed(data):
                 if self._losing is None:
                     self._down.write(message)
