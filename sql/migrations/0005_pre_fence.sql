@@ -16,9 +16,10 @@ $$;
 -- identity: the log_identity() that `epoch` was made for; null until a node has written it. Where it differs from log_identity(), the log has moved.
 ALTER TABLE meta ADD COLUMN identity text;
 
--- What a batch names a conversation's two users by: 28 bits of SHA-256 over both, with a newline between them, which no id has.
+-- What a batch names a conversation's two users by: 28 bits of SHA-256 over both, with a newline between them, which no id has. STABLE, as convert_to
+-- is: an IMMUTABLE function around it is not inlined, and a call costs 2.5 us where the expression costs 0.5.
 CREATE FUNCTION pair_check(a text, b text) RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
     SELECT ('x' || left(encode(sha256(convert_to(a || E'\n' || b, 'UTF8')), 'hex'), 7))::bit(28)::integer
 $$;
 
