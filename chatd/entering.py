@@ -146,6 +146,8 @@ class Entrance:
                 raise blocked
             if self.draining:
                 raise self._drained(session, request, peer)
+            if self.s.registry.convs.get(conv.id) is not conv:  # the log is another one since (server._log_moved)
+                raise session.denied(peer, request, errors.Unavailable("the log is another one: connect again", retry_ms=RETRY_MS))
             self._append(session, request, conv, peer, session.judge(peer, again, came))
         except errors.Refused as e:
             self._refuse(session, request, e)

@@ -28,7 +28,7 @@ from typing import Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
-from chatd.errors import Refused
+from chatd.errors import Refused, Unavailable
 from chatd.feedreader import DEADLINE_S, CursorsTold, FeedPage, HeadTold
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -159,6 +159,7 @@ class Feed:
         self._heads, self._cursors, self._found, self._clock, self._users = heads, cursors, found, clock, users
         self.position = Position()
         self.pages = 0
+        self._resets = 0  # what was read before the last one is not told on
         self._new: dict[ConvId, None] = {}  # to be looked up
         self._chunks: deque[list[UserId]] = deque()  # users still to be caught up, with what changed from _since on
         self._since = 0
@@ -176,6 +177,7 @@ class Feed:
     def reset(self) -> None:
         """The log is another one: its feed is read from now on, and what the last one's told is of no use."""
         self.position = Position()
+        self._resets += 1
         self._new.clear()
         self._chunks.clear()
         self.wake()
@@ -228,8 +230,8 @@ class Feed:
         self._metrics.feed_rows += page.rows
         self.pages += 1  # before the first is told: a listing that began later is newer than all of them
         self._new.update(dict.fromkeys(page.told.new))
-        await _sliced(page.told.heads, self._heads)
-        await _sliced(page.told.cursors, self._cursors)
+        await self._sliced(page.told.heads, self._heads)
+        await self._sliced(page.told.cursors, self._cursors)
         if self._new:
             rows = await self._source.states_of(list(self._new))
             self._new.clear()
@@ -252,9 +254,9 @@ class Feed:
             self.position.pruned(old[1])
 
     async def _tell(self, rows: list[ConvRow]) -> None:
-        await _sliced(rows, self._found)
-        await _sliced([(row.id, row.head) for row in rows], self._heads)
-        await _sliced([(row.id, row.a_delivered, row.a_read, row.b_delivered, row.b_read) for row in rows], self._cursors)
+        await self._sliced(rows, self._found)
+        await self._sliced([(row.id, row.head) for row in rows], self._heads)
+        await self._sliced([(row.id, row.a_delivered, row.a_read, row.b_delivered, row.b_read) for row in rows], self._cursors)
 
     # ---- catching up ------------------------------------------------------------------------------------------------------------
 
@@ -277,10 +279,12 @@ class Feed:
         if not self._chunks:
             log.info("feed.caughtup", conversations=self._caught)
 
-
-async def _sliced(rows: list[T], tell: Callable[[list[T]], None]) -> None:
-    """Tell all, and let the loop turn in between."""
-    for at in range(0, len(rows), SLICE):
-        if at:
-            await asyncio.sleep(0)
-        tell(rows[at : at + SLICE])
+    async def _sliced(self, rows: list[T], tell: Callable[[list[T]], None]) -> None:
+        """Tell all, and let the loop turn in between."""
+        resets = self._resets
+        for at in range(0, len(rows), SLICE):
+            if at:
+                await asyncio.sleep(0)
+            if self._resets != resets:
+                raise Unavailable("the log is another one since", retry_ms=0)
+            tell(rows[at : at + SLICE])

@@ -105,8 +105,11 @@ class FeedReader:
         try:
             async with asyncio.timeout(DEADLINE_S):
                 cur = psycopg.AsyncRawCursor(await self._connect())
+                generation = self._opener.state.generation
                 sent = time.perf_counter()
                 await cur.execute(sql, params, binary=True)
+                if self._opener.state.generation != generation:
+                    raise Outage("the log is another one since", "moved", is_unknown=False)
                 return cur, time.perf_counter() - sent
         except (Outage, psycopg.Error, OSError, TimeoutError) as e:
             await self.close()
