@@ -234,7 +234,7 @@ async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
     row = await cur.fetchone()
     assert row is not None
     if shared or row[0] != mark or row[6] != pid:
-        raise Outage(POOLER, "pooler", is_unknown=False)
+        raise Outage(faults.POOLER, "pooler", is_unknown=False)
     for name, now, then in (*zip(wanted, row[3], then_values, strict=True), ("synchronous_commit", row[1], commit or row[1])):
         if now != then:
             raise Outage(f"{name} is {now!r} although it was set to {then!r}: something between changes it", "settings", is_unknown=False)
@@ -243,6 +243,3 @@ async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
     if row[4]:
         raise Outage(STANDBY, "standby", is_unknown=False)
     _open[mark] = conn
-
-
-POOLER: Final = "a pooler gives one session to several clients: chatd needs sessions of its own; connect directly, or pool by session"

@@ -64,6 +64,8 @@ KINDS: Final = {
     "28": "refused",
     "3D": "refused",
     "3F": "schema",
+    "26000": "pooler",  # a prepared statement of ours is not there, or one of another's is: the session is not ours alone
+    "42P05": "pooler",
     "42501": "no-right",
     "42": "schema",
     "53": "resources",
@@ -109,6 +111,11 @@ def sentence(error: BaseException) -> str:
     return " ".join((str(error).split("\n", 1)[0] or type(error).__name__).split())
 
 
+POOLER: Final = "a pooler gives one session to several clients: chatd needs sessions of its own; connect directly, or pool by session"
+
+
 def outage(error: BaseException, *, is_unknown: bool) -> Outage:
     """The error as an Outage."""
-    return error if isinstance(error, Outage) else Outage(sentence(error), kind(error), is_unknown=is_unknown)
+    if isinstance(error, Outage):
+        return error
+    return Outage(POOLER if kind(error) == "pooler" else sentence(error), kind(error), is_unknown=is_unknown)

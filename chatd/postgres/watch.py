@@ -83,6 +83,8 @@ class Watch:
             cur = await conn.execute("SELECT current_setting('transaction_read_only') = 'on'")
             if await cur.fetchone() == (True,):
                 raise Outage(READ_ONLY, "read-only", is_unknown=False)
+            # A second one beside it: one alone does not show a pooler by transaction, which would keep the locks of migrations, too.
+            await connection.close(await self._opener.open("start", connection.COMMON, START_S, compare=False))
         except (psycopg.Error, OSError) as e:
             raise faults.outage(e, is_unknown=False) from e
         finally:
