@@ -83,7 +83,7 @@ def side_of(seq: int) -> int:
     return SIDES[(seq - 2 if seq % PERIOD == 0 else seq - 1) % PERIOD]
 
 
-def plan(rows: int) -> list[Log]:
+def plan(rows: int, first_id: int = 1) -> list[Log]:
     """The logs of so many rows."""
     n = max(20, rows // 1_000)
     deep, middle = max(1, n // 1_000), n // 10
@@ -96,7 +96,7 @@ def plan(rows: int) -> list[Log]:
         first = f"h{n:06d}a" if n <= len(sizes) - hub else HUB
         a, b = sorted((first, f"h{n:06d}b"))
         base = size // 4 // PERIOD * PERIOD if n % 5 == 0 else 0
-        logs.append(Log(n, a, b, base, base + size, name))
+        logs.append(Log(first_id - 1 + n, a, b, base, base + size, name))
     return logs
 
 
@@ -132,14 +132,19 @@ def mark(folder: Path, rows: int, now: float, done: bool) -> None:
     (folder / MARK).write_text(json.dumps(asdict(Facts(FORMAT, rows, now, done))))
 
 
-def fill(conninfo: str, rows: int, seed: int, now: float) -> None:
-    """Into a database that has the schema and nothing in it. Some minutes for 10M rows."""
-    logs, start = plan(rows), now - DAYS * DAY_S
+def make_partitions(conn: psycopg.Connection[Any], now: float) -> None:
+    """Those that the rows go to."""
+    for day in range(DAYS + 1):
+        conn.execute("SELECT make_partition(to_timestamp(%s))", (now - day * DAY_S,))
+
+
+def fill(conninfo: str, rows: int, seed: int, now: float, *, first_id: int = 1, analyse: bool = True) -> None:
+    """Into a database that has the schema, and no conversation from `first_id` on. Some minutes for 10M rows."""
+    logs, start = plan(rows, first_id), now - DAYS * DAY_S
     with psycopg.connect(conninfo, autocommit=True, application_name="chatd bench") as conn:
         conn.execute("SET synchronous_commit = off")
         conn.execute("SET TimeZone = 'UTC'")
-        for day in range(DAYS + 1):
-            conn.execute("SELECT make_partition(to_timestamp(%s))", (now - day * DAY_S,))
+        make_partitions(conn, now)
         with conn.transaction():
             _copy_counters(conn, logs, start)
         total = sum(log.rows for log in logs)
@@ -152,8 +157,10 @@ def fill(conninfo: str, rows: int, seed: int, now: float) -> None:
                     copy.write("".join(_line(log, seq, ts, start, rng, text) for ts, log, seq in slice[at : at + 1_000]))
             done += len(slice)
             progress.at(done)
-        say("vacuum, analyze, checkpoint")
-        conn.execute("VACUUM (ANALYZE)")
+        if analyse:
+            say("vacuum, analyze")
+            conn.execute("VACUUM (ANALYZE)")
+        say("checkpoint")
         conn.execute("CHECKPOINT")
 
 
@@ -170,7 +177,7 @@ def _copy_counters(conn: psycopg.Connection[Any], logs: list[Log], start: float)
         for log in logs:
             a_read, b_read = log.head - log.id % 3, log.head - log.id % 7  # some have unread entries
             copy.write_row((log.id, log.head, a_read, counts(a_read)[1], log.head, b_read, counts(b_read)[0], row[0]))
-    conn.execute("SELECT setval(pg_get_serial_sequence('conversations', 'id'), %s)", (len(logs),))
+    conn.execute("SELECT setval(pg_get_serial_sequence('conversations', 'id'), %s)", (logs[-1].id,))
 
 
 def _slices(logs: list[Log], start: float, total: int) -> Iterator[list[tuple[float, Log, int]]]:

@@ -4,7 +4,7 @@
 -- this statement alone, 0: as long as it may run). Index conversations_pair.
 WITH asked AS (
     SELECT DISTINCT p.a, p.b FROM set_config('lock_timeout', $4::text, true), unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
-    WHERE p.known IS NULL OR (SELECT u.id FROM users u WHERE u.id = p.known) IS NOT NULL
+    WHERE p.known IS NULL OR (SELECT u.seen_ms FROM users u WHERE u.id = p.known) IS NOT NULL
     ORDER BY p.a, p.b
 ), made AS (
     INSERT INTO conversations (a, b) SELECT a, b FROM asked

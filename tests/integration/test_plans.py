@@ -42,6 +42,9 @@ TRIVIAL: Final = re.compile(
 )
 
 
+WRITERS: Final = ("append", "flush", "resolve: new", "feed_prune", "make_partition")
+
+
 class Read(NamedTuple):
     """What a case read, and scans that do not know where to look: (node, table)."""
 
@@ -79,17 +82,29 @@ def place(conn: psycopg.Connection[Any], text: str, case: Case) -> tuple[str, Ca
 
 
 def plan_all(admin: psycopg.Connection[Any], sessions: dict[str, Session]) -> None:
-    """Execute everything once; what it writes is rolled back. `append` refuses a batch whose conversation is not there, so each is made for it."""
-    for label, text, case in ALL:
-        session = sessions[case.session]
-        text, case = place(admin, text, case)
-        with session.conn.transaction(force_rollback=True):
-            if label.startswith("append: ") and label != "append: nothing":
-                session.conn.execute(
-                    "INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE"
-                    " SELECT i, 'a' || i, 'b' || i FROM generate_series(1, 120) i ON CONFLICT DO NOTHING"
-                )
-            session.conn.execute(session.execute(text, case))
+    """Execute everything once; what it writes is rolled back, and comes last: a table that was written to is no longer an empty one.
+
+    `append` refuses a batch whose conversation is not there, so they are made for it.
+    """
+    readers = [entry for entry in ALL if not entry[0].startswith(WRITERS) or entry[0] == "append: nothing"]
+    writers = [entry for entry in ALL if entry not in readers]
+    for entry in [*readers, *(entry for entry in writers if not entry[0].startswith("append"))]:
+        plan(admin, sessions, *entry)
+    lane = sessions["lane"].conn
+    with lane.transaction(force_rollback=True):
+        lane.execute(
+            "INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE"
+            " SELECT i, 'a' || i, 'b' || i FROM generate_series(1, 120) i ON CONFLICT DO NOTHING"
+        )
+        for entry in writers:
+            if entry[0].startswith("append"):
+                plan(admin, sessions, *entry)
+
+
+def plan(admin: psycopg.Connection[Any], sessions: dict[str, Session], label: str, text: str, case: Case) -> None:
+    session = sessions[case.session]
+    with session.conn.transaction(force_rollback=True):
+        session.conn.execute(session.execute(*place(admin, text, case)))
 
 
 def read_all(admin: psycopg.Connection[Any], sessions: dict[str, Session]) -> dict[str, Read]:
