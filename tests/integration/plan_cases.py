@@ -118,6 +118,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "entries_many": [
         Case("reads", _MANY, f"{ints(SOME)}, {each(ROWS - 10)}, {each(ROWS)}, 200", (EACH_PARTITION + 20) * N),
         Case("reads", _MANY, f"{ints(SOME)}, {each(0)}, {each(ROWS)}, 200", (EACH_PARTITION + 60) * N, "whole"),
+        Case("reads", _MANY, f"'{{{DEEP}}}', '{{3900}}', '{{{DEEP_ROWS}}}', 200", EACH_PARTITION + 160, "edits in a long one"),
     ],
     "feed_prune": [Case("feed", "text, text, bigint", "{seen}, {now}, 50000", 60)],
     "feed_since": [Case("feed", "text, bigint", f"{{seen}}, {2**60}", 10), Case("feed", "text, bigint", "NULL, 0", 0, "first")],
@@ -154,8 +155,8 @@ CASES: Final[dict[str, list[Case]]] = {
 # Statements that are too short for a file, and functions.
 _MAKE: Final = "SELECT make_partition(clock_timestamp() + make_interval(secs => $1))"
 INLINE: Final[dict[str, tuple[str, Case]]] = {
-    "make_partition, there": (_MAKE, Case("reads", "float8", "0", 20)),
-    "make_partition": (_MAKE, Case("reads", "float8", f"{(AHEAD + 1) * 86_400}", 50 * PARTITIONS)),
+    "make_partition, there": (_MAKE, Case("making", "float8", "0", 20)),
+    "make_partition": (_MAKE, Case("making", "float8", f"{(AHEAD + 1) * 86_400}", 50 * PARTITIONS)),
     "ping": ("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", Case("reads", "", "", 0)),
 }
 # (label, statement, case)
@@ -217,8 +218,10 @@ def full(conn: psycopg.Connection[Any]) -> None:
     log(conn)
 
 
-def one_conversation(conn: psycopg.Connection[Any]) -> None:
+def one_user(conn: psycopg.Connection[Any]) -> None:
+    """All conversations are of one user, and all entries of one conversation."""
     conn.execute("INSERT INTO conversations (a, b) VALUES ('a1', 'b1')")
+    conn.execute("INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE SELECT 40000 + i, 'a1', 'z' || i FROM generate_series(1, 1000) i")
     conn.execute("INSERT INTO users VALUES ('a1', 1), ('b1', 1)")
     conn.execute("INSERT INTO cursors (conv, xid) VALUES (1, pg_current_xact_id())")
     conn.execute(
@@ -251,6 +254,19 @@ def today(conn: psycopg.Connection[Any]) -> None:
     log(conn, old=False, today=True)
 
 
+def with_an_old_partition(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("SELECT make_partition(now() - interval '50 days')")
+    full(conn)
+
+
+def another_day(conn: psycopg.Connection[Any]) -> None:
+    """A partition is attached and the oldest one detached, as retention does it."""
+    conn.execute("SELECT make_partition(now() + interval '20 days')")
+    row = conn.execute("SELECT partition_name(partition_start(now() - interval '50 days', 86400))").fetchone()
+    assert row is not None
+    conn.execute(f"ALTER TABLE entries DETACH PARTITION {row[0]} CONCURRENTLY")
+
+
 # What a database or a role may set for its sessions; with it costs mean nothing.
 HOSTILE: Final = {
     "plan_cache_mode": "force_custom_plan", "enable_indexscan": "off", "enable_indexonlyscan": "off", "enable_nestloop": "off",
@@ -270,9 +286,10 @@ def hostile(conn: psycopg.Connection[Any]) -> None:
 STATES: Final[dict[str, tuple[Callable[..., None], Callable[..., None]]]] = {
     "planned on empty tables": (nothing, full),
     "planned on tables that were vacuumed empty": (analyse, full),
-    "planned when there was one conversation": (one_conversation, full),
+    "planned when one user had all": (one_user, full),
     "never analysed": (full, nothing),
     "analysed": (full_and_analysed, nothing),
     "planned when today's partition was empty": (all_but_today, today),
     "in a database that is set otherwise": (hostile, full),
+    "partitions came and went": (with_an_old_partition, another_day),
 }

@@ -33,8 +33,10 @@ from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, ST
 
 pytestmark = pytest.mark.slow
 
+# A partition that is attached, even if that is rolled back, makes its own session plan again: `making` keeps that from the reads.
 SESSIONS: Final = {
     "reads": connection.READ, "lane": connection.LANE, "feed": feedreader.SETTINGS, "watch": connection.READ, "retention": retention.SESSION,
+    "making": connection.READ,
 }  # fmt: skip
 # Statements that read the one row of `meta`, or nothing.
 TRIVIAL: Final = re.compile(
