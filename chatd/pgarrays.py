@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+from psycopg.types.numeric import Int8BinaryDumper
 
 
 class Array:
@@ -97,7 +98,12 @@ class _Dumper(Dumper):
 
 
 def register(conn: AsyncConnection) -> None:
-    """Teach one connection these types."""
+    """Teach one connection these types.
+
+    An integer is always a bigint. psycopg's own dumper takes the smallest type that holds the value, and a statement is prepared and planned again
+    for each combination of them: a page of history has four integers.
+    """
+    conn.adapters.register_dumper(int, Int8BinaryDumper)
     for array in (BigintArray, IntArray, SmallintArray, UuidArray, TextArray):
         dumper = type(f"{array.__name__}Dumper", (_Dumper,), {"oid": array.oid})
         conn.adapters.register_dumper(array, dumper)

@@ -140,7 +140,7 @@ CASES: Final[dict[str, list[Case]]] = {
     ],
     "meta": [Case("reads", "", "", 3)],
     "partitions": [Case("retention", "float8, float8", "2592000, 86400", 6 * PARTITIONS)],
-    "partitions_left": [Case("reads", "integer", "86400", 6 * PARTITIONS)],
+    "partitions_left": [Case("reads", "bigint", "86400", 6 * PARTITIONS)],
     "raise_floors": [Case("retention", "bigint, bigint", "100, 20", 20 * 20)],
     "resolve": [
         Case("reads", _PAIRS, f"{texts(PEOPLE)}, {texts(f'b{n}' for n in SOME)}, {texts(PEOPLE)}, '300'", 3 * PROBE * N),
