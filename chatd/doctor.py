@@ -118,7 +118,7 @@ def _can_be_written(folder: Path) -> bool:
 
 def _database(settings: Settings, conninfo: str) -> list[Finding]:
     try:
-        with psycopg.connect(conninfo, connect_timeout=CONNECT_S, autocommit=True, prepare_threshold=None) as conn:
+        with psycopg.connect(conninfo, connect_timeout=CONNECT_S, autocommit=True, prepare_threshold=None, client_encoding="UTF8") as conn:
             return list(_server(settings, conn, conninfo))
     except psycopg.Error as e:
         first = (str(e).splitlines() or [type(e).__name__])[0]

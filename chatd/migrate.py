@@ -37,6 +37,8 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
 from chatd.errors import ChatdError, SettingError
+from chatd.postgres.connection import check_encoding
+from chatd.postgres.faults import Outage
 from chatd.queries import folder as sql_folder
 
 if TYPE_CHECKING:
@@ -136,7 +138,7 @@ def _done(conn: psycopg.Connection[Any]) -> set[str]:
 @contextlib.contextmanager
 def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     try:
-        conn = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="chatd migrate")
+        conn = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="chatd migrate", client_encoding="UTF8")
     except psycopg.Error as e:
         # Nobody there is not a wrong setting, as far as we know: a supervisor must try again, as after a reboot where the database comes up later.
         refused = any(words in str(e) for words in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied"))
@@ -144,6 +146,10 @@ def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
             f"database_url: cannot connect: {_sentence(e)}; is PostgreSQL running there, and is the URL right?"
         ) from e
     with contextlib.closing(conn):
+        try:
+            check_encoding(conn)
+        except Outage as e:  # a schema in it would be of no use
+            raise SettingError(f"database_url: {e}") from e
         yield conn
 
 

@@ -255,7 +255,9 @@ class Lane:
                 self._tell_doubtful()
 
     def _outage(self, items: list[Item], e: Outage) -> None:
-        log.warning("batch.unknown" if e.is_unknown else "batch.failed", lane=self.number, rows=len(items), kind=e.kind, reason=str(e))
+        told = self._health.parts.get("lanes")
+        tell = log.warning if told is None or told.kind != e.kind else log.debug  # an outage is one line, however many batches fail in it
+        tell("batch.unknown" if e.is_unknown else "batch.failed", lane=self.number, rows=len(items), kind=e.kind, reason=str(e))
         self._metrics.batches_failed += 1
         self._health.failed("lanes", e)
         if e.is_unknown:
