@@ -360,9 +360,4 @@ class Chat:
 
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
         """Tell other nodes which devices of these users did something in the last `seconds`: the users have some there, too."""
-        now, now_ms = self.s.now(), self.s.now_ms()
-        for id in users:
-            if (user := self.s.registry.users.get(id)) is not None:
-                for device, session in user.sessions.items():
-                    if now - session.active_at < seconds:
-                        self.s.presence.touch(id, device, now_ms - int((now - session.active_at) * 1000))
+        opening.tell_activity(self.s, users, seconds)

@@ -14,6 +14,7 @@ database at a time, so that a reconnect storm queues here, in order, and not in 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -44,6 +45,7 @@ WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
 HOUR_S: Final = 3_600.0
 OPEN_RETRY_MS: Final = 1_000
 OVERTAKEN_S_MAX: Final = 3.0
+SURPLUS_S: Final = 0.3  # what one node says of its devices' activity is everywhere by then
 
 
 class Identity(Protocol):
@@ -75,6 +77,7 @@ class Services:
     drained: Callable[[Session], Coroutine[Any, Any, None]]
     relay: Relay | None = None  # where there are other nodes
     quota: Quota | None = None  # likewise
+    settling: set[UserId] = field(default_factory=set)  # users with too many devices, until all nodes have said how active theirs are
     listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTING_MAX))
 
     @property
@@ -115,7 +118,8 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         s.metrics.hellos_refused += 1
         _end(session, hello.id, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
         return
-    user, attached_ms = _attach(s, session, hello, identity), s.now_ms()
+    user = _attach(s, session, hello, identity)
+    attached_ms = s.presence.attach(user.id, session.device, s.now_ms())
     if s.relay is not None:
         await s.relay.arrive(user.id, hello.watch)
     try:
@@ -177,17 +181,41 @@ def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> 
 def close_displaced(s: Services, id: UserId) -> None:
     """Another node told of devices of a user: let those of ours go that have connected there since, or are too many.
 
-    Both nodes decide by the same data.
+    All nodes decide by the same data.
     """
     user = s.registry.users.get(id)
     if user is None:
         return
+    s.presence.lift(id, s.now_ms())
     for device in s.presence.displaced(id):
         if (session := user.sessions.get(device)) is not None:
             session.sink.close(CloseCode.REPLACED, "the same device connected again")
-    for device in s.presence.surplus(id, s.settings.devices_max):
-        if (session := user.sessions.get(device)) is not None:
-            session.sink.close(CloseCode.TOO_MANY_DEVICES, "another device came and this was the longest idle")
+    if id not in s.settling and s.presence.surplus(id, s.settings.devices_max):
+        s.settling.add(id)
+        s.spawn(_close_surplus(s, id))
+
+
+async def _close_surplus(s: Services, id: UserId) -> None:
+    """A user has too many devices: each node first says when its own were last active, as it knows better, and then all decide by that."""
+    tell_activity(s, (id,), math.inf)
+    try:
+        await asyncio.sleep(SURPLUS_S)
+    finally:
+        s.settling.discard(id)
+    if (user := s.registry.users.get(id)) is not None:
+        for device in s.presence.surplus(id, s.settings.devices_max):
+            if (session := user.sessions.get(device)) is not None:
+                session.sink.close(CloseCode.TOO_MANY_DEVICES, "another device came and this was the longest idle")
+
+
+def tell_activity(s: Services, users: Iterable[UserId], seconds: float) -> None:
+    """Tell other nodes which devices of these users did something in the last `seconds`, and when."""
+    now, now_ms = s.now(), s.now_ms()
+    for id in users:
+        if (user := s.registry.users.get(id)) is not None:
+            for device, session in user.sessions.items():
+                if now - session.active_at < seconds:
+                    s.presence.touch(id, device, now_ms - int((now - session.active_at) * 1000))
 
 
 # ---- the listing ------------------------------------------------------------------------------------------------------------------

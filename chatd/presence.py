@@ -27,6 +27,8 @@ from chatd.roster import Device, Node, Own, Question, Remote, Roster, Seat, Stat
 
 __all__ = ["Change", "Device", "Presence", "Question", "Remote", "Status"]
 
+# Clocks of nodes differ by less. An attach time beyond is of before a step back of PostgreSQL's clock that its node has not seen yet.
+SKEW_MS_MAX: Final = 1_500
 AHEAD_MS_MAX: Final = 60_000  # no node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody here
 
 
@@ -94,12 +96,38 @@ class Presence:
         self._others = Roster(self.boot)
         self._own = Own()
         self._held: set[UserId] = set()
+        self._stepped_ms = -1  # when the wall clock was last set, by the clock as it is since
+        self._attaching: dict[UserId, dict[DeviceId, int]] = {}  # sessions whose hello is under way: since when
 
     def __len__(self) -> int:
         """Users who are here."""
         return self._here
 
     # ---- sessions -----------------------------------------------------------------------------------------------------------------
+
+    def attach(self, user: UserId, device: DeviceId, now_ms: int) -> int:
+        """A session takes the device's place; its hello is under way. Gives since when: later than any session of the device that is known.
+
+        What other nodes say from now on is compared with this time, and not with that of the session before it. `connect` or `disconnect` follows.
+        """
+        if not self.mirrored:
+            return now_ms
+        entry = self._users.get(user)
+        known = [one.attached_ms for one in self._mine(user) if one.id == device]
+        known += [one.attached_ms for seat in (entry.seats if entry is not None else ()) for one in seat.devices if one.id == device]
+        at = max([now_ms, *(min(one + 1, roster.V_MAX) for one in known)])
+        self._attaching.setdefault(user, {})[device] = at
+        return at
+
+    def _attached(self, user: UserId, device: DeviceId) -> int | None:
+        """Its hello is over."""
+        attaching = self._attaching.get(user)
+        if attaching is None:
+            return None
+        at = attaching.pop(device, None)
+        if not attaching:
+            del self._attaching[user]
+        return at
 
     def connect(self, user: UserId, device: DeviceId, away: bool, now_ms: int, attached_ms: int | None = None) -> Change | None:
         """A session has said hello, or tells that its device is idle or not.
@@ -120,12 +148,15 @@ class Presence:
             entry.leaving.pop(device, None)
         change = self._update(user, entry, now_ms)
         if self.mirrored:
+            if attached_ms is not None:
+                attached_ms = max(attached_ms, self._attached(user, device) or 0)
             devices = roster.attached(self._own[user].devices, device, now_ms, attached_ms)
             self._say(user, entry, devices, now_ms, change is not None)
         return change
 
     def disconnect(self, user: UserId, device: DeviceId, now: float, now_ms: int, grace_s: float | None = None) -> None:
         """A session ended. The status stays as it is until the grace time is over."""
+        self._attached(user, device)
         entry = self._users.get(user)
         if entry is None or device not in entry.devices:
             return
@@ -158,12 +189,27 @@ class Presence:
                 self._forget(user, entry)
         return changes
 
-    def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
-        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future."""
+    def clock_stepped(self, ahead_ms: int, now_ms: int, by_ms: int = 0) -> None:
+        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future.
+
+        Attach times move with it: a session of before the step is no younger than one of after it.
+        """
         self.ahead_ms = ahead_ms
+        if self.mirrored and by_ms:
+            self._stepped_ms = now_ms
+            self._shift(by_ms, now_ms)
         for entry in self._users.values():
             if entry.seen_ms is not None and entry.seen_ms > now_ms:
                 entry.seen_ms = now_ms
+
+    def _shift(self, by_ms: int, now_ms: int) -> None:
+        for attaching in self._attaching.values():
+            for device, at in attaching.items():
+                attaching[device] = max(0, at + by_ms)
+        for user in list(self._own.keys()):
+            if (entry := self._users.get(user)) is not None and (devices := self._own[user].devices):
+                moved = [Device(one.id, max(0, one.attached_ms + by_ms), max(0, one.active_ms + by_ms)) for one in devices]
+                self._say(user, entry, tuple(moved), now_ms, False)
 
     def told_v(self, now_ms: int) -> int:
         """The version of a status that is told without a change: above all that was told before, below whatever happens next."""
@@ -365,12 +411,49 @@ class Presence:
     def displaced(self, user: UserId) -> list[DeviceId]:
         """The user's devices here that were attached elsewhere later: to be closed as replaced."""
         entry = self._users.get(user)
-        return [] if entry is None or not entry.seats else roster.displaced(self.boot, self._own[user].devices, entry.seats)
+        return [] if entry is None or not entry.seats else roster.displaced(self.boot, self._mine(user), entry.seats)
 
     def surplus(self, user: UserId, devices_max: int) -> list[DeviceId]:
         """The user's devices here to be closed because there are too many over all nodes, and they are the longest idle."""
         entry = self._users.get(user)
-        return [] if entry is None or not entry.seats else roster.surplus(self.boot, self._own[user].devices, entry.seats, devices_max)
+        if entry is None or not entry.seats:
+            return []
+        live = self._own[user].devices
+        attaching = self._attaching.get(user)
+        if attaching:  # a device whose next session is under way is not idle; one that is new counts once its hello is over
+            live = tuple([one if (at := attaching.get(one.id)) is None else Device(one.id, at, max(at, one.active_ms)) for one in live])
+        return roster.surplus(self.boot, live, entry.seats, devices_max)
+
+    def _mine(self, user: UserId) -> tuple[Device, ...]:
+        """The user's devices here, those whose hello is under way included: each as its newest session."""
+        live = self._own[user].devices
+        attaching = self._attaching.get(user)
+        if not attaching:
+            return live
+        return (*(one for one in live if one.id not in attaching), *(Device(id, at, at) for id, at in attaching.items()))
+
+    def lift(self, user: UserId, now_ms: int) -> None:
+        """Raise attach times here above those of other nodes that are of before a step back of the clock: what is later than now is not younger.
+
+        Only those of after the last step are raised, and none twice, for then it is later than now itself: two nodes cannot go on raising
+        theirs in turn.
+        """
+        entry = self._users.get(user)
+        if entry is None or not entry.seats:
+            return
+        ahead: dict[DeviceId, int] = {}
+        for seat in entry.seats:
+            for one in seat.devices:
+                if now_ms + SKEW_MS_MAX < one.attached_ms < roster.V_MAX:
+                    ahead[one.id] = max(ahead.get(one.id, 0), one.attached_ms)
+        mine = (one for one in self._mine(user) if one.id in ahead and self._stepped_ms < one.attached_ms <= now_ms + SKEW_MS_MAX)
+        raised = {one.id: ahead[one.id] + 1 for one in mine}
+        if not raised:
+            return
+        attaching = self._attaching.get(user, {})
+        attaching.update({id: at for id, at in raised.items() if id in attaching})
+        moved = [one if (at := raised.get(one.id)) is None else one._replace(attached_ms=at) for one in self._own[user].devices]
+        self._say(user, entry, tuple(moved), now_ms, False)
 
     # ---- what this node says ------------------------------------------------------------------------------------------------------
 

@@ -368,7 +368,7 @@ class Node:
     def _clock_stepped(self, by_ms: int) -> None:
         self.metrics.clock_steps += 1
         log.warning("clock.stepped", by_ms=by_ms, msg="PostgreSQL's clock was set, or it runs elsewhere now: tokens are judged by the new time")
-        self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms())
+        self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms(), by_ms)
         self.retention.wake()  # another day may have begun
 
     async def _tick(self) -> None:

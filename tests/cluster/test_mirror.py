@@ -9,28 +9,11 @@ import pytest
 
 from chatd import gossip, presence_keys
 from chatd.engine import Away
+from tests.fix_gate import Gate
 from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted, until
 from tests.fix_redis import OwnRedis
 
 pytestmark = pytest.mark.cluster
-
-
-class Gate:
-    """Holds a coroutine back where it is called: `reached` is set then, and it goes on after `open`."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str) -> None:
-        self.reached, self.opened = asyncio.Event(), asyncio.Event()
-        real = getattr(place, name)
-
-        async def held(*args: Any, **kwargs: Any) -> Any:
-            self.reached.set()
-            await self.opened.wait()
-            return await real(*args, **kwargs)
-
-        monkeypatch.setattr(place, name, held)
-
-    def open(self) -> None:
-        self.opened.set()
 
 
 def own_key(seat: Seat) -> str:

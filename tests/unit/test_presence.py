@@ -529,3 +529,77 @@ def test_who_was_thought_dead_says_all_anew_and_above_what_was_told_meanwhile() 
     assert presence.take_dirty(9) == [(BOB, said(OFF, 9_000, seen=1_000)), (ALICE, said(ON, 9_000, device(PHONE, 1_000)))]
     assert presence.connect(BOB, PHONE, False, 2_000) == Change(BOB, ON, 9_001, None)
     assert presence.connect(ALICE, PHONE, True, 2_000) == Change(ALICE, AWAY, 9_001, None)
+
+
+# ---- attaching --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_counts_from_when_it_takes_the_devices_place_not_from_its_welcome() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
+    at = presence.attach(ALICE, PHONE, 1_200)  # its third session; the second was on A
+    presence.remote(A, ALICE, said(ON, 1_100, device(PHONE, 1_100)), 1_250)
+    assert presence.displaced(ALICE) == []
+    presence.remote(A, ALICE, said(ON, 1_260, device(PHONE, 1_255)), 1_260)  # this one is younger
+    assert presence.displaced(ALICE) == [PHONE]
+    presence.connect(ALICE, PHONE, False, 1_300, at)
+    assert not presence._attaching
+
+
+def test_a_session_that_ends_before_its_welcome_leaves_nothing() -> None:
+    presence = mirrored()
+    presence.attach(ALICE, PHONE, 1_000)
+    presence.disconnect(ALICE, PHONE, 1.0, 1_001)
+    assert not presence._attaching
+
+
+def test_attach_times_rise_by_one_over_all_that_are_known() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.remote(A, ALICE, said(ON, 9_000, device(PHONE, 9_000)), 9_000)
+    assert presence.attach(ALICE, PHONE, 1_000) == 9_001  # the clock was set back
+    presence.connect(ALICE, PHONE, False, 1_000, 9_001)
+    assert presence.attach(ALICE, PHONE, 1_001) == 9_002
+    assert presence.attach(ALICE, PHONE, 1_001) == 9_003
+    assert presence.attach(ALICE, LAPTOP, 1_001) == 1_001
+
+
+@pytest.mark.parametrize("younger", [True, False])
+def test_a_time_of_before_a_step_back_that_is_heard_later_is_no_younger(younger: bool) -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
+    theirs = 1_100 if younger else 3_600_000
+    presence.remote(A, ALICE, said(ON, 1_001, device(PHONE, theirs)), 1_200)
+    presence.lift(ALICE, 1_200)
+    assert presence.displaced(ALICE) == ([PHONE] if younger else [])
+    if not younger:
+        raised = [one.attached_ms for one in presence._own[ALICE].devices]
+        assert raised == [theirs + 1]
+        presence.remote(A, ALICE, said(ON, 1_002, device(PHONE, theirs + 2)), 1_300)
+        presence.lift(ALICE, 1_300)
+        assert presence.displaced(ALICE) == [PHONE], "nobody raises theirs twice"
+
+
+def test_a_step_of_the_clock_moves_attach_times_and_none_of_them_is_raised() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 3_600_000, presence.attach(ALICE, PHONE, 3_600_000))
+    presence.take_dirty(9)
+    presence.clock_stepped(3_599_000, 1_100, -3_599_000)
+    assert [said.devices for _, said in presence.take_dirty(9)] == [(device(PHONE, 1_000),)]
+    presence.remote(A, ALICE, said(ON, 1_200, device(PHONE, 3_600_001)), 1_300)
+    presence.lift(ALICE, 1_300)
+    assert presence.displaced(ALICE) == [PHONE]
+
+
+def test_a_device_whose_next_session_is_under_way_is_not_the_longest_idle() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
+    presence.connect(ALICE, LAPTOP, False, 1_100, presence.attach(ALICE, LAPTOP, 1_100))
+    presence.remote(A, ALICE, said(ON, 1_200, device(DeviceId("tab"), 1_200)), 1_200)
+    assert presence.surplus(ALICE, 2) == [PHONE]
+    presence.attach(ALICE, PHONE, 1_300)
+    assert presence.surplus(ALICE, 2) == [LAPTOP]
