@@ -157,8 +157,8 @@ class Bus:
             subscription = self._engine.subscription()
             try:
                 await self._listen(subscription)
-            except* (Away, TimeoutError) as group:
-                reason = "; ".join(str(e) or "no answer" for e in group.exceptions)
+            except (Away, TimeoutError) as e:
+                reason = str(e) or "no answer"
             finally:
                 was_up, self.up = self.up, False
                 for channels in (self._asked, self._stale, self._subscribed, self._confirmed, self._echoes):
@@ -183,10 +183,19 @@ class Bus:
         async with asyncio.timeout(PUBLISH_S * 2):
             await subscription.connect()
         self._answered = True
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._receive(subscription))
-            tasks.create_task(self._subscribe(subscription))
-            tasks.create_task(self._ping(subscription))
+        # No TaskGroup: one whose tasks fail while it is cancelled keeps the cancellation to itself (3.11), and the node would not end.
+        tasks = [asyncio.create_task(work) for work in (self._receive(subscription), self._subscribe(subscription), self._ping(subscription))]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        faults = [end for end in ends if isinstance(end, Exception)]
+        for fault in faults:
+            if not isinstance(fault, Away | TimeoutError):
+                raise fault
+        raise Away("; ".join(str(fault) or "no answer" for fault in faults))
 
     async def _subscribe(self, subscription: Subscription) -> None:
         """Keep the subscriptions equal to what is wanted. The first round makes the bus `up`."""

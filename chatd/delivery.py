@@ -40,6 +40,7 @@ log = structlog.get_logger("delivery")
 
 FILL_ROWS: Final = 200  # entries of one conversation a query
 FILL_CONVS: Final = 50  # conversations a query
+EARLY_MAX: Final = 10_000  # conversations whose cursors wait for an entry; past it the oldest are dropped, and the next listing has them
 HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
 HITS_LOGGED_BURST: Final = 20
 
@@ -76,6 +77,7 @@ class Delivery:
         self.registry, self.store, self.metrics = registry, store, metrics
         self.now, self._spawn, self._opened = now, spawn, opened
         self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
+        self._early: dict[ConvId, list[int]] = {}  # cursors of both sides beyond what was delivered here
         self.outward: Outward | None = None  # set where there are other nodes
         self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored)
 
@@ -258,6 +260,8 @@ class Delivery:
             log.debug("entries.delivered", conv=conv_id, upto=conv.head, entries=len(items))
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
+        if self._early:
+            self._release_cursors(conv)
 
     def _push(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         behind = session.behind
@@ -327,11 +331,41 @@ class Delivery:
                 self._push(session, conv.id, e.seq, frame)
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
+        if self._early:
+            self._release_cursors(conv)
 
     def moved(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
-        """Cursors that another node, or the database, tells: push them if they are news."""
+        """Cursors that another node, or the database, tells: push them if they are news.
+
+        As far as the entries that they speak of were delivered here: the rest waits for those, one of which has been lost on its way.
+        """
+        if delivered > conv.head or read > conv.head:
+            self._hold_cursors(conv, side, delivered, read)
+            self.poke(conv)
+        else:
+            self._move(conv, side, delivered, read)
+
+    def _move(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
         if conv.advance(side, delivered, read):
             self.push_receipt(conv, side, None)
+
+    def _hold_cursors(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
+        held = self._early.setdefault(conv.id, [0, 0, 0, 0])
+        held[2 * side] = max(held[2 * side], delivered)
+        held[2 * side + 1] = max(held[2 * side + 1], read)
+        if len(self._early) > EARLY_MAX:
+            del self._early[next(iter(self._early))]
+        self._move(conv, side, min(delivered, conv.head), min(read, conv.head))
+
+    def _release_cursors(self, conv: Conversation) -> None:
+        """An entry has been delivered: the cursors that waited for it follow."""
+        held = self._early.pop(conv.id, None)
+        if held is not None:
+            for side, delivered, read in ((0, *held[:2]), (1, *held[2:])):
+                if delivered > conv.head or read > conv.head:
+                    self._hold_cursors(conv, side, delivered, read)
+                else:
+                    self._move(conv, side, delivered, read)
 
     def push_receipt(self, conv: Conversation, side: int, but: Session | None) -> None:
         """Tell all sessions of both users, `but` one, how far that side has got."""
@@ -358,6 +392,8 @@ class Delivery:
                     self._push(session, conv.id, e.seq, frame)
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
+        if self._early:
+            self._release_cursors(conv)
 
     def stored_frame(self, conv: Conversation, e: Stored, reader: UserId) -> bytes:
         """An entry from the log as a push to one of the two."""

@@ -74,6 +74,7 @@ class Services:
     poke: Callable[[Conversation], None]
     caught_up: Callable[[Conversation], Coroutine[Any, Any, None]]
     announce: Callable[[Change | None], None]
+    moved: Callable[[Conversation, int, int, int], None]
     drained: Callable[[Session], Coroutine[Any, Any, None]]
     relay: Relay | None = None  # where there are other nodes
     quota: Quota | None = None  # likewise
@@ -302,8 +303,12 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     elif row.head > conv.head and not conv.pending:
         s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
     conv.floor = max(conv.floor, row.floor)
-    conv.advance(0, row.a_delivered, row.a_read)
-    conv.advance(1, row.b_delivered, row.b_read)
+    if fresh and conv.head == row.head:
+        conv.advance(0, row.a_delivered, row.a_read)
+        conv.advance(1, row.b_delivered, row.b_read)
+    else:  # sessions that are live may not have heard of it, and an entry that it speaks of may not have been delivered
+        s.moved(conv, 0, row.a_delivered, row.a_read)
+        s.moved(conv, 1, row.b_delivered, row.b_read)
     return conv
 
 

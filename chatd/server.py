@@ -126,7 +126,7 @@ class Node:
             s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms,
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
-            announce=lambda change: self.chat.announce(change), drained=self.delivery.drained,
+            announce=lambda change: self.chat.announce(change), moved=self.delivery.moved, drained=self.delivery.drained,
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}

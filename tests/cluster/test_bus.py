@@ -1,0 +1,180 @@
+"""The bus: a subscription that is deaf although it answers, and confirmations that arrive late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from chatd.bus import Bus
+from chatd.engine import Engine, Event, Message, Subscribed
+from chatd.ids import UserId
+from chatd.metrics import Metrics
+from tests.faults.tcp_proxy import TcpProxy
+from tests.fix_mirror import MakeMirror, acquainted, until
+from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis
+
+pytestmark = pytest.mark.cluster
+
+ALICE = UserId("alice")
+
+
+class Ears:
+    """A `bus.Listener`."""
+
+    def __init__(self) -> None:
+        self.heard_data: list[tuple[UserId, bytes]] = []
+        self.backs = self.aways = 0
+
+    def heard(self, user: UserId, data: bytes) -> None:
+        self.heard_data.append((user, data))
+
+    def heard_presence(self, data: bytes) -> None:
+        """Not of interest here."""
+
+    def away(self) -> None:
+        self.aways += 1
+
+    def back(self) -> None:
+        self.backs += 1
+
+
+async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made_again(
+    own_redis: OwnRedis, make_redis: MakeRedis, make_mirror: MakeMirror
+) -> None:
+    """A proxy keeps it there, and the isolated master answers its pings; commands go to the new one."""
+    proxy, new = TcpProxy(own_redis.port), make_redis()
+    await proxy.start()
+    try:
+        a = await make_mirror("a", url=f"redis://127.0.0.1:{proxy.port}")
+        a.bus.hold(ALICE)
+        await a.bus.subscribed(ALICE)
+        reconnects = a.metrics.bus_reconnects
+        proxy.upstream = new.port
+        own_redis.command("CLIENT", "KILL", "TYPE", "normal")
+        await until(lambda: a.metrics.bus_reconnects > reconnects and a.bus.up, "it notices that it does not hear itself, and subscribes again")
+        await until(lambda: int(new.command("PUBLISH", "chatd:u:alice", "x")) == 1, "it is subscribed at the new one")
+        await until(lambda: (ALICE, b"x") in a.heard_frames, "and hears")
+        assert a.lives
+    finally:
+        await proxy.stop()
+
+
+async def test_a_node_that_hears_itself_is_left_alone(make_mirror: MakeMirror) -> None:
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    echoes = a.bus._echo_n
+    await until(lambda: a.bus._echo_n > echoes + 2, "pings go on")
+    assert [seat.metrics.bus_reconnects for seat in (a, b)] == [0, 0]
+
+
+class Slow:
+    """A subscription whose confirmations come when the test says so."""
+
+    outdated = False
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.events_to_come: asyncio.Queue[Event] = asyncio.Queue()
+        self.confirms: Callable[[str], bool] = lambda _: True
+
+    async def connect(self) -> None:
+        """At once."""
+
+    async def close(self) -> None:
+        """Likewise."""
+
+    def echoes(self, name: str) -> list[str]:
+        return [name]
+
+    async def subscribe(self, names: list[str]) -> None:
+        for name in names:
+            self.sent.append(("+", name))
+            if self.confirms(name):
+                self.events_to_come.put_nowait(Subscribed(name))
+
+    async def unsubscribe(self, names: list[str]) -> None:
+        self.sent += [("-", name) for name in names]
+
+    async def ping(self) -> None:
+        """Never answered."""
+
+    async def events(self) -> AsyncIterator[Event]:
+        while True:
+            yield await self.events_to_come.get()
+
+    def about(self, channel: str) -> str:
+        return "".join(sign for sign, name in self.sent if name == channel)
+
+
+@pytest.mark.parametrize("again", ["before the confirmation", "after it"])
+async def test_a_subscription_that_is_confirmed_after_its_release_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch, again: str) -> None:
+    slow, channel = Slow(), "chatd:u:alice"
+    slow.confirms = lambda name: name != channel
+    monkeypatch.setattr(engine, "subscription", lambda: slow)
+    monkeypatch.setattr("chatd.bus.PING_S", 60.0)
+    bus = Bus(engine, "chatd", Metrics(), "0" * 16)
+    bus.listener = Ears()
+    task = asyncio.create_task(bus.run())
+    try:
+        await until(lambda: bus.up, "it is up")
+        bus.hold(ALICE)
+        await until(lambda: slow.about(channel) == "+", "asked for")
+        bus.release([ALICE])
+        await until(lambda: slow.about(channel) == "+-", "given up")
+        if again == "after it":
+            slow.events_to_come.put_nowait(Subscribed(channel))
+            await until(lambda: slow.events_to_come.empty(), "confirmed")
+            await asyncio.sleep(0)
+            bus.hold(ALICE)
+            waiting = asyncio.create_task(bus.subscribed(ALICE))
+        else:
+            bus.hold(ALICE)
+            waiting = asyncio.create_task(bus.subscribed(ALICE))
+            await asyncio.sleep(0)
+            slow.events_to_come.put_nowait(Subscribed(channel))
+        await until(lambda: slow.about(channel) == "+-+", "asked for again")
+        assert not waiting.done(), "what was confirmed was the one that has been given up"
+        slow.events_to_come.put_nowait(Subscribed(channel))
+        await until(waiting.done, "it is heard from now on")
+        slow.events_to_come.put_nowait(Message(channel, b"x"))
+        assert isinstance(bus.listener, Ears)
+        ears = bus.listener
+        await until(lambda: ears.heard_data == [(ALICE, b"x")], "heard")
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_nodes_that_decided_differently_on_sharded_channels_agree(own_cluster: OwnCluster, make_mirror: MakeMirror) -> None:
+    """One takes the masters for new enough, as after a rolling upgrade; the other looked before that."""
+    a = await make_mirror("a", url=own_cluster.url)
+    b = await make_mirror("b", url=own_cluster.url, lease_ms=60_000)
+    await until(lambda: a.mirror.nodes == 1, "a knows b")
+    for seat in (a, b):
+        seat.bus.hold(ALICE)
+        await seat.bus.subscribed(ALICE)
+    assert (a.engine.shards, b.engine.shards) == (False, False), "this Redis is too old for it"
+
+    async def sees_new_masters(*_: object) -> None:
+        a.engine._sharded = True
+
+    a.engine._ask_shards = sees_new_masters  # type: ignore[method-assign, assignment]
+    a.engine._sharded = True
+    a.mirror._soon.set()
+    await until(lambda: a.engine.sharded is False, "a goes by the one that cannot")
+    await until(lambda: a.bus.up, "and hears")
+    b.bus.publish(ALICE, b"from b")
+    await until(lambda: (ALICE, b"from b") in a.heard_frames, "what b publishes")
+    a.bus.publish(ALICE, b"from a")
+    await until(lambda: (ALICE, b"from a") in b.heard_frames, "and b what a publishes")
+
+
+async def test_sharded_channels_are_used_where_all_can(engine: Engine) -> None:
+    engine._sharded = True
+    for others, sharded in ((False, False), (True, True)):
+        engine.agree(sharded=others)
+        assert engine.sharded is sharded
+    engine._sharded = None
+    assert engine.sharded is None, "no Cluster"
