@@ -145,7 +145,7 @@ class Store:
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._feed = FeedReader(self.opener)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
+            lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,
         )  # fmt: skip

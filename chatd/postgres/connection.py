@@ -40,6 +40,8 @@ log = structlog.get_logger("database")
 
 CONNECT_S: Final = 3
 VERSION_MIN: Final = 15
+DEFAULT_PORT: Final = "5432"
+HOSTS_MAX: Final = 8
 KEEPALIVES: Final = {"keepalives": 1, "keepalives_idle": 60, "keepalives_interval": 10, "keepalives_count": 3}
 PROVE_AFTER_S: Final = 5.0  # without an answer; in a busy connection no statement is added
 PROVE_S: Final = 0.5
@@ -108,6 +110,7 @@ class Opener:
     def __init__(self, conninfo: str, state: LogState | None = None) -> None:
         self._conninfo = conninfo
         self.state = state or LogState()
+        self._last: list[tuple[str, str]] = []  # (host, port) of several that are asked after the others: an old primary, a standby
 
     def conninfo(self, name: str, deadline_s: float) -> str:
         """What libpq gets: keepalives and deadlines, and of several hosts the primary, unless the operator says otherwise."""
@@ -117,8 +120,26 @@ class Opener:
             extra["target_session_attrs"] = "primary"
         extra = {key: value for key, value in extra.items() if own.get(key) is None}
         return make_conninfo(
-            self._conninfo, **extra, client_encoding="UTF8", tcp_user_timeout=int(deadline_s * 1000), application_name=f"chatd {name}"
-        )
+            self._conninfo, **extra, **self._in_order(own), client_encoding="UTF8", tcp_user_timeout=int(deadline_s * 1000),
+            application_name=f"chatd {name}",
+        )  # fmt: skip
+
+    def _in_order(self, own: Mapping[str, Any]) -> dict[str, str]:
+        """Host, address and port lists of libpq, with those that were no use last; nothing if there is one host alone."""
+        lists = {key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None}
+        n = max((len(lists.get(key, ())) for key in ("host", "hostaddr")), default=1)
+        if n == 1 or not self._last:
+            return {}
+        if len(ports := lists.get("port", [""])) == 1:  # libpq: one port is for all hosts
+            lists["port"] = ports * n
+        names = lists.get("host") or lists["hostaddr"]
+        order = sorted(range(n), key=lambda i: (names[i], lists["port"][i] or DEFAULT_PORT) in self._last)
+        return {key: ",".join(values[i] for i in order) for key, values in lists.items()}
+
+    def _avoid(self, conn: Connection) -> None:
+        """Ask this host after the others from now on."""
+        place = (conn.info.host, str(conn.info.port))
+        self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
 
     async def open(self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True) -> Connection:
         """A connection that is set, read back and, unless the caller does it, compared. Raises Outage."""
@@ -151,6 +172,7 @@ class Opener:
         if verdict is Verdict.STANDBY:
             raise Outage(STANDBY, "standby", is_unknown=False)
         if verdict is Verdict.LEFT:
+            self._avoid(conn)
             raise Outage(
                 "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
                 " `chatd epoch --renew`", "old-primary", is_unknown=False,
@@ -158,7 +180,6 @@ class Opener:
         if verdict is Verdict.MOVED:
             self.state.suspect()
             raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
-
 
     async def compare_heads(self, conn: Connection, acked: Mapping[int, int]) -> None:
         """Does the log have what was acked? A storage that was set back shows nothing else. Raises Outage if not, and has the watch look."""

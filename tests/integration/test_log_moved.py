@@ -12,10 +12,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
+from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict
 from chatd.registry import Conversation, pair_check
@@ -256,3 +258,24 @@ async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
             await asyncio.sleep(0.05)
         while await server.node._readiness():
             await asyncio.sleep(0.05)
+
+
+def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
+    class Info:
+        host, port = "a", 5432
+
+    class Old:
+        info = Info
+
+    for url, expected in (
+        ("host=a,b,c port=5432,5433,5434", ("b,c,a", "5433,5434,5432")),
+        ("host=a,b", ("b,a", "5432,5432")),
+        ("postgresql://a,b/db", ("b,a", None)),
+        ("host=a", ("a", None)),
+    ):
+        opener = Opener(url)
+        opener._avoid(Old())  # type: ignore[arg-type]
+        made = conninfo_to_dict(opener.conninfo("test", 1.0))
+        assert made["host"] == expected[0]
+        if url.startswith("host=a,b,c"):
+            assert made["port"] == expected[1]
