@@ -1,12 +1,11 @@
 -- Resync: for each conversation of $1 the entries after $2 up to $3, $4 rows of each at most, in order. One query for all of a hello.
 -- Index entries_seq, once for each conversation and once for each edit.
-SELECT w.conv, e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.kind, e.cid::text, coalesce(e.body, m.body), e.ref, e.rev,
+SELECT w.conv, e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.kind, e.cid::text, CASE e.kind WHEN 1 THEN (
+        SELECT t.body FROM entries t WHERE t.conv = e.conv AND t.seq = e.ref AND t.ts >= e.ref_ts AND t.ts <= e.ref_ts ORDER BY t.ts LIMIT 1
+    ) ELSE e.body END, e.ref, e.rev,
     (extract(epoch FROM e.changed) * 1000)::bigint, e.na, e.nb
 FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS w (conv, after, upto)
 CROSS JOIN LATERAL (
     SELECT * FROM entries p WHERE p.conv = w.conv AND p.seq > w.after AND p.seq <= w.upto ORDER BY p.seq LIMIT $4
-) e LEFT JOIN LATERAL (
-    SELECT t.body FROM entries t WHERE e.kind = 1 AND t.conv = e.conv AND t.seq = e.ref AND t.ts >= e.ref_ts AND t.ts <= e.ref_ts
-    ORDER BY t.ts LIMIT 1
-) m ON true
+) e
 ORDER BY w.conv, e.seq
