@@ -12,11 +12,12 @@ import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import pytest_asyncio
+from websockets.asyncio.client import connect
 
 from chatd import embedded_owner
 from chatd.backoff import Backoff
@@ -24,6 +25,10 @@ from chatd.config import Settings
 from chatd.embedded import Embedded, visit
 from chatd.server import Node
 from tests.fix_server import Peer, Server
+
+if TYPE_CHECKING:
+    from tests.fix_process import MakeProcess
+    from tests.fix_redis import OwnRedis
 
 BACK_S_MAX = 40.0
 
@@ -250,3 +255,26 @@ async def test_a_stop_ends_a_start_that_is_under_way(folder: Path, monkeypatch: 
     async with asyncio.timeout(BACK_S_MAX):
         await owner.stop()
     assert owner.embedded.running() is None
+
+
+@pytest.mark.cluster
+async def test_killed_under_workers_their_supervisor_starts_it_again(make_process: MakeProcess, own_redis: OwnRedis, tmp_path: Path) -> None:
+    supervisor = await make_process(workers=2, redis_url=own_redis.url, rate_messages=1_000)
+    pid_file = tmp_path / "postgres" / "postmaster.pid"
+    first = int(pid_file.read_text().split()[0])
+    async with connect(supervisor.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
+        alice = Peer(ws)
+        await alice.reply(await alice.post("hello", v=1, token=supervisor.token("alice"), device="d"))
+        answers: dict[str, int] = {}
+        seqs = []
+        for n in range(20):
+            if n == 10:
+                os.kill(first, signal.SIGKILL)
+            seqs.append(await insist(alice, "bob", f"{n}", answers))
+        assert seqs == list(range(1, 21)), "nothing acked is lost, and the session outlives it"
+        assert answers["unavailable"] > 0
+    assert int(pid_file.read_text().split()[0]) != first
+    assert supervisor.status is None
+    assert "postgres.ended" in supervisor.said(1_000)
+    supervisor.terminate()
+    assert await supervisor.ended() == 0
