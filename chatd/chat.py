@@ -271,6 +271,7 @@ class Chat:
         if opening.ahead(self.s, rows):
             rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)
         is_last, rows = len(rows) <= request.limit, rows[: request.limit]
+        await opening.lift(self.s, rows)
         facts: dict[str, object] = {"conversations": [opening.listed(self.s, user, row) for row in rows]}
         if not is_last:
             facts["cursor"] = f"{rows[-1].extra}.{rows[-1].id}"

@@ -14,9 +14,11 @@ database at a time, so that a reconnect storm queues here, in order, and not in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
@@ -24,7 +26,7 @@ import structlog
 from chatd import errors, framing, protocol
 from chatd.config import Settings
 from chatd.errors import CloseCode
-from chatd.ids import ConvId, UserId
+from chatd.ids import ConvId, Seq, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.metrics import Metrics
 from chatd.postgres import mark
@@ -263,15 +265,26 @@ async def _overtaken(s: Services, hello: Hello, listing: Listing) -> None:
 
     Raises Unavailable.
     """
-    convs = s.registry.convs
-    behind = [conv for row in listing.rows if hello.cursors.get(row.id, 0) > (conv := convs[row.id]).head and row.head > conv.head]
+    await lift(s, listing.rows, hello.cursors)
+    if any(row.head > (conv := s.registry.convs[row.id]).head and hello.cursors.get(row.id, 0) > conv.head for row in listing.rows):
+        raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS)
+
+
+async def lift(s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Seq] = MappingProxyType({})) -> None:
+    """Wait for what has not been delivered here yet, where somebody has got further than that: a cursor of these rows, or of `cursors`.
+
+    An item must not name a head that is older than the cursors beside it. After `OVERTAKEN_S_MAX` the cursors are cut to the head (`listed`).
+    """
+    behind = []
+    for row in rows:
+        conv = s.registry.convs.get(row.id)
+        if conv is not None and row.head > conv.head < max(conv.a_delivered, conv.b_delivered, cursors.get(row.id, 0)):
+            behind.append(conv)
     if behind:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(OVERTAKEN_S_MAX):
                 for conv in behind:
                     await s.caught_up(conv)
-        except TimeoutError:
-            raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS) from None
 
 
 async def _rows(s: Services, user: User, since: str | None, everything: bool, named: list[ConvId]) -> tuple[str, int, list[ConvRow]]:
@@ -315,16 +328,16 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
 def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
     """One conversation as `welcome` and `conversations` show it: memory's numbers where it has them."""
     conv = s.registry.convs.get(row.id) or merge(s, user, row)
-    mine = conv.side(user.id)
-    delivered, read = conv.cursor(mine)
-    peer_delivered, peer_read = conv.cursor(1 - mine)
+    mine, head = conv.side(user.id), conv.head
+    delivered, read = (min(seq, head) for seq in conv.cursor(mine))
+    peer_delivered, peer_read = (min(seq, head) for seq in conv.cursor(1 - mine))
     sent, seen = (conv.nb, row.a_read_n) if mine == 0 else (conv.na, row.b_read_n)
     notes = conv.a == conv.b
     return {
-        "c": str(conv.id), "peer": conv.peer(user.id), "head": conv.head, "floor": conv.floor, "ts": conv.ts,
+        "c": str(conv.id), "peer": conv.peer(user.id), "head": head, "floor": conv.floor, "ts": conv.ts,
         "delivered": delivered, "read": read,
         "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
-        "unread": 0 if notes or read >= conv.head else max(0, sent - seen), "open": conv.open,
+        "unread": 0 if notes or max(read + 1, conv.floor) > head else max(0, sent - seen), "open": conv.open,
     }  # fmt: skip
 
 

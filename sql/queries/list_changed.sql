@@ -22,8 +22,8 @@ WITH asked AS MATERIALIZED (
 )
 SELECT pg_snapshot_xmin(s.snapshot)::text::bigint, s.started, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
-    coalesce(v.a_delivered, 0), coalesce(v.a_read, 0), coalesce(v.a_read_n, 0),
-    coalesce(v.b_delivered, 0), coalesce(v.b_read, 0), coalesce(v.b_read_n, 0), v.changed
+    coalesce(v.a_delivered, 0), coalesce(v.a_read, 0), greatest(v.a_read_n, v.b_gone),
+    coalesce(v.b_delivered, 0), coalesce(v.b_read, 0), greatest(v.b_read_n, v.a_gone), v.changed
 FROM asked s LEFT JOIN (
     SELECT * FROM listed WHERE changed OR $5::boolean OR id = ANY ($6::bigint[]) ORDER BY id LIMIT $4
 ) v ON true

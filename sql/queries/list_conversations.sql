@@ -11,7 +11,7 @@ WITH mine AS MATERIALIZED (
     LIMIT $4
 )
 SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
-    coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), coalesce(k.a_read_n, 0),
-    coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), coalesce(k.b_read_n, 0), v.us
+    coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), greatest(k.a_read_n, v.b_gone),
+    coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), greatest(k.b_read_n, v.a_gone), v.us
 FROM page v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
 ORDER BY v.last_ts DESC, v.id DESC
