@@ -99,6 +99,7 @@ class Delivery:
         for n, item in enumerate(batch.changes):
             row = special[-1 - n]
             if row.note is None:
+                item.ref = row.ref or item.ref
                 self._deliver(item.conv, row.seq, row.ts, [item])
             else:
                 self._special(item, row)

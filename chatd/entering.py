@@ -123,6 +123,8 @@ class Entrance:
             session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
         )
         item.taken_at, item.again = verdict.taken_at, verdict.again
+        if not isinstance(request, Send):
+            item.refcid = request.refcid
         if not self.s.store.append(item):
             if verdict.probe:
                 session.probed(peer)

@@ -31,7 +31,7 @@ AGAIN: Final = 2  # the client says that it may have sent it before: look throug
 class Item:
     """One entry on its way into the log, and where its answer goes. Mutable and slotted: made once per message."""
 
-    __slots__ = ("again", "body", "cid", "conv", "flags", "id", "kind", "peer", "ref", "session", "side", "taken_at", "twins")
+    __slots__ = ("again", "body", "cid", "conv", "flags", "id", "kind", "peer", "ref", "refcid", "session", "side", "taken_at", "twins")
 
     def __init__(
         self, session: Session, id: int, conv: Conversation, peer: UserId, side: int,
@@ -39,6 +39,7 @@ class Item:
     ) -> None:  # fmt: skip
         self.session, self.id, self.conv, self.peer, self.side = session, id, conv, peer, side
         self.cid, self.kind, self.body, self.ref, self.flags = cid, kind, body, ref, flags
+        self.refcid: Cid | None = None  # of the message that it changes, where the client names it so; then `ref` may be unknown until it is done
         self.taken_at = 0.0  # when its slot of the rate was taken; 0: none was
         self.again = False  # this cid was refused before, and was to wait
         self.twins: list[Item] | None = None

@@ -65,9 +65,9 @@ class UuidArray(Array):
     __slots__ = ()
     oid, element = 2951, 2950
 
-    def __init__(self, values: Sequence[str]) -> None:
-        # All at once: one join, one replace and one fromhex; the length of an element is written as hex before it.
-        digits = "".join(["00000010" + v for v in values]).replace("-", "")
+    def __init__(self, values: Sequence[str | None]) -> None:
+        # All at once: one join, one replace and one fromhex; the length of an element is written as hex before it, -1 for a null.
+        digits = "".join(["ffffffff" if v is None else "00000010" + v for v in values]).replace("-", "")
         super().__init__(len(values), bytes.fromhex(digits))
 
 

@@ -98,9 +98,10 @@ class Edit(NamedTuple):
     c: ConvId | None
     to: UserId | None
     cid: Cid
-    ref: Seq
+    ref: Seq | None  # None: named by `refcid` alone
     body: str
     retry: bool
+    refcid: Cid | None = None
 
 
 class Delete(NamedTuple):
@@ -108,8 +109,9 @@ class Delete(NamedTuple):
     c: ConvId | None
     to: UserId | None
     cid: Cid
-    ref: Seq
+    ref: Seq | None
     retry: bool
+    refcid: Cid | None = None
 
 
 class Ack(NamedTuple):
@@ -230,11 +232,18 @@ def _seq(o: dict[str, Any], key: str, least: int = 1) -> Seq:
     raise errors.BadSeq(f"`{key}` is no seq: {least} is the least", field=key)
 
 
-def _cid(o: dict[str, Any]) -> Cid:
-    value = o.get("cid")
+def _cid(o: dict[str, Any], key: str = "cid") -> Cid:
+    value = o.get(key)
     if type(value) is not str or not _CID.fullmatch(value):
-        raise _bad("cid", "must be a UUID, 36 characters with hyphens")
+        raise _bad(key, "must be a UUID, 36 characters with hyphens")
     return Cid(value.lower())
+
+
+def _message(o: dict[str, Any]) -> tuple[Seq | None, Cid | None]:
+    """The message that a change names: by its seq, by its cid, or by both."""
+    if o.get("refcid") is None:
+        return _seq(o, "ref"), None
+    return None if o.get("ref") is None else _seq(o, "ref"), _cid(o, "refcid")
 
 
 def _body(o: dict[str, Any], bounds: Bounds) -> str:
@@ -332,12 +341,14 @@ def _send(id: int, o: dict[str, Any], bounds: Bounds) -> Send:
 
 def _edit(id: int, o: dict[str, Any], bounds: Bounds) -> Edit:
     c, to = _where(o)
-    return Edit(id, c, to, _cid(o), _seq(o, "ref"), _body(o, bounds), _flag(o, "retry"))
+    cid, (ref, refcid) = _cid(o), _message(o)
+    return Edit(id, c, to, cid, ref, _body(o, bounds), _flag(o, "retry"), refcid)
 
 
 def _delete(id: int, o: dict[str, Any], bounds: Bounds) -> Delete:
     c, to = _where(o)
-    return Delete(id, c, to, _cid(o), _seq(o, "ref"), _flag(o, "retry"))
+    cid, (ref, refcid) = _cid(o), _message(o)
+    return Delete(id, c, to, cid, ref, _flag(o, "retry"), refcid)
 
 
 def _history(id: int, o: dict[str, Any], bounds: Bounds) -> History:

@@ -58,6 +58,7 @@ class Row(NamedTuple):
     seq: int
     ts: int
     note: str | None
+    ref: int = 0  # seq of the message of a change that named it by its cid
 
 
 class Answer(NamedTuple):
@@ -371,7 +372,10 @@ def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) 
         if ord is None:
             firsts[conv] = (seq, ts)
         else:
-            special[ord] = Row(conv, seq, ts, note)
+            ref = 0
+            if note is not None and note.startswith("ref "):
+                ref, note = int(note[4:]), None
+            special[ord] = Row(conv, seq, ts, note, ref)
             is_whole = is_whole and note in NOTES and (seq is not None or note not in (None, "dup"))
     if special or batch.changes:
         is_whole = (
@@ -387,9 +391,10 @@ def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) 
 
 
 def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
+    named = [i.refcid for i in x] if any(i.refcid for i in x) else []  # behind the cids: sql/migrations/0019_pre_refcid.sql
     return (
         pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
-        pgarrays.UuidArray([i.cid for i in x]), pgarrays.TextArray([i.body for i in x]),
+        pgarrays.UuidArray([*(i.cid for i in x), *named]), pgarrays.TextArray([i.body for i in x]),
         pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]), pgarrays.BigintArray([i.ref or 0 for i in x]),
         pgarrays.IntArray([i.conv.check >> 3 for i in x]),
     )  # fmt: skip

@@ -84,15 +84,18 @@ def check(conn: psycopg.Connection[Any], conv: int) -> int:
     return 0 if row is None else int(row[0])
 
 
-def append(conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min") -> list[Row]:
-    """One call of the SQL function, with a fresh cid where there is none."""
+def append(
+    conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min",
+    named: Sequence[str | None] = (),
+) -> list[Row]:  # fmt: skip
+    """One call of the SQL function, with a fresh cid where there is none. `named`: cids of the messages that changes name."""
     cur = psycopg.RawCursor(conn)
     m, x = messages, changes
     cur.execute(
         APPEND,
         (
             [i.conv for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags | i.side << 2 | check(conn, i.conv) << 3 for i in m],
-            [i.conv for i in x], [i.side for i in x], [i.cid or cid() for i in x], [i.body for i in x], [i.kind for i in x],
+            [i.conv for i in x], [i.side for i in x], [*(i.cid or cid() for i in x), *named], [i.body for i in x], [i.kind for i in x],
             [i.ref for i in x], [check(conn, i.conv) for i in x], edit_window, one(conn, FENCE), len({i.conv for i in m} | {i.conv for i in x}),
         ),
     )  # fmt: skip

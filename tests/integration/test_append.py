@@ -244,3 +244,17 @@ def test_changes_follow_each_other_in_one_batch(db: psycopg.Connection[Any]) -> 
     assert [(r.ord, r.seq, r.note) for r in rows] == [(None, 2, None), (-1, 2, None), (-2, 3, None), (-3, 3, None), (-4, None, "deleted")]
     assert entries(db, x) == [(1, 0, None), (2, 1, None), (3, 2, None)]
     assert entries(db, y) == [(1, 0, None), (2, 0, "y2"), (3, 2, None)]
+
+
+def test_changes_by_seq_and_by_cid_in_one_batch(db: psycopg.Connection[Any]) -> None:
+    """The cids of messages stand behind those of the changes, null where a change names its message by seq alone."""
+    x, y = conversation(db), conversation(db, "carol", "dave")
+    first, second = cid(), cid()
+    append(db, [Message(x, "1", cid=first), Message(x, "2", cid=second), Message(y, "3", cid=first)])
+    rows = append(
+        db, changes=[Change(x, 1), Change(x, 0, body="two"), Change(y, 0), Change(x, 1)], named=[None, second, first, second],
+    )  # fmt: skip
+    assert [(r.ord, r.conv, r.seq, r.note) for r in rows] == [
+        (-1, x, 3, None), (-2, x, 4, "ref 2"), (-3, y, 2, "ref 1"), (-4, x, None, "no_message"),
+    ]  # fmt: skip
+    assert [(seq, body) for seq, kind, body in entries(db, x) if kind == 0] == [(1, "hi!"), (2, "two")]

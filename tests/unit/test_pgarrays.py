@@ -27,9 +27,9 @@ def test_smallints(values: list[int]) -> None:
     assert loaded(SmallintArray(values)) == values
 
 
-@given(st.lists(st.uuids(), max_size=50), st.booleans())
-def test_uuids_from_text(values: list[uuid.UUID], upper: bool) -> None:
-    assert loaded(UuidArray([str(v).upper() if upper else str(v) for v in values])) == values
+@given(st.lists(st.one_of(st.none(), st.uuids()), max_size=50), st.booleans())
+def test_uuids_from_text_and_nulls(values: list[uuid.UUID | None], upper: bool) -> None:
+    assert loaded(UuidArray([None if v is None else str(v).upper() if upper else str(v) for v in values])) == values
 
 
 @given(st.lists(st.one_of(st.none(), st.text(st.characters(exclude_categories=["Cs"]), max_size=50)), max_size=50))

@@ -324,6 +324,20 @@ def test_a_seq_is_an_integer_from_1(t: str, key: str) -> None:
         assert fault(request(t, 9, **{key: wrong})) == (9, "bad_field", key), wrong
 
 
+def test_a_change_names_its_message_by_its_seq_its_cid_or_both() -> None:
+    named = Cid("0" * 8 + CID[8:])
+    for t in ("edit", "delete"):
+        both = decode(request(t, refcid=named.upper()), 0)
+        alone = decode(request(t, ref=..., refcid=named), 0)
+        assert both == TAKEN[t]._replace(refcid=named)  # type: ignore[call-arg]
+        assert alone == decode(request(t, ref=None, refcid=named), 0) == TAKEN[t]._replace(ref=None, refcid=named)  # type: ignore[call-arg]
+        assert decode(request(t, refcid=None), 0) == TAKEN[t]
+        for wrong in WRONG["cid"][1:]:
+            assert fault(request(t, 9, refcid=wrong)) == (9, "bad_field", "refcid"), wrong
+        assert fault(request(t, 9, ref=..., refcid=None)) == (9, "bad_field", "ref")
+        assert fault(request(t, 9, ref=0, refcid=named)) == (9, "bad_seq", "ref")
+
+
 def test_history_goes_one_way() -> None:
     assert fault(request("history", after=5)) == (1, "bad_field", "after")
     for wrong in (1.5, "5", True):
