@@ -332,11 +332,20 @@ class FakeChatd:
                 assert frame.get("retry") is True, "a repeat says that it is one"
                 return {"c": conv.c, "seq": e["seq"], "ts": e["ts"], "dup": True}
         kind = "message" if frame["t"] == "send" else frame["t"]
-        if kind != "message" and not any(e["seq"] == frame["ref"] and e["kind"] == "message" for e in conv.log):
-            raise Refused("no_message")
-        keys = {k: frame[k] for k in ("body", "ref") if k in frame}
+        keys = {k: frame[k] for k in ("body",) if k in frame}
+        if kind != "message":
+            keys["ref"] = self._named(session, conv, frame)
         e = self.add(conv, session.user, kind, frame["cid"], session, **keys)
         return {"c": conv.c, "seq": e["seq"], "ts": e["ts"]}
+
+    @staticmethod
+    def _named(session: Session, conv: Conv, frame: Frame) -> int:
+        """The seq of the message that a change names, by `ref`, `refcid` or both."""
+        for e in conv.log:
+            by_cid = "refcid" not in frame or (frame["refcid"], session.user) == (e["cid"], e["from"])
+            if e["kind"] == "message" and by_cid and frame.get("ref") in (None, e["seq"]):
+                return int(e["seq"])
+        raise Refused("no_message")
 
     _on_send = _on_edit = _on_delete = _entering
 

@@ -152,19 +152,23 @@ class Client:
         """
         return await self._enter(peer, "message", body, None, cid)
 
-    async def edit(self, peer: str, seq: int, body: str, *, cid: str | None = None) -> Sent:
-        """Give one's own message `seq` another text. As `send`; also raises EpochChanged."""
-        return await self._enter(peer, "edit", body, seq, cid)
+    async def edit(self, peer: str, seq: int, body: str, *, cid: str | None = None, refcid: str | None = None) -> Sent:
+        """Give one's own message `seq` another text. As `send`; also raises EpochChanged.
 
-    async def delete(self, peer: str, seq: int, *, cid: str | None = None) -> Sent:
+        `refcid`: the cid of that message (`Entry.cid`). Known for the messages of this client and those that it was given; without it an edit that
+        is not stored before the log is restored from a backup raises EpochChanged, for another message may stand at `seq` now.
+        """
+        return await self._enter(peer, "edit", body, seq, cid, refcid)
+
+    async def delete(self, peer: str, seq: int, *, cid: str | None = None, refcid: str | None = None) -> Sent:
         """Take the text out of one's own message `seq`. As `edit`."""
-        return await self._enter(peer, "delete", None, seq, cid)
+        return await self._enter(peer, "delete", None, seq, cid, refcid)
 
     def reply_cid(self, entry: Entry, n: int = 0) -> str:
         """A cid for the n-th thing sent because of `entry`: the same whenever it is asked for, so that handling an entry twice sends once."""
         return str(uuid.uuid5(REPLY_CIDS, f"{self.epoch}/{entry.c}/{entry.seq}/{n}"))
 
-    async def _enter(self, peer: str, kind: str, body: str | None, ref: int | None, cid: str | None) -> Sent:
+    async def _enter(self, peer: str, kind: str, body: str | None, ref: int | None, cid: str | None, refcid: str | None = None) -> Sent:
         if self._closing or self._ended is not None:
             raise self._ended or Closed()
         check_user(peer)
@@ -172,7 +176,7 @@ class Client:
             check_body(body, self.limits.body_bytes)
         doubtful = cid is not None
         cid = str(uuid.uuid4()) if cid is None else checked_cid(cid)
-        item, future = self._desk.add(peer, cid, kind, body, ref, doubtful=doubtful)
+        item, future = self._desk.add(peer, cid, kind, body, ref, None if refcid is None else checked_cid(refcid), doubtful=doubtful)
         try:
             return await future
         except asyncio.CancelledError:
@@ -242,7 +246,11 @@ class Client:
         check_user(peer)
         keys = {"before": before, "after": after, "limit": limit}
         reply = await self._ask("history", {k: v for k, v in keys.items() if v is not None}, peer)
-        return frames.page(reply, self.user)
+        page = frames.page(reply, self.user)
+        for entry in page.entries:
+            if entry.own and entry.cid is not None and entry.kind == "message":
+                self._desk.own(peer, entry.seq, entry.cid)
+        return page
 
     async def conversations(self, *, limit: int = 50, cursor: str | None = None) -> ConversationPage:
         """A page of the conversations, the latest entry first; go on with the `cursor` of the page before."""

@@ -25,6 +25,7 @@ log = logging.getLogger("chatd.client")
 
 EVENTS_MAX: Final = 10_000
 STATE_VERSION: Final = 1
+OWN_MAX: Final = 10_000  # own messages whose cids are kept for edits and deletes: some 2 MB
 
 
 class Events:
@@ -80,13 +81,18 @@ class Desk:
         self.emptied.set()
         self._waiting: dict[tuple[str, str], list[asyncio.Future[Sent]]] = {}
         self._presence: dict[str, Presence] = {}
+        self._own: OrderedDict[tuple[str, int], str] = OrderedDict()  # (peer, seq) -> cid of own messages, the latest last
         self._peers: dict[str, tuple[int, int]] = {}  # by conversation: how far the peer has got
 
     # ---- sends --------------------------------------------------------------------------------------------------------------------------
 
-    def add(self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, doubtful: bool) -> tuple[Item, asyncio.Future[Sent]]:
-        """Queue an item; the future gets what becomes of it. Raises OutboxFull."""
-        item = self.outbox.add(peer, cid, kind, body, ref, doubtful=doubtful)
+    def add(
+        self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, refcid: str | None = None, *, doubtful: bool
+    ) -> tuple[Item, asyncio.Future[Sent]]:  # fmt: skip
+        """Queue an item; the future gets what becomes of it. `refcid`: found here where it is not given. Raises OutboxFull."""
+        if ref is not None and refcid is None:
+            refcid = self._own.get((peer, ref))
+        item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, doubtful=doubtful)
         future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault((peer, cid), []).append(future)
         self.emptied.clear()
@@ -107,12 +113,28 @@ class Desk:
 
     def stored(self, peer: str, cid: str, sent: Sent) -> None:
         """It is in the log. Idempotent."""
-        if self.outbox.settle(peer, cid) is None:
+        item = self.outbox.settle(peer, cid)
+        if item is None:
             return
+        if item.kind == "message":
+            self.own(peer, sent.seq, cid)
         for future in self._waiting.pop((peer, cid), ()):
             if not future.done():
                 future.set_result(sent)
         self._gone()
+
+    def own(self, peer: str, seq: int, cid: str) -> None:
+        """An own message: an edit or delete of it will name it by its cid as well."""
+        self._own[(peer, seq)] = cid
+        self._own.move_to_end((peer, seq))
+        if len(self._own) > OWN_MAX:
+            self._own.popitem(last=False)
+
+    def ref_of(self, item: Item) -> int | None:
+        """The seq of the message that a change is of; None if it was named by its cid alone, and is not known here."""
+        if item.ref is not None or item.refcid is None:
+            return item.ref
+        return next((seq for (peer, seq), cid in reversed(self._own.items()) if peer == item.peer and cid == item.refcid), None)
 
     def failed(self, item: Item, error: ClientError) -> None:
         """It has left the outbox, and will not be in the log."""
@@ -150,6 +172,7 @@ class Desk:
         if any(reset.c is None for reset in resets):
             self.cursors.forget()
             self._peers.clear()
+            self._own.clear()
             for item in self.outbox.new_epoch():
                 self.failed(item, EpochChanged(f"the log was restored from a backup: this {item.kind} may mean another message now"))
         for reset in resets:
@@ -164,6 +187,8 @@ class Desk:
     def settle_by(self, entry: Entry) -> None:
         """An entry of the log, however it came: one of our own settles the outbox."""
         if entry.own and entry.cid is not None:
+            if entry.kind == "message":
+                self.own(entry.peer, entry.seq, entry.cid)
             self.stored(entry.peer, entry.cid, Sent(entry.c, entry.seq, entry.ts, dup=True))
 
     def receipt(self, receipt: Receipt) -> None:

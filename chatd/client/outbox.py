@@ -63,6 +63,7 @@ class Item:
     kind: str
     body: str | None
     ref: int | None
+    refcid: str | None = None  # cid of the message that it changes: holds over a change of epoch, which `ref` does not
     doubtful: bool = False
     tried: bool = False
     state: State = State.QUEUED
@@ -94,7 +95,9 @@ class Outbox:
         self._flying = 0
         self._until = 0.0  # nothing goes anywhere before this time
 
-    def add(self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, doubtful: bool = False) -> Item:
+    def add(
+        self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, refcid: str | None = None, doubtful: bool = False
+    ) -> Item:  # fmt: skip
         """Queue an item; the one that has this (peer, cid) already is returned as it is. Raises OutboxFull."""
         queue = self._queues.get(peer)
         if queue is not None and (known := queue.items.get(cid)) is not None:
@@ -103,7 +106,7 @@ class Outbox:
             raise OutboxFull(f"{self.size} messages wait to be sent; await some of them first")
         if queue is None:
             queue = self._queues[peer] = _Queue(OrderedDict())
-        item = queue.items[cid] = Item(peer, cid, kind, body, ref, doubtful=doubtful, tried=doubtful)
+        item = queue.items[cid] = Item(peer, cid, kind, body, ref, refcid, doubtful=doubtful, tried=doubtful)
         self.size += 1
         self._ready[peer] = None
         return item
@@ -209,8 +212,14 @@ class Outbox:
         return Then.SKIP
 
     def new_epoch(self) -> list[Item]:
-        """The log is another one. Sends stay, by the contract; edits and deletes go, because their `ref` may name another message now."""
-        gone = [item for queue in self._queues.values() for item in queue.items.values() if item.kind != "message"]
+        """The log is another one. What names no place in the old one stays: sends, and changes by `refcid`, which from now on name nothing else.
+
+        Changes by `ref` alone go, because another message of their author may stand there now.
+        """
+        changes = [item for queue in self._queues.values() for item in queue.items.values() if item.kind != "message"]
+        gone = [item for item in changes if item.refcid is None]
+        for item in changes:
+            item.ref = None if item.refcid is not None else item.ref
         for item in gone:
             self._remove(self._queues[item.peer], item)
         return gone
@@ -218,14 +227,14 @@ class Outbox:
     def save(self) -> list[dict[str, Any]]:
         """All items, as JSON can hold them."""
         return [
-            {"peer": i.peer, "cid": i.cid, "kind": i.kind, "body": i.body, "ref": i.ref}
+            {"peer": i.peer, "cid": i.cid, "kind": i.kind, "body": i.body, "ref": i.ref, "refcid": i.refcid}
             for queue in self._queues.values() for i in queue.items.values()
         ]  # fmt: skip
 
     def restore(self, saved: Sequence[Mapping[str, Any]]) -> None:
         """What `save` gave. Each may have been sent after it was saved, so each is doubtful."""
         for x in saved:
-            self.add(x["peer"], x["cid"], x["kind"], x["body"], x["ref"], doubtful=True)
+            self.add(x["peer"], x["cid"], x["kind"], x["body"], x["ref"], refcid=x.get("refcid"), doubtful=True)
 
     def _remove(self, queue: _Queue, item: Item) -> None:
         if item.state is State.SENT:

@@ -21,7 +21,7 @@ from typing import Any, Final
 from chatd.client import frames
 from chatd.client.cursors import Due
 from chatd.client.desk import Desk
-from chatd.client.errors import ConnectionLost, NoToken, ProtocolError, RequestError
+from chatd.client.errors import ConnectionLost, EpochChanged, NoToken, ProtocolError, RequestError
 from chatd.client.frames import Frame, Welcome
 from chatd.client.inbox import Step
 from chatd.client.link import Link
@@ -125,7 +125,7 @@ class Session:
     def _send(self, item: Item, retry: bool) -> None:
         keys: dict[str, Any] = self.where(item.peer) | {"cid": item.cid}
         if item.kind != "message":
-            keys["ref"] = item.ref
+            keys |= {key: value for key, value in (("ref", item.ref), ("refcid", item.refcid)) if value is not None}
         if item.kind != "delete":
             keys["body"] = item.body
         if retry:
@@ -142,13 +142,15 @@ class Session:
         sent = frames.sent(reply)
         self.desk.stored(item.peer, item.cid, sent)
         if not sent.dup:  # a dup stands outside the order; its entry comes, or came, by itself
-            entry = frames.Entry(sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, item.ref, cid=item.cid)
+            entry = frames.Entry(sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, self.desk.ref_of(item), cid=item.cid)
             self._placed(self.desk.inbox.push(entry))
 
     def _refused(self, item: Item, error: RequestError) -> None:
         match self.desk.outbox.refuse(item, error.code, error.retry_ms, error.cid, self._loop.time()):
             case Then.FAILED:
-                self.desk.failed(item, error)
+                is_gone = error.code == "no_message" and item.ref is None  # its message was in the log before, and is not in this one
+                gone = EpochChanged(f"the log was restored from a backup, without the message of this {item.kind}")
+                self.desk.failed(item, gone if is_gone else error)
             case Then.SKIP:
                 self.skip(item.peer, error.cid or "")
         self.desk.to_send.set()

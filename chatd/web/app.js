@@ -109,7 +109,7 @@ class App {
     return new ComposerView({
       bytesMax: () => this.model.limits.body_bytes,
       onSend: (body) => this.#send(body),
-      onEdit: (seq, body) => this.#taken(this.client.edit(this.peer, seq, body)),
+      onEdit: (seq, body) => this.#taken(this.client.edit(this.peer, seq, body, this.model.cidOf(this.peer, seq))),
       onTyping: () => this.#typing(),
       onDraft: (text) => this.#draft(text),
       onEditLast: () => this.#editLast(),
@@ -122,7 +122,8 @@ class App {
       model: this.model, composer: this.composer,
       acts: {
         onEdit: ({ seq, body }) => this.composer.edit(seq ?? 0, body ?? ''),
-        onDelete: ({ seq }) => this.view.ask('Delete this message for both of you?', 'Delete', () => this.client.delete(this.peer, seq ?? 0)),
+        onDelete: ({ seq, cid }) => (
+          this.view.ask('Delete this message for both of you?', 'Delete', () => this.client.delete(this.peer, seq ?? 0, cid))),
         onAgain: (cid) => this.client.again(cid),
         onDiscard: (cid) => this.client.discard(cid),
       },

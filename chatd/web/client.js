@@ -29,7 +29,7 @@ const HELD_FRAMES_MAX = 20000;
 /**
  * Who shows it. `entry`'s second argument: `live` in order, `dup` known from a dup ok only.
  * @typedef {{status(s: Status): void, welcome(frame: any): void, reset(): void, item(item: Item, kept: boolean): void, synced(): void,
- *   entry(entry: Entry, how: 'live'|'dup'): void, cursors(frame: any): void, presence(list: any[]): void, typing(frame: any): void,
+ *   entry(entry: Entry, how: 'live'|'dup'): void, cursors(frame: any): void, presence(list: any[]): void, typing(frame: any): void, seqOf(peer: string, cid: string): number|null,
  *   outbox(peer: string): void, dropped(items: OutboxItem[]): void}} Sink
  */
 
@@ -202,7 +202,7 @@ export class Client {
 
   /** @returns {OutboxItem|null} null when the outbox is full */
   #add(what) {
-    const item = this.outbox.add({ ...what, cid: this.uuid(), at: this.clock.now() });
+    const item = this.outbox.add({ ...what, cid: this.uuid().toLowerCase(), at: this.clock.now() });
     this.sink.outbox(what.peer);
     this.#pump();
     return item;
@@ -213,14 +213,14 @@ export class Client {
     return this.#add({ peer, kind: 'message', body });
   }
 
-  /** @param {string} peer  @param {number} ref  @param {string} body */
-  edit(peer, ref, body) {
-    return this.#add({ peer, kind: 'edit', ref, body });
+  /** @param {string} peer  @param {number} ref  @param {string} body  @param {string|null} [refcid] cid of that message, if known */
+  edit(peer, ref, body, refcid = null) {
+    return this.#add({ peer, kind: 'edit', ref, refcid, body });
   }
 
-  /** @param {string} peer  @param {number} ref */
-  delete(peer, ref) {
-    return this.#add({ peer, kind: 'delete', ref });
+  /** @param {string} peer  @param {number} ref  @param {string|null} [refcid] cid of that message, if known */
+  delete(peer, ref, refcid = null) {
+    return this.#add({ peer, kind: 'delete', ref, refcid });
   }
 
   /** A failed one anew, with a new cid. @param {string} cid */
@@ -228,7 +228,7 @@ export class Client {
     const item = this.outbox.find(cid);
     if (item?.state !== 'failed') return;
     this.outbox.discard(cid);
-    this.#add({ peer: item.peer, kind: item.kind, body: item.body, ref: item.ref });
+    this.#add({ peer: item.peer, kind: item.kind, body: item.body, ref: item.ref, refcid: item.refcid });
   }
 
   /** @param {string} cid */
@@ -260,7 +260,8 @@ export class Client {
     /** @type {any} */
     const frame = { t: item.kind === 'message' ? 'send' : item.kind, ...this.#where(item.peer), cid: item.cid };
     if (item.kind !== 'delete') frame.body = item.body;
-    if (item.kind !== 'message') frame.ref = item.ref;
+    if (item.ref !== null) frame.ref = item.ref;
+    if (item.refcid !== null) frame.refcid = item.refcid;
     if (retry) frame.retry = true;
     this.#request(frame, (reply) => {
       if (reply.code === 'disconnected') return;
@@ -274,7 +275,7 @@ export class Client {
     this.outbox.settle(item.cid);
     const entry = { c, seq, ts, from: this.user, to: item.peer, kind: item.kind, cid: item.cid };
     if (item.kind !== 'delete') entry.body = item.body;
-    if (item.kind !== 'message') entry.ref = item.ref;
+    if (item.kind !== 'message') entry.ref = item.ref ?? this.sink.seqOf(item.peer, item.refcid) ?? undefined;
     // A dup stands outside the order and moves no place: the entry itself comes by resync, history, or came before.
     const step = dup ? 'dup' : this.places.step(c, item.peer, seq, ts);
     if (step === 'jump') this.dial.lost('jump', false);

@@ -137,6 +137,16 @@ export class Model {
     return times.length > 0 ? Math.min(...times) : null;
   }
 
+  /** The cid of a message that is held, so that a change can name it by that, too. @param {string} peer  @param {number} seq @returns {string|null} */
+  cidOf(peer, seq) {
+    return this.conversations.get(peer)?.log.messages().find((message) => message.seq === seq)?.cid ?? null;
+  }
+
+  /** @param {string} peer  @param {string} cid @returns {number|null} */
+  seqOf(peer, cid) {
+    return this.conversations.get(peer)?.log.messages().find((message) => message.cid === cid)?.seq ?? null;
+  }
+
   unread() {
     let sum = 0;
     for (const it of this.conversations.values()) sum += it.unread;

@@ -16,9 +16,9 @@
  */
 
 /**
- * @typedef {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body: string|null, ref: number|null, at: number,
+ * @typedef {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body: string|null, ref: number|null, refcid: string|null, at: number,
  *            tried: boolean, state: 'queued'|'sent'|'failed', refused: boolean, code: string|null, msg: string|null}} OutboxItem
- * `tried`: may have reached the server before (so `retry` goes along). `refused`: the last answer said that it was not done.
+ * `refcid`: cid of the message that it changes, which holds over a change of epoch, as `ref` does not. `tried`: may have reached the server before (so `retry` goes along). `refused`: the last answer said that it was not done.
  */
 
 export const WINDOW_MAX = 8;
@@ -42,12 +42,12 @@ export class Outbox {
   }
 
   /**
-   * @param {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body?: string|null, ref?: number|null, at: number, tried?: boolean}} what
+   * @param {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body?: string|null, ref?: number|null, refcid?: string|null, at: number, tried?: boolean}} what
    * @returns {OutboxItem|null} null when full
    */
-  add({ peer, cid, kind, body = null, ref = null, at, tried = false }) {
+  add({ peer, cid, kind, body = null, ref = null, refcid = null, at, tried = false }) {
     if (this.size >= OUTBOX_ITEMS_MAX) return null;
-    const item = { peer, cid, kind, body, ref, at, tried, state: /** @type {const} */ ('queued'), refused: false, code: null, msg: null };
+    const item = { peer, cid, kind, body, ref, refcid, at, tried, state: /** @type {const} */ ('queued'), refused: false, code: null, msg: null };
     const queue = this.queues.get(peer) ?? { items: [], window: WINDOW_MAX, until: 0 };
     this.queues.set(peer, queue);
     queue.items.push(item);
@@ -178,14 +178,16 @@ export class Outbox {
   }
 
   /**
-   * Another epoch: sends stay, by the contract. Edits and deletes go: their `ref` names a place in a log that is no more,
-   * and after a restore another message may stand there. Returns what went.
+   * Another epoch: sends stay, by the contract, and so do edits and deletes by `refcid`, which name nothing else from now on. Those by
+   * `ref` alone go: it is a place in a log that is no more, and after a restore another message may stand there. Returns what went.
    * @returns {OutboxItem[]}
    */
   newEpoch() {
     const gone = [];
     for (const item of [...[...this.queues.values()].flatMap((queue) => queue.items), ...this.failed]) {
-      if (item.kind !== 'message') gone.push(item);
+      if (item.kind === 'message') continue;
+      if (item.refcid === null) gone.push(item);
+      else item.ref = null;
     }
     for (const item of gone) this.#remove(item);
     return gone;
@@ -194,8 +196,8 @@ export class Outbox {
   /** For storage. Failed ones are kept as well: they hold the user's words. */
   save() {
     const all = [...this.queues.values()].flatMap((queue) => queue.items).concat(this.failed);
-    return all.map(({ peer, cid, kind, body, ref, at, tried, state, code, msg }) => (
-      { peer, cid, kind, body, ref, at, tried, failed: state === 'failed', code, msg }));
+    return all.map(({ peer, cid, kind, body, ref, refcid, at, tried, state, code, msg }) => (
+      { peer, cid, kind, body, ref, refcid, at, tried, failed: state === 'failed', code, msg }));
   }
 
   /** @param {ReturnType<Outbox['save']>} saved */

@@ -56,7 +56,7 @@ export function rows(it, waiting, { user, now, editMs, mark, canDiscard }) {
   const out = [];
   const messages = it.log.messages();
   const stored = new Set(messages.map((message) => message.cid));
-  const changes = changesOf(waiting);
+  const changes = changesOf(waiting, messages);
   let marked = mark === null;
   for (const message of messages) {
     if (!marked && mark !== null && message.from !== user && message.seq > mark) {
@@ -71,11 +71,15 @@ export function rows(it, waiting, { user, now, editMs, mark, canDiscard }) {
   return group(days(out));
 }
 
-/** The last change that waits for each message; a failed one only if none waits. @param {OutboxItem[]} waiting */
-function changesOf(waiting) {
+/** The last change that waits for each message; a failed one only if none waits. @param {OutboxItem[]} waiting  @param {Message[]} messages */
+function changesOf(waiting, messages) {
   /** @type {Map<number, OutboxItem>} */
   const changes = new Map();
-  for (const item of waiting) if (item.kind !== 'message' && item.ref !== null) changes.set(item.ref, item);
+  for (const item of waiting) {
+    if (item.kind === 'message') continue;
+    const ref = item.ref ?? messages.find(({ cid }) => cid !== null && cid === item.refcid)?.seq ?? null;
+    if (ref !== null) changes.set(ref, item);
+  }
   return changes;
 }
 

@@ -173,5 +173,6 @@ function isText(value) {
 /** Storage is the user's to edit; what is no item must not end the page. @param {any} item */
 function isItem(item) {
   return isText(item?.peer) && isText(item.cid) && ['message', 'edit', 'delete'].includes(item.kind)
-    && (item.kind === 'delete' || isText(item.body)) && (item.kind === 'message' || Number.isInteger(item.ref)) && Number.isFinite(item.at);
+    && (item.kind === 'delete' || isText(item.body)) && (item.refcid == null || isText(item.refcid))
+    && (item.kind === 'message' || Number.isInteger(item.ref) || isText(item.refcid)) && Number.isFinite(item.at);
 }

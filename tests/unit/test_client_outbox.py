@@ -130,6 +130,20 @@ def test_another_epoch_keeps_sends_and_drops_changes() -> None:
     assert outbox.next(0.0) == [(kept, False)]
 
 
+def test_changes_by_cid_stay_over_an_epoch_and_name_no_place_any_more() -> None:
+    outbox = Outbox()
+    edit = outbox.add("bob", "cid-2", "edit", "x", 7, refcid="cid-1")
+    gone = outbox.add("bob", "cid-3", "delete", None, 8)
+    assert outbox.new_epoch() == [gone]
+    assert (edit.ref, edit.refcid) == (None, "cid-1")
+    again = Outbox()
+    again.restore(outbox.save())
+    ((item, retry),) = again.next(0.0)
+    assert (item.cid, item.ref, item.refcid, retry) == ("cid-2", None, "cid-1", True)
+    again.restore([{"peer": "bob", "cid": "cid-9", "kind": "delete", "body": None, "ref": 3}])  # as earlier releases saved it
+    assert again.size == 2
+
+
 def test_a_saved_outbox_goes_on_with_retry_in_order() -> None:
     outbox = Outbox()
     for n in range(3):

@@ -134,6 +134,15 @@ test('another epoch: reset first, edits go, messages are sent again', async () =
   assert.deepEqual(sent('send').map(({ to, retry }) => [to, retry]), [['bob', true]]);
 });
 
+test('another epoch: a change that knows the cid of its message goes out by that alone', async () => {
+  const all = await live();
+  all.client.edit('bob', 3, 'x', 'm-1');
+  assert.deepEqual(sent('edit').map(({ ref, refcid }) => [ref, refcid]), [[3, 'm-1']]);
+  await again(all, { epoch: 'e2' });
+  assert.deepEqual(told(all.sink, 'dropped'), [[[]]]);
+  assert.deepEqual(sent('edit').map(({ to, ref, refcid, retry }) => [to, ref, refcid, retry]), [['bob', undefined, 'm-1', true]]);
+});
+
 test('a token of somebody else: nothing of the last user goes out under the new name', async () => {
   const all = await live();
   all.client.send('bob', 'mine');

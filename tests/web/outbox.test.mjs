@@ -93,6 +93,15 @@ test('another epoch keeps messages and drops edits and deletes', () => {
   assert.deepEqual(outbox.of('bob').map(({ cid }) => cid), ['c0', 'c1']);
 });
 
+test('another epoch keeps changes by cid, which name no place any more; also over storage', () => {
+  const outbox = filled(1);
+  outbox.add({ peer: 'bob', cid: 'e', kind: 'edit', ref: 3, refcid: 'm', body: 'x', at: 0 });
+  assert.deepEqual(outbox.newEpoch(), []);
+  const other = new Outbox();
+  other.restore(outbox.save());
+  assert.deepEqual(other.next(0).map(({ item: { cid, ref, refcid } }) => [cid, ref, refcid]), [['c0', null, null], ['e', null, 'm']]);
+});
+
 test('saved and restored: same order, tried, failed ones too', () => {
   const outbox = filled(3);
   const [first] = outbox.next(0).map(({ item }) => item);

@@ -248,6 +248,34 @@ async def test_a_full_outbox_says_so() -> None:
         await sending
 
 
+async def test_on_another_epoch_an_edit_finds_its_message_by_its_cid_and_never_another_one() -> None:
+    async with FakeChatd() as server, make_client(server.url) as client:
+        await client.send("bob", "one")
+        await client.send("bob", "two")
+        frames: list[Frame] = []
+
+        def restore(session: Session, frame: Frame) -> Fault:
+            if frame["t"] != "edit":
+                return None
+            frames.append(frame)
+            server.epoch = "epoch-2"
+            log = server.conv("me", "bob").log
+            del log[0]  # the restored log lacks the first: now the second stands in its place
+            log[0]["seq"] = 1
+            server.fault = lambda _s, f: frames.append(f) if f["t"] == "edit" else None
+            return "cut"
+
+        server.fault = restore
+        first, second = asyncio.create_task(client.edit("bob", 1, "one!")), asyncio.create_task(client.edit("bob", 2, "two!"))
+        with pytest.raises(EpochChanged):
+            await first
+        assert (await second).seq == 2
+        assert all(("ref" in frame) == (frame is frames[0]) for frame in frames[:1])
+        assert all("ref" not in frame and frame["retry"] is True for frame in frames[-2:])
+        edit = server.conv("me", "bob").log[-1]
+        assert (edit["kind"], edit["ref"], edit["body"]) == ("edit", 1, "two!")
+
+
 async def test_another_epoch_keeps_sends_and_gives_up_edits() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "one")
