@@ -58,6 +58,7 @@ class Source(Protocol):
 
     async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage: ...
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]: ...
+    async def states_page(self, user: UserId, since: int, after: ConvId) -> tuple[list[ConvRow], bool]: ...
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]: ...
     async def feed_prune(self, done: str, upto: str, rows: int) -> int | None: ...
 
@@ -162,6 +163,8 @@ class Feed:
         self._resets = 0  # what was read before the last one is not told on
         self._new: dict[ConvId, None] = {}  # to be looked up
         self._chunks: deque[list[UserId]] = deque()  # users still to be caught up, with what changed from _since on
+        self._paged: dict[UserId, ConvId] = {}  # users of whom a chunk each has too many conversations for one query, and how far they are read
+        self._failed_at: int | None = None  # readings of the feed when the first chunk failed
         self._since = 0
         self._caught = 0
         self._due = self._chunk_due = self._prune_due = -math.inf
@@ -263,6 +266,7 @@ class Feed:
     def _begin_catch_up(self, since: int) -> None:
         self._since = min(since, self._since) if self._chunks else since  # those that the last one had not come to have missed more
         self._chunks = chunks(self._users())
+        self._paged.clear()
         self._caught, self._chunk_due = 0, self._now()
         if self._chunks:
             self._metrics.feed_catchups += 1
@@ -270,14 +274,47 @@ class Feed:
 
     async def _catch_up(self) -> None:
         started = self._now()
-        rows = await self._source.states(self._chunks[0], str(self._since))
-        self._chunks.popleft()
+        users = self._chunks[0]
+        try:
+            rows, more = await self._missed(users)
+        except Refused:
+            self._chunk_failed()
+            raise
+        self._failed_at = None
+        if more:
+            self._paged[users[0]] = rows[-1].id
+        else:
+            self._paged.pop(users[0], None)
+            self._chunks.popleft()
         self._caught += len(rows)
         took = self._now() - started
         await self._tell(rows)
         self._chunk_due = self._now() + max(CHUNK_PAUSE_S, CHUNK_PAUSES * took)
         if not self._chunks:
             log.info("feed.caughtup", conversations=self._caught)
+
+    async def _missed(self, users: list[UserId]) -> tuple[list[ConvRow], bool]:
+        """What changed in the conversations of a chunk, or of its one user, a page of them; and whether there are more pages."""
+        if (after := self._paged.get(users[0])) is not None:
+            return await self._source.states_page(users[0], self._since, after)
+        return await self._source.states(users, str(self._since)), False
+
+    def _chunk_failed(self) -> None:
+        """A chunk that fails again although the feed was read since is too much for one query: it is halved, or its one user is read by pages.
+
+        It goes behind the others, which are not to wait for it.
+        """
+        if self._failed_at is None or self._metrics.feed_reads == self._failed_at:
+            self._failed_at = self._metrics.feed_reads
+            return
+        self._failed_at = None
+        users = self._chunks.popleft()
+        if len(users) > 1:
+            half = len(users) // 2
+            self._chunks += [users[:half], users[half:]]
+        else:
+            self._paged.setdefault(users[0], ConvId(0))
+            self._chunks.append(users)
 
     async def _sliced(self, rows: list[T], tell: Callable[[list[T]], None]) -> None:
         """Tell all, and let the loop turn in between."""

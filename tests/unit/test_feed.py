@@ -165,6 +165,10 @@ class Source:
         self._ask("states", *users, since)
         return self.rows
 
+    async def states_page(self, user: UserId, since: int, after: ConvId) -> tuple[list[ConvRow], bool]:
+        self._ask("page", user, after)
+        return [row(after + n, 3, 1, 1, 3, 2) for n in (1, 2)], after < 4
+
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]:
         self._ask("states_of", *convs)
         return self.rows
@@ -321,6 +325,31 @@ async def test_a_chunk_that_fails_is_asked_for_again_and_a_second_catch_up_takes
     since = str(500_000 - XIDS_AGAIN)
     assert [asked for asked in owner.source.asked if asked[0] == "states"] == [("states", ALICE, since), ("states", BOB, since)]
     assert owner.metrics.feed_catchups == 2
+
+
+async def test_a_user_who_is_too_much_for_one_query_is_read_by_pages_and_keeps_nobody_back(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> None:
+    huge, states = UserId("huge"), owner.source.states
+    asked: list[list[UserId]] = []
+
+    async def times_out(users: Sequence[UserId], since: str) -> list[ConvRow]:
+        asked.append(list(users))
+        if huge in users:
+            raise Unavailable("canceling statement due to statement timeout", retry_ms=1)
+        return await states(users, since)
+
+    monkeypatch.setattr(owner.source, "states", times_out)
+    owner.source.pages = [page("500000:500000:")]
+    await owner.turns(100.5)
+    owner.users = [(ALICE, 5), (huge, 5), (BOB, 2_000), (UserId("carol"), 5)]
+    owner.source.pages = [page("600000:600000:", reconnected=True)]
+    owner.now = 101.0
+    for _ in range(200):
+        owner.now = max(owner.now, await owner.feed.turn())
+        if owner.source.asked and not owner.feed.catching_up:
+            break
+    assert not owner.feed.catching_up
+    assert {user for users in asked for user in users if huge not in users} == {ALICE, BOB, UserId("carol")}
+    assert [one for one in owner.source.asked if one[0] == "page"] == [("page", huge, after) for after in (0, 2, 4)]
 
 
 async def test_old_rows_are_taken_out_in_turn_with_other_nodes(owner: Owner) -> None:
