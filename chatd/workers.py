@@ -100,6 +100,7 @@ class Supervisor:
         self._serving = False  # all of them have been ready at once
         self._workers: list[Worker] = []
         self._reserved: list[socket.socket] = []
+        self._locks: list[socket.socket] = []
         self._database_url = ""
 
     # ---- life -----------------------------------------------------------------------------------------------------------------------
@@ -112,6 +113,7 @@ class Supervisor:
         owner = self._owner()
         own_tasks = [self._watch(self._sweep())]
         try:
+            self._locks = _lock(self.settings.host, self.settings.port)
             self._reserved = _reserve(self.settings.host, self.settings.port)
             self.port = self._reserved[0].getsockname()[1]
             if owner is not None:
@@ -281,7 +283,7 @@ class Supervisor:
     async def _drain(self) -> int:
         """Pass the signal on, wait for all; gives the exit status: 0 only if each drained well. Idempotent."""
         self._stopping = True
-        for reserved in self._reserved:  # a new chatd may have the port as soon as the workers have left it
+        for reserved in (*self._reserved, *self._locks):  # a new chatd may have the port as soon as the workers have left it
             reserved.close()
         for worker in self._workers:
             assert worker.task is not None
@@ -304,6 +306,24 @@ def _command() -> list[str]:
     """What a worker is. The folder that this happens to be started in is none of its places for modules, unless it is ours."""
     own_folder = sys.path[0] in ("", str(Path.cwd()))
     return [sys.executable, *([] if own_folder else ["-P"]), "-m", "chatd", "serve"]
+
+
+def _lock(host: str, port: int) -> list[socket.socket]:
+    """Keep other supervisors from this port while none of our workers listens yet: a bind fails only where somebody listens. Raises SettingError.
+
+    By names in Linux's abstract namespace, which is as wide as ports are and goes with this process; elsewhere nothing is kept.
+    """
+    locks: list[socket.socket] = []
+    if port and sys.platform == "linux":
+        try:
+            for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
+                locks.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+                locks[-1].bind(f"\0chatd-port-{family:d}-{address[0]}-{port}")
+        except OSError as e:
+            for lock in locks:
+                lock.close()
+            raise SettingError(f"port: cannot listen on {host}:{port}: {e.strerror}; stop what uses it or give another --port") from e
+    return locks
 
 
 def _reserve(host: str, port: int) -> list[socket.socket]:

@@ -366,3 +366,40 @@ async def test_a_worker_that_cannot_even_be_started_is_one_that_died(tmp_path: P
     pauses.then = lambda: supervisor.stop() if len(pauses.waits) == 3 else None
     assert await result(asyncio.create_task(supervisor.run())) == 0
     assert pauses.waits[0] == 0 < pauses.waits[1]
+
+
+def test_a_second_supervisor_is_refused_while_the_firsts_workers_have_not_begun_to_listen() -> None:
+    """Both could bind: nobody listens yet."""
+    first = workers._reserve("127.0.0.1", 0)
+    port = first[0].getsockname()[1]
+    locks = workers._lock("127.0.0.1", port)
+    try:
+        workers._reserve("127.0.0.1", port)[0].close()  # what a bind alone would say
+        with pytest.raises(SettingError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; stop what uses it"):
+            workers._lock("127.0.0.1", port)
+    finally:
+        for one in (*first, *locks):
+            one.close()
+    for one in workers._lock("127.0.0.1", port):
+        one.close()
+
+
+async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = Settings(
+        data_dir=tmp_path, host="127.0.0.1", port=port, admin_port=-1, workers=2, database_url=SecretStr("postgresql://"),
+        redis_url=SecretStr("redis://127.0.0.1"),
+    )  # fmt: skip
+    sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]  # it never gets as far as to listen
+    first = Supervisor(settings, command=sleeps)
+    running = asyncio.create_task(first.run())
+    async with asyncio.timeout(WAIT_S):
+        while not (first._workers and first._workers[0].process):
+            await asyncio.sleep(0.01)
+    with pytest.raises(SettingError, match="Address already in use"):
+        await Supervisor(settings, command=sleeps).run()
+    first.stop()
+    async with asyncio.timeout(WAIT_S):
+        await running
