@@ -78,22 +78,36 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "redis", "none set: a single node needs none")
         return
     try:
-        yield asyncio.run(_ask_redis(settings.redis_url.get_secret_value(), settings.redis_prefix))
+        yield from asyncio.run(_ask_redis(settings.redis_url.get_secret_value(), settings.redis_prefix))
     except SettingError as e:
         yield Finding("bad", "redis", str(e).removeprefix("redis_url: "))
 
 
-async def _ask_redis(url: str, prefix: str) -> Finding:
+async def _ask_redis(url: str, prefix: str) -> list[Finding]:
     """Raises SettingError."""
     engine = Engine(url, connect_s=CONNECT_S)
     try:
         await engine.check(prefix)
         versions = sorted({hello["version"] for hello in await engine.run(engine.hello)})
+        return [Finding("ok", "redis", f"version {', '.join(versions)}"), *await _eviction(engine)]
     except Away as e:
-        return Finding("bad", "redis", f"{engine.url.masked} does not answer ({e}): start it, or mend redis_url")
+        return [Finding("bad", "redis", f"{engine.url.masked} does not answer ({e}): start it, or mend redis_url")]
     finally:
         await engine.close()
-    return Finding("ok", "redis", f"version {', '.join(versions)}")
+
+
+async def _eviction(engine: Engine) -> list[Finding]:
+    """A Redis that takes out keys when it is full takes presence and limits out; where INFO is not allowed, nothing is known of it."""
+    try:
+        said = await engine.command("INFO", "memory")
+    except Away:
+        return []
+    facts = said if isinstance(said, dict) else {}
+    policy = str(facts.get("maxmemory_policy", "noeviction"))
+    if facts.get("maxmemory") and policy != "noeviction":
+        what = f"maxmemory-policy is {policy}: a full Redis forgets who is online and what was sent; set noeviction, and a maxmemory that is enough"
+        return [Finding("warn", "redis", what)]
+    return []
 
 
 def _embedded(settings: Settings) -> list[Finding]:

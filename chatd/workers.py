@@ -26,6 +26,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
@@ -54,6 +55,14 @@ NAME_CHARS_MAX: Final = 64  # of node_name
 LINE_BYTES: Final = 1 << 16
 RESERVE_TRIES_MAX: Final = 10
 SPARE_CONNECTIONS: Final = 6  # of a worker, beyond lanes and pool: retention, feed, migration
+
+_WATCHER: Final = """
+trap "" HUP INT TERM
+read -r _
+sleep "$2"
+read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ < "/proc/$1/stat"
+[ "$started" = "$3" ] && kill -9 "$1"
+"""
 
 
 class Worker:
@@ -219,10 +228,13 @@ class Supervisor:
                     return FAILED
             worker.process, worker.ticks = process, 0
             listening = self._watch(self._listen(worker, ours))
+            watcher = _watcher(process.pid, self.settings.drain_ms / 1000 + DRAIN_MARGIN_S)
             try:
                 return await process.wait()
             finally:
                 worker.process = None
+                watcher.kill()
+                watcher.communicate()
                 listening.cancel()
                 await asyncio.wait([listening])
 
@@ -306,6 +318,24 @@ def _command() -> list[str]:
     """What a worker is. The folder that this happens to be started in is none of its places for modules, unless it is ours."""
     own_folder = sys.path[0] in ("", str(Path.cwd()))
     return [sys.executable, *([] if own_folder else ["-P"]), "-m", "chatd", "serve"]
+
+
+def _watcher(pid: int, after_s: float) -> subprocess.Popen[bytes]:
+    """A shell that kills a worker, so long after this process has ended, by kill -9 too: one that was stopped cannot drain, and keeps the port.
+
+    It waits for the end of a pipe, as in embedded.py, and looks whether the pid is still the same process's. Kill it when the worker has ended.
+    """
+    return subprocess.Popen(  # noqa: S603 (a text of ours)
+        ["/bin/sh", "-c", _WATCHER, "worker-watcher", str(pid), str(after_s), _started(pid)],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def _started(pid: int) -> str:
+    """When a process was started, as /proc has it; nothing where there is none."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().split()[21]
+    return ""
 
 
 def _lock(host: str, port: int) -> list[socket.socket]:

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -403,3 +404,20 @@ async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) ->
     first.stop()
     async with asyncio.timeout(WAIT_S):
         await running
+
+
+@pytest.mark.parametrize("is_it", [True, False], ids=["the worker", "another process that has its pid by now"])
+def test_a_worker_that_was_stopped_is_killed_once_its_supervisor_is_gone(monkeypatch: pytest.MonkeyPatch, is_it: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
+        if not is_it:
+            monkeypatch.setattr(workers, "_started", lambda pid: "1")
+        with workers._watcher(worker.pid, 0.01) as watcher:
+            os.kill(worker.pid, signal.SIGSTOP)
+            assert watcher.stdin is not None
+            watcher.stdin.close()  # as when the supervisor is killed
+            watcher.wait(WAIT_S)
+        if is_it:
+            assert worker.wait(WAIT_S) == -signal.SIGKILL
+        else:
+            assert worker.poll() is None
+            worker.kill()
