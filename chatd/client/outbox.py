@@ -141,6 +141,9 @@ class Outbox:
                     heapq.heappush(self._later, (queue.until, peer))
                 del self._ready[peer]
                 continue
+            if queue.window == 1 and any(item.state is State.SENT for item in islice(queue.items.values(), WINDOW_MAX)):
+                del self._ready[peer]  # what was on its way when one was refused may yet be: nothing may overtake it. Its answer comes first
+                continue
             for item in islice(queue.items.values(), queue.window):
                 if item.state is State.SENT:
                     continue

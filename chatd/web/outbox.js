@@ -87,6 +87,8 @@ export class Outbox {
     if (now < this.until) return out;
     for (const queue of this.queues.values()) {
       if (now < queue.until) continue;
+      // What was on its way when one was refused may yet be refused: nothing may overtake it, so its answer comes first.
+      if (queue.window === 1 && queue.items.some(({ state }) => state === 'sent')) continue;
       let sent = 0;
       for (const item of queue.items) {
         if (sent >= queue.window) break;

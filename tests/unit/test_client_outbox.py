@@ -121,6 +121,18 @@ def test_a_refusal_that_comes_after_the_entry_itself_changes_nothing() -> None:
     assert outbox.next(0.0) == [(other, False)]
 
 
+def test_after_a_refusal_nothing_goes_out_before_all_that_was_on_its_way_is_answered() -> None:
+    outbox = Outbox()
+    first, second, third, last = (send(outbox, "bob", n) for n in range(4))
+    assert len(outbox.next(0.0)) == 4
+    outbox.refuse(first, "rate_limited", 100, None, 0.0)
+    outbox.refuse(second, "blocked", None, first.cid, 0.0)
+    assert outbox.next(1.0) == []
+    outbox.refuse(third, "blocked", None, first.cid, 1.0)
+    outbox.refuse(last, "blocked", None, first.cid, 1.0)
+    assert outbox.next(1.0) == [(first, True)]
+
+
 def test_another_epoch_keeps_sends_and_drops_changes() -> None:
     outbox = Outbox()
     kept = send(outbox, "bob", 1)

@@ -85,6 +85,16 @@ test('what may have been done cannot be discarded, what was surely not can', () 
   assert.equal(outbox.size, 0);
 });
 
+test('after a refusal nothing goes out before all that was on its way is answered', () => {
+  const outbox = filled(3);
+  const [first, second, third] = outbox.next(0).map(({ item }) => item);
+  outbox.refuse(first, { code: 'rate_limited', retry_ms: 100 }, 0);
+  outbox.refuse(second, { code: 'blocked', cid: first.cid }, 0);
+  assert.deepEqual(outbox.next(1000), []);
+  outbox.refuse(third, { code: 'blocked', cid: first.cid }, 1000);
+  assert.deepEqual(outbox.next(1000).map(({ item }) => item), [first]);
+});
+
 test('another epoch keeps messages and drops edits and deletes', () => {
   const outbox = filled(2);
   outbox.add({ peer: 'bob', cid: 'e', kind: 'edit', ref: 3, body: 'x', at: 0 });
