@@ -41,7 +41,7 @@ class Skew:
                     f"CREATE FUNCTION skew.{name}() RETURNS timestamptz LANGUAGE sql VOLATILE AS"
                     f" 'SELECT pg_catalog.{name}() + make_interval(secs => (SELECT s FROM skew.off))'"
                 )
-            conn.execute(f"ALTER DATABASE {conn.info.dbname} SET search_path = skew, pg_catalog, public")
+            conn.execute(f"ALTER DATABASE {conn.info.dbname} SET search_path = public, skew, pg_catalog")
 
     def set(self, off_s: int) -> None:
         with psycopg.connect(self.url, autocommit=True) as conn:
