@@ -233,10 +233,13 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
     pages = s.relay.pages() if s.relay is not None else 0
     generation = s.store.log.generation
-    new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named))
+    heads: dict[ConvId, int] | None = {} if s.relay is not None and not user.loaded else None
+    new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named), heads)
     if s.store.log.generation != generation:
         raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
+    if heads is not None:
+        _passed_by(session, user, heads)
     counted = ahead(s, rows)
     if counted or (s.relay is not None and (early or s.relay.pages() != pages)):
         # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
@@ -248,6 +251,17 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
     return Listing(new_mark, now_ms, rows)
+
+
+def _passed_by(session: Session, user: User, heads: Mapping[ConvId, int]) -> None:
+    """Remember what is in memory beyond the heads that the first listing of a user saw: nothing of it was pushed to this session.
+
+    The listing of the other participant, with a later snapshot, has brought it: another node had written it meanwhile (see `merge`).
+    """
+    for conv in user.peers.values():
+        if conv.head > (seen := heads.get(conv.id, 0)):
+            session.behind = session.behind or {}
+            session.behind[conv.id] = min(seen, session.behind.get(conv.id, seen))
 
 
 def ahead(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
@@ -287,8 +301,13 @@ async def lift(s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Se
                     await s.caught_up(conv)
 
 
-async def _rows(s: Services, user: User, since: str | None, everything: bool, named: list[ConvId]) -> tuple[str, int, list[ConvRow]]:
-    """(mark, time, rows to list) of all pages; all rows that come are in memory then. `everything`: read those that did not change, too."""
+async def _rows(
+    s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], heads: dict[ConvId, int] | None = None
+) -> tuple[str, int, list[ConvRow]]:
+    """(mark, time, rows to list) of all pages; all rows that come are in memory then. `everything`: read those that did not change, too.
+
+    `heads`: is given those of all rows.
+    """
     first, now_ms, after = "", 0, ConvId(0)
     rows: list[ConvRow] = []
     while True:
@@ -296,6 +315,8 @@ async def _rows(s: Services, user: User, since: str | None, everything: bool, na
         first, now_ms = first or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
         for row in page.rows:
             merge(s, user, row)
+        if heads is not None:
+            heads.update((row.id, row.head) for row in page.rows)
         rows.extend(row for row in page.rows if since is None or row.extra or row.id in named)
         if not page.more:
             return first, now_ms, rows

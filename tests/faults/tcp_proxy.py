@@ -4,6 +4,7 @@
     proxy.cut(requests=100)    forwards so many more bytes to the server, on all connections together, then closes both sides of that one
     proxy.cut(answers=0)       the same for what the server says: its work is done, and nobody hears of it
     proxy.swallow()            from now on nothing is forwarded, nothing is closed, and new connections are taken: a network that is gone
+    proxy.drop()               closes all connections
     proxy.heal()               whatever is armed or swallowed is over for what comes next; what was swallowed stays lost
     proxy.upstream = port      where new connections lead
 
@@ -42,6 +43,11 @@ class TcpProxy:
         for link in list(self._links):
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
+
+    def drop(self) -> None:
+        """Close all connections, now."""
+        for link in list(self._links):
+            link.cancel()
 
     def cut(self, *, requests: int | None = None, answers: int | None = None) -> None:
         self.lost.clear()
