@@ -184,16 +184,8 @@ class Delivery:
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
     def doubtful(self, convs: set[ConvId]) -> None:
-        """The database is back after batches of unknown outcome: see how far these conversations got.
-
-        And once more when their transactions must be over: a server that hung may begin with a statement that its client has long given up.
-        """
-        self._spawn(self._look_twice(set(convs)))
-
-    async def _look_twice(self, convs: set[ConvId]) -> None:
-        self.gaps.look_up(convs)
-        await asyncio.sleep(self.store.limits.lane_deadline_ms / 1000)
-        self.gaps.look_up(convs)
+        """The database is back after batches of unknown outcome: see how far these conversations got, once their transactions are over."""
+        self.gaps.settle(convs)
 
     # ---- live entries ---------------------------------------------------------------------------------------------------------------
 
@@ -219,6 +211,8 @@ class Delivery:
         outward = self.outward
         was_open = conv.open
         now = self.now()
+        if not conv.head:
+            self.registry.link_both(conv)
         for item in items:
             conv.head, conv.ts = seq, ts
             if item.taken_at:
@@ -319,6 +313,8 @@ class Delivery:
 
     def _fan_out_heard(self, conv: Conversation, e: envelope.Entry) -> None:
         was_open = conv.open
+        if not conv.head:
+            self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
         users = self.registry.users
         author, reader = (conv.a, conv.b) if e.side == 0 else (conv.b, conv.a)
@@ -384,6 +380,8 @@ class Delivery:
 
     def _fan_out_stored(self, conv: Conversation, e: Stored) -> None:
         was_open = conv.open
+        if not conv.head:
+            self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
         for id in {conv.a, conv.b}:
             user = self.registry.users.get(id)

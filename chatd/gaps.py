@@ -19,13 +19,14 @@ from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.protocol import Stored
 from chatd.registry import Conversation, Registry
-from chatd.store import Store
+from chatd.store import Head, Store
 
 FILL_CONVS: Final = 50  # conversations a query
 FILL_ROWS: Final = 50  # entries of one conversation a query; live traffic waits while one query's rows are pushed (8 ms at most)
 FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
 LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
+SETTLE_S: Final = 0.5  # between two looks at what is not decided
 LOOK_AGAIN_S: Final = 0.1
 
 
@@ -55,6 +56,8 @@ class Gaps:
         self._fillers = 0
         self._poked: set[ConvId] = set()
         self._looking = False
+        self._doubtful: set[ConvId] = set()
+        self._settling = False
         self._awaited: dict[ConvId, list[asyncio.Future[None]]] = {}  # by those who wait until the conversation misses nothing
 
     async def closed(self, conv: Conversation) -> None:
@@ -68,6 +71,7 @@ class Gaps:
         """The log is another one: what was missing of the one before is not looked for. Who waits for it stops waiting: their session has ended."""
         self._open.clear()
         self._poked.clear()
+        self._doubtful.clear()
         for id in list(self._awaited):
             self._tell(id)
 
@@ -75,6 +79,33 @@ class Gaps:
         for future in self._awaited.pop(id, ()):
             if not future.done():
                 future.set_result(None)
+
+    def settle(self, convs: Iterable[ConvId]) -> None:
+        """Batches that wrote to these have an unknown outcome: look until each is decided. The writer's transaction may hang for long."""
+        self._doubtful.update(convs)
+        if not self._settling:
+            self._settling = True
+            self._spawn(self._settle())
+
+    async def _settle(self) -> None:
+        try:
+            while self._doubtful:
+                convs = list(self._doubtful)[:LOOK_UP_CONVS]
+                for id in convs:
+                    self._doubtful.discard(id)
+                try:
+                    decided = {row.id: row for row in await self._store.heads_decided(convs)}
+                except errors.Refused:
+                    decided = {}
+                if decided:
+                    busy = self._compare(list(decided.values()), again=False)
+                    if busy:
+                        self._spawn(self._look_again(busy))
+                if undecided := [id for id in convs if id not in decided and id in self._registry.convs]:
+                    self._doubtful.update(undecided)
+                    await asyncio.sleep(SETTLE_S)
+        finally:
+            self._settling = False
 
     def look_up(self, convs: Iterable[ConvId]) -> None:
         """The heads of these may be higher than what was delivered: look. All that are asked for at one time are one query."""
@@ -110,6 +141,9 @@ class Gaps:
                 break
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)
+        return self._compare(rows, again=again)
+
+    def _compare(self, rows: list[Head], *, again: bool) -> set[ConvId]:
         busy: set[ConvId] = set()
         for row in rows:
             conv = self._registry.convs.get(row.id)

@@ -171,10 +171,14 @@ class Registry:
         conv = self.convs.get(id)
         if conv is None:
             conv = self.convs[id] = Conversation(id, a, b)
-            for one, other in ((a, b), (b, a)):
-                if (user := self.users.get(one)) is not None:
-                    user.peers[other] = conv
+        self.link_both(conv)
         return conv
+
+    def link_both(self, conv: Conversation) -> None:
+        """Link it to those of its users that are held. Whose listing was made before its first entry does not have it: so at that entry once more."""
+        for one, other in ((conv.a, conv.b), (conv.b, conv.a)):
+            if (user := self.users.get(one)) is not None:
+                user.peers[other] = conv
 
     def link(self, user: User, conv: Conversation) -> None:
         user.peers[conv.peer(user.id)] = conv

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
@@ -59,6 +59,8 @@ ENTRIES_BEFORE: Final = query("entries_before")
 ENTRIES_AFTER: Final = query("entries_after")
 ENTRIES_MANY: Final = query("entries_many")
 HEADS: Final = query("heads")
+HEADS_DECIDED: Final = query("heads_decided")
+CURSORS_LOCKED: Final = query("cursors_locked")
 STATES: Final = query("states")
 STATES_OF: Final = query("states_of")
 FEED_PRUNE: Final = query("feed_prune")
@@ -297,7 +299,7 @@ class Store:
 
     async def list_changed(self, user: UserId, since: str | None, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
         """One page of a user's conversations in order of id: those changed since the mark, those named, or all. A void mark counts as none."""
-        await self._cursors.flush()
+        await self._flush_cursors_of(user)
         known = mark.read(since, self.epoch)
         xid, started = (known.xid, known.started) if known is not None else (0, 0)
         rows = await self._rows(LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started))
@@ -306,7 +308,7 @@ class Store:
 
     async def list_conversations(self, user: UserId, before: tuple[int, int] | None, limit: int) -> list[ConvRow]:
         """One page, the latest entry first; `before`: (ts in us, id) of the last one of the page before."""
-        await self._cursors.flush()
+        await self._flush_cursors_of(user)
         us, id = before or (None, None)
         return [ConvRow(*row) for row in await self._rows(LIST_CONVERSATIONS, (user, us, id, limit))]
 
@@ -322,6 +324,10 @@ class Store:
         """For each (conversation, after, upto) its entries in order, at most `rows` of each."""
         arrays = [pgarrays.BigintArray([w[n] for w in wants]) for n in range(3)]
         return [(row[0], Stored(*row[1:])) for row in await self._rows(ENTRIES_MANY, (*arrays, rows))]
+
+    async def heads_decided(self, convs: Iterable[ConvId]) -> list[Head]:
+        """The same, without those that a transaction is writing to at this moment."""
+        return [Head(*row) for row in await self._rows(HEADS_DECIDED, (pgarrays.BigintArray(list(convs)),))]
 
     async def heads(self, convs: Iterable[ConvId]) -> list[Head]:
         """As committed now."""
@@ -440,8 +446,24 @@ class Store:
         await self._cursors.flush()
         await self._users.flush()
 
-    async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> None:
-        await self._rows(FLUSH_CURSORS, _cursor_arrays(list(convs.values())))
+    async def _flush_cursors_of(self, user: UserId) -> None:
+        """A listing of a user needs that user's cursors, and waits for no others'."""
+        if any(user == conv.a or user == conv.b for conv in self._cursors):
+            await self._cursors.flush()
+
+    async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> Collection[ConvId]:
+        """Gives those whose row another transaction holds: they are written later, and the others now."""
+        try:
+            await self._rows(FLUSH_CURSORS, _cursor_arrays(list(convs.values())))
+        except errors.Unavailable as e:
+            if not isinstance(e.__cause__, pg.LockNotAvailable):
+                raise
+        else:
+            return ()
+        locked = {row[0] for row in await self._rows(CURSORS_LOCKED, (pgarrays.BigintArray(list(convs)),))}
+        if free := [conv for id, conv in convs.items() if id not in locked]:
+            await self._rows(FLUSH_CURSORS, _cursor_arrays(free))
+        return locked
 
     async def _write_users(self, users: dict[UserId, int]) -> None:
         await self._rows(FLUSH_USERS, (pgarrays.TextArray(list(users)), pgarrays.BigintArray(list(users.values()))))

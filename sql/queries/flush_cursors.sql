@@ -1,4 +1,5 @@
--- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Only forward, one row per conversation, sorted against
+-- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. It waits 200 ms for a row that another transaction holds: all
+-- hellos of those whose cursors are among these wait for it (cursors_locked.sql). Only forward, one row per conversation, sorted against
 -- deadlocks. *_read_n: the peer's messages up to the read cursor: as it was if the cursor stands (the common case: only `delivered` moved), from the
 -- head where all is read, else from the entry itself; if retention took that, all before the first one left count as read.
 -- Index entries_seq, for cursors that moved and are not at the head. Where the session says so the feed gets all of it as one row, as it is in the
@@ -16,7 +17,7 @@ SELECT w.conv, w.a_delivered, w.a_read,
         ELSE coalesce((SELECT e.na - (e.seq > w.b_read AND e.kind = 0 AND e.side = 0)::integer FROM entries e
             WHERE e.conv = w.conv AND e.seq >= w.b_read ORDER BY e.seq LIMIT 1), v.na) END,
     pg_current_xact_id()
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS w (conv, a_delivered, a_read, b_delivered, b_read)
+FROM set_config('lock_timeout', '200ms', true) CROSS JOIN unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[]) AS w (conv, a_delivered, a_read, b_delivered, b_read)
 CROSS JOIN LATERAL (SELECT * FROM conversations c WHERE c.id = w.conv LIMIT 1) v
 LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = w.conv LIMIT 1) o ON true
 ORDER BY w.conv

@@ -77,9 +77,12 @@ class Proxy:
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-        for link in self._links:
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await asyncio.sleep(0)  # what was accepted in this turn begins now
+        while links := list(self._links):
+            for link in links:
+                link.cancel()
+            await asyncio.gather(*links, return_exceptions=True)
+            self._links.difference_update(links)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,11 +109,12 @@ class Proxy:
         finally:
             if link is not None:
                 self._open.discard(link)
-            for one in (writer, up_writer):
-                if one is not None:
-                    one.close()
-                    with contextlib.suppress(OSError):
-                        await one.wait_closed()
+            writers = [one for one in (writer, up_writer) if one is not None]
+            for one in writers:  # all of them, before a cancellation can come between
+                one.close()
+            for one in writers:
+                with contextlib.suppress(OSError):
+                    await one.wait_closed()
             self._links.discard(task)
 
 

@@ -128,6 +128,8 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", _CURSORS, f"{ints(SOME)}, {each(ROWS)}, {each(30)}, {each(ROWS)}, {each(20)}", (20 + 2 * EACH_PARTITION) * N, "read"),
     ],
     "flush_users": [Case("reads", "text[], bigint[]", f"{texts(PEOPLE)}, {each(5)}", 2 * PROBE * N)],
+    "cursors_locked": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
+    "heads_decided": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
     "heads": [Case("reads", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "list_changed": [
         Case("reads", _HELLO, "'a110', 0, 0, 1000, true, '{}', 0", 4 * PROBE),
