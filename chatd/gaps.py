@@ -17,7 +17,7 @@ from typing import Any, Final
 from chatd import errors
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
-from chatd.protocol import Stored
+from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry
 from chatd.store import Head, Store
 
@@ -27,6 +27,7 @@ FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
 LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
 SETTLE_S: Final = 0.5  # between two looks at what is not decided
+SEQ_MAX: Final = (1 << 63) - 1
 LOOK_AGAIN_S: Final = 0.1
 
 
@@ -199,13 +200,30 @@ class Gaps:
                 for conv_id, e in rows:
                     read[conv_id] += 1
                     self._deliver(wants[conv_id][0], e)
-                for conv, upto in wants.values():
-                    if not read[conv.id]:
-                        conv.head = max(conv.head, upto)  # retention dropped them meanwhile
+                await self._pass_over([(conv, upto) for conv, upto in wants.values() if not read[conv.id]])
+                for conv, _ in wants.values():
                     if self._missing(conv):
                         self._open[conv.id] = conv  # behind those that wait
         finally:
             self._fillers -= 1
+
+    async def _pass_over(self, gone: list[tuple[Conversation, int]]) -> None:
+        """Retention has taken all that these missed: go on behind it, with the numbers of messages as the log had them there."""
+        if not gone:
+            return
+        counts: dict[ConvId, tuple[int, int]] = {}
+        try:
+            for id, e in await self._store.entries_many([(conv.id, upto, SEQ_MAX) for conv, upto in gone], 1):
+                own = (e.kind == MESSAGE and e.side == 0, e.kind == MESSAGE and e.side == 1)
+                counts[id] = (e.na - own[0], e.nb - own[1])  # as they were before the first entry that is left
+            if behind := [conv.id for conv, _ in gone if conv.id not in counts]:
+                counts |= {row.id: (row.na, row.nb) for row in await self._store.heads(behind)}
+        except errors.Refused:
+            pass  # the head is right; the numbers follow with the next entry that another node writes, or the next hello
+        for conv, upto in gone:
+            if upto > conv.head:
+                conv.head = upto
+                conv.na, conv.nb = counts.get(conv.id, (conv.na, conv.nb))
 
     def _missing(self, conv: Conversation) -> int:
         """Run the results whose turn it is. Gives the seq up to which the log is to be read; 0: nothing is missing, and the gap is closed."""

@@ -176,6 +176,7 @@ class Store:
         ]  # fmt: skip
         for lane in self.lanes:
             lane.others = [other for other in self.lanes if other is not lane]
+            lane.stuck = self.lanes[0].stuck
         try:
             await self.lanes[0].connect()
         except Outage as e:

@@ -48,7 +48,10 @@ BACKOFF_MAX_S: Final = 1.0
 LANE_OPENS_AT: Final = 1_024
 LATE_S: Final = 0.25  # a batch that is out for longer waits for something, a lock or a server that hangs; half the time that a message may take
 
+STUCK_S: Final = 5.0
+LOCKED: Final = "this conversation cannot be written now: another transaction holds it; send it again with the same cid"
 APPEND: Final = query("append")
+HEADS_DECIDED: Final = query("heads_decided")
 
 
 class Row(NamedTuple):
@@ -106,6 +109,8 @@ class Lane:
         self.idle.set()
         self._wake = asyncio.Event()
         self._doubtful: set[ConvId] = set()
+        # Conversations whose row another transaction held, and until when that is looked at before a batch waits for them. One for all lanes.
+        self.stuck: dict[ConvId, float] = {}
         # Until it tries to connect again, by itself; 0: it could the last time.
         self.backoff_s = 0.0
         self._not_before = 0.0
@@ -228,6 +233,11 @@ class Lane:
         self._began_at = self._used_at = began
         generation = self._state.generation
         try:
+            if self.stuck:
+                batch = await self._without_stuck(batch)
+                items = batch.items
+                if not items:
+                    return
             answer = await self._append(batch)
             if self._state.generation != generation:
                 raise Outage("the log is another one since", "moved")
@@ -235,6 +245,9 @@ class Lane:
             self._outage(items, e)
             await self.close_if_broken(e)
         except psycopg.Error as e:
+            if faults.judge(e) is Fault.LOCKED:
+                await self._write_unlocked(batch, e)
+                return
             if len(items) > 1:
                 await self._write_halves(batch)
                 return
@@ -281,8 +294,58 @@ class Lane:
             if part.messages or part.changes:
                 await self._write(part)
 
+    async def _write_unlocked(self, batch: Batch, e: psycopg.Error) -> None:
+        """Another transaction holds the row of one of these conversations for longer than `lock_timeout`: the others are not to wait for it."""
+        items = batch.items
+        try:
+            locked = await self._locked({item.conv.id for item in items})
+        except (Outage, psycopg.Error, OSError, TimeoutError) as probe:
+            self._outage(items, faults.outage(probe, is_unknown=False))
+            await self.close()
+            return
+        if not locked:  # it was let go since, or what is held is no conversation, as by DDL on the log
+            self._outage(items, faults.outage(e, is_unknown=False))
+            return
+        rest = self._leave(batch, locked)
+        if rest.messages or rest.changes:
+            await self._write(rest)
+
+    async def _without_stuck(self, batch: Batch) -> Batch:
+        """Of conversations that were held a moment ago it is asked first whether they are still: without waiting, in one round trip."""
+        now = time.monotonic()
+        for id in [id for id, until in self.stuck.items() if until < now]:
+            del self.stuck[id]
+        asked = {item.conv.id for item in batch.items if item.conv.id in self.stuck}
+        if not asked:
+            return batch
+        try:
+            locked = await self._locked(asked)
+        except (psycopg.Error, OSError, TimeoutError) as e:
+            raise faults.outage(e, is_unknown=False) from e
+        for id in asked - locked:
+            self.stuck.pop(id, None)
+        return self._leave(batch, locked) if locked else batch
+
+    async def _locked(self, convs: set[ConvId]) -> set[ConvId]:
+        await self.connect()
+        assert self._conn is not None
+        async with asyncio.timeout(self._deadline_s):
+            cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(self._conn)
+            await cur.execute(HEADS_DECIDED, (pgarrays.BigintArray(list(convs)),), binary=True)
+            return convs - {row[0] for row in await cur.fetchall()}
+
+    def _leave(self, batch: Batch, locked: set[ConvId]) -> Batch:
+        """Fail what is in these conversations; gives the rest."""
+        until = time.monotonic() + STUCK_S
+        self.stuck.update(dict.fromkeys(locked, until))
+        left = [item for item in batch.items if item.conv.id in locked]
+        log.warning("conversation.locked", lane=self.number, conversations=sorted(locked)[:10], rows=len(left))
+        self._settle(left)
+        self._outcome.failed(left, Unavailable(LOCKED, retry_ms=1_000))
+        return Batch([i for i in batch.messages if i.conv.id not in locked], [i for i in batch.changes if i.conv.id not in locked])
+
     def _fail_alone(self, items: list[Item], e: psycopg.Error) -> None:
-        """One conversation alone cannot be written: somebody holds its row, or it is not the one that this node knows."""
+        """One conversation alone cannot be written: it is not the one that this node knows."""
         if faults.judge(e) is Fault.STRANGER:
             self._state.suspect(is_behind=True)
         self._outcome.failed(items, Unavailable("this conversation cannot be written now; send it again with the same cid", retry_ms=1_000))

@@ -54,7 +54,7 @@ COMMON: Final[Mapping[str, str]] = {
     "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
 }  # fmt: skip
 READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}
-LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning"}
+LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning", "lock_timeout": "300ms"}
 FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}  # what this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
 MARK: Final = "chatd.connection"
 
