@@ -141,6 +141,7 @@ export class Log {
       if (change) this.#stand(message, change);
     } else if ((kind === 'edit' || kind === 'delete') && typeof ref === 'number') {
       const isEdit = kind === 'edit';
+      if (isEdit && body === null) return;  // deleted since, which its own entry tells; or past retention, where what is held is all there is
       const state = { rev: seq, body: isEdit ? body : null, edited: isEdit ? ts : null, deleted: isEdit ? null : ts };
       const message = this.held.get(ref);
       if (message) this.#stand(message, state);

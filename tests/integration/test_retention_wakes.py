@@ -12,6 +12,7 @@ from psycopg import errors as pg
 from chatd import retention
 from chatd.postgres.faults import Outage
 from chatd.retention import Retention
+from tests.integration.logs import connect
 from tests.integration.test_clock import DAY_S, Skew
 from tests.integration.test_retention import Node
 
@@ -117,3 +118,16 @@ async def test_a_server_that_hangs_does_not_hold_a_pass(own_postgres: OwnPostgre
     with pytest.raises(Outage):  # nor one that takes connections and says nothing
         async with asyncio.timeout(10):
             await node.once()
+
+
+async def test_a_partition_is_made_where_the_log_is(fresh_db: str) -> None:
+    """Whatever comes first in the search_path of who asks: in another schema the check did not see it, and each later call failed."""
+    with connect(fresh_db) as db:
+        db.execute("CREATE SCHEMA mine")
+        db.execute("SET search_path = mine, public")
+        for _ in range(2):
+            db.execute("SELECT make_partition(clock_timestamp())")
+        made = db.execute(
+            "SELECT DISTINCT n.nspname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+        ).fetchall()
+    assert made == [("public",)]

@@ -145,3 +145,10 @@ test('retention: what passed the floor is no longer shown, and nothing older is 
   reader.take({ seq: 20, ts: 1, from: 'a', kind: 'message', body: 'x' }, 'live');
   assert.deepEqual([shown(reader).map(({ seq }) => seq), reader.more], [[20], false]);
 });
+
+test('an edit whose message has passed retention leaves the held text as it is', () => {
+  const log = new Log();
+  log.take({ seq: 1, ts: 1001, from: 'bob', kind: 'message', body: 'held', cid: 'c1' }, 'live');
+  log.take({ seq: 2, ts: 1002, from: 'bob', kind: 'edit', ref: 1, body: null }, 'live');
+  assert.equal(log.messages()[0].body, 'held');
+});
