@@ -139,8 +139,9 @@ class Cluster:
         """Conversations that may be unknown here: those of users who are held, and whose listing is over, are theirs from now on."""
         registry = self._services.registry
         for row in rows:
-            if row.id not in registry.convs and any((user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)):
-                registry.hold(row.id, row.a, row.b).floor = row.floor
+            if any((user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)):
+                conv = registry.hold(row.id, row.a, row.b)
+                conv.floor = max(conv.floor, row.floor)
 
     def _heads(self, heads: list[HeadTold]) -> None:
         convs = self._services.registry.convs

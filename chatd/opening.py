@@ -331,7 +331,6 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     registry = s.registry
     fresh = row.id not in registry.convs
     conv = registry.hold(row.id, row.a, row.b)
-    registry.link(user, conv)
     if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
     elif row.head > conv.head and not conv.pending:

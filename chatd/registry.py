@@ -4,6 +4,8 @@
         │                  └──── peers ─────► Conversation (by the other participant)
         └─── convs ──► Conversation (by id), held as long as one of its users is
 
+A conversation that has no entry yet is not in its users' listings. So it is linked to a user who is held later by `Registry`, and not by the listing.
+
 A user is held from the first hello until `LINGER_S` after the last session ended: so limits outlive a reconnect, and a
 reconnect finds its conversations in memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
 this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
@@ -142,11 +144,14 @@ class Registry:
         self.sessions = 0  # of all users
         self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
         self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
+        self._empty: dict[UserId, dict[ConvId, Conversation]] = {}  # by a participant who is not held: those that had no entry at that time
         self._kept: dict[UserId, Kept] = {}  # the longest gone first
 
     def add_user(self, user: User) -> None:
         assert user.id not in self.users
         self.users[user.id] = user
+        for conv in self._empty.pop(user.id, {}).values():
+            self.link(user, conv)
         if (kept := self._kept.pop(user.id, None)) is not None:
             _, user.window, user.penalty, user.new_convs = kept
 
@@ -171,14 +176,18 @@ class Registry:
         conv = self.convs.get(id)
         if conv is None:
             conv = self.convs[id] = Conversation(id, a, b)
+            if a not in self.users and b not in self.users:
+                self._busy.append(conv)  # who asked for it has left: the next `release` drops it
         self.link_both(conv)
         return conv
 
     def link_both(self, conv: Conversation) -> None:
-        """Link it to those of its users that are held. Whose listing was made before its first entry does not have it: so at that entry once more."""
-        for one, other in ((conv.a, conv.b), (conv.b, conv.a)):
-            if (user := self.users.get(one)) is not None:
-                user.peers[other] = conv
+        """Link it to those of its users who are held. The others get it when they are: by their listing, unless it has no entry."""
+        for id in (conv.a, conv.b):
+            if (user := self.users.get(id)) is not None:
+                self.link(user, conv)
+            elif not conv.head:
+                self._empty.setdefault(id, {})[conv.id] = conv
 
     def link(self, user: User, conv: Conversation) -> None:
         user.peers[conv.peer(user.id)] = conv
@@ -187,6 +196,7 @@ class Registry:
         """The log is another one: none of them is as it was. The users stay, with their limits; each next hello reads what is theirs."""
         self.convs.clear()
         self._busy.clear()
+        self._empty.clear()
         for user in self.users.values():
             user.peers.clear()
             user.loaded, user.early = False, None
@@ -229,10 +239,18 @@ class Registry:
         for conv in convs:
             if self.convs.get(conv.id) is not conv:
                 continue
-            if (holder := self.users.get(conv.a) or self.users.get(conv.b)) is not None:
-                self.link(holder, conv)  # it may have come after the conversation and not be loaded yet: now the conversation is its to drop
-                continue
-            if conv.pending or conv.gap is not None:
+            if conv.a in self.users or conv.b in self.users:
+                self.link_both(conv)  # the other one may have come later and not be loaded yet: now the conversation is theirs to drop
+            elif conv.pending or conv.gap is not None:
                 self._busy.append(conv)  # two objects for one log would break its order
+                self.link_both(conv)
             else:
-                del self.convs[conv.id]
+                self._delete(conv)
+
+    def _delete(self, conv: Conversation) -> None:
+        del self.convs[conv.id]
+        for id in (conv.a, conv.b):
+            if (empty := self._empty.get(id)) is not None:
+                empty.pop(conv.id, None)
+                if not empty:
+                    del self._empty[id]
