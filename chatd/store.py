@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, LiteralString, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 
 import psycopg
 import structlog
@@ -41,6 +41,8 @@ from chatd.registry import Conversation
 
 log = structlog.get_logger("store")
 
+K = TypeVar("K")
+
 READ_RETRY_MS: Final = 1_000
 READ_TIMEOUT_S: Final = 5.0
 
@@ -51,6 +53,8 @@ RECONNECT_S: Final = 2.0
 STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
 STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000
+SCANNED_MAX: Final = 200  # dirty cursors that a hello looks through for its user's: 20 us
+LOCK_TRIES: Final = 2  # of a flush: each waits for a lock as long as flush_cursors.sql says
 
 RESOLVE: Final = query("resolve")
 LIST_CHANGED: Final = query("list_changed")
@@ -61,6 +65,7 @@ ENTRIES_MANY: Final = query("entries_many")
 HEADS: Final = query("heads")
 HEADS_DECIDED: Final = query("heads_decided")
 CURSORS_LOCKED: Final = query("cursors_locked")
+USERS_LOCKED: Final = query("users_locked")
 STATES: Final = query("states")
 STATES_OF: Final = query("states_of")
 FEED_PRUNE: Final = query("feed_prune")
@@ -145,6 +150,8 @@ class Store:
         self._dead_before = 0.0  # monotonic: a connection that was last used then has turned out dead
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)
+        self._cursors_stuck: set[ConvId] = set()
+        self._users_stuck: set[UserId] = set()
         self._feed = FeedReader(self.opener)
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
@@ -443,31 +450,55 @@ class Store:
         self._users.put(user, now_ms)
 
     async def flush(self) -> None:
-        """Write behind now. Raises Unavailable; what could not be written stays and is tried again."""
-        await self._cursors.flush()
-        await self._users.flush()
+        """Write behind now, also what was locked before. Raises Unavailable; what could not be written stays and is tried again."""
+        await self._cursors.flush(late=True)
+        await self._users.flush(late=True)
 
     async def _flush_cursors_of(self, user: UserId) -> None:
-        """A listing of a user needs that user's cursors, and waits for no others'."""
-        if any(user == conv.a or user == conv.b for conv in self._cursors):
+        """A listing of a user needs that user's cursors, and waits for no others' if these are soon looked through."""
+        if len(self._cursors) > SCANNED_MAX or any(user == conv.a or user == conv.b for conv in self._cursors):
             await self._cursors.flush()
 
     async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> Collection[ConvId]:
-        """Gives those whose row another transaction holds: they are written later, and the others now."""
-        try:
-            await self._rows(FLUSH_CURSORS, _cursor_arrays(list(convs.values())))
-        except errors.Unavailable as e:
-            if not isinstance(e.__cause__, pg.LockNotAvailable):
-                raise
-        else:
-            return ()
-        locked = {row[0] for row in await self._rows(CURSORS_LOCKED, (pgarrays.BigintArray(list(convs)),))}
-        if free := [conv for id, conv in convs.items() if id not in locked]:
-            await self._rows(FLUSH_CURSORS, _cursor_arrays(free))
-        return locked
+        async def write(ids: list[ConvId]) -> None:
+            await self._rows(FLUSH_CURSORS, _cursor_arrays([convs[id] for id in ids]))
 
-    async def _write_users(self, users: dict[UserId, int]) -> None:
-        await self._rows(FLUSH_USERS, (pgarrays.TextArray(list(users)), pgarrays.BigintArray(list(users.values()))))
+        async def locked(ids: list[ConvId]) -> set[ConvId]:
+            return {row[0] for row in await self._rows(CURSORS_LOCKED, (pgarrays.BigintArray(ids),))}
+
+        return await self._write_unlocked(list(convs), self._cursors_stuck, write, locked)
+
+    async def _write_users(self, users: dict[UserId, int]) -> Collection[UserId]:
+        async def write(ids: list[UserId]) -> None:
+            await self._rows(FLUSH_USERS, (pgarrays.TextArray(ids), pgarrays.BigintArray([users[id] for id in ids])))
+
+        async def locked(ids: list[UserId]) -> set[UserId]:
+            return {row[0] for row in await self._rows(USERS_LOCKED, (pgarrays.TextArray(ids),))}
+
+        return await self._write_unlocked(list(users), self._users_stuck, write, locked)
+
+    async def _write_unlocked(
+        self, keys: list[K], stuck: set[K], write: Callable[[list[K]], Awaitable[None]], locked: Callable[[list[K]], Awaitable[set[K]]]
+    ) -> Collection[K]:
+        """Gives the keys whose row another transaction holds: they are written later, and the others now.
+
+        `stuck`: those that were locked the last time; it is asked whether they still are, so that a lock is waited for once and not by each flush.
+        """
+        suspects = [key for key in keys if key in stuck]
+        stuck.difference_update(suspects)
+        stuck.update(left := await locked(suspects) if suspects else set())
+        for _ in range(LOCK_TRIES):
+            free = [key for key in keys if key not in left]
+            try:
+                if free:
+                    await write(free)
+                return left
+            except errors.Unavailable as e:
+                if not isinstance(e.__cause__, pg.LockNotAvailable):
+                    raise
+            stuck.update(found := await locked(free))
+            left |= found
+        return keys  # locks that come and go, or not of rows
 
     async def _flush_behind(self) -> None:
         while True:
