@@ -21,6 +21,7 @@ from chatd.auth import Keys, issue
 from chatd.config import Settings
 from chatd.ids import UserId
 from chatd.server import Node
+from tests import maps
 from tests.chaos import truth
 from tests.chaos.device import Device, Life
 from tests.chaos.injector import Injector, Odds
@@ -44,8 +45,12 @@ ROOM: Final[dict[str, Any]] = {
 class World:
     """One seed's."""
 
-    def __init__(self, seed: int, nodes: int, place: Place, *, chaos_s: float = 1.2, odds: Odds | None = None) -> None:
-        self.seed, self.size, self.place, self.chaos_s = seed, nodes, place, chaos_s
+    def __init__(
+        self, seed: int, nodes: int, place: Place, *, chaos_s: float = 1.2, quiet_s: float = QUIET_S_MAX, odds: Odds | None = None,
+        faults: bool = True,
+    ) -> None:  # fmt: skip
+        self.seed, self.size, self.place, self.chaos_s, self.quiet_s = seed, nodes, place, chaos_s, quiet_s
+        self.has_faults = faults
         self.rng = random.Random(f"{seed}/{nodes}")
         self.injector = Injector(random.Random(self.rng.getrandbits(64)), odds or self._odds())
         self.nodes: list[Node] = []
@@ -174,7 +179,7 @@ class World:
             kinds += [*self.servers.of_redis(), self._replace_node]
         while loop.time() < until:
             await asyncio.sleep(self.rng.uniform(0.02, 0.35))
-            if loop.time() < until:
+            if loop.time() < until and self.has_faults:
                 await self.rng.choice(kinds)()
 
     async def _replace_node(self) -> None:
@@ -244,15 +249,16 @@ class World:
     async def _settled(self) -> list[str]:
         """Poll until nothing is wrong, or time is up; then what is wrong."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + QUIET_S_MAX
+        deadline = loop.time() + self.quiet_s
         wrong = await self._until(self._delivered, deadline)
-        presence = await self._until(self._presence, max(deadline, loop.time() + LEASE_S + 1))
+        presence = await self._until(self._presence, max(deadline, loop.time() + min(LEASE_S + 1, self.quiet_s)))
         if presence:
             self.log += truth.seats(self.living)
         self.presence_s = loop.time() - self.last_fault_at
         wrong += presence
-        wrong += await self._until(self._listed, loop.time() + 5)
-        wrong += await self._until(self._maps, loop.time() + 5)
+        wrong += await self._until(self._receipts, loop.time() + min(5, self.quiet_s))
+        wrong += await self._until(self._listed, loop.time() + min(5, self.quiet_s))
+        wrong += await self._until(self._maps, loop.time() + min(5, self.quiet_s))
         return wrong + self._checked()
 
     @staticmethod
@@ -287,13 +293,19 @@ class World:
     def _presence(self) -> list[str]:
         return list(truth.presence(self.devices, self.lives, *self._logs()))
 
+    def _stored(self, who: dict[str, set[str]]) -> truth.Cursors:
+        with psycopg.connect(self.place.conninfo) as conn:
+            return {at: cursor for at, cursor in truth.read_cursors(conn).items() if at[0] in who}
+
+    def _receipts(self) -> list[str]:
+        _, who = self._logs()
+        return list(truth.cursors(self.devices, self._stored(who), who, exact=not self.node_died))
+
     def _listed(self) -> list[str]:
         if unanswered := [f"{d.history.device} has no answer to {d.unanswered}" for d in self.devices if d.is_up and d.unanswered]:
             return unanswered
         log, who = self._logs()
-        with psycopg.connect(self.place.conninfo) as conn:
-            stored = {at: cursor for at, cursor in truth.read_cursors(conn).items() if at[0] in who}
-        wrong = [*truth.lists(self.devices, log, who, stored), *truth.cursors(self.devices, stored, who, exact=not self.node_died)]
+        wrong = list(truth.lists(self.devices, log, who, self._stored(who)))
         if wrong:  # the first question, or what was on its way between nodes when the last one was asked
             for device in self.devices:
                 device.ask("conversations", limit=100)
@@ -302,7 +314,8 @@ class World:
     def _maps(self) -> list[str]:
         log, _ = read_log(self.place.conninfo)
         heads = {c: len(entries) for c, entries in log.items()}
-        return [f"node {self.nodes.index(node)}: {one}" for node in self.living for one in (*truth.failed(node), *truth.maps(node, heads))]
+        found = ((node, (*truth.failed(node), *maps.wrong(node), *truth.maps(node, heads))) for node in self.living)
+        return [f"node {self.nodes.index(node)}: {one}" for node, wrong in found for one in wrong]
 
     def _checked(self) -> list[str]:
         log, who = self._logs()

@@ -1,0 +1,73 @@
+"""How a world is run: the waits of the code are shortened, the clocks of PostgreSQL and Redis step as the injector says, what is logged is kept.
+
+    findings = await run(world)       what is wrong; none is right
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+import structlog
+
+from chatd.clock import Clock
+from chatd.engine import Engine, Script
+from tests.chaos.injector import Injector, installed
+from tests.chaos.world import World
+
+TRACE_VARIABLE: Final = "CHAOS_TRACE"  # a folder: findings, the plan and the nodes' logs of each seed that fails are written there
+CONNECT_S: Final = 0.5
+CLOCK_KEY: Final = "chaos:clock"  # in Redis: how far its clock is off, in s
+
+# The same waits in the same relations, shorter.
+HURRIED: Final = (
+    ("registry", "LINGER_S", 0.4), ("store", "READ_TIMEOUT_S", 0.4), ("store", "READ_RETRY_MS", 60), ("feedreader", "DEADLINE_S", 0.6),
+    ("gaps", "FILL_RETRY_S", 0.06), ("delivery", "FILL_RETRY_S", 0.06), ("cluster", "FEED_S", 0.25), ("cluster", "FEED_AWAY_S", 0.05),
+    ("opening", "OPEN_RETRY_MS", 60), ("entering", "RETRY_MS", 60), ("quota", "TRIAL_S", 0.2), ("quota", "TRIAL_MAX_S", 0.5),
+    ("bus", "PING_S", 0.25), ("bus", "PUBLISH_S", 0.3), ("bus", "BACKOFF_MAX_S", 0.2), ("presence_keys", "CALL_S", 0.3),
+    ("writer", "BACKOFF_MAX_S", 0.2), ("feed", "BACKOFF_MAX_S", 0.2), ("postgres.watch", "LOOK_S", 0.2), ("postgres.watch", "DEADLINE_S", 0.6),
+    ("engine", "RENEW_S", 0.05),
+)  # fmt: skip
+
+
+async def run(world: World) -> list[str]:
+    """The findings; those of the maps, the logs and the tasks included."""
+    world.injector.script_offset_key = CLOCK_KEY
+    with _hurried(world.injector), installed(world.injector), structlog.testing.capture_logs() as logs:
+        tasks = asyncio.all_tasks()
+        findings = await world.run()
+    findings += [f"logged: {line}" for line in logs if line["event"].endswith((".bug", ".died"))]
+    findings += [f"a task is left: {task!r}" for task in asyncio.all_tasks() - tasks if not task.done()]
+    if (folder := os.environ.get(TRACE_VARIABLE)) and findings:
+        Path(folder, f"chaos-{world.seed}-{world.size}.log").write_text("\n".join([*findings, "", *world.log, "", *map(str, logs)]))
+    return findings
+
+
+@contextlib.contextmanager
+def _hurried(injector: Injector) -> Iterator[None]:
+    sync, init, made = Clock.sync, Engine.__init__, Script.__init__
+
+    def stepped(self: Clock, db_ms: int, rtt_s: float) -> None:
+        sync(self, db_ms + injector.clock_offset_ms, rtt_s)
+
+    def quick(self: Engine, url: str, *, connect_s: float = CONNECT_S) -> None:
+        init(self, url, connect_s=CONNECT_S)
+
+    def skewed(self: Script, engine: Engine, text: str) -> None:
+        for name in ("t", "time"):
+            read = f"local {name} = redis.call('TIME')\n"
+            text = text.replace(read, f"{read}{name}[1] = {name}[1] + (tonumber(redis.call('GET', '{CLOCK_KEY}') or '0'))\n")
+        made(self, engine, text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, value in HURRIED:
+            patch.setattr(f"chatd.{module}.{name}", value)
+        patch.setattr(Clock, "sync", stepped)
+        patch.setattr(Engine, "__init__", quick)
+        patch.setattr(Script, "__init__", skewed)
+        yield
