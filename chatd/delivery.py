@@ -184,8 +184,16 @@ class Delivery:
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
     def doubtful(self, convs: set[ConvId]) -> None:
-        """The database is back after batches of unknown outcome: see how far these conversations got, once their transactions are over."""
+        """The database is back after batches of unknown outcome: see how far these conversations got, once their transactions are over.
+
+        And once more after the deadline of a statement: a server that hung may begin with one that its client has long given up.
+        """
+        self._spawn(self._settle_twice(set(convs)))
+
+    async def _settle_twice(self, convs: set[ConvId]) -> None:
         self.gaps.settle(convs)
+        await asyncio.sleep(self.store.limits.lane_deadline_ms / 1000)
+        self.gaps.settle(id for id in convs if id in self.registry.convs)
 
     # ---- live entries ---------------------------------------------------------------------------------------------------------------
 

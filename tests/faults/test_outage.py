@@ -125,7 +125,7 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
     conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
     with psycopg.connect(url, autocommit=True) as other:  # as the lane's old backend: it commits when the first look is over
         server.node.delivery.doubtful({conv.id})
-        heads = server.node.store.heads
+        heads = server.node.store.heads_decided
         looked = asyncio.Event()
 
         async def looking(convs: Any) -> Any:
@@ -138,7 +138,7 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
                 )
             return found
 
-        server.node.store.heads = looking  # type: ignore[method-assign]
+        server.node.store.heads_decided = looking  # type: ignore[method-assign]
         entry = await bob.push()
         assert (entry["seq"], entry["body"]) == (2, "late")
 

@@ -88,7 +88,8 @@ def test_the_race_catches_a_check_before_the_lock(fresh_db: str) -> None:
 @pytest.mark.parametrize("kind", ["message", "edit", "message again"])
 def test_a_repeat_that_waits_while_the_first_commits_over_an_edge_sees_it(fresh_db: str, naively: bool, kind: str) -> None:
     """The same, step by step: the second node waits for the lock, the partition's edge passes, the first node commits."""
-    with connect(fresh_db, options=LANE_OPTIONS) as first, connect(fresh_db, options=LANE_OPTIONS) as second, ThreadPoolExecutor(1) as thread:
+    patient = f"{LANE_OPTIONS} -c lock_timeout=0"
+    with connect(fresh_db, options=patient) as first, connect(fresh_db, options=patient) as second, ThreadPoolExecutor(1) as thread:
         partitions(first, 1, ahead=AHEAD)
         conv, known = conversation(first), cid()
         append(first, [Message(conv, "to be edited")])
