@@ -293,7 +293,10 @@ async def lift(s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Se
     for row in rows:
         conv = s.registry.convs.get(row.id)
         # The row's cursors, too: what is ahead of the head in memory is not in memory's cursors yet (Delivery.moved).
-        if conv is not None and row.head > conv.head < max(row.a_delivered, row.b_delivered, conv.a_delivered, conv.b_delivered, cursors.get(row.id, 0)):
+        if conv is None:
+            continue
+        furthest = max(row.a_delivered, row.b_delivered, conv.a_delivered, conv.b_delivered, cursors.get(row.id, 0))
+        if row.head > conv.head < furthest:
             behind.append(conv)
     if behind:
         with contextlib.suppress(TimeoutError):
