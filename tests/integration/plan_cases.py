@@ -70,12 +70,13 @@ def check(conv: int) -> int:
     return pair_check(UserId(f"a{conv}"), UserId(f"b{conv}"))
 
 
-def batch(messages: Sequence[tuple[int, int, int]] = (), changes: Sequence[tuple[int, int, int, int]] = ()) -> str:
-    """messages: (conversation, number of the cid, flags); changes: (conversation, number of the cid, kind, ref)."""
+def batch(messages: Sequence[tuple[int, int, int]] = (), changes: Sequence[tuple[int, int, int, int]] = (), named: Sequence[int] = ()) -> str:
+    """messages: (conversation, number of the cid, flags); changes: (conversation, number of the cid, kind, ref); named: cids of what they change."""
     m, x = messages, changes
     return ", ".join([
         ints(v[0] for v in m), cids(v[1] for v in m), texts("hi" for _ in m), ints(v[2] | check(v[0]) << 3 for v in m),
-        ints(v[0] for v in x), ints(0 for _ in x), cids(v[1] for v in x), texts("ho" for _ in x), ints(v[2] for v in x), ints(v[3] for v in x),
+        ints(v[0] for v in x), ints(0 for _ in x), cids([*(v[1] for v in x), *named]), texts("ho" for _ in x),
+        ints(v[2] for v in x), ints(v[3] for v in x),
         ints(check(v[0]) for v in x), "'900 s'", "{fence}", str(len({v[0] for v in [*m, *x]})),
     ])  # fmt: skip
 
@@ -99,6 +100,13 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 1, 9_999) for n in range(5)]), (20 + 5 * PARTITIONS) * 5, "edit of nothing"),
         Case("lane", _BATCH, batch([], [(DEEP, cid_of(DEEP, 3_990 + n), 1, 5) for n in range(5)]), (20 + EACH_PARTITION) * 5, "edit, dup"),
         Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 1, DEEP_ROWS - 5 + n) for n in range(5)]), (20 + 5 * PARTITIONS) * 5, "edit"),
+        Case(
+            "lane",
+            _BATCH,
+            batch([], [(DEEP, NEW_CID + n, 1, 0) for n in range(4)], [cid_of(DEEP, 3_991 + n) for n in range(4)]),
+            (20 + 5 * PARTITIONS) * 4,
+            "edit, named by cid",
+        ),
         Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 2, 5 + n) for n in range(4)]), (40 + EACH_PARTITION) * 4, "delete"),
         Case("lane", _BATCH, batch([(DEEP, NEW_CID + n, 3) for n in range(20)]), (10 + EACH_PARTITION) * 20, "probes for what is not there"),
         Case("lane", _BATCH, batch([(c, cid_of(c, ROWS), 0) for c in SOME]), 12 * N, "dup of today"),
