@@ -41,6 +41,10 @@ class Chat:
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
         self.entrance = Entrance(services, self._conv)
+        self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
+        self._hellos = 0  # under way
+        self._no_hello = asyncio.Event()
+        self._no_hello.set()
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             protocol.Send: self.entrance.enter,
             protocol.Edit: self.entrance.enter,
@@ -92,16 +96,28 @@ class Chat:
         self.s.spawn(self._open(session, hello))
 
     async def _open(self, session: Session, hello: protocol.Hello) -> None:
+        self._hellos += 1
+        self._no_hello.clear()
         try:
             await opening.open_session(self.s, session, hello, self._opened)
         except Exception:  # a bug of ours must not take others down: this session ends, loudly
             log.exception("hello.bug", user=session.user.id if session.user else None)
             self._send(session, protocol.err(hello.id, errors.Refused("a bug of ours; it is logged")))
             session.sink.close(errors.CloseCode.INTERNAL, "internal error")
+        finally:
+            self._hellos -= 1
+            if not self._hellos:
+                self._no_hello.set()
+
+    async def hellos_done(self) -> None:
+        """Wait until no hello is under way."""
+        await self._no_hello.wait()
 
     def _opened(self, session: Session) -> None:
         """`welcome` is out: go live, then what waited, and fill what is behind."""
         deferred = session.opened()
+        if self.draining:  # the notice to all went out while this hello was under way
+            self._send(session, self.notice())
         if session.behind:
             self.s.spawn(self.delivery.fill(session))
         for request in deferred:
@@ -144,7 +160,7 @@ class Chat:
     def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
         assert session.user is not None
         conv = self._conv(session, request.c, request.to)
-        if request.seq > conv.head and self.s.relay is not None:
+        if request.seq > conv.head and (conv.gap is not None or self.s.relay is not None):
             self._read(session, request.id, self._late_cursor(session, request, conv))
         else:
             self._send(session, self._advance(session, request, conv))
@@ -194,17 +210,20 @@ class Chat:
 
     # ---- reads --------------------------------------------------------------------------------------------------------------------------
 
-    def _read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes]) -> None:
-        """Run a read as a task and reply with what it gives."""
+    def _read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+        """Run a read as a task and reply with what it gives; a function is called in the turn in which the reply is sent."""
         if session.reads >= READS_MAX:
             work.close()
             raise errors.Overloaded(f"at most {READS_MAX} reads at once on a connection", retry_ms=200)
         session.reads += 1
         self.s.spawn(self._run_read(session, id, work))
 
-    async def _run_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes]) -> None:
+    async def _run_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
         try:
             payload = await work
+            await self.delivery.drained(session)
+            if callable(payload):
+                payload = payload()
         except errors.Refused as e:
             payload = protocol.err(id, e)
         except Exception:
@@ -212,7 +231,6 @@ class Chat:
             payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
         finally:
             session.reads -= 1
-        await self.delivery.drained(session)
         self._send(session, payload)
 
     async def _history(self, session: Session, request: protocol.History) -> bytes:
@@ -255,7 +273,7 @@ class Chat:
             return False
         return entries[-1].seq < conv.head if forwards else entries[-1].seq > conv.floor
 
-    async def _conversations(self, session: Session, request: protocol.Conversations) -> bytes:
+    async def _conversations(self, session: Session, request: protocol.Conversations) -> Callable[[], bytes]:
         user = session.user
         assert user is not None
         before = None
@@ -272,21 +290,20 @@ class Chat:
             rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)
         is_last, rows = len(rows) <= request.limit, rows[: request.limit]
         await opening.lift(self.s, rows)
-        facts: dict[str, object] = {"conversations": [opening.listed(self.s, user, row) for row in rows]}
-        if not is_last:
-            facts["cursor"] = f"{rows[-1].extra}.{rows[-1].id}"
-        return protocol.reply(request.id, **facts)
+        facts: dict[str, object] = {} if is_last else {"cursor": f"{rows[-1].extra}.{rows[-1].id}"}
+        return lambda: protocol.reply(request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts)
 
     # ---- presence -------------------------------------------------------------------------------------------------------------------------
 
-    async def _watch(self, session: Session, request: protocol.Watch) -> bytes:
+    async def _watch(self, session: Session, request: protocol.Watch) -> bytes | Callable[[], bytes]:
         if session.gone:
             return b""  # it left before this began: nobody would ever clear what it watches
         self.s.presence.watch(session, session.watching, request.users)
         session.watching = request.users
         if self.s.relay is not None:
             await self.s.relay.mirror.look(request.users)
-        return protocol.reply(request.id, presence=await opening.snapshot(self.s, session))
+        seen = await opening.last_seen(self.s, session, request.users)
+        return lambda: protocol.reply(request.id, presence=opening.statuses(self.s, session, request.users, seen))
 
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
         assert session.user is not None
@@ -349,9 +366,13 @@ class Chat:
             self.s.store.user_seen(user.id, now_ms)
             self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s())
 
+    def _is_opening(self, id: UserId) -> bool:
+        user = self.s.registry.users.get(id)
+        return user is not None and any(session.state is State.OPENING for session in user.sessions.values())
+
     def tick(self) -> None:
         """Regular work: grace times that are over, users to let go."""
-        for change in self.s.presence.due(self.s.now(), self.s.now_ms()):
+        for change in self.s.presence.due(self.s.now(), self.s.now_ms(), self._is_opening):
             self.announce(change)
         gone = self.s.registry.release(self.s.now())
         if self.s.relay is not None and gone:

@@ -163,11 +163,15 @@ class Delivery:
         elif give_back and item.taken_at and item.session.user is not None:
             item.session.user.window.give_back(item.taken_at)
 
-    def failed(self, items: list[Item], error: errors.Retryable) -> None:
-        """The outcome is unknown, or nothing was done: the client sends again."""
+    def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
+        """The outcome is unknown, or nothing was done: the client sends again.
+
+        What may have been written keeps its slot of the rate: given back, and taken again for others, it would let more through than the rate is. A
+        retry that shows `dup` gives back its own.
+        """
         for item in items:
             for one in (item, *(item.twins or ())):
-                self._free(one, give_back=True)
+                self._free(one, give_back=not is_unknown)
                 self._answer_error(one, one.session.failed(one.peer, one.cid, one.id, error))
 
     def refused(self, item: Item) -> None:
@@ -236,6 +240,8 @@ class Delivery:
             self._own(session, conv_id, seq, framing.encode_text(protocol.ok_entry(item.id, conv_id, seq, ts)))
             peer = users.get(item.peer)
             me = session.user
+            if session.state is State.CLOSED:  # its user may have been let go since, and be here again
+                me = users.get(conv.a if side == 0 else conv.b)
             from_json, to_json = conv.names(side)
             here = peer is not None and peer is not me and bool(peer.sessions)
             channels = () if outward is None else outward.channels(me, item.peer, peer)

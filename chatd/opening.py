@@ -355,13 +355,14 @@ def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
     mine, head = conv.side(user.id), conv.head
     delivered, read = (min(seq, head) for seq in conv.cursor(mine))
     peer_delivered, peer_read = (min(seq, head) for seq in conv.cursor(1 - mine))
+    # The row may be older than memory's cursor, which another device has moved since: there is no more unread than entries behind that.
     sent, seen = (conv.nb, row.a_read_n) if mine == 0 else (conv.na, row.b_read_n)
     notes = conv.a == conv.b
     return {
         "c": str(conv.id), "peer": conv.peer(user.id), "head": head, "floor": conv.floor, "ts": conv.ts,
         "delivered": delivered, "read": read,
         "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
-        "unread": 0 if notes or max(read + 1, conv.floor) > head else max(0, sent - seen), "open": conv.open,
+        "unread": 0 if notes or max(read + 1, conv.floor) > head else min(max(0, sent - seen), head - read), "open": conv.open,
     }  # fmt: skip
 
 
@@ -450,9 +451,20 @@ def may_see(watcher: Session, user: UserId) -> bool:
 
 async def snapshot(s: Services, session: Session) -> list[dict[str, object]]:
     """The statuses of all whom the session watches, as the wire has them."""
-    away = [user for user in session.watching if may_see(session, user) and s.presence.status(user) is None]
-    seen = await s.store.seen(away) if away else {}
-    return [_status(s, session, user, seen.get(user)).facts() for user in session.watching]
+    users = session.watching
+    seen = await last_seen(s, session, users)
+    return statuses(s, session, users, seen)
+
+
+async def last_seen(s: Services, session: Session, users: Iterable[UserId]) -> dict[UserId, int]:
+    """When those of them who are away were last seen, in ms, from the database."""
+    away = [user for user in users if may_see(session, user) and s.presence.status(user) is None]
+    return await s.store.seen(away) if away else {}
+
+
+def statuses(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int]) -> list[dict[str, object]]:
+    """As of now: to be sent in this turn of the loop, before a change is pushed."""
+    return [_status(s, session, user, seen.get(user)).facts() for user in users]
 
 
 def _status(s: Services, session: Session, user: UserId, seen_ms: int | None) -> Change:

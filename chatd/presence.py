@@ -18,7 +18,7 @@ What is not here: who *may* watch whom (services; it needs conversations), and l
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from typing import Final, NamedTuple
 
 from chatd import roster
@@ -29,6 +29,7 @@ __all__ = ["Change", "Device", "Presence", "Question", "Remote", "Status"]
 
 # Clocks of nodes differ by less. An attach time beyond is of before a step back of PostgreSQL's clock that its node has not seen yet.
 SKEW_MS_MAX: Final = 1_500
+OPENING_AGAIN_S: Final = 0.25  # a grace time that is over is put off by so much while a session of the user opens
 AHEAD_MS_MAX: Final = 60_000  # no node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody here
 
 
@@ -169,14 +170,18 @@ class Presence:
         if self.mirrored:
             self._say(user, entry, roster.detached(self._own[user].devices, device), now_ms, False)
 
-    def due(self, now: float, now_ms: int) -> list[Change]:
-        """What the grace times that are over change. Call it by `next_due`."""
+    def due(self, now: float, now_ms: int, is_opening: Callable[[UserId], bool] = lambda user: False) -> list[Change]:
+        """What the grace times that are over change. Call it by `next_due`. None ends while a session of the user `is_opening`: it may take long."""
         changes = []
         while self._due and self._due[0][0] <= now:
             at, user, device = heapq.heappop(self._due)
             entry = self._users.get(user)
             if entry is None or entry.leaving.get(device, (None,))[0] != at:
                 continue  # back again, or gone anew with a later time
+            if is_opening(user):
+                entry.leaving[device] = (now + OPENING_AGAIN_S, entry.leaving[device][1])
+                heapq.heappush(self._due, (now + OPENING_AGAIN_S, user, device))
+                continue
             del entry.leaving[device]
             if (change := self._update(user, entry, now_ms)) is not None:
                 changes.append(change)

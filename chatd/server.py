@@ -57,6 +57,7 @@ TICK_S: Final = 0.05  # how late a grace time may end
 DATABASE_POLL_S: Final = 0.5
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
+HELLOS_S_MAX: Final = 3.0  # a drain waits for those under way, which get their notice behind the welcome
 DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
 NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
 NOTICE_MS_MAX: Final = 5_000
@@ -389,10 +390,11 @@ class Node:
             self._server.close()
         window_ms = min(NOTICE_MS_MAX, max(200.0, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
         self._drain_grace_s = window_ms / 1000 + DRAIN_GRACE_S
+        notice = self.chat.notice = lambda: protocol.frame("notice", kind="drain", retry_ms=int(random.uniform(0, window_ms)))
         for connection in list(self.hub.connections):
             if (session := connection.session) is not None and session.state is State.LIVE:
-                wait_ms = int(random.uniform(0, window_ms))
-                connection.send(framing.encode_text(protocol.frame("notice", kind="drain", retry_ms=wait_ms)))
+                connection.send(framing.encode_text(notice()))
+        await self._until(self.chat.hellos_done(), min(deadline, self._clock.now() + HELLOS_S_MAX))
         await self._until(self.chat.entrance.idle(), deadline)
         await self._until(self.store.idle(), deadline)
         for connection in list(self.hub.connections):

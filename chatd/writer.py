@@ -78,7 +78,7 @@ class Outcome(Protocol):
     """Who is told what became of items. Called in the order of the log, never twice for an item."""
 
     def committed(self, batch: Batch, answer: Answer) -> None: ...
-    def failed(self, items: list[Item], error: Retryable) -> None: ...
+    def failed(self, items: list[Item], error: Retryable, *, is_unknown: bool = False) -> None: ...
     def refused(self, item: Item) -> None: ...
     def blocked(self, items: list[Item]) -> None: ...
     def doubtful(self, convs: set[ConvId]) -> None: ...
@@ -277,7 +277,8 @@ class Lane:
         if e.is_unknown:
             self._doubtful.update(item.conv.id for item in items)
         self._settle(items)
-        self._outcome.failed(items, Unavailable(f"the database does not take it now ({e.kind}); send it again with the same cid", retry_ms=1_000))
+        error = Unavailable(f"the database does not take it now ({e.kind}); send it again with the same cid", retry_ms=1_000)
+        self._outcome.failed(items, error, is_unknown=e.is_unknown)
 
     async def close_if_broken(self, e: Outage) -> None:
         """After an answer that says that nothing was done, the connection is good for the next batch."""
@@ -303,7 +304,14 @@ class Lane:
             self._outage(items, faults.outage(probe, is_unknown=False))
             await self.close()
             return
-        if not locked:  # it was let go since, or what is held is no conversation, as by DDL on the log
+        if not locked and batch.changes:  # the row of a message that one of them changes: messages, which lock no such row, go on
+            if len(items) > 1:
+                await self._write_halves(batch)
+            else:
+                self._settle(items)
+                self._fail_alone(items, e)
+            return
+        if not locked:  # it was let go since, or what is held is no row, as by DDL on the log
             self._outage(items, faults.outage(e, is_unknown=False))
             return
         rest = self._leave(batch, locked)

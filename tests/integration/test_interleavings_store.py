@@ -99,6 +99,21 @@ async def test_a_locked_conversation_keeps_no_other_of_its_batch_back(make_serve
     await check_maps(server.node)
 
 
+async def test_a_locked_message_keeps_no_other_of_its_batch_back(make_server: MakeServer) -> None:
+    """Somebody holds the row of a message; an edit of it waits, and what is written beside it does not."""
+    server = await make_server(lanes=1)
+    alice, _, c = await befriended(server)
+    carol, _, _ = await befriended(server, "carol", "dave")
+    async with held(server, "SELECT FROM entries WHERE conv = %s AND seq = 1 FOR UPDATE", int(c)):
+        edit = await alice.post("edit", to="bob", ref=1, cid=(cid := str(uuid.uuid4())), body="changed")
+        beside = await carol.post("send", to="dave", cid=str(uuid.uuid4()), body="beside it")
+        assert (await carol.reply(beside))["t"] == "ok"
+        assert (await alice.reply(edit))["code"] == "unavailable"
+        assert await server.node._readiness() == {}, "one row is no outage"
+    assert (await alice.request("edit", to="bob", ref=1, cid=cid, body="changed", retry=True))["t"] == "ok"
+    await check_maps(server.node)
+
+
 async def test_a_locked_row_of_cursors_keeps_nobody_back(make_server: MakeServer) -> None:
     """Every hello and listing of all users took 10 s, then failed."""
     server = await make_server()

@@ -71,7 +71,7 @@ class Told:
         for n, item in enumerate(batch.changes):
             self._note(item, special[-1 - n].note, special[-1 - n].seq)
 
-    def failed(self, items: list[Item], error: errors.Retryable) -> None:
+    def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
         for item in items:
             self._note(item, "failed")
 

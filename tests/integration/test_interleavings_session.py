@@ -1,0 +1,224 @@
+"""Orders of events between requests, answers and pushes of one node that were wrong once, each driven as it was: by an answer that is held back."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+
+from chatd.ids import UserId
+from chatd.postgres.faults import Outage
+from chatd.presence import Presence
+from tests.fix_server import MakeServer, Peer, Server
+from tests.integration.logs import connect, one
+from tests.maps import check_maps
+
+WAIT_S = 20.0
+
+
+async def befriended(server: Server) -> tuple[Peer, Peer, str]:
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    first = await alice.say("bob", "1")
+    await bob.say("alice", "2")
+    assert (await alice.push("entry"))["seq"] == 2
+    assert (await bob.push("entry"))["seq"] == 1
+    return alice, bob, first["c"]
+
+
+class Gate:
+    """Holds the results of a coroutine function back until `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.real, self.reached, self.go = getattr(owner, name), asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(owner, name, self.call)
+
+    async def call(self, *args: Any, **keys: Any) -> Any:
+        result = await self.real(*args, **keys)
+        self.reached.set()
+        await self.go.wait()
+        return result
+
+    async def until_reached(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self.reached.wait()
+
+
+async def test_what_may_have_been_written_keeps_its_slot_of_the_rate(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers that come late, or never: 18 to 20 messages in 5 s went through."""
+    server = await make_server(rate_messages=3, rate_per_ms=600_000, lanes=1)
+    alice = await server.connect("alice")
+    assert (await alice.say("alice", "1"))["t"] == "ok"
+    lane = server.node.store.lanes[0]
+    append = lane._append
+
+    async def lost(batch: Any) -> Any:
+        await append(batch)
+        raise Outage("the answer was lost", "away")
+
+    monkeypatch.setattr(lane, "_append", lost)
+    cids = [str(uuid.uuid4()) for _ in range(2)]
+    assert (await alice.say("alice", "2", cid=cids[0]))["code"] == "unavailable"
+    monkeypatch.setattr(lane, "_append", append)
+    assert (await alice.say("alice", "2", cid=cids[0], retry=True)).get("dup") is True
+    assert (await alice.say("alice", "3", cid=cids[1]))["t"] == "ok"
+    assert (await alice.say("alice", "4"))["code"] == "rate_limited", "three were written"
+    with connect(server.node.store.opener._conninfo) as db:
+        assert one(db, "SELECT count(*) FROM entries") == 3
+
+
+async def test_what_was_surely_not_written_gives_its_slot_back(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server(rate_messages=2, rate_per_ms=600_000, lanes=1)
+    alice = await server.connect("alice")
+    assert (await alice.say("alice", "1"))["t"] == "ok"
+    lane = server.node.store.lanes[0]
+    append, cid = lane._append, str(uuid.uuid4())
+
+    async def refused(batch: Any) -> Any:
+        raise Outage("read-only", "read-only", is_unknown=False)
+
+    monkeypatch.setattr(lane, "_append", refused)
+    assert (await alice.say("alice", "2", cid=cid))["code"] == "unavailable"
+    monkeypatch.setattr(lane, "_append", append)
+    assert (await alice.say("alice", "2", cid=cid, retry=True))["t"] == "ok"
+
+
+async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server(lanes=1)
+    alice, bob, c = await befriended(server)
+    lane = server.node.store.lanes[0]
+    append, cid = lane._append, str(uuid.uuid4())
+
+    async def lost(batch: Any) -> Any:
+        await append(batch)
+        raise Outage("the answer was lost", "away")
+
+    monkeypatch.setattr(lane, "_append", lost)
+    monkeypatch.setattr(server.node.delivery, "doubtful", lambda convs: None)
+    assert (await alice.say("bob", "3", cid=cid))["code"] == "unavailable"
+    monkeypatch.setattr(lane, "_append", append)
+    gate = Gate(monkeypatch, server.node.store, "entries_many")
+    dup = await alice.say("bob", "3", cid=cid, retry=True)
+    assert (dup.get("dup"), dup["seq"]) == (True, 3)
+    read = await alice.post("read", c=c, seq=3)
+    await gate.until_reached()
+    gate.go.set()
+    assert (await alice.reply(read))["t"] == "ok"
+    assert (await bob.push("entry"))["seq"] == 3
+    await check_maps(server.node)
+
+
+async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output was paused; who is watched came meanwhile: `online` was pushed, then the older answer said `offline`."""
+    server = await make_server(presence_grace_ms=0)
+    alice, bob, _ = await befriended(server)
+    await bob.close()
+    async with asyncio.timeout(WAIT_S):
+        while server.node.presence.status(UserId("bob")) is not None:
+            await asyncio.sleep(0.01)
+    waits = asyncio.Event()
+    entered = asyncio.Event()
+
+    async def drained(session: Any) -> None:
+        entered.set()
+        await waits.wait()
+
+    monkeypatch.setattr(server.node.delivery, "drained", drained)
+    watch = await alice.post("watch", users=["bob"])
+    async with asyncio.timeout(WAIT_S):
+        await entered.wait()
+    monkeypatch.setattr(server.node.services, "drained", lambda session: asyncio.sleep(0))
+    await server.connect("bob")
+    waits.set()
+    assert (await alice.reply(watch))["presence"][0]["state"] == "online"
+
+
+async def test_pipelined_watches_are_each_answered_for_their_own_users(server: Server) -> None:
+    alice = await server.connect("alice")
+    first, second = await alice.post("watch", users=["bob", "carol"]), await alice.post("watch", users=["dave"])
+    assert [p["user"] for p in (await alice.reply(first))["presence"]] == ["bob", "carol"]
+    assert [p["user"] for p in (await alice.reply(second))["presence"]] == ["dave"]
+
+
+async def test_a_drain_tells_who_says_hello_meanwhile(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session was closed with 1012 and no notice."""
+    server = await make_server()
+    gate = Gate(monkeypatch, server.node.store, "list_changed")
+    peer = await server.open()
+    hello = await peer.post("hello", v=1, token=server.token("alice"), device="d1")
+    await gate.until_reached()
+    drain = asyncio.create_task(server.node.drain())
+    while not server.node.chat.draining:
+        await asyncio.sleep(0)
+    gate.go.set()
+    assert (await peer.reply(hello))["t"] == "welcome"
+    assert (await peer.push("notice"))["kind"] == "drain"
+    assert await peer.closed() == 1012
+    await drain
+
+
+async def test_no_more_is_unread_than_stands_behind_the_read_cursor(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another device read while the welcome was made: it said `read` 5 with 10 unread."""
+    server = await make_server(rate_messages=100)
+    alice, bob, c = await befriended(server)
+    for n in range(10):
+        await alice.say("bob", str(n))
+    gate = Gate(monkeypatch, server.node.store, "list_changed")
+    late = await server.open()
+    hello = await late.post("hello", v=1, token=server.token("bob"), device="d2")
+    await gate.until_reached()
+    assert (await bob.request("read", c=c, seq=10))["t"] == "ok"
+    gate.go.set()
+    (item,) = (await late.reply(hello))["conversations"]
+    assert (item["head"], item["read"], item["unread"]) == (12, 10, 2)
+
+
+async def test_no_grace_ends_while_a_session_opens(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hello took longer than the grace: watchers saw offline, then online."""
+    server = await make_server(presence_grace_ms=100)
+    alice, bob, _ = await befriended(server)
+    assert (await alice.request("watch", users=["bob"]))["presence"][0]["state"] == "online"
+    due = Presence.due
+    ended = asyncio.Event()
+
+    def look(self: Presence, now: float, *args: Any) -> Any:
+        """As if a second more had passed than has."""
+        if gate.reached.is_set():
+            ended.set()
+            now += 1.0
+        return due(self, now, *args)
+
+    gate = Gate(monkeypatch, server.node.store, "list_changed")
+    monkeypatch.setattr(Presence, "due", look)
+    peer = await server.open()
+    await bob.close()
+    hello = await peer.post("hello", v=1, token=server.token("bob"), device="d1")
+    await gate.until_reached()
+    async with asyncio.timeout(WAIT_S):
+        await ended.wait()
+    await alice.quiet()
+    gate.go.set()
+    assert (await peer.reply(hello))["t"] == "welcome"
+    await alice.quiet()
+
+
+async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its result was out for longer than its author was held; the session of their return got the next `ok` over a seq that it never saw."""
+    server = await make_server(lanes=1)
+    alice, _, _ = await befriended(server)
+    gate = Gate(monkeypatch, server.node.store.lanes[0], "_append")
+    await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="3")
+    await gate.until_reached()
+    await alice.close()
+    registry = server.node.registry
+    async with asyncio.timeout(WAIT_S):
+        while registry.users[UserId("alice")].sessions:
+            await asyncio.sleep(0.01)
+    registry.release(server.node._clock.now() + 3_600)
+    assert UserId("alice") not in registry.users
+    again = await server.connect("alice")
+    gate.go.set()
+    assert (await again.push("entry"))["seq"] == 3
+    assert (await again.say("bob", "4"))["seq"] == 4
+    await check_maps(server.node)
