@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, settings
 
 pytest_plugins = [
     "tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster", "tests.fix_engine",
-    "tests.fix_mirror", "tests.fix_pgbouncer",
+    "tests.fix_mirror", "tests.fix_pgbouncer", "tests.fix_failover",
 ]
 
 # No test fails for a slow machine: two workers share two cores, and the first draw of text takes seconds there.

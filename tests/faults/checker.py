@@ -5,7 +5,8 @@
     the log, from PostgreSQL ──┘
 
 A device's history is the list of what happened to it, in order: `Connected`, `Sent` (a cid, once, when it first went into its outbox), `Acked`,
-`Got`. The checker knows nothing of how chatd works; each rule is one of the promises of docs/protocol.md.
+`Got`, and `Epoch` where the welcome named another log. The checker knows nothing of how chatd works; each rule is one of the promises of
+docs/protocol.md. Each log has histories of its own: `by_epoch` takes them apart.
 """
 
 from __future__ import annotations
@@ -38,6 +39,12 @@ class Connected(NamedTuple):
     starts: dict[str, int]
 
 
+class Epoch(NamedTuple):
+    """The welcome named this log, which is not the one before: all that was held of that one is dropped, and the outbox kept."""
+
+    epoch: str
+
+
 class Sent(NamedTuple):
     cid: str
     to: str
@@ -68,7 +75,7 @@ class Got(NamedTuple):
     paged: bool = False  # from `history`: stands outside the connection's order
 
 
-Event: TypeAlias = Connected | Sent | Acked | Got
+Event: TypeAlias = Connected | Sent | Acked | Got | Epoch
 
 
 @dataclass(slots=True)
@@ -81,7 +88,7 @@ class History:
 
 
 class Finding(NamedTuple):
-    """`what`: lost, twice, order, hole, time, dup, body."""
+    """`what`: lost, twice, order, hole, time, dup, body, missing, foreign."""
 
     what: str
     sentence: str
@@ -98,6 +105,38 @@ def check(histories: Sequence[History], log: Log) -> list[Finding]:
         findings += _sent_order(history, log)
         findings += _contents(history, log, bodies)
     return findings
+
+
+def by_epoch(history: History) -> dict[str, History]:
+    """A device's history with each of the logs that it knew: what was sent before may be in every later one."""
+    parts: dict[str, History] = {}
+    now = History(history.user, history.device)
+    sent: list[Event] = []
+    for e in history.events:
+        if isinstance(e, Epoch):
+            now = parts[e.epoch] = History(history.user, history.device, list(sent))
+        elif isinstance(e, Sent):
+            sent.append(e)
+        now.events.append(e)
+    return parts
+
+
+def foreign(histories: Sequence[History], parts: Sequence[History], log: Log, who: Mapping[str, set[str]]) -> list[Finding]:
+    """What stands in, or was given from, a log of other people. `histories` are those of all who send, `parts` what they saw of this log."""
+    sent = {(h.user, e.cid): e.to for h in histories for e in h.events if isinstance(e, Sent)}
+    found = [
+        Finding("foreign", f"{c} of {who[c]} has {entry}, which {entry.sender} sent to {to or 'nobody'}")
+        for c, entries in log.items()
+        for entry in entries
+        if (to := sent.get((entry.sender, entry.cid))) is None or {entry.sender, to} != who[c]
+    ]
+    found += [
+        Finding("foreign", f"{_who(part)} was given {e.c}/{e.seq}, of {who[e.c]}")
+        for part in parts
+        for e in part.events
+        if isinstance(e, Got | Acked) and e.c in who and part.user not in who[e.c]
+    ]
+    return found
 
 
 def missing(history: History, log: Log) -> list[Finding]:

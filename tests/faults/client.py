@@ -2,7 +2,8 @@
 
 It does what that page asks of an outbox: one queue per peer, sent in order and pipelined; on a retryable error it waits and sends again from that
 entry on; after a reconnect all of the queue goes out again with `retry`; an `ok` or an own entry takes a cid out. It keeps per conversation the
-highest seq without holes and says so in `hello`; where a welcome starts a conversation further on, it pages what lies between.
+highest seq without holes and says so in `hello`; where a welcome starts a conversation further on, it pages what lies between. Where a welcome
+names another epoch it drops all of that but the outbox, whose edits and deletes name their message by its cid alone from then on.
 Whatever the page says cannot happen is in `faults`.
 """
 
@@ -20,7 +21,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.faults.checker import Acked, Connected, Got, History, Sent
+from tests.faults.checker import Acked, Connected, Epoch, Got, History, Sent
 
 DIAL_S_MAX = 0.2  # between two tries; chatd's own clients are more patient
 WELCOME_S_MAX = 20.0
@@ -35,6 +36,7 @@ class Waiting:
     keys: dict[str, Any]
     id: int = 0
     tried: bool = False
+    moved: bool = False  # it names a message of an earlier log, which the one of now may lack
 
 
 class Client:
@@ -66,8 +68,11 @@ class Client:
         self._upto: dict[str, int] = {}  # conversations that are paged up to this seq; pushes wait in `_later`
         self._later: dict[str, list[dict[str, Any]]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._cids: dict[tuple[str, int], str] = {}  # of own messages, by peer and seq
         self._since: str | None = None
         self._epoch: str | None = None
+        self.epoch_live_at = 0.0  # when it was live in the log of now for the first time, by the loop's clock
+        self.ok_at: list[tuple[float, str, str]] = []  # (when, conversation, cid) of each ok
 
     # ---- what the test does -----------------------------------------------------------------------------------------------------
 
@@ -75,6 +80,8 @@ class Client:
         """Put an entry into the outbox, and on its way if nothing is waited for."""
         cid = str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
         keys = {"t": "send" if kind == "message" else kind, "to": to, "cid": cid, "body": body, "ref": ref}
+        if ref is not None:
+            keys["refcid"] = self._cids.get((to, ref))
         self.history.events.append(Sent(cid, to, kind, ref, body))
         self.outbox.setdefault(to, []).append(Waiting(to, {k: v for k, v in keys.items() if v is not None}))
         self._pump(to)
@@ -136,7 +143,7 @@ class Client:
                         return
                     self.faults.append(f"{page} before the welcome")
                     return
-                self._epoch = page.get("epoch", self._epoch)
+                self._of_log(page.get("epoch", self._epoch))
                 for facts in page.get("presence", []):
                     self._saw(facts, snapshot=True)
                 items += page["conversations"]
@@ -149,6 +156,20 @@ class Client:
                 frame = json.loads(await ws.recv())
             self._frame(frame)
             self.changed.set()
+
+    def _of_log(self, epoch: str | None) -> None:
+        """The welcome names this log."""
+        if epoch is None or epoch == self._epoch:
+            return
+        self.history.events.append(Epoch(epoch))
+        self.epoch_live_at = 0.0
+        if self._epoch is not None:
+            self.have, self.mine, self._cids, self._since = {}, {}, {}, None
+            for to, queue in self.outbox.items():
+                self.outbox[to] = [waiting for waiting in queue if "ref" not in waiting.keys or "refcid" in waiting.keys]
+                for waiting in self.outbox[to]:
+                    waiting.moved = waiting.keys.pop("ref", None) is not None or waiting.moved
+        self._epoch = epoch
 
     def _begin(self, items: list[dict[str, Any]]) -> None:
         """Go live: where each conversation starts, what is to be paged, and the whole outbox again."""
@@ -165,6 +186,7 @@ class Client:
                     self.have.setdefault(c, 0)
         self.history.events.append(Connected(starts))
         self.live.set()
+        self.epoch_live_at = self.epoch_live_at or asyncio.get_running_loop().time()
         for c in list(self._upto):
             self._page(c)
         for to in self.outbox:
@@ -212,6 +234,7 @@ class Client:
         dup = bool(frame.get("dup"))
         self.history.events.append(Acked(frame["c"], frame["seq"], frame["ts"], waiting.keys["cid"], dup))
         self.acked += 1
+        self.ok_at.append((asyncio.get_running_loop().time(), frame["c"], waiting.keys["cid"]))
         if not dup and frame["c"] not in self._upto:
             self.have[frame["c"]] = frame["seq"]
         elif not dup:
@@ -226,6 +249,7 @@ class Client:
                 queue.remove(waiting)
                 if kind == "message":
                     self.mine.setdefault(to, []).append(seq)
+                    self._cids[to, seq] = cid
                 return
 
     def _err(self, frame: dict[str, Any]) -> None:
@@ -237,7 +261,8 @@ class Client:
         if waiting not in queue:
             return  # settled by its entry meanwhile
         if "retry_ms" not in frame and frame["code"] != "blocked":
-            self.faults.append(f"{waiting.keys} got {frame}")
+            if not (waiting.moved and frame["code"] == "no_message"):
+                self.faults.append(f"{waiting.keys} got {frame}")
             queue.remove(waiting)
             return
         if frame["code"] == "blocked" and frame["cid"] not in [one.keys["cid"] for one in queue]:

@@ -41,11 +41,15 @@ class Crowd:
         self.rng, self.pause_s = rng, pause_s
         self.users = [(f"a{n}", f"b{n}") for n in range(pairs)]
         self.clients = [
-            Client(place.url, place.token(user), user, f"{user}-{d}", random.Random(rng.getrandbits(64)))
+            self.client(place, user, f"{user}-{d}", random.Random(rng.getrandbits(64)))
             for pair in self.users for user in pair for d in range(devices)
         ]  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
         self._talk: list[asyncio.Task[None]] = []
+
+    def client(self, place: Place, user: str, device: str, rng: random.Random) -> Client:
+        """How a device comes to the place."""
+        return Client(place.url, place.token(user), user, device, rng)
 
     @property
     def acked(self) -> int:

@@ -142,3 +142,13 @@ def test_a_message_may_read_as_sent_or_as_edited_and_as_nothing_else() -> None:
     assert checker.check([*histories, late], log) == []
     wrong = replace(late, events=[Connected({}), Got("1", 1, 1_000, "alice", "message", None, None, None)])
     assert checker.counts(checker.check([*histories, wrong], log)) == {"body": 1}
+
+
+def test_what_stands_in_a_foreign_log_is_found() -> None:
+    """A message of a to b in the log of c and d, and one that c was given from a log of others."""
+    a, c = History("a", "a-0", [Sent("x", "b", "message", None, "hi")]), History("c", "c-0")
+    log = {"1": [Entry(1, 5, "a", "x", "message", None, "hi")]}
+    assert checker.foreign([a, c], [a, c], log, {"1": {"a", "b"}}) == []
+    assert len(checker.foreign([a, c], [a, c], log, {"1": {"c", "d"}})) == 1
+    given = History("c", "c-0", [Got("1", 1, 5, "a", "message", None, "hi", "x")])
+    assert len(checker.foreign([a, c], [a, given], log, {"1": {"a", "b"}})) == 1

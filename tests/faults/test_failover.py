@@ -1,0 +1,276 @@
+"""Failover to a standby that lags, under load: what it lacks is lost and nothing else; nobody reads or writes in another's log; nobody is stuck.
+
+The devices' histories are taken apart by epoch. What they saw of the old log is checked against the old primary's data, what they saw of the new one
+against the new primary's: each in full, as if there were no other. `FAILOVERS=10` does ten in a row, to and fro; the suite does one with each number
+of nodes. CHATD_FAULT_SEED replays the schedule (not the machine's timing).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import uuid
+from typing import Any
+
+import pytest
+
+from tests.cluster.traffic import free_port, metrics, nodes_of, told
+from tests.faults import checker
+from tests.faults.client import Client
+from tests.faults.crowd import Crowd, Place, read_log, seed
+from tests.fix_cluster import Nodes, Roamer
+from tests.fix_failover import MakeCluster, Pair
+from tests.fix_process import MakeProcess
+from tests.fix_redis import MakeRedis
+from tests.fix_server import Frame, MakeServer, Peer, Server
+
+FAILOVERS = int(os.environ.get("FAILOVERS", "1"))
+FAST: dict[str, Any] = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
+RESYNC_S_MAX = 10.0
+SETTLE_S_MAX = 60.0
+NEW_PAIRS = 40  # a sequence is logged 32 values ahead: with more than that, ids are given again
+
+
+class Spread:
+    """Nodes in turn, as behind a load balancer."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes, self.given = nodes, 0
+        self.url = nodes[0].url
+
+    def token(self, user: str) -> str:
+        return self.nodes.token(user)
+
+    def urls(self) -> list[str]:
+        self.given += 1
+        return self.nodes.urls(self.given % len(self.nodes))
+
+
+class Town(Crowd):
+    """The pairs who talk all the time, and single ones who write to many for the first time."""
+
+    def client(self, place: Place, user: str, device: str, rng: random.Random) -> Client:
+        assert isinstance(place, Spread)
+        self.place = place
+        return Roamer(place.urls(), place.token(user), user, device, rng)
+
+    async def newcomer(self, user: str) -> Client:
+        """One more device, connected."""
+        client = self.client(self.place, user, f"{user}-0", random.Random(self.rng.getrandbits(64)))
+        self.clients.append(client)
+        self._tasks.append(asyncio.create_task(client.run()))
+        await client.until(client.live.is_set, SETTLE_S_MAX)
+        return client
+
+    @staticmethod
+    def write_to_many(client: Client, prefix: str) -> None:
+        for n in range(NEW_PAIRS):
+            client.post(f"{prefix}{n}", body=f"{client.history.user} to {prefix}{n}")
+
+    @staticmethod
+    async def all_acked(client: Client) -> None:
+        await client.until(lambda: not client.unsent, SETTLE_S_MAX)
+
+    def resume(self) -> None:
+        """They talk again after `quiet`."""
+        self._talk = [asyncio.create_task(self._talks(c)) for c in self.clients if c.history.user[0] in "ab"]
+
+
+Logs = tuple[dict[str, list[checker.Entry]], dict[str, set[str]]]
+
+
+def judge(town: Town, epoch: str, logs: Logs, *, is_old: bool) -> str:
+    """Check what all saw of one log; gives a line on it."""
+    log, who = logs
+    parts = [parts[epoch] for c in town.clients if epoch in (parts := checker.by_epoch(c.history))]
+    findings = [*checker.check(parts, log), *checker.foreign([c.history for c in town.clients], parts, log, who)]
+    if not is_old:
+        assert len(parts) == len(town.clients)
+        for part in parts:
+            findings += checker.missing(part, {c: log[c] for c, users in who.items() if part.user in users})
+    assert not findings, (epoch, "old" if is_old else "new", checker.counts(findings), findings[:10])
+    acks = sum(isinstance(e, checker.Acked) for part in parts for e in part.events)
+    return f"{sum(map(len, log.values()))} entries, {acks} acks"
+
+
+def lost(old: Logs, new: Logs, acked: set[str]) -> tuple[int, int, int]:
+    """(entries that only the old log has, how many of these had been acked, ids that were given again to others)."""
+    have = {entry.cid for entries in new[0].values() for entry in entries}
+    gone = [entry.cid for entries in old[0].values() for entry in entries if entry.cid not in have]
+    again = [c for c, users in new[1].items() if c in old[1] and old[1][c] != users]
+    return len(gone), len([cid for cid in gone if cid in acked]), len(again)
+
+
+async def one_failover(town: Town, pair: Pair, rng: random.Random, number: int) -> None:
+    loop = asyncio.get_running_loop()
+    await town.acks(rng.randint(20, 100))
+    early, late = await town.newcomer(f"early{number}"), await town.newcomer(f"late{number}")
+    epoch_before = pair.primary.ask("SELECT epoch FROM meta")
+    lag_s = rng.choice((0.0, rng.uniform(0.0, 0.2), rng.uniform(0.2, 1.5)))
+    if lag_s:
+        await asyncio.to_thread(pair.lag)
+        town.write_to_many(early, f"p{number}x")  # lost with their ids
+        if number == 1 or rng.random() < 0.5:
+            await town.all_acked(early)
+        await asyncio.sleep(lag_s)
+    await asyncio.to_thread(pair.end_primary)
+    acked = {cid for c in town.clients for _, _, cid in c.ok_at}
+    await asyncio.sleep(0.3)  # what the primary has answered is with the clients by now
+    began = loop.time()
+    await asyncio.to_thread(pair.promote)
+    promoted = loop.time()
+    early.post(f"p{number}x0", body="again")  # in a conversation that is gone
+    town.write_to_many(late, f"q{number}x")
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while not all(c.epoch_live_at > began for c in town.clients):
+            await asyncio.sleep(0.02)
+    resynced = max(c.epoch_live_at for c in town.clients) - promoted
+    await town.all_acked(late)
+    await town.acks(100)
+    new = await settled(town, pair)
+    epoch = pair.primary.ask("SELECT epoch FROM meta")
+    assert epoch != epoch_before
+    old = await asyncio.to_thread(log_of_old_primary, pair)
+    print(f"{number}: lag {lag_s:.2f} s, promoted in {promoted - began:.2f} s, all resynced {resynced:.2f} s after it")
+    print("   old log:", judge(town, epoch_before, old, is_old=True))
+    print("   new log:", judge(town, epoch, new, is_old=False))
+    gone, gone_acked, again = lost(old, new, acked)
+    print(f"   {gone} entries only in the old log, {gone_acked} of them acked; {again} ids given again to others")
+    stored = {entry.cid for entries in new[0].values() for entry in entries}
+    unstored = [(c.history.user, cid) for c in town.clients for at, _, cid in c.ok_at if at >= began and cid not in stored]
+    assert not unstored, f"an ok after the promotion and no row: {unstored[:10]}"
+    faults = [(c.history.device, fault) for c in town.clients for fault in c.faults]
+    assert not faults, faults[:10]
+    assert resynced < RESYNC_S_MAX
+
+
+def log_of_old_primary(pair: Pair) -> Logs:
+    with pair.old_log() as old_primary:
+        return read_log(old_primary.url)
+
+
+async def settled(town: Town, pair: Pair) -> Logs:
+    """Quiet, every outbox empty, every device complete."""
+    await town.settle(pair.primary.url, SETTLE_S_MAX)
+    unsent = {c.history.device: c.unsent for c in town.clients if c.unsent}
+    assert not unsent, f"stuck: {unsent}"
+    return await asyncio.to_thread(read_log, pair.primary.url)
+
+
+async def failovers(nodes: Nodes, pair: Pair, times: int = FAILOVERS) -> None:
+    rng = random.Random(seed())
+    town = Town(Spread(nodes), rng, pairs=4, pause_s=0.08)
+    town.start()
+    try:
+        for number in range(1, times + 1):
+            if number > 1:
+                town.resume()
+                await asyncio.to_thread(pair.follow)
+            await one_failover(town, pair, rng, number)
+    finally:
+        await town.stop()
+    for node in nodes.nodes:
+        assert node.status is None, "a node has died"
+        said = await metrics(node)
+        assert said["chatd_database_up"] == 1
+        moves = told(node, "log.moved")
+        assert len(moves) == times
+        assert {move["level"] for move in moves} == {"error"}
+
+
+async def test_one_node_over_a_failover_to_a_standby_that_lags(pair: Pair, make_process: MakeProcess) -> None:
+    node = await make_process(database_url=pair.url, admin_port=free_port(), **FAST)
+    await failovers(Nodes([node]), pair)
+
+
+@pytest.mark.cluster
+async def test_two_nodes_over_a_failover_to_a_standby_that_lags(pair: Pair, make_process: MakeProcess, make_redis: MakeRedis) -> None:
+    await failovers(await nodes_of(2, make_process, pair.url, make_redis().url, **FAST), pair)
+
+
+# ---- the old primary, a dump, a point in time -----------------------------------------------------------------------------------------
+
+
+async def peers(server: Server) -> tuple[Peer, Peer, Frame]:
+    """Two who have written to each other once; and the first answer."""
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    first = await alice.say("bob", "1")
+    assert (await bob.say("alice", "2"))["seq"] == 2
+    return alice, bob, first
+
+
+async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make_server: MakeServer) -> None:
+    """It is the first host of the URL, takes writes, and nobody has fenced it; the node's connections end."""
+    server = await make_server(database_url=pair.url)
+    alice, _, _ = await peers(server)
+    await asyncio.to_thread(pair.fail_over)
+    assert await alice.closed() == 1012
+    alice = await server.connect("alice")
+    assert (await alice.say("bob", "3"))["seq"] == 3
+    await asyncio.to_thread(pair.old_primary_back)
+    pair.primary.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%'")
+    cid = str(uuid.uuid4())
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while (answer := await alice.say("bob", "4", cid=cid))["t"] != "ok":
+            await asyncio.sleep(0.05)
+    assert answer["seq"] == 4
+    assert pair.primary.ask("SELECT max(head) FROM conversations") == 4
+    assert pair.standby.ask("SELECT max(head) FROM conversations") == 2
+
+
+@pytest.mark.parametrize("renewed", [False, True])
+async def test_a_dump_in_a_new_cluster_is_begun_again(make_cluster: MakeCluster, make_server: MakeServer, *, renewed: bool) -> None:
+    """Its transactions have small ids, and the epoch of before is in it. A mark and cursors of before do no harm."""
+    old, new = make_cluster(), make_cluster(is_new=True)
+    server = await make_server(database_url=old.url)
+    alice, _, first = await peers(server)
+    late = await server.connect("alice", "late")
+    await asyncio.to_thread(old.restore_dump, new)
+    assert (await alice.say("bob", "after the dump"))["seq"] == 3
+    await server.stop()
+    if renewed:
+        new.ask("WITH u AS (UPDATE meta SET epoch = 'renewed' RETURNING 1) SELECT count(*) FROM u")
+    again = await make_server(database_url=new.url)
+    epoch, since = late.welcome["epoch"], late.welcome["since"]
+    alice = await again.connect("alice", epoch=epoch, since=since, cursors={first["c"]: 3})
+    assert alice.welcome["epoch"] != epoch
+    (item,) = alice.welcome["conversations"]
+    assert (item["head"], item.get("reset")) == (2, None), "all is listed; the cursor is of another epoch"
+    bob = await again.connect("bob", since=since)
+    assert len(bob.welcome["conversations"]) == 1, "a mark without its epoch is void, too"
+    assert (await alice.say("bob", "3"))["seq"] == 3
+    assert (await bob.push("entry"))["body"] == "3"
+
+
+async def test_a_recovery_to_a_point_in_time_is_begun_again(make_cluster: MakeCluster, make_server: MakeServer) -> None:
+    old, new = make_cluster(archives=True), make_cluster(runs=False)
+    server = await make_server(database_url=old.url)
+    alice, _, first = await peers(server)
+    await asyncio.to_thread(new.backup_of, old)
+    old.ask("SELECT pg_create_restore_point('here')::text")
+    assert (await alice.say("bob", "lost"))["seq"] == 3
+    await asyncio.to_thread(new.recover, old, "here")
+    await server.stop()
+    again = await make_server(database_url=new.url)
+    alice = await again.connect("alice", epoch=alice.welcome["epoch"], since=alice.welcome["since"], cursors={first["c"]: 3})
+    (item,) = alice.welcome["conversations"]
+    assert (item["head"], item.get("reset")) == (2, None)
+    assert (await alice.say("bob", "3"))["seq"] == 3
+
+
+async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(make_cluster: MakeCluster, make_server: MakeServer) -> None:
+    cluster = make_cluster()
+    server = await make_server(database_url=cluster.url)
+    alice, _bob, first = await peers(server)
+    late = await server.connect("bob", "late")
+    cluster.stop()
+    cluster.start()
+    cid = str(uuid.uuid4())
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while (await alice.say("bob", "3", cid=cid))["t"] != "ok":
+            await asyncio.sleep(0.05)
+    back = await server.connect("bob", "late", epoch=late.welcome["epoch"], since=late.welcome["since"], cursors={first["c"]: 2})
+    assert back.welcome["epoch"] == late.welcome["epoch"]
+    assert [item["c"] for item in back.welcome["conversations"]] == [first["c"]]
+    assert (await back.push("entry"))["seq"] == 3
