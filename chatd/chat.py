@@ -19,6 +19,7 @@ from chatd import errors, framing, opening, protocol
 from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
+from chatd.gaps import Gap
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
@@ -26,10 +27,12 @@ from chatd.presence import Change
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation
 from chatd.session import Effect, End, Reply, Session, State, Throttled
+from chatd.store import ConvRow
 
 log = structlog.get_logger("chat")
 
 READS_MAX: Final = 8  # reads of one session under way at once
+LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
 SCAN_FACTOR: Final = 4  # a page of history reads at most this many rows a message asked for
 
 
@@ -131,7 +134,7 @@ class Chat:
         assert user is not None
         if c is not None:
             conv = self.s.registry.convs.get(c)
-            if conv is not None and (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending):
+            if conv is not None and (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending or conv.gap is not None):
                 return conv
         elif to is not None:
             conv = user.peers.get(to)
@@ -170,6 +173,10 @@ class Chat:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(opening.OVERTAKEN_S_MAX):
                 await self.s.caught_up(conv)
+        if self.s.registry.convs.get(conv.id) is not conv:  # the log is another one since: its cursors are not this one's
+            raise errors.Unavailable("the log is another one: connect again", retry_ms=opening.OPEN_RETRY_MS)
+        if request.seq > conv.head and isinstance(conv.gap, Gap) and request.seq <= conv.gap.upto:
+            raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=opening.OPEN_RETRY_MS)
         return self._advance(session, request, conv)
 
     def _advance(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
@@ -222,6 +229,8 @@ class Chat:
         try:
             payload = await work
             await self.delivery.drained(session)
+            if session.gone:  # nobody hears it; and the log may have moved since, into whose memory nothing of before must get
+                return
             if callable(payload):
                 payload = payload()
         except errors.Refused as e:
@@ -285,11 +294,15 @@ class Chat:
                     raise ValueError
             except ValueError:
                 raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
-        rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)  # one more tells whether this is the last page
-        if opening.ahead(self.s, rows):
-            rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)
-        is_last, rows = len(rows) <= request.limit, rows[: request.limit]
-        await opening.lift(self.s, rows)
+        rows: list[ConvRow] = []
+        is_last = True
+        for _ in range(LISTS_MAX):
+            rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)  # one more tells whether this is the last page
+            is_last, rows = len(rows) <= request.limit, rows[: request.limit]
+            await opening.lift(self.s, rows)
+            await self.delivery.drained(session)  # here, as another device may read while this one's output is paused
+            if session.gone or not opening.ahead(self.s, rows):
+                break
         facts: dict[str, object] = {} if is_last else {"cursor": f"{rows[-1].extra}.{rows[-1].id}"}
         return lambda: protocol.reply(request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts)
 

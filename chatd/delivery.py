@@ -171,7 +171,7 @@ class Delivery:
         """
         for item in items:
             for one in (item, *(item.twins or ())):
-                self._free(one, give_back=not is_unknown)
+                self._free(one, give_back=not is_unknown or one is not item)  # a cid is written once: its twins make nothing
                 self._answer_error(one, one.session.failed(one.peer, one.cid, one.id, error))
 
     def refused(self, item: Item) -> None:

@@ -280,7 +280,8 @@ async def _overtaken(s: Services, hello: Hello, listing: Listing) -> None:
     Raises Unavailable.
     """
     await lift(s, listing.rows, hello.cursors)
-    if any(row.head > (conv := s.registry.convs[row.id]).head and hello.cursors.get(row.id, 0) > conv.head for row in listing.rows):
+    convs = s.registry.convs  # without those of a log that is another one since: the session has ended then
+    if any((conv := convs.get(row.id)) is not None and row.head > conv.head < hello.cursors.get(row.id, 0) for row in listing.rows):
         raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS)
 
 
@@ -355,14 +356,16 @@ def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
     mine, head = conv.side(user.id), conv.head
     delivered, read = (min(seq, head) for seq in conv.cursor(mine))
     peer_delivered, peer_read = (min(seq, head) for seq in conv.cursor(1 - mine))
-    # The row may be older than memory's cursor, which another device has moved since: there is no more unread than entries behind that.
-    sent, seen = (conv.nb, row.a_read_n) if mine == 0 else (conv.na, row.b_read_n)
+    sent, seen, counted_at = (conv.nb, row.a_read_n, row.a_read) if mine == 0 else (conv.na, row.b_read_n, row.b_read)
+    is_all_read = max(read + 1, conv.floor) > head
+    if not is_all_read:
+        read = min(read, counted_at)  # another device may have read since: `unread` is true of the cursor with which it was counted
     notes = conv.a == conv.b
     return {
         "c": str(conv.id), "peer": conv.peer(user.id), "head": head, "floor": conv.floor, "ts": conv.ts,
         "delivered": delivered, "read": read,
         "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
-        "unread": 0 if notes or max(read + 1, conv.floor) > head else min(max(0, sent - seen), head - read), "open": conv.open,
+        "unread": 0 if notes or is_all_read else max(0, sent - seen), "open": conv.open,
     }  # fmt: skip
 
 
@@ -419,6 +422,10 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
     assert session.user is not None
     item = listed(s, session.user, row)
     conv = s.registry.convs[row.id]
+    mine = conv.side(session.user.id)
+    if item["read"] != min(conv.cursor(mine)[1], conv.head):
+        session.moved = session.moved or set()
+        session.moved.add((conv.id, mine))  # the cursor of now follows as a receipt
     start = None
     if cursor is not None:
         after = max(cursor, conv.floor - 1)

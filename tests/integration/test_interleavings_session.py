@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from chatd import chat, opening
 from chatd.ids import UserId
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
@@ -222,3 +223,164 @@ async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(mak
     assert (await again.push("entry"))["seq"] == 3
     assert (await again.say("bob", "4"))["seq"] == 4
     await check_maps(server.node)
+
+
+def lose_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the lane writes is committed, and its answer lost, until `monkeypatch` is asked for something else."""
+    lane = server.node.store.lanes[0]
+    append = lane._append
+
+    async def lost(batch: Any) -> Any:
+        await append(batch)
+        raise Outage("the answer was lost", "away")
+
+    monkeypatch.setattr(lane, "_append", lost)
+
+
+async def first_of_unknown_outcome(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Peer, str, Gate]:
+    """Alice's first message to Bob was written; the retry says so, and the gap before it is held open."""
+    alice, cid = await server.connect("alice"), str(uuid.uuid4())
+    with monkeypatch.context() as patch:
+        lose_answers(server, patch)
+        patch.setattr(server.node.delivery, "doubtful", lambda convs: None)
+        assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
+    gate = Gate(monkeypatch, server.node.store, "entries_many")
+    dup = await alice.say("bob", "1", cid=cid, retry=True)
+    assert (dup.get("dup"), dup["seq"]) == (True, 1)
+    return alice, dup["c"], gate
+
+
+async def test_a_conversation_that_a_dup_named_is_known_before_its_first_entry_is_read(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """`no_conversation`, for the `c` of the answer before."""
+    server = await make_server(lanes=1)
+    alice, c, gate = await first_of_unknown_outcome(server, monkeypatch)
+    read = await alice.post("read", c=c, seq=1)
+    await gate.until_reached()
+    gate.go.set()
+    assert (await alice.reply(read))["t"] == "ok"
+    await check_maps(server.node)
+
+
+async def test_a_seq_that_a_dup_named_is_never_beyond_the_head(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gap takes longer than a read waits for it: `bad_seq` says that the client is wrong, and it is not."""
+    server = await make_server(lanes=1)
+    monkeypatch.setattr(opening, "OVERTAKEN_S_MAX", 0.0)
+    alice, c, gate = await first_of_unknown_outcome(server, monkeypatch)
+    assert (await alice.request("read", c=c, seq=1))["code"] == "unavailable"
+    assert (await alice.request("read", c=c, seq=2))["code"] == "bad_seq", "nobody has named that one"
+    gate.go.set()
+    assert (await alice.push("entry"))["seq"] == 1
+    assert (await alice.request("read", c=c, seq=1))["t"] == "ok"
+
+
+async def test_a_cid_of_unknown_outcome_keeps_one_slot_however_often_it_was_queued(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server(rate_messages=4, rate_per_ms=600_000, lanes=1)
+    alice, cid = await server.connect("alice"), str(uuid.uuid4())
+    assert (await alice.say("alice", "1"))["t"] == "ok"
+    with monkeypatch.context() as patch:
+        gate = Gate(patch, server.node.store.lanes[0], "_append")
+        before = await alice.post("send", to="alice", cid=str(uuid.uuid4()), body="2")
+        await gate.until_reached()
+        twins = [await alice.post("send", to="alice", cid=cid, body="3") for _ in range(2)]
+        assert (await alice.request("ping"))["t"] == "pong"  # both are queued
+        patch.undo()
+        lose_answers(server, patch)
+        gate.go.set()
+        assert (await alice.reply(before))["t"] == "ok"
+        assert [(await alice.reply(id))["t"] for id in twins] == ["err", "err"]
+    assert (await alice.say("alice", "3", cid=cid, retry=True)).get("dup") is True
+    assert (await alice.say("alice", "4"))["t"] == "ok"
+    assert (await alice.say("alice", "5"))["code"] == "rate_limited", "four were written"
+
+
+async def turns(server: Server) -> tuple[Peer, Peer, str]:
+    """Ten messages, by turns: Alice's have odd seqs."""
+    alice, bob, c = await befriended(server)
+    for _ in range(4):
+        await alice.say("bob")
+        await bob.say("alice")
+    return alice, bob, c
+
+
+async def test_a_welcome_counts_what_is_unread_from_the_cursor_that_it_tells(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both had written: `read` was memory's, and `unread` all entries behind it, one's own too."""
+    server = await make_server(rate_messages=100)
+    _, bob, c = await turns(server)
+    gate = Gate(monkeypatch, opening, "snapshot")
+    late = await server.open()
+    hello = await late.post("hello", v=1, token=server.token("bob"), device="d2")
+    await gate.until_reached()  # behind the listing
+    assert (await bob.request("read", c=c, seq=6))["t"] == "ok"
+    gate.go.set()
+    (item,) = (await late.reply(hello))["conversations"]
+    assert (item["read"], item["unread"]) == (0, 5)
+    assert (await late.push("receipt"))["read"] == 6
+
+
+class Pause:
+    """The output of connections takes nothing more until `go`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+        self.reached, self.go = asyncio.Event(), asyncio.Event()
+        monkeypatch.setattr(server.node.delivery, "drained", self._wait)
+
+    async def _wait(self, session: Any) -> None:
+        self.reached.set()
+        await self.go.wait()
+
+    async def until_reached(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self.reached.wait()
+
+
+async def test_a_listing_counts_what_is_unread_as_of_the_turn_in_which_it_is_sent(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server(rate_messages=100)
+    _, bob, c = await turns(server)
+    other = await server.connect("bob", device="d2")
+    pause = Pause(monkeypatch, server)
+    listing = await other.post("conversations", limit=10)
+    await pause.until_reached()
+    assert (await bob.request("read", c=c, seq=6))["t"] == "ok"
+    pause.go.set()
+    (item,) = (await other.reply(listing))["conversations"]
+    assert (item["read"], item["unread"]) == (6, 2)
+
+
+async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its session had ended; its rows were merged all the same, and the id is somebody else's in the log that is."""
+    server = await make_server()
+    _, bob, c = await befriended(server)
+    pause = Pause(monkeypatch, server)
+    await bob.post("conversations", limit=10)
+    await pause.until_reached()
+    with connect(server.node.store.opener._conninfo) as db:
+        db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
+        db.execute("UPDATE meta SET epoch = 'renewed'")
+    assert await bob.closed() == 1012
+    (task,) = [task for task in asyncio.all_tasks() if "_run_read" in repr(task)]
+    pause.go.set()
+    await asyncio.wait([task])
+    assert server.node.registry.convs == {}
+    dave = await server.connect("dave")
+    assert [item["peer"] for item in dave.welcome["conversations"]] == ["erin"]
+
+
+async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its conversations were looked up in a memory that had been dropped: KeyError, close 1011."""
+    server = await make_server()
+    _, bob, _ = await befriended(server)
+    gate = Gate(monkeypatch, opening, "lift")
+    late = await server.open()
+    await late.post("hello", v=1, token=server.token("bob"), device="d2")
+    await gate.until_reached()
+    bugs: list[str] = []
+    monkeypatch.setattr(chat.log, "exception", lambda event, **_: bugs.append(event))
+    with connect(server.node.store.opener._conninfo) as db:
+        db.execute("UPDATE meta SET epoch = 'renewed'")
+    assert await late.closed() == await bob.closed() == 1012
+    gate.go.set()
+    async with asyncio.timeout(WAIT_S):
+        await server.node.chat.hellos_done()
+    assert bugs == []
