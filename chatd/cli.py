@@ -262,7 +262,7 @@ def _epoch(options: argparse.Namespace) -> int:
         raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None
     print(row[0] if row else "")
     if options.renew:
-        print("chatd: a node that is running tells the old one until it is started anew", file=sys.stderr)
+        print("chatd: running nodes notice within a second", file=sys.stderr)
     return 0
 
 
