@@ -202,6 +202,8 @@ class Gaps:
                     self._deliver(wants[conv_id][0], e)
                 await self._pass_over([(conv, upto) for conv, upto in wants.values() if not read[conv.id]])
                 for conv, _ in wants.values():
+                    if self._registry.convs.get(conv.id) is not conv:
+                        continue  # the log moved while this was read: its results are of the one before
                     if self._missing(conv):
                         self._open[conv.id] = conv  # behind those that wait
         finally:

@@ -474,6 +474,9 @@ def entry(c: int, seq: int, ts: int, from_json: bytes, to_json: bytes, kind: int
     )  # fmt: skip
 
 
+LATER_KIND: Final = b"other"  # of a release after this one, whose nodes write beside ours during an upgrade: clients pass it over, and its seq counts
+
+
 class Stored(NamedTuple):
     """An entry as the log holds it now, in the order of the columns of `sql/queries/entries_*.sql`. Times in ms."""
 
@@ -493,6 +496,7 @@ class Stored(NamedTuple):
 def stored_entry(head: bytes, e: Stored, from_json: bytes, to_json: bytes, own: bool) -> bytes:
     """An entry as it stands now. `head`: b'{' for an item of history, or `entry_head(c)` for a push."""
     tail = b""
+    kind = KINDS[e.kind] if 0 <= e.kind < len(KINDS) else LATER_KIND
     if own:
         tail = b',"cid":"%b"' % e.cid.encode()
     if e.ref is not None:
@@ -501,7 +505,7 @@ def stored_entry(head: bytes, e: Stored, from_json: bytes, to_json: bytes, own: 
         tail += b',"body":%b' % dumps(e.body)
     if e.kind == MESSAGE and e.rev is not None:
         tail += b',"rev":%d,"%b":%d' % (e.rev, b"deleted" if e.body is None else b"edited", e.changed or 0)
-    return b'%b"seq":%d,"ts":%d,"from":%b,"to":%b,"kind":"%b"%b}' % (head, e.seq, e.ts, from_json, to_json, KINDS[e.kind], tail)
+    return b'%b"seq":%d,"ts":%d,"from":%b,"to":%b,"kind":"%b"%b}' % (head, e.seq, e.ts, from_json, to_json, kind, tail)
 
 
 def entry_head(c: int) -> bytes:

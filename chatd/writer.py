@@ -183,7 +183,7 @@ class Lane:
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
                         self.rows_underway = len(batch.messages) + len(batch.changes)
-                        await self._write(batch)
+                        await self._write(batch, self._state.generation)
                         self.rows_underway = 0
                     del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
                     if self.queue.items:
@@ -225,31 +225,37 @@ class Lane:
         doubtful, self._doubtful = self._doubtful, set()
         self._outcome.doubtful(doubtful)
 
-    async def _write(self, batch: Batch) -> None:
+    async def _write(self, batch: Batch, generation: int) -> None:
+        """A batch, or what is left of one, that was gathered of a generation of the log: it is not written to another."""
         items = batch.items
         began = time.perf_counter()
         if began - self._used_at > connection.PROVE_AFTER_S and self._conn is not None and not self._conn.closed:
             await connection.is_alive(self._conn)  # after a quiet spell: a batch over a dead connection would wait for its deadline, and be unknown
         self._began_at = self._used_at = began
-        generation = self._state.generation
         try:
             if self.stuck:
                 batch = await self._without_stuck(batch)
                 items = batch.items
                 if not items:
                     return
+            if self._state.generation != generation:
+                raise Outage("the log is another one since", "moved", is_unknown=False)
+            delivered = [item.conv.head for item in items]
             answer = await self._append(batch)
             if self._state.generation != generation:
                 raise Outage("the log is another one since", "moved")
+            if _is_behind(batch, answer, delivered):
+                self._state.suspect(is_behind=True)
+                raise Outage("entries that were delivered are not in the log", "moved")
         except Outage as e:
             self._outage(items, e)
             await self.close_if_broken(e)
         except psycopg.Error as e:
             if faults.judge(e) is Fault.LOCKED:
-                await self._write_unlocked(batch, e)
+                await self._write_unlocked(batch, generation, e)
                 return
             if len(items) > 1:
-                await self._write_halves(batch)
+                await self._write_halves(batch, generation)
                 return
             log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate, reason=faults.sentence(e))
             self._settle(items)
@@ -285,7 +291,7 @@ class Lane:
         if e.is_unknown or e.kind == "moved":
             await self.close()
 
-    async def _write_halves(self, batch: Batch) -> None:
+    async def _write_halves(self, batch: Batch, generation: int) -> None:
         for half in batch.halves():
             # What is queued behind an entry of the first half must not be written if that one failed.
             part, blocked = half.sift()
@@ -293,9 +299,9 @@ class Lane:
                 self._settle(blocked)
                 self._outcome.blocked(blocked)
             if part.messages or part.changes:
-                await self._write(part)
+                await self._write(part, generation)
 
-    async def _write_unlocked(self, batch: Batch, e: psycopg.Error) -> None:
+    async def _write_unlocked(self, batch: Batch, generation: int, e: psycopg.Error) -> None:
         """Another transaction holds the row of one of these conversations for longer than `lock_timeout`: the others are not to wait for it."""
         items = batch.items
         try:
@@ -306,7 +312,7 @@ class Lane:
             return
         if not locked and batch.changes:  # the row of a message that one of them changes: messages, which lock no such row, go on
             if len(items) > 1:
-                await self._write_halves(batch)
+                await self._write_halves(batch, generation)
             else:
                 self._settle(items)
                 self._fail_alone(items, e)
@@ -316,7 +322,7 @@ class Lane:
             return
         rest = self._leave(batch, locked)
         if rest.messages or rest.changes:
-            await self._write(rest)
+            await self._write(rest, generation)
 
     async def _without_stuck(self, batch: Batch) -> Batch:
         """Of conversations that were held a moment ago it is asked first whether they are still: without waiting, in one round trip."""
@@ -431,23 +437,39 @@ class Lane:
             await connection.close(conn)
 
 
-NOTES: Final = frozenset((None, "dup", "limited", "no_message", "not_author", "deleted", "too_late"))
+SPECIAL: Final = frozenset(("dup", "limited"))  # what is said of a message that made no entry
+NOTES: Final = SPECIAL | {None, "no_message", "not_author", "deleted", "too_late"}  # of a change
 
 
 def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
-    """The rows of `append`, typed. Raises Outage where one of the items has no answer: what became of it is unknown, and must not be an `ok`."""
+    """The rows of `append`, typed. Raises Outage where one of the items has no answer: what became of it is unknown, and must not be an `ok`.
+
+    Nor is it one what cannot be true: a seq or a time that is none, or an answer that speaks of another conversation.
+    """
+    try:
+        return _typed(rows, batch, convs)
+    except (TypeError, ValueError, IndexError) as e:  # none of the types that `append` has
+        raise Outage(f"`append` gave an odd answer: {e}", "answer") from e
+
+
+def _typed(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
     firsts: dict[int, tuple[int, int]] = {}
     special: dict[int, Row] = {}
     is_whole = True
     for ord, conv, seq, ts, note in rows:
         if ord is None:
             firsts[conv] = (seq, ts)
+            is_whole = is_whole and seq > 0 and ts is not None
         else:
             ref = 0
             if note is not None and note.startswith("ref "):
                 ref, note = int(note[4:]), None
             special[ord] = Row(conv, seq, ts, note, ref)
-            is_whole = is_whole and note in NOTES and (seq is not None or note not in (None, "dup"))
+            item = batch.messages[ord] if ord >= 0 else batch.changes[-1 - ord]
+            is_whole = (
+                is_whole and item.conv.id == conv and note in (SPECIAL if ord >= 0 else NOTES)
+                and (note not in (None, "dup") or (seq > 0 and ts is not None))
+            )  # fmt: skip
     if special or batch.changes:
         is_whole = (
             is_whole
@@ -459,6 +481,23 @@ def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) 
     if not is_whole:
         raise Outage("`append` gave no answer for some of the batch", "answer")
     return Answer(firsts, special)
+
+
+def _is_behind(batch: Batch, answer: Answer, delivered: list[int]) -> bool:
+    """A new entry got a seq that had been delivered before the batch went: the log has lost what was there, under this connection.
+
+    `delivered`: the heads of the items' conversations at that time.
+    """
+    firsts, special = answer
+    n = 0
+    for item in batch.messages:  # no call in here: this is on the path of a message
+        if n not in special and firsts[item.conv.id][0] <= delivered[n]:
+            return True
+        n += 1
+    for x, _ in enumerate(batch.changes) if batch.changes else ():
+        if special[-1 - x].note is None and special[-1 - x].seq <= delivered[n + x]:
+            return True
+    return False
 
 
 def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:

@@ -129,6 +129,42 @@ async def test_a_batch_made_for_the_epoch_before_is_refused(make_server: MakeSer
     assert await alice.closed() == RESTART
 
 
+async def test_the_second_half_of_a_batch_is_not_written_to_another_log(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It went out with the new fence, although its session had been closed."""
+    server = await make_server(lanes=1, rate_messages=1_000)
+    alice, _, c = await befriended(server)
+    other = (await sent(alice, "carol", "1"))["c"]
+    lane = server.node.store.lanes[0]
+    calls: list[int] = []
+    write = lane._write
+
+    async def between(batch: Batch, *generation: int) -> None:
+        calls.append(len(batch.items))
+        if calls == [1]:  # what comes meanwhile is one batch
+            while len(lane.queue) < 2:
+                await asyncio.sleep(0)
+        if calls == [1, 2, 1, 1]:  # the first half's outcome is known, and the log moves
+            with connect(conninfo(server)) as db:
+                db.execute("UPDATE meta SET epoch = 'renewed'")
+            server.node.store.log.suspect()
+            while server.node.store.epoch != "renewed":
+                await asyncio.sleep(0)
+        await write(batch, *generation)
+
+    monkeypatch.setattr(lane, "_write", between)
+    with connect(conninfo(server)) as db:
+        db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
+        await alice.post("send", to="carol", cid=str(uuid.uuid4()), body="2")
+        while not calls:
+            await asyncio.sleep(0)
+        await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="x")
+        await alice.post("send", to="carol", cid=str(uuid.uuid4()), body="of the log before")
+        assert await alice.closed() == RESTART
+        await lane.idle.wait()
+        assert calls == [1, 2, 1, 1]
+        assert [body for _, _, body in entries(db, int(other))] == ["1", "2"]
+
+
 async def test_a_log_at_another_place_gets_a_new_epoch_once(make_server: MakeServer, make_db: Any) -> None:
     """As after a restore: what `meta` has recorded is not where the log is. Two nodes; one of them makes the epoch."""
     url = make_db()
@@ -158,6 +194,28 @@ async def test_a_log_that_lost_its_end_is_found_when_a_lane_connects(make_server
         assert [item["head"] for item in alice.welcome["conversations"]] == [1]
         assert (await sent(alice, "bob", "other"))["seq"] == 2
         assert (await bob.push("entry"))["body"] == "other"
+
+
+@pytest.mark.parametrize("head", [0, 2])
+async def test_a_log_that_lost_its_end_under_the_connections_is_found_by_the_next_send(make_server: MakeServer, head: int) -> None:
+    """A fresh send was a `dup` by a seq that the peer had for another text; the peer never got it."""
+    server = await make_server()
+    alice, bob, c = await befriended(server)
+    last = [await sent(alice, "bob", body) for body in ("3", "4")][-1]
+    assert last["seq"] == 4
+    with connect(conninfo(server)) as db:
+        db.execute("DELETE FROM entries WHERE seq > %s", (head,))
+        db.execute("UPDATE conversations SET head = %s, na = least(na, %s / 2), nb = least(nb, %s / 2)", (head, head, head))
+        cid = str(uuid.uuid4())
+        answer = await alice.say("bob", "after", cid=cid)
+        assert (answer["t"], answer.get("code")) == ("err", "unavailable")
+        alice, bob = await again(server, alice, "alice"), await again(server, bob, "bob")
+        assert [one["head"] for one in bob.welcome["conversations"]] == [head + 1]
+        answer = await alice.say("bob", "after", cid=cid, retry=True)
+        assert (answer["t"], answer["seq"], answer["dup"]) == ("ok", head + 1, True)
+        assert [body for _, _, body in entries(db, int(c))] == [*"12"[:head], "after"]
+        assert (await sent(bob, "alice", "next"))["seq"] == head + 2
+        assert (await alice.push("entry"))["body"] == "next"
 
 
 async def test_a_dump_restored_in_place_is_another_log(make_server: MakeServer) -> None:
@@ -210,6 +268,20 @@ def item(conv: Conversation) -> Item:
         [(0, 1, None, None, "dup")],
         [(0, 1, None, None, "a note of a later release")],
         [(1, 1, 5, 5, "dup")],
+        [(None, 1, None, 1, None)],
+        [(None, 1, 0, 1, None)],
+        [(None, 1, 1, None, None)],
+        [(None, None, None, None, None)],
+        [(None, 1, 1, 1)],
+        [(None, 1, "1", 1, None)],
+        [(0, 1, 5, None, "dup")],
+        [(0, 1, 0, 0, "dup")],
+        [(0, 2, 5, 5, "dup")],
+        [(0, 1, 5, 5, None)],
+        [(0, 1, 5, 5, "no_message")],
+        [(0, 1, 5, 5, "ref x")],
+        [(-1, 1, 5, 5, "dup"), (None, 1, 1, 1, None)],
+        [(7, 1, 5, 5, "dup"), (None, 1, 1, 1, None)],
     ],
 )
 def test_an_item_without_an_answer_has_no_outcome(rows: list[tuple[Any, ...]]) -> None:
@@ -279,3 +351,48 @@ def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
         assert made["host"] == expected[0]
         if url.startswith("host=a,b,c"):
             assert made["port"] == expected[1]
+
+
+@pytest.mark.parametrize("table", ["entries", "conversations"])
+async def test_what_a_trigger_takes_out_in_silence_is_not_acked(make_server: MakeServer, table: str) -> None:
+    """It was answered `ok` with the next seq, and no row was there."""
+    server = await make_server()
+    alice, _, c = await befriended(server)
+    event = "INSERT" if table == "entries" else "UPDATE"
+    with connect(conninfo(server)) as db:
+        db.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        db.execute(f"CREATE TRIGGER gone BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION nothing()")
+        assert (await sent(alice, "bob", "3"))["code"] == "refused"
+        assert (await alice.request("edit", c=c, ref=1, cid=str(uuid.uuid4()), body="x"))["code"] == "refused"
+        db.execute(f"DROP TRIGGER gone ON {table}")
+        assert (await sent(alice, "bob", "3"))["seq"] == 3
+        assert len(entries(db, int(c))) == 3
+
+
+async def test_an_edit_that_a_trigger_skips_is_not_acked(make_server: MakeServer) -> None:
+    server = await make_server()
+    alice, _, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute("CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        db.execute("CREATE TRIGGER gone BEFORE UPDATE ON entries FOR EACH ROW EXECUTE FUNCTION nothing()")
+        assert (await alice.request("edit", c=c, ref=1, cid=str(uuid.uuid4()), body="x"))["code"] == "refused"
+        assert entries(db, int(c))[0][2] == "1"
+
+
+async def test_an_entry_of_a_later_release_ends_no_node(make_server: MakeServer) -> None:
+    """Its nodes write beside ours during an upgrade: the seq counts, and clients pass the kind over."""
+    server = await make_server()
+    alice, bob, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute(
+            "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind)"
+            " VALUES (%s, 3, clock_timestamp(), gen_random_uuid(), 1, 1, 0, 9)", (int(c),),
+        )  # fmt: skip
+        db.execute("UPDATE conversations SET head = 3 WHERE id = %s", (int(c),))
+    assert (await alice.say("bob", "4"))["seq"] == 4
+    kinds: list[str] = []
+    while len(kinds) < 2:
+        if (entry := await bob.push("entry"))["seq"] > 2:
+            kinds.append(entry["kind"])
+    assert kinds == ["other", "message"]
+    assert (await bob.request("history", c=c, before=5, limit=10))["t"] == "ok"
