@@ -5,7 +5,7 @@
 
 A lane has one connection and one batch under way; what comes in meanwhile is the next batch. A conversation stays in one lane while it has
 anything there, so its entries keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger batches do the
-work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (shared/design.md). Under a load where no
+work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's CPU (docs/decisions/0016). Under a load where no
 conversation is ever idle, a lane with much more to do than another hands it whole conversations between two batches.
 
 An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender gets `unavailable` and its retry with the

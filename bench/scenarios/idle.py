@@ -18,7 +18,7 @@ from bench.target import Target
 
 EXAMPLES = """\
   python -m bench idle                         5,000 connections
-  python -m bench idle --connections 10000     as issue 5 asks"""
+  python -m bench idle --connections 10000     for memory a connection at a larger size"""
 FIRST: Final = 100  # connections before the first reading
 STEPS: Final = 5
 SETTLE_S: Final = 3.0
