@@ -315,7 +315,11 @@ class Chat:
         session.watching = request.users
         if self.s.relay is not None:
             await self.s.relay.mirror.look(request.users)
-        seen = await opening.last_seen(self.s, session, request.users)
+        seen: dict[UserId, int | None] = {}
+        await self.delivery.drained(session)
+        while opening.unseen(self.s, session, request.users, seen):
+            seen |= await opening.last_seen(self.s, session, request.users)
+            await self.delivery.drained(session)  # somebody may leave while the output is paused
         return lambda: protocol.reply(request.id, presence=opening.statuses(self.s, session, request.users, seen))
 
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
@@ -339,13 +343,23 @@ class Chat:
         """Both have sent: those who watch the other may see them from now on."""
         for user, watched in ((a, b), (b, a)):
             holder = self.s.registry.users.get(user)
-            if holder is None:
-                continue
-            change = opening.status(self.s, watched, None)
-            frame = framing.encode_text(protocol.frame("presence", **change.facts()))
-            for session in holder.sessions.values():
-                if watched in session.watching and session.state is State.LIVE:
-                    session.sink.send(frame)
+            watchers = [] if holder is None else [one for one in holder.sessions.values() if watched in one.watching]
+            if watchers and self.s.presence.status(watched) is None:
+                self.s.spawn(self._tell_away(watchers, watched))
+            else:
+                self._tell_status(watchers, watched, None)
+
+    async def _tell_away(self, watchers: list[Session], watched: UserId) -> None:
+        seen = None
+        with contextlib.suppress(errors.Refused):
+            seen = (await self.s.store.seen([watched])).get(watched)
+        self._tell_status(watchers, watched, seen)
+
+    def _tell_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
+        frame = framing.encode_text(protocol.frame("presence", **opening.status(self.s, watched, seen_ms).facts()))
+        for session in watchers:
+            if watched in session.watching and session.state is State.LIVE:
+                session.sink.send(frame)
 
     # ---- the rest -------------------------------------------------------------------------------------------------------------------------
 

@@ -137,6 +137,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         _end(session, hello.id, e, CloseCode.OVERLOADED)
         return
     await _welcome(s, session, hello, listing, presence)
+    seen = await _seen_meanwhile(s, session, presence)
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1
@@ -149,7 +150,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     opened(session)
     if not session.live:
         return  # a request that waited for the welcome has ended it
-    _changed_meanwhile(s, session, presence)
+    _changed_meanwhile(s, session, presence, seen)
     _moved_meanwhile(s, session)
     if s.relay is not None and s.presence.elsewhere(user.id):
         s.spawn(s.relay.look_back(user))
@@ -463,13 +464,21 @@ async def snapshot(s: Services, session: Session) -> list[dict[str, object]]:
     return statuses(s, session, users, seen)
 
 
-async def last_seen(s: Services, session: Session, users: Iterable[UserId]) -> dict[UserId, int]:
-    """When those of them who are away were last seen, in ms, from the database."""
-    away = [user for user in users if may_see(session, user) and s.presence.status(user) is None]
-    return await s.store.seen(away) if away else {}
+def unseen(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[UserId]:
+    """Those of them who are away, and of whom `seen` does not say since when."""
+    return [user for user in users if user not in seen and s.presence.status(user) is None and may_see(session, user)]
 
 
-def statuses(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int]) -> list[dict[str, object]]:
+async def last_seen(s: Services, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
+    """When those of them who are away were last seen, in ms, from the database; None: it does not know. Also of those who leave while it is asked."""
+    seen: dict[UserId, int | None] = {}
+    while away := unseen(s, session, users, seen):  # each is asked for once
+        found = await s.store.seen(away)
+        seen.update((user, found.get(user)) for user in away)
+    return seen
+
+
+def statuses(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[dict[str, object]]:
     """As of now: to be sent in this turn of the loop, before a change is pushed."""
     return [_status(s, session, user, seen.get(user)).facts() for user in users]
 
@@ -486,11 +495,20 @@ def status(s: Services, user: UserId, seen_ms: int | None) -> Change:
     return change._replace(v=max(change.v, s.presence.told_v(s.now_ms())))
 
 
-def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> None:
+async def _seen_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> Mapping[UserId, int | None]:
+    """When those were last seen who have left since the snapshot."""
+    known = {facts["user"] for facts in told if facts["state"] == Status.OFFLINE.value}
+    try:
+        return await last_seen(s, session, [user for user in session.watching if user not in known])
+    except errors.Retryable:
+        return {}
+
+
+def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
     """Push what changed between the snapshot and going live; changes are pushed to live sessions only."""
     before = {facts["user"]: facts["state"] for facts in told}
     for user in session.watching:
-        now = _status(s, session, user, None)
+        now = _status(s, session, user, seen.get(user))
         if before.get(user) != now.status.value:
             session.sink.send(framing.encode_text(protocol.frame("presence", **now.facts())))
 

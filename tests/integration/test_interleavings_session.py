@@ -135,6 +135,52 @@ async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(make_
     assert (await alice.reply(watch))["presence"][0]["state"] == "online"
 
 
+async def left(server: Server, peer: Peer, user: str) -> None:
+    """The user has left, and their grace time is over."""
+    await peer.close()
+    async with asyncio.timeout(WAIT_S):
+        while server.node.presence.status(UserId(user)) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their time was asked for while they were there: the answer said `offline` and not since when."""
+    server = await make_server(presence_grace_ms=0)
+    alice, bob, _ = await befriended(server)
+    pause = Pause(monkeypatch, server)
+    watch = await alice.post("watch", users=["bob"])
+    await pause.until_reached()
+    await left(server, bob, "bob")
+    pause.go.set()
+    (told,) = (await alice.reply(watch))["presence"]
+    assert (told["state"], "seen" in told) == ("offline", True)
+
+
+async def test_who_leaves_before_the_end_of_a_welcome_was_last_seen_then(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = await make_server(presence_grace_ms=0)
+    _, bob, _ = await befriended(server)
+    gate = Gate(monkeypatch, server.node.services, "drained")
+    late = await server.open()
+    hello = await late.post("hello", v=1, token=server.token("alice"), device="d2", watch=["bob"])
+    await gate.until_reached()
+    await left(server, bob, "bob")
+    gate.go.set()
+    assert (await late.reply(hello))["presence"][0]["state"] == "online"
+    told = await late.push("presence")
+    assert (told["state"], "seen" in told) == ("offline", True)
+
+
+async def test_whom_the_first_answer_makes_visible_was_last_seen_then(make_server: MakeServer) -> None:
+    """Bob has written and left; Alice writes back and may see him from now on."""
+    server = await make_server(presence_grace_ms=0)
+    alice, bob = await server.connect("alice", watch=["bob"]), await server.connect("bob")
+    assert (await bob.say("alice", "1"))["t"] == "ok"
+    await left(server, bob, "bob")
+    assert (await alice.say("bob", "2"))["t"] == "ok"
+    told = await alice.push("presence")
+    assert (told["user"], told["state"], "seen" in told) == ("bob", "offline", True)
+
+
 async def test_pipelined_watches_are_each_answered_for_their_own_users(server: Server) -> None:
     alice = await server.connect("alice")
     first, second = await alice.post("watch", users=["bob", "carol"]), await alice.post("watch", users=["dave"])
