@@ -236,8 +236,7 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     generation = s.store.log.generation
     heads: dict[ConvId, int] | None = {} if s.relay is not None and not user.loaded else None
     new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named), heads)
-    if s.store.log.generation != generation:
-        raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
+    _check_log(s, generation)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
     if heads is not None:
         _passed_by(session, user, heads)
@@ -247,11 +246,19 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
         try:
             _, _, again = await _rows(s, user, new_mark, False, counted)
         except errors.Retryable:
-            user.loaded, user.early = loaded, early
+            if s.store.log.generation == generation:  # else nothing of the user is in memory any more
+                user.loaded, user.early = loaded, early
             raise
+        _check_log(s, generation)
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
     return Listing(new_mark, now_ms, rows)
+
+
+def _check_log(s: Services, generation: int) -> None:
+    """Raises Unavailable if the log has moved since."""
+    if s.store.log.generation != generation:
+        raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
 
 
 def _passed_by(session: Session, user: User, heads: Mapping[ConvId, int]) -> None:

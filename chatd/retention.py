@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from chatd.ids import ConvId
     from chatd.metrics import Metrics
-    from chatd.postgres.connection import Opener
+    from chatd.postgres.connection import Connection, Opener
 
 log = structlog.get_logger("retention")
 
@@ -159,7 +159,7 @@ class Retention:
     # ---- steps --------------------------------------------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _connect(self) -> AsyncIterator[Connection]:
         conn = await self._opener.open("retention", SESSION, CONNECT_S)
         try:
             yield conn
@@ -193,7 +193,7 @@ class Retention:
     async def _partitions(self, conn: psycopg.AsyncConnection[Any]) -> list[Partition]:
         return [Partition(*row) for row in await _rows(conn, PARTITIONS, (self._retention_s, self._partition_s))]
 
-    async def _drop(self, conn: psycopg.AsyncConnection[Any], partition: Partition) -> None:
+    async def _drop(self, conn: Connection, partition: Partition) -> None:
         if partition.state == "attached":
             await self._raise_floors(conn, partition)
             await self._refresh(conn)
@@ -214,12 +214,18 @@ class Retention:
         mode = "FINALIZE" if partition.state == "pending" else "CONCURRENTLY"
         await _execute(conn, sql.SQL("ALTER TABLE entries DETACH PARTITION {} " + mode).format(sql.Identifier(partition.name)))
 
-    async def _refresh(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        """Memory's floors from the database's."""
+    async def _refresh(self, conn: Connection) -> None:
+        """Memory's floors from the database's. Raises Outage where memory is of another log by the time of the answer: floors only rise."""
         held = list(self._held())
         for at in range(0, len(held), HELD_ROWS):
-            if rows := await _rows(conn, FLOORS, (held[at : at + HELD_ROWS],)):
+            rows = await self._floors_of(conn, held[at : at + HELD_ROWS])
+            if conn.generation != self._opener.state.generation:
+                raise Outage("the log is another one since", "moved", is_unknown=False)
+            if rows:
                 self._floors(rows)
+
+    async def _floors_of(self, conn: Connection, convs: list[ConvId]) -> list[tuple[ConvId, int]]:
+        return await _rows(conn, FLOORS, (convs,))
 
 
 def _oldest(partitions: list[Partition]) -> str | None:

@@ -282,6 +282,7 @@ class Store:
         Raises Locked if another transaction makes one of them for longer than `lock_ms` (0: it waits as long as a read may take), or if the database
         refuses one of several; DataRefused if it refuses the only one.
         """
+        generation = self.log.generation
         if any(known):
             await self._users.flush()  # who came a moment ago has been here
         asked = dict(zip(pairs, known, strict=True))
@@ -298,6 +299,8 @@ class Store:
                 if lock_ms and isinstance(e.__cause__, pg.LockNotAvailable):
                     raise Locked from e
                 raise
+            if self.log.generation != generation:  # what was found before is of another log than this
+                raise errors.Unavailable("the log is another one since; connect again", retry_ms=READ_RETRY_MS)
             for row in rows:
                 found.append(ConvRow(*row))
                 asked.pop((row[1], row[2]), None)
