@@ -37,7 +37,7 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import Migration, MigrationList, default_migration_table
 
 from chatd.errors import ChatdError, SettingError
-from chatd.postgres.connection import check_encoding
+from chatd.postgres.connection import Opener, check_encoding
 from chatd.postgres.faults import Outage
 from chatd.queries import folder as sql_folder
 
@@ -49,6 +49,7 @@ log = structlog.get_logger("migrate")
 
 WAIT_S_MAX: Final = 600.0  # for another node that migrates
 POLL_S: Final = 0.1
+DEADLINE_S: Final = 60.0  # what is sent must have arrived by then; statements may take longer
 LOCK_TIMEOUT: Final = "3s"
 LOCK_TRIES_MAX: Final = 20
 LOCK_KEY: Final = 0x63686174645F6D67  # "chatd_mg"
@@ -138,7 +139,7 @@ def _done(conn: psycopg.Connection[Any]) -> set[str]:
 @contextlib.contextmanager
 def _connect(conninfo: str) -> Iterator[psycopg.Connection[Any]]:
     try:
-        conn = psycopg.connect(conninfo, autocommit=True, connect_timeout=10, application_name="chatd migrate", client_encoding="UTF8")
+        conn = psycopg.connect(Opener(conninfo).conninfo("migrate", DEADLINE_S), autocommit=True)
     except psycopg.Error as e:
         # Nobody there is not a wrong setting, as far as we know: a supervisor must try again, as after a reboot where the database comes up later.
         refused = any(words in str(e) for words in ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied"))
@@ -158,6 +159,8 @@ def _backend(conninfo: str) -> Iterator[_Backend]:
     with _connect(conninfo) as conn:
         conn.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
         conn.execute("SET statement_timeout = 0")
+        if conn.info.server_version >= 17_00_00:
+            conn.execute("SET transaction_timeout = 0")
         conn.execute("SET client_connection_check_interval = '1s'")  # or the server would finish a dead node's long statement first
         yield _Backend(conn)
 

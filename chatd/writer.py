@@ -417,8 +417,7 @@ class Lane:
                         # An ERROR has rolled the statement back. With FATAL the connection ends, and what it had committed is unknown.
                         raise faults.outage(e, is_unknown=conn.closed) from e
             else:
-                if conn.warnings:
-                    # Such as a wait for a synchronous standby that an administrator has cut short: committed, but not where it must be.
+                if conn.warnings:  # committed, but not where it must be
                     conn.warnings = 0
                     raise Outage(f"PostgreSQL warned: {conn.warning}", "warning")
                 return _read_answer(rows, batch, messages)

@@ -50,9 +50,10 @@ STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 # For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. DateStyle, TimeZone: psycopg reads no other.
 COMMON: Final[Mapping[str, str]] = {
     "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "default_transaction_isolation": "read committed",
-    "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0",
+    "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
     "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
 }  # fmt: skip
+NEWER: Final = {"transaction_timeout": ("0", 17_00_00)}  # setting -> value, and the version of PostgreSQL that has it first
 READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}
 LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning", "lock_timeout": "300ms"}
 FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}  # what this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
@@ -70,9 +71,14 @@ _READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('
 HEADS: Final = query("heads")
 SIGHT: Final = "SELECT epoch, identity, log_identity() FROM meta"
 
+# A wait for a synchronous standby that an administrator has cut short: committed, but not where it must be. Other warnings come from statements, as
+# a trigger's (pl_exec.c), or with each transaction id once few are left (varsup.c): what is written stands all the same.
+SYNC_SOURCE: Final = "syncrep.c"
+WARN_AGAIN_S: Final = 600.0
+_warned_at: dict[str, float] = {}  # source of a warning -> when it was logged; as many as PostgreSQL has files
+
 _numbers = itertools.count(1)
 _life = os.urandom(6).hex()
-
 
 
 class Connection(psycopg.AsyncConnection[Any]):
@@ -84,7 +90,7 @@ class Connection(psycopg.AsyncConnection[Any]):
 
     generation = 0  # of the log that it was compared with
     used_at = 0.0  # monotonic: when it last gave an answer; for connections of the pool
-    warnings = 0  # that the server has sent; the last one's text
+    warnings = 0  # of the server that a commit may not be where it must; the last one's text
     warning = ""
 
     async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
@@ -95,10 +101,16 @@ class Connection(psycopg.AsyncConnection[Any]):
             raise
 
     def note(self, diag: psycopg.errors.Diagnostic) -> None:
-        """A notice of the server."""
-        if diag.severity_nonlocalized == "WARNING":
+        """A notice of the server. What is not known to come from a statement may speak of its commit."""
+        if diag.severity_nonlocalized != "WARNING":
+            return
+        source = diag.source_file
+        if source is None or source == SYNC_SOURCE:
             self.warnings += 1
             self.warning = diag.message_primary or ""
+        elif (now := time.monotonic()) - _warned_at.get(source, -WARN_AGAIN_S) > WARN_AGAIN_S:
+            _warned_at[source] = now
+            log.warning("database.warns", reason=diag.message_primary, hint=diag.message_hint)
 
 
 _open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()  # by mark
@@ -127,19 +139,26 @@ class Opener:
     def _in_order(self, own: Mapping[str, Any]) -> dict[str, str]:
         """Host, address and port lists of libpq, with those that were no use last; nothing if there is one host alone."""
         lists = {key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None}
-        n = max((len(lists.get(key, ())) for key in ("host", "hostaddr")), default=1)
-        if n == 1 or not self._last:
+        places = _places(lists)
+        if len(places) == 1 or not self._last:
             return {}
         if len(ports := lists.get("port", [""])) == 1:  # libpq: one port is for all hosts
-            lists["port"] = ports * n
-        names = lists.get("host") or lists["hostaddr"]
-        order = sorted(range(n), key=lambda i: (names[i], lists["port"][i] or DEFAULT_PORT) in self._last)
+            lists["port"] = ports * len(places)
+        order = sorted(range(len(places)), key=lambda i: self._last.index(places[i]) + 1 if places[i] in self._last else 0)
         return {key: ",".join(values[i] for i in order) for key, values in lists.items()}
 
-    def _avoid(self, conn: Connection) -> None:
+    def _avoid(self, place: tuple[str, str]) -> None:
         """Ask this host after the others from now on."""
-        place = (conn.info.host, str(conn.info.port))
         self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
+
+    def _learn(self, conn: Connection) -> None:
+        """Hosts that were asked before this one were of no use. To ask one that hangs again costs each connection `CONNECT_S`."""
+        own = conninfo_to_dict(self._conninfo)
+        own |= self._in_order(own)
+        places = _places({key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None})
+        if own.get("load_balance_hosts") != "random" and (place := _place(conn)) in places:
+            for before in places[: places.index(place)]:
+                self._avoid(before)
 
     async def open(self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True) -> Connection:
         """A connection that is set, read back and, unless the caller does it, compared. Raises Outage."""
@@ -159,6 +178,7 @@ class Opener:
         """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
         pgarrays.register(conn)
         conn.used_at = time.monotonic()
+        self._learn(conn)
         conn.add_notice_handler(conn.note)
         check_encoding(conn)
         await set_session(conn, settings)
@@ -172,7 +192,7 @@ class Opener:
         if verdict is Verdict.STANDBY:
             raise Outage(STANDBY, "standby", is_unknown=False)
         if verdict is Verdict.LEFT:
-            self._avoid(conn)
+            self._avoid(_place(conn))
             raise Outage(
                 "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
                 " `chatd epoch --renew`", "old-primary", is_unknown=False,
@@ -191,6 +211,17 @@ class Opener:
         if any(heads.get(id, 0) < seq for id, seq in acked.items()):
             self.state.suspect(is_behind=True)
             raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
+
+
+def _place(conn: Connection) -> tuple[str, str]:
+    return conn.info.host, str(conn.info.port)
+
+
+def _places(lists: Mapping[str, list[str]]) -> list[tuple[str, str]]:
+    """(host or address, port) of libpq's lists."""
+    names = lists.get("host") or lists.get("hostaddr") or [""]
+    ports = lists.get("port") or [""]
+    return [(name, port or DEFAULT_PORT) for name, port in zip(names, ports * len(names) if len(ports) == 1 else ports, strict=False)]
 
 
 STANDBY: Final = "the database is a standby and takes no writes: point database_url at the primary, or promote it"
@@ -241,7 +272,7 @@ ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it wi
 
 async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
     """Set, and read back in another statement. Raises Outage where something does not hold, psycopg.Error where it cannot be set."""
-    wanted = dict(settings)
+    wanted = {**settings, **{name: value for name, (value, since) in NEWER.items() if conn.info.server_version >= since}}
     mark = f"{_life}.{next(_numbers)}"
     names = pgarrays.TextArray(list(wanted))
     is_durable = "synchronous_commit" not in wanted

@@ -37,6 +37,7 @@ log = structlog.get_logger("database")
 LOOK_S: Final = 1.0
 DEADLINE_S: Final = 2.5
 START_S: Final = 10.0
+OPEN_S: Final = 8.0  # an outage already: time for two hosts that hang, and the third
 COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 WATCH: Final = query("watch")
@@ -118,8 +119,8 @@ class Watch:
                 pass
 
     async def _look(self) -> None:
+        conn, is_new = await self._connect()
         async with asyncio.timeout(DEADLINE_S):
-            conn, is_new = await self._connect()
             sent = time.perf_counter()
             cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, binary=True)
             row = await cur.fetchone()
@@ -146,7 +147,7 @@ class Watch:
     async def _connect(self) -> tuple[Connection, bool]:
         if self._conn is not None and not self._conn.closed:
             return self._conn, False
-        self._conn = await self._opener.open("watch", connection.READ, DEADLINE_S, compare=False)
+        self._conn = await self._opener.open("watch", connection.READ, OPEN_S, compare=False)
         return self._conn, True
 
     async def _adopt(self, conn: Connection) -> None:

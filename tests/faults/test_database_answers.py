@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import socket
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ from structlog.testing import capture_logs
 from chatd.config import Settings
 from chatd.doctor import examine
 from chatd.migrate import migrate
+from chatd.postgres import connection, watch
+from chatd.postgres.health import Health
 from chatd.server import Node
 from tests.fix_server import Server
 
@@ -175,6 +179,36 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
             await asyncio.sleep(0.05)
     assert (await bob.request("history", to="alice"))["t"] == "ok"
     assert bob.ws.close_code is None
+
+
+@pytest.mark.parametrize(("setting", "value"), [("idle_session_timeout", "5s"), ("transaction_timeout", "5s")])
+async def test_no_time_limit_of_the_role_ends_a_session(role_db: tuple[str, str], setting: str, value: str) -> None:
+    """Each message after a quiet spell was of unknown outcome."""
+    owner, theirs = role_db
+    with admin(owner) as conn:
+        if conn.info.server_version < connection.NEWER.get(setting, ("", 0))[1]:
+            pytest.skip("this PostgreSQL does not have it")
+        conn.execute(f"ALTER ROLE {psycopg.conninfo.conninfo_to_dict(theirs)['user']} SET {setting} = '{value}'")
+    session = await connection.Opener(theirs).open("test", connection.READ, 5.0, compare=False)
+    cur = await session.execute(f"SELECT current_setting('{setting}')")
+    assert await cur.fetchone() == ("0",)
+    await connection.close(session)
+
+
+async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
+    postgres: Embedded, fresh_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine of the old primary hangs; it was asked first, for longer than the watch waited, and so without end."""
+    monkeypatch.setattr(watch, "DEADLINE_S", 1.0)
+    place = psycopg.conninfo.conninfo_to_dict(fresh_db)
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # it takes connections, and never answers
+        hung = hangs.getsockname()[1]
+        opener = connection.Opener(make_conninfo(fresh_db, host=f"127.0.0.1,{place['host']}", port=f"{hung},5432", connect_timeout=2))
+        looks = watch.Watch(opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict)
+        await looks.start()
+        await looks.close()
+        after = psycopg.conninfo.conninfo_to_dict(opener.conninfo("test", 1.0))
+        assert after["port"] == f"5432,{hung}", "and it is asked last from now on"
 
 
 async def test_a_node_started_on_a_hot_standby_waits_and_says_why(own_postgres: OwnPostgres, tmp_path: Path) -> None:

@@ -11,10 +11,13 @@ import asyncio
 import os
 import random
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chatd.migrate import migrate
+from chatd.queries import folder
 from tests.cluster.traffic import free_port, metrics, nodes_of, told
 from tests.faults import checker
 from tests.faults.client import Client
@@ -217,6 +220,15 @@ async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make
     assert answer["seq"] == 4
     assert pair.primary.ask("SELECT max(head) FROM conversations") == 4
     assert pair.standby.ask("SELECT max(head) FROM conversations") == 2
+
+
+async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Path) -> None:
+    """The first one of the URL has become the standby since: a node of the next release did not start."""
+    url = pair.url.replace(str(pair.primary.port), "x").replace(str(pair.standby.port), str(pair.primary.port)).replace("x", str(pair.standby.port))
+    for file in (folder() / "migrations").iterdir():
+        (tmp_path / file.name).write_text(file.read_text())
+    (tmp_path / "9999_pre_next.sql").write_text("CREATE TABLE of_next ()")
+    assert await asyncio.to_thread(migrate, url, folder=tmp_path) == ["9999_pre_next"]
 
 
 @pytest.mark.parametrize("renewed", [False, True])

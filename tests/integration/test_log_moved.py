@@ -333,12 +333,6 @@ async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
 
 
 def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
-    class Info:
-        host, port = "a", 5432
-
-    class Old:
-        info = Info
-
     for url, expected in (
         ("host=a,b,c port=5432,5433,5434", ("b,c,a", "5433,5434,5432")),
         ("host=a,b", ("b,a", "5432,5432")),
@@ -346,7 +340,7 @@ def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
         ("host=a", ("a", None)),
     ):
         opener = Opener(url)
-        opener._avoid(Old())  # type: ignore[arg-type]
+        opener._avoid(("a", "5432"))
         made = conninfo_to_dict(opener.conninfo("test", 1.0))
         assert made["host"] == expected[0]
         if url.startswith("host=a,b,c"):

@@ -367,6 +367,33 @@ async def test_a_conflict_is_tried_again_inside(start: Callable[..., Awaitable[B
     assert bench.metrics.batches_retried == 2
 
 
+async def test_a_warning_of_a_statement_is_no_outage(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
+    """As a trigger gives it, or PostgreSQL with each transaction id once few are left: nothing was acked any more."""
+    db.execute("CREATE FUNCTION warns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'few are left'; RETURN NEW; END $$")
+    db.execute("CREATE TRIGGER warns BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION warns()")
+    bench = await start()
+    assert await bench.answered(bench.put("1"), bench.put("2")) == [None, None]
+
+
+async def test_a_commit_whose_wait_for_a_standby_was_cut_short_is_of_unknown_outcome(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    bench = await start()
+    try:
+        db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        db.execute("SELECT pg_reload_conf()")
+        async with asyncio.timeout(EVENT_S_MAX):
+            while bench.put() and not one(db, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", [bench.backend]):
+                await asyncio.sleep(0.02)
+        waiting = bench.lane.rows_underway
+        db.execute("SELECT pg_cancel_backend(%s)", [bench.backend])
+        await bench.told.until(lambda: "failed" in bench.told.notes.values())
+        assert list(bench.told.notes.values()).count("failed") == waiting
+    finally:
+        db.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        db.execute("SELECT pg_reload_conf()")
+
+
 async def test_a_cut_connection_leaves_the_outcome_unknown_and_the_lane_comes_back(
     start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
 ) -> None:
