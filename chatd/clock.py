@@ -1,7 +1,8 @@
 """The two clocks of a node: a monotonic one for durations, and one wall clock for everything that is judged or shown.
 
-    now()      seconds, monotonic: timeouts, rates, grace times. No step of any wall clock reaches it.
-    now_ms()   ms since 1970: whether a token has ended, last-seen, `pong`. The monotonic clock plus an offset.
+    now()        seconds, monotonic: timeouts, rates, grace times. No step of any wall clock reaches it.
+    now_ms()     ms since 1970: whether a token has ended, last-seen, `pong`. The monotonic clock plus an offset.
+    steady_ms()  the same without its steps: which of two sessions is the newer (steady.py).
 
 The offset is taken from PostgreSQL's clock (`sync`), so that all nodes of a database have one clock and the host's own does not matter.
 Until PostgreSQL was read once, it is taken from the host's (`watch`). Either source may be stepped: set by an operator or by NTP, moved by a
@@ -34,7 +35,7 @@ def _ignored(step_ms: int) -> None:
 class Clock:
     """`now`: the monotonic source; `host_s`: the host's wall clock. `stepped(ms)`, if set, hears of each step after it is made."""
 
-    __slots__ = ("_host_offset_ms", "_host_s", "_last_ms", "_offset_ms", "_rtt_s", "ahead_ms", "now", "stepped", "synced")
+    __slots__ = ("_host_offset_ms", "_host_s", "_last_ms", "_offset_ms", "_rtt_s", "_stepped", "ahead_ms", "moved_ms", "now", "stepped", "synced")
 
     def __init__(self, now: Callable[[], float], host_s: Callable[[], float]) -> None:
         self.now = now
@@ -44,6 +45,8 @@ class Clock:
         self._rtt_s = math.inf  # of the quickest reading of PostgreSQL's clock
         self.synced = False
         self.ahead_ms = 0  # how far versions run ahead of `now_ms`, since that went back
+        self.moved_ms = 0.0  # the sum of all steps
+        self._stepped = False  # `_rtt_s` is that of a step, or of a reading that said better how far it went
         self.stepped: Callable[[int], None] = _ignored
 
     def now_ms(self) -> int:
@@ -54,6 +57,10 @@ class Clock:
     def now_s(self) -> float:
         """The same in seconds: what tokens are judged by."""
         return self.now_ms() / 1000
+
+    def steady_ms(self) -> int:
+        """`now_ms` as it would be had no source ever been stepped. It goes back only by small corrections."""
+        return int(self._offset_ms - self.moved_ms + self.now() * 1000)
 
     def watch(self) -> int:
         """Compare the host's clock with the monotonic one; call it about once a second. Gives the step in ms, 0 if there was none.
@@ -78,8 +85,13 @@ class Clock:
             self.synced = True
             self._offset_ms += error_ms
             self._last_ms = self.ahead_ms = 0
+            self.moved_ms = 0.0
         elif abs(error_ms) > STEP_MS + rtt_s * 500:
             self._step(error_ms)
+            self._rtt_s, self._stepped = rtt_s, True
+        elif self._stepped and rtt_s < self._rtt_s:  # it says better how far the step went
+            self._offset_ms += error_ms
+            self.moved_ms += error_ms
         elif rtt_s > max(RTT_S_MAX, self._rtt_s):
             self._rtt_s *= RTT_FORGETS
             return
@@ -91,6 +103,7 @@ class Clock:
     def _step(self, by_ms: float) -> None:
         version_ms = self.now_ms() + self.ahead_ms
         self._offset_ms += by_ms
+        self.moved_ms += by_ms
         self._last_ms = 0
         self.ahead_ms = max(0, version_ms - self.now_ms())
         self.stepped(round(by_ms))

@@ -35,6 +35,7 @@ from chatd.opening import Services
 from chatd.presence import Change
 from chatd.quota import Quota, Rates
 from chatd.relay import Relay
+from chatd.steady import Steady
 from chatd.store import ConvRow
 
 log = structlog.get_logger("cluster")
@@ -50,7 +51,7 @@ class Cluster:
 
     def __init__(
         self, s: Settings, services: Services, delivery: Delivery, chat: Chat,
-        *, boot: str, facts: Callable[[], Mapping[str, object]], clock: Callable[[int, float], None],
+        *, boot: str, facts: Callable[[], Mapping[str, object]], clock: Callable[[int, float], None], steady: Steady,
     ) -> None:  # fmt: skip
         assert s.redis_url is not None
         self._s, self._services, self._delivery, self._chat = s, services, delivery, chat
@@ -61,7 +62,7 @@ class Cluster:
         host = socket.gethostname()
         self.mirror = Mirror(
             self.engine, self.bus, services.presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
-            name=s.node_name or f"{host}:{s.port}", now=services.now, now_ms=services.now_ms,
+            name=s.node_name or f"{host}:{s.port}", now=services.now, now_ms=services.now_ms, steady=steady,
             facts=lambda: {
                 "host": host, "pid": os.getpid(), "version": __version__,
                 "started_ms": services.now_ms() - int((services.now() - started) * 1000), **facts(),

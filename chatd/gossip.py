@@ -18,6 +18,7 @@ import orjson
 
 from chatd.ids import USER_CHARS_MAX, DeviceId, UserId, user_id
 from chatd.roster import V_MAX, Device, Remote, Status
+from chatd.steady import Told
 
 __all__ = ["Batch", "Remote", "decode_batch", "decode_entry", "encode_batch", "encode_entry"]
 
@@ -132,6 +133,7 @@ class Info(NamedTuple):
     left: bool  # it has drained
     grace_ms: int  # its users stay for so much longer than its lease
     shards: bool | None  # whether it can use sharded pub/sub; None: it does not say
+    steady: Told | None = None  # its steady time at that moment; None: it does not say
 
 
 def decode_info(data: bytes) -> dict[str, Any]:
@@ -153,7 +155,15 @@ def read_info(data: bytes) -> Info:
         left=info.get("left") is True,
         grace_ms=min(grace_ms, GRACE_MS_MAX) if type(grace_ms) is int and grace_ms >= 0 else 0,
         shards=shards if type(shards) is bool else None,
+        steady=_steady(info.get("steady")),
     )
+
+
+def _steady(row: object) -> Told | None:
+    if type(row) is not list or len(row) < 3 or any(type(item) is not int or abs(item) > V_MAX for item in row[:3]):
+        return None
+    ms, ahead_ms, up_ms = row[:3]
+    return Told(ms, ahead_ms, up_ms) if ms >= 0 and up_ms >= 0 else None
 
 
 def is_boot(name: bytes) -> bool:

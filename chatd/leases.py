@@ -22,8 +22,10 @@ from typing import Final, NamedTuple
 
 from chatd.gossip import Info
 from chatd.roster import NODES_MAX
+from chatd.steady import Told
 
 BEATS: Final = 10  # a lease
+FRESH_BEATS: Final = 2  # no more is added to the time that a node told: Redis's clock, which says how long ago that was, may have been stepped
 
 
 class Lease(NamedTuple):
@@ -58,11 +60,12 @@ class Dead(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a beat has found: nodes that are new, others that bear our own name, and those that have died."""
+    """What a beat has found: nodes that are new, others that bear our own name, those that have died, and how late it is by those just renewed."""
 
     joined: list[tuple[str, RemoteNode]]
     namesakes: list[str]
     dead: list[Dead]
+    steady: list[Told]
 
 
 class Leases:
@@ -105,7 +108,7 @@ class Leases:
         """A beat went through: all leases as it found them."""
         reachable_s = 0.0 if self._judged_at is None else min(now - self._judged_at, 1.5 * self._beat_s)
         self._judged_at = now
-        verdict = Verdict([], [], [])
+        verdict = Verdict([], [], [], [])
         listed: dict[str, int] = {}
         for lease in leases:
             if lease.boot != self._own:
@@ -130,6 +133,8 @@ class Leases:
                 return
             node = self.nodes[boot] = RemoteNode(info.n, now, name=info.name)
             verdict.joined.append((boot, node))
+        if info.steady is not None and 0 <= lease.age_ms <= FRESH_BEATS * self._beat_s * 1000 and lease.score > (node.score or 0):
+            verdict.steady.append(info.steady._replace(ms=info.steady.ms + lease.age_ms, up_ms=info.steady.up_ms + lease.age_ms))
         if node.score != lease.score:
             if node.score is not None and info.name == self._name and not node.namesake:  # it renews while we are here; our own last life does not
                 node.namesake = True

@@ -37,6 +37,7 @@ from chatd.metrics import Metrics
 from chatd.presence import Change, Presence
 from chatd.presence_keys import LAPSED, STANDS, Beat, Keys
 from chatd.roster import Remote
+from chatd.steady import Steady
 
 log = structlog.get_logger("mirror")
 
@@ -65,11 +66,11 @@ class Mirror:
 
     def __init__(
         self, engine: Engine, bus: Bus, presence: Presence, metrics: Metrics, *, boot: str, prefix: str, lease_ms: int, name: str,
-        now: Callable[[], float], now_ms: Callable[[], int], facts: Callable[[], Mapping[str, object]],
+        now: Callable[[], float], now_ms: Callable[[], int], steady: Steady, facts: Callable[[], Mapping[str, object]],
     ) -> None:  # fmt: skip
         self._engine, self._bus, self._presence, self._metrics = engine, bus, presence, metrics
         self.boot, self._name, self._lease_s = boot, name, lease_ms / 1000
-        self._now, self._now_ms, self._facts = now, now_ms, facts
+        self._now, self._now_ms, self._steady, self._facts = now, now_ms, steady, facts
         self.listener: Listener
         self._keys = Keys(engine, prefix, boot, lease_ms)
         self._leases = Leases(boot, name, self._lease_s)
@@ -211,13 +212,19 @@ class Mirror:
         await self._agree(now)
 
     async def _renew(self, *, renew: bool) -> Beat:
-        said = {"name": self._name, "n": self._n, "left": self._leaving, "grace_ms": self._grace_ms, "shards": self._engine.shards}
+        said = {
+            "name": self._name, "n": self._n, "left": self._leaving, "grace_ms": self._grace_ms, "shards": self._engine.shards,
+            "steady": [*self._steady.told()],
+        }  # fmt: skip
         return await self._keys.beat(orjson.dumps({**self._facts(), **said}), renew=renew, grace_ms=self._grace_ms, n=self._n)
 
     def _judge(self, leases: list[Lease], now: float) -> None:
         """Who is there, who has news, who is dead."""
         self._listed = frozenset(lease.boot for lease in leases)
-        joined, namesakes, dead = self._leases.judge(leases, now)
+        joined, namesakes, dead, steady = self._leases.judge(leases, now)
+        if by_ms := self._steady.hear(steady):
+            log.info("clock.agreed", by_ms=by_ms)
+            self._presence.shift(by_ms, self._now_ms())
         for boot, node in joined:
             log.info("node.joined", boot=boot, name=node.name)
         for boot in namesakes:

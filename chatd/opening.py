@@ -61,7 +61,7 @@ class Identity(Protocol):
 
 @dataclass(slots=True)
 class Services:
-    """What `chat`, `opening` and `connection` share. `now` in seconds (monotonic), `now_ms` since 1970 (see clock.py)."""
+    """What `chat`, `opening` and `connection` share. `now` in seconds (monotonic), `now_ms` since 1970 (clock.py), `steady_ms` (steady.py)."""
 
     settings: Settings
     store: Store
@@ -70,6 +70,7 @@ class Services:
     metrics: Metrics
     now: Callable[[], float]
     now_ms: Callable[[], int]
+    steady_ms: Callable[[], int]
     verify: Callable[[str], Identity]
     spawn: Callable[[Coroutine[Any, Any, None]], object]
     grace_s: Callable[[], float]
@@ -122,7 +123,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         _end(session, hello.id, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
         return
     user = _attach(s, session, hello, identity)
-    attached_ms = s.presence.attach(user.id, session.device, s.now_ms())
+    s.presence.attach(user.id, session.device, s.steady_ms())
     if s.relay is not None:
         await s.relay.arrive(user.id, hello.watch)
     try:
@@ -143,7 +144,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     s.metrics.hellos += 1
     s.store.user_seen(user.id, s.now_ms())
     # Before the requests that waited, because one of them may say `away`.
-    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms(), attached_ms))
+    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
     close_displaced(s, user.id)
     if _left(session):
         return
@@ -190,7 +191,6 @@ def close_displaced(s: Services, id: UserId) -> None:
     user = s.registry.users.get(id)
     if user is None:
         return
-    s.presence.lift(id, s.now_ms())
     for device in s.presence.displaced(id):
         if (session := user.sessions.get(device)) is not None:
             session.sink.close(CloseCode.REPLACED, "the same device connected again")
@@ -214,12 +214,12 @@ async def _close_surplus(s: Services, id: UserId) -> None:
 
 def tell_activity(s: Services, users: Iterable[UserId], seconds: float) -> None:
     """Tell other nodes which devices of these users did something in the last `seconds`, and when."""
-    now, now_ms = s.now(), s.now_ms()
+    now, steady_ms = s.now(), s.steady_ms()
     for id in users:
         if (user := s.registry.users.get(id)) is not None:
             for device, session in user.sessions.items():
                 if now - session.active_at < seconds:
-                    s.presence.touch(id, device, now_ms - int((now - session.active_at) * 1000))
+                    s.presence.touch(id, device, steady_ms - int((now - session.active_at) * 1000))
 
 
 # ---- the listing ------------------------------------------------------------------------------------------------------------------

@@ -27,9 +27,8 @@ from chatd.roster import Device, Node, Own, Question, Remote, Roster, Seat, Stat
 
 __all__ = ["Change", "Device", "Presence", "Question", "Remote", "Status"]
 
-# Clocks of nodes differ by less. An attach time beyond is of before a step back of PostgreSQL's clock that its node has not seen yet.
-SKEW_MS_MAX: Final = 1_500
 OPENING_AGAIN_S: Final = 0.25  # a grace time that is over is put off by so much while a session of the user opens
+PASSING_AGAIN_S: Final = 0.03  # or while a device that came and left is still to be said
 AHEAD_MS_MAX: Final = 60_000  # no node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody here
 
 
@@ -97,7 +96,6 @@ class Presence:
         self._others = Roster(self.boot)
         self._own = Own()
         self._held: set[UserId] = set()
-        self._stepped_ms = -1  # when the wall clock was last set, by the clock as it is since
         self._attaching: dict[UserId, dict[DeviceId, int]] = {}  # sessions whose hello is under way: since when
 
     def __len__(self) -> int:
@@ -106,17 +104,17 @@ class Presence:
 
     # ---- sessions -----------------------------------------------------------------------------------------------------------------
 
-    def attach(self, user: UserId, device: DeviceId, now_ms: int) -> int:
+    def attach(self, user: UserId, device: DeviceId, steady_ms: int) -> int:
         """A session takes the device's place; its hello is under way. Gives since when: later than any session of the device that is known.
 
         What other nodes say from now on is compared with this time, and not with that of the session before it. `connect` or `disconnect` follows.
         """
         if not self.mirrored:
-            return now_ms
+            return steady_ms
         entry = self._users.get(user)
-        known = [one.attached_ms for one in self._mine(user) if one.id == device]
+        known = [one.attached_ms for one in (*self._mine(user), *self._own[user].devices) if one.id == device]
         known += [one.attached_ms for seat in (entry.seats if entry is not None else ()) for one in seat.devices if one.id == device]
-        at = max([now_ms, *(min(one + 1, roster.V_MAX) for one in known)])
+        at = max([steady_ms, *(min(one + 1, roster.V_MAX) for one in known)])
         self._attaching.setdefault(user, {})[device] = at
         return at
 
@@ -130,11 +128,10 @@ class Presence:
             del self._attaching[user]
         return at
 
-    def connect(self, user: UserId, device: DeviceId, away: bool, now_ms: int, attached_ms: int | None = None) -> Change | None:
+    def connect(self, user: UserId, device: DeviceId, away: bool, now_ms: int) -> Change | None:
         """A session has said hello, or tells that its device is idle or not.
 
-        `attached_ms`: when the session took the device's place, if that was earlier. Once the change is told, ask for `displaced` and `surplus`:
-        the same device may have come to another node meanwhile.
+        Once the change is told, ask for `displaced` and `surplus`: the same device may have come to another node meanwhile.
         """
         entry = self._users.get(user)
         if entry is None:
@@ -149,9 +146,7 @@ class Presence:
             entry.leaving.pop(device, None)
         change = self._update(user, entry, now_ms)
         if self.mirrored:
-            if attached_ms is not None:
-                attached_ms = max(attached_ms, self._attached(user, device) or 0)
-            devices = roster.attached(self._own[user].devices, device, now_ms, attached_ms)
+            devices = self._own.came(user, device, now_ms, self._attached(user, device))
             self._say(user, entry, devices, now_ms, change is not None)
         return change
 
@@ -168,19 +163,22 @@ class Presence:
         entry.leaving[device] = (until, entry.devices.pop(device))
         heapq.heappush(self._due, (until, user, device))
         if self.mirrored:
-            self._say(user, entry, roster.detached(self._own[user].devices, device), now_ms, False)
+            self._say(user, entry, self._own.left(user, device, now), now_ms, False)
 
     def due(self, now: float, now_ms: int, is_opening: Callable[[UserId], bool] = lambda user: False) -> list[Change]:
-        """What the grace times that are over change. Call it by `next_due`. None ends while a session of the user `is_opening`: it may take long."""
+        """What the grace times that are over change. Call it by `next_due`.
+
+        None ends while a session of the user `is_opening`, which may take long, or while a device that came and left is still to be said.
+        """
         changes = []
         while self._due and self._due[0][0] <= now:
             at, user, device = heapq.heappop(self._due)
             entry = self._users.get(user)
             if entry is None or entry.leaving.get(device, (None,))[0] != at:
                 continue  # back again, or gone anew with a later time
-            if is_opening(user):
-                entry.leaving[device] = (now + OPENING_AGAIN_S, entry.leaving[device][1])
-                heapq.heappush(self._due, (now + OPENING_AGAIN_S, user, device))
+            if again_s := OPENING_AGAIN_S if is_opening(user) else PASSING_AGAIN_S if self._own.is_passing(user, now) else 0.0:
+                entry.leaving[device] = (now + again_s, entry.leaving[device][1])
+                heapq.heappush(self._due, (now + again_s, user, device))
                 continue
             del entry.leaving[device]
             if (change := self._update(user, entry, now_ms)) is not None:
@@ -188,26 +186,21 @@ class Presence:
             if not entry.here:
                 self._here -= 1
             if self.mirrored:
-                self._say(user, entry, self._own[user].devices, now_ms, change is not None)
+                self._say(user, entry, self._own[user].devices if entry.here else (), now_ms, change is not None)
                 self._release(user)
             if not entry.here and not entry.seats:
                 self._forget(user, entry)
         return changes
 
-    def clock_stepped(self, ahead_ms: int, now_ms: int, by_ms: int = 0) -> None:
-        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future.
-
-        Attach times move with it: a session of before the step is no younger than one of after it.
-        """
+    def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
+        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future."""
         self.ahead_ms = ahead_ms
-        if self.mirrored and by_ms:
-            self._stepped_ms = now_ms
-            self._shift(by_ms, now_ms)
         for entry in self._users.values():
             if entry.seen_ms is not None and entry.seen_ms > now_ms:
                 entry.seen_ms = now_ms
 
-    def _shift(self, by_ms: int, now_ms: int) -> None:
+    def shift(self, by_ms: int, now_ms: int) -> None:
+        """The steady time of this node was off by so much: what was stamped with it is moved."""
         for attaching in self._attaching.values():
             for device, at in attaching.items():
                 attaching[device] = max(0, at + by_ms)
@@ -423,7 +416,7 @@ class Presence:
         entry = self._users.get(user)
         if entry is None or not entry.seats:
             return []
-        live = self._own[user].devices
+        live = self._own.live(user)
         attaching = self._attaching.get(user)
         if attaching:  # a device whose next session is under way is not idle; one that is new counts once its hello is over
             live = tuple([one if (at := attaching.get(one.id)) is None else Device(one.id, at, max(at, one.active_ms)) for one in live])
@@ -431,51 +424,32 @@ class Presence:
 
     def _mine(self, user: UserId) -> tuple[Device, ...]:
         """The user's devices here, those whose hello is under way included: each as its newest session."""
-        live = self._own[user].devices
+        live = self._own.live(user)
         attaching = self._attaching.get(user)
         if not attaching:
             return live
         return (*(one for one in live if one.id not in attaching), *(Device(id, at, at) for id, at in attaching.items()))
 
-    def lift(self, user: UserId, now_ms: int) -> None:
-        """Raise attach times here above those of other nodes that are of before a step back of the clock: what is later than now is not younger.
-
-        Only those of after the last step are raised, and none twice, for then it is later than now itself: two nodes cannot go on raising
-        theirs in turn.
-        """
-        entry = self._users.get(user)
-        if entry is None or not entry.seats:
-            return
-        ahead: dict[DeviceId, int] = {}
-        for seat in entry.seats:
-            for one in seat.devices:
-                if now_ms + SKEW_MS_MAX < one.attached_ms < roster.V_MAX:
-                    ahead[one.id] = max(ahead.get(one.id, 0), one.attached_ms)
-        mine = (one for one in self._mine(user) if one.id in ahead and self._stepped_ms < one.attached_ms <= now_ms + SKEW_MS_MAX)
-        raised = {one.id: ahead[one.id] + 1 for one in mine}
-        if not raised:
-            return
-        attaching = self._attaching.get(user, {})
-        attaching.update({id: at for id, at in raised.items() if id in attaching})
-        moved = [one if (at := raised.get(one.id)) is None else one._replace(attached_ms=at) for one in self._own[user].devices]
-        self._say(user, entry, tuple(moved), now_ms, False)
-
     # ---- what this node says ------------------------------------------------------------------------------------------------------
 
     def take_dirty(self, limit: int) -> list[tuple[UserId, Remote]]:
         """What is to be said, those waiting longest first. If it cannot be sent, say all anew (`local_entries`): it is not dirty any more."""
-        return self._own.take(limit)
+        taken = self._own.take(limit)
+        for user, devices in self._own.passed(user for user, _ in taken):
+            if (entry := self._users.get(user)) is not None:
+                self._say(user, entry, devices, 0, False)
+        return taken
 
     def local_entries(self) -> Iterator[tuple[UserId, Remote]]:
         """All users who are here, each as it stands when its turn comes; the map may change meanwhile, and who comes meanwhile is dirty."""
         return self._own.entries()
 
     def touch(self, user: UserId, device: DeviceId, active_ms: int) -> None:
-        """A device here did something: to be said where `surplus` may compare it."""
+        """A device here did something, at `active_ms` of steady time: to be said where `surplus` may compare it."""
         if (entry := self._users.get(user)) is not None and self.mirrored:
             devices = self._own[user].devices
             moved = [one._replace(active_ms=max(active_ms, one.active_ms)) if one.id == device else one for one in devices]
-            self._say(user, entry, tuple(moved), active_ms, False)
+            self._say(user, entry, tuple(moved), 0, False)
 
     def bump(self, now_ms: int) -> None:
         """This node was thought dead: all its users are to be said anew, above what was told of them meanwhile."""

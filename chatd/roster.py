@@ -26,6 +26,7 @@ user, not over all users of a boot, so someone who came between question and ans
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Iterator, KeysView
 from itertools import islice
 from typing import Final, NamedTuple
@@ -35,6 +36,7 @@ from chatd.ids import DeviceId, UserId
 
 V_MAX: Final = 2**53 - 1  # what a browser can count; the wire refuses more
 NODES_MAX: Final = 1_000  # nodes of whom something is kept: far more than one Redis carries, and an end for made-up ones
+PASSING_S: Final = 0.2  # what is to be said is taken every 20 ms
 DEAD_MAX: Final = 1_000  # dead boots remembered, the newest: what trickles in from a dead one does so within seconds
 
 
@@ -184,11 +186,16 @@ class Roster:
 
 
 class Own:
-    """What this node says of the users who are here: offline ones until that is taken."""
+    """What this node says of the users who are here: offline ones until that is taken.
+
+    A device that comes and leaves before it was said is said all the same, once: a session of it that is half-open on
+    another node ends by that.
+    """
 
     def __init__(self) -> None:
         self._said: dict[UserId, Remote] = {}
         self._dirty: dict[UserId, None] = {}  # of whom it is still to be said, longest waiting first
+        self._fresh: dict[UserId, dict[DeviceId, float]] = {}  # devices that are not said yet; of those gone, until when it is waited for that
 
     def __getitem__(self, user: UserId) -> Remote:
         return self._said.get(user, NOTHING_SAID)
@@ -196,6 +203,33 @@ class Own:
     def __setitem__(self, user: UserId, said: Remote) -> None:
         self._said[user] = said
         self._dirty[user] = None
+
+    def came(self, user: UserId, device: DeviceId, now_ms: int, attached_ms: int | None) -> tuple[Device, ...]:
+        """A device is there since then, or was there. Gives those to say."""
+        old = devices = self[user].devices
+        if self._fresh.get(user, {}).get(device, math.inf) < math.inf:
+            devices = detached(devices, device)
+        devices = attached(devices, device, now_ms, attached_ms)
+        if devices is not old:
+            self._fresh.setdefault(user, {})[device] = math.inf
+        return devices
+
+    def left(self, user: UserId, device: DeviceId, now: float) -> tuple[Device, ...]:
+        """A device is gone. Gives those to say: with it, if it was not said yet."""
+        fresh = self._fresh.get(user, {})
+        if device not in fresh:
+            return detached(self[user].devices, device)
+        fresh[device] = now + PASSING_S
+        return self[user].devices
+
+    def is_passing(self, user: UserId, now: float) -> bool:
+        """Whether a device that is gone will soon be said."""
+        return any(now < until < math.inf for until in self._fresh.get(user, {}).values())
+
+    def live(self, user: UserId) -> tuple[Device, ...]:
+        """The devices to say, without those that are gone."""
+        devices, fresh = self[user].devices, self._fresh.get(user)
+        return tuple([one for one in devices if fresh.get(one.id, math.inf) == math.inf]) if fresh else devices
 
     def keys(self) -> KeysView[UserId]:
         return self._said.keys()
@@ -209,6 +243,13 @@ class Own:
             if not said.here:
                 del self._said[user]
         return taken
+
+    def passed(self, users: Iterable[UserId]) -> list[tuple[UserId, tuple[Device, ...]]]:
+        """These were taken. Gives those of whom devices that are gone were said, and what to say of them now."""
+        live = [(user, self.live(user)) for user in users if user in self._fresh]
+        for user, _ in live:
+            del self._fresh[user]
+        return [(user, devices) for user, devices in live if len(devices) < len(self[user].devices)]
 
     def entries(self) -> Iterator[tuple[UserId, Remote]]:
         for user in list(self._said):

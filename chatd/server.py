@@ -44,6 +44,7 @@ from chatd.postgres.watch import Fall
 from chatd.presence import Presence
 from chatd.registry import Registry
 from chatd.session import State
+from chatd.steady import Steady
 from chatd.store import Limits, Store
 
 if TYPE_CHECKING:
@@ -120,11 +121,12 @@ class Node:
         self.store = Store(conninfo, _store_limits(s), metrics)
         self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._boot)
         clock.stepped = self._clock_stepped
+        self._steady = Steady(clock, s.lease_ms / 1000)
         self.delivery = Delivery(
             self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
         )
         self.services = Services(
-            s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms,
+            s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
             announce=lambda change: self.chat.announce(change), moved=self.delivery.moved, drained=self.delivery.drained,
@@ -134,7 +136,9 @@ class Node:
         if s.redis_url is not None:
             from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
 
-            self.cluster = Cluster(s, self.services, self.delivery, self.chat, boot=self._boot, facts=self._facts, clock=clock.sync)
+            self.cluster = Cluster(
+                s, self.services, self.delivery, self.chat, boot=self._boot, facts=self._facts, clock=clock.sync, steady=self._steady,
+            )  # fmt: skip
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop)
         self.retention = retention.Retention(
@@ -369,7 +373,7 @@ class Node:
     def _clock_stepped(self, by_ms: int) -> None:
         self.metrics.clock_steps += 1
         log.warning("clock.stepped", by_ms=by_ms, msg="PostgreSQL's clock was set, or it runs elsewhere now: tokens are judged by the new time")
-        self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms(), by_ms)
+        self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms())
         self.retention.wake()  # another day may have begun
 
     async def _tick(self) -> None:

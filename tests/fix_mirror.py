@@ -15,11 +15,13 @@ from typing import Any, TypeAlias
 import pytest_asyncio
 
 from chatd.bus import Bus
+from chatd.clock import Clock
 from chatd.engine import Engine
 from chatd.ids import DeviceId, UserId
 from chatd.metrics import Metrics
 from chatd.mirror import Mirror
 from chatd.presence import Change, Presence
+from chatd.steady import Steady
 from tests.fix_redis import OwnRedis
 
 LEASE_MS = 1_000
@@ -38,7 +40,7 @@ class Seat:
         self.bus = Bus(self.engine, prefix, self.metrics, self.boot)
         self.mirror = Mirror(
             self.engine, self.bus, self.presence, self.metrics, boot=self.boot, prefix=prefix, lease_ms=lease_ms, name=name,
-            now=time.monotonic, now_ms=lambda: int(time.time() * 1000), facts=dict,
+            now=time.monotonic, now_ms=lambda: int(time.time() * 1000), steady=Steady(Clock(time.monotonic, time.time), lease_ms / 1000), facts=dict,
         )  # fmt: skip
         self.mirror.listener = self.bus.listener = self
         self.told: list[Change] = []

@@ -37,11 +37,8 @@ class Servers:
     def __init__(self, place: Place, proxy: TcpProxy, injector: Injector, rng: random.Random, note: Callable[[str], None]) -> None:
         self.place, self.proxy, self.injector, self.rng, self.note = place, proxy, injector, rng, note
 
-    def of_postgres(self, nodes: int) -> list[Callable[[], Awaitable[None]]]:
-        faults: list[Callable[[], Awaitable[None]]] = [self._kill_backends, self._read_only, self._lock_row]
-        if nodes == 1:  # with several a device that connects within the step is closed as replaced: /tmp/chaos-notes.md, 1
-            faults.append(self._step_database_clock)
-        return faults
+    def of_postgres(self) -> list[Callable[[], Awaitable[None]]]:
+        return [self._kill_backends, self._read_only, self._lock_row, self._step_database_clock]
 
     def of_redis(self) -> list[Callable[[], Awaitable[None]]]:
         return [self._flush_redis, self._cut_redis, self._swallow_redis, self._fail_over, self._step_redis_clock]

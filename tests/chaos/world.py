@@ -174,7 +174,7 @@ class World:
 
     async def _faults(self, until: float) -> None:
         loop = asyncio.get_running_loop()
-        kinds = self.servers.of_postgres(self.size)
+        kinds = self.servers.of_postgres()
         if self.size > 1:
             kinds += [*self.servers.of_redis(), self._replace_node]
         while loop.time() < until:

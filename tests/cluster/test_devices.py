@@ -1,18 +1,19 @@
 """Which of a user's sessions is closed when the same device, or one too many, connects to another node: 4004 and 4005 say "do not reconnect".
 
-Two nodes in this process, whose clock is the test's.
+Two nodes in this process; PostgreSQL's clock is stepped where they read it.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 import pytest
 import pytest_asyncio
 
 from chatd import opening
+from chatd.clock import Clock
+from chatd.cluster import Cluster
 from tests.fix_gate import Gate
 from tests.fix_mirror import until
 from tests.fix_redis import OwnRedis
@@ -24,35 +25,49 @@ REPLACED, TOO_MANY = 4004, 4005
 HOUR_MS = 3_600_000
 
 
-class Clock:
-    """PostgreSQL's, as both nodes know it; `behind_ms` is a step back."""
+class Steps:
+    """PostgreSQL's clock: `at_once` sets it, and those nodes read it before this returns."""
 
     def __init__(self) -> None:
-        self.behind_ms = 0
+        self.by_ms = 0
+        self.unread: set[Clock] = set()
 
-    def now_ms(self) -> int:
-        return int(time.time() * 1000) - self.behind_ms
+    async def at_once(self, by_ms: int, read: Iterable[Server], unread: Iterable[Server] = ()) -> None:
+        self.by_ms += by_ms
+        self.unread = {one.node._clock for one in unread}
+        for one in read:
+            await one.node._read_clock()
+            assert one.node.metrics.clock_steps
 
 
 MakePair: TypeAlias = Callable[..., Awaitable[tuple[Server, Server]]]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
+    steps, sync = Steps(), Clock.sync
+
+    def stepped(self: Clock, db_ms: int, rtt_s: float) -> None:
+        if self not in steps.unread:
+            sync(self, db_ms + steps.by_ms, rtt_s)
+
+    monkeypatch.setattr(Clock, "sync", stepped)
+    return steps
 
 
 @pytest_asyncio.fixture
-async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis, clock: Clock) -> MakePair:
-    async def make(**settings: Any) -> tuple[Server, Server]:
-        a, b = [await make_server(database_url=fresh_db, redis_url=own_redis.url, **settings) for _ in range(2)]
-        for one in (a, b):
-            one.node.services.now_ms = clock.now_ms
-            assert one.node.cluster is not None
-            one.node.cluster.mirror._now_ms = clock.now_ms
-        clusters = [one.node.cluster for one in (a, b) if one.node.cluster is not None]
-        await until(lambda: all(one.mirror.nodes == 1 and one.bus.up for one in clusters), "both hear each other")
-        return a, b
+async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis) -> MakePair:
+    async def make(*older: Server, **settings: Any) -> tuple[Server, Server]:
+        """Two servers, or those and one more."""
+        all = [*older]
+        while len(all) < 2:
+            all.append(await make_server(database_url=fresh_db, redis_url=own_redis.url, **settings))
+        clusters = [one.node.cluster for one in all if one.node.cluster is not None]
+        await until(lambda: all_know(clusters), "both hear each other")
+        return all[0], all[1]
+
+    def all_know(clusters: list[Cluster]) -> bool:
+        return all(one.mirror.nodes == 1 and one.bus.up for one in clusters)
 
     return make
 
@@ -90,22 +105,49 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
     await lives(third)
 
 
-@pytest.mark.parametrize("seen", [False, True], ids=["the old node has not seen the step", "both have"])
-async def test_a_session_of_before_a_step_back_of_the_clock_is_the_older_one(make_pair: MakePair, clock: Clock, seen: bool) -> None:
+async def test_a_session_of_before_a_step_of_the_clock_is_the_older_one(make_pair: MakePair, steps: Steps) -> None:
+    """Whichever node has read it. A step back of 5 s is one after which the older session's time seems right."""
     a, b = await make_pair()
-    old = await a.connect("alice", "phone")
     watcher = await b.connect("bob", watch=["alice"])
-    clock.behind_ms = HOUR_MS
-    if seen:
-        for one in (a, b):
-            one.node.presence.clock_stepped(HOUR_MS, clock.now_ms(), -HOUR_MS)
-    new = await b.connect("alice", "phone")
-    assert await old.closed() == REPLACED
-    await lives(new)
-    back = await a.connect("alice", "phone")
-    assert await new.closed() == REPLACED
-    await lives(back)
+    for step_ms in (-5_000, -HOUR_MS, 5_000, HOUR_MS):
+        for read in ((), (a,), (b,), (a, b)):
+            device = f"phone{step_ms}-{len(read)}{a in read}"
+            old = await a.connect("alice", device)
+            await steps.at_once(step_ms, read, [one for one in (a, b) if one not in read])
+            new = await b.connect("alice", device)
+            assert await old.closed() == REPLACED, (step_ms, read)
+            await lives(new)
+            back = await a.connect("alice", device)
+            assert await new.closed() == REPLACED, (step_ms, read)
+            await lives(back)
+            await back.close()
     await lives(watcher)
+
+
+@pytest.mark.parametrize("step_ms", [-HOUR_MS, HOUR_MS])
+async def test_a_node_that_started_after_a_step_goes_by_the_same_time(
+    make_server: MakeServer, make_pair: MakePair, fresh_db: str, own_redis: OwnRedis, steps: Steps, step_ms: int
+) -> None:
+    a = await make_server(database_url=fresh_db, redis_url=own_redis.url)
+    a.node._steady._started -= 60
+    await steps.at_once(step_ms, [a])
+    _, c = await make_pair(a)
+    await until(lambda: abs(a.node._steady.ms() - c.node._steady.ms()) < 20, "its first beat has told it")
+    for old, new in ((a, c), (c, a)):
+        first = await old.connect("alice", "phone")
+        second = await new.connect("alice", "phone")
+        assert await first.closed() == REPLACED
+        await lives(second)
+
+
+async def test_a_session_that_came_and_left_at_once_ends_the_older_one_elsewhere(make_pair: MakePair) -> None:
+    a, b = await make_pair()
+    half_open = await a.connect("alice", "phone")
+    async with b.node.cluster.mirror._writing:  # type: ignore[union-attr]
+        await (await b.connect("alice", "phone")).close()
+        await until(lambda: not b.node.registry.sessions, "the session has ended")
+    assert await half_open.closed() == REPLACED
+    await until(lambda: b.node.presence._own.keys() == set(), "nothing of it is left")
 
 
 async def test_one_device_too_many_elsewhere_closes_the_longest_idle_and_not_the_busiest(make_pair: MakePair) -> None:

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from chatd.postgres.faults import Outage
-from tests.cluster.test_devices import Clock, MakePair, clock, make_pair
+from tests.cluster.test_devices import MakePair, make_pair
 from tests.fix_server import Server
 from tests.maps import check_maps, wrong
 
 pytestmark = pytest.mark.cluster
 
-__all__ = ["Clock", "clock", "make_pair"]
+__all__ = ["make_pair"]
 
 OPENED_MAX = 2  # in an hour
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from chatd.envelope import Codec, Entry
-from tests.cluster.test_devices import Clock, MakePair, clock, make_pair
+from tests.cluster.test_devices import MakePair, make_pair
 from tests.fix_server import Frame, Peer
 
 pytestmark = pytest.mark.cluster
 
-__all__ = ["Clock", "clock", "make_pair"]
+__all__ = ["make_pair"]
 
 
 async def until_read(peer: Peer, seq: int) -> list[Frame]:

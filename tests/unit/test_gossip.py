@@ -173,13 +173,24 @@ def test_a_hundred_and_first_device_is_left_out_of_a_batch_and_spoils_it_for_nob
 
 
 @pytest.mark.parametrize("wrong", [None, "7", 7.5, -1, 2**63, [], {}, True])
-@pytest.mark.parametrize("name", ["n", "grace_ms", "name", "left", "shards"])
+@pytest.mark.parametrize("name", ["n", "grace_ms", "name", "left", "shards", "steady"])
 def test_what_a_node_says_of_itself_in_a_wrong_type_is_as_good_as_unsaid(name: str, wrong: object) -> None:
     info = gossip.read_info(orjson.dumps({"name": "web1", "n": 7, "grace_ms": 5, "left": True, "shards": False, name: wrong}))
     assert [type(value) for value in (info.name, info.n, info.left, info.grace_ms)] == [str, int, bool, int]
     assert 0 <= info.n < 2**53
     assert 0 <= info.grace_ms <= gossip.GRACE_MS_MAX
     assert info.shards in (True, False, None)
+    assert info.steady is None
+
+
+@pytest.mark.parametrize("row", [[1_000, -7, 20], [1_000, -7, 20, "more"]])
+def test_steady_time_is_read(row: list[object]) -> None:
+    assert gossip.read_info(orjson.dumps({"steady": row})).steady == (1_000, -7, 20)
+
+
+@pytest.mark.parametrize("row", [[1_000, -7], [-1, 0, 0], [1, 0, -1], [1, 2**53, 1], [1, 2.5, 1], [True, 0, 0], ["1", 0, 0]])
+def test_steady_time_that_is_none_is_not(row: list[object]) -> None:
+    assert gossip.read_info(orjson.dumps({"steady": row})).steady is None
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"7", b"{", b"\xff", b"[" * 5_000, b"null"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatd.gossip import Info
 from chatd.leases import BEATS, Lease, Leases
 from chatd.roster import NODES_MAX
+from chatd.steady import Told
 
 OWN, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
 LEASE_S = 5.0
@@ -53,6 +54,18 @@ def sim() -> Sim:
     sim.run(LEASE_S, [OTHER])
     assert list(sim.leases.nodes) == [OTHER]
     return sim
+
+
+def test_how_late_it_is_is_taken_from_a_lease_just_renewed_and_brought_up_to_now() -> None:
+    sim = Sim()
+    told = INFO._replace(steady=Told(1_000, -7, 60_000))
+    later = [Told(1_200, -7, 60_200)]
+    for age_ms, renewed, heard in ((200, True, later), (200, False, []), (-1, True, []), (2_000, True, []), (200, True, later)):
+        sim.pass_s(BEAT_S)
+        if renewed:
+            sim.scores[OTHER] = sim.redis_ms - age_ms
+        lease = Lease(OTHER, age_ms, sim.scores[OTHER], told)
+        assert sim.leases.judge([lease], sim.now).steady == heard, (age_ms, renewed)
 
 
 def test_a_node_that_stops_is_dead_within_a_lease_and_a_beat(sim: Sim) -> None:

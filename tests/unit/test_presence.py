@@ -288,6 +288,7 @@ def test_when_a_user_left_here_is_not_when_they_were_last_seen_elsewhere() -> No
     presence = mirrored(ALICE)
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
     presence.connect(ALICE, PHONE, False, 1_000)
+    presence.take_dirty(9)
     presence.disconnect(ALICE, PHONE, 2.0, 2_000, 0.0)
     assert presence.due(2.0, 2_000) == []
     assert presence.resync(A, {ALICE: None}, presence.asked(A), 9_000) == [Change(ALICE, OFF, 9_000, None)]
@@ -408,7 +409,8 @@ def test_devices_are_kept_of_those_who_are_held_and_so_asked_for() -> None:
 def test_the_device_that_came_later_stays() -> None:
     presence = mirrored()
     presence.hold(ALICE)
-    presence.connect(ALICE, PHONE, False, 1_000, attached_ms=950)
+    presence.attach(ALICE, PHONE, 950)
+    presence.connect(ALICE, PHONE, False, 1_000)
     presence.remote(A, ALICE, said(ON, 1_000, device(PHONE, 949)), 1_001)
     assert presence.displaced(ALICE) == []
     presence.remote(A, ALICE, said(ON, 1_001, device(PHONE, 950)), 1_001)  # its boot is the higher one
@@ -417,7 +419,8 @@ def test_the_device_that_came_later_stays() -> None:
     assert presence.displaced(ALICE) == [PHONE]
     presence.connect(ALICE, PHONE, True, 1_100)  # it tells that it is idle: the same session
     assert presence.displaced(ALICE) == [PHONE]
-    presence.connect(ALICE, PHONE, False, 1_101, attached_ms=1_100)
+    presence.attach(ALICE, PHONE, 1_100)
+    presence.connect(ALICE, PHONE, False, 1_101)
     assert presence.displaced(ALICE) == []
     presence.remote("0" * 16, ALICE, said(ON, 1_200, device(PHONE, 1_100)), 1_201)  # its boot is the lower one
     assert presence.displaced(ALICE) == []
@@ -453,7 +456,8 @@ def test_a_node_says_how_a_user_is_there_whatever_others_say() -> None:
     presence.connect(ALICE, PHONE, True, 1_000)
     assert presence.take_dirty(9) == [(ALICE, said(AWAY, 1_000, device(PHONE, 1_000)))]
     presence.connect(ALICE, PHONE, True, 1_001)
-    presence.connect(ALICE, LAPTOP, True, 1_002, attached_ms=990)
+    presence.attach(ALICE, LAPTOP, 990)
+    presence.connect(ALICE, LAPTOP, True, 1_002)
     assert presence.take_dirty(9) == [(ALICE, said(AWAY, 1_002, device(PHONE, 1_000), device(LAPTOP, 990)))]
     presence.connect(ALICE, LAPTOP, False, 1_003)
     presence.connect(ALICE, PHONE, False, 1_004)  # changes nothing: she was online
@@ -537,13 +541,14 @@ def test_who_was_thought_dead_says_all_anew_and_above_what_was_told_meanwhile() 
 def test_a_session_counts_from_when_it_takes_the_devices_place_not_from_its_welcome() -> None:
     presence = mirrored()
     presence.hold(ALICE)
-    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
-    at = presence.attach(ALICE, PHONE, 1_200)  # its third session; the second was on A
+    presence.attach(ALICE, PHONE, 1_000)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.attach(ALICE, PHONE, 1_200)  # its third session; the second was on A
     presence.remote(A, ALICE, said(ON, 1_100, device(PHONE, 1_100)), 1_250)
     assert presence.displaced(ALICE) == []
     presence.remote(A, ALICE, said(ON, 1_260, device(PHONE, 1_255)), 1_260)  # this one is younger
     assert presence.displaced(ALICE) == [PHONE]
-    presence.connect(ALICE, PHONE, False, 1_300, at)
+    presence.connect(ALICE, PHONE, False, 1_300)
     assert not presence._attaching
 
 
@@ -559,46 +564,70 @@ def test_attach_times_rise_by_one_over_all_that_are_known() -> None:
     presence.hold(ALICE)
     presence.remote(A, ALICE, said(ON, 9_000, device(PHONE, 9_000)), 9_000)
     assert presence.attach(ALICE, PHONE, 1_000) == 9_001  # the clock was set back
-    presence.connect(ALICE, PHONE, False, 1_000, 9_001)
+    presence.connect(ALICE, PHONE, False, 1_000)
     assert presence.attach(ALICE, PHONE, 1_001) == 9_002
     assert presence.attach(ALICE, PHONE, 1_001) == 9_003
     assert presence.attach(ALICE, LAPTOP, 1_001) == 1_001
 
 
-@pytest.mark.parametrize("younger", [True, False])
-def test_a_time_of_before_a_step_back_that_is_heard_later_is_no_younger(younger: bool) -> None:
+def test_where_the_steady_time_was_off_attach_times_move_and_their_order_stays() -> None:
     presence = mirrored()
     presence.hold(ALICE)
-    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
-    theirs = 1_100 if younger else 3_600_000
-    presence.remote(A, ALICE, said(ON, 1_001, device(PHONE, theirs)), 1_200)
-    presence.lift(ALICE, 1_200)
-    assert presence.displaced(ALICE) == ([PHONE] if younger else [])
-    if not younger:
-        raised = [one.attached_ms for one in presence._own[ALICE].devices]
-        assert raised == [theirs + 1]
-        presence.remote(A, ALICE, said(ON, 1_002, device(PHONE, theirs + 2)), 1_300)
-        presence.lift(ALICE, 1_300)
-        assert presence.displaced(ALICE) == [PHONE], "nobody raises theirs twice"
-
-
-def test_a_step_of_the_clock_moves_attach_times_and_none_of_them_is_raised() -> None:
-    presence = mirrored()
-    presence.hold(ALICE)
-    presence.connect(ALICE, PHONE, False, 3_600_000, presence.attach(ALICE, PHONE, 3_600_000))
+    presence.attach(ALICE, PHONE, 3_600_000)
+    presence.connect(ALICE, PHONE, False, 3_600_000)
+    presence.attach(ALICE, LAPTOP, 3_600_002)  # its hello is under way
     presence.take_dirty(9)
-    presence.clock_stepped(3_599_000, 1_100, -3_599_000)
+    presence.shift(-3_599_000, 1_100)
     assert [said.devices for _, said in presence.take_dirty(9)] == [(device(PHONE, 1_000),)]
-    presence.remote(A, ALICE, said(ON, 1_200, device(PHONE, 3_600_001)), 1_300)
-    presence.lift(ALICE, 1_300)
+    presence.connect(ALICE, LAPTOP, False, 1_100)
+    presence.remote(A, ALICE, said(ON, 1_200, device(PHONE, 1_001), device(LAPTOP, 1_001)), 1_300)
     assert presence.displaced(ALICE) == [PHONE]
+
+
+def test_a_device_that_comes_and_leaves_before_it_was_said_is_said_once() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    presence.attach(ALICE, PHONE, 1_000)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.disconnect(ALICE, PHONE, 1.0, 1_001, 0.0)
+    assert presence.due(1.0, 1_001) == [], "the word is still to be said, with the device"
+    first, second = [presence.take_dirty(9) for _ in range(2)]
+    assert [one.devices for _, one in (*first, *second)] == [(device(PHONE, 1_000),), ()]
+    assert second[0][1].v > first[0][1].v
+    assert [change.status for change in presence.due(2.0, 2_000)] == [OFF]
+
+
+def test_a_device_that_is_back_before_its_leaving_was_said_stays() -> None:
+    presence = mirrored()
+    presence.hold(ALICE)
+    for at in (1_000, 1_005):
+        presence.attach(ALICE, PHONE, at)
+        presence.connect(ALICE, PHONE, False, at)
+        if at == 1_000:
+            presence.disconnect(ALICE, PHONE, 1.0, 1_001)
+    assert [one.devices for _, one in presence.take_dirty(9)] == [(device(PHONE, 1_005, 1_005),)]
+    assert presence.take_dirty(9) == []
+
+
+def test_a_node_that_started_after_a_step_back_is_believed_and_its_users_versions_rise() -> None:
+    presence = mirrored(ALICE)
+    presence.connect(ALICE, LAPTOP, False, 3_600_000)
+    presence.clock_stepped(3_599_000, 1_000)
+    presence.take_dirty(9)
+    presence.disconnect(ALICE, LAPTOP, 1.0, 1_001, 0.0)
+    told: list[Change | None] = [*presence.due(1.0, 1_001)]
+    told += [presence.remote(A, ALICE, said(status, v), v) for v, status in ((1_100, ON), (1_200, AWAY), (1_300, OFF))]
+    assert [change.status for change in told if change] == [OFF, ON, AWAY, OFF]
+    assert [change.v for change in told if change] == sorted({change.v for change in told if change})
 
 
 def test_a_device_whose_next_session_is_under_way_is_not_the_longest_idle() -> None:
     presence = mirrored()
     presence.hold(ALICE)
-    presence.connect(ALICE, PHONE, False, 1_000, presence.attach(ALICE, PHONE, 1_000))
-    presence.connect(ALICE, LAPTOP, False, 1_100, presence.attach(ALICE, LAPTOP, 1_100))
+    presence.attach(ALICE, PHONE, 1_000)
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.attach(ALICE, LAPTOP, 1_100)
+    presence.connect(ALICE, LAPTOP, False, 1_100)
     presence.remote(A, ALICE, said(ON, 1_200, device(DeviceId("tab"), 1_200)), 1_200)
     assert presence.surplus(ALICE, 2) == [PHONE]
     presence.attach(ALICE, PHONE, 1_300)

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd import gossip, roster
 from chatd.ids import DeviceId, UserId
-from chatd.presence import Change, Presence
+from chatd.presence import PASSING_AGAIN_S, Change, Presence
 from chatd.roster import DEAD_MAX, NODES_MAX, Device, Question, Remote, Roster, Seat, Status
 
 GRACE_S = 0.5
@@ -171,7 +171,7 @@ class Cluster:
         now_ms = self.now_ms(node)
         old = node.sessions.get((user, device))
         attached_ms = r.choice([None, now_ms, now_ms - 40])
-        at = now_ms if attached_ms is None else attached_ms
+        at = now_ms if attached_ms is None else node.presence.attach(user, device, attached_ms)
         if old is None:
             node.sessions[user, device] = Session(away, at, at)
         else:
@@ -179,7 +179,7 @@ class Cluster:
             if attached_ms is not None:
                 old.attached_ms, old.active_ms = at, max(old.active_ms, at)
         node.left.pop((user, device), None)
-        change = node.presence.connect(user, device, away, now_ms, attached_ms)
+        change = node.presence.connect(user, device, away, now_ms)
         node.told([] if change is None else [change])
 
     def disconnect(self, r: Random) -> None:
@@ -194,7 +194,11 @@ class Cluster:
         self.due(node)
 
     def due(self, node: Node) -> None:
-        node.left = {key: left for key, left in node.left.items() if left[0] > self.now}
+        for (user, device), (until, away) in list(node.left.items()):
+            if until <= self.now:
+                del node.left[user, device]
+                if node.presence._own.is_passing(user, self.now):  # not yet said that it came
+                    node.left[user, device] = (self.now + PASSING_AGAIN_S, away)
         node.told(node.presence.due(self.now, self.now_ms(node)))
 
     def let_go(self, r: Random) -> None:
