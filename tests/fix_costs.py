@@ -1,6 +1,7 @@
 """What a message costs, counted and not timed: the same on every machine.
 
     Wire        a client's connection that costs the loop next to nothing: whole bursts in one write, frames counted as they come; no task, no timer
+    lines_run   lines of Python that a call runs (sys.settrace): whether it goes through all of something
     Calls       calls of Python and C functions, by module and name, while it is entered (sys.setprofile)
     Trips       what libpq sends and gets on every connection of a node: round trips, statements, bytes (PQtrace)
     Tables      rows, index entries and buffers that PostgreSQL touched, from its own statistics, made exact by a flush of them
@@ -215,6 +216,24 @@ class Calls:
     @staticmethod
     def _sum(counts: Counter[tuple[str, str]], module: str, *, whole: bool = False) -> int:
         return sum(n for (one, _), n in counts.items() if (one == module if whole else one.startswith(module)))
+
+
+def lines_run(call: Callable[[], object]) -> int:
+    """All lines that it runs, whoever's."""
+    lines = 0
+
+    def see(frame: FrameType, event: str, what: Any) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return see
+
+    before = sys.gettrace()
+    sys.settrace(see)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines
 
 
 # ---- PostgreSQL --------------------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from typing import NamedTuple
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from chatd.client.errors import OutboxFull
 from chatd.client.outbox import FLYING_MAX, NOT_DONE, RETRY_MARGIN_S, SKIP_PAUSE_S, WINDOW_MAX, Item, Outbox, State, Then
+from tests.fix_costs import lines_run
 
 PEERS = ("bob", "carol", "dan")
 
@@ -201,21 +202,41 @@ def test_conversations_take_turns_where_the_window_over_all_is_small() -> None:
     assert sorted(order[:3]) == ["ann", "bob", "carol"]
 
 
-def test_no_step_costs_more_in_a_long_outbox() -> None:
-    """Ten times the items take about ten times as long, not a hundred times. Generous: what it must catch is quadratic."""
+class Watched(OrderedDict[str, Any]):
+    """Whoever goes through it runs a line for each: what C would do unseen (`list(queue.items.values())`) is counted, too."""
 
-    def drain(n: int) -> float:
+    def values(self) -> Any:
+        for value in super().values():  # noqa: UP028 (`yield from` is one line)
+            yield value
+
+    def items(self) -> Any:
+        for item in super().items():  # noqa: UP028
+            yield item
+
+    def __iter__(self) -> Iterator[str]:
+        for key in super().__iter__():  # noqa: UP028
+            yield key
+
+
+@pytest.mark.parametrize("per_peer", [10, 10_000])
+def test_no_step_costs_more_in_a_long_outbox(per_peer: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times the items take ten times the steps, in many conversations and in one."""
+    monkeypatch.setattr("chatd.client.outbox.OrderedDict", Watched)
+
+    def drain(n: int) -> None:
         outbox = Outbox()
-        started = time.perf_counter()
         for i in range(n):
-            outbox.add(f"peer-{i % (n // 10)}", f"{i}", "message", "x", None)
+            outbox.add(f"peer-{i // per_peer}", f"{i}", "message", "x", None)
+        now = 0.0
         while outbox.size:
-            for item, _ in outbox.next(0.0):
-                outbox.settle(item.peer, item.cid)
-        return time.perf_counter() - started
+            for item, _ in outbox.next(now):
+                if int(item.cid) % 7 or item.code:
+                    outbox.settle(item.peer, item.cid)
+                else:
+                    outbox.refuse(item, "unavailable", 100, None, now)
+            now = max(now, outbox.wake_at() or 0.0)
 
-    small, large = min(drain(500) for _ in range(3)), min(drain(5_000) for _ in range(3))
-    assert large < small * 40
+    assert lines_run(lambda: drain(2_000)) < 10.5 * lines_run(lambda: drain(200))
 
 
 # ---- against a model of the server --------------------------------------------------------------------------------------------------
