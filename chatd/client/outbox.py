@@ -80,6 +80,7 @@ class _Queue:
     items: OrderedDict[str, Item]
     window: int = WINDOW_MAX
     until: float = 0.0
+    settling: bool = False  # since a refusal: until all that is on its way has its answer
 
 
 class Outbox:
@@ -116,7 +117,7 @@ class Outbox:
         self._later.clear()
         self._flying, self._window, self._until = 0, FLYING_MAX, 0.0
         for peer, queue in list(self._queues.items()):
-            queue.window, queue.until = WINDOW_MAX, 0.0
+            queue.window, queue.until, queue.settling = WINDOW_MAX, 0.0, False
             for item in queue.items.values():
                 item.code = None
                 if item.state is State.SENT:
@@ -141,9 +142,10 @@ class Outbox:
                     heapq.heappush(self._later, (queue.until, peer))
                 del self._ready[peer]
                 continue
-            if queue.window == 1 and any(item.state is State.SENT for item in islice(queue.items.values(), WINDOW_MAX)):
+            if queue.settling and any(item.state is State.SENT for item in islice(queue.items.values(), WINDOW_MAX)):
                 del self._ready[peer]  # what was on its way when one was refused may yet be: nothing may overtake it. Its answer comes first
                 continue
+            queue.settling = False
             for item in islice(queue.items.values(), queue.window):
                 if item.state is State.SENT:
                     continue
@@ -170,7 +172,8 @@ class Outbox:
         item = queue.items.get(cid) if queue is not None else None
         if queue is None or item is None:
             return None
-        queue.window = min(queue.window + 1, WINDOW_MAX)
+        if not queue.settling:  # an ok to what was sent before the refusal says nothing of what follows
+            queue.window = min(queue.window + 1, WINDOW_MAX)
         self._window = min(self._window + 1, FLYING_MAX)
         self._remove(queue, item)
         return item
@@ -187,7 +190,7 @@ class Outbox:
             return Then.FAILED
         self._flying -= 1
         item.state = State.QUEUED
-        queue.window = 1
+        queue.window, queue.settling = 1, True
         self._ready[item.peer] = None
         if code == "blocked":
             if blocked_by in queue.items and blocked_by != item.cid:

@@ -32,7 +32,10 @@ const SURELY_NOT_DONE = new Set(['rate_limited', 'overloaded', 'too_many_convers
 
 export class Outbox {
   constructor() {
-    /** @type {Map<string, {items: OutboxItem[], window: number, until: number}>} peer -> queue */
+    /**
+     * By peer. `settling`: since a refusal, until all that is on its way has its answer.
+     * @type {Map<string, {items: OutboxItem[], window: number, until: number, settling: boolean}>}
+     */
     this.queues = new Map();
     /** @type {OutboxItem[]} */
     this.failed = [];
@@ -48,7 +51,7 @@ export class Outbox {
   add({ peer, cid, kind, body = null, ref = null, refcid = null, at, tried = false }) {
     if (this.size >= OUTBOX_ITEMS_MAX) return null;
     const item = { peer, cid, kind, body, ref, refcid, at, tried, state: /** @type {const} */ ('queued'), refused: false, code: null, msg: null };
-    const queue = this.queues.get(peer) ?? { items: [], window: WINDOW_MAX, until: 0 };
+    const queue = this.queues.get(peer) ?? { items: [], window: WINDOW_MAX, until: 0, settling: false };
     this.queues.set(peer, queue);
     queue.items.push(item);
     this.size += 1;
@@ -75,6 +78,7 @@ export class Outbox {
       for (const item of queue.items) item.state = 'queued';
       queue.window = WINDOW_MAX;
       queue.until = 0;
+      queue.settling = false;
     }
   }
 
@@ -88,7 +92,8 @@ export class Outbox {
     for (const queue of this.queues.values()) {
       if (now < queue.until) continue;
       // What was on its way when one was refused may yet be refused: nothing may overtake it, so its answer comes first.
-      if (queue.window === 1 && queue.items.some(({ state }) => state === 'sent')) continue;
+      if (queue.settling && queue.items.some(({ state }) => state === 'sent')) continue;
+      queue.settling = false;
       let sent = 0;
       for (const item of queue.items) {
         if (sent >= queue.window) break;
@@ -118,7 +123,8 @@ export class Outbox {
     if (!item) return null;
     const queue = this.queues.get(item.peer);
     this.#remove(item);
-    if (queue) queue.window = Math.min(WINDOW_MAX, queue.window + 1);
+    // An ok to what was sent before a refusal says nothing of what follows.
+    if (queue && !queue.settling) queue.window = Math.min(WINDOW_MAX, queue.window + 1);
     return item;
   }
 
@@ -144,6 +150,7 @@ export class Outbox {
     item.refused = SURELY_NOT_DONE.has(frame.code);
     item.state = 'queued';
     queue.window = 1;
+    queue.settling = true;
     queue.until = now + frame.retry_ms + RETRY_MARGIN_MS;
     if (frame.code === 'rate_limited') this.until = Math.max(this.until, queue.until);
     return 'again';
@@ -154,6 +161,7 @@ export class Outbox {
     item.state = 'queued';
     item.refused = true;
     queue.window = 1;
+    queue.settling = true;
     if (queue.items.some((other) => other !== item && other.cid === frame.cid)) return 'again';
     queue.until = Math.max(queue.until, now + BLOCKED_PAUSE_MS);
     return frame.cid ? 'skip' : 'again';

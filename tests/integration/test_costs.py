@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import pytest
 import pytest_asyncio
 
+import chatd.postgres.watch
 import chatd.server
 from chatd.connection import Connection
 from chatd.lanes import Batch
@@ -221,7 +222,10 @@ MakeHome: TypeAlias = Callable[..., Awaitable[Home]]
 
 @pytest_asyncio.fixture
 async def make_home(make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeHome]:
-    monkeypatch.setattr(chatd.server, "TICK_S", 3_600.0)  # what runs by the clock is not of the path
+    # What runs by the clock is not of the path: a slow machine would see more of it.
+    monkeypatch.setattr(chatd.server, "TICK_S", 3_600.0)
+    monkeypatch.setattr(chatd.postgres.watch, "LOOK_S", 3_600.0)
+    monkeypatch.setattr(chatd.server.Node, "_sweep", lambda node: asyncio.sleep(3_600.0))
 
     async def make(**settings: Any) -> Home:
         conninfo = make_db()

@@ -185,6 +185,23 @@ def test_it_is_bounded() -> None:
     send(outbox, "carol", 3)
 
 
+def test_oks_of_before_a_refusal_let_nothing_overtake_what_has_no_answer_yet() -> None:
+    """The server refuses at once what finds no room, and answers what came before it once that is stored."""
+    outbox = Outbox()
+    items = [send(outbox, "bob", n) for n in range(5)]
+    outbox.next(0.0)
+    outbox.refuse(items[3], "overloaded", 100, None, 0.0)
+    for n in range(3):
+        outbox.settle("bob", f"cid-{n}")
+    send(outbox, "bob", 5)
+    assert outbox.next(1.0) == [], "cid-4 is still to be refused"
+    assert outbox.wake_at() is None
+    outbox.refuse(items[4], "blocked", None, "cid-3", 1.0)
+    assert cids(outbox.next(1.0)) == ["cid-3"]
+    outbox.settle("bob", "cid-3")
+    assert cids(outbox.next(1.0)) == ["cid-4", "cid-5"]
+
+
 def test_conversations_take_turns_where_the_window_over_all_is_small() -> None:
     outbox = Outbox()
     trigger = send(outbox, "ann", 0)

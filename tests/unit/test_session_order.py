@@ -125,9 +125,13 @@ def test_whatever_goes_wrong_the_order_holds_and_everything_gets_through(
 FEW_FRAMES = Trouble(
     outages=0.5, halves=0.5, queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, delay_s=0.001, commit_s=0.5, gate_max=10, silences=0.5
 )
+# A full gate refuses at once, and what came before has its ok later: by then more is on its way.
+LATE_OKS = Trouble(queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, delay_s=0.3, commit_s=0.002, gate_s=0.0, gate_max=2)
 
 
 @settings(max_examples=250, deadline=None)
+@example(1, LATE_OKS, Sdk, 1, 2, 1, 2.0)
+@example(1, LATE_OKS._replace(outages=0.1), Sdk, 1, 2, 1, 2.0)
 @example(2300466123, FEW_FRAMES, Eager, 2, 3, 1, 0.0)
 @example(2300466123, FEW_FRAMES, Sdk, 2, 3, 1, 0.0)
 @given(

@@ -85,6 +85,19 @@ test('what may have been done cannot be discarded, what was surely not can', () 
   assert.equal(outbox.size, 0);
 });
 
+test('oks of before a refusal let nothing overtake what has no answer yet', () => {
+  const outbox = filled(5);
+  const items = outbox.next(0).map(({ item }) => item);
+  outbox.refuse(items[3], { code: 'overloaded', retry_ms: 100 }, 0);
+  for (const n of [0, 1, 2]) outbox.settle(`c${n}`);
+  outbox.add({ peer: 'bob', cid: 'c5', kind: 'message', body: 'm5', at: 5 });
+  assert.deepEqual(outbox.next(1000), [], 'c4 is still to be refused');
+  outbox.refuse(items[4], { code: 'blocked', cid: 'c3' }, 1000);
+  assert.deepEqual(cids(outbox.next(1000)), ['c3']);
+  outbox.settle('c3');
+  assert.deepEqual(cids(outbox.next(1000)), ['c4', 'c5']);
+});
+
 test('after a refusal nothing goes out before all that was on its way is answered', () => {
   const outbox = filled(3);
   const [first, second, third] = outbox.next(0).map(({ item }) => item);
