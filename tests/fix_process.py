@@ -2,6 +2,7 @@
 
     own_postgres    an `Embedded` for this test alone: `kill`, `start`, `freeze`, `thaw`
     make_process    `await make_process(database_url=..., rate_messages=1000)`: a running `Process`; settings become flags
+    fork_server     what makes them (`tests/forkserver.py`)
 
 A process is ready when it says READY on its NOTIFY_SOCKET (as to systemd): an event, and the very one that operators rely on. What it logs is in
 `<folder>/chatd-N.log`, and is shown when the test fails. Whatever a test leaves running is killed at its end.
@@ -28,6 +29,7 @@ import pytest_asyncio
 from chatd.auth import Keys, issue
 from chatd.embedded import Embedded
 from chatd.ids import UserId
+from tests.forkserver import Child, ForkServer
 
 READY_S_MAX: Final = 40.0  # far beyond what it takes, also beside other tests on a small machine
 EXIT_S_MAX: Final = 20.0
@@ -58,18 +60,20 @@ class OwnPostgres(Embedded):
 class Process:
     """One chatd. `start` may be called again after `kill`: same port, same database.
 
-    `before`: Python that runs in the process first, for faults that have no setting: a clock that is wrong, a bus that loses.
+    `before`: Python that runs in the process first, for faults that have no setting: a clock that is wrong, a bus that loses. Such a process has an
+    interpreter of its own, in which nothing of chatd is read yet.
     """
 
-    def __init__(self, folder: Path, number: int, settings: dict[str, Any], before: str = "") -> None:
+    def __init__(self, folder: Path, number: int, settings: dict[str, Any], fork_server: ForkServer, before: str = "") -> None:
         self._before = before
+        self._fork_server = fork_server
         self.folder = folder
         self.log_file = folder / f"chatd-{number}.log"
         self.port = int(settings.get("port") or _free_port())
         self.url = f"ws://127.0.0.1:{self.port}/ws"
         self.admin = f"http://127.0.0.1:{settings.get('admin_port', -1)}"
         self._settings = {"log_level": "info", "log_format": "json", "data_dir": folder, "admin_port": -1, **settings, "port": self.port}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Child | None = None
         self.starts = 0
 
     @property
@@ -93,11 +97,14 @@ class Process:
             ear.setblocking(False)
             ear.bind(f"{place}/notify")
             environment = {k: v for k, v in os.environ.items() if not k.startswith("CHATD_")} | {"NOTIFY_SOCKET": f"{place}/notify"}
-            with self.log_file.open("ab") as log:
-                way = ["-c", f"{self._before}\nimport sys\nfrom chatd.cli import main\nsys.exit(main())"] if self._before else ["-m", "chatd"]
-                self._process = subprocess.Popen(
-                    [sys.executable, *way, "serve", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
-                )
+            if self._before:
+                way = ["-c", f"{self._before}\nimport sys\nfrom chatd.cli import main\nsys.exit(main())"]
+                with self.log_file.open("ab") as log:
+                    self._process = subprocess.Popen(
+                        [sys.executable, *way, "serve", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    )
+            else:
+                self._process = await asyncio.to_thread(self._fork_server.start, ["serve", *flags], environment, self.log_file)
             await self._ready(ear)
         self.starts += 1
 
@@ -129,17 +136,19 @@ class Process:
         """Wait for its end; gives the exit status."""
         process = self._process
         assert process is not None
-        pidfd = os.pidfd_open(process.pid)
+        if (status := process.poll()) is not None:
+            return status
+        fd = process.ended_fd() if isinstance(process, Child) else os.pidfd_open(process.pid)
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.add_reader(pidfd, done.set)
+        loop.add_reader(fd, done.set)
         try:
             async with asyncio.timeout(within_s):
                 await done.wait()
             return process.wait()
         finally:
-            loop.remove_reader(pidfd)
-            os.close(pidfd)
+            loop.remove_reader(fd)
+            os.close(fd)
 
     def freeze(self) -> None:
         """SIGSTOP: it hears nothing and says nothing."""
@@ -186,12 +195,19 @@ def own_postgres() -> Iterator[OwnPostgres]:
             server.stop()
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> Iterator[ForkServer]:
+    server = ForkServer()
+    yield server
+    server.stop()
+
+
 @pytest_asyncio.fixture
-async def make_process(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[MakeProcess]:
+async def make_process(tmp_path: Path, fork_server: ForkServer) -> AsyncIterator[MakeProcess]:
     processes: list[Process] = []
 
     async def make(before: str = "", **settings: Any) -> Process:
-        process = Process(tmp_path, len(processes) + 1, settings, before)
+        process = Process(tmp_path, len(processes) + 1, settings, fork_server, before)
         processes.append(process)
         await process.start()
         return process
