@@ -80,9 +80,9 @@ class Keys:
         keys = _parse(path, data)
         warnings = []
         if mode & 0o004 and any(key.signs for key in keys):
-            warnings.append(f"keys_file: everybody on this machine can read {path} and make tokens; chmod 600 it")
+            warnings.append(f"keys_file: everybody on this machine can read {path} and make tokens; chmod o-rwx it")
         if mode & 0o022:
-            warnings.append(f"keys_file: others than its owner can write {path} and become anybody; chmod 600 it")
+            warnings.append(f"keys_file: others than its owner can write {path} and become anybody; chmod go-w it")
         return cls(keys, tuple(warnings))
 
     @classmethod

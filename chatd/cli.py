@@ -26,12 +26,13 @@ from chatd.errors import ChatdError, SettingError
 
 FAILED: Final = 1
 WRONG_SETTING: Final = 2
+EPOCH_S: Final = 5  # what `chatd epoch` sends must have arrived by then
 GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
 
 EPILOG: Final = """\
 examples:
   chatd                                   try it: PostgreSQL included, a page to chat on, nothing to configure
-  chatd serve --config /etc/chatd.toml    as a service (docs/operations.md)
+  chatd serve --config /etc/chatd/chatd.toml    as a service (docs/operations.md)
   chatd serve --workers 4 --redis-url redis://127.0.0.1    four nodes on one port (docs/cluster.md)
   chatd nodes --redis-url redis://127.0.0.1                the nodes there are
   chatd token alice                       a token for development
@@ -240,16 +241,29 @@ def _nodes(options: argparse.Namespace) -> int:
     return 0
 
 
+def _one_primary(conninfo: str) -> None:
+    """Each server has an epoch of its own: with two that take writes, that of the wrong one would be shown or renewed. Raises SettingError."""
+    from chatd.postgres import hosts
+
+    if len(hosts.each(conninfo)) > 1 and len(found := hosts.primaries(conninfo)) > 1:
+        raise SettingError(
+            f"database_url: {len(found)} of its servers take writes ({', '.join(found)}); stop the old primary, or name one alone by --database-url"
+        )
+
+
 def _epoch(options: argparse.Namespace) -> int:
     import psycopg
 
     from chatd.embedded import Embedded
+    from chatd.postgres import faults
+    from chatd.postgres.connection import Opener
 
     settings = _settings(options)
     if settings.embedded and not Embedded(settings.data_dir).made:
         raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
     try:
-        with _database(settings) as conninfo, psycopg.connect(conninfo, connect_timeout=5) as conn:
+        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", EPOCH_S)) as conn:
+            _one_primary(conninfo)
             if options.renew:
                 conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
                 # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
@@ -259,7 +273,8 @@ def _epoch(options: argparse.Namespace) -> int:
                     conn.execute("DELETE FROM feed")
             row = conn.execute("SELECT epoch FROM meta").fetchone()
     except psycopg.Error as e:
-        raise ChatdError(f"the database does not answer: {str(e).splitlines()[0]}; check --database-url, or run `chatd migrate` first") from None
+        remedy = {"schema": "; run `chatd migrate` first", "standby": ""}.get(faults.kind(e), "; check --database-url")
+        raise ChatdError(f"the epoch cannot be read or set: {faults.sentence(e)}{remedy}") from None
     print(row[0] if row else "")
     if options.renew:
         print("chatd: running nodes notice within a second", file=sys.stderr)

@@ -20,9 +20,10 @@ from chatd.config import Settings, mask_password
 from chatd.embedded import Embedded, visit
 from chatd.engine import Away, Engine
 from chatd.errors import ChatdError, SettingError
-from chatd.postgres import connection
+from chatd.postgres import connection, faults, hosts
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
+from chatd.postgres.watch import READ_ONLY
 
 CONNECT_S: Final = 5
 SKEW_S_MAX: Final = 1.0
@@ -132,11 +133,23 @@ def _can_be_written(folder: Path) -> bool:
 
 def _database(settings: Settings, conninfo: str) -> list[Finding]:
     try:
-        with psycopg.connect(conninfo, connect_timeout=CONNECT_S, autocommit=True, prepare_threshold=None, client_encoding="UTF8") as conn:
-            return list(_server(settings, conn, conninfo))
+        with psycopg.connect(Opener(conninfo).conninfo("doctor", CONNECT_S), autocommit=True, prepare_threshold=None) as conn:
+            return [*_hosts(conninfo), *_server(settings, conn, conninfo)]
     except psycopg.Error as e:
-        first = (str(e).splitlines() or [type(e).__name__])[0]
-        return [Finding("bad", "database", f"{mask_password(first)}: start it, or mend database_url")]
+        remedy = "" if faults.kind(e) == "standby" else ": start it, or mend database_url"
+        return [Finding("bad", "database", mask_password(faults.sentence(e)) + remedy)]
+
+
+def _hosts(conninfo: str) -> list[Finding]:
+    """Where several servers are named, exactly one is to take writes."""
+    names = hosts.each(conninfo)
+    if len(names) == 1:
+        return []
+    found = hosts.primaries(conninfo)
+    if len(found) > 1:
+        what = f"{len(found)} servers take writes: {', '.join(found)}; stop the old primary, or make it a standby, before a node starts"
+        return [Finding("bad", "servers", what)]
+    return [Finding("ok", "servers", f"{', '.join(found)} of {len(names)} takes writes")]
 
 
 def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], conninfo: str) -> Iterator[Finding]:
@@ -153,6 +166,8 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
     row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
     assert row is not None
     yield asyncio.run(_sessions(conninfo))
+    if show("transaction_read_only") == "on" and show("in_hot_standby") == "off":
+        yield Finding("bad", "database", f"{READ_ONLY}; `SHOW default_transaction_read_only` and the server's log say which")
     for name in ("fsync", "full_page_writes"):
         if show(name) != "on":
             yield Finding("bad", name, "is off: a crash of the machine can lose or break acked messages; turn it on in postgresql.conf")

@@ -78,6 +78,8 @@ def setup(
             root.removeHandler(handler)
     root.addHandler(Bridge())
     root.setLevel(logging.INFO if DEBUG_ON else max(_LEVELS[level], logging.WARNING))
+    # A line for each connection that the pool cannot have, or finds ended: `database.outage` has told that once, with its reason.
+    logging.getLogger("psycopg.pool").setLevel(logging.INFO if DEBUG_ON else logging.ERROR)
 
 
 class _Output:

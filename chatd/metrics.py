@@ -8,7 +8,7 @@ Histograms have buckets that show the budgets (p95 < 200 ms, p99 < 500 ms, prese
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -94,7 +94,7 @@ COUNTERS: Final = {
 class Metrics(Collector):
     """All series of a node. Gauges are functions, set by `server.py`, read at scrape time."""
 
-    __slots__ = (*COUNTERS, "closes", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "registry")
+    __slots__ = (*COUNTERS, "closes", "failures", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "registry")
 
     sends: int
     sends_ok: int
@@ -146,6 +146,7 @@ class Metrics(Collector):
         for name in COUNTERS:
             setattr(self, name, 0)
         self.closes: dict[str, int] = {}  # by name of the close code
+        self.failures: Mapping[str, int] = {}  # of the database, by kind; the store's own count
         self.commit_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.loop_lag_s = Histogram(SECONDS)
@@ -169,6 +170,10 @@ class Metrics(Collector):
         for reason, n in self.closes.items():
             closes.add_metric([reason], n)
         yield closes
+        failures = CounterMetricFamily("chatd_database_failures", "what PostgreSQL did not do because of an outage, by kind", labels=["kind"])
+        for kind, n in self.failures.items():
+            failures.add_metric([kind], n)
+        yield failures
         for name, help, h in (
             ("commit_seconds", "one batch: round trip and commit", self.commit_s),
             ("batch_rows", "entries a batch", self.batch_rows),

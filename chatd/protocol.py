@@ -242,6 +242,8 @@ def _cid(o: dict[str, Any], key: str = "cid") -> Cid:
 def _message(o: dict[str, Any]) -> tuple[Seq | None, Cid | None]:
     """The message that a change names: by its seq, by its cid, or by both."""
     if o.get("refcid") is None:
+        if o.get("ref") is None:
+            raise _bad("ref", "or `refcid` must name the message")
         return _seq(o, "ref"), None
     return None if o.get("ref") is None else _seq(o, "ref"), _cid(o, "refcid")
 

@@ -146,6 +146,7 @@ class Node:
             held=lambda: self.registry.convs, floors=self._floors,
         )  # fmt: skip
         self.store.on_partition = self.retention.wake
+        metrics.failures = self.store.health.counts
         self._make_census()
         for name, help, read in (
             ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
@@ -301,8 +302,7 @@ class Node:
             problems["draining"] = "this node is on its way out"
         if (trouble := self.store.health.trouble) is not None:
             problems["database"] = f"{trouble.kind}: {trouble.sentence}"
-            if trouble.part == "watch":
-                return problems  # nothing that is asked now would be answered, or soon
+            return problems  # what is asked now might not be answered before whoever asks gives up
         try:
             left = await self.store.partitions_left()
             if left < 1:

@@ -100,14 +100,30 @@ def kind(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "timeout"
     code = (error.sqlstate if isinstance(error, psycopg.Error) else None) or ""
+    if not code and _NO_PRIMARY_WORDS in str(error):
+        return "standby"
     for n in (5, 2):
         if (found := KINDS.get(code[:n])) is not None:
             return found
     return "other" if code else "away"
 
 
+# What libpq says of a standby where a primary was asked for: it has no SQLSTATE. The last server of several may have said something else: the whole
+# text is searched.
+_NO_PRIMARY_WORDS: Final = "server is in hot standby mode"
+NO_PRIMARY: Final = "no server in database_url is a primary that answers: promote a standby, or name the primary there"
+TIMEOUT: Final = (
+    "no answer in time: `wait_event` in pg_stat_activity says what it waits for (SyncRep: a synchronous standby is away),"
+    " or a pooler has no connection left"
+)
+
+
 def sentence(error: BaseException) -> str:
     """One line, for the log and for readiness. libpq's messages hold host, user and database, never a password."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return TIMEOUT
+    if not isinstance(error, Outage) and kind(error) == "standby":
+        return NO_PRIMARY
     return " ".join((str(error).split("\n", 1)[0] or type(error).__name__).split())
 
 

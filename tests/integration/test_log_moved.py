@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from chatd.doctor import examine
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
@@ -310,7 +311,7 @@ def test_an_epoch_once_left_is_not_gone_back_to() -> None:
     assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.MOVED
 
 
-async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
+async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await make_server()
     with connect(conninfo(server)) as db:
         name = one(db, "SELECT current_database()")
@@ -319,6 +320,9 @@ async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
     async with asyncio.timeout(10):
         while "read-only" not in (await server.node._readiness()).get("database", ""):
             await asyncio.sleep(0.05)
+    found = await asyncio.to_thread(examine, server.node.settings)
+    assert ["read-only" in one.what for one in found if one.bad] == [True]
+    assert b'chatd_database_failures_total{kind="read-only"}' in server.node.metrics.exposition()
     alice = await server.connect("alice")
     cid = str(uuid.uuid4())
     assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
@@ -330,6 +334,13 @@ async def test_readiness_tells_the_reason(make_server: MakeServer) -> None:
             await asyncio.sleep(0.05)
         while await server.node._readiness():
             await asyncio.sleep(0.05)
+
+    async def hangs() -> int:
+        raise AssertionError("what is known is told at once")
+
+    monkeypatch.setattr(server.node.store, "partitions_left", hangs)
+    server.node.store.health.failed("lanes", psycopg.errors.DiskFull("no space left"))
+    assert await server.node._readiness() == {"database": "disk-full: no space left"}
 
 
 def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
