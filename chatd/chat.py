@@ -298,6 +298,7 @@ class Chat:
         is_last = True
         for _ in range(LISTS_MAX):
             rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)  # one more tells whether this is the last page
+            opening.check_pairs(self.s, rows)
             is_last, rows = len(rows) <= request.limit, rows[: request.limit]
             await opening.lift(self.s, rows)
             await self.delivery.drained(session)  # here, as another device may read while this one's output is paused

@@ -27,6 +27,7 @@ from chatd.config import Settings
 from chatd.delivery import Delivery
 from chatd.engine import Away, Engine
 from chatd.envelope import Codec
+from chatd.errors import Unavailable
 from chatd.feed import Feed
 from chatd.feedreader import CursorsTold, HeadTold
 from chatd.ids import UserId
@@ -139,8 +140,10 @@ class Cluster:
     def _found(self, rows: list[ConvRow]) -> None:
         """Conversations that may be unknown here: those of users who are held, and whose listing is over, are theirs from now on."""
         registry = self._services.registry
+        with contextlib.suppress(Unavailable):
+            opening.check_pairs(self._services, rows)
         for row in rows:
-            if any((user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)):
+            if registry.fits(row.id, row.a, row.b) and any((user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)):
                 conv = registry.hold(row.id, row.a, row.b)
                 conv.floor = max(conv.floor, row.floor)
 

@@ -219,6 +219,7 @@ class Delivery:
 
     def _fan_out(self, conv: Conversation, seq: int, ts: int, items: list[Item]) -> None:
         conv_id = conv.id
+        self.registry.latest = conv
         users = self.registry.users
         outward = self.outward
         was_open = conv.open
@@ -313,8 +314,11 @@ class Delivery:
             names = protocol.parties(e.frame, e.side)
             if names is None or to not in names:
                 return False
+            if not self.registry.fits(e.conv, *names):
+                self.store.log.suspect()
+                return False
             conv = self.registry.hold(e.conv, *names)
-        elif to != conv.a and to != conv.b:
+        elif (to != conv.a and to != conv.b) or not _is_between(conv, e):
             return False
         if conv.gap is not None:
             assert isinstance(conv.gap, Gap)
@@ -330,6 +334,7 @@ class Delivery:
         if not conv.head:
             self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
+        self.registry.latest = conv
         users = self.registry.users
         author, reader = (conv.a, conv.b) if e.side == 0 else (conv.b, conv.a)
         if (user := users.get(author)) is not None and user.sessions:
@@ -397,6 +402,7 @@ class Delivery:
         if not conv.head:
             self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
+        self.registry.latest = conv
         for id in {conv.a, conv.b}:
             user = self.registry.users.get(id)
             if user is not None and user.sessions:
@@ -470,3 +476,8 @@ class Delivery:
         """Wait until the session's connection takes more; returns at once when it does, or when it is closed."""
         while isinstance(waiter := session.drained, asyncio.Future) and session.state is not State.CLOSED:
             await asyncio.wait([waiter])
+
+
+def _is_between(conv: Conversation, e: envelope.Entry) -> bool:
+    """Is the entry that another node tells of one of these two users? In another log this id may be of others."""
+    return b',"from":%b,"to":%b,' % conv.names(e.side) in e.frame or protocol.parties(e.frame, e.side) == (conv.a, conv.b)

@@ -246,6 +246,7 @@ class Entrance:
     async def _make_some(self, asked: dict[Pair, By], lock_ms: int) -> None:
         known = [to if self.s.refuse_unknown and (to := _other(pair, by.user.id)) != by.user.id else None for pair, by in asked.items()]
         rows = {(row.a, row.b): row for row in await self.s.store.resolve(list(asked), known, lock_ms)}
+        opening.check_pairs(self.s, rows.values())
         for pair, by in asked.items():
             if (row := rows.get(pair)) is None:
                 self._not_made(pair, by, errors.NoUser("no such user has been here"))

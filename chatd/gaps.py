@@ -94,12 +94,13 @@ class Gaps:
                 convs = list(self._doubtful)[:LOOK_UP_CONVS]
                 for id in convs:
                     self._doubtful.discard(id)
+                known = self._known(convs)
                 try:
                     decided = {row.id: row for row in await self._store.heads_decided(convs)}
                 except errors.Refused:
                     decided = {}
                 if decided:
-                    busy = self._compare(list(decided.values()), again=False)
+                    busy = self._compare(list(decided.values()), known, again=False)
                     if busy:
                         self._spawn(self._look_again(busy))
                 if undecided := [id for id in convs if id not in decided and id in self._registry.convs]:
@@ -137,17 +138,28 @@ class Gaps:
         Filling these now would give what is under way to its sender as an entry and a dup; its result may show the gap, or not.
         """
         while True:
+            known = self._known(convs)
             try:
                 rows = await self._store.heads(convs)
                 break
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)
-        return self._compare(rows, again=again)
+        if known.keys() - {row.id for row in rows}:
+            self._store.log.suspect(is_behind=True)  # a row never goes
+        return self._compare(rows, known, again=again)
 
-    def _compare(self, rows: list[Head], *, again: bool) -> set[ConvId]:
+    def _known(self, convs: Iterable[ConvId]) -> dict[ConvId, int]:
+        """The heads of those that are in memory, before they are asked for: the log had them then."""
+        held = self._registry.convs
+        return {id: conv.head for id in convs if (conv := held.get(id)) is not None}
+
+    def _compare(self, rows: list[Head], known: dict[ConvId, int], *, again: bool) -> set[ConvId]:
         busy: set[ConvId] = set()
         for row in rows:
             conv = self._registry.convs.get(row.id)
+            if conv is not None and (row.a != conv.a or row.b != conv.b or row.head < known.get(row.id, 0)):
+                self._store.log.suspect(is_behind=True)  # nothing of it is read: it may be others'
+                continue
             if conv is None or (row.head <= conv.head and conv.gap is None):
                 self._tell(row.id)
                 continue

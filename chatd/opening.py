@@ -326,6 +326,7 @@ async def _rows(
     while True:
         page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
         first, now_ms = first or page.mark, page.now_ms  # the first page's mark is the oldest: nothing slips between pages
+        check_pairs(s, page.rows)
         for row in page.rows:
             merge(s, user, row)
         if heads is not None:
@@ -334,6 +335,13 @@ async def _rows(
         if not page.more:
             return first, now_ms, rows
         after = page.rows[-1].id
+
+
+def check_pairs(s: Services, rows: Iterable[ConvRow]) -> None:
+    """What the database lists is of the log that is in memory: only then may rows be merged. Raises Unavailable where it has moved."""
+    if not all(s.registry.fits(row.id, row.a, row.b) for row in rows):
+        s.store.log.suspect(is_behind=True)
+        raise errors.Unavailable("the log is another one; connect again", retry_ms=OPEN_RETRY_MS)
 
 
 def merge(s: Services, user: User, row: ConvRow) -> Conversation:
@@ -348,6 +356,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
     elif row.head > conv.head and not conv.pending:
         s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
+    if registry.latest is None or conv.ts > registry.latest.ts:
+        registry.latest = conv
     conv.floor = max(conv.floor, row.floor)
     if fresh and conv.head == row.head:
         conv.advance(0, row.a_delivered, row.a_read)

@@ -142,6 +142,7 @@ class Registry:
         self.users: dict[UserId, User] = {}
         self.convs: dict[ConvId, Conversation] = {}
         self.sessions = 0  # of all users
+        self.latest: Conversation | None = None  # of the last entry that is known, held or not: a log that was set back lacks it
         self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
         self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
         self._empty: dict[UserId, dict[ConvId, Conversation]] = {}  # by a participant who is not held: those that had no entry at that time
@@ -171,9 +172,17 @@ class Registry:
             self._idle.pop(user.id, None)
             self._idle[user.id] = None
 
+    def fits(self, id: ConvId, a: UserId, b: UserId) -> bool:
+        """Can this be a conversation of the log that is in memory? There an id is of one pair for ever, and a pair has one id."""
+        if (conv := self.convs.get(id)) is not None:
+            return conv.a == a and conv.b == b
+        held = ((self.users.get(a), b), (self.users.get(b), a))
+        return all(user is None or (conv := user.peers.get(peer)) is None or conv.id == id for user, peer in held)
+
     def hold(self, id: ConvId, a: UserId, b: UserId) -> Conversation:
-        """The conversation in memory, made if it is not there, and linked to those of its users that are held."""
+        """The conversation in memory, made if it is not there, and linked to those of its users that are held. The caller has seen that it `fits`."""
         conv = self.convs.get(id)
+        assert conv is None or (conv.a == a and conv.b == b), "two pairs would share one log"
         if conv is None:
             conv = self.convs[id] = Conversation(id, a, b)
             if a not in self.users and b not in self.users:
@@ -195,6 +204,7 @@ class Registry:
     def forget_conversations(self) -> None:
         """The log is another one: none of them is as it was. The users stay, with their limits; each next hello reads what is theirs."""
         self.convs.clear()
+        self.latest = None
         self._busy.clear()
         self._empty.clear()
         for user in self.users.values():

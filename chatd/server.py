@@ -40,7 +40,7 @@ from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
 from chatd.pages import Pages
-from chatd.postgres.watch import Fall
+from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
 from chatd.registry import Registry
 from chatd.session import State
@@ -133,6 +133,7 @@ class Node:
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
+        self.store.latest = self._latest
         if s.redis_url is not None:
             from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
 
@@ -186,6 +187,10 @@ class Node:
         for connection in list(self.hub.connections):
             if connection.session is not None and connection.session.user is not None:
                 connection.close(CloseCode.RESTART, "the log is another one: begin with its epoch")
+
+    def _latest(self) -> Latest | None:
+        conv = self.registry.latest
+        return None if conv is None else Latest(conv.id, conv.head, conv.check >> 3)
 
     def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
         """Retention raised these floors."""

@@ -34,7 +34,7 @@ from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
-from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Watch
+from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
 from chatd.protocol import Stored
 from chatd.queries import query
 from chatd.registry import Conversation
@@ -97,13 +97,15 @@ class ConvRow(NamedTuple):
 
 
 class Head(NamedTuple):
-    """How far a conversation's log goes. `ts` in ms."""
+    """How far a conversation's log goes, and whose it is. `ts` in ms."""
 
     id: ConvId
     head: int
     na: int
     nb: int
     ts: int
+    a: UserId
+    b: UserId
 
 
 class Changed(NamedTuple):
@@ -146,7 +148,10 @@ class Store:
         self.health = Health(time.monotonic)
         self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
         self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
-        self.watch = Watch(self.opener, self.health, moved=self._log_moved, held=lambda: self.held(), acked=self._acked)
+        self.latest: Callable[[], Latest | None] = lambda: None  # likewise: of the last entry
+        self.watch = Watch(
+            self.opener, self.health, moved=self._log_moved, held=lambda: self.held(), acked=self._acked, latest=lambda: self.latest()
+        )  # fmt: skip
         self._dead_before = 0.0  # monotonic: a connection that was last used then has turned out dead
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._users: Behind[UserId, int] = Behind(self._write_users)

@@ -50,6 +50,7 @@ LATE_S: Final = 0.25  # a batch that is out for longer waits for something, a lo
 
 STUCK_S: Final = 5.0
 LOCKED: Final = "this conversation cannot be written now: another transaction holds it; send it again with the same cid"
+FOREIGN: Final = "PostgreSQL refuses a conversation that is as this node knows it, perhaps by a trigger that is not chatd's: {}"
 APPEND: Final = query("append")
 HEADS_DECIDED: Final = query("heads_decided")
 
@@ -257,12 +258,15 @@ class Lane:
             if len(items) > 1:
                 await self._write_halves(batch, generation)
                 return
+            if faults.judge(e) is Fault.STRANGER:
+                await self._write_stranger(items, generation, e)
+                return
             log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate, reason=faults.sentence(e))
             self._settle(items)
             if faults.judge(e) is Fault.DATA:
                 self._outcome.refused(items[0])
             else:
-                self._fail_alone(items, e)
+                self._fail_alone(items)
         else:
             self._metrics.commit_s.observe(time.perf_counter() - self._began_at)
             self._metrics.batch_rows.observe(len(items))
@@ -315,7 +319,7 @@ class Lane:
                 await self._write_halves(batch, generation)
             else:
                 self._settle(items)
-                self._fail_alone(items, e)
+                self._fail_alone(items)
             return
         if not locked:  # it was let go since, or what is held is no row, as by DDL on the log
             self._outage(items, faults.outage(e, is_unknown=False))
@@ -358,10 +362,28 @@ class Lane:
         self._outcome.failed(left, Unavailable(LOCKED, retry_ms=1_000))
         return Batch([i for i in batch.messages if i.conv.id not in locked], [i for i in batch.changes if i.conv.id not in locked])
 
-    def _fail_alone(self, items: list[Item], e: psycopg.Error) -> None:
-        """One conversation alone cannot be written: it is not the one that this node knows."""
-        if faults.judge(e) is Fault.STRANGER:
+    async def _write_stranger(self, items: list[Item], generation: int, e: psycopg.Error) -> None:
+        """One conversation is not the one that this node knows, says the SQLSTATE. A trigger of somebody else's may say so: the row is looked at."""
+        conv = items[0].conv
+        try:
+            await self.connect()
+            assert self._conn is not None
+            async with asyncio.timeout(self._deadline_s):
+                is_known = await self._opener.holds(self._conn, conv.id, conv.a, conv.b, conv.head)
+        except (Outage, psycopg.Error, OSError, TimeoutError) as probe:
+            self._outage(items, faults.outage(probe, is_unknown=False))
+            await self.close()
+            return
+        if is_known:
+            self._outage(items, Outage(FOREIGN.format(faults.sentence(e)), "other", is_unknown=False))
+            return
+        if self._state.generation == generation:
             self._state.suspect(is_behind=True)
+        self._settle(items)
+        self._fail_alone(items)
+
+    def _fail_alone(self, items: list[Item]) -> None:
+        """One conversation alone cannot be written: it is not the one that this node knows, or another transaction holds a message of it."""
         self._outcome.failed(items, Unavailable("this conversation cannot be written now; send it again with the same cid", retry_ms=1_000))
 
     def drop(self) -> None:

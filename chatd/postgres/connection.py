@@ -209,8 +209,15 @@ class Opener:
         await cur.execute(HEADS, (pgarrays.BigintArray(list(acked)),), binary=True)
         heads = {row[0]: row[1] for row in await cur.fetchall()}
         if any(heads.get(id, 0) < seq for id, seq in acked.items()):
-            self.state.suspect(is_behind=True)
+            if conn.generation == self.state.generation:  # else that has been found, and these are acks of the log before
+                self.state.suspect(is_behind=True)
             raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
+
+    async def holds(self, conn: Connection, id: int, a: str, b: str, head: int) -> bool:
+        """Is this conversation in the log as the node knows it: between these two, and not behind? Raises Outage, psycopg.Error."""
+        cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+        await cur.execute(HEADS, (pgarrays.BigintArray([id]),), binary=True)
+        return any(row[1] >= head and (row[5], row[6]) == (a, b) for row in await cur.fetchall())
 
 
 def _place(conn: Connection) -> tuple[str, str]:

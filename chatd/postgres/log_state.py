@@ -13,6 +13,10 @@ lost cannot be known for sure: a node that died with the primary has acked entri
 that lost nothing (docs/decisions/0020). A move back to an epoch that was left is not made by itself: two servers that both take writes would send a
 node to and fro, and each would lose what the other has.
 
+What identity cannot show is what is missing, or another's, in a log that is where it was. Then the epoch is renewed as well, and memory begins anew
+with what is there. Where something else makes the log and memory differ, such as a trigger that changes rows, that heals nothing: so renewals of this
+kind are bounded (`Renewals`).
+
 `generation` counts the logs that this node has held. Whatever was asked of one generation is not used in the next.
 """
 
@@ -20,7 +24,12 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from typing import NamedTuple
+import math
+from typing import Final, NamedTuple
+
+PAUSE_S: Final = 10.0  # each closes all sessions: by the second one the operator should look
+PAUSE_MAX_S: Final = 3_600.0
+FORGET_S: Final = 3_600.0
 
 
 class Verdict(enum.Enum):
@@ -81,3 +90,21 @@ class LogState:
         self.generation += 1
         self.is_behind = False
         self.suspected.clear()
+
+
+class Renewals:
+    """When an epoch may be renewed for what is missing in a log that is where it was: at once, then after pauses that double. `now` in s."""
+
+    def __init__(self) -> None:
+        self._not_before = -math.inf
+        self._pause_s = 0.0
+
+    def may(self, now: float) -> bool:
+        """Whether now; that counts as one."""
+        if now < self._not_before:
+            return False
+        if now >= self._not_before + FORGET_S:
+            self._pause_s = 0.0
+        self._pause_s = min(max(self._pause_s * 2, PAUSE_S), PAUSE_MAX_S)
+        self._not_before = now + self._pause_s
+        return True

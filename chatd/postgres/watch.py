@@ -6,8 +6,8 @@
              LEFT, STANDBY, an error      an outage, with its reason
 
 Every connection compares what it sees when it is opened (postgres/connection.py) and has the watch look at once where that is another log; nothing is
-written over it. So the watch finds by itself what happens to an idle node, and to a log under a connection that stays (`chatd epoch --renew`, a dump
-restored in place).
+written over it. So the watch finds by itself what happens to an idle node, and to a log under a connection that stays: `chatd epoch --renew`, a dump
+restored in place, rows that were taken out or set back. Of these it sees the newest entry that this node knows: whatever sets a log back takes that.
 
 How far the log fell back is counted by what this node holds in memory: what other nodes have acked is not known here.
 """
@@ -29,7 +29,7 @@ from chatd.postgres import connection, faults
 from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
-from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict
 from chatd.queries import query
 
 log = structlog.get_logger("database")
@@ -49,6 +49,17 @@ WAITED_FOR: Final = frozenset(("standby", "read-only", "starting", "stopping"))
 SETTINGS: Final = {"encoding", "pooler", "settings"}
 
 
+class Latest(NamedTuple):
+    """The conversation of the last entry that this node knows: how far it goes at least, and whose it is (registry.pair_check)."""
+
+    id: ConvId
+    head: int
+    pair: int
+
+
+NOTHING: Final = (None, None, None)
+
+
 class Fall(NamedTuple):
     """How far the log fell back, by what this node held: conversations behind or gone, and entries that are not there. None: not counted."""
 
@@ -60,15 +71,18 @@ class Watch:
     """`start` before anything else asks the database, then `run` for the node's life.
 
     `moved` is called when another log is adopted, with the state already changed, in the same turn of the loop. `held` gives the heads of all
-    conversations in memory, `acked` those of the lanes' last batches. `clock(database's time in ms, how long the answer took in s)`.
+    conversations in memory, `acked` those of the lanes' last batches, `latest` that of the last entry that this node knows.
+    `clock(database's time in ms, how long the answer took in s)`.
     """
 
     def __init__(
         self, opener: Opener, health: Health, *, moved: Callable[[Fall], None], held: Callable[[], Mapping[ConvId, int]],
-        acked: Callable[[], Mapping[int, int]],
+        acked: Callable[[], Mapping[int, int]], latest: Callable[[], Latest | None],
     ) -> None:  # fmt: skip
         self._opener, self._health = opener, health
-        self._moved, self._held, self._acked = moved, held, acked
+        self._moved, self._held, self._acked, self._latest = moved, held, acked, latest
+        self._renewals = Renewals()
+        self._is_told = False  # that the log and memory differ, and that the epoch was renewed for it only a while ago
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
         self._conn: Connection | None = None
@@ -121,14 +135,17 @@ class Watch:
     async def _look(self) -> None:
         conn, is_new = await self._connect()
         async with asyncio.timeout(DEADLINE_S):
+            latest = self._latest()
             sent = time.perf_counter()
-            cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, binary=True)
+            cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, latest or NOTHING, binary=True)
             row = await cur.fetchone()
             rtt_s = time.perf_counter() - sent
         if row is None:
             raise Outage("the table `meta` has no row; restore the database", "schema", is_unknown=False)
-        seen, is_read_only, now_ms = Sight(*row[:3]), row[3], row[4]
-        if self._state.look(seen) is Verdict.MOVED:
+        seen, is_read_only, now_ms, has_latest = Sight(*row[:3]), row[3], row[4], row[5]
+        if latest is not None and not has_latest and self._state.look(seen) is Verdict.SAME:
+            self._state.suspect(is_behind=True)
+        if self._state.look(seen) is Verdict.MOVED and self._may_adopt(seen):
             if is_read_only:
                 raise Outage(READ_ONLY, "read-only", is_unknown=False)
             await self._adopt(conn)
@@ -143,6 +160,20 @@ class Watch:
                 await self.errand(conn)
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
+
+    def _may_adopt(self, seen: Sight) -> bool:
+        """A log that is where it was, and differs from memory again although that began anew a while ago: told once, and not adopted yet."""
+        state = self._state
+        if not state.is_behind or (seen.epoch, seen.recorded, seen.actual) != (state.epoch, state.identity, state.identity):
+            return True
+        if self._renewals.may(time.monotonic()):
+            self._is_told = False
+            return True
+        state.is_behind = False
+        if not self._is_told:
+            self._is_told = True
+            log.error("log.differs", reason="log and memory differ again after the epoch was renewed for that: does a trigger change rows?")
+        return False
 
     async def _connect(self) -> tuple[Connection, bool]:
         if self._conn is not None and not self._conn.closed:

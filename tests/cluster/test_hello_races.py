@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 
 import chatd.bus
+from chatd.ids import ConvId, UserId
 from chatd.server import Node
+from chatd.store import ConvRow
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer
+from tests.integration.test_interleavings_session import befriended
+from tests.maps import wrong
 
 pytestmark = pytest.mark.cluster
 
@@ -61,3 +65,14 @@ async def test_what_the_others_listing_brought_is_not_missing(
     got = [await bob.push("entry") for _ in range(2)]
     assert [(e["c"], e["seq"], e["body"]) for e in got] == [(first["c"], 1, "1"), (second["c"], 2, "2")]
     await bob.quiet()
+
+
+async def test_what_the_feed_finds_of_another_log_is_not_mixed(make_server: MakeServer, own_redis: OwnRedis) -> None:
+    """Its row was Bob's and Dave's under the id that memory has for Alice and Bob: Dave was given the object of these two."""
+    server = await make_server(redis_url=own_redis.url)
+    alice, bob, c = await befriended(server)
+    dave = await server.connect("dave")
+    server.node.cluster._found([ConvRow(ConvId(int(c)), UserId("bob"), UserId("dave"), 3, 1, 3, 0, 0)])  # type: ignore[union-attr]
+    assert wrong(server.node) == []
+    for peer in (alice, bob, dave):
+        assert await peer.closed() == 1012

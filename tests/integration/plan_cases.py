@@ -161,7 +161,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "states": [Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],
-    "watch": [Case("watch", "", "", 15)],
+    "watch": [Case("watch", "bigint, bigint, integer", f"100, {ROWS}, {check(100)}", 15 + PROBE)],
 }
 # Statements that are too short for a file, and functions.
 _MAKE: Final = "SELECT make_partition(clock_timestamp() + make_interval(secs => $1))"

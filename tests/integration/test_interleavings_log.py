@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from typing import Any
 
+import psycopg
 import pytest
 
-from chatd import errors
-from chatd.ids import ConvId, UserId
+from chatd import errors, protocol
+from chatd.envelope import Entry
+from chatd.ids import Cid, ConvId, UserId
+from chatd.postgres import watch
 from chatd.postgres.faults import Outage
+from chatd.postgres.log_state import Renewals
 from chatd.store import RESOLVE
 from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect
 from tests.integration.test_interleavings_session import Gate, befriended
-from tests.maps import check_maps
+from tests.maps import check_maps, wrong
 
 WAIT_S = 20.0
 RESTART = 1012
@@ -108,3 +113,143 @@ async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(mak
     assert not server.node.registry.users[UserId("bob")].loaded
     monkeypatch.undo()
     await check_maps(server.node)
+
+
+# ---- what shows that the log is another one -------------------------------------------------------------------------------------------
+
+
+class Blind:
+    """The watch does not look until `see`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+        self._go, real = asyncio.Event(), server.node.store.watch._look
+
+        async def look() -> None:
+            await self._go.wait()
+            await real()
+
+        monkeypatch.setattr(server.node.store.watch, "_look", look)
+
+    def see(self) -> None:
+        self._go.set()
+
+
+def set_back(db: psycopg.Connection[Any], *convs: tuple[int, str, str]) -> None:
+    """Under the node's connections the log is one with these conversations, of three messages each; cluster, timeline and epoch are as they were."""
+    with db.transaction():
+        for table in ("entries", "cursors", "conversations"):
+            db.execute(f"DELETE FROM {table}")
+        for id, a, b in convs:
+            db.execute("INSERT INTO conversations (id, a, b, head, na) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, 3, 3)", (id, a, b))
+            db.execute(
+                "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)"
+                " SELECT %s, n, clock_timestamp(), gen_random_uuid(), n, 0, 0, 0, 'theirs' FROM generate_series(1, 3) n", (id,),
+            )  # fmt: skip
+
+
+@pytest.mark.parametrize("found_by", ["hello", "conversations", "first message", "head", "watch"])
+async def test_what_is_others_in_another_log_is_not_mixed(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, found_by: str) -> None:
+    """The id that memory has for a pair is of another one, or the pair has another id: users were linked to the old object, and read by its id."""
+    server = await make_server()
+    alice, bob, c = await befriended(server)
+    blind = Blind(monkeypatch, server)
+    id = int(c)
+    convs = {"conversations": [(id + 100, "alice", "bob")], "first message": [(id, "alice", "erin")]}.get(found_by, [(id, "dave", "erin")])
+    with connect(conninfo(server)) as db:
+        set_back(db, *convs)
+    if found_by == "hello":
+        dave = await server.open()
+        hello = await dave.post("hello", v=1, token=server.token("dave"), device="d1")
+        assert (await dave.reply(hello))["code"] == "unavailable"
+    elif found_by == "conversations":
+        assert (await bob.request("conversations"))["code"] == "unavailable"
+    elif found_by == "first message":
+        assert (await alice.say("erin"))["code"] == "unavailable"
+    elif found_by == "head":
+        server.node.delivery.gaps.look_up([ConvId(id)])
+    assert wrong(server.node) == []
+    blind.see()
+    assert await alice.closed() == await bob.closed() == RESTART
+    assert [push for push in alice.pushes + bob.pushes if push["t"] == "entry"] == []
+    again = await server.connect(convs[0][1])
+    assert again.welcome["epoch"] != alice.welcome["epoch"]
+    assert [(item["c"], item["peer"], item["head"]) for item in again.welcome["conversations"]] == [(str(convs[0][0]), convs[0][2], 3)]
+    await check_maps(server.node)
+
+
+async def test_an_entry_of_another_log_that_a_node_tells_of_is_not_pushed(server: Server) -> None:
+    """The other node has the conversation's id for Bob and Carol; Alice was pushed what Carol wrote to Bob."""
+    alice, bob, c = await befriended(server)
+    frame = protocol.entry(int(c), 3, 1, b'"bob"', b'"carol"', protocol.MESSAGE, None, "theirs", None)
+    told = Entry(ConvId(int(c)), 3, 1, 1, 2, 0, protocol.MESSAGE, Cid(str(uuid.uuid4())), frame)
+    assert not server.node.delivery.heard(UserId("bob"), told)
+    assert not server.node.delivery.heard(UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice")))
+    await alice.quiet()
+    await bob.quiet()
+    assert wrong(server.node) == []
+
+
+async def test_an_idle_node_finds_a_log_that_lost_its_end(make_server: MakeServer) -> None:
+    """It was found by the next send alone."""
+    server = await make_server()
+    alice, bob, _ = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute("DELETE FROM entries WHERE seq = 2")
+        db.execute("UPDATE conversations SET head = 1, nb = 0")
+    assert await alice.closed() == await bob.closed() == RESTART
+    bob = await server.connect("bob")
+    assert [item["head"] for item in bob.welcome["conversations"]] == [1]
+
+
+# ---- what does not ---------------------------------------------------------------------------------------------------------------------
+
+
+async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: MakeServer) -> None:
+    """Each send renewed the epoch and closed all sessions."""
+    server = await make_server()
+    alice, bob, _ = await befriended(server)
+    with connect(conninfo(server)) as db:
+        db.execute("CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'CH002'; END$$")
+        db.execute("CREATE TRIGGER stranger BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION stranger()")
+        cid = str(uuid.uuid4())
+        for _ in range(2):
+            assert (await alice.say("bob", "3", cid=cid, retry=True))["code"] == "unavailable"
+        assert "other" in (await server.node._readiness())["database"]
+        await bob.quiet()
+        db.execute("DROP TRIGGER stranger ON entries")
+    assert (await alice.say("bob", "3", cid=cid, retry=True))["seq"] == 3
+    assert (await server.connect("carol")).welcome["epoch"] == alice.welcome["epoch"]
+
+
+async def test_a_log_that_differs_again_is_not_begun_anew_without_end(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trigger sets heads back: after the first new epoch all is served as it is there, and an error tells it once."""
+    server = await make_server()
+    alice, bob, _ = await befriended(server)
+    told: list[str] = []
+    monkeypatch.setattr(watch.log, "error", lambda event, **_: told.append(event))
+    with connect(conninfo(server)) as db:
+        db.execute("CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.head := 2; RETURN NEW; END$$")
+        db.execute("CREATE TRIGGER back BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION back()")
+        assert (await alice.say("bob", "3"))["code"] == "unavailable"
+        assert await alice.closed() == await bob.closed() == RESTART
+        alice = await server.connect("alice")
+        for _ in range(2):
+            cid = str(uuid.uuid4())
+            assert (await alice.say("bob", "3", cid=cid))["code"] == "unavailable"
+            assert (await alice.request("skip", to="bob", cid=cid))["t"] == "ok"
+            server.node.store.log.suspect(is_behind=True)
+            async with asyncio.timeout(WAIT_S):
+                while server.node.store.log.is_behind:
+                    await asyncio.sleep(0.005)
+        await alice.quiet()
+        assert told == ["log.moved", "log.differs"]
+        db.execute("DROP TRIGGER back ON conversations")
+
+
+def test_renewals_for_what_is_missing_come_after_pauses_that_double() -> None:
+    renewals = Renewals()
+    at = [now for now in range(20_000) if renewals.may(float(now))]
+    assert at[:6] == [0, 10, 30, 70, 150, 310]
+    assert len(at) < 15
+    assert renewals.may(at[-1] + 2 * 3_600.0 + 1)
+    assert renewals.may(at[-1] + 2 * 3_600.0 + 12), "who was quiet for so long begins at the first pause"
