@@ -204,7 +204,7 @@ async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
     with socket.create_server(("127.0.0.1", 0)) as hangs:  # it takes connections, and never answers
         hung = hangs.getsockname()[1]
         opener = connection.Opener(make_conninfo(fresh_db, host=f"127.0.0.1,{place['host']}", port=f"{hung},5432", connect_timeout=2))
-        looks = watch.Watch(opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict)
+        looks = watch.Watch(opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict, latest=lambda: None)
         await looks.start()
         await looks.close()
         after = psycopg.conninfo.conninfo_to_dict(opener.conninfo("test", 1.0))
