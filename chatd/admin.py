@@ -29,7 +29,7 @@ log = structlog.get_logger("admin")
 HEAD_BYTES_MAX: Final = 8_192
 CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0  # for a client to send its request, and again to take the answer
-READY_S: Final = 3.0  # for all checks of readiness: who asks has deadlines of its own
+READY_S: Final = 0.8  # for all checks of readiness: who asks has deadlines of its own, Kubernetes 1 s unless it is told otherwise
 TEXT: Final = "text/plain; charset=utf-8"
 
 

@@ -88,6 +88,11 @@ class Gaps:
             self._settling = True
             self._spawn(self._settle())
 
+    @property
+    def is_settling(self) -> bool:
+        """Some batch of unknown outcome is not decided yet."""
+        return self._settling
+
     async def _settle(self) -> None:
         try:
             while self._doubtful:

@@ -20,4 +20,14 @@ def query(name: str) -> LiteralString:
     """The text of a query, without its comments (they would travel with every unprepared execution)."""
     text = (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
-    return "\n".join(lines)
+    sql = "\n".join(lines)
+    _names[sql] = name
+    return sql
+
+
+def name_of(sql: str) -> str:
+    """The name of a query; of another statement its first word."""
+    return _names.get(sql) or sql.split(maxsplit=1)[0].lower()
+
+
+_names: dict[str, str] = {}

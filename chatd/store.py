@@ -36,7 +36,7 @@ from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
 from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
 from chatd.protocol import Stored
-from chatd.queries import query
+from chatd.queries import name_of, query
 from chatd.registry import Conversation
 
 log = structlog.get_logger("store")
@@ -370,6 +370,7 @@ class Store:
         generation = self.log.generation
         last: Exception = psycopg.OperationalError("no connection that is of this log")
         for _ in range(self.limits.pool_max + 1):
+            is_stale = False
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
                     quiet_s = time.monotonic() - conn.used_at
@@ -377,8 +378,13 @@ class Store:
                         await conn.close()  # the pool makes another
                         continue
                     cur = psycopg.AsyncRawCursor(conn)
-                    await cur.execute(sql, params, binary=True)
-                    rows = await cur.fetchall() if cur.description is not None else []
+                    try:
+                        await cur.execute(sql, params, binary=True)
+                        rows = await cur.fetchall() if cur.description is not None else []
+                    except psycopg.Error as e:
+                        if not conn.closed and (is_stale := connection.is_stale(conn, e)):
+                            await conn.close()
+                        raise
                     conn.used_at = time.monotonic()
             except TooManyRequests as e:
                 raise errors.Overloaded("too many reads wait for the database", retry_ms=READ_RETRY_MS) from e
@@ -391,15 +397,16 @@ class Store:
                 if fault is Fault.LOCKED:  # it has waited: not at once again
                     raise errors.Unavailable("another transaction holds what this needs", retry_ms=READ_RETRY_MS) from e
                 last = e
-                if isinstance(e, psycopg.Error) and e.sqlstate is not None and not _ended(e):
-                    break  # an answer: the next connection would give the same
+                if _is_answer(e) and not is_stale:
+                    break  # the next connection would give the same
                 continue
             if self.log.generation != generation:
                 raise errors.Unavailable("the log is another one since; connect again", retry_ms=READ_RETRY_MS)
             if self.health.parts:
                 self.health.ok("reads")
+                self.health.ok(f"reads {name_of(sql)}")
             return rows
-        raise self._unavailable("the database cannot do this now", last) from last
+        raise self._unavailable("the database cannot do this now", last, f"reads {name_of(sql)}" if _is_answer(last) else "reads") from last
 
     async def _is_good(self, conn: Connection) -> bool:
         """Does one that was quiet live? It is asked; where one is dead, those that were quiet for longer are not even asked."""
@@ -408,9 +415,9 @@ class Store:
             return False
         return True
 
-    def _unavailable(self, what: str, e: BaseException) -> errors.Unavailable:
+    def _unavailable(self, what: str, e: BaseException, part: str = "reads") -> errors.Unavailable:
         trouble = self.health.trouble
-        self.health.failed("reads", e)
+        self.health.failed(part, e)
         why = trouble.kind if trouble is not None else faults.kind(e)
         return errors.Unavailable(f"{what} ({why})", retry_ms=READ_RETRY_MS)
 
@@ -521,6 +528,11 @@ def _cannot_start(e: Outage) -> errors.ChatdError:
     if e.kind in SETTINGS:
         return errors.SettingError(f"database_url: {e}")
     return errors.Unavailable(f"the database cannot be used: {e}", retry_ms=READ_RETRY_MS)
+
+
+def _is_answer(e: BaseException) -> bool:
+    """The server's answer to the statement, over a connection that goes on."""
+    return isinstance(e, psycopg.Error) and e.sqlstate is not None and not _ended(e)
 
 
 def _ended(e: psycopg.Error) -> bool:

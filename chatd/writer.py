@@ -115,6 +115,7 @@ class Lane:
         # Until it tries to connect again, by itself; 0: it could the last time.
         self.backoff_s = 0.0
         self._not_before = 0.0
+        self._refusal = Outage("the database is away")  # why it could not; until it tries again, that is the reason
         self._began_at = 0.0  # of the batch under way
         self._used_at = 0.0  # when the connection was opened, or was given its last batch
 
@@ -142,7 +143,7 @@ class Lane:
             return
         await self.close()
         if time.monotonic() < self._not_before:
-            raise Outage("the database is away", is_unknown=False)
+            raise Outage(str(self._refusal), self._refusal.kind, is_unknown=False)
         try:
             conn = await self._opener.open(f"lane {self.number}", self._settings, self._deadline_s)
             try:
@@ -154,7 +155,9 @@ class Lane:
         except (Outage, psycopg.Error, OSError, TimeoutError) as e:
             self.backoff_s = min(max(self.backoff_s * 2, 0.05), BACKOFF_MAX_S)
             self._not_before = time.monotonic() + self.backoff_s
-            raise faults.outage(e, is_unknown=False) from e
+            outage = faults.outage(e, is_unknown=False)
+            self._refusal = Outage(str(outage), outage.kind)  # without the traceback, which holds all that was at hand
+            raise outage from e
         self.backoff_s = 0.0
         self._conn, self._used_at = conn, time.perf_counter()
 
@@ -355,9 +358,10 @@ class Lane:
     def _leave(self, batch: Batch, locked: set[ConvId]) -> Batch:
         """Fail what is in these conversations; gives the rest."""
         until = time.monotonic() + STUCK_S
+        tell = log.debug if locked <= self.stuck.keys() else log.warning  # a lock is one line, however many batches meet it
         self.stuck.update(dict.fromkeys(locked, until))
         left = [item for item in batch.items if item.conv.id in locked]
-        log.warning("conversation.locked", lane=self.number, conversations=sorted(locked)[:10], rows=len(left))
+        tell("conversation.locked", lane=self.number, conversations=sorted(locked)[:10], rows=len(left))
         self._settle(left)
         self._outcome.failed(left, Unavailable(LOCKED, retry_ms=1_000))
         return Batch([i for i in batch.messages if i.conv.id not in locked], [i for i in batch.changes if i.conv.id not in locked])
@@ -435,6 +439,8 @@ class Lane:
                     case Fault.MOVED:
                         self._state.suspect()
                         raise faults.outage(e, is_unknown=False) from e
+                    case _ if not conn.closed and connection.is_stale(conn, e):
+                        await self.close()
                     case _:
                         # An ERROR has rolled the statement back. With FATAL the connection ends, and what it had committed is unknown.
                         raise faults.outage(e, is_unknown=conn.closed) from e

@@ -89,6 +89,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     """
 
     generation = 0  # of the log that it was compared with
+    opened_at = 0.0  # monotonic
     used_at = 0.0  # monotonic: when it last gave an answer; for connections of the pool
     warnings = 0  # of the server that a commit may not be where it must; the last one's text
     warning = ""
@@ -177,7 +178,7 @@ class Opener:
     async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
         pgarrays.register(conn)
-        conn.used_at = time.monotonic()
+        conn.opened_at = conn.used_at = time.monotonic()
         self._learn(conn)
         conn.add_notice_handler(conn.note)
         check_encoding(conn)
@@ -241,6 +242,18 @@ async def close(conn: Connection, within_s: float = 1.0) -> None:
             await conn.close()
     except Exception as e:  # a connection in an unknown state may fail in any way
         log.debug("connection.close", error=repr(e))
+
+
+def is_stale(conn: Connection, e: BaseException) -> bool:
+    """May the session be at fault, and a new one give another answer?
+
+    It keeps plans, which no longer fit once a column has another type. One that is new answers as all others would: so none is renewed without end.
+    """
+    return faults.kind(e) in OF_SESSION and time.monotonic() - conn.opened_at > RENEW_S
+
+
+OF_SESSION: Final = ("schema", "pooler", "internal", "other")
+RENEW_S: Final = 5.0
 
 
 async def is_alive(conn: Connection) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import socket
@@ -21,6 +22,8 @@ from structlog.testing import capture_logs
 
 from chatd.config import Settings
 from chatd.doctor import examine
+from chatd.errors import Refused
+from chatd.ids import UserId
 from chatd.migrate import migrate
 from chatd.postgres import connection, watch
 from chatd.postgres.health import Health
@@ -193,6 +196,43 @@ async def test_no_time_limit_of_the_role_ends_a_session(role_db: tuple[str, str]
     cur = await session.execute(f"SELECT current_setting('{setting}')")
     assert await cur.fetchone() == ("0",)
     await connection.close(session)
+
+
+async def test_a_column_of_another_type_is_no_outage(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions keep plans for the type of before: each statement over them failed until the node was started anew."""
+    monkeypatch.setattr(connection, "RENEW_S", 0.0)
+    server = await make_server(pool_max=1)
+    alice = await server.connect("alice")
+    sent = await alice.say("bob")
+    assert (await alice.request("edit", to="bob", cid=str(uuid.uuid4()), ref=sent["seq"], body="1"))["t"] == "ok"
+    assert (await alice.request("conversations"))["t"] == "ok"
+    with admin(server.node.store.opener._conninfo) as conn:
+        conn.execute("ALTER TABLE conversations ALTER a TYPE varchar(64), ALTER b TYPE varchar(64)")
+    assert (await alice.request("edit", to="bob", cid=str(uuid.uuid4()), ref=sent["seq"], body="2"))["t"] == "ok"
+    assert (await alice.request("conversations"))["t"] == "ok"
+    assert not await server.node._readiness()
+
+
+async def test_a_query_that_fails_beside_others_is_one_outage(make_server: MakeServer, role_db: tuple[str, str]) -> None:
+    """Each of the others was the end of it, and the next failure another one."""
+    owner, theirs = role_db
+    server = await make_server(database_url=theirs, cursor_flush_ms=1_000)
+    alice, store = await server.connect("alice"), server.node.store
+    await store.flush()
+    with admin(owner) as conn, capture_logs() as logs:
+        conn.execute("ALTER TABLE users OWNER TO CURRENT_USER")
+        for n in range(3):
+            store.user_seen(UserId("alice"), n)
+            with pytest.raises(Refused):
+                await store.flush()
+            assert (await alice.request("conversations"))["t"] == "ok"
+            assert "no-right" in (await server.node._readiness())["database"]
+        conn.execute(f"ALTER TABLE users OWNER TO {psycopg.conninfo.conninfo_to_dict(theirs)['user']}")
+        with contextlib.suppress(Refused):  # that of a regular flush that was under way
+            await store.flush()
+        await store.flush()
+        assert not await server.node._readiness()
+    assert [entry["event"] for entry in logs if entry["event"].startswith("database.")] == ["database.outage", "database.back"]
 
 
 async def test_a_host_that_hangs_keeps_the_watch_from_no_other(

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
 from tests.faults.crowd import crowd_at, seed
@@ -113,6 +114,34 @@ async def test_an_entry_frozen_in_its_commit_is_found_although_its_sender_is_gon
         own_postgres.thaw()
         for peer in (bob, phone):
             assert [((e := await peer.push("entry"))["seq"], e["body"]) for _ in range(2)] == [(1, "one"), (2, "two")]
+
+
+async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No synchronous standby answers. The node was ready again after 3 s, as nobody else had failed; each batch wrote a line."""
+    server = await make_server(lane_deadline_ms=500, rate_messages=100)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    await alice.say("bob", "1")
+    await bob.push("entry")
+    health = server.node.store.health
+    with psycopg.connect(server.node.store.opener._conninfo, autocommit=True) as db, capture_logs() as logs:
+        try:
+            db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            db.execute("SELECT pg_reload_conf()")
+            hung = str(uuid.uuid4())
+            async with asyncio.timeout(20):
+                while (await alice.say("bob", "2", cid=hung))["t"] == "ok":
+                    hung = str(uuid.uuid4())
+            monkeypatch.setattr(health, "_now", lambda: time.monotonic() + 60)
+            for _ in range(3):
+                assert (await alice.say("bob", "2", cid=hung, retry=True))["code"] == "unavailable"
+            assert "timeout" in (await server.node._readiness())["database"]
+        finally:
+            db.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            db.execute("SELECT pg_reload_conf()")
+        async with asyncio.timeout(20):
+            while await server.node._readiness():
+                await asyncio.sleep(0.02)
+    assert len([entry for entry in logs if entry["event"] == "conversation.locked" and entry["log_level"] == "warning"]) == 1
 
 
 async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_server: MakeServer, make_db: Callable[[], str]) -> None:

@@ -19,6 +19,7 @@ from chatd.lanes import Batch, Item, LaneQueue
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.postgres.connection import Opener
+from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from chatd.registry import Conversation
@@ -234,6 +235,8 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     await broken.warm()
     away = [lane for lane in lanes if lane.backoff_s]
     assert away == [broken]
+    with pytest.raises(Outage, match="refused"):  # as it said when it was tried, a moment ago
+        await broken.connect()
     cids: list[Cid] = []
     for n in range(1_500):
         conv = Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}"))
