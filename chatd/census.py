@@ -146,9 +146,8 @@ class Census:
                     self._looked.clear()
                     await self._looked.wait()
                     if self.unheard:
-                        raise SettingError(
-                            f"redis_url: {len(self.unheard)} other node(s) work on this database and are not heard ({self.unheard[0].name}): {REMEDY}"
-                        )
+                        names = ", ".join(other.name for other in self.unheard[:NAMES_MAX])
+                        raise SettingError(f"redis_url: {len(self.unheard)} other node(s) are at work here and are not heard ({names}): {REMEDY}")
                     boots = self._heard()
                     if boots is not None and {other.key for other in self._others} <= {key_of(boot) for boot in boots}:
                         return

@@ -26,7 +26,7 @@ from chatd.errors import ChatdError, SettingError
 
 FAILED: Final = 1
 WRONG_SETTING: Final = 2
-EPOCH_S: Final = 5  # what `chatd epoch` sends must have arrived by then
+CONNECT_S: Final = 5  # what a tool sends must have arrived by then
 GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
 
 EPILOG: Final = """\
@@ -177,10 +177,23 @@ def _database(settings: Settings, *, make: bool = False) -> Iterator[str]:
         yield conninfo
 
 
+def _no_pooler_by_transaction(conninfo: str) -> None:
+    """Through it the lock of migrations would stay with some session of the pooler. Raises SettingError; who meets another fault tells it."""
+    from chatd.postgres.connection import Opener
+    from chatd.postgres.faults import Outage
+
+    try:
+        asyncio.run(Opener(conninfo).try_out("migrate", CONNECT_S))
+    except Outage as e:
+        if e.kind == "pooler":
+            raise SettingError(f"database_url: {e}") from e
+
+
 def _migrate(options: argparse.Namespace) -> int:
     from chatd import migrate
 
     with _database(_settings(options), make=not options.dry_run) as conninfo:
+        _no_pooler_by_transaction(conninfo)
         names = migrate.pending(conninfo) if options.dry_run else migrate.migrate(conninfo, post=options.post)
     for name in names:
         print(f"{'would apply' if options.dry_run else 'applied'} {name}")
@@ -262,7 +275,7 @@ def _epoch(options: argparse.Namespace) -> int:
     if settings.embedded and not Embedded(settings.data_dir).made:
         raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
     try:
-        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", EPOCH_S)) as conn:
+        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", CONNECT_S)) as conn:
             _one_primary(conninfo)
             if options.renew:
                 conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")

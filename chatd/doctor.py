@@ -20,7 +20,7 @@ from chatd.config import Settings, mask_password
 from chatd.embedded import Embedded, visit
 from chatd.engine import Away, Engine
 from chatd.errors import ChatdError, SettingError
-from chatd.postgres import connection, faults, hosts
+from chatd.postgres import faults, hosts
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.watch import READ_ONLY
@@ -192,14 +192,9 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
 
 
 async def _sessions(conninfo: str) -> Finding:
-    """Can connections be had that are as chatd needs them? Two, opened as the node opens them: one alone does not show a pooler by transaction."""
-    opener = Opener(conninfo)
+    """Can connections be had that are as chatd needs them?"""
     try:
-        first = await opener.open("doctor", connection.LANE, CONNECT_S, compare=False)
-        try:
-            await connection.close(await opener.open("doctor", connection.LANE, CONNECT_S, compare=False))
-        finally:
-            await connection.close(first)
+        await Opener(conninfo).try_out("doctor", CONNECT_S)
     except Outage as e:
         return Finding("bad", "pooler" if e.kind == "pooler" else "sessions", str(e))
     return Finding("ok", "sessions", "settings hold, commits are durable, text is UTF-8")

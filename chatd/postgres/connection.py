@@ -175,6 +175,14 @@ class Opener:
         except (psycopg.Error, OSError, TimeoutError) as e:
             raise faults.outage(e, is_unknown=False) from e
 
+    async def try_out(self, name: str, deadline_s: float) -> None:
+        """Can connections be had that are as chatd needs them? Two at a time: one alone does not show a pooler by transaction. Raises Outage."""
+        first = await self.open(name, LANE, deadline_s, compare=False)
+        try:
+            await close(await self.open(name, LANE, deadline_s, compare=False))
+        finally:
+            await close(first)
+
     async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
         pgarrays.register(conn)

@@ -64,19 +64,20 @@ async def test_by_session_it_works_and_lanes_wait_for_the_disk(
 
 
 @pytest.mark.parametrize("size", [1, 20])
-async def test_by_transaction_serve_and_doctor_refuse(
+async def test_by_transaction_serve_migrate_and_doctor_refuse(
     make_server: MakeServer, make_db: Callable[[], str], make_bouncer: MakeBouncer, size: int
 ) -> None:
     through = make_bouncer(make_db(), pool_mode="transaction", default_pool_size=size)
     with pytest.raises(ChatdError, match="pool by session"):
         await make_server(database_url=through)
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "chatd", "serve", "--database-url", through, "--port", "0", "--admin-port", "-1"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert faults.POOLER in done.stderr.strip().splitlines()[-1]
-    assert "Traceback" not in done.stderr
+    for words in (("serve", "--port", "0", "--admin-port", "-1"), ("migrate",)):
+        done = await asyncio.to_thread(
+            subprocess.run, [sys.executable, "-m", "chatd", *words, "--database-url", through],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2, done.stderr
+        assert faults.POOLER in done.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in done.stderr
     assert any(f.bad and "pool by session" in f.what for f in await findings(through))
 
 
