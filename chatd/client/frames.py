@@ -90,7 +90,10 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The log is not the one it was (restored from a backup): forget what you hold of conversation `c`, or of all if None."""
+    """The log is another one (a failover, a restore from a backup): any `c` and `seq` of before is void.
+
+    With `c`: that conversation has lost entries that this client was given, or goes on at its head (docs/client.md).
+    """
 
     c: str | None
     peer: str | None

@@ -7,6 +7,11 @@
 Guarantee: `take` gives every entry after the place where the client started exactly once and in order of seq, per conversation, over any
 number of connections and restarts; except what passed retention meanwhile, and except where the log itself was reset (`Reset` says so).
 
+Another epoch is another log, mostly with the same beginning: a failover to a standby that lagged, a restore. A conversation goes on there after the
+last entry that is the same in both, by its seq and time. The times of the last entries taken are kept for that (`proof`). History is asked
+where the head does not settle it. Where none of them is in the new log, the conversation goes on at its head. What was not taken is dropped and comes
+again from the new log, if that has it.
+
 Bounded without holding up the connection: when the queue is full, or when the server says that there is too much to send, a conversation falls
 *behind*: its pushes only raise `head`, and history brings what lies between as there is room (`want`, `fetched`). So a slow app
 costs the memory of `queue_max` entries and one page, and never stops the replies to its own requests.
@@ -20,7 +25,7 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,6 +34,8 @@ from chatd.client.frames import KINDS, ConversationItem, Entry, Page, Reset, Wel
 
 QUEUE_MAX: Final = 1_000
 CURSOR_BYTES: Final = 6  # of JSON around a conversation and a seq: "12":57,
+RECENT_MAX: Final = 1_000  # entries taken whose times are kept, of all conversations: some 150 KB
+PROOF_MAX: Final = 50  # of them, in one conversation: about one page of history
 
 
 class Step(enum.Enum):
@@ -42,14 +49,21 @@ class Step(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """Of one conversation; see the drawing. `ts`: of the last entry, to name the recent ones."""
+    """Of one conversation; see the drawing. `ts`: of the last entry, to name the recent ones.
+
+    `taken_ts`: of the one at `taken`; 0: not known. `is_new`: it began while this client looked on, and nothing of it was taken.
+    `proof`: seq -> time of entries taken from the log before. Until one of them is found in this log, `taken` and `seq` stand before them all.
+    """
 
     peer: str
     taken: int
     seq: int
     head: int
     ts: int
+    taken_ts: int = 0
+    is_new: bool = False
     behind: bool = False
+    proof: dict[int, int] | None = None
 
 
 class Inbox:
@@ -64,6 +78,7 @@ class Inbox:
         self.queue: deque[Entry] = deque()
         self._behind: OrderedDict[str, None] = OrderedDict()
         self._named: frozenset[str] = frozenset()
+        self._recent: OrderedDict[tuple[str, int], int] = OrderedDict()  # (peer, seq) -> time of what was taken before `taken`, the latest last
 
     # ---- a new connection -----------------------------------------------------------------------------------------------------------
 
@@ -98,30 +113,83 @@ class Inbox:
         """All of a welcome. Returns what the app must forget."""
         resets: list[Reset] = []
         if self.epoch is not None and self.epoch != welcome.epoch:
-            self.places.clear()
-            self.names.clear()
-            self.queue.clear()
-            self._behind.clear()
-            resets.append(Reset(None, None))
-        first = self.epoch is None or bool(resets)
+            resets = [Reset(None, None), *self._change_log(welcome.items)]
         for item in welcome.items:
-            resets += self._list(item, first)
+            resets += self._list(item)
         for c, place in self.places.items():  # also those that are not listed: the last connection may have ended before it brought all
             if c not in self._named and place.seq < place.head:
                 self._fall_behind(c, place)
         self.epoch, self.since = welcome.epoch, welcome.since
         return resets
 
-    def _list(self, item: ConversationItem, first: bool) -> list[Reset]:
+    def _change_log(self, items: Iterable[ConversationItem]) -> list[Reset]:
+        """Another epoch: all is dropped but how far the app has got with whom."""
+        shown = self._shown()
+        self.places.clear()
+        self.names.clear()
+        self.queue.clear()
+        self._behind.clear()
+        self._named = frozenset()
+        # With whom nothing was taken, or who is new, all is missing: `_list` sees to that.
+        return [reset for item in items if item.peer in shown for reset in self._go_on(item, shown[item.peer])]
+
+    def _shown(self) -> dict[str, dict[int, int]]:
+        """By peer: seq -> time of the last entries that the app has; empty where that is not known."""
+        recent: dict[str, dict[int, int]] = {}
+        for (peer, seq), ts in self._recent.items():
+            recent.setdefault(peer, {})[seq] = ts
+        shown: dict[str, dict[int, int]] = {}
+        for place in self.places.values():
+            if place.proof:
+                shown[place.peer] = place.proof
+            elif place.taken and not place.is_new:
+                times = {seq: ts for seq, ts in recent.get(place.peer, {}).items() if place.taken - PROOF_MAX < seq <= place.taken}
+                shown[place.peer] = times | ({place.taken: place.taken_ts} if place.taken_ts else {})
+        return shown
+
+    def _go_on(self, item: ConversationItem, proof: dict[int, int]) -> list[Reset]:
+        """After which entry of this log? Those of `proof` were taken from the one before."""
+        place = self.places[item.c] = Place(item.peer, item.head, item.head, item.head, item.ts, item.ts)
+        self.names[item.peer] = item.c
+        last = max(proof, default=0)
+        if proof.get(item.head) == item.ts:
+            return [] if item.head == last else [Reset(item.c, item.peer)]
+        if not proof or item.head < min(proof):
+            return [Reset(item.c, item.peer)]
+        place.proof, place.taken_ts = proof, 0
+        place.taken = place.seq = min(proof) - 1
+        return []
+
+    def _prove(self, place: Place, proof: dict[int, int], page: Page) -> list[Reset]:
+        """The first page after a change of the log: where do the two part?"""
+        last = max(proof)
+        same = max((entry.seq for entry in page.entries if proof.get(entry.seq) == entry.ts), default=0)
+        place.proof = None
+        if page.floor > last:
+            return []
+        if not same and min(proof) > 1:
+            return [self._reset(page.c, place, page.head)]
+        place.taken, place.seq, place.taken_ts = same, same, proof.get(same, 0)
+        if same == last:
+            return []
+        if page.more and page.entries[-1].seq == same:  # the page ends before they part
+            place.proof = {seq: ts for seq, ts in proof.items() if seq > same}
+            return []
+        return [Reset(page.c, place.peer)]
+
+    def _list(self, item: ConversationItem) -> list[Reset]:
         place = self.places.get(item.c)
         if place is None:
             # After a first welcome every conversation is known; one that is not began after the mark, so all of it is missing.
+            first = self.epoch is None
             start = item.head if first else item.floor - 1
-            self.places[item.c] = Place(item.peer, start, start, item.head, item.ts)
+            self.places[item.c] = Place(item.peer, start, start, item.head, item.ts, item.ts if first else 0, not first)
             self.names[item.peer] = item.c
             return []
         if item.reset or item.head < place.seq:
-            return [self._reset(item.c, place, item.head)]
+            reset = self._reset(item.c, place, item.head)
+            place.taken_ts = item.ts
+            return [reset]
         place.head, place.ts = item.head, item.ts
         if item.c in self._named and not item.page:
             place.seq = max(place.seq, item.floor - 1)  # the server goes on from here by itself
@@ -167,6 +235,7 @@ class Inbox:
             return True, []
         if page.head < place.seq:
             return True, [self._reset(page.c, place, page.head)]
+        resets = [] if place.proof is None else self._prove(place, place.proof, page)
         place.head = max(place.head, page.head)
         place.seq = max(place.seq, page.floor - 1)
         for entry in page.entries:
@@ -176,14 +245,20 @@ class Inbox:
             self._catch_up(page.c, place)
         else:
             self._behind.move_to_end(page.c)  # the next one's turn
-        return place.seq > after or not place.behind, []
+        return place.seq > after or not place.behind, resets
 
     def take(self) -> Entry | None:
         """The next entry for the app, which from now on has it."""
         if not self.queue:
             return None
         entry = self.queue.popleft()
-        self.places[entry.c].taken = entry.seq
+        place = self.places[entry.c]
+        if place.taken_ts:
+            self._recent[(place.peer, place.taken)] = place.taken_ts
+            self._recent.move_to_end((place.peer, place.taken))
+            if len(self._recent) > RECENT_MAX:
+                self._recent.popitem(last=False)
+        place.taken, place.taken_ts, place.is_new = entry.seq, entry.ts, False
         return entry
 
     def _accept(self, entry: Entry, place: Place) -> None:
@@ -205,6 +280,7 @@ class Inbox:
             self.queue.clear()
             self.queue.extend(kept)
         place.taken = place.seq = place.head = head
+        place.taken_ts, place.is_new, place.proof = 0, False, None
         self._catch_up(c, place)
         return Reset(c, place.peer)
 
@@ -213,7 +289,8 @@ class Inbox:
     def save(self) -> dict[str, Any]:
         """What the app has taken, as JSON can hold it."""
         places = {c: [p.peer, p.taken, p.head, p.ts] for c, p in self.places.items()}
-        return {"epoch": self.epoch, "since": self.since, "places": places}
+        times = {c: _times(p) for c, p in self.places.items() if p.proof or p.is_new or p.taken_ts}
+        return {"epoch": self.epoch, "since": self.since, "places": places, "times": times}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """What `save` gave; into a fresh inbox."""
@@ -221,3 +298,12 @@ class Inbox:
         for c, (peer, taken, head, ts) in saved["places"].items():
             self.places[c] = Place(peer, taken, taken, head, ts)
             self.names[peer] = c
+        for c, times in saved.get("times", {}).items():  # a state of an earlier release has none
+            place, proof = self.places[c], {int(seq): int(ts) for seq, ts in times}
+            place.is_new, place.taken_ts = not proof, proof.get(place.taken, 0)
+            place.proof = None if not proof or place.taken_ts else proof
+
+
+def _times(place: Place) -> list[tuple[int, int]]:
+    """What `save` tells of a place's times; nothing: it is new."""
+    return list(place.proof.items()) if place.proof else [] if place.is_new else [(place.taken, place.taken_ts)]

@@ -122,14 +122,88 @@ def test_retention_moves_the_start_and_nothing_else() -> None:
     assert taken(inbox) == [("1", 8), ("1", 12), ("1", 13), ("1", 14)]
 
 
-def test_another_epoch_drops_places_queue_and_mark() -> None:
+def of_another_log(c: str, *seqs: int) -> list[Entry]:
+    return [replace(entry(c, seq), ts=5_000 + seq, body=f"another {seq}") for seq in seqs]
+
+
+def at_seven(epoch: str = "e1") -> Inbox:
+    """The app has taken up to 7, and 8 waits for it."""
     inbox = Inbox()
-    inbox.enter(welcome(item("1", 5)))
-    inbox.push(entry("1", 6))
+    inbox.enter(welcome(item("1", 4), epoch=epoch))
+    for seq in (5, 6, 7, 8):
+        inbox.push(entry("1", seq))
+    for _ in range(3):
+        inbox.take()
     inbox.hello(ROOM)
-    assert inbox.enter(welcome(item("1", 3), item("2", 9), epoch="e2")) == [Reset(None, None)]
-    assert inbox.take() is None
-    assert [inbox.push(e) for e in (entry("1", 4), entry("2", 10))] == [Step.NEW, Step.NEW]
+    return inbox
+
+
+def test_another_epoch_drops_queue_and_mark_and_what_has_not_changed_goes_on() -> None:
+    inbox = at_seven()
+    assert inbox.enter(welcome(item("9", 7), epoch="e2", since="2")) == [Reset(None, None)], "known by another c, and by another peer"
+    inbox = at_seven()
+    assert inbox.enter(welcome(replace(item("4", 7), peer="peer-1"), epoch="e2", since="2")) == [Reset(None, None)]
+    assert (inbox.take(), inbox.want()) == (None, None)
+    assert inbox.hello(ROOM) == {"epoch": "e2", "since": "2", "cursors": {"4": 7}}
+    assert inbox.push(replace(entry("4", 8), peer="peer-1")) is Step.NEW
+
+
+def test_in_another_epoch_what_was_not_taken_comes_from_the_new_log() -> None:
+    inbox = at_seven()
+    assert inbox.enter(welcome(replace(item("1", 9), ts=5_009), epoch="e2")) == [Reset(None, None)]
+    assert inbox.push(*of_another_log("1", 10)) is Step.BEHIND
+    assert inbox.want() == ("1", 3)
+    new = [*(entry("1", seq) for seq in range(4, 8)), *of_another_log("1", 8, 9, 10)]
+    assert inbox.fetched(3, Page("1", tuple(new), False, 10, 1)) == (True, [])
+    assert [inbox.take() for _ in range(3)] == of_another_log("1", 8, 9, 10)
+
+
+def test_in_another_epoch_a_log_that_lost_its_end_goes_on_where_the_two_part_and_says_so() -> None:
+    inbox = at_seven()
+    assert inbox.enter(welcome(replace(item("1", 8), ts=5_008), epoch="e2")) == [Reset(None, None)]
+    again = Inbox()
+    again.restore(inbox.save())
+    for one in (inbox, again):
+        one.enter(welcome(replace(item("1", 8), ts=5_008), epoch="e2"))
+        assert one.want() == ("1", 3)
+        first = Page("1", (entry("1", 4), entry("1", 5)), True, 8, 1)
+        assert one.fetched(3, first) == (True, []), "where they part is not on this page"
+        assert one.want() == ("1", 5)
+        assert one.fetched(5, Page("1", tuple(of_another_log("1", 6, 7, 8)), False, 8, 1)) == (True, [Reset("1", "peer-1")])
+        assert one.push(*of_another_log("1", 9)) is Step.NEW
+
+
+def test_in_another_epoch_the_head_alone_may_show_what_was_lost() -> None:
+    inbox = at_seven()
+    assert inbox.enter(welcome(item("1", 5), epoch="e2")) == [Reset(None, None), Reset("1", "peer-1")]
+    assert inbox.want() is None
+    assert inbox.push(*of_another_log("1", 6)) is Step.NEW
+
+
+def test_in_another_epoch_a_log_without_anything_known_goes_on_at_its_head() -> None:
+    for head, first in ((3, None), (9, 3)):
+        inbox = at_seven()
+        resets = inbox.enter(welcome(replace(item("1", head), ts=5_000), epoch="e2"))
+        assert (inbox.want() or (0, None))[1] == first
+        if first is not None:
+            resets += inbox.fetched(first, Page("1", tuple(of_another_log("1", *range(4, 10))), False, 9, 1))[1]
+        assert resets == [Reset(None, None), Reset("1", "peer-1")]
+        assert inbox.push(*of_another_log("1", head + 1)) is Step.NEW
+
+
+def test_in_another_epoch_whoever_is_new_is_fetched_from_the_start() -> None:
+    inbox = at_seven()
+    inbox.enter(welcome(item("1", 7), item("2", 2), epoch="e2"))
+    assert inbox.want() == ("2", 0)
+
+
+def test_a_state_without_times_goes_on_at_the_heads_in_another_epoch() -> None:
+    saved = at_seven().save()
+    del saved["times"]
+    inbox = Inbox()
+    inbox.restore(saved)
+    assert inbox.enter(welcome(item("1", 9), epoch="e2")) == [Reset(None, None), Reset("1", "peer-1")]
+    assert inbox.want() is None
 
 
 def test_a_cursor_beyond_the_head_resets_that_conversation_alone() -> None:
@@ -201,9 +275,13 @@ def test_a_saved_inbox_counts_what_was_taken_and_not_what_waited() -> None:
 
 @dataclass
 class Log:
-    head: int = 0
+    times: list[int]  # of each entry
     floor: int = 1
     changed: int = 0
+
+    @property
+    def head(self) -> int:
+        return len(self.times)
 
 
 class Connection:
@@ -225,22 +303,28 @@ class InboxAgainstServer(RuleBasedStateMachine):
         self.expected: dict[str, int] = {}  # the next seq that the app must see
         self.started = False
         self.connection: Connection | None = None
-        self.snapshot: tuple[dict[str, Any], dict[str, int]] | None = None
+        self.snapshot: tuple[dict[str, Any], dict[str, int], dict[str, int]] | None = None
+        self.known_from: dict[str, int] = {}  # the first of the app's entries whose time the client has
+        self.kept: dict[str, int] = {}  # the head that a restore left, until the client has found out
+        self.vague: set[str] = set()  # in another log now, of which the client knows no entry: it goes on at the head
         for n, head in enumerate(heads):
-            self.logs[str(n + 1)] = Log(head)
+            self.logs[str(n + 1)] = Log(list(range(1, head + 1)))
 
     # ---- the world ----------------------------------------------------------------------------------------------------------------
 
     @rule(n=st.integers(0, 3), count=st.integers(1, 5))
     def append(self, n: int, count: int) -> None:
         c = str(n + 1)
-        log = self.logs.setdefault(c, Log())
+        log = self.logs.setdefault(c, Log([]))
         for _ in range(count):
             self.clock += 1
-            log.head += 1
+            log.times.append(self.clock + 100)
             log.changed = self.clock
             if self.connection is not None:
-                self.connection.frames.append(entry(c, log.head))
+                self.connection.frames.append(self.entry(c, log.head))
+
+    def entry(self, c: str, seq: int) -> Entry:
+        return replace(entry(c, seq), ts=self.logs[c].times[seq - 1])
 
     @precondition(lambda self: self.logs)
     @rule(data=st.data())
@@ -261,21 +345,39 @@ class InboxAgainstServer(RuleBasedStateMachine):
             if log.changed < since and c not in cursors:
                 continue
             start = cursors.get(c, log.head) + 1
-            x = item(c, log.head, log.floor)
+            x = replace(item(c, log.head, log.floor), ts=log.times[-1] if log.times else 0)
             if start > log.head + 1:
                 x = replace(x, reset=True)
             elif log.head + 1 - start > RESYNC_MAX:
                 x = replace(x, page=True)
             else:
-                connection.frames += [entry(c, seq) for seq in range(max(start, log.floor), log.head + 1)]
+                connection.frames += [self.entry(c, seq) for seq in range(max(start, log.floor), log.head + 1)]
             items.append(x)
         if not finished:
             return
         self.connection = connection
+        if self.inbox.epoch not in (None, f"e{self.epoch}"):
+            old = {c for c, place in self.inbox.places.items() if place.taken and not place.is_new}
+            self.vague |= {c for c in old if self.kept.get(c, 0) < self.known_from.get(c, 1 << 30) > 1}
         resets = self.inbox.enter(welcome(*items, epoch=f"e{self.epoch}", since=str(self.clock)))
-        if not self.started or Reset(None, None) in resets:
+        if not self.started:
             self.started = True
             self.expected = {c: log.head + 1 for c, log in self.logs.items()}
+            self.known_from = {c: log.head for c, log in self.logs.items()}
+        for c, place in self.inbox.places.items():
+            if place.is_new:
+                self.known_from.pop(c, None)
+            if place.proof is None:
+                self.kept.pop(c, None)
+        self.reset(resets)
+
+    def reset(self, resets: list[Reset]) -> None:
+        for reset in resets:
+            if reset.c in self.vague:
+                waiting = [e.seq for e in self.inbox.queue if e.c == reset.c]
+                self.expected[reset.c] = min(waiting, default=self.inbox.places[reset.c].seq + 1)
+                self.vague.discard(reset.c)
+                self.known_from.pop(reset.c, None)
 
     @rule()
     def cut(self) -> None:
@@ -285,8 +387,11 @@ class InboxAgainstServer(RuleBasedStateMachine):
     def backup_is_restored(self, data: st.DataObject) -> None:
         self.cut()
         self.epoch += 1
-        for log in self.logs.values():
-            log.head = data.draw(st.integers(log.floor - 1, log.head))
+        for c, log in self.logs.items():
+            del log.times[data.draw(st.integers(log.floor - 1, log.head)) :]
+            if c in self.expected:
+                self.expected[c] = min(self.expected[c], log.head + 1)
+            self.kept[c] = min(self.kept.get(c, log.head), log.head)
         self.snapshot = None
 
     @precondition(lambda self: self.connection is not None and self.connection.frames)
@@ -318,7 +423,8 @@ class InboxAgainstServer(RuleBasedStateMachine):
         c, after = want
         log = self.logs[c]
         seqs = range(max(after + 1, log.floor), log.head + 1)[:PAGE_ROWS]
-        self.connection.frames.append(page(c, seqs, log.head, log.floor))
+        more = bool(seqs) and seqs[-1] < log.head
+        self.connection.frames.append(Page(c, tuple(self.entry(c, seq) for seq in seqs), more, log.head, log.floor))
 
     @precondition(lambda self: self.connection is not None and self.connection.reply is not None)
     @rule()
@@ -327,7 +433,8 @@ class InboxAgainstServer(RuleBasedStateMachine):
         assert connection is not None
         assert connection.reply is not None
         assert connection.asked is not None
-        progress, _ = self.inbox.fetched(connection.asked[1], connection.reply)
+        progress, resets = self.inbox.fetched(connection.asked[1], connection.reply)
+        self.reset(resets)
         assert progress
         connection.asked = connection.reply = None
 
@@ -336,23 +443,29 @@ class InboxAgainstServer(RuleBasedStateMachine):
         e = self.inbox.take()
         if e is None:
             return
+        self.known_from[e.c] = min(e.seq, self.known_from.get(e.c, e.seq))
+        if self.logs[e.c].times[e.seq - 1 : e.seq] != [e.ts]:
+            assert self.inbox.epoch != f"e{self.epoch}", f"{e} is of the log before"
+            return
         expected = self.expected.get(e.c, 1)
         assert e.seq == expected or expected < e.seq <= self.logs[e.c].floor, f"{e.c}: {e.seq} came where {expected} was due"
         self.expected[e.c] = e.seq + 1
 
     @rule()
     def the_state_is_stored(self) -> None:
-        self.snapshot = copy.deepcopy((self.inbox.save(), self.expected))
+        self.snapshot = copy.deepcopy((self.inbox.save(), self.expected, self.kept))
 
     @rule()
     def the_process_crashes(self) -> None:
         if self.snapshot is None:
             return
         self.cut()
-        state, self.expected = copy.deepcopy(self.snapshot)
+        state, self.expected, self.kept = copy.deepcopy(self.snapshot)
         self.inbox = Inbox(QUEUE_MAX)
         self.inbox.restore(state)
         self.started = state["epoch"] is not None
+        self.vague.clear()
+        self.known_from = {c: seq for c, times in state["times"].items() for seq, _ in times[:1]}
 
     # ---- what must hold -------------------------------------------------------------------------------------------------------------
 

@@ -180,7 +180,7 @@ async def test_a_restarted_process_goes_on_where_its_state_was_stored() -> None:
         assert sorted(e["body"] for e in server.conv("bob", "me").log if e["from"] == "me") == sorted(f"re {seq}" for seq in of_bob)
 
 
-async def test_another_epoch_is_told_and_the_log_goes_on_from_its_head() -> None:
+async def test_another_epoch_is_told_and_the_log_goes_on_where_it_parts_from_the_one_before() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.say("bob", "me", "1", "2", "3")
         await take(client, 3)
@@ -189,10 +189,12 @@ async def test_another_epoch_is_told_and_the_log_goes_on_from_its_head() -> None
         conv = server.conv("bob", "me")
         del conv.log[1:]
         first.cut()
-        await server.until_connected("me", first)
         server.say("bob", "me", "another 2")
-        assert [(e.seq, e.body) for e in await take(client, 1)] == [(2, "another 2")]
-        assert await anext(client.events()) == Reset(None, None)
+        await server.until_connected("me", first)
+        server.say("bob", "me", "another 3")
+        assert [(e.seq, e.body) for e in await take(client, 2)] == [(2, "another 2"), (3, "another 3")]
+        events = client.events()
+        assert [await anext(events), await anext(events)] == [Reset(None, None), Reset(conv.c, "bob")]
 
 
 async def test_a_hello_that_the_server_will_not_have_is_said_without_places_and_nothing_is_lost() -> None:
