@@ -265,11 +265,14 @@ def _one_primary(conninfo: str) -> None:
 
 
 def _epoch(options: argparse.Namespace) -> int:
+    import uuid
+
     import psycopg
 
     from chatd.embedded import Embedded
     from chatd.postgres import faults
     from chatd.postgres.connection import Opener
+    from chatd.postgres.log_state import successor
 
     settings = _settings(options)
     if settings.embedded and not Embedded(settings.data_dir).made:
@@ -278,7 +281,8 @@ def _epoch(options: argparse.Namespace) -> int:
         with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", CONNECT_S)) as conn:
             _one_primary(conninfo)
             if options.renew:
-                conn.execute("UPDATE meta SET epoch = replace(gen_random_uuid()::text, '-', '')")
+                before = conn.execute("SELECT epoch FROM meta FOR UPDATE").fetchone()
+                conn.execute("UPDATE meta SET epoch = %s", (successor(str(before[0]) if before else "", uuid.uuid4().hex),))
                 # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
                 conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
                 conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")

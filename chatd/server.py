@@ -231,7 +231,7 @@ class Node:
         self._make_parts(conninfo)
         await self._listen_admin()
         await self._await_database()
-        applied = await asyncio.to_thread(migrate.migrate, conninfo)
+        applied = await asyncio.to_thread(migrate.migrate, self.store.opener.ordered())
         if applied:
             log.info("migrated", applied=applied)
         await self.store.learn_log()

@@ -30,7 +30,7 @@ from psycopg import waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chatd import pgarrays
-from chatd.postgres import faults
+from chatd.postgres import faults, hosts
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict
 from chatd.postgres.planner import PLANNER
@@ -148,7 +148,19 @@ class Opener:
         order = sorted(range(len(places)), key=lambda i: self._last.index(places[i]) + 1 if places[i] in self._last else 0)
         return {key: ",".join(values[i] for i in order) for key, values in lists.items()}
 
-    def _avoid(self, place: tuple[str, str]) -> None:
+    def each(self) -> dict[tuple[str, str], Opener]:
+        """An opener for each host of the URL alone, by (host or address, port)."""
+        found = {}
+        for name, alone in hosts.each(self._conninfo).items():
+            host, _, port = name.rpartition(":")
+            found[(host, port)] = Opener(alone)
+        return found
+
+    def ordered(self) -> str:
+        """The URL with its hosts in the order in which they are asked."""
+        return make_conninfo(self._conninfo, **self._in_order(conninfo_to_dict(self._conninfo)))
+
+    def avoid(self, place: tuple[str, str]) -> None:
         """Ask this host after the others from now on."""
         self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
 
@@ -159,7 +171,7 @@ class Opener:
         places = _places({key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None})
         if own.get("load_balance_hosts") != "random" and (place := _place(conn)) in places:
             for before in places[: places.index(place)]:
-                self._avoid(before)
+                self.avoid(before)
 
     async def open(self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True) -> Connection:
         """A connection that is set, read back and, unless the caller does it, compared. Raises Outage."""
@@ -201,7 +213,7 @@ class Opener:
         if verdict is Verdict.STANDBY:
             raise Outage(STANDBY, "standby", is_unknown=False)
         if verdict is Verdict.LEFT:
-            self._avoid(_place(conn))
+            self.avoid(_place(conn))
             raise Outage(
                 "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
                 " `chatd epoch --renew`", "old-primary", is_unknown=False,

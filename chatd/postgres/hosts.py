@@ -1,7 +1,7 @@
 """Of the servers that `database_url` names, which take writes? For tools: `chatd doctor` and `chatd epoch`.
 
-A node goes by the epochs that it has left, and so keeps off an old primary that is back. A tool is new each time and knows none: where two servers
-take writes it must say so, and not take the first.
+A node goes by the epochs before its own, and so keeps off an old primary that is back (old_primaries.py, log_state.py). A tool is new each time and
+knows none: where two servers take writes it must say so, and not take the first.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ sql/migrations/0005_pre_fence.sql). `meta.identity` says where the log was when 
 
     look(epoch, recorded, actual) ──► SAME       the node goes on
                                       MOVED      another epoch, or the log is at another place than recorded: it may have lost its end
-                                      LEFT       an epoch that this node has left behind: the old primary is back. Nothing is to be written to it
+                                      LEFT       an epoch that was left behind: the old primary is back. Nothing is to be written to it
                                       STANDBY    it takes no writes
 
 A promotion and a restore put the log at another place with the old epoch still in it: who finds that first makes a new epoch (store.adopt). What was
 lost cannot be known for sure: a node that died with the primary has acked entries of which nobody else knows. So each move has a new epoch, also one
 that lost nothing (docs/decisions/0020). A move back to an epoch that was left is not made by itself: two servers that both take writes would send a
-node to and fro, and each would lose what the other has.
+node to and fro, and each would lose what the other has. A node that was started since knows the epochs before by the epoch: it ends with their tags.
 
 What identity cannot show is what is missing, or another's, in a log that is where it was. Then the epoch is renewed as well, and memory begins anew
 with what is there. Where something else makes the log and memory differ, such as a trigger that changes rows, that heals nothing: so renewals of this
@@ -24,12 +24,31 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import hashlib
 import math
 from typing import Final, NamedTuple
 
 PAUSE_S: Final = 10.0  # each closes all sessions: by the second one the operator should look
 PAUSE_MAX_S: Final = 3_600.0
 FORGET_S: Final = 3_600.0
+WORD_CHARS: Final = 16
+TAGS: Final = 3  # epochs before it that an epoch tells of
+TAG_CHARS: Final = 8
+
+
+def successor(epoch: str, word: str) -> str:
+    """A new epoch of a random word, with the tags of the one before and of those before that: 43 characters."""
+    return "-".join((word[:WORD_CHARS], tag(epoch), *tags(epoch)[: TAGS - 1]))
+
+
+def tags(epoch: str) -> list[str]:
+    """Of the epochs before it, the latest first; none where the installation made it, or an earlier release."""
+    return epoch.split("-")[1:]
+
+
+def tag(epoch: str) -> str:
+    """By which later ones tell of it."""
+    return hashlib.sha256(epoch.encode()).hexdigest()[:TAG_CHARS]
 
 
 class Verdict(enum.Enum):
@@ -69,7 +88,7 @@ class LogState:
         """Compare what a connection sees with what is believed."""
         if sight.actual is None:
             return Verdict.STANDBY
-        if sight.epoch in self._left and sight.recorded == sight.actual:
+        if sight.recorded == sight.actual and (sight.epoch in self._left or tag(sight.epoch) in tags(self.epoch)):
             return Verdict.LEFT
         if sight.epoch == self.epoch and sight.recorded == sight.actual == self.identity and not self.is_behind:
             return Verdict.SAME

@@ -25,11 +25,11 @@ import structlog
 
 from chatd import pgarrays
 from chatd.ids import ConvId
-from chatd.postgres import connection, faults
+from chatd.postgres import connection, faults, old_primaries
 from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
-from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict
+from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict, successor
 from chatd.queries import query
 
 log = structlog.get_logger("database")
@@ -93,6 +93,7 @@ class Watch:
 
     async def probe(self) -> None:
         """Can the database be used, whatever schema it has? Raises Outage, whose `kind` tells whether waiting helps."""
+        await old_primaries.ask(self._opener)
         conn = await self._opener.open("start", connection.COMMON, START_S, compare=False)
         try:
             cur = await conn.execute("SELECT current_setting('transaction_read_only') = 'on'")
@@ -197,7 +198,7 @@ class Watch:
             if recorded is None and is_first:
                 await conn.execute("UPDATE meta SET identity = %s", (actual,))
             elif recorded != actual or (state.is_behind and epoch == state.epoch):
-                epoch = uuid.uuid4().hex
+                epoch = successor(epoch, uuid.uuid4().hex)
                 await conn.execute("UPDATE meta SET epoch = %s, identity = %s", (epoch, actual))
                 await conn.execute("DELETE FROM feed")  # its rows are of another cluster's transactions
                 if is_first:

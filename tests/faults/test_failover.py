@@ -11,19 +11,22 @@ import asyncio
 import os
 import random
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from chatd.cli import main
+from chatd.client import Client, Reset
 from chatd.migrate import migrate
 from chatd.queries import folder
 from tests.cluster.traffic import free_port, metrics, nodes_of, told
 from tests.faults import checker
-from tests.faults.client import Client
+from tests.faults.client import Client as Device
 from tests.faults.crowd import Crowd, Place, read_log, seed
 from tests.fix_cluster import Nodes, Roamer
-from tests.fix_failover import MakeCluster, Pair
+from tests.fix_failover import DATABASE, Cluster, MakeCluster, Pair
 from tests.fix_process import MakeProcess
 from tests.fix_redis import MakeRedis
 from tests.fix_server import Frame, MakeServer, Peer, Server
@@ -53,12 +56,12 @@ class Spread:
 class Town(Crowd):
     """The pairs who talk all the time, and single ones who write to many for the first time."""
 
-    def client(self, place: Place, user: str, device: str, rng: random.Random) -> Client:
+    def client(self, place: Place, user: str, device: str, rng: random.Random) -> Device:
         assert isinstance(place, Spread)
         self.place = place
         return Roamer(place.urls(), place.token(user), user, device, rng)
 
-    async def newcomer(self, user: str) -> Client:
+    async def newcomer(self, user: str) -> Device:
         """One more device, connected."""
         client = self.client(self.place, user, f"{user}-0", random.Random(self.rng.getrandbits(64)))
         self.clients.append(client)
@@ -67,12 +70,12 @@ class Town(Crowd):
         return client
 
     @staticmethod
-    def write_to_many(client: Client, prefix: str) -> None:
+    def write_to_many(client: Device, prefix: str) -> None:
         for n in range(NEW_PAIRS):
             client.post(f"{prefix}{n}", body=f"{client.history.user} to {prefix}{n}")
 
     @staticmethod
-    async def all_acked(client: Client) -> None:
+    async def all_acked(client: Device) -> None:
         await client.until(lambda: not client.unsent, SETTLE_S_MAX)
 
     def resume(self) -> None:
@@ -203,23 +206,59 @@ async def peers(server: Server) -> tuple[Peer, Peer, Frame]:
     return alice, bob, first
 
 
+ALL_OF_IT = """SELECT (SELECT jsonb_agg(to_jsonb(m)) FROM meta m)::text || (SELECT jsonb_agg(to_jsonb(v) ORDER BY id) FROM conversations v)::text
+    || (SELECT jsonb_agg(to_jsonb(e) ORDER BY conv, seq) FROM entries e)::text
+    || (SELECT jsonb_agg(to_jsonb(u) ORDER BY conv) FROM cursors u)::text"""
+
+
 async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make_server: MakeServer) -> None:
-    """It is the first host of the URL, takes writes, and nobody has fenced it; the node's connections end."""
-    server = await make_server(database_url=pair.url)
-    alice, _, _ = await peers(server)
+    """It is the first host of the URL, takes writes, has entries that the new one lacks, and nobody has fenced it.
+
+    Neither a node that was there before is fooled, whose connections end, nor one that starts beside both, also if the new primary is away then.
+    """
+    server = await make_server(database_url=pair.url, **FAST)
+    alice, bob, first = await peers(server)
+    await bob.request("read", c=first["c"], seq=2)
+    await server.node.store.flush()
+    await asyncio.to_thread(pair.caught_up)
+    await asyncio.to_thread(pair.lag)
+    for n in range(3, 10):
+        assert (await alice.say("bob", f"lost {n}"))["seq"] == n
+    assert (await alice.say("carol", "lost"))["seq"] == 1
     await asyncio.to_thread(pair.fail_over)
     assert await alice.closed() == 1012
     alice = await server.connect("alice")
-    assert (await alice.say("bob", "3"))["seq"] == 3
+    for n, to in enumerate(("bob", "dave", "erin", "frank"), 1):
+        assert (await alice.say(to, "new"))["seq"] == (3 if n == 1 else 1)
     await asyncio.to_thread(pair.old_primary_back)
-    pair.primary.ask("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%'")
-    cid = str(uuid.uuid4())
+    was = pair.standby.ask(ALL_OF_IT)
+    pair.primary.ask(END_ALL)
+    assert (await say_until_ok(alice, "bob", "4"))["seq"] == 4
+    started = await make_server(database_url=pair.url, **FAST)
+    alice = await started.connect("alice", "late")
+    assert len(alice.welcome["conversations"]) == 4
+    assert (await say_until_ok(alice, "bob", "5"))["seq"] == 5
+    await asyncio.to_thread(pair.primary.stop)
+    answer = await alice.say("bob", "6", cid=(cid := str(uuid.uuid4())))
+    assert answer["code"] == "unavailable"
     async with asyncio.timeout(SETTLE_S_MAX):
-        while (answer := await alice.say("bob", "4", cid=cid))["t"] != "ok":
-            await asyncio.sleep(0.05)
-    assert answer["seq"] == 4
-    assert pair.primary.ask("SELECT max(head) FROM conversations") == 4
-    assert pair.standby.ask("SELECT max(head) FROM conversations") == 2
+        while "old primary" not in (await started.node._readiness()).get("database", ""):
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(pair.primary.start)
+    assert (await say_until_ok(alice, "bob", "6", cid))["seq"] == 6
+    assert pair.primary.ask("SELECT max(head) FROM conversations") == 6
+    assert pair.standby.ask(ALL_OF_IT) == was
+
+
+END_ALL = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%'"
+
+
+async def say_until_ok(peer: Peer, to: str, body: str, cid: str | None = None) -> Frame:
+    cid = cid or str(uuid.uuid4())
+    async with asyncio.timeout(SETTLE_S_MAX):
+        while (answer := await peer.say(to, body, cid=cid, retry=True))["t"] != "ok":
+            await asyncio.sleep(answer["retry_ms"] / 1000)
+    return answer
 
 
 async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Path) -> None:
@@ -231,44 +270,77 @@ async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Pa
     assert await asyncio.to_thread(migrate, url, folder=tmp_path) == ["9999_pre_next"]
 
 
-@pytest.mark.parametrize("renewed", [False, True])
-async def test_a_dump_in_a_new_cluster_is_begun_again(make_cluster: MakeCluster, make_server: MakeServer, *, renewed: bool) -> None:
-    """Its transactions have small ids, and the epoch of before is in it. A mark and cursors of before do no harm."""
-    old, new = make_cluster(), make_cluster(is_new=True)
-    server = await make_server(database_url=old.url)
+# ---- restores ------------------------------------------------------------------------------------------------------------------------
+
+
+class Before(NamedTuple):
+    """What clients hold of a log that is restored as it was with two entries, when a third one had been acked."""
+
+    c: str
+    epoch: str
+    since: str
+    state: dict[str, Any]  # of a Python client of bob's
+
+
+async def with_three(server: Server, restore: Callable[[], None]) -> Before:
+    """`restore` is called when two entries are there. The node is stopped."""
     alice, _, first = await peers(server)
-    late = await server.connect("alice", "late")
-    await asyncio.to_thread(old.restore_dump, new)
-    assert (await alice.say("bob", "after the dump"))["seq"] == 3
+    async with Client(server.url, token=server.token("bob"), device="sdk") as client, asyncio.timeout(SETTLE_S_MAX):
+        await asyncio.to_thread(restore)
+        assert (await alice.say("bob", "lost"))["seq"] == 3
+        assert (await anext(client.entries())).body == "lost"
+        late = await server.connect("alice", "late")
+        state = client.state()
     await server.stop()
-    if renewed:
-        new.ask("WITH u AS (UPDATE meta SET epoch = 'renewed' RETURNING 1) SELECT count(*) FROM u")
-    again = await make_server(database_url=new.url)
-    epoch, since = late.welcome["epoch"], late.welcome["since"]
-    alice = await again.connect("alice", epoch=epoch, since=since, cursors={first["c"]: 3})
-    assert alice.welcome["epoch"] != epoch
+    return Before(first["c"], late.welcome["epoch"], late.welcome["since"], state)
+
+
+async def begins_again(again: Server, before: Before) -> None:
+    """A mark and cursors of before do no harm, and nobody sees what is lost or misses what comes then."""
+    alice = await again.connect("alice", epoch=before.epoch, since=before.since, cursors={before.c: 3})
+    assert alice.welcome["epoch"] != before.epoch
     (item,) = alice.welcome["conversations"]
     assert (item["head"], item.get("reset")) == (2, None), "all is listed; the cursor is of another epoch"
-    bob = await again.connect("bob", since=since)
+    bob = await again.connect("bob", since=before.since)
     assert len(bob.welcome["conversations"]) == 1, "a mark without its epoch is void, too"
-    assert (await alice.say("bob", "3"))["seq"] == 3
-    assert (await bob.push("entry"))["body"] == "3"
+    async with Client(again.url, token=again.token("bob"), device="sdk", state=before.state) as client, asyncio.timeout(SETTLE_S_MAX):
+        assert (await alice.say("bob", "3"))["seq"] == 3
+        entry = await anext(client.entries())
+        assert (entry.seq, entry.body) == (3, "3")
+        events = client.events()
+        assert [await anext(events), await anext(events)] == [Reset(None, None), Reset(before.c, "alice")]
+        assert (await client.send("alice", "4")).seq == 4
+    assert [(await bob.push("entry"))["body"], (await bob.push("entry"))["body"]] == ["3", "4"]
+
+
+async def with_and_without_renewal(new: Cluster, make_server: MakeServer, before: Before) -> None:
+    """The restored database, and a copy of it in which the operator renews the epoch before a node starts."""
+    url = f"{new.url.rpartition('/')[0]}/renewed"
+    with new.sql("postgres") as conn:
+        conn.execute(f"CREATE DATABASE renewed TEMPLATE {DATABASE} STRATEGY file_copy")
+    assert await asyncio.to_thread(main, ["epoch", "--renew", "--database-url", url]) == 0
+    renewed = await make_server(database_url=url)
+    await begins_again(renewed, before)
+    await begins_again(await make_server(database_url=new.url), before)
+
+
+async def test_a_dump_in_a_new_cluster_is_begun_again(make_cluster: MakeCluster, make_server: MakeServer) -> None:
+    """Its transactions have small ids, and the epoch of before is in it."""
+    old, new = make_cluster(), make_cluster(is_new=True)
+    before = await with_three(await make_server(database_url=old.url), lambda: old.restore_dump(new))
+    await with_and_without_renewal(new, make_server, before)
 
 
 async def test_a_recovery_to_a_point_in_time_is_begun_again(make_cluster: MakeCluster, make_server: MakeServer) -> None:
     old, new = make_cluster(archives=True), make_cluster(runs=False)
-    server = await make_server(database_url=old.url)
-    alice, _, first = await peers(server)
-    await asyncio.to_thread(new.backup_of, old)
-    old.ask("SELECT pg_create_restore_point('here')::text")
-    assert (await alice.say("bob", "lost"))["seq"] == 3
+
+    def restore() -> None:
+        new.backup_of(old)
+        old.ask("SELECT pg_create_restore_point('here')::text")
+
+    before = await with_three(await make_server(database_url=old.url), restore)
     await asyncio.to_thread(new.recover, old, "here")
-    await server.stop()
-    again = await make_server(database_url=new.url)
-    alice = await again.connect("alice", epoch=alice.welcome["epoch"], since=alice.welcome["since"], cursors={first["c"]: 3})
-    (item,) = alice.welcome["conversations"]
-    assert (item["head"], item.get("reset")) == (2, None)
-    assert (await alice.say("bob", "3"))["seq"] == 3
+    await with_and_without_renewal(new, make_server, before)
 
 
 async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(make_cluster: MakeCluster, make_server: MakeServer) -> None:

@@ -20,7 +20,8 @@ from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
-from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.postgres.log_state import LogState, Sight, Verdict, successor
+from chatd.postgres.old_primaries import is_older
 from chatd.registry import Conversation, pair_check
 from chatd.session import Session
 from chatd.writer import _read_answer
@@ -311,6 +312,22 @@ def test_an_epoch_once_left_is_not_gone_back_to() -> None:
     assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.MOVED
 
 
+def test_an_epoch_tells_of_those_before_it_to_a_node_that_was_not_there() -> None:
+    epochs = ["f" * 32]
+    for _ in range(4):
+        epochs.append(successor(epochs[-1], uuid.uuid4().hex))
+    state = LogState()
+    state.adopt(epochs[3], "1/00000004/5/7")
+    for epoch in epochs[:3]:
+        assert state.look(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "an old primary"
+        assert is_older(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7"), Sight(epochs[3], "1/00000004/5/7", "1/00000004/5/7"))
+    assert state.look(Sight(epochs[4], "1/00000005/5/7", "1/00000005/5/7")) is Verdict.MOVED
+    assert state.look(Sight(successor(epochs[0], "e" * 32), "1/00000001/5/7", "1/00000001/5/7")) is Verdict.MOVED, "renewed there"
+    assert max(map(len, epochs)) < 64
+    promoted, left = Sight(epochs[0], "1/00000001/5/7", "1/00000002/5/7"), Sight(epochs[0], "1/00000001/5/7", "1/00000001/5/7")
+    assert (is_older(left, promoted), is_older(promoted, left)) == (True, False), "no node has been there yet"
+
+
 async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server = await make_server()
     with connect(conninfo(server)) as db:
@@ -351,7 +368,7 @@ def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:
         ("host=a", ("a", None)),
     ):
         opener = Opener(url)
-        opener._avoid(("a", "5432"))
+        opener.avoid(("a", "5432"))
         made = conninfo_to_dict(opener.conninfo("test", 1.0))
         assert made["host"] == expected[0]
         if url.startswith("host=a,b,c"):
