@@ -125,7 +125,7 @@ class Node:
         self.delivery = Delivery(
             self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
         )
-        self.store.health.is_settling = lambda: self.delivery.gaps.is_settling
+        self.store.health.is_settling = lambda: self.store.is_doubtful or self.delivery.gaps.is_settling
         self.services = Services(
             s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,

@@ -264,6 +264,11 @@ class Store:
         """Items that wait for a lane or are being written."""
         return sum(len(lane.queue) + lane.busy for lane in self.lanes)
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Some batch has an unknown outcome that nobody looks for yet."""
+        return any(lane.is_doubtful for lane in self.lanes)
+
     async def idle(self) -> None:
         """Wait until every lane has written what it had."""
         while self.pending:  # one that has ended may be handed something by another

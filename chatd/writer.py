@@ -125,6 +125,11 @@ class Lane:
         return len(self.queue.items) + self.rows_underway
 
     @property
+    def is_doubtful(self) -> bool:
+        """Batches had an unknown outcome, and nobody was told yet where to look: the next one is under way, or there is no connection."""
+        return bool(self._doubtful)
+
+    @property
     def answers(self) -> bool:
         """PostgreSQL does, here: what another lane can write is given to it."""
         return not self.backoff_s and (not self.rows_underway or time.perf_counter() - self._began_at < LATE_S)

@@ -48,10 +48,11 @@ PROVE_S: Final = 0.5
 STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 
 # For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. DateStyle, TimeZone: psycopg reads no other.
+# row_security: rows that a policy hides are an error, not a log with holes.
 COMMON: Final[Mapping[str, str]] = {
     "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
-    "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
+    "row_security": "off", "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
 }  # fmt: skip
 NEWER: Final = {"transaction_timeout": ("0", 17_00_00)}  # setting -> value, and the version of PostgreSQL that has it first
 READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}

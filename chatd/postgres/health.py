@@ -71,8 +71,8 @@ class Health:
     def ok(self, part: str) -> None:
         """A statement of this part was carried out."""
         over = self.parts.pop(part, None)
-        if part == "watch" and over is not None:  # what the others failed by, too, is over, also for those that nobody asks for again soon
-            self.parts = {name: trouble for name, trouble in self.parts.items() if trouble.kind != over.kind}
+        if part == "watch" and over is not None:  # what reads failed by, too, is over, also for those that nobody asks for again soon
+            self.parts = {name: trouble for name, trouble in self.parts.items() if name == "lanes" or trouble.kind != over.kind}
         elif self.parts and self.trouble is None:
             self.parts.clear()
         if self._logged_at is not None and self.trouble is None:

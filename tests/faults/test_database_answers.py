@@ -235,6 +235,19 @@ async def test_a_query_that_fails_beside_others_is_one_outage(make_server: MakeS
     assert [entry["event"] for entry in logs if entry["event"].startswith("database.")] == ["database.outage", "database.back"]
 
 
+async def test_rows_that_a_policy_hides_are_an_outage(make_server: MakeServer, role_db: tuple[str, str]) -> None:
+    """History was empty, in silence."""
+    owner, theirs = role_db
+    server = await make_server(database_url=theirs)
+    alice = await server.connect("alice")
+    await alice.say("bob")
+    with admin(owner) as conn:
+        conn.execute("ALTER TABLE entries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        conn.execute("CREATE POLICY writes ON entries FOR INSERT WITH CHECK (true)")
+    assert (await alice.request("history", to="bob"))["code"] == "unavailable"
+    assert "row-level security" in (await server.node._readiness())["database"]
+
+
 async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
     postgres: Embedded, fresh_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

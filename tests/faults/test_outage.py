@@ -121,6 +121,7 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(ma
     server = await make_server(lane_deadline_ms=500, rate_messages=100)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     await alice.say("bob", "1")
+    await alice.say("carol", "1")
     await bob.push("entry")
     health = server.node.store.health
     with psycopg.connect(server.node.store.opener._conninfo, autocommit=True) as db, capture_logs() as logs:
@@ -129,9 +130,16 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(ma
             db.execute("SELECT pg_reload_conf()")
             hung = str(uuid.uuid4())
             async with asyncio.timeout(20):
-                while (await alice.say("bob", "2", cid=hung))["t"] == "ok":
+                while True:
+                    first = await alice.post("send", to="bob", body="2", cid=hung)
+                    second = await alice.post("send", to="carol", body="2", cid=str(uuid.uuid4()))
+                    if (await alice.reply(first))["t"] == "err":
+                        break
+                    await alice.reply(second)
                     hung = str(uuid.uuid4())
             monkeypatch.setattr(health, "_now", lambda: time.monotonic() + 60)
+            assert "timeout" in (await server.node._readiness())["database"], "also while the lane waits for the next one"
+            await alice.reply(second)
             for _ in range(3):
                 assert (await alice.say("bob", "2", cid=hung, retry=True))["code"] == "unavailable"
             assert "timeout" in (await server.node._readiness())["database"]
