@@ -417,10 +417,14 @@ class Lane:
         messages = convs
         if batch.changes:
             convs = convs | {i.conv.id for i in batch.changes}
+        m_any = 0
+        for i in m:
+            m_any |= i.flags
         params = (
+            self._state.fence, len(convs), m_any,
             pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]),
             pgarrays.IntArray([i.conv.check | i.side << 2 | i.flags for i in m]),
-            *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window, self._state.fence, len(convs),
+            *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window,
         )  # fmt: skip
         for _ in range(RETRIES_MAX):
             await self.connect()

@@ -168,7 +168,8 @@ def _probes(logs: list[fill.Log], partitions: int, fence: str) -> list[Probe]:
 
 def _batches(lane: Any, sizes: dict[str, list[fill.Log]], fence: str, each: int) -> list[Probe]:
     """Fresh messages, retries that are probed for in all of the log, edits of a long conversation's last and first message."""
-    types = "bigint[], text[], text[], integer[], bigint[], smallint[], text[], text[], smallint[], bigint[], integer[], interval, text, integer"
+    messages_types, changes_types = "bigint[], text[], text[], integer[]", "bigint[], smallint[], text[], text[], smallint[], bigint[], integer[]"
+    types = f"text, integer, integer, {messages_types}, {changes_types}, interval"
     some, deep = sizes["small"][:SOME], sizes["deep"][0]
 
     def flags_of(log: fill.Log, flags: int) -> int:
@@ -176,14 +177,15 @@ def _batches(lane: Any, sizes: dict[str, list[fill.Log]], fence: str, each: int)
 
     def messages(flags: int) -> tuple[Any, ...]:
         cids = [str(uuid.UUID(int=n + 1)) for n in range(len(some))]
-        return ([log.id for log in some], cids, ["hi"] * len(some), [flags_of(log, flags) for log in some], *([[]] * 7), "900 s", fence, len(some))
+        batch = [[log.id for log in some], cids, ["hi"] * len(some), [flags_of(log, flags) for log in some]]
+        return (fence, len(some), flags, *batch, *([[]] * 7), "900 s")
 
     refs = [deep.head - 50 - n for n in range(5) if (deep.head - 50 - n) % fill.PERIOD]
     edits = [[deep.id] * len(refs), [fill.side_of(ref) for ref in refs], [str(uuid.UUID(int=99 + n)) for n in range(len(refs))], ["ho"] * len(refs)]
     edits += [[2] * len(refs), refs, [flags_of(deep, 0) >> 3] * len(refs)]
     return [
-        Probe("append, nothing", lane, types, (*([[]] * 11), "900 s", fence, 0), 10),
+        Probe("append, nothing", lane, types, (fence, 0, 0, *([[]] * 11), "900 s"), 10),
         Probe("append, fresh", lane, types, messages(0), 40 * len(some)),
         Probe("append, retries", lane, types, messages(2), (40 + each) * len(some)),
-        Probe("append, deletes", lane, types, (*([[]] * 4), *edits, "900 s", fence, 1), (60 + 2 * each) * len(refs)),
+        Probe("append, deletes", lane, types, (fence, 1, 0, *([[]] * 4), *edits, "900 s"), (60 + 2 * each) * len(refs)),
     ]

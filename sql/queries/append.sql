@@ -1,6 +1,5 @@
--- One batch of a lane; see the function in sql/migrations. Parameters: four arrays of messages, seven of changes, the edit window, the fence, the number
--- of conversations.
+-- One batch of a lane; see the function in sql/migrations. Parameters: the fence, the number of conversations, the flags of all messages, four arrays of
+-- messages, seven of changes, the edit window.
 SELECT ord, conv, seq, ts, note FROM append(
-    $1::bigint[], $2::text[]::uuid[], $3::text[], $4::integer[],
-    $5::bigint[], $6::smallint[], $7::text[]::uuid[], $8::text[], $9::smallint[], $10::bigint[], $11::integer[],
-    $12::interval, $13::text, $14::integer)
+    $1::text, $2::integer, $3::integer, $4::bigint[], $5::text[]::uuid[], $6::text[], $7::integer[],
+    $8::bigint[], $9::smallint[], $10::text[]::uuid[], $11::text[], $12::smallint[], $13::bigint[], $14::integer[], $15::interval)

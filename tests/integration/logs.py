@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
@@ -94,9 +96,10 @@ def append(
     cur.execute(
         APPEND,
         (
+            one(conn, FENCE), len({i.conv for i in m} | {i.conv for i in x}), reduce(or_, (i.flags for i in m), 0),
             [i.conv for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags | i.side << 2 | check(conn, i.conv) << 3 for i in m],
             [i.conv for i in x], [i.side for i in x], [*(i.cid or cid() for i in x), *named], [i.body for i in x], [i.kind for i in x],
-            [i.ref for i in x], [check(conn, i.conv) for i in x], edit_window, one(conn, FENCE), len({i.conv for i in m} | {i.conv for i in x}),
+            [i.ref for i in x], [check(conn, i.conv) for i in x], edit_window,
         ),
     )  # fmt: skip
     return [Row(*row) for row in cur.fetchall()]
@@ -111,6 +114,22 @@ def append_unfenced(conn: psycopg.Connection[Any], messages: Sequence[Message]) 
         ([i.conv for i in messages], [i.side for i in messages], [cid() for _ in messages], [i.body for i in messages], [0 for _ in messages]),
     )
     return [Row(*row) for row in cur.fetchall()]
+
+
+def fenced_as_before(conn: psycopg.Connection[Any], text: str) -> None:
+    """Put `text` in, the function of 0005_pre_fence as it was or changed, and have today's calls go to it."""
+    conn.execute(text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1))
+    conn.execute(
+        """CREATE OR REPLACE FUNCTION append(
+            fence text, convs integer, m_any integer, m_conv bigint[], m_cid uuid[], m_body text[], m_flags integer[],
+            x_conv bigint[], x_side smallint[], x_cid uuid[], x_body text[], x_kind smallint[], x_ref bigint[],
+            x_check integer[], edit_window interval
+        ) RETURNS TABLE (ord integer, conv bigint, seq bigint, ts bigint, note text) LANGUAGE plpgsql VOLATILE AS $$
+        BEGIN
+            RETURN QUERY SELECT * FROM append(
+                m_conv, m_cid, m_body, m_flags, x_conv, x_side, x_cid, x_body, x_kind, x_ref, x_check, edit_window, fence, convs);
+        END $$"""
+    )
 
 
 def append_function(migration: str) -> str:

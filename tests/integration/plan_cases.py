@@ -73,11 +73,15 @@ def check(conv: int) -> int:
 def batch(messages: Sequence[tuple[int, int, int]] = (), changes: Sequence[tuple[int, int, int, int]] = (), named: Sequence[int] = ()) -> str:
     """messages: (conversation, number of the cid, flags); changes: (conversation, number of the cid, kind, ref); named: cids of what they change."""
     m, x = messages, changes
+    m_any = 0
+    for _, _, flags in m:
+        m_any |= flags
     return ", ".join([
+        "{fence}", str(len({v[0] for v in [*m, *x]})), str(m_any),
         ints(v[0] for v in m), cids(v[1] for v in m), texts("hi" for _ in m), ints(v[2] | check(v[0]) << 3 for v in m),
         ints(v[0] for v in x), ints(0 for _ in x), cids([*(v[1] for v in x), *named]), texts("ho" for _ in x),
         ints(v[2] for v in x), ints(v[3] for v in x),
-        ints(check(v[0]) for v in x), "'900 s'", "{fence}", str(len({v[0] for v in [*m, *x]})),
+        ints(check(v[0]) for v in x), "'900 s'",
     ])  # fmt: skip
 
 
@@ -85,7 +89,10 @@ def each(value: int) -> str:
     return ints(value for _ in SOME)
 
 
-_BATCH: Final = "bigint[], text[], text[], integer[], bigint[], smallint[], text[], text[], smallint[], bigint[], integer[], interval, text, integer"
+_BATCH: Final = (
+    "text, integer, integer, bigint[], text[], text[], integer[],"
+    " bigint[], smallint[], text[], text[], smallint[], bigint[], integer[], interval"
+)
 _PAGE: Final = "bigint, bigint, bigint, bigint"
 _MANY: Final = "bigint[], bigint[], bigint[], bigint"
 _HELLO: Final = "text, bigint, bigint, bigint, boolean, bigint[], bigint"

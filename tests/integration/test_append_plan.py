@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # What the statement takes from the function around it, as parameters: name -> type.
 NAMES = {
     "m_conv": "bigint[]", "m_cid": "uuid[]", "m_body": "text[]", "t": "timestamptz", "skip": "integer[]", "feeding": "boolean",
-    "m_flags": "integer[]", "m_side": "smallint[]",
+    "m_flags": "integer[]", "m_side": "smallint[]", "t_ms": "bigint",
 }  # fmt: skip
 ROWS_OF_A_MESSAGE_MAX = 22  # measured 21 for one alone, 18 where each message has a conversation of its own; two of them count what was written
 
@@ -33,7 +33,7 @@ def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
         yield conn
 
 
-def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int, arguments: int = 14) -> float:
+def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int, arguments: int = 15) -> float:
     """All rows that the plan's nodes made or threw away, for one of `rows` messages spread evenly over conversations."""
     source = one(db, "SELECT prosrc FROM pg_proc WHERE proname = 'append' AND pronargs = %s", (arguments,))
     (statement,) = re.findall(r"RETURN QUERY\s+(WITH .*?);", source, re.DOTALL)
@@ -45,7 +45,7 @@ def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: i
     arrays: list[list[Any]] = [of, [cid() for _ in of], ["hi"] * rows]
     literals = ", ".join("'{" + ",".join(map(str, array)) + "}'" for array in arrays)
     flags, sides = ",".join(str(checks[conv]) for conv in of), ",".join("0" for _ in of)
-    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false, '{{{flags}}}', '{{{sides}}}')")
+    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false, '{{{flags}}}', '{{{sides}}}', 1)")
     db.execute("DEALLOCATE s")
     work = 0.0
     gone = ("Actual Rows", "Rows Removed by Join Filter", "Rows Removed by Filter")

@@ -14,7 +14,19 @@ import psycopg
 import pytest
 
 from chatd.queries import query
-from tests.integration.logs import LANE_OPTIONS, Change, Message, append, append_function, cid, connect, conversation, one, partitions
+from tests.integration.logs import (
+    LANE_OPTIONS,
+    Change,
+    Message,
+    append,
+    append_function,
+    cid,
+    connect,
+    conversation,
+    fenced_as_before,
+    one,
+    partitions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,11 +42,11 @@ LOCKS = """    SELECT max(v.last_ts), count(*) INTO newest, locked FROM (
 
 def naive(conn: psycopg.Connection[Any]) -> None:
     """Put the fault in: look first, then lock."""
-    text = append_function("0005_pre_fence").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1)
+    text = append_function("0005_pre_fence")
     assert text.count(LOCKS) == 1
     text = text.replace(LOCKS, "    newest := clock_timestamp() + interval '1 day'; locked := convs;\n")
     text = text.replace("    IF again THEN", LOCKS + "    t := greatest(t, newest);\n    IF again THEN", 1)
-    conn.execute(text)
+    fenced_as_before(conn, text)
 
 
 class Raced(NamedTuple):

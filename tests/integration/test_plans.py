@@ -28,7 +28,7 @@ from chatd.queries import folder, query
 from chatd.registry import Conversation
 from chatd.retention import Retention
 from chatd.store import Limits, Store
-from tests.integration.logs import FENCE, append_function, connect, nodes, one, options, partitions
+from tests.integration.logs import FENCE, append_function, connect, fenced_as_before, nodes, one, options, partitions
 from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, STATES, Case, analyse, full, hostile
 
 pytestmark = pytest.mark.slow
@@ -232,7 +232,7 @@ def test_what_was_wrong_would_be_seen(postgres: Any, template: str) -> None:
     edit = next(case for case in CASES["append"] if case.name == "edit of nothing")
     with ExitStack() as stack:
         database = Database(postgres, template, stack)
-        database.conn.execute(append_function("0005_pre_fence").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1))
+        fenced_as_before(database.conn, append_function("0005_pre_fence"))
         analyse(database.conn)
         old, lane = Session(database.connect(options(OLD_SETTINGS))), Session(database.connect(options(connection.LANE)))
         old.conn.execute(old.execute(OLD_ENTRIES_MANY, resync))
