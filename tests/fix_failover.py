@@ -251,7 +251,7 @@ MakeCluster: TypeAlias = Callable[..., Cluster]
 def cluster_template() -> Iterator[Path]:
     """The folder of a cluster with chatd's schema, not running: a copy of it is faster to have than a new one."""
     owner = embedded._run_as(None)
-    with tempfile.TemporaryDirectory(prefix="chatd-pair-", dir="/tmp") as place:
+    with tempfile.TemporaryDirectory(prefix="chatd-pair-") as place:
         cluster = Cluster(Path(place) / "template", owner)
         try:
             cluster.init()
@@ -271,7 +271,7 @@ def cluster_template() -> Iterator[Path]:
 def make_cluster(cluster_template: Path) -> Iterator[MakeCluster]:
     owner = embedded._run_as(None)
     clusters: list[Cluster] = []
-    with tempfile.TemporaryDirectory(prefix="chatd-pair-", dir="/tmp") as place:
+    with tempfile.TemporaryDirectory(prefix="chatd-pair-") as place:
 
         def make(*, is_new: bool = False, runs: bool = True, archives: bool = False) -> Cluster:
             cluster = Cluster(Path(place) / f"c{len(clusters)}", owner)

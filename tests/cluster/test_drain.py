@@ -128,7 +128,7 @@ class SlowWay:
     def __init__(self, upstream: Path, delay_s: float) -> None:
         self.delay_s = delay_s
         self._upstream = upstream
-        self.folder = Path(tempfile.mkdtemp(prefix="chatd-slow-", dir="/tmp"))
+        self.folder = Path(tempfile.mkdtemp(prefix="chatd-slow-"))
         self.path = self.folder / SOCKET_NAME
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()

@@ -180,19 +180,14 @@ async def wreck(nodes: Nodes, redis: OwnRedis, postgres: OwnPostgres, rng: rando
             await asyncio.to_thread(postgres.start)
 
 
-async def havoc(
-    nodes: Nodes, own_redis: OwnRedis, own_postgres: OwnPostgres, *, users: int, rate: float, seconds: float, wrecking: bool = True
-) -> None:
+async def havoc(nodes: Nodes, own_redis: OwnRedis, own_postgres: OwnPostgres, *, users: int, rate: float, seconds: float) -> None:
     rng = random.Random(seed())
     town = Town(nodes, users, rate, rng)
     town.start()
     try:
         await town.open_up()
         town.begin()
-        if wrecking:
-            await wreck(nodes, own_redis, own_postgres, rng, seconds)
-        else:
-            await asyncio.sleep(seconds)
+        await wreck(nodes, own_redis, own_postgres, rng, seconds)
         gone = town.leave(0.1)
         last_fault = time.monotonic()
         await town.until(lambda: not town.wrong_presence(gone), LEASE_S + 1)
@@ -203,11 +198,6 @@ async def havoc(
         print(town.verify(own_postgres.conninfo, gone), f"{town.posted} posted, presence right {took:.1f} s after the last fault")
     finally:
         await town.stop()
-
-
-async def test_a_short_while_of_kills(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
-    nodes = await make_nodes(3, **ROOM)
-    await havoc(nodes, own_redis, own_postgres, users=60, rate=100, seconds=15)
 
 
 async def test_what_is_dropped_comes_within_2_s(make_nodes: MakeNodes, own_postgres: OwnPostgres) -> None:

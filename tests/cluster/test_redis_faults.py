@@ -173,9 +173,8 @@ async def test_redis_that_is_of_no_use_for_three_leases(fresh_db: str, own_redis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["frozen", "paused"])
-async def test_the_same_for_ten_seconds(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess, what: str) -> None:
-    await while_redis_is(what, make_process, fresh_db, own_redis, 10.0, LEASE_S)
+async def test_paused_for_two_leases_of_production(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+    await while_redis_is("paused", make_process, fresh_db, own_redis, 2 * LEASE_S, LEASE_S)
 
 
 # ---- cut off ------------------------------------------------------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ class Proxy:
     def __init__(self, conninfo: str) -> None:
         self.direct = conninfo  # past the proxy, which needs the loop that a plain connection blocks
         self._upstream = f"{conninfo_to_dict(conninfo)['host']}/{SOCKET_NAME}"
-        self._folder = Path(tempfile.mkdtemp(prefix="chatd-proxy-", dir="/tmp"))
+        self._folder = Path(tempfile.mkdtemp(prefix="chatd-proxy-"))
         self.conninfo = make_conninfo(conninfo, host=str(self._folder))
         self.armed: str | None = None
         self.lost = asyncio.Event()

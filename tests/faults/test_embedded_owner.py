@@ -72,7 +72,7 @@ async def embedding() -> AsyncIterator[Make]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="chatd-owner-", dir="/tmp") as name:
+    with tempfile.TemporaryDirectory(prefix="chatd-owner-") as name:
         yield Path(name)
 
 

@@ -461,7 +461,7 @@ async def test_a_server_that_hangs_holds_it_no_longer_than_its_deadline(
 
 async def test_a_crash_that_gives_ids_out_again_hides_nothing() -> None:
     """The server gives the id of a transaction that was rolled back to another one, which the snapshot of before takes for seen."""
-    with tempfile.TemporaryDirectory(prefix="chatd-feed-", dir="/tmp") as place:
+    with tempfile.TemporaryDirectory(prefix="chatd-feed-") as place:
         server = Embedded(Path(place), settings={"wal_writer_delay": "10s"})
         try:
             server.start()
