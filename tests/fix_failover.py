@@ -28,7 +28,7 @@ import pytest
 
 from chatd import embedded
 from chatd.migrate import migrate
-from tests.fix_process import _free_port
+from tests.ports import free_port
 
 WAIT_S: Final = 30.0
 POLL_S: Final = 0.01
@@ -43,7 +43,7 @@ class Cluster:
     """One folder of PostgreSQL, and the port that it always has."""
 
     def __init__(self, folder: Path, owner: pwd.struct_passwd | None) -> None:
-        self.folder, self.port, self._owner = folder, _free_port(), owner
+        self.folder, self.port, self._owner = folder, free_port(), owner
         self.data, self.log_file, self.archive = folder / "data", folder / "log", folder / "archive"
         self.settings: dict[str, str] = {}
         self._server: subprocess.Popen[bytes] | None = None
@@ -235,7 +235,7 @@ class Pair:
     def old_log(self) -> Iterator[Cluster]:
         """The old primary, running where no node looks for it."""
         old, kept = self.standby, self.standby.port
-        old.port = _free_port()
+        old.port = free_port()
         try:
             old.start()
             yield old

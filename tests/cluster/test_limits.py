@@ -24,12 +24,13 @@ from chatd import migrate
 from chatd.auth import Keys, issue
 from chatd.ids import UserId
 from tests.cluster.test_fanout import befriend, watch_online
-from tests.cluster.traffic import free_port, metrics, nodes_of, together, told, until
+from tests.cluster.traffic import metrics, nodes_of, together, told, until
 from tests.faults.test_outage import peer_at
 from tests.fix_cluster import SKEWED, Nodes
 from tests.fix_process import MakeProcess, Process
 from tests.fix_redis import OwnRedis
 from tests.fix_server import Frame, Peer
+from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 

@@ -21,8 +21,8 @@ from websockets.asyncio.client import connect
 
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
-from tests.fix_process import _free_port
 from tests.fix_server import Peer
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.fix_cluster import MakeNodes, Nodes
@@ -103,7 +103,7 @@ class Spread:
 
 async def test_read_only_for_seconds_kills_no_node_and_loses_nothing(own_postgres: OwnPostgres, make_nodes: MakeNodes) -> None:
     rng = random.Random(seed())
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     nodes = await make_nodes(3, each=[{"admin_port": port} for port in ports], **FAST)
     admins = [node.admin for node in nodes.nodes]
     async with crowd_at(Spread(nodes), rng) as crowd:

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import random
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -23,6 +22,7 @@ from tests.cluster.test_kills import ROOM, Town
 from tests.faults.crowd import seed
 from tests.fix_cluster import Nodes, Roamer
 from tests.fix_process import MakeProcess, Process
+from tests.ports import free_port
 
 POLL_S = 0.02
 QUIET_S_MAX = 30.0
@@ -138,12 +138,6 @@ def share(values: Sequence[float], part: float) -> float:
 
 
 # ---- nodes -------------------------------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 async def nodes_of(

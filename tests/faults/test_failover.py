@@ -21,7 +21,7 @@ from chatd.cli import main
 from chatd.client import Client, Reset
 from chatd.migrate import migrate
 from chatd.queries import folder
-from tests.cluster.traffic import free_port, metrics, nodes_of, told
+from tests.cluster.traffic import metrics, nodes_of, told
 from tests.faults import checker
 from tests.faults.client import Client as Device
 from tests.faults.crowd import Crowd, Place, read_log, seed
@@ -30,6 +30,7 @@ from tests.fix_failover import DATABASE, Cluster, MakeCluster, Pair
 from tests.fix_process import MakeProcess
 from tests.fix_redis import MakeRedis
 from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.ports import free_port
 
 FAILOVERS = int(os.environ.get("FAILOVERS", "1"))
 FAST: dict[str, Any] = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
