@@ -18,7 +18,7 @@ Order that is law: the transaction has committed before anything here runs; and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final, Protocol
 
 import structlog
@@ -30,6 +30,7 @@ from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
+from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry, User
 from chatd.session import End, Session, State
@@ -187,17 +188,14 @@ class Delivery:
             waiting = item.session.overtaken(item.peer, item.id)
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
-    def doubtful(self, convs: set[ConvId]) -> None:
+    def doubtful(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
         """The database is back after batches of unknown outcome: see how far these conversations got, once their transactions are over.
 
-        And once more after the deadline of a statement: a server that hung may begin with one that its client has long given up.
+        And until the backends that had the batches are gone: one that hung may begin with a batch that its client has long given up.
         """
-        self._spawn(self._settle_twice(set(convs)))
-
-    async def _settle_twice(self, convs: set[ConvId]) -> None:
         self.gaps.settle(convs)
-        await asyncio.sleep(self.store.limits.lane_deadline_ms / 1000)
-        self.gaps.settle(id for id in convs if id in self.registry.convs)
+        if writers:
+            self.gaps.outlast(convs, writers)
 
     # ---- live entries ---------------------------------------------------------------------------------------------------------------
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import insort
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Final
 
 from chatd import errors
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
+from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry
 from chatd.store import Head, Store
@@ -27,6 +28,7 @@ FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
 LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
 SETTLE_S: Final = 0.5  # between two looks at what is not decided
+OUTLAST_S: Final = 1.0  # between two looks at backends that may yet write; it costs a query by pid, and one by key
 SEQ_MAX: Final = (1 << 63) - 1
 LOOK_AGAIN_S: Final = 0.1
 
@@ -59,6 +61,8 @@ class Gaps:
         self._looking = False
         self._doubtful: set[ConvId] = set()
         self._settling = False
+        self._outlasted: dict[ConvId, set[Backend]] = {}  # who may yet write to it
+        self._outlasting = False
         self._awaited: dict[ConvId, list[asyncio.Future[None]]] = {}  # by those who wait until the conversation misses nothing
 
     async def closed(self, conv: Conversation) -> None:
@@ -73,6 +77,7 @@ class Gaps:
         self._open.clear()
         self._poked.clear()
         self._doubtful.clear()
+        self._outlasted.clear()
         for id in list(self._awaited):
             self._tell(id)
 
@@ -113,6 +118,29 @@ class Gaps:
                     await asyncio.sleep(SETTLE_S)
         finally:
             self._settling = False
+
+    def outlast(self, convs: Iterable[ConvId], writers: Collection[Backend]) -> None:
+        """Look at these until the backends that were given a batch for them are gone: until then it may be written, however late."""
+        for id in convs:
+            self._outlasted.setdefault(id, set()).update(writers)
+        if not self._outlasting:
+            self._outlasting = True
+            self._spawn(self._outlast())
+
+    async def _outlast(self) -> None:
+        try:
+            while self._outlasted:
+                asked = set().union(*self._outlasted.values())
+                try:
+                    gone = asked - await self._store.alive(asked)  # before the heads are read: what one wrote who is gone by now is seen
+                except errors.Refused:
+                    gone = set()
+                self.look_up([id for id in self._outlasted if id in self._registry.convs])
+                self._outlasted = {id: left for id, writers in self._outlasted.items() if (left := writers - gone)}
+                if self._outlasted:
+                    await asyncio.sleep(OUTLAST_S)
+        finally:
+            self._outlasting = False
 
     def look_up(self, convs: Iterable[ConvId]) -> None:
         """The heads of these may be higher than what was delivered: look. All that are asked for at one time are one query."""

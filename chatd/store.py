@@ -30,7 +30,7 @@ from chatd.ids import ConvId, UserId
 from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
 from chatd.postgres import connection, faults, mark
-from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.connection import Backend, Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
@@ -62,6 +62,7 @@ LIST_CONVERSATIONS: Final = query("list_conversations")
 ENTRIES_BEFORE: Final = query("entries_before")
 ENTRIES_AFTER: Final = query("entries_after")
 ENTRIES_MANY: Final = query("entries_many")
+BACKENDS: Final = query("backends")
 HEADS: Final = query("heads")
 HEADS_DECIDED: Final = query("heads_decided")
 CURSORS_LOCKED: Final = query("cursors_locked")
@@ -353,6 +354,11 @@ class Store:
     async def heads(self, convs: Iterable[ConvId]) -> list[Head]:
         """As committed now."""
         return [Head(*row) for row in await self._rows(HEADS, (pgarrays.BigintArray(list(convs)),))]
+
+    async def alive(self, backends: Collection[Backend]) -> set[Backend]:
+        """Those that are still there."""
+        arrays = (pgarrays.IntArray([b.pid for b in backends]), pgarrays.BigintArray([b.started for b in backends]))
+        return {Backend(*row) for row in await self._rows(BACKENDS, arrays)}
 
     async def seen(self, users: Sequence[UserId]) -> dict[UserId, int]:
         """When users were last seen, in ms; without those who never were."""

@@ -32,7 +32,7 @@ from chatd.ids import ConvId
 from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
 from chatd.metrics import Metrics
 from chatd.postgres import connection, faults
-from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.connection import Backend, Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.protocol import MESSAGE
@@ -82,7 +82,7 @@ class Outcome(Protocol):
     def failed(self, items: list[Item], error: Retryable, *, is_unknown: bool = False) -> None: ...
     def refused(self, item: Item) -> None: ...
     def blocked(self, items: list[Item]) -> None: ...
-    def doubtful(self, convs: set[ConvId]) -> None: ...
+    def doubtful(self, convs: set[ConvId], writers: set[Backend]) -> None: ...
 
 
 class Lane:
@@ -110,6 +110,7 @@ class Lane:
         self.idle.set()
         self._wake = asyncio.Event()
         self._doubtful: set[ConvId] = set()
+        self._writers: set[Backend] = set()  # who had their batches
         # Conversations whose row another transaction held, and until when that is looked at before a batch waits for them. One for all lanes.
         self.stuck: dict[ConvId, float] = {}
         # Until it tries to connect again, by itself; 0: it could the last time.
@@ -232,7 +233,8 @@ class Lane:
 
     def _tell_doubtful(self) -> None:
         doubtful, self._doubtful = self._doubtful, set()
-        self._outcome.doubtful(doubtful)
+        writers, self._writers = self._writers, set()
+        self._outcome.doubtful(doubtful, writers)
 
     async def _write(self, batch: Batch, generation: int) -> None:
         """A batch, or what is left of one, that was gathered of a generation of the log: it is not written to another."""
@@ -294,6 +296,8 @@ class Lane:
         self._health.failed("lanes", e)
         if e.is_unknown:
             self._doubtful.update(item.conv.id for item in items)
+            if self._conn is not None and self._conn.backend is not None:
+                self._writers.add(self._conn.backend)
         self._settle(items)
         error = Unavailable(f"the database does not take it now ({e.kind}); send it again with the same cid", retry_ms=1_000)
         self._outcome.failed(items, error, is_unknown=e.is_unknown)
@@ -403,6 +407,7 @@ class Lane:
             self._settle(items)
             self._outcome.failed(items, Unavailable("the log is another one: connect again", retry_ms=1_000))
         self._doubtful.clear()
+        self._writers.clear()
 
     def _settle(self, items: list[Item]) -> None:
         for item in items:

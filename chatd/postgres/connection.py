@@ -22,7 +22,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 import structlog
@@ -65,7 +65,8 @@ _SET: Final = """SELECT current_setting($3::text, true), set_config($3::text, $4
     CASE WHEN $5::boolean THEN set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false) END,
     (SELECT array_agg(set_config(s.name, s.value, false) ORDER BY s.ord)
-     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (name, value, ord))"""
+     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (name, value, ord)),
+    (SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pg_backend_pid()) a)"""
 _READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('synchronous_commit'), current_setting('server_encoding'),
     (SELECT array_agg(current_setting(s.name) ORDER BY s.ord) FROM unnest($1::text[]) WITH ORDINALITY AS s (name, ord)),
     pg_is_in_recovery(), current_setting('transaction_read_only'), pg_backend_pid()"""
@@ -82,6 +83,13 @@ _numbers = itertools.count(1)
 _life = os.urandom(6).hex()
 
 
+class Backend(NamedTuple):
+    """A process of PostgreSQL. `started`: in us since 1970, as a pid is given again."""
+
+    pid: int
+    started: int
+
+
 class Connection(psycopg.AsyncConnection[Any]):
     """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
 
@@ -89,6 +97,7 @@ class Connection(psycopg.AsyncConnection[Any]):
     deadline. The statement ends by itself at `statement_timeout`.
     """
 
+    backend: Backend | None = None  # who serves it; None: PostgreSQL does not say
     generation = 0  # of the log that it was compared with
     opened_at = 0.0  # monotonic
     used_at = 0.0  # monotonic: when it last gave an answer; for connections of the pool
@@ -321,7 +330,8 @@ async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
     cur = await psycopg.AsyncRawCursor(conn).execute(_SET, (names, values, MARK, mark, is_durable), prepare=False)
     row = await cur.fetchone()
     assert row is not None
-    before, _, pid, commit, then_values = row
+    before, _, pid, commit, then_values, started = row
+    conn.backend = None if started is None else Backend(pid, started)
     shared = before and before in _open
     cur = await psycopg.AsyncRawCursor(conn).execute(_READ_BACK, (names, MARK), prepare=False)
     row = await cur.fetchone()

@@ -19,10 +19,12 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
+from chatd.postgres.connection import Backend
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
 from tests.fix_process import MakeProcess, OwnPostgres, Process
 from tests.fix_server import MakeServer, Peer
+from tests.integration.logs import only
 
 OUTAGE_S = 10.0
 ANSWER_S_MAX = 12.0  # the longest that a request may wait for its `unavailable`
@@ -153,7 +155,7 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(ma
 
 
 async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_server: MakeServer, make_db: Callable[[], str]) -> None:
-    """The old connection's transaction outlives the first look at the head: a second one comes when it must be over."""
+    """The old connection's transaction outlives the first look at the head: others come until its backend is gone."""
     url = make_db()
     server = await make_server(database_url=url, lane_deadline_ms=1000)
     alice, bob = await server.connect("alice"), await server.connect("bob")
@@ -161,7 +163,9 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
     assert (await bob.push())["seq"] == 1
     conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
     with psycopg.connect(url, autocommit=True) as other:  # as the lane's old backend: it commits when the first look is over
-        server.node.delivery.doubtful({conv.id})
+        started = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        backend = Backend(*only(other, started))
+        server.node.delivery.doubtful({conv.id}, {backend})
         heads = server.node.store.heads_decided
         looked = asyncio.Event()
 

@@ -22,6 +22,7 @@ import pytest
 from chatd import errors
 from chatd.ids import ConvId, UserId
 from chatd.postgres import connection
+from chatd.postgres.connection import Backend
 from chatd.postgres.faults import Outage
 from chatd.queries import folder
 from chatd.store import Locked
@@ -82,6 +83,7 @@ def parts(server: Server) -> dict[str, Callable[[], Awaitable[object]]]:
         "entries_before": lambda: store.entries_before(conv.id, 10, 1, 10),
         "entries_after": lambda: store.entries_after(conv.id, 0, 10, 10),
         "entries_many": lambda: store.entries_many([(conv.id, 0, 10)], 10),
+        "alive": lambda: store.alive([Backend(1, 1)]),
         "heads": lambda: store.heads([conv.id]),
         "heads_decided": lambda: store.heads_decided([conv.id]),
         "seen": lambda: store.seen([ALICE]),

@@ -145,6 +145,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "flush_users": [Case("reads", "text[], bigint[]", f"{texts(PEOPLE)}, {each(5)}", 2 * PROBE * N)],
     "cursors_locked": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
     "users_locked": [Case("reads", "text[]", texts(PEOPLE), 3 * PROBE * N)],
+    "backends": [Case("reads", "integer[], bigint[]", "'{1,2}', '{1,2}'", 4)],
     "heads_decided": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
     "heads": [Case("reads", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "list_changed": [

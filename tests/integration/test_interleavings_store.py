@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -166,6 +168,29 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             await bob.quiet()
         assert (await bob.push("entry"))["body"] == "late"
     await check_maps(server.node)
+
+
+async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(make_server: MakeServer) -> None:
+    """It was stopped before it had read its batch, and looks at the head found nothing to wait for. What it wrote in the end nobody ever got."""
+    server = await make_server(lanes=1, lane_deadline_ms=200)
+    alice, bob, _ = await befriended(server)
+    conn = server.node.store.lanes[0]._conn
+    assert conn is not None
+    assert conn.backend is not None
+    os.kill(conn.backend.pid, signal.SIGSTOP)
+    try:
+        assert (await alice.say("bob", "late"))["code"] == "unavailable"
+        gaps = server.node.delivery.gaps
+        async with asyncio.timeout(WAIT_S):
+            while not gaps._outlasted or gaps._doubtful or gaps._settling or gaps._looking:
+                await asyncio.sleep(0.01)
+        await alice.close()
+        await bob.quiet()
+    finally:
+        os.kill(conn.backend.pid, signal.SIGCONT)
+    assert (await bob.push("entry"))["body"] == "late"
+    await check_maps(server.node)
+    assert gaps._outlasted == {}
 
 
 async def test_who_waits_for_what_is_written_behind_waits_for_two_flushes_at_most() -> None:

@@ -18,7 +18,7 @@ from chatd.ids import Cid, ConvId, UserId
 from chatd.lanes import Batch, Item, LaneQueue
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
-from chatd.postgres.connection import Opener
+from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.protocol import DELETE, EDIT, MESSAGE
@@ -83,7 +83,7 @@ class Told:
         for item in items:
             self._note(item, "blocked")
 
-    def doubtful(self, convs: set[ConvId]) -> None:
+    def doubtful(self, convs: set[ConvId], writers: set[Backend]) -> None:
         self.doubts |= convs
         for waiter in self.waiters:
             waiter.set()
