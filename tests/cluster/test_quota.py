@@ -23,6 +23,7 @@ from chatd.engine import Engine
 from chatd.ids import UserId
 from chatd.limits import FORGET_S, SharedWindow
 from chatd.metrics import Metrics
+from chatd.postgres.faults import Outage
 from chatd.quota import DEADLINE_S, SCRIPT, Quota, Rates
 from tests.fix_redis import OwnCluster, OwnRedis
 from tests.fix_server import MakeServer, Peer, Server
@@ -532,3 +533,31 @@ async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_r
     assert await alice.closed() == 1012
     answers = {frame["id"]: frame for frame in alice.pushes if frame.get("id") in ids}
     assert [answers[id].get("code", "ok") for id in ids] == ["unavailable", "blocked", "blocked"]
+
+
+@pytest.mark.parametrize("is_unknown", [True, False])
+async def test_what_may_have_been_written_keeps_its_slot_on_all_nodes(
+    make_pair: Callable[..., Awaitable[tuple[Server, Server]]], monkeypatch: pytest.MonkeyPatch, is_unknown: bool
+) -> None:
+    """The answer to a batch is lost, or says that nothing was done; the retry and what follows go to the other node."""
+    one, two = await make_pair(rate_messages=3, rate_per_ms=600_000, lanes=1)
+    phone, tablet = await one.connect("alice", "phone"), await two.connect("alice", "tablet")
+    assert (await phone.say("alice", "1"))["t"] == "ok"
+    lane = one.node.store.lanes[0]
+    append = lane._append
+
+    async def lost(batch: Any) -> Any:
+        if is_unknown:
+            await append(batch)
+        raise Outage("the answer was lost", "away", is_unknown=is_unknown)
+
+    monkeypatch.setattr(lane, "_append", lost)
+    cid = str(uuid.uuid4())
+    assert (await phone.say("alice", "2", cid=cid))["code"] == "unavailable"
+    monkeypatch.undo()
+    if not is_unknown:  # a slot that goes back is told with the next take
+        assert (await phone.say("alice", "2", cid=cid, retry=True))["t"] == "ok"
+    again = await tablet.say("alice", "2", cid=cid, retry=True)
+    assert (again["t"], again["dup"]) == ("ok", True)
+    assert (await tablet.say("alice", "3"))["t"] == "ok"
+    assert (await tablet.say("alice", "4"))["code"] == "rate_limited", "three were written"

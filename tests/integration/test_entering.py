@@ -12,7 +12,7 @@ import pytest
 from chatd import entering, errors
 from chatd.ids import UserId
 from tests.fix_server import MakeServer, Peer, Server
-from tests.integration.logs import connect, conversation
+from tests.integration.logs import connect, conversation, one
 
 FAST = {"rate_messages": 1_000, "new_conversations_per_hour": 1_000}
 
@@ -233,3 +233,27 @@ async def until(is_so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not is_so():
             await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("then", ["bob", "carol"])
+async def test_a_conversation_that_may_have_been_made_counts_once_used(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
+    """The answer that it was made is lost. Its slot goes back: a retry, or another conversation, takes it, and never one more than the limit."""
+    server = await make_server(new_conversations_per_hour=1)
+    alice = await server.connect("alice")
+    real = server.node.store.resolve
+
+    async def lost(*args: Any) -> Any:
+        await real(*args)
+        raise errors.Unavailable("the answer was lost", retry_ms=1)
+
+    monkeypatch.setattr(server.node.store, "resolve", lost)
+    cid = str(uuid.uuid4())
+    assert (await alice.say("bob", cid=cid))["code"] == "unavailable"
+    monkeypatch.undo()
+    if then == "bob":
+        assert (await alice.say("bob", cid=cid, retry=True))["t"] == "ok"
+    assert (await alice.say("carol"))["t"] == ("ok" if then == "carol" else "err")
+    if then == "carol":
+        assert (await alice.say("bob", cid=cid, retry=True))["code"] == "too_many_conversations"
+    with connect(server.node.store.opener._conninfo) as db:
+        assert one(db, "SELECT count(*) FROM conversations WHERE head > 0") == 1
