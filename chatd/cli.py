@@ -16,13 +16,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from chatd import __version__, config, log
 from chatd.config import Settings
 from chatd.errors import ChatdError, SettingError
+
+if TYPE_CHECKING:
+    import psycopg
 
 FAILED: Final = 1
 WRONG_SETTING: Final = 2
@@ -265,29 +268,21 @@ def _one_primary(conninfo: str) -> None:
 
 
 def _epoch(options: argparse.Namespace) -> int:
-    import uuid
 
     import psycopg
 
     from chatd.embedded import Embedded
     from chatd.postgres import faults
     from chatd.postgres.connection import Opener
-    from chatd.postgres.log_state import successor
 
     settings = _settings(options)
     if settings.embedded and not Embedded(settings.data_dir).made:
         raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
     try:
-        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", CONNECT_S)) as conn:
+        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", CONNECT_S), autocommit=True) as conn:
             _one_primary(conninfo)
             if options.renew:
-                before = conn.execute("SELECT epoch FROM meta FOR UPDATE").fetchone()
-                conn.execute("UPDATE meta SET epoch = %s", (successor(str(before[0]) if before else "", uuid.uuid4().hex),))
-                # The restored rows bear transaction numbers of another cluster; ahead of this one's, they would be listed at every hello.
-                conn.execute("UPDATE conversations SET xid = pg_current_xact_id()")
-                conn.execute("UPDATE cursors SET xid = pg_current_xact_id()")
-                if conn.execute("SELECT to_regclass('feed')").fetchone() != (None,):  # a backup of an older release has none
-                    conn.execute("DELETE FROM feed")
+                _renew(conn)
             row = conn.execute("SELECT epoch FROM meta").fetchone()
     except psycopg.Error as e:
         remedy = {"schema": "; run `chatd migrate` first", "standby": ""}.get(faults.kind(e), "; check --database-url")
@@ -296,6 +291,28 @@ def _epoch(options: argparse.Namespace) -> int:
     if options.renew:
         print("chatd: running nodes notice within a second", file=sys.stderr)
     return 0
+
+
+def _renew(conn: psycopg.Connection[Any]) -> None:
+    """A new epoch; and rows of another cluster's transactions get ids of this one's, in steps that nobody waits for long."""
+    import uuid
+
+    import psycopg
+
+    from chatd.postgres.log_state import successor
+    from chatd.postgres.watch import RESTAMP, RESTAMP_ROWS
+
+    has_restamp = "SELECT true FROM pg_attribute WHERE attrelid = 'meta'::regclass AND attname = 'restamp'"
+    with conn.transaction():
+        before = conn.execute("SELECT epoch FROM meta FOR UPDATE").fetchone()
+        conn.execute("UPDATE meta SET epoch = %s", (successor(str(before[0]) if before else "", uuid.uuid4().hex),))
+        if conn.execute("SELECT to_regclass('feed')").fetchone() != (None,):  # a backup of an older release has none
+            conn.execute("DELETE FROM feed")
+        is_new = conn.execute(has_restamp).fetchone() is not None  # else the migration has it done
+        if is_new:
+            conn.execute("UPDATE meta SET restamp = 0")
+    while is_new and psycopg.RawCursor(conn).execute(RESTAMP, (RESTAMP_ROWS,)).fetchone() == (True,):
+        pass
 
 
 if __name__ == "__main__":

@@ -265,10 +265,10 @@ class Entrance:
                 self._refuse(session, request, e)
 
     def _not_made(self, pair: Pair, by: By, error: errors.Refused) -> None:
-        """What waited hears why. If it was for the user in whose name it was asked, what the other one has sent meanwhile goes on in their own.
+        """What waited hears why. What the other user has sent meanwhile goes on in their own name, if the reason is of the one in whose it was asked.
 
-        The slot goes back, also where the outcome is unknown and the row may be there. It is of no use before it is resolved again: nobody's memory or
-        listing has a conversation without entries. And whoever resolves one takes a slot, and keeps it if it has none.
+        The slot goes back, also where the outcome is unknown and the row may be there. That is of no use before it is resolved again: no listing
+        has a conversation without entries. And whoever resolves one takes a slot, and keeps it if it has none.
         """
         by.user.new_convs.give_back(by.taken_at)
         waiting = self._take(pair)

@@ -40,7 +40,10 @@ START_S: Final = 10.0
 OPEN_S: Final = 8.0  # an outage already: time for two hosts that hang, and the third
 COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
+RESTAMP_ROWS: Final = 500  # conversations a transaction: their senders wait for it, some 10 ms if each row is written
+RESTAMP_S: Final = 0.25  # of each second
 WATCH: Final = query("watch")
+RESTAMP: Final = query("restamp")
 
 
 # What waiting may heal, although the database answers: a standby will be promoted, a disk will have room again.
@@ -156,11 +159,23 @@ class Watch:
                 async with asyncio.timeout(DEADLINE_S):
                     await self._opener.compare_heads(conn, self._acked())
         self.clock(now_ms, rtt_s)
+        if row[6] and not is_read_only:
+            await self._restamp(conn)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
                 await self.errand(conn)
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
+
+    async def _restamp(self, conn: Connection) -> None:
+        """Some steps of what is to be done once after a restore; the next look goes on, of this node or of another."""
+        until = time.monotonic() + RESTAMP_S
+        async with asyncio.timeout(DEADLINE_S):
+            while time.monotonic() < until:
+                cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+                await cur.execute(RESTAMP, (RESTAMP_ROWS,), binary=True)
+                if await cur.fetchone() != (True,):
+                    return
 
     def _may_adopt(self, seen: Sight) -> bool:
         """A log that is where it was, and differs from memory again although that began anew a while ago: told once, and not adopted yet."""
@@ -196,10 +211,10 @@ class Watch:
             if actual is None:
                 raise Outage(connection.STANDBY, "standby", is_unknown=False)
             if recorded is None and is_first:
-                await conn.execute("UPDATE meta SET identity = %s", (actual,))
+                await conn.execute("UPDATE meta SET identity = %s, restamp = 0", (actual,))
             elif recorded != actual or (state.is_behind and epoch == state.epoch):
                 epoch = successor(epoch, uuid.uuid4().hex)
-                await conn.execute("UPDATE meta SET epoch = %s, identity = %s", (epoch, actual))
+                await conn.execute("UPDATE meta SET epoch = %s, identity = %s, restamp = 0", (epoch, actual))
                 await conn.execute("DELETE FROM feed")  # its rows are of another cluster's transactions
                 if is_first:
                     log.error("log.moved", epoch=epoch, was=recorded, now=actual, reason="a failover or a restore; clients begin anew by the epoch")

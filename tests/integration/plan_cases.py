@@ -169,6 +169,7 @@ CASES: Final[dict[str, list[Case]]] = {
     "states": [Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],
+    "restamp": [Case("watch", "bigint", "20", 40 + 3 * PROBE * 20)],
     "watch": [Case("watch", "bigint, bigint, integer", f"100, {ROWS}, {check(100)}", 15 + PROBE)],
 }
 # Statements that are too short for a file, and functions.

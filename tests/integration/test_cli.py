@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
 from chatd.auth import Keys, Verifier
 from chatd.config import Settings
+from chatd.postgres.watch import RESTAMP_ROWS
 from tests.fix_process import MakeProcess
 from tests.fix_server import MakeServer, Server
 
@@ -92,9 +94,30 @@ def test_epoch_is_renewed_after_a_restore(fresh_db: str) -> None:
         assert conn.execute("SELECT count(*) FROM feed").fetchone() == (0,)
 
 
+FUTURE = """SELECT count(*) FROM (SELECT xid FROM conversations UNION ALL SELECT xid FROM cursors) r
+    WHERE r.xid >= pg_snapshot_xmax(pg_current_snapshot())"""
+
+
+def of_another_cluster(conn: psycopg.Connection[Any], conversations: int) -> None:
+    """Rows as a dump brings them along: their transactions are ahead of this cluster's."""
+    conn.execute("INSERT INTO conversations (a, b, xid) SELECT 'a' || n, 'b' || n, '900000000000' FROM generate_series(1, %s) n", (conversations,))
+    conn.execute("INSERT INTO cursors (conv, xid) SELECT id, '900000000000' FROM conversations")
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2 * RESTAMP_ROWS, 2 * RESTAMP_ROWS + 1])
+def test_rows_of_another_cluster_get_ids_of_this_one(fresh_db: str, rows: int) -> None:
+    with psycopg.connect(fresh_db, autocommit=True) as conn:
+        of_another_cluster(conn, rows)
+        assert conn.execute(FUTURE).fetchone() == (2 * rows,)
+        assert chatd("epoch", "--renew", "--database-url", fresh_db).returncode == 0
+        assert conn.execute(FUTURE).fetchone() == (0,)
+        assert conn.execute("SELECT restamp FROM meta").fetchone() == (None,)
+
+
 def test_epoch_is_renewed_in_a_backup_that_has_no_feed_yet(fresh_db: str) -> None:
     with psycopg.connect(fresh_db, autocommit=True) as conn:
         conn.execute("DROP TABLE feed")
+        conn.execute("ALTER TABLE meta DROP COLUMN restamp")
     renewed = chatd("epoch", "--renew", "--database-url", fresh_db)
     assert renewed.returncode == 0, renewed.stderr
 

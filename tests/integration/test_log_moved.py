@@ -18,6 +18,7 @@ from chatd.doctor import examine
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
+from chatd.postgres import watch
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict, successor
@@ -27,6 +28,7 @@ from chatd.session import Session
 from chatd.writer import _read_answer
 from tests.fix_server import Frame, MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
+from tests.integration.test_cli import FUTURE, of_another_cluster
 
 RESTART = 1012
 
@@ -180,6 +182,39 @@ async def test_a_log_at_another_place_gets_a_new_epoch_once(make_server: MakeSer
         assert alice.welcome["epoch"] == bob.welcome["epoch"] == one(db, "SELECT epoch FROM meta") != before
         assert one(db, "SELECT identity = log_identity() FROM meta")
     assert (await sent(alice, "bob", "3"))["seq"] == 3
+
+
+async def test_rows_of_another_cluster_are_not_listed_for_ever(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a dump restored in a new cluster each hello listed all that had ids ahead of its own. The node puts it right in steps, and goes on where
+    it was left.
+    """
+    monkeypatch.setattr(watch, "RESTAMP_ROWS", 2)
+    server = await make_server()
+    alice, _, c = await befriended(server)
+    with connect(conninfo(server)) as db:
+        of_another_cluster(db, 5)
+        with db.transaction():
+            db.execute("UPDATE conversations SET xid = '900000000000'")
+            db.execute("UPDATE meta SET identity = '1/00000001/1/1'")
+        alice = await again(server, alice, "alice")
+        await until_restamped(db)
+        assert one(db, FUTURE) == 0
+        mark = {"epoch": alice.welcome["epoch"], "cursors": {}}
+        listed = await server.connect("alice", since=alice.welcome["since"], **mark)
+        assert [item["c"] for item in listed.welcome["conversations"]] == [c], "it was changed once more, by this"
+        listed = await server.connect("alice", since=listed.welcome["since"], **mark)
+        assert listed.welcome["conversations"] == []
+        with db.transaction():  # as a node leaves it that ends halfway
+            db.execute("UPDATE conversations SET xid = '900000000000'")
+            db.execute("UPDATE meta SET restamp = %s", (int(c),))
+        await until_restamped(db)
+        assert one(db, "SELECT count(*) FROM conversations WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())") == 1
+
+
+async def until_restamped(db: psycopg.Connection[Any]) -> None:
+    async with asyncio.timeout(10):
+        while one(db, "SELECT restamp FROM meta") is not None:
+            await asyncio.sleep(0.02)
 
 
 async def test_a_log_that_lost_its_end_is_found_when_a_lane_connects(make_server: MakeServer) -> None:
