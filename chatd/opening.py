@@ -126,6 +126,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     s.presence.attach(user.id, session.device, s.steady_ms())
     if s.relay is not None:
         await s.relay.arrive(user.id, hello.watch)
+        _come_early(s, session, hello)
     try:
         async with s.listing:
             if _left(session):
@@ -155,6 +156,13 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     _moved_meanwhile(s, session)
     if s.relay is not None and s.presence.elsewhere(user.id):
         s.spawn(s.relay.look_back(user))
+
+
+def _come_early(s: Services, session: Session, hello: Hello) -> None:
+    """Another node has the user, perhaps only for a grace time: it hears at once that they are on their way in, as a hello may take longer."""
+    assert session.user is not None
+    if not _left(session) and s.presence.elsewhere(session.user.id):
+        s.announce(s.presence.connect(session.user.id, session.device, hello.away, s.now_ms()))
 
 
 def _left(session: Session) -> bool:

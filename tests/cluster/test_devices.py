@@ -14,6 +14,7 @@ import pytest_asyncio
 from chatd import opening
 from chatd.clock import Clock
 from chatd.cluster import Cluster
+from chatd.ids import UserId
 from tests.fix_gate import Gate
 from tests.fix_mirror import until
 from tests.fix_redis import OwnRedis
@@ -170,3 +171,28 @@ async def test_one_device_too_many_closes_one_where_each_node_has_some(make_pair
     assert await idle.closed() == TOO_MANY
     for peer in (one, three, four, fifth):
         await lives(peer)
+
+
+async def test_who_comes_back_to_another_node_does_not_look_offline_meanwhile(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grace time on the first node ended while the hello to the second one waited for its listing: offline, then online."""
+    one, two = await make_pair(presence_grace_ms=0)
+    alice, bob = await one.connect("alice"), await one.connect("bob", watch=["alice"])
+    await alice.say("bob")
+    await bob.say("alice")
+    while (await bob.push("presence"))["state"] != "online":
+        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(one.node.chat, "tick", lambda: None)
+        gate = Gate(patch, two.node.store, "list_changed")
+        await alice.close()
+        await until(lambda: not one.node.registry.users[UserId("alice")].sessions, "alice has left")
+        alice = await two.open()
+        hello = await alice.post("hello", v=1, token=two.token("alice"), device="d1")
+        await gate.reached.wait()
+        await until(lambda: elsewhere(one, "alice"), "the first node hears that she is on her way in")
+    await until(lambda: not one.node.presence._users[UserId("alice")].here, "her grace time there is over")
+    gate.open()
+    assert (await alice.reply(hello))["t"] == "welcome"
+    assert [push for push in bob.pushes if push["t"] == "presence"] == []
+    assert (await bob.request("watch", users=["alice"]))["presence"][0]["state"] == "online"
+    assert [push for push in bob.pushes if push["t"] == "presence"] == []
