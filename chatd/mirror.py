@@ -7,9 +7,9 @@ Truth is each node's own map; Redis holds a copy that dies with its node: one ha
 and nobody scans. Others keep states only of users they watch or hold. What keeps them right although pub/sub loses:
 
 - batches of a boot are numbered; a hole, or a beat that says a higher number, has its hash read again for the users kept here;
-- a hash holds the number of its last batch. Its node's beat compares it, and lists all users again where Redis has
-  lost some; other nodes believe a hash only if it is whole and not behind what they have heard: a Redis that is empty
-  or fell back says nothing, and the last state stands;
+- a hash holds the number of its last batch, and takes no batch where it lacks the one before. Its node's beat
+  compares the number, and lists all users again where Redis has lost some; other nodes believe a hash only if it is
+  whole and not behind what they have heard: a Redis that is empty or fell back says nothing, and the last state stands;
 - a lease has lapsed if it did not move while Redis was reachable for a whole lease (leases.py): while Redis is away nobody is declared dead;
 - a node that was held up itself (its lease had lapsed, or its own clock jumped) lists its users again with versions
   that rise, and reads all others again.
@@ -152,8 +152,10 @@ class Mirror:
             for at in range(0, len(entries), FLUSH_USERS):
                 await self._keys.write(entries[at : at + FLUSH_USERS], None)
             n = self._n + 1  # whoever knows the number before reads all of it
-            await self._keys.write((), n)
-            self._n = n
+            try:
+                await self._keys.write((), n)
+            finally:
+                self._n = n  # also if it failed: no two listings have one number, or a failover from the second to the first showed nothing
             self._written = True
         self._metrics.lease_rewrites += 1
         log.info("presence.written", users=len(entries))

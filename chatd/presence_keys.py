@@ -2,12 +2,14 @@
 
     {p}:nodes       sorted set  boot -> when its lease was renewed, in ms by Redis's clock
     {p}:info        hash        boot -> JSON of what the node says of itself (gossip.Info and more)
-    {p}:on:<boot>   hash        user -> entry (gossip.py); "" -> number of the last batch that is in it; "\\1" -> which writing of it this is
+    {p}:on:<boot>   hash        user -> entry (gossip.py); "" -> number of the last batch that is in it; "\\1" -> the last write that is in it
 
 A hash is written as one listing of all users and then batch by batch. Field "" stands once it is whole. Its number
 shows a hash that lost its last batches by a failover, and its absence one that was evicted and began again with a
-single field. "\\1" shows a write of an earlier listing that arrives late, from a connection that was given up: it is
-refused.
+single field. "\\1" makes a chain of the writes: each names the one that it follows, and is refused where that is not
+the last one. So a hash that has a write has all before it. Without the chain the first batch after a failover gave its
+number to a hash that lacked the batch before: nobody saw the loss, and it stayed. A write of an earlier listing that
+arrives late, from a connection that was given up, is refused likewise.
 
 Whatever stands under these names is ours. A key of another type is taken out by whichever script meets it. Every
 answer is checked before it is used: what is no answer of the script is an outage (Away), as if there had been none.
@@ -78,7 +80,7 @@ return { now, state, nodes }
 """
 )
 
-# KEYS: own hash; ARGV: which writing, ms to live. Begins one: nothing else is in it.
+# KEYS: own hash; ARGV: this write, ms to live. Begins a listing: nothing else is in it.
 BEGIN: Final = """
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '\\1', ARGV[1])
@@ -86,15 +88,15 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 
-# KEYS: own hash; ARGV: which writing, number of the batch or '', ms to live, count of users who are here, user and entry of each, users who are not.
-# 0: the hash is of another writing, or gone.
+# KEYS: own hash; ARGV: the write before, this write, number of the batch or '', ms to live, count of users who are here, user and entry of each,
+# users who are not. 0: the hash is gone, or the write before is not its last one.
 WRITE: Final = """
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], '\\1') ~= ARGV[1] then return 0 end
-local last = 4 + 2 * ARGV[4]
-if last > 4 then redis.call('HSET', KEYS[1], unpack(ARGV, 5, last)) end
+local last = 5 + 2 * ARGV[5]
+redis.call('HSET', KEYS[1], '\\1', ARGV[2], unpack(ARGV, 6, last))
 if #ARGV > last then redis.call('HDEL', KEYS[1], unpack(ARGV, last + 1)) end
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], '', ARGV[2]) end
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], '', ARGV[3]) end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 1
 """
 
@@ -124,7 +126,7 @@ class Keys:
         self._p = f"{{{prefix}}}:"
         self._own = self._p + "on:" + boot
         self._beat, self._begin, self._write = engine.script(BEAT), engine.script(BEGIN), engine.script(WRITE)
-        self._writing = 0
+        self._writes = 0  # begun so far; the last one is what the next must follow
 
     async def beat(self, info: bytes, *, renew: bool, grace_ms: int, n: int) -> Beat:
         keys = [self._p + "nodes", self._p + "info", self._own]
@@ -134,18 +136,22 @@ class Keys:
 
     async def begin(self) -> None:
         """Empty our hash, for a listing of all users."""
-        self._writing += 1
+        self._writes += 1
         async with asyncio.timeout(CALL_S):
-            await self._begin([self._own], [self._writing, self._lease_ms * 2])
+            await self._begin([self._own], [self._writes, self._lease_ms * 2])
 
     async def write(self, entries: Sequence[tuple[UserId, Remote]], n: int | None) -> None:
-        """Write users' entries, or take out those who are offline; `n`: with them the hash has all up to this batch."""
+        """Write users' entries, or take out those who are offline; `n`: with them the hash has all up to this batch.
+
+        After one that was not done the next is refused, until `begin`.
+        """
         here = [part for user, entry in entries if entry.here for part in (user, gossip.encode_entry(entry))]
         gone = [user for user, entry in entries if not entry.here]
-        args = [self._writing, "" if n is None else n, self._lease_ms * 2, len(here) // 2, *here, *gone]
+        before, self._writes = self._writes, self._writes + 1
+        args = [before, self._writes, "" if n is None else n, self._lease_ms * 2, len(here) // 2, *here, *gone]
         async with asyncio.timeout(CALL_S):
             if await self._write([self._own], args) != 1:
-                raise Away("our hash is gone")
+                raise Away("our hash is gone, or lacks what was written last")
 
     async def read(self, boot: str, users: Sequence[UserId]) -> Hash | None:
         """What a node's hash has of users; None: it is not whole, and says nothing."""

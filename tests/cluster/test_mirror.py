@@ -56,11 +56,11 @@ async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothin
     await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1, "she is in the hash")
     late = a.mirror._keys
     said = a.presence._own[next(iter(a.presence._own.keys()))]
-    arguments: dict[str, Any] = {"writing": late._writing}
+    before = late._writes
     own_redis.command("DEL", own_key(a))
-    await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writing > arguments["writing"], "it is listed again")
+    await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writes > before, "it is listed again")
     entry = gossip.encode_entry(said)
-    answer = await a.engine.script(presence_keys.WRITE)([own_key(a)], [arguments["writing"], "99", 1_000, 1, "ghost", entry])
+    answer = await a.engine.script(presence_keys.WRITE)([own_key(a)], [before, before + 1, "99", 1_000, 1, "ghost", entry])
     assert answer == 0
     assert own_redis.command("HEXISTS", own_key(a), "ghost") == 0
 
@@ -87,6 +87,35 @@ async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_
     assert (b.sees("stays"), b.sees("leaves"), b.sees("comes")) == ("online", "offline", "online")
     assert [change.user for change in b.told[told:] if change.status.value == "offline" and change.user == "comes"] == []
     assert [change.user for change in b.told[told:] if change.status.value == "online" and change.user == "leaves"] == []
+
+
+async def test_a_batch_written_after_such_a_failover_and_before_the_next_beat_does_not_hide_what_was_lost(
+    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    a, b = await make_mirror("a"), await make_mirror("b")
+    await acquainted(a, b)
+    await b.watch("stays", "leaves", "comes", "later")
+    a.come("stays", "leaves")
+    await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
+    with monkeypatch.context() as patch:
+        gate = Gate(patch, a.mirror._keys, "beat")
+        await gate.reached.wait()
+        before = own_redis.command("DUMP", own_key(a))
+        a.go("leaves")
+        a.come("comes")
+        await until(lambda: (b.sees("leaves"), b.sees("comes")) == ("offline", "online"), "b sees the change")
+        own_redis.command("RESTORE", own_key(a), 2 * LEASE_MS, before, "REPLACE")
+        n = a.mirror._n
+        a.come("later")
+        await until(lambda: a.mirror._n > n, "the batch was tried")
+        gate.open()
+    await until(lambda: b.sees("later") == "online", "b sees who came after it")
+    reads = b.metrics.presence_reads
+    b.mirror.back()
+    await until(lambda: b.metrics.presence_reads > reads and not b.mirror._leases.nodes[a.boot].stale, "b has read all of it")
+    assert {user: b.sees(user) for user in ("stays", "leaves", "comes", "later")} == {
+        "stays": "online", "leaves": "offline", "comes": "online", "later": "online",
+    }  # fmt: skip
 
 
 async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
