@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,6 +18,7 @@ import structlog
 
 from chatd.clock import Clock
 from chatd.engine import Engine, Script
+from tests.chaos import limits
 from tests.chaos.injector import Injector, installed
 from tests.chaos.world import World
 
@@ -31,18 +33,20 @@ HURRIED: Final = (
     ("opening", "OPEN_RETRY_MS", 60), ("entering", "RETRY_MS", 60), ("quota", "TRIAL_S", 0.2), ("quota", "TRIAL_MAX_S", 0.5),
     ("bus", "PING_S", 0.25), ("bus", "PUBLISH_S", 0.3), ("bus", "BACKOFF_MAX_S", 0.2), ("presence_keys", "CALL_S", 0.3),
     ("writer", "BACKOFF_MAX_S", 0.2), ("feed", "BACKOFF_MAX_S", 0.2), ("postgres.watch", "LOOK_S", 0.2), ("postgres.watch", "DEADLINE_S", 0.6),
-    ("engine", "RENEW_S", 0.05),
+    ("engine", "RENEW_S", 0.05), ("server", "DRAIN_GRACE_S", 1.0), ("quota", "HOUR_S", limits.HOUR_S),
+    ("limits", "LONG_S", limits.HOUR_S / 2), ("limits", "ASK_AGAIN_S", 0.1),
 )  # fmt: skip
 
 
 async def run(world: World) -> list[str]:
     """The findings; those of the maps, the logs and the tasks included."""
     world.injector.script_offset_key = CLOCK_KEY
-    with _hurried(world.injector), installed(world.injector), structlog.testing.capture_logs() as logs:
+    with _hurried(world.injector), installed(world.injector), limits.watched(world.outages, time.monotonic), structlog.testing.capture_logs() as logs:
         tasks = asyncio.all_tasks()
         findings = await world.run()
     findings += [f"logged: {line}" for line in logs if line["event"].endswith((".bug", ".died"))]
     findings += [f"a task is left: {task!r}" for task in asyncio.all_tasks() - tasks if not task.done()]
+    findings += [f"a task is left: {task}" for task in world.left]
     if (folder := os.environ.get(TRACE_VARIABLE)) and findings:
         Path(folder, f"chaos-{world.seed}-{world.size}.log").write_text("\n".join([*findings, "", *world.log, "", *map(str, logs)]))
     return findings

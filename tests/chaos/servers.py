@@ -1,5 +1,5 @@
 """What happens to PostgreSQL and Redis while the nodes run: killed backends, read-only moments, locks, steps of clocks, a Redis that is emptied, cut
-off, or replaced by a replica that lags. Each fault is over when its coroutine returns.
+off, frozen, restarted, or replaced by a replica that lags. Each fault is over when its coroutine returns.
 
 The replica is cut off from its master some time before it takes its place: so it lacks what was written since. The nodes reach Redis by a proxy.
 Clocks are stepped where nodes read them: PostgreSQL's in `Clock.sync`, Redis's in the scripts (test_seeds.py).
@@ -13,13 +13,16 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import psycopg
 
 from tests.chaos.injector import Injector
+from tests.chaos.limits import Outages
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_redis import OwnRedis
+
+LONGER_THAN_LEASE_S: Final = 1.4
 
 
 @dataclass(slots=True)
@@ -34,14 +37,18 @@ class Place:
 class Servers:
     """`of_postgres` and `of_redis` give the faults; `note` is told what happens."""
 
-    def __init__(self, place: Place, proxy: TcpProxy, injector: Injector, rng: random.Random, note: Callable[[str], None]) -> None:
-        self.place, self.proxy, self.injector, self.rng, self.note = place, proxy, injector, rng, note
+    def __init__(
+        self, place: Place, proxy: TcpProxy, injector: Injector, rng: random.Random, note: Callable[[str], None], outages: Outages
+    ) -> None:  # fmt: skip
+        self.place, self.proxy, self.injector, self.rng, self.note, self.outages = place, proxy, injector, rng, note, outages
 
     def of_postgres(self) -> list[Callable[[], Awaitable[None]]]:
         return [self._kill_backends, self._read_only, self._lock_row, self._step_database_clock]
 
     def of_redis(self) -> list[Callable[[], Awaitable[None]]]:
-        return [self._flush_redis, self._cut_redis, self._swallow_redis, self._fail_over, self._step_redis_clock]
+        return [
+            self._flush_redis, self._cut_redis, self._swallow_redis, self._fail_over, self._step_redis_clock, self._restart_redis, self._freeze_redis,
+        ]  # fmt: skip
 
     # ---- PostgreSQL ---------------------------------------------------------------------------------------------------------------
 
@@ -87,11 +94,17 @@ class Servers:
         self.note(f"PostgreSQL's clock steps by {step_ms} ms")
         self.injector.clock_offset_ms += step_ms
 
+    def _forgets(self) -> None:
+        """Redis loses some of what it knew, about now."""
+        self.outages.forgot.append(asyncio.get_running_loop().time())
+
     # ---- Redis --------------------------------------------------------------------------------------------------------------------
 
     async def _flush_redis(self) -> None:
         self.note("FLUSHALL")
+        self._forgets()
         await asyncio.to_thread(self.place.redis[0].command, "FLUSHALL")
+        self._forgets()
 
     async def _cut_redis(self) -> None:
         self.note("connections to Redis are cut")
@@ -106,6 +119,28 @@ class Servers:
             self.proxy.drop()
         self.note("the network to Redis is back")
 
+    async def _restart_redis(self) -> None:
+        """Killed, down for a while, and there again at the same place with nothing in it."""
+        server, down_s = self.place.redis[0], self.rng.choice((0.0, 0.2, LONGER_THAN_LEASE_S))
+        self.note(f"Redis is killed, for {down_s} s")
+        self._forgets()
+        await asyncio.to_thread(server.kill)
+        await asyncio.sleep(down_s)
+        await asyncio.to_thread(server.start)
+        self._forgets()
+        self.note("Redis is there again, and empty")
+
+    async def _freeze_redis(self) -> None:
+        """Connections stay, and what is asked meanwhile is done when it goes on."""
+        server, frozen_s = self.place.redis[0], self.rng.choice((0.1, 0.5, LONGER_THAN_LEASE_S))
+        self.note(f"Redis is frozen, for {frozen_s} s")
+        server.freeze()
+        try:
+            await asyncio.sleep(frozen_s)
+        finally:
+            server.thaw()
+        self.note("Redis goes on")
+
     async def _fail_over(self) -> None:
         """To a replica that lacks what was written since it lost its master."""
         old, new = self.place.redis
@@ -115,6 +150,7 @@ class Servers:
         self.note("the replica lags from here on")
         await asyncio.sleep(self.rng.uniform(0.0, 0.5))
         self.note("failover of Redis")
+        self._forgets()
         self.proxy.upstream = new.port
         self.proxy.drop()
         self.place.redis.reverse()
@@ -122,4 +158,6 @@ class Servers:
     async def _step_redis_clock(self) -> None:
         step_s = self.rng.choice((-3_600, -3, 3, 3_600))
         self.note(f"Redis's clock steps by {step_s} s")
+        self._forgets()
         await asyncio.to_thread(self.place.redis[0].command, "INCRBY", self.injector.script_offset_key, step_s)
+        self._forgets()

@@ -1,4 +1,7 @@
-"""Chaos by seeds: see world.py. A handful here; `CHAOS_SEEDS=200` runs as many, `CHAOS_SEED=17` or `CHAOS_SEED=17,17,18` those."""
+"""Chaos by seeds: see world.py. A handful here.
+
+`CHAOS_SEEDS=200` runs as many, and watches presence for longer; `CHAOS_SEED=17` or `CHAOS_SEED=17,17,18` those.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ async def run_seeds(nodes: int, place: Place, make_db: Callable[[], str]) -> Non
         for server in place.redis:
             server.command("FLUSHALL")
         began = asyncio.get_running_loop().time()
-        world = World(seed, nodes, place)
+        world = World(seed, nodes, place, is_patient=len(_seeds()) > FEW)
         findings = await run(world)
         took = asyncio.get_running_loop().time() - began
         if findings:
@@ -42,7 +45,7 @@ async def run_seeds(nodes: int, place: Place, make_db: Callable[[], str]) -> Non
             continue
         print(
             f"seed {seed}: {took:.1f} s, {sum(device.acked for device in world.devices)} acks, {len(world.lives)} connections,"
-            f" {sum(world.injector.counts.values())} injected, presence right after {world.presence_s:.1f} s", flush=True,
+            f" {sum(world.injector.counts.values())} injected, presence right after {world.convergence.right_s:.1f} s", flush=True,
         )  # fmt: skip
     assert not failed, f"{len(failed)} of {len(_seeds())} seeds failed\n" + "\n\n".join(failed[:3])
 

@@ -12,19 +12,23 @@ import pytest
 
 from chatd.chat import Chat
 from chatd.delivery import Delivery
-from chatd.errors import CloseCode
+from chatd.errors import CloseCode, RateLimited
+from chatd.gate import Gate
+from chatd.mirror import Mirror
 from chatd.registry import Registry
 from chatd.session import Session, State
 from chatd.writer import Lane
+from tests.chaos import limits
 from tests.chaos.injector import Odds
 from tests.chaos.running import run
 from tests.chaos.servers import Place
 from tests.chaos.world import World
-from tests.fix_redis import MakeRedis
+from tests.fix_redis import MakeRedis, OwnRedis
 
 Patch: TypeAlias = pytest.MonkeyPatch
 SHARE: Final = 0.05
 SEEDS_MAX: Final = 5
+CALM: Final = Odds(fail=0, lose=0, hang=0)
 dice: Final = random.Random(1)
 
 
@@ -113,9 +117,55 @@ def read_uncounted(patch: Patch) -> None:
     patch.setattr(Chat, "_run_read", run_read)
 
 
+def limit_per_node(patch: Patch) -> None:
+    """Whatever Redis says."""
+    _answered(patch, lambda ask, row: row._replace(granted=ask.want))
+
+
+def refused_for_good(patch: Patch) -> None:
+    """Who was over the limit once."""
+    patch.setattr(limits, "FOR_GOOD_S", 2.0)
+    _answered(patch, lambda ask, row: row._replace(wait_s=3_600.0) if row.granted < ask.want else row)
+
+
+def _answered(patch: Patch, change: Callable[[Any, Any], Any]) -> None:
+    real = Gate.decide
+
+    def decide(self: Gate, call: Any, mark: int, rows: Any, now: float) -> None:
+        real(self, call, mark, [change(ask, row) for ask, row in zip(call.asks, rows, strict=True)], now)
+
+    patch.setattr(Gate, "decide", decide)
+
+
+def limit_untold(patch: Patch) -> None:
+    patch.setattr(RateLimited, "code", "overloaded")
+
+
+def not_listed_again(patch: Patch) -> None:
+    """A node that Redis has lost the users of believes that they are there."""
+    real = Mirror._rewrite
+
+    async def rewrite(self: Mirror) -> None:
+        if self._metrics.lease_rewrites:
+            await self._keys.begin()
+            await self._keys.write((), self._n)
+            self._written = True
+        else:
+            await real(self)
+
+    patch.setattr(Mirror, "_rewrite", rewrite)
+
+
 BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
     (push_lost, "order: "), (push_twice, "twice: "), (push_late, "order: "), (batch_lost, "lost: "), (wrong_one_replaced, "was closed as replaced"),
     (status_lost, " sees "), (receipt_lost, "was told"), (link_lost, "has no link to it"), (read_uncounted, "'reads'"),
+]  # fmt: skip
+
+
+# With several nodes, and these faults.
+AMONG: Final[list[tuple[Callable[[Patch], None], str, tuple[str, ...]]]] = [
+    (limit_per_node, "over: ", ()), (refused_for_good, "for good: ", ()), (limit_untold, "untold: ", ()),
+    (not_listed_again, "late: ", ("restart_redis",)),
 ]  # fmt: skip
 
 
@@ -125,13 +175,31 @@ async def test_a_bug_is_found(
 ) -> None:  # fmt: skip
     """Within some seeds: a short one may end before anybody could see the bug, such as a status that nobody watched."""
     bug(monkeypatch)
-    redis = make_redis()
+    await find(sign, lambda seed, place: World(seed, 1, place, chaos_s=0.6, quiet_s=0.8, odds=CALM, only=()), make_db, [make_redis()], tmp_path)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("bug", "sign", "faults"), AMONG, ids=[f"{bug.__name__}-{'-'.join(faults)}" for bug, _, faults in AMONG])
+async def test_a_bug_among_nodes_is_found(
+    bug: Callable[[Patch], None], sign: str, faults: tuple[str, ...], make_db: Callable[[], str], make_redis: MakeRedis, tmp_path: Path,
+    monkeypatch: Patch,
+) -> None:  # fmt: skip
+    def world(seed: int, place: Place) -> World:
+        world = World(seed, 2, place, chaos_s=0.6, quiet_s=3.0, odds=CALM, only=faults)
+        world.is_tight, world.has_apart = not faults, "hold_up_node" in faults
+        return world
+
+    bug(monkeypatch)
+    await find(sign, world, make_db, [make_redis()], tmp_path)
+
+
+async def find(
+    sign: str, make: Callable[[int, Place], World], make_db: Callable[[], str], redis: list[OwnRedis], folder: Path
+) -> None:  # fmt: skip
     for number in range(1, SEEDS_MAX + 1):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        place = Place(make_db(), folder, [redis])
-        world = World(number, 1, place, chaos_s=0.6, quiet_s=0.8, odds=Odds(fail=0, lose=0, hang=0), faults=False)
-        findings = await run(world)
+        own = folder / str(number)
+        own.mkdir()
+        findings = await run(make(number, Place(make_db(), own, redis)))
         print("\n".join(findings[:10]))
         if any(sign in finding for finding in findings):
             return

@@ -36,20 +36,26 @@ def is_open(a: str, b: str, log: Mapping[str, Sequence[Entry]], who: Mapping[str
     return any(users == {a, b} and {e.sender for e in log[c] if e.kind == "message"} == {a, b} for c, users in who.items())
 
 
-def presence(devices: Sequence[Device], lives: Sequence[Life], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]]) -> Iterator[str]:
+Looks = dict[tuple[str, str, int, str], str]
+
+
+def looks(devices: Sequence[Device], lives: Sequence[Life], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]]) -> Looks:
+    """(user, device, connection, watched user) -> how that one is to look there."""
     lives_of = {id(device.life) for device in devices if device.is_up}
     haunted = {life.user for life in lives if life.live_at and not life.ended_at and id(life) not in lives_of}  # whose old connection is half-open
-    for device in devices:
-        if not device.is_up:
-            continue
-        me = device.history.user
-        for user in device.watched:
-            if user in haunted:
-                continue
-            right = state_of(user, devices) if is_open(me, user, log, who) else "hidden"
-            told = device.presence.get(user, (0, "nothing"))
-            if told[1] != right:
-                yield f"{me}/{device.history.device} sees {user} as {told[1]} (v {told[0]}), who is {right}"
+    return {
+        (me, device.history.device, id(device.life), user): state_of(user, devices) if is_open(me, user, log, who) else "hidden"
+        for device in devices if device.is_up for me in (device.history.user,) for user in device.watched if user not in haunted
+    }  # fmt: skip
+
+
+def presence(devices: Sequence[Device], right: Looks) -> Iterator[str]:
+    """What devices were told, and is not so."""
+    told = {id(device.life): device.presence for device in devices if device.is_up}
+    for (me, device, life, user), state in right.items():
+        v, seen = told[life].get(user, (0, "nothing"))
+        if seen != state:
+            yield f"{me}/{device} sees {user} as {seen} (v {v}), who is {state}"
 
 
 def cursors(devices: Sequence[Device], stored: Cursors, who: Mapping[str, set[str]], *, exact: bool) -> Iterator[str]:

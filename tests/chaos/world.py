@@ -9,30 +9,31 @@ All of it is drawn from the seed; how the loop and the servers interleave it is 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import psycopg
 from pydantic import SecretStr
 
 from chatd.auth import Keys, issue
 from chatd.config import Settings
+from chatd.errors import Unavailable
 from chatd.ids import UserId
 from chatd.server import Node
-from tests import maps
-from tests.chaos import truth
+from tests.chaos import limits, truth
+from tests.chaos.convergence import Convergence
 from tests.chaos.device import Device, Life
+from tests.chaos.homes import Apart, Home
 from tests.chaos.injector import Injector, Odds
 from tests.chaos.servers import Place, Servers
-from tests.faults import checker
-from tests.faults.crowd import read_log
+from tests.chaos.verdict import Verdict
 from tests.faults.tcp_proxy import TcpProxy
 
 LEASE_S: Final = 1.0
 QUIET_S_MAX: Final = 12.0
-POLL_S: Final = 0.02
+START_TRIES: Final = 5
 DAY_S: Final = 86_400
 DEVICES_MAX: Final = 4
 ROOM: Final[dict[str, Any]] = {
@@ -47,26 +48,34 @@ class World:
 
     def __init__(
         self, seed: int, nodes: int, place: Place, *, chaos_s: float = 1.2, quiet_s: float = QUIET_S_MAX, odds: Odds | None = None,
-        faults: bool = True,
+        only: Sequence[str] | None = None, is_patient: bool = False,
     ) -> None:  # fmt: skip
+        """`only`: of the faults these, by name. `is_patient`: watch presence for as long as it may change, also when it is right before."""
         self.seed, self.size, self.place, self.chaos_s, self.quiet_s = seed, nodes, place, chaos_s, quiet_s
-        self.has_faults = faults
+        self.only, self.is_patient = only, is_patient
         self.rng = random.Random(f"{seed}/{nodes}")
         self.injector = Injector(random.Random(self.rng.getrandbits(64)), odds or self._odds())
         self.nodes: list[Node] = []
         self.devices: list[Device] = []
         self.lives: list[Life] = []
         self.log: list[str] = []
+        self.left: list[str] = []  # tasks of nodes apart
         self.last_fault_at = 0.0
         self.node_died = False
-        self.presence_s = 0.0
+        self.convergence = Convergence(math.inf)
+        self.outages = limits.Outages()
+        self.homes: list[Home] = []  # of `nodes`
+        self._lived: list[tuple[float, float]] = []  # from when to when each of `nodes` was there
+        self._stay_until = 0.0  # a node that has drained keeps its users for so long before its lease begins to lapse
         self.proxy = TcpProxy(place.redis[0].port)
-        self.servers = Servers(place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note)
+        self.servers = Servers(place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note, self.outages)
+        self.is_tight = nodes > 1 and self.rng.random() < 0.4  # users come to their limits
+        self.has_apart = nodes > 1 and self.rng.random() < 0.4  # a node that can be held up
         self._keys = Keys.development(place.folder)
         self._acting: list[asyncio.Task[None]] = []
         self._running: list[asyncio.Task[None]] = []
-        self._down: set[int] = set()  # nodes that nobody is to dial
-        self._names = [f"{name}{seed}" for name in "abcd"]
+        self.down: set[int] = set()  # nodes that nobody is to dial
+        self.names = [f"{name}{seed}" for name in "abcd"]
 
     def _odds(self) -> Odds:
         """Some seeds only delay, some fail now and then, some fail often."""
@@ -79,29 +88,34 @@ class World:
 
     # ---- nodes ---------------------------------------------------------------------------------------------------------------------
 
-    async def start_node(self) -> Node:
+    async def start_node(self, home: Home | None = None) -> None:
         s = {"database_url": SecretStr(self.place.conninfo), "data_dir": self.place.folder, "port": 0, **ROOM}
+        if self.is_tight:
+            s |= limits.ROOM
         if self.size > 1:
             s |= {"redis_url": SecretStr(f"redis://127.0.0.1:{self.proxy.port}"), "redis_prefix": "chaos", "node_name": f"n{len(self.nodes)}"}
-        node = Node(Settings(**s))
+        home = home or Home()
+        node = await home.run(_started(Settings(**s)))
         self.nodes.append(node)
-        await node.start()
-        return node
+        self.homes.append(home)
+        self._lived.append((asyncio.get_running_loop().time(), math.inf))
+
+    def nodes_between(self, since: float, until: float) -> int:
+        return sum(began < until and ended > since for began, ended in self._lived)
 
     def where(self) -> tuple[int, str]:
-        up = [n for n in range(len(self.nodes)) if n not in self._down and self.nodes[n].port]
+        up = [n for n in range(len(self.nodes)) if n not in self.down and self.nodes[n].port]
         n = self.rng.choice(up)
         return n, f"ws://127.0.0.1:{self.nodes[n].port}/ws"
 
     @property
     def living(self) -> list[Node]:
-        return [node for n, node in enumerate(self.nodes) if n not in self._down]
+        return [node for n, node in enumerate(self.nodes) if n not in self.down]
 
     # ---- devices -------------------------------------------------------------------------------------------------------------------
 
     def add(self, user: str, device: str) -> Device:
-        token = issue(self._keys, UserId(user), 60 * DAY_S, time.time() - 7 * DAY_S, None, None)  # good whatever the clock is set to
-        one = Device(user, device, token, random.Random(self.rng.getrandbits(64)), self.where, self.lives)
+        one = Device(user, device, self.token(user), random.Random(self.rng.getrandbits(64)), self.where, self.lives)
         one.watch, one.is_alone = self._some(), self.size == 1
         self.devices.append(one)
         self._running.append(asyncio.create_task(one.run()))
@@ -109,7 +123,7 @@ class World:
         return one
 
     def _some(self) -> list[str]:
-        return [name for name in self._names if self.rng.random() < 0.7]
+        return [name for name in self.names if self.rng.random() < 0.7]
 
     async def _acts(self, device: Device) -> None:
         rng = random.Random(self.rng.getrandbits(64))
@@ -121,7 +135,7 @@ class World:
             await self._act(device, rng)
 
     async def _act(self, device: Device, rng: random.Random) -> None:
-        peer = rng.choice(self._names)
+        peer = rng.choice(self.names)
         known = [c for c in device.have if device.have[c]]
         what = rng.random()
         if what < 0.40:
@@ -146,7 +160,7 @@ class World:
             await self._comes_and_goes(device, rng)
 
     def _post(self, device: Device, peer: str, rng: random.Random) -> None:
-        if device.unsent > 40:
+        if device.unsent > (limits.MESSAGES if self.is_tight else 40):
             return
         mine = device.mine.get(peer, [])
         what = rng.random()
@@ -176,29 +190,42 @@ class World:
         loop = asyncio.get_running_loop()
         kinds = self.servers.of_postgres()
         if self.size > 1:
-            kinds += [*self.servers.of_redis(), self._replace_node]
+            kinds += [*self.servers.of_redis(), self._replace_node, *[self._hold_up_node] * self.has_apart]
+        if self.only is not None:
+            kinds = [kind for kind in kinds if kind.__name__.strip("_") in self.only]
         while loop.time() < until:
             await asyncio.sleep(self.rng.uniform(0.02, 0.35))
-            if loop.time() < until and self.has_faults:
+            if loop.time() < until and kinds:
                 await self.rng.choice(kinds)()
 
     async def _replace_node(self) -> None:
         if len(self.living) < self.size:
             return
-        n = self.rng.choice([n for n in range(len(self.nodes)) if n not in self._down])
+        n = self.rng.choice([n for n in range(len(self.nodes)) if n not in self.down])
         node, crash = self.nodes[n], self.rng.random() < 0.5
         self.note(f"node {n} {'crashes' if crash else 'drains'}")
-        self._down.add(n)
+        self.down.add(n)
         if crash:
             self.node_died = True
-            await crash_node(node)
+            await self.homes[n].run(crash_node(node))
         else:
-            await node.drain()
-            await node.stop()
+            await self.homes[n].run(node.drain())
+            await self.homes[n].run(node.stop())
+            self._stay_until = asyncio.get_running_loop().time() + max(0.0, node._drain_grace_s - LEASE_S)
+        self._lived[n] = (self._lived[n][0], asyncio.get_running_loop().time())
         was_on, self.injector.is_on = self.injector.is_on, False
         await self.start_node()
         self.injector.is_on = was_on
         self.note(f"node {len(self.nodes) - 1} is there")
+
+    async def _hold_up_node(self) -> None:
+        """As SIGSTOP and SIGCONT do."""
+        for n, home in enumerate(self.homes):
+            if isinstance(home, Apart) and n not in self.down:
+                held_s = self.rng.choice((0.2, LEASE_S + 0.4, 2 * LEASE_S + 0.4))  # longer than its hash lives
+                self.note(f"node {n} is held up, for {held_s} s")
+                await home.hold_up(held_s)
+                self.note(f"node {n} goes on")
 
     # ---- a run -----------------------------------------------------------------------------------------------------------------------
 
@@ -207,16 +234,16 @@ class World:
         loop = asyncio.get_running_loop()
         await self.proxy.start()
         try:
-            for _ in range(self.size):
-                await self.start_node()
-            for name in self._names:
+            for n in range(self.size):
+                await self.start_node(Apart() if n == 1 and self.has_apart else None)
+            for name in self.names:
                 for n in range(self.rng.choice((1, 2, 3))):
                     self.add(name, f"{name}-{n}")
             if self.rng.random() < 0.3:
                 for n in range(3, DEVICES_MAX + 3):  # too many
-                    self.add(self._names[0], f"{self._names[0]}-{n}")
+                    self.add(self.names[0], f"{self.names[0]}-{n}")
             if self.rng.random() < 0.5:
-                self.add(self._names[1], f"{self._names[1]}-0")  # a rival: the same device
+                self.add(self.names[1], f"{self.names[1]}-0")  # a rival: the same device
             self.injector.is_on = True
             await self._faults(loop.time() + self.chaos_s)
             return await self._quiet()
@@ -239,104 +266,50 @@ class World:
                 taken.add(place)
                 device.wanted.set()
         self.last_fault_at = asyncio.get_running_loop().time()
+        self.convergence = Convergence(LEASE_S + 1 + max(0.0, self._stay_until - self.last_fault_at))
         self.note("the last fault is over")
-        findings = await self._settled()
+        findings = await Verdict(self).settled()
         return findings + [f"{life}" for life in truth.closes(self.lives, DEVICES_MAX, LEASE_S)]
 
     def _over_limit(self, device: Device, taken: set[tuple[str, str]]) -> bool:
         return sum(user == device.history.user for user, _ in taken) >= DEVICES_MAX
 
-    async def _settled(self) -> list[str]:
-        """Poll until nothing is wrong, or time is up; then what is wrong."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.quiet_s
-        wrong = await self._until(self._delivered, deadline)
-        presence = await self._until(self._presence, max(deadline, loop.time() + min(LEASE_S + 1, self.quiet_s)))
-        if presence:
-            self.log += truth.seats(self.living)
-        self.presence_s = loop.time() - self.last_fault_at
-        wrong += presence
-        wrong += await self._until(self._receipts, loop.time() + min(5, self.quiet_s))
-        wrong += await self._until(self._listed, loop.time() + min(5, self.quiet_s))
-        wrong += await self._until(self._maps, loop.time() + min(5, self.quiet_s))
-        return wrong + self._checked()
-
-    @staticmethod
-    async def _until(wrong: Callable[[], list[str]], deadline: float) -> list[str]:
-        loop = asyncio.get_running_loop()
-        while found := wrong():
-            if loop.time() > deadline:
-                return found
-            await asyncio.sleep(POLL_S)
-        return []
-
-    def _logs(self) -> tuple[dict[str, list[checker.Entry]], dict[str, set[str]]]:
-        log, who = read_log(self.place.conninfo)
-        who = {c: users for c, users in who.items() if users <= set(self._names)}
-        return {c: log[c] for c in who}, who
-
-    def _delivered(self) -> list[str]:
-        wrong = [f"{d.history.device} is not connected" for d in self.devices if d.wanted.is_set() and not d.is_up]
-        up = [d for d in self.devices if d.is_up]
-        wrong += [f"{d.history.device} has {d.unsent} unsent: {next(q[0] for q in d.outbox.values() if q)}" for d in up if d.unsent]
-        wrong += [f"{d.history.device} has no answer to {d.unanswered}" for d in up if d.unanswered]
-        if wrong:
-            return wrong
-        log, who = self._logs()
-        for d in up:
-            wrong += [
-                f"{d.history.device} has {c} up to {d.have.get(c)}, the log goes to {len(log[c])}"
-                for c, users in who.items() if d.history.user in users and d.have.get(c, 0) < len(log[c])
-            ]  # fmt: skip
-        return wrong + list(truth.haunted(self.lives))
-
-    def _presence(self) -> list[str]:
-        return list(truth.presence(self.devices, self.lives, *self._logs()))
-
-    def _stored(self, who: dict[str, set[str]]) -> truth.Cursors:
-        with psycopg.connect(self.place.conninfo) as conn:
-            return {at: cursor for at, cursor in truth.read_cursors(conn).items() if at[0] in who}
-
-    def _receipts(self) -> list[str]:
-        _, who = self._logs()
-        return list(truth.cursors(self.devices, self._stored(who), who, exact=not self.node_died))
-
-    def _listed(self) -> list[str]:
-        if unanswered := [f"{d.history.device} has no answer to {d.unanswered}" for d in self.devices if d.is_up and d.unanswered]:
-            return unanswered
-        log, who = self._logs()
-        wrong = list(truth.lists(self.devices, log, who, self._stored(who)))
-        if wrong:  # the first question, or what was on its way between nodes when the last one was asked
-            for device in self.devices:
-                device.ask("conversations", limit=100)
-        return wrong
-
-    def _maps(self) -> list[str]:
-        log, _ = read_log(self.place.conninfo)
-        heads = {c: len(entries) for c, entries in log.items()}
-        found = ((node, (*truth.failed(node), *maps.wrong(node), *truth.maps(node, heads))) for node in self.living)
-        return [f"node {self.nodes.index(node)}: {one}" for node, wrong in found for one in wrong]
-
-    def _checked(self) -> list[str]:
-        log, who = self._logs()
-        findings = checker.check([d.history for d in self.devices], log)
-        for device in self.devices:
-            if device.is_up:
-                findings += checker.missing(device.history, {c: log[c] for c, users in who.items() if device.history.user in users})
-        return [f"{f.what}: {f.sentence}" for f in findings] + [f"{d.history.device}: {fault}" for d in self.devices for fault in d.faults]
+    def token(self, user: str) -> str:
+        return issue(self._keys, UserId(user), 60 * DAY_S, time.time() - 7 * DAY_S, None, None)  # good whatever the clock is set to
 
     async def _end(self) -> None:
         for task in [*self._acting, *self._running]:
             task.cancel()
         await asyncio.gather(*self._acting, *self._running, return_exceptions=True)
-        for n, node in enumerate(self.nodes):
-            if n not in self._down:
-                await node.stop()
-        left = [task for node in self.nodes for task in node._tasks]  # made by a timer since
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for n, (node, home) in enumerate(zip(self.nodes, self.homes, strict=True)):
+            if n not in self.down:
+                await home.run(node.stop())
+            await home.run(_cancelled(node._tasks))
+            self.left += await home.end()
         await self.proxy.stop()
+
+
+async def _started(settings: Settings) -> Node:
+    """A node of the loop that this runs in. Again where it did not start: the waits are short, and the machine may be busy."""
+    for tries in range(START_TRIES, 0, -1):
+        node = Node(settings)
+        try:
+            await node.start()
+        except Unavailable:
+            await node.stop()
+            if tries == 1:
+                raise
+        else:
+            return node
+    raise AssertionError
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Those that a timer made since the node has stopped."""
+    left = [*tasks]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
 
 
 async def crash_node(node: Node) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from chatd import gossip, presence_keys
 from chatd.engine import Away
+from chatd.ids import UserId
+from chatd.roster import Remote, Status
 from tests.fix_gate import Gate
 from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted, until
 from tests.fix_redis import OwnRedis
@@ -259,3 +261,36 @@ async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirr
     await until(lambda: b.sees("alice") == "online", "b sees her, whatever was made up in a's name")
     assert a.lives
     assert b.lives
+
+
+async def test_a_listing_that_a_failover_cuts_in_two_is_not_taken_for_whole(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+    """The replica has its beginning, and lacks what was listed after that."""
+    a = await make_mirror("a")
+    boot, key = "f" * 16, "{chatd}:on:" + "f" * 16
+    keys = presence_keys.Keys(a.engine, "chatd", boot, LEASE_MS)
+    await keys.begin()
+    before = own_redis.command("DUMP", key)
+    await keys.write([(UserId("alice"), Remote(Status.ONLINE, 1, None, ()))], None)
+    own_redis.command("RESTORE", key, 2 * LEASE_MS, before, "REPLACE")
+    with pytest.raises(Away):
+        await keys.write((), 1)
+    assert (await keys.read(boot, [UserId("alice")])) is None
+
+
+async def test_no_two_listings_have_the_same_number(make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the end of the first is lost: a failover from the second to the first would not show."""
+    a = await make_mirror("a")
+    real = a.mirror._keys.write
+    ends: list[int] = []
+
+    async def answer_lost(entries: Any, n: int | None) -> None:
+        await real(entries, n)
+        if n is not None and not entries:
+            ends.append(n)
+            if len(ends) == 1:
+                raise Away("on purpose")
+
+    monkeypatch.setattr(a.mirror._keys, "write", answer_lost)
+    own_redis.command("DEL", own_key(a))
+    await until(lambda: len(ends) == 2, "it is listed twice")
+    assert ends[0] < ends[1]

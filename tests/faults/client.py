@@ -73,6 +73,7 @@ class Client:
         self._epoch: str | None = None
         self.epoch_live_at = 0.0  # when it was live in the log of now for the first time, by the loop's clock
         self.ok_at: list[tuple[float, str, str]] = []  # (when, conversation, cid) of each ok
+        self.sent_at: dict[str, float] = {}  # cid -> when it went out for the first time
 
     # ---- what the test does -----------------------------------------------------------------------------------------------------
 
@@ -288,6 +289,8 @@ class Client:
             if waiting.id:
                 continue
             waiting.id = self._request(waiting.keys | ({"retry": True} if waiting.tried else {}))
+            if not waiting.tried:
+                self.sent_at[waiting.keys["cid"]] = asyncio.get_running_loop().time()
             waiting.tried = True
             self._sent[waiting.id] = waiting
 
