@@ -19,6 +19,8 @@ import orjson
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from chatd import ending
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -61,9 +63,7 @@ class Admin:
         """Close the port and whatever is open on it. Idempotent."""
         if self._server is not None:
             self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ending.cancelled(self._tasks)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._tasks) >= CONNECTIONS_MAX:

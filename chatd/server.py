@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from chatd import framing, migrate, notify, protocol, retention
+from chatd import ending, framing, migrate, notify, protocol, retention
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
 from chatd.census import Census
@@ -335,8 +335,7 @@ class Node:
             starting = self._loop.create_task(self.start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not starting.done():  # it may wait for the database for ever
-                starting.cancel()
-                await asyncio.gather(starting, return_exceptions=True)
+                await ending.cancelled([starting])
                 return
             starting.result()
             waits: list[asyncio.Future[Any]] = [stopping, self._failed]
@@ -428,9 +427,7 @@ class Node:
         if hasattr(self, "hub"):
             for connection in list(self.hub.connections):
                 connection.abort()
-        for task in [*self._tasks, *self._watched.values()]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._watched.values(), return_exceptions=True)
+        await ending.cancelled([*self._tasks, *self._watched.values()])
         if self.cluster is not None:
             await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):

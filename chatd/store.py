@@ -21,7 +21,7 @@ from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 import psycopg
 import structlog
 from psycopg import errors as pg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout, TooManyRequests
+from psycopg_pool import PoolTimeout, TooManyRequests
 
 from chatd import errors, pgarrays, writer
 from chatd.behind import Behind
@@ -34,6 +34,7 @@ from chatd.postgres.connection import Backend, Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
+from chatd.postgres.pool import Pool
 from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
 from chatd.protocol import Stored
 from chatd.queries import name_of, query
@@ -159,7 +160,7 @@ class Store:
         self._cursors_stuck: set[ConvId] = set()
         self._users_stuck: set[UserId] = set()
         self._feed = FeedReader(self.opener)
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool = Pool(
             lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,

@@ -373,3 +373,28 @@ async def test_too_many_waiting_reads_are_refused_and_the_others_answered(
     node = await start(pool_max=1, reads_queue_max=2)
     done = await asyncio.gather(*(node.ping() for _ in range(10)), return_exceptions=True)
     assert {type(result) for result in done} == {int, errors.Overloaded}
+
+
+async def test_a_read_that_is_cancelled_while_it_gives_its_connection_back_does_not_take_it_along(
+    start: Callable[..., Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.3)  # how long the last one would wait in vain
+    node = await start(pool_max=1)
+    await node.ping()
+    busy = asyncio.Event()
+    fetchall = psycopg.AsyncRawCursor.fetchall
+
+    async def told(self: Any) -> Any:
+        rows = await fetchall(self)
+        await node._pool._lock.acquire()  # somebody is at the pool when it would be given back
+        busy.set()
+        return rows
+
+    with monkeypatch.context() as patch:
+        patch.setattr(psycopg.AsyncRawCursor, "fetchall", told)
+        reading = asyncio.create_task(node.ping())
+        await busy.wait()
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        node._pool._lock.release()
+    await node.ping()
