@@ -237,6 +237,8 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     """Read the user's conversations into memory where they are not there, and find those to list."""
     user = session.user
     assert user is not None
+    if user.unsure:
+        raise errors.Unavailable("what the user has is being looked at again", retry_ms=OPEN_RETRY_MS)
     same = hello.epoch is None or hello.epoch == s.store.epoch
     named = hello.cursors if same else {}
     since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
@@ -254,13 +256,28 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
         try:
             _, _, again = await _rows(s, user, new_mark, False, counted)
         except errors.Retryable:
-            if s.store.log.generation == generation:  # else nothing of the user is in memory any more
-                user.loaded, user.early = loaded, early
+            if s.store.log.generation == generation and not loaded:  # else nothing of the user is in memory any more
+                if any(one is not session for one in user.sessions.values()):
+                    user.unsure = True
+                    s.spawn(_look_again(s, user, new_mark, generation))
+                else:
+                    user.loaded, user.early = False, early
             raise
         _check_log(s, generation)
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
     return Listing(new_mark, now_ms, rows)
+
+
+async def _look_again(s: Services, user: User, since: str, generation: int) -> None:
+    """In place of a hello that could not: other sessions of the user have gone by its first listing, and what it missed is a gap to them."""
+    while s.registry.users.get(user.id) is user and s.store.log.generation == generation:
+        try:
+            await _rows(s, user, since, False, [])
+            break
+        except errors.Retryable:
+            await asyncio.sleep(OPEN_RETRY_MS / 1000)
+    user.unsure = False
 
 
 def _check_log(s: Services, generation: int) -> None:

@@ -107,7 +107,7 @@ class Conversation:
 class User:
     """A user who has, or just had, a session on this node."""
 
-    __slots__ = ("early", "id", "idle_since", "loaded", "new_convs", "peers", "penalty", "sessions", "window")
+    __slots__ = ("early", "id", "idle_since", "loaded", "new_convs", "peers", "penalty", "sessions", "unsure", "window")
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id
@@ -117,6 +117,7 @@ class User:
         self.penalty = penalty
         self.new_convs = new_convs
         self.loaded = False  # all conversations are in `peers`
+        self.unsure = False  # but for those that began while they were listed: it is being looked again
         self.early: dict[ConvId, int] | None = None  # seqs that other nodes told of before the listing was there
         self.idle_since: float | None = None
 

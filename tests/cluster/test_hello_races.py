@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import chatd.bus
+from chatd import errors
 from chatd.ids import ConvId, UserId
 from chatd.server import Node
 from chatd.store import ConvRow
@@ -76,3 +78,36 @@ async def test_what_the_feed_finds_of_another_log_is_not_mixed(make_server: Make
     assert wrong(server.node) == []
     for peer in (alice, bob, dave):
         assert await peer.closed() == 1012
+
+
+async def test_a_hello_that_fails_after_it_listed_takes_nothing_from_another_that_went_by_its_listing(
+    make_server: MakeServer, own_redis: OwnRedis, fresh_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bob's phone lists, and fails when it looks again; his tablet came between. What begins then is pushed to it."""
+    one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
+    alice = await one.connect("alice")
+    store, relay = two.node.store, two.node.services.relay
+    assert relay is not None
+    monkeypatch.setattr(relay, "pages", itertools.count().__next__)  # the feed was read meanwhile: all look again
+    real, asked, go_on = store.list_changed, asyncio.Event(), asyncio.Event()
+    calls = 0
+
+    async def list_changed(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            asked.set()
+            await go_on.wait()
+            raise errors.Unavailable("on purpose", retry_ms=10)
+        return await real(*args)
+
+    monkeypatch.setattr(store, "list_changed", list_changed)
+    phone = await two.open()
+    id = await phone.post("hello", v=1, token=two.token("bob"), device="phone")
+    await asked.wait()
+    tablet = await two.connect("bob", "tablet")
+    go_on.set()
+    assert (await phone.reply(id))["code"] == "unavailable"
+    await alice.say("bob", "1")
+    assert (await tablet.push("entry"))["body"] == "1"
+    assert two.node.registry.users[UserId("bob")].loaded
