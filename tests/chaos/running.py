@@ -42,6 +42,7 @@ async def run(world: World) -> list[str]:
     """The findings; those of the maps, the logs and the tasks included."""
     world.injector.script_offset_key = CLOCK_KEY
     with _hurried(world.injector), installed(world.injector), limits.watched(world.outages, time.monotonic), structlog.testing.capture_logs() as logs:
+        world.logs = logs
         tasks = asyncio.all_tasks()
         findings = await world.run()
     findings += [f"logged: {line}" for line in logs if line["event"].endswith((".bug", ".died"))]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.02
 READ_SHARE: Final = 8  # a reading is good for so many times as long as it took
+UNANSWERED: Final = frozenset(("lease.late", "presence.late", "publish.failed", "redis.away"))  # logged where Redis had no answer in time
 
 Logs: TypeAlias = tuple[dict[str, list[checker.Entry]], dict[str, set[str]]]
 
@@ -116,7 +117,8 @@ class Verdict:
         """What is wrong with what devices are told of users."""
         right = truth.looks(self._world.devices, self._world.lives, *self._logs())
         wrong = list(truth.presence(self._world.devices, right))
-        self._world.convergence.look(asyncio.get_running_loop().time(), right, wrong)
+        failures = sum(line["event"] in UNANSWERED for line in self._world.logs)
+        self._world.convergence.look(asyncio.get_running_loop().time(), right, wrong, failures)
         return wrong
 
     def _stored(self, who: dict[str, set[str]]) -> truth.Cursors:

@@ -12,7 +12,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import SecretStr
@@ -59,6 +59,7 @@ class World:
         self.devices: list[Device] = []
         self.lives: list[Life] = []
         self.log: list[str] = []
+        self.logs: Sequence[Mapping[str, Any]] = ()  # what the nodes have logged
         self.left: list[str] = []  # tasks of nodes apart
         self.last_fault_at = 0.0
         self.node_died = False
