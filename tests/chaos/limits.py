@@ -3,6 +3,7 @@
     over(...)            pure: the periods that hold more acks than the limit and the outages in them allow
     Outages              when nodes counted alone, and when Redis forgot
     await probe(...)     once all is quiet: a user over the rate, and one over the new conversations, at two nodes at once
+    await crowd(...)     the same for one with too many devices, over all nodes
 
 An entry took its place in the period between its first send and its first `ok`. Only what lies in a period with both
 ends is counted, so whatever this machine was busy with, a finding is one. While Redis is away, and for one period after
@@ -21,6 +22,7 @@ from typing import Any, Final
 import pytest
 
 from chatd.gate import Gate
+from tests.chaos.device import TOO_MANY, Device, Life
 from tests.faults.client import Client
 
 MESSAGES: Final = 10
@@ -28,6 +30,7 @@ PER_MS: Final = 300
 NEW: Final = 3  # conversations an hour
 HOUR_S: Final = 0.6  # so long is one here
 FOR_GOOD_S: Final = 8.0
+POLL_S: Final = 0.02
 RATE_SENDS: Final = 12  # at each node, over MESSAGES
 NEW_SENDS: Final = 3
 ROOM: Final[dict[str, Any]] = {"rate_messages": MESSAGES, "rate_per_ms": PER_MS, "new_conversations_per_hour": NEW}
@@ -100,6 +103,30 @@ async def probe(
         for life in lives:
             life.cancel()
         await asyncio.gather(*lives, return_exceptions=True)
+
+
+async def crowd(places: Sequence[str], name: str, token: str, rng: random.Random, devices_max: int) -> list[str]:
+    """More devices than a user may have come to all nodes: as many stay, and the others were told."""
+    lives: list[Life] = []
+    at = [(n, places[n % len(places)]) for n in range(devices_max + 2)]
+    devices = [Device(name, f"{name}-{n}", token, rng, lambda place=place: place, lives) for n, place in enumerate(at)]  # type: ignore[misc]
+    tasks = [asyncio.create_task(device.run()) for device in devices]
+    deadline = asyncio.get_running_loop().time() + FOR_GOOD_S
+    try:
+        for device in devices:
+            device.wanted.set()
+        while True:
+            told = sum(life.code == TOO_MANY for life in lives)
+            up = sum(device.is_up for device in devices)
+            if (up, told) == (devices_max, len(devices) - devices_max):
+                return []
+            if asyncio.get_running_loop().time() > deadline:
+                return [f"sessions: {name} has {up}, allowed are {devices_max}; {told} were told so"]
+            await asyncio.sleep(POLL_S)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _probed(clients: Sequence[Client], names: tuple[str, str], outages: Outages) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
+from chatd import roster
 from chatd.chat import Chat
 from chatd.delivery import Delivery
 from chatd.errors import CloseCode, RateLimited
@@ -141,6 +142,12 @@ def limit_untold(patch: Patch) -> None:
     patch.setattr(RateLimited, "code", "overloaded")
 
 
+def too_many_stay(patch: Patch) -> None:
+    """Where they are at several nodes."""
+    patch.setattr(limits, "FOR_GOOD_S", 2.0)
+    patch.setattr(roster, "surplus", lambda *_: [])
+
+
 def not_listed_again(patch: Patch) -> None:
     """A node that Redis has lost the users of believes that they are there."""
     real = Mirror._rewrite
@@ -165,7 +172,7 @@ BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
 # With several nodes, and these faults.
 AMONG: Final[list[tuple[Callable[[Patch], None], str, tuple[str, ...]]]] = [
     (limit_per_node, "over: ", ()), (refused_for_good, "for good: ", ()), (limit_untold, "untold: ", ()),
-    (not_listed_again, "late: ", ("restart_redis",)),
+    (too_many_stay, "sessions: ", ()), (not_listed_again, "late: ", ("restart_redis",)),
 ]  # fmt: skip
 
 

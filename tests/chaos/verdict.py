@@ -58,15 +58,21 @@ class Verdict:
         return wrong + ([] if presence else self._seen()) + self._checked()
 
     async def _limits(self) -> list[str]:
+        world = self._world
         wrong = [
-            one for user, acked in limits.spans(self._world.devices).items()
-            for one in limits.over(user, acked, limits.MESSAGES, limits.PER_MS / 1000, self._world.outages, self._world.nodes_between)
+            one for user, acked in limits.spans(world.devices).items()
+            for one in limits.over(user, acked, limits.MESSAGES, limits.PER_MS / 1000, world.outages, world.nodes_between)
         ]  # fmt: skip
-        away = lambda: ["for good: a node still counts alone"] * any(node.cluster and node.cluster.quota.open for node in self._world.living)  # noqa: E731
-        wrong += await self._until(away, asyncio.get_running_loop().time() + min(5, self._world.quiet_s))
-        urls = [f"ws://127.0.0.1:{node.port}/ws" for node in self._world.living]
-        names = (f"much{self._world.seed}", f"opens{self._world.seed}")
-        return wrong + await limits.probe(urls, names, self._world.token, random.Random(self._world.rng.getrandbits(64)), self._world.outages)
+        away = lambda: ["for good: a node still counts alone"] * any(node.cluster and node.cluster.quota.open for node in world.living)  # noqa: E731
+        wrong += await self._until(away, asyncio.get_running_loop().time() + min(5, world.quiet_s))
+        urls = [f"ws://127.0.0.1:{node.port}/ws" for node in world.living]
+        names = (f"much{world.seed}", f"opens{world.seed}")
+        rngs = [random.Random(world.rng.getrandbits(64)) for _ in range(2)]
+        probes = await asyncio.gather(
+            limits.probe(urls, names, world.token, rngs[0], world.outages),
+            limits.crowd(urls, f"crowd{world.seed}", world.token(f"crowd{world.seed}"), rngs[1], world.devices_max),
+        )  # fmt: skip
+        return [*wrong, *(one for found in probes for one in found)]
 
     async def _until(self, wrong: Callable[[], list[str]], deadline: float) -> list[str]:
         """Poll until nothing is wrong, also by a log that is read then; or time is up."""
@@ -117,7 +123,7 @@ class Verdict:
         """What is wrong with what devices are told of users."""
         right = truth.looks(self._world.devices, self._world.lives, *self._logs())
         wrong = list(truth.presence(self._world.devices, right))
-        failures = sum(line["event"] in UNANSWERED for line in self._world.logs)
+        failures = sum(line["event"] in UNANSWERED for line in self._world.logs) + sum(node.metrics.lease_failures for node in self._world.nodes)
         self._world.convergence.look(asyncio.get_running_loop().time(), right, wrong, failures)
         return wrong
 

@@ -52,7 +52,7 @@ class World:
     ) -> None:  # fmt: skip
         """`only`: of the faults these, by name. `is_patient`: watch presence for as long as it may change, also when it is right before."""
         self.seed, self.size, self.place, self.chaos_s, self.quiet_s = seed, nodes, place, chaos_s, quiet_s
-        self.only, self.is_patient = only, is_patient
+        self.only, self.is_patient, self.devices_max = only, is_patient, DEVICES_MAX
         self.rng = random.Random(f"{seed}/{nodes}")
         self.injector = Injector(random.Random(self.rng.getrandbits(64)), odds or self._odds())
         self.nodes: list[Node] = []
@@ -70,8 +70,8 @@ class World:
         self._stay_until = 0.0  # a node that has drained keeps its users for so long before its lease begins to lapse
         self.proxy = TcpProxy(place.redis[0].port)
         self.servers = Servers(place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note, self.outages)
-        self.is_tight = nodes > 1 and self.rng.random() < 0.4  # users come to their limits
-        self.has_apart = nodes > 1 and self.rng.random() < 0.4  # a node that can be held up
+        self.is_tight = nodes > 1 and seed % 3 == 1  # users come to their limits
+        self.has_apart = nodes > 1 and seed % 2 == 0  # a node that can be held up
         self._keys = Keys.development(place.folder)
         self._acting: list[asyncio.Task[None]] = []
         self._running: list[asyncio.Task[None]] = []
