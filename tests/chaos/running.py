@@ -18,7 +18,7 @@ import structlog
 
 from chatd.clock import Clock
 from chatd.engine import Engine, Script
-from tests.chaos import limits
+from tests.chaos import closes, limits
 from tests.chaos.injector import Injector, installed
 from tests.chaos.world import World
 
@@ -41,7 +41,10 @@ HURRIED: Final = (
 async def run(world: World) -> list[str]:
     """The findings; those of the maps, the logs and the tasks included."""
     world.injector.script_offset_key = CLOCK_KEY
-    with _hurried(world.injector), installed(world.injector), limits.watched(world.outages, time.monotonic), structlog.testing.capture_logs() as logs:
+    with (
+        _hurried(world.injector), installed(world.injector), limits.watched(world.outages, time.monotonic), closes.installed(world.closes),
+        structlog.testing.capture_logs() as logs,
+    ):  # fmt: skip
         world.logs = logs
         tasks = asyncio.all_tasks()
         findings = await world.run()

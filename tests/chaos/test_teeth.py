@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from chatd import roster
+from chatd import opening, roster
 from chatd.chat import Chat
 from chatd.delivery import Delivery
 from chatd.errors import CloseCode, RateLimited
@@ -18,8 +18,9 @@ from chatd.gate import Gate
 from chatd.mirror import Mirror
 from chatd.registry import Registry
 from chatd.session import Session, State
+from chatd.steady import Steady
 from chatd.writer import Lane
-from tests.chaos import limits
+from tests.chaos import limits, world
 from tests.chaos.injector import Odds
 from tests.chaos.running import run
 from tests.chaos.servers import Place
@@ -86,6 +87,42 @@ def wrong_one_replaced(patch: Patch) -> None:
     patch.setattr(Registry, "attach", attach)
 
 
+def newer_replaced(patch: Patch) -> None:
+    real = Registry.attach
+
+    def attach(self: Registry, user: Any, device: Any, session: Session) -> None:
+        old = user.sessions.get(device)
+        real(self, user, device, session)
+        if old is not None:
+            session.sink.close(CloseCode.REPLACED, "a bug")
+
+    patch.setattr(Registry, "attach", attach)
+
+
+def few_devices(patch: Patch) -> None:
+    """So that some users of each seed have too many."""
+    patch.setitem(world.ROOM, "devices_max", 2)
+
+
+def busiest_closed(patch: Patch) -> None:
+    few_devices(patch)
+    patch.setattr(opening, "min", max, raising=False)
+
+
+def closed_as_too_many(patch: Patch) -> None:
+    """By the second device."""
+    real = opening._attach
+
+    def attach(s: Any, *args: Any) -> Any:
+        settings, s.settings = s.settings, s.settings.model_copy(update={"devices_max": 1})
+        try:
+            return real(s, *args)
+        finally:
+            s.settings = settings
+
+    patch.setattr(opening, "_attach", attach)
+
+
 def status_lost(patch: Patch) -> None:
     patch.setattr(Chat, "announce", lambda self, change: None)
 
@@ -148,6 +185,11 @@ def too_many_stay(patch: Patch) -> None:
     patch.setattr(roster, "surplus", lambda *_: [])
 
 
+def times_of_the_wall(patch: Patch) -> None:
+    """For attach times; nodes read a step one after another."""
+    patch.setattr(Steady, "ms", lambda self: self._clock.now_ms())
+
+
 def not_listed_again(patch: Patch) -> None:
     """A node that Redis has lost the users of believes that they are there."""
     real = Mirror._rewrite
@@ -165,6 +207,7 @@ def not_listed_again(patch: Patch) -> None:
 
 BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
     (push_lost, "order: "), (push_twice, "twice: "), (push_late, "order: "), (batch_lost, "lost: "), (wrong_one_replaced, "was closed as replaced"),
+    (newer_replaced, "was closed as replaced"), (busiest_closed, "as the longest idle"), (closed_as_too_many, "as one too many"),
     (status_lost, " sees "), (receipt_lost, "was told"), (link_lost, "has no link to it"), (read_uncounted, "'reads'"),
 ]  # fmt: skip
 
@@ -173,6 +216,7 @@ BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
 AMONG: Final[list[tuple[Callable[[Patch], None], str, tuple[str, ...]]]] = [
     (limit_per_node, "over: ", ()), (refused_for_good, "for good: ", ()), (limit_untold, "untold: ", ()),
     (too_many_stay, "sessions: ", ()), (not_listed_again, "late: ", ("restart_redis",)),
+    (times_of_the_wall, "was closed as replaced", ("step_database_clock",)),
 ]  # fmt: skip
 
 
@@ -191,13 +235,13 @@ async def test_a_bug_among_nodes_is_found(
     bug: Callable[[Patch], None], sign: str, faults: tuple[str, ...], make_db: Callable[[], str], make_redis: MakeRedis, tmp_path: Path,
     monkeypatch: Patch,
 ) -> None:  # fmt: skip
-    def world(seed: int, place: Place) -> World:
-        world = World(seed, 2, place, chaos_s=0.6 if faults else 0.1, quiet_s=3.0, odds=CALM, only=faults)
-        world.is_tight, world.has_apart = not faults, "hold_up_node" in faults
-        return world
+    def make(seed: int, place: Place) -> World:
+        one = World(seed, 2, place, chaos_s=0.6 if faults else 0.1, quiet_s=3.0, odds=CALM, only=faults)
+        one.is_tight, one.has_apart = not faults, "hold_up_node" in faults
+        return one
 
     bug(monkeypatch)
-    await find(sign, world, make_db, [make_redis()], tmp_path)
+    await find(sign, make, make_db, [make_redis()], tmp_path)
 
 
 async def find(

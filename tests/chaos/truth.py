@@ -1,4 +1,4 @@
-"""What must be so once all is quiet, beside what tests/faults/checker.py holds: presence, cursors, lists, who was closed, and the nodes' maps.
+"""What must be so once all is quiet, beside what tests/faults/checker.py and closes.py hold: presence, cursors, lists, and the nodes' maps.
 
 Each function gives sentences; none is right. `maps` looks into a node, all others at what devices were told and at PostgreSQL.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import psycopg
 
@@ -15,11 +15,10 @@ from chatd.ids import UserId
 from chatd.opening import LISTING_MAX
 from chatd.server import Node
 from chatd.session import State
-from tests.chaos.device import REPLACED, TOO_MANY, Device, Life
+from tests.chaos.device import Device, Life
 from tests.faults.checker import Entry
 
 Cursors = dict[tuple[str, str], tuple[int, int]]
-MARGIN_S: Final = 0.3  # two hellos this close together may arrive in the other order
 
 
 def state_of(user: str, devices: Iterable[Device]) -> str:
@@ -96,21 +95,6 @@ def lists(devices: Sequence[Device], log: Mapping[str, Sequence[Entry]], who: Ma
             right = (len(log[c]), delivered, read, unread)
             if (item["head"], item["delivered"], item["read"], item["unread"]) != right:
                 yield f"{me}/{device.history.device} is listed {item}, right is head, delivered, read, unread = {right}"
-
-
-def closes(lives: Sequence[Life], devices_max: int, lease_s: float) -> Iterator[str]:
-    """4004 only for a session that another of its device followed; 4005 only where the user may have had too many."""
-    for life in lives:
-        mine = [one for one in lives if one.user == life.user and one is not life and one.hello_at < life.ended_at]
-        if life.code == REPLACED:
-            later = [one for one in mine if one.device == life.device and one.hello_at > life.hello_at - MARGIN_S]
-            if not later:
-                yield f"{life} was closed as replaced, and nothing of its device came after it"
-        elif life.code == TOO_MANY:
-            since = life.ended_at - lease_s - 1.0
-            there = {one.device for one in mine if not one.ended_at or one.ended_at > since}
-            if len(there | {life.device}) <= devices_max:
-                yield f"{life} was closed as one too many, beside {there}"
 
 
 def haunted(lives: Sequence[Life]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from chatd.config import Settings
 from chatd.errors import Unavailable
 from chatd.ids import UserId
 from chatd.server import Node
-from tests.chaos import limits, truth
+from tests.chaos import limits
+from tests.chaos.closes import Closes
 from tests.chaos.convergence import Convergence
 from tests.chaos.device import Device, Life
 from tests.chaos.homes import Apart, Home
@@ -58,6 +59,7 @@ class World:
         self.nodes: list[Node] = []
         self.devices: list[Device] = []
         self.lives: list[Life] = []
+        self.closes = Closes(LEASE_S)
         self.log: list[str] = []
         self.logs: Sequence[Mapping[str, Any]] = ()  # what the nodes have logged
         self.left: list[str] = []  # tasks of nodes apart
@@ -269,8 +271,7 @@ class World:
         self.last_fault_at = asyncio.get_running_loop().time()
         self.convergence = Convergence(LEASE_S + 1 + max(0.0, self._stay_until - self.last_fault_at))
         self.note("the last fault is over")
-        findings = await Verdict(self).settled()
-        return findings + [f"{life}" for life in truth.closes(self.lives, DEVICES_MAX, LEASE_S)]
+        return await Verdict(self).settled() + self.closes.wrong
 
     def _over_limit(self, device: Device, taken: set[tuple[str, str]]) -> bool:
         return sum(user == device.history.user for user, _ in taken) >= DEVICES_MAX
