@@ -5,7 +5,8 @@
     proxy.cut(answers=0)       the same for what the server says: its work is done, and nobody hears of it
     proxy.swallow()            from now on nothing is forwarded, nothing is closed, and new connections are taken: a network that is gone
     proxy.drop()               closes all connections
-    proxy.heal()               whatever is armed or swallowed is over for what comes next; what was swallowed stays lost
+    proxy.heal()               whatever is armed or swallowed is over for what comes next; what was swallowed stays lost, and its connection
+                               is closed: TCP loses nothing of a stream that goes on
     proxy.upstream = port      where new connections lead
 
 `lost` is set once a cut took place. For PostgreSQL, whose messages it knows, there is proxy.py.
@@ -32,6 +33,7 @@ class TcpProxy:
         self._swallows = False
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
+        self._holed: set[asyncio.Task[None]] = set()  # of what these carry something was swallowed
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
@@ -59,6 +61,9 @@ class TcpProxy:
     def heal(self) -> None:
         self._swallows = False
         self._left = {"requests": None, "answers": None}
+        for link in self._holed:
+            link.cancel()
+        self._holed.clear()
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -70,8 +75,8 @@ class TcpProxy:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             writers.append(up_writer)
             pumps = [
-                asyncio.create_task(self._pump("requests", reader, up_writer)),
-                asyncio.create_task(self._pump("answers", up_reader, writer)),
+                asyncio.create_task(self._pump(task, "requests", reader, up_writer)),
+                asyncio.create_task(self._pump(task, "answers", up_reader, writer)),
             ]
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -88,11 +93,13 @@ class TcpProxy:
                 with contextlib.suppress(OSError, asyncio.CancelledError):
                     await one.wait_closed()
             self._links.discard(task)
+            self._holed.discard(task)
 
-    async def _pump(self, way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, link: asyncio.Task[None], way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Ends when its side does, or when the link is to be cut."""
         while data := await reader.read(READ_BYTES):
             if self._swallows:
+                self._holed.add(link)
                 continue
             left = self._left[way]
             if left is not None and len(data) > left:
