@@ -438,8 +438,10 @@ class Store:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 await self.opener.prepare(conn, {**connection.READ, **(connection.FEED if self.limits.feed else {})})
-        except (Outage, psycopg.Error, OSError, TimeoutError) as e:
-            self.health.failed("reads", e)
+        except BaseException as e:
+            conn.pgconn.finish()  # the pool leaves it open, and what failed holds on to it
+            if isinstance(e, Outage | psycopg.Error | OSError | TimeoutError):
+                self.health.failed("reads", e)
             raise
 
     # ---- the feed: over a connection of its own, one at a time -----------------------------------------------------------------------

@@ -415,6 +415,7 @@ async def test_a_network_that_swallows_shows_no_error_and_no_pong(proxy: TcpProx
             await engine.command("PING")
         assert (heard.ear.pongs, heard.ear.away) == (0, None)
         proxy.heal()
+        await heard.ear.until_away()
         assert await engine.command("PING")  # on a connection of its own
 
 

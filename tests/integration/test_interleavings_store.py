@@ -10,10 +10,12 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from chatd.behind import Behind
 from chatd.lanes import Item
+from chatd.postgres.connection import Connection
 from chatd.store import Store
 from tests.fix_server import MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
@@ -235,3 +237,20 @@ async def test_a_gap_of_which_retention_has_taken_all_leaves_the_numbers_right(m
         assert (await alice.say("bob", "next"))["seq"] == 10
         assert entries(db, int(c)) == [(10, 0, "next")]
     assert (await bob.push("entry"))["seq"] == 10
+
+
+# ---- the pool of reads --------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_cannot_be_set_does_not_stay_open(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the pool's attempts left one more, until PostgreSQL had too many."""
+    server = await make_server()
+
+    async def fails(*_: object) -> None:
+        raise psycopg.OperationalError("not now")
+
+    monkeypatch.setattr(server.node.store.opener, "prepare", fails)
+    conn = await Connection.connect(conninfo(server))
+    with pytest.raises(psycopg.OperationalError):
+        await server.node.store._configure(conn)
+    assert conn.closed
