@@ -6,8 +6,9 @@
 
 The offset is taken from PostgreSQL's clock (`sync`), so that all nodes of a database have one clock and the host's own does not matter.
 Until PostgreSQL was read once, it is taken from the host's (`watch`). Either source may be stepped: set by an operator or by NTP, moved by a
-failover, or resumed after a suspend. A reading that differs by more than its own uncertainty and `STEP_MS` is a step: the offset follows at
-once, back too. Smaller differences are noise or slow drift: the offset follows by a part of them, and `now_ms` waits rather than goes back.
+failover, or resumed after a suspend. A reading that differs by more than `STEP_MS` and the uncertainty of both, its own and that of what we go by,
+is a step: the offset follows at once, back too. Smaller differences are noise or slow drift: the offset follows by a part of them, and `now_ms`
+waits rather than goes back.
 
 Versions must rise although `now_ms` may go back: they are made from `now_ms() + ahead_ms`, a clock that never goes back and runs on.
 
@@ -86,7 +87,7 @@ class Clock:
             self._offset_ms += error_ms
             self._last_ms = self.ahead_ms = 0
             self.moved_ms = 0.0
-        elif abs(error_ms) > STEP_MS + rtt_s * 500:
+        elif abs(error_ms) > STEP_MS + (rtt_s + self._rtt_s) * 500:
             self._step(error_ms)
             self._rtt_s, self._stepped = rtt_s, True
         elif self._stepped and rtt_s < self._rtt_s:  # it says better how far the step went

@@ -94,6 +94,17 @@ def test_a_slow_reading_is_no_step_but_a_step_beyond_its_doubt_is_one() -> None:
     assert abs(world.error_ms) <= 10_000
 
 
+def test_what_makes_up_for_a_slow_first_reading_is_no_step() -> None:
+    """A start on a slow way: the first reading may be off by half of what it took, which is more than `STEP_MS`."""
+    world = World()
+    world.sync(rtt_s=2.5, asked=0.02)
+    before = world.clock.steady_ms()
+    world.sync(rtt_s=0.2)
+    assert abs(world.error_ms) <= 2
+    assert world.steps == []
+    assert abs(world.clock.steady_ms() - before) > STEP_MS, "attach times follow, as the other nodes' do"
+
+
 def test_a_database_that_has_moved_farther_away_is_followed_again_after_some_readings() -> None:
     world = World()
     world.sync(rtt_s=0.0001)
