@@ -420,16 +420,33 @@ async def _welcome(s: Services, session: Session, hello: Hello, listing: Listing
     cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
     rows = listing.rows
     first = _first(s, session, listing, presence)
+    behind: list[ConvRow] = []
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
         await s.drained(session)
         if session.state is not State.OPENING:
             return
         last = at + WELCOME_ITEMS >= len(rows)
-        items = [_item(s, session, row, cursors.get(row.id)) for row in rows[at : at + WELCOME_ITEMS]]
+        page = rows[at : at + WELCOME_ITEMS]
+        items = [_item(s, session, row, cursors.get(row.id)) for row in page]
+        behind += [row for row, item in zip(page, items, strict=True) if item["head"] < row.head]  # type: ignore[operator]
         facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
         if last:
-            facts["since"] = listing.mark
+            facts["since"] = _mark(s, hello, listing, behind)
         session.sink.send(framing.encode_text(protocol.frame("welcome", **facts)))
+
+
+def _mark(s: Services, hello: Hello, listing: Listing, behind: list[ConvRow]) -> str:
+    """What the client is to name next time. `behind`: rows of which the items told less, because it was not delivered here yet.
+
+    It will be, on this connection. A client that leaves before has all that it was told, and need not name the
+    conversation; the mark must not say that it has seen the rest. So it gets one of before that was written.
+    """
+    if not behind:
+        return listing.mark
+    same = hello.epoch is None or hello.epoch == s.store.epoch
+    if same and hello.since is not None and mark.read(hello.since, s.store.epoch) is not None and all(row.extra for row in behind):
+        return hello.since
+    return str(mark.of_all(s.store.epoch))
 
 
 def _moved_meanwhile(s: Services, session: Session) -> None:

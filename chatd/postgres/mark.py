@@ -36,6 +36,11 @@ def made(xid: int, started: int, epoch: str) -> Mark:
     return Mark(xid, started, epoch[:LOG_CHARS])
 
 
+def of_all(epoch: str) -> Mark:
+    """One with which all that ever changed is listed."""
+    return Mark(0, 0, epoch[:LOG_CHARS])
+
+
 def read(text: str | None, epoch: str) -> Mark | None:
     """A client's mark; None if it has none, or it is not of this log. Never raises."""
     parts = (text or "").split(".")

@@ -309,8 +309,9 @@ class Device(Client):
         entries = frame["entries"]
         if [e["seq"] for e in entries] != list(range(entries[0]["seq"], entries[0]["seq"] + len(entries)) if entries else []):
             self.faults.append(f"{request} got seqs {[e['seq'] for e in entries]}")
-        if frame["head"] < self.have.get(request["c"], 0):
-            self.faults.append(f"{request} got a head of {frame['head']}, and {self.have[request['c']]} was given before")
+        # A node that was not told in the hello how far we are may be behind the one that we come from.
+        if request["c"] in self._named and frame["head"] < self._named[request["c"]]:
+            self.faults.append(f"{request} got a head of {frame['head']}, and {self._named[request['c']]} was named")
 
     def _refused(self, request: dict[str, Any], err: dict[str, Any]) -> None:
         t, code = request["t"], err["code"]

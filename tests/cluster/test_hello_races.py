@@ -69,6 +69,31 @@ async def test_what_the_others_listing_brought_is_not_missing(
     await bob.quiet()
 
 
+@pytest.mark.parametrize("has_mark", [True, False])
+async def test_a_mark_does_not_cover_what_was_not_delivered_yet(
+    make_server: MakeServer, own_redis: OwnRedis, fresh_db: str, monkeypatch: pytest.MonkeyPatch, has_mark: bool
+) -> None:
+    """Bob's node knows of alice's first entry by his listing alone, and he leaves before it has read it: the next listing has it again."""
+    one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
+    stays = await two.connect("bob", "tablet")
+    asks: dict[str, Any] = {"cursors": {}, "since": stays.welcome["since"], "epoch": stays.welcome["epoch"]} if has_mark else {}
+    feed, gap = Held(two.node, "feed", monkeypatch), Held(two.node, "entries_many", monkeypatch)
+    two.node.cluster.feed.wake()  # type: ignore[union-attr]
+    await feed.asked.wait()
+    monkeypatch.setattr(chatd.bus, "DROPPED", 1.0)
+    sent = await (await one.connect("alice")).say("bob", "1")
+    left = await two.connect("bob", "phone", **asks)
+    assert [(item["c"], item["head"]) for item in left.welcome["conversations"]] == [(sent["c"], 0)]
+    await gap.asked.wait()
+    await left.close()
+    gap.go_on.set()
+    feed.go_on.set()
+    assert (await stays.push("entry"))["seq"] == 1
+    back = await two.connect("bob", "phone", cursors={}, since=left.welcome["since"], epoch=left.welcome["epoch"])
+    assert [(item["c"], item["head"]) for item in back.welcome["conversations"]] == [(sent["c"], 1)]
+    assert back.welcome["since"] != left.welcome["since"], "what was told is covered"
+
+
 async def test_what_the_feed_finds_of_another_log_is_not_mixed(make_server: MakeServer, own_redis: OwnRedis) -> None:
     """Its row was Bob's and Dave's under the id that memory has for Alice and Bob: Dave was given the object of these two."""
     server = await make_server(redis_url=own_redis.url)
