@@ -226,7 +226,9 @@ class Device(Client):
         return {"cursors": dict(self.have), "since": self._since, "epoch": self._epoch}
 
     def _begin(self, items: list[dict[str, Any]]) -> None:
-        self._known = {}
+        listed = {item["c"] for item in items}
+        # What is neither named nor listed comes from where this node is, which may be behind the one that we come from: the same.
+        self._known = {c: seq for c, seq in self.have.items() if c not in self._named and c not in listed}
         for item in items:
             c = item["c"]
             if c in self.have and c not in self._named and not item.get("page"):
