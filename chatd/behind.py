@@ -11,7 +11,7 @@ A value that cannot be written now (another transaction holds its row) fails nob
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from typing import Generic, TypeAlias, TypeVar
 
 K = TypeVar("K")
@@ -36,10 +36,6 @@ class Behind(Generic[K, V]):
 
     def __len__(self) -> int:
         return len(self._dirty.keys() | self._late.keys())
-
-    def __iter__(self) -> Iterator[V]:
-        """What the next flush writes."""
-        return iter(self._dirty.values())
 
     def put(self, key: K, value: V) -> None:
         """This is to be written; it replaces an earlier value of the key."""

@@ -54,7 +54,6 @@ RECONNECT_S: Final = 2.0
 STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
 STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000
-SCANNED_MAX: Final = 200  # dirty cursors that a hello looks through for its user's: 20 us
 LOCK_TRIES: Final = 2  # of a flush: each waits for a lock as long as flush_cursors.sql says
 
 RESOLVE: Final = query("resolve")
@@ -146,7 +145,8 @@ class Store:
         self.lanes: list[writer.Lane] = []
         self.partition_s = 86_400
         self.on_partition: Callable[[], None] = lambda: None  # one had to be made on demand: those ahead are missing
-        self.opener = Opener(conninfo, LogState())
+        self.log = LogState()  # which log this is
+        self.opener = Opener(conninfo, self.log)
         self.health = Health(time.monotonic)
         self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
         self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
@@ -156,6 +156,7 @@ class Store:
         )  # fmt: skip
         self._dead_before = 0.0  # monotonic: a connection that was last used then has turned out dead
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
+        self._unwritten: dict[UserId, bool] = {}  # users with a cursor that no flush has taken yet
         self._users: Behind[UserId, int] = Behind(self._write_users)
         self._cursors_stuck: set[ConvId] = set()
         self._users_stuck: set[UserId] = set()
@@ -165,11 +166,6 @@ class Store:
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,
         )  # fmt: skip
-
-    @property
-    def log(self) -> LogState:
-        """Which log this is."""
-        return self.opener.state
 
     @property
     def epoch(self) -> str:
@@ -208,6 +204,7 @@ class Store:
         for lane in self.lanes:
             lane.drop()
         self._cursors = Behind(self._write_cursors)  # the old one's flush, if one is under way, has nowhere to come back to
+        self._unwritten = {}
         self.moved(fall)
 
     async def usable(self) -> str:
@@ -473,6 +470,7 @@ class Store:
     def cursor_moved(self, conv: Conversation) -> None:
         """A cursor of a conversation went forward: write it within `cursor_flush_ms`."""
         self._cursors.put(conv.id, conv)
+        self._unwritten[conv.a] = self._unwritten[conv.b] = True  # no set: this is on the path of an ack, and to add is a call
 
     def user_seen(self, user: UserId, now_ms: int) -> None:
         """A user came or went."""
@@ -484,18 +482,23 @@ class Store:
         await self._users.flush(late=True)
 
     async def _flush_cursors_of(self, user: UserId) -> None:
-        """A listing of a user needs that user's cursors, and waits for no others' if these are soon looked through."""
-        if len(self._cursors) > SCANNED_MAX or any(user == conv.a or user == conv.b for conv in self._cursors):
+        """A listing of a user needs that user's cursors, and waits for no others'."""
+        if user in self._unwritten:
             await self._cursors.flush()
 
     async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> Collection[ConvId]:
+        taken, self._unwritten = self._unwritten, {}
         async def write(ids: list[ConvId]) -> None:
             await self._rows(FLUSH_CURSORS, _cursor_arrays([convs[id] for id in ids]))
 
         async def locked(ids: list[ConvId]) -> set[ConvId]:
             return {row[0] for row in await self._rows(CURSORS_LOCKED, (pgarrays.BigintArray(ids),))}
 
-        return await self._write_unlocked(list(convs), self._cursors_stuck, write, locked)
+        try:
+            return await self._write_unlocked(list(convs), self._cursors_stuck, write, locked)
+        except BaseException:
+            self._unwritten |= taken
+            raise
 
     async def _write_users(self, users: dict[UserId, int]) -> Collection[UserId]:
         async def write(ids: list[UserId]) -> None:
