@@ -2,7 +2,8 @@
 
     GET /metrics    Prometheus' text format
     GET /healthz    200 "ok": the event loop runs
-    GET /readyz     200 {"ready":true}, or 503 {"ready":false,"reasons":{part: sentence}}
+    GET /readyz     200 {"ready":true}, or 503 {"ready":false,"reasons":{part: sentence}}; with "degraded" where something else is away
+    GET /user?id=   200 what this node knows of a user: sessions, cursors, queues, and no message; 400 if that cannot be a user id
 
 One request a connection, on asyncio's streams: of a request its first line matters and the rest is read away. Everything is bounded: connections at
 once, bytes of a head, the time to read it, to answer, to take the answer. prometheus_client's own server was turned down: a thread per connection
@@ -14,12 +15,14 @@ from __future__ import annotations
 import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, NamedTuple
+from urllib.parse import parse_qs
 
 import orjson
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from chatd import ending
+from chatd.ids import UserId, user_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,8 +34,9 @@ log = structlog.get_logger("admin")
 HEAD_BYTES_MAX: Final = 8_192
 CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0  # for a client to send its request, and again to take the answer
-READY_S: Final = 0.8  # for all checks of readiness: who asks has deadlines of its own, Kubernetes 1 s unless it is told otherwise
+READY_S: Final = 0.45  # for all checks of readiness: who asks has deadlines of its own, Kubernetes 1 s unless it is told otherwise
 TEXT: Final = "text/plain; charset=utf-8"
+JSON: Final = "application/json"
 
 
 class Answer(NamedTuple):
@@ -42,13 +46,16 @@ class Answer(NamedTuple):
 
 
 class Admin:
-    """The server. `ready` gives what keeps this node from serving: part -> sentence; empty when it is ready."""
+    """The server. `ready` gives what keeps this node from serving: part -> sentence; empty when it is ready. `degraded`: what is
+    away all the same. `about`: what this node knows of a user.
+    """
 
     def __init__(
-        self, metrics: Metrics, ready: Callable[[], Awaitable[dict[str, str]]], request_s: float = REQUEST_S, ready_s: float = READY_S
-    ) -> None:
+        self, metrics: Metrics, ready: Callable[[], Awaitable[dict[str, str]]], degraded: Callable[[], dict[str, str]] = dict,
+        about: Callable[[UserId], dict[str, object]] = lambda user: {}, *, request_s: float = REQUEST_S, ready_s: float = READY_S,
+    ) -> None:  # fmt: skip
         self._metrics = metrics
-        self._ready = ready
+        self._ready, self._degraded, self._about = ready, degraded, about
         self._request_s = request_s
         self._ready_s = ready_s
         self._server: asyncio.Server | None = None
@@ -78,6 +85,8 @@ class Admin:
             async with asyncio.timeout(self._request_s):
                 head = await reader.readuntil(b"\r\n\r\n")
             answer = await self._answer(head)
+            if writer.transport.is_closing():
+                return  # who asked has left; uvloop's transport would raise
             writer.write(_serialize(answer, with_body=not head.startswith(b"HEAD ")))
             async with asyncio.timeout(self._request_s):
                 await writer.drain()
@@ -100,13 +109,16 @@ class Admin:
             return _plain(HTTPStatus.BAD_REQUEST)
         if parts[0] not in (b"GET", b"HEAD"):
             return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
-        match parts[1].partition(b"?")[0]:
+        path, _, query = parts[1].partition(b"?")
+        match path:
             case b"/metrics":
                 return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, self._metrics.exposition())
             case b"/healthz":
                 return Answer(HTTPStatus.OK, TEXT, b"ok\n")
             case b"/readyz":
                 return await self._readiness()
+            case b"/user":
+                return self._user(query)
             case _:
                 return _plain(HTTPStatus.NOT_FOUND)
 
@@ -119,9 +131,17 @@ class Admin:
         except Exception:
             log.exception("readiness.failed")
             reasons = {"checks": "failed; see the log"}
-        if not reasons:
-            return Answer(HTTPStatus.OK, "application/json", orjson.dumps({"ready": True}))
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, "application/json", orjson.dumps({"ready": False, "reasons": reasons}))
+        facts: dict[str, object] = {"ready": False, "reasons": reasons} if reasons else {"ready": True}
+        if degraded := self._degraded():
+            facts["degraded"] = degraded
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, JSON, orjson.dumps(facts))
+
+    def _user(self, query: bytes) -> Answer:
+        try:
+            id = user_id(parse_qs(query.decode("ascii"), max_num_fields=4, errors="strict")["id"][0])
+        except (KeyError, ValueError):  # a UnicodeDecodeError is one
+            return _plain(HTTPStatus.BAD_REQUEST)
+        return Answer(HTTPStatus.OK, JSON, orjson.dumps(self._about(id)))
 
 
 def _plain(status: HTTPStatus) -> Answer:

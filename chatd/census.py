@@ -91,7 +91,7 @@ class Census:
     """`heard` gives the boots that Redis lists, None where it cannot tell. `unheard` is who is not heard now."""
 
     def __init__(self, *, boot: str, name: str, grace_s: float, heard: Callable[[], Set[str] | None], now: Callable[[], float]) -> None:
-        self._key, self._name, self._heard, self._now = key_of(boot), name, heard, now
+        self._key, self.name, self._heard, self._now = key_of(boot), name, heard, now
         self._judge = Judge(max(GRACE_S, grace_s))
         self.is_serving = False  # to be registered: its lease stands in Redis, and it does not drain
         self.unheard: list[Other] = []
@@ -123,7 +123,7 @@ class Census:
             return
         self._registered_on = None
         if self.is_serving:
-            await psycopg.AsyncRawCursor(conn).execute(REGISTER, (CLASS, _signed(self._key), self._name))
+            await psycopg.AsyncRawCursor(conn).execute(REGISTER, (CLASS, _signed(self._key), self.name))
             self._registered_on = conn
         elif not conn.closed:
             await psycopg.AsyncRawCursor(conn).execute(UNREGISTER, (CLASS, _signed(self._key)))

@@ -79,6 +79,7 @@ class Chat:
             self._handlers[type(effect)](session, effect)
         except errors.Refused as e:
             e.__traceback__ = None  # its frames may hold it, and over the limit there are thousands a second: none is to wait for the collector
+            self.metrics.error(e.code)
             request = effect.request if isinstance(effect, Throttled) else effect
             assert not isinstance(request, Reply | End)
             self._send(session, protocol.err(request.id, e))
@@ -88,6 +89,7 @@ class Chat:
 
     def _reply(self, session: Session, reply: Reply) -> None:
         self.metrics.frames_bad += 1
+        self.metrics.error(reply.code)
         self._send(session, reply.frame)
 
     def _end(self, session: Session, end: End) -> None:
@@ -119,6 +121,7 @@ class Chat:
     def _opened(self, session: Session) -> None:
         """`welcome` is out: go live, then what waited, and fill what is behind."""
         deferred = session.opened()
+        self.s.opened(session)
         if self.draining:  # the notice to all went out while this hello was under way
             self._send(session, self.notice())
         if session.behind:
@@ -234,6 +237,7 @@ class Chat:
             if callable(payload):
                 payload = payload()
         except errors.Refused as e:
+            self.metrics.error(e.code)
             payload = protocol.err(id, e)
         except Exception:
             log.exception("request.bug", user=session.user.id if session.user else None)

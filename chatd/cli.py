@@ -40,6 +40,7 @@ examples:
   chatd nodes --redis-url redis://127.0.0.1                the nodes there are
   chatd token alice                       a token for development
   chatd tail alice                        watch alice's messages as they come
+  chatd user show alice                   where alice is connected, and why nothing may come through
   chatd doctor                            what would keep chatd from running well here
 """
 
@@ -93,6 +94,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
     command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do", "database_url", "redis_url", "keys_file", "data_dir")
     sub = command("nodes", _nodes, "list the nodes: sessions, versions, how old their leases are", "redis_url", "redis_prefix", "lease_ms")
+    sub.add_argument("--json", action="store_true", help="for machines")
+    sub = command("user", _user, "show a user's sessions, cursors and queues, and why nothing may come through", "database_url", "redis_url")
+    sub.add_argument("what", choices=("show",), help="show: what the database and the nodes know; no message is read")
+    sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--json", action="store_true", help="for machines")
     sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir")
     renew = "make a new one, so that all clients drop what they hold: before the first start on restored data"
@@ -254,6 +259,24 @@ def _nodes(options: argparse.Namespace) -> int:
 
     rows = asyncio.run(nodes.read(_settings(options)))
     print(nodes.as_json(rows) if options.json else nodes.table(rows))
+    return 0
+
+
+def _user(options: argparse.Namespace) -> int:
+    from chatd import user_report
+    from chatd.embedded import Embedded
+    from chatd.ids import user_id
+
+    settings = _settings(options)
+    try:
+        user = user_id(options.user)
+    except ValueError as e:
+        raise SettingError(f"USER: {options.user!r} is no user id: {e}") from None
+    if settings.embedded and not Embedded(settings.data_dir).made:
+        raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
+    with _database(settings) as conninfo:
+        report = user_report.read(settings, conninfo, user)
+    print(user_report.as_json(report) if options.json else user_report.text(report))
     return 0
 
 

@@ -34,6 +34,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_valid
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chatd.addresses import Networks
 from chatd.errors import SettingError
 
 ENV_PREFIX = "CHATD_"
@@ -63,6 +64,7 @@ def _user_data_dir() -> Path:
 _listen = _group("Listening")
 _storage = _group("Storage")
 _access = _group("Tokens and origins")
+_proxy = _group("Proxies in front")
 _limit = _group("Connections and frames")
 _rate = _group("Rates")
 _write = _group("Writing and keeping")
@@ -100,6 +102,14 @@ class Settings(BaseSettings):
     jwt_issuer: str | None = _access(None, "The `iss` that tokens must have; unset takes any")
     jwt_leeway_s: int = _access(5, "How far the token issuer's clock may be from ours", 0, 300)
     origins: list[str] = _access([], "Further web origins to allow, such as https://chat.example.org, by commas")
+
+    trusted_proxies: list[str] = _proxy(
+        [], "Networks (CIDR) of the proxies in front, by commas: only what a peer in them says of a client's address is believed"
+    )
+    forwarded_header: Literal["auto", "x-forwarded-for", "forwarded"] = _proxy(
+        "auto", "The header in which the proxy names the client; auto: whichever is there, and none where both are and differ"
+    )
+    proxy_protocol: bool = _proxy(False, "Each connection begins with a PROXY header (version 1 or 2), and comes from a trusted proxy")
 
     heartbeat_ms: int = _limit(20_000, "A peer silent for so long is closed", 1000, 600_000)
     hello_ms: int = _limit(5000, "Time from the handshake to hello", 100, 60_000)
@@ -175,13 +185,15 @@ class Settings(BaseSettings):
     def _read(cls, value: object, info: Any) -> object:
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("is true or false")  # pydantic would read TOML's `port = true` as 1
-        if info.field_name == "origins" and isinstance(value, str):
+        if info.field_name in ("origins", "trusted_proxies") and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         return value
 
     @field_validator("*")
     @classmethod
     def _check(cls, value: Any, info: Any) -> Any:
+        if info.field_name == "trusted_proxies":
+            Networks(value)
         if isinstance(value, Path):
             return value.expanduser()
         shape = _SHAPES.get(info.field_name)
@@ -216,6 +228,8 @@ class Settings(BaseSettings):
             yield f"admin_port: takes the chat server's port, too ({self.workers} from {self.admin_port} on); give another"
         if last > 65_535:
             yield f"admin_port: is the first of the workers' ports, which end at {last}; give {65_536 - self.workers} or less"
+        if self.proxy_protocol and not self.trusted_proxies:
+            yield "proxy_protocol: nobody is trusted to send a PROXY header; name the proxies by --trusted-proxies"
         if self.workers > 1 and self.redis_url is None:
             yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
@@ -369,7 +383,8 @@ def _allowed(field: FieldInfo) -> str:
     if kind is int:
         low, high = (next(getattr(rule, key) for rule in field.metadata if hasattr(rule, key)) for key in ("ge", "le"))
         return f"an integer from {low} to {high}"
-    return {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}.get(kind, "origins")
+    lists = "networks such as 10.0.0.0/8" if "CIDR" in str(field.description) else "origins"
+    return {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}.get(kind, lists)
 
 
 def _default_text(field: FieldInfo) -> str:

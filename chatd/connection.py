@@ -16,16 +16,21 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import itertools
 import time
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import structlog
 
-from chatd import framing, protocol
+from chatd import addresses, framing, protocol
+from chatd.access_log import AccessLog
+from chatd.addresses import Networks
+from chatd.arrival import Sources
 from chatd.chat import Chat
-from chatd.errors import CloseCode
+from chatd.errors import CloseCode, Refused
 from chatd.flushing import Flusher
 from chatd.framing import Failure, FrameReader, PeerClose, Ping, Pong
 from chatd.handshake import Handshake, Pages, refusal
@@ -53,8 +58,8 @@ class Connection(asyncio.Protocol):
     """Implements `session.Sink`. Slotted and lean: ten thousands of them are idle."""
 
     __slots__ = (
-        "_close_code", "_handshake", "_hub", "_out", "_out_bytes", "_paused", "_peer", "_phase", "_pinged_at", "_reader", "_session", "_transport",
-        "deadline", "heard_at",
+        "_close_code", "_handshake", "_hub", "_out", "_out_bytes", "_paused", "_phase", "_pinged_at", "_reader", "_session", "_transport",
+        "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
@@ -68,8 +73,12 @@ class Connection(asyncio.Protocol):
         self._out_bytes = 0
         self._paused = False
         self._pinged_at = 0.0
-        self._peer = ""
         self._close_code = 0
+        self.address = ""  # the client's; that of a proxy until the handshake is over
+        self.counted = ""  # what the limit by address counts it as; empty: it does not yet
+        self.number = 0  # of this node's connections
+        self.since = 0.0
+        self.bytes_in = self.bytes_out = 0
         self.heard_at = 0.0
         self.deadline = 0.0  # of the handshake, of hello, of closing; whichever it is in
 
@@ -79,24 +88,27 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         name = self._transport.get_extra_info("peername")
-        self._peer = str(name[0]) if isinstance(name, tuple) else "local"
-        if not self._hub.admit(self, self._peer):
+        self.address = addresses.plain(str(name[0])) if isinstance(name, tuple) else ""  # it has left already
+        sources = self._hub.sources
+        arrival = sources.arrival(self.address, partial(self._hub.locate, self)) if sources.trusted else None
+        if not self._hub.admit(self, is_known=arrival is None):
             self._phase = Phase.CLOSED
             self._transport.write(refusal(HTTPStatus.SERVICE_UNAVAILABLE))
             self._transport.close()
             return
-        self._handshake = Handshake(self._hub.pages, self._hub.origins)
+        self._handshake = Handshake(self._hub.pages, self._hub.origins, arrival)
 
     def connection_lost(self, exc: Exception | None) -> None:
         was, self._phase = self._phase, Phase.CLOSED
-        self._out, self._out_bytes, self._reader = [], 0, None
-        self._hub.gone(self, self._peer)
+        self._out, self._out_bytes, self._reader, self._handshake = [], 0, None, None
+        self._hub.gone(self)
         if was is not Phase.CLOSED and self._session is not None:
             self._end_session("lost" if not self._close_code else "")
         self._transport = self._session = None  # the session holds this one: they are not to wait for the collector
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._hub.now()
+        self.bytes_in += len(data)
         if self._phase is Phase.HANDSHAKE:
             try:
                 self._shake(data)
@@ -147,6 +159,8 @@ class Connection(asyncio.Protocol):
             return
         self._handshake = None
         self._transport.write(answer.data)
+        if answer.refused:
+            self._hub.refused(answer.refused, self.address)
         if not answer.upgraded:
             self._phase = Phase.CLOSED
             self._transport.close()
@@ -220,6 +234,7 @@ class Connection(asyncio.Protocol):
         if not out or self._paused or self._transport is None:
             return
         self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+        self.bytes_out += self._out_bytes
         self._out, self._out_bytes = [], 0
 
     def close(self, code: int, reason: str, *, log_reason: str | None = None) -> None:
@@ -250,9 +265,11 @@ class Connection(asyncio.Protocol):
         session = self._session
         if session is None or session.state is State.CLOSED:
             return
-        name = CloseCode(self._close_code).name.lower() if self._close_code in _CODES else (str(self._close_code) if self._close_code else "lost")
-        self._hub.services.metrics.closed(name if self._close_code in _CODES or not self._close_code else "other")
-        logger.info("session.closed", user=_user_of(session), device=session.device, code=int(self._close_code) or None, name=name, reason=reason)
+        hub = self._hub
+        hub.access_log.closed(
+            session, self.number, self.address, self._close_code, reason, since=self.since, now=hub.now(), bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+        )  # fmt: skip
         self._hub.chat.closed(session)
 
     # ---- the sweep's side -----------------------------------------------------------------------------------------------------------
@@ -264,6 +281,14 @@ class Connection(asyncio.Protocol):
     @property
     def session(self) -> Session | None:
         return self._session
+
+    def facts(self) -> dict[str, object]:
+        """For `chatd user show`: whose connection, and what waits for it. `takes` False: the client does not read."""
+        waiting = self._out_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
+        return {
+            "id": self._hub.access_log.id(self.number), "address": self.address, "queue_bytes": waiting, "takes": not self._paused,
+            "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+        }  # fmt: skip
 
     def check(self, now: float, now_ms: int, ping_s: float, lost_s: float) -> None:
         """Heartbeat and the token's end; called about once a second."""
@@ -290,9 +315,6 @@ class Connection(asyncio.Protocol):
             self.close(CloseCode.HEARTBEAT, "nothing heard")
 
 
-_CODES: Final = frozenset(CloseCode)
-
-
 def _user_of(session: Session) -> str | None:
     return None if session.user is None else session.user.id
 
@@ -300,7 +322,7 @@ def _user_of(session: Session) -> str | None:
 class Hub:
     """All connections of a node, their limits, and the work that is done for all of them at once."""
 
-    def __init__(self, services: Services, chat: Chat, pages: Pages, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, services: Services, chat: Chat, pages: Pages, loop: asyncio.AbstractEventLoop, boot: str = "") -> None:
         s = services.settings
         self.services, self.chat, self.pages, self.loop = services, chat, pages, loop
         self.now = services.now
@@ -314,6 +336,9 @@ class Hub:
         self.connections: set[Connection] = set()
         self.empty = asyncio.Event()  # no connection is left
         self.empty.set()
+        self.sources = Sources(Networks(s.trusted_proxies), s.forwarded_header, s.proxy_protocol)
+        self.access_log = AccessLog(services.metrics, boot, names_proxies=bool(s.trusted_proxies))
+        self._numbers = itertools.count(1)
         self._addresses: dict[str, int] = {}
         self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
         self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
@@ -323,25 +348,52 @@ class Hub:
 
     # ---- limits ---------------------------------------------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection, peer: str) -> bool:
-        """Room for one more? The caller says 503 if not."""
+    def admit(self, connection: Connection, *, is_known: bool) -> bool:
+        """Room for one more? The caller says 503 if not. `is_known`: its address is the client's, and counts."""
         s, metrics = self.services.settings, self.services.metrics
-        if (
-            len(self.connections) >= s.connections_max
-            or len(self._shaking) + len(self._awaiting) >= s.unauthenticated_max
-            or self._addresses.get(peer, 0) >= s.connections_per_address_max
-            or self.chat.draining
-        ):
-            metrics.connections_refused += 1
+        if not connection.address:
+            return self.refused("left", "")
+        if self.sources.refuses(connection.address):
+            return self.refused("not_a_proxy", connection.address)
+        if len(self.connections) >= s.connections_max:
+            return self.refused("connections_max", connection.address)
+        if len(self._shaking) + len(self._awaiting) >= s.unauthenticated_max:
+            return self.refused("unauthenticated_max", connection.address)
+        if self.chat.draining:
+            return self.refused("draining", connection.address)
+        if is_known and not self._count(connection):
             return False
         metrics.connections += 1
-        connection.heard_at = self.now()
+        connection.number = next(self._numbers)
+        connection.heard_at = connection.since = self.now()
         connection.deadline = connection.heard_at + self.handshake_s
         self.connections.add(connection)
         self.empty.clear()
         self._shaking[connection] = None
-        self._addresses[peer] = self._addresses.get(peer, 0) + 1
         return True
+
+    def locate(self, connection: Connection, address: str, differ: bool) -> bool:
+        """A proxy's headers tell the client's address: room for one more of it?"""
+        connection.address = address
+        if differ:
+            self.access_log.headers_differ(address)
+        return self._count(connection)
+
+    def _count(self, connection: Connection) -> bool:
+        """Count it by its address, if there is room."""
+        key, limit = addresses.counted_as(connection.address), self.services.settings.connections_per_address_max
+        n = self._addresses.get(key, 0)
+        self.access_log.counted(connection.address, n + 1, limit)
+        if n >= limit:
+            return self.refused("connections_per_address_max", connection.address)
+        self._addresses[key] = n + 1
+        connection.counted = key
+        return True
+
+    def refused(self, reason: str, address: str) -> Literal[False]:
+        """Count and log a connection that gets no session."""
+        self.access_log.refused(reason, address, self.now())
+        return False
 
     def shaken(self, connection: Connection) -> None:
         """Its handshake is done: it is to say hello."""
@@ -356,7 +408,16 @@ class Hub:
         self._awaiting.pop(connection, None)
         self._closing[connection] = None
 
-    def gone(self, connection: Connection, peer: str) -> None:
+    def opened(self, session: Session) -> None:
+        """Its hello was answered with a welcome."""
+        connection = cast("Connection", session.sink)
+        self.access_log.opened(session, connection.number, connection.address, self.now())
+
+    def hello_refused(self, session: Session, hello: protocol.Hello, error: Refused) -> None:
+        connection = cast("Connection", session.sink)
+        self.access_log.hello_refused(connection.number, connection.address, hello.device, error, self.now())
+
+    def gone(self, connection: Connection) -> None:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
@@ -364,18 +425,19 @@ class Hub:
             self.empty.set()
         for waiting in (self._shaking, self._awaiting, self._closing):
             waiting.pop(connection, None)
-        if self._addresses[peer] == 1:
-            del self._addresses[peer]
-        else:
-            self._addresses[peer] -= 1
+        if key := connection.counted:
+            if self._addresses[key] == 1:
+                del self._addresses[key]
+            else:
+                self._addresses[key] -= 1
 
     # ---- for all --------------------------------------------------------------------------------------------------------------------
 
     def sweep(self) -> None:
         """Deadlines, heartbeats and tokens of all connections: one pass a second, some 0.2 us a connection."""
         now, now_ms = self.now(), self.services.now_ms()
-        self._expire(self._shaking, now, lambda c: c.abort())
-        self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"))
+        self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
+        self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
         self._expire(self._closing, now, lambda c: c.abort())
         heartbeat_s = self.services.settings.heartbeat_ms / 1000
         ping_s, lost_s = heartbeat_s * PING_AT, max(heartbeat_s - SWEEP_S, heartbeat_s * 0.8)
@@ -383,10 +445,11 @@ class Hub:
             if connection.phase is Phase.OPEN:
                 connection.check(now, now_ms, ping_s, lost_s)
 
-    def _expire(self, waiting: dict[Connection, None], now: float, end: Callable[[Connection], None]) -> None:
+    def _expire(self, waiting: dict[Connection, None], now: float, end: Callable[[Connection], None], refused: str = "") -> None:
         for connection in list(waiting):
             if connection.deadline > now:
                 break  # they are in order of their deadlines
             if connection in waiting:
-                self.services.metrics.connections_refused += waiting is not self._closing
+                if refused:
+                    self.refused(refused, connection.address)
                 end(connection)

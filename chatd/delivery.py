@@ -23,7 +23,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from chatd import envelope, errors, framing, protocol
+from chatd import delivery_log, envelope, errors, framing, protocol
 from chatd import log as logs
 from chatd.gaps import FILL_RETRY_S, Gap, Gaps
 from chatd.ids import ConvId, UserId
@@ -153,6 +153,7 @@ class Delivery:
 
     def _answer_error(self, item: Item, error: errors.Refused) -> None:
         self.metrics.sends_err += 1
+        self.metrics.error(error.code)
         if logs.DEBUG_ON:
             log.debug("send.err", user=item.session.user.id if item.session.user else None, conv=item.conv.id, id=item.id, code=error.code)
         item.session.sink.send(framing.encode_text(protocol.err(item.id, error)))
@@ -265,7 +266,8 @@ class Delivery:
             seq += 1
         self.metrics.sends_ok += len(items)
         if logs.DEBUG_ON:
-            log.debug("entries.delivered", conv=conv_id, upto=conv.head, entries=len(items))
+            for n, item in enumerate(items, seq - len(items)):
+                delivery_log.told(self.registry, conv, n, item.cid, "commit")
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
         if self._early:
@@ -343,6 +345,8 @@ class Delivery:
             frame = framing.encode_text(e.frame)
             for session in user.sessions.values():
                 self._push(session, conv.id, e.seq, frame)
+        if logs.DEBUG_ON:
+            delivery_log.told(self.registry, conv, e.seq, e.cid, "bus")
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
         if self._early:
@@ -407,6 +411,8 @@ class Delivery:
                 frame = self.stored_frame(conv, e, id)
                 for session in user.sessions.values():
                     self._push(session, conv.id, e.seq, frame)
+        if logs.DEBUG_ON:
+            delivery_log.told(self.registry, conv, e.seq, e.cid, "log")
         if not was_open and conv.open:
             self._opened(conv.a, conv.b)
         if self._early:
@@ -463,6 +469,8 @@ class Delivery:
             held = session.held.pop((conv_id, e.seq), None) if session.held else None
             session.sink.send(held or self.stored_frame(conv, e, session.user.id))
         self.metrics.resync_entries += len(entries)
+        if logs.DEBUG_ON:
+            delivery_log.filled(session, conv_id, entries)
         # Fewer than asked for: the rest has passed retention.
         at = entries[-1].seq if len(entries) == FILL_ROWS else upto
         if at >= conv.head:

@@ -160,6 +160,7 @@ class Entrance:
     def _refuse(self, session: Session, request: Entering, error: errors.Refused) -> None:
         error.__traceback__ = None  # as in Chat.handle
         self.s.metrics.sends_err += 1
+        self.s.metrics.error(error.code)
         session.sink.send(framing.encode_text(protocol.err(request.id, error)))
 
     def _drained(self, session: Session, request: Entering, peer: UserId) -> errors.Refused:

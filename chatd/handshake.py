@@ -19,7 +19,9 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
+from chatd.arrival import Arrival
 from chatd.protocol import SUBPROTOCOL
+from chatd.proxy_protocol import Malformed
 
 HEAD_BYTES_MAX: Final = 16_384
 WS_PATH: Final = "/ws"
@@ -40,11 +42,12 @@ class Pages(Protocol):
 
 
 class Answer(NamedTuple):
-    """`upgraded`: a WebSocket from now on, and `rest` is its first bytes. Else: send `data` and close."""
+    """`upgraded`: a WebSocket from now on, and `rest` is its first bytes. Else: send `data` and close; `refused` says why, for metric and log."""
 
     upgraded: bool
     data: bytes
     rest: bytes
+    refused: str = ""
 
 
 class _Core(ServerProtocol):
@@ -60,21 +63,30 @@ class _Core(ServerProtocol):
 
 
 class Handshake:
-    """State of one handshake. `origins`: allowed besides the server's own host."""
+    """State of one handshake. `origins`: allowed besides the server's own host; `arrival`: of a connection that a proxy makes."""
 
-    __slots__ = ("_head", "_origins", "_pages")
+    __slots__ = ("_arrival", "_head", "_origins", "_pages")
 
-    def __init__(self, pages: Pages, origins: Collection[str]) -> None:
+    def __init__(self, pages: Pages, origins: Collection[str], arrival: Arrival | None = None) -> None:
         self._head = b""
         self._pages = pages
         self._origins = origins
+        self._arrival = arrival
 
     def feed(self, data: bytes) -> Answer | None:
         """More bytes; an Answer once the head is whole. Call it no more after that."""
+        if self._arrival is not None and not self._head:
+            try:
+                behind = self._arrival.preface(data)
+            except Malformed:
+                return Answer(False, b"", b"", "proxy_header")
+            if behind is None:
+                return None
+            data = behind
         self._head += data
         end = self._head.find(b"\r\n\r\n")
         if end < 0 or end > HEAD_BYTES_MAX:
-            return _answer(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)) if len(self._head) > HEAD_BYTES_MAX else None
+            return _bad(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) if len(self._head) > HEAD_BYTES_MAX else None
         return self._complete(self._head[: end + 4], self._head[end + 4 :])
 
     def _complete(self, head: bytes, rest: bytes) -> Answer:
@@ -95,17 +107,19 @@ class Handshake:
         request = next(iter(core.events_received()), None)
         if not isinstance(request, Request):
             data = b"".join(core.data_to_send())
-            return Answer(False, data, b"") if data else _answer(_plain(HTTPStatus.BAD_REQUEST))
+            return Answer(False, data, b"", "bad_request") if data else _bad(HTTPStatus.BAD_REQUEST)
+        if self._arrival is not None and not self._arrival.has_room(request.headers):
+            return _answer(_plain(HTTPStatus.SERVICE_UNAVAILABLE))
         path = request.path.partition("?")[0]
         if path != WS_PATH:
             return _answer(self._pages.respond(request.method, request.path, request.headers))
         try:
             core.origins = self._allowed(request.headers)
         except MultipleValuesError:
-            return _answer(_plain(HTTPStatus.BAD_REQUEST))
+            return _bad(HTTPStatus.BAD_REQUEST)
         response = core.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-            return Answer(False, response.serialize(), b"")
+            return Answer(False, response.serialize(), b"", "origin" if response.status_code == HTTPStatus.FORBIDDEN else "bad_request")
         return Answer(True, response.serialize(), rest)
 
     def _allowed(self, headers: Headers) -> list[Origin | None]:
@@ -118,6 +132,10 @@ class Handshake:
 
 def _plain(status: HTTPStatus) -> Page:
     return Page(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{status.phrase}\n".encode())
+
+
+def _bad(status: HTTPStatus) -> Answer:
+    return _answer(_plain(status))._replace(refused="bad_request")
 
 
 def not_found() -> Page:

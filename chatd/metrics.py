@@ -7,13 +7,18 @@ Histograms have buckets that show the budgets (p95 < 200 ms, p99 < 500 ms, prese
 
 from __future__ import annotations
 
+import platform
+import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from pathlib import Path
+from typing import Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+
+from chatd import __version__
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0)
 ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -56,9 +61,7 @@ COUNTERS: Final = {
     "frames_bad": "frames answered with an error",
     "requests": "requests of all types",
     "connections": "connections accepted",
-    "connections_refused": "connections refused or closed before hello",
     "hellos": "hellos answered with a welcome",
-    "hellos_refused": "hellos refused",
     "resyncs": "sessions filled from the log after hello",
     "resync_entries": "entries pushed while filling",
     "gap_fills": "conversations filled from the log because a seq was missing",
@@ -88,13 +91,43 @@ COUNTERS: Final = {
     "partitions_made": "partitions made",
     "partitions_dropped": "partitions dropped",
     "retention_failed": "passes of retention that failed and are tried again",
+    "reload_failures": "reloads (SIGHUP) that changed nothing because the key file is wrong",
+    "log_lines_dropped": "lines of the log that were left out: too many of one event, or nobody reads the log",
 }
+
+# name -> help, labels; each is an attribute of Metrics of that name, a dict from the labels' values to a count. The values are of closed sets.
+LABELLED: Final = {
+    "connections_refused": ("connections that never became a session", ("reason",)),
+    "connections_closed": ("sessions ended, by why; `code` 0: the connection was lost, or the client's own code", ("reason", "code")),
+    "hellos_refused": ("hellos refused", ("code",)),
+    "errors": ("requests answered with an error", ("code",)),
+}
+Counts: TypeAlias = dict[tuple[str, ...], int]
+
+
+def descriptors_max() -> int:
+    """How many descriptors this process may have; -1: no limit."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def descriptors_open() -> int:
+    """How many are open. Where not even the list of them can be opened, all are."""
+    folder = Path("/proc/self/fd")
+    try:
+        # From Linux 6.2 on the folder's size is their number. To list 100,000 takes 50 ms of the event loop.
+        return folder.stat().st_size or sum(1 for _ in folder.iterdir()) - 1
+    except OSError:
+        return descriptors_max()
+
+
+def _count(counts: Counts, *values: str) -> None:
+    counts[values] = counts.get(values, 0) + 1
 
 
 class Metrics(Collector):
     """All series of a node. Gauges are functions, set by `server.py`, read at scrape time."""
 
-    __slots__ = (*COUNTERS, "closes", "failures", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "registry")
+    __slots__ = (*COUNTERS, *LABELLED, "failures", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "infos", "registry")
 
     sends: int
     sends_ok: int
@@ -109,9 +142,7 @@ class Metrics(Collector):
     frames_bad: int
     requests: int
     connections: int
-    connections_refused: int
     hellos: int
-    hellos_refused: int
     resyncs: int
     resync_entries: int
     gap_fills: int
@@ -141,35 +172,63 @@ class Metrics(Collector):
     partitions_made: int
     partitions_dropped: int
     retention_failed: int
+    reload_failures: int
+    log_lines_dropped: int
+    connections_refused: Counts
+    connections_closed: Counts
+    hellos_refused: Counts
+    errors: Counts
 
     def __init__(self) -> None:
         for name in COUNTERS:
             setattr(self, name, 0)
-        self.closes: dict[str, int] = {}  # by name of the close code
+        for name in LABELLED:
+            setattr(self, name, {})
         self.failures: Mapping[str, int] = {}  # of the database, by kind; the store's own count
         self.commit_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.loop_lag_s = Histogram(SECONDS)
         self.send_s = Histogram(SECONDS)
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self.infos: dict[str, tuple[str, dict[str, str]]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)
+        self.info("build_info", "the release that runs, always 1", version=__version__, python=platform.python_version())
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge `chatd_NAME`."""
         self.gauges[name] = (help, read)
 
-    def closed(self, reason: str) -> None:
-        self.closes[reason] = self.closes.get(reason, 0) + 1
+    def info(self, name: str, help: str, **labels: str) -> None:
+        """Add a gauge `chatd_NAME` that is always 1, and says something by its labels."""
+        self.infos[name] = (help, labels)
+
+    def closed(self, reason: str, code: int) -> None:
+        """A session ended; `reason`: the name of its close code."""
+        _count(self.connections_closed, reason, str(code))
+
+    def refused(self, reason: str) -> None:
+        """A connection was refused, or ended before it was a session."""
+        _count(self.connections_refused, reason)
+
+    def hello_refused(self, code: str) -> None:
+        """A hello was answered with this error."""
+        _count(self.hellos_refused, code)
+        self.error(code)
+
+    def error(self, code: str) -> None:
+        """A request was answered with this error."""
+        _count(self.errors, code)
 
     def collect(self) -> Iterable[Metric]:
         for name, help in COUNTERS.items():
             yield CounterMetricFamily(f"chatd_{name}", help, value=getattr(self, name))
-        closes = CounterMetricFamily("chatd_connections_closed", "connections ended, by reason", labels=["reason"])
-        for reason, n in self.closes.items():
-            closes.add_metric([reason], n)
-        yield closes
+        for name, (help, labels) in LABELLED.items():
+            family = CounterMetricFamily(f"chatd_{name}", help, labels=labels)
+            for values, n in getattr(self, name).items():
+                family.add_metric(values, n)
+            yield family
         failures = CounterMetricFamily("chatd_database_failures", "what PostgreSQL did not do because of an outage, by kind", labels=["kind"])
         for kind, n in self.failures.items():
             failures.add_metric([kind], n)
@@ -183,6 +242,11 @@ class Metrics(Collector):
             yield HistogramMetricFamily(f"chatd_{name}", help, buckets=h.buckets(), sum_value=h.sum)
         for name, (help, read) in self.gauges.items():
             yield GaugeMetricFamily(f"chatd_{name}", help, value=read())
+
+        for name, (help, labelled) in self.infos.items():
+            info = GaugeMetricFamily(f"chatd_{name}", help, labels=tuple(labelled))
+            info.add_metric(tuple(labelled.values()), 1)
+            yield info
 
     def exposition(self) -> bytes:
         """The text format of Prometheus."""

@@ -47,6 +47,8 @@ class Row(NamedTuple):
     lease_age_ms: int
     stands: bool
     left: bool = False  # it has drained
+    admin_host: str | None = None  # as set: may be a loopback address
+    admin_port: int | None = None
 
 
 async def read(settings: Settings) -> list[Row]:
@@ -77,10 +79,13 @@ def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
         value = facts.get(name)
         return value if type(value) is int else None
 
+    admin = facts.get("admin")
+    host, port = admin if isinstance(admin, list) and len(admin) == 2 else (None, None)
     return Row(
         name=text("name"), boot=_printable(boot), host=text("host"), port=number("port"), pid=number("pid"), version=text("version"),
         sessions=number("sessions"), users=number("users"), started_ms=number("started_ms"),
         lease_age_ms=lease_age_ms, stands=lease_age_ms <= lease_ms, left=facts.get("left") is True,
+        admin_host=_printable(host) if isinstance(host, str) else None, admin_port=port if type(port) is int else None,
     )  # fmt: skip
 
 

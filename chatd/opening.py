@@ -79,6 +79,8 @@ class Services:
     announce: Callable[[Change | None], None]
     moved: Callable[[Conversation, int, int, int], None]
     drained: Callable[[Session], Coroutine[Any, Any, None]]
+    opened: Callable[[Session], None]  # for the log
+    hello_refused: Callable[[Session, Hello, errors.Refused], None]  # for the log
     relay: Relay | None = None  # where there are other nodes
     quota: Quota | None = None  # likewise
     settling: set[UserId] = field(default_factory=set)  # users with too many devices, until all nodes have said how active theirs are
@@ -119,8 +121,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     try:
         identity = s.verify(hello.token)
     except errors.Refused as e:
-        s.metrics.hellos_refused += 1
-        _end(session, hello.id, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
+        _end(s, session, hello, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
         return
     user = _attach(s, session, hello, identity)
     s.presence.attach(user.id, session.device, s.steady_ms())
@@ -135,8 +136,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
             await _overtaken(s, hello, listing)
         presence = await snapshot(s, session)
     except errors.Retryable as e:
-        s.metrics.hellos_refused += 1
-        _end(session, hello.id, e, CloseCode.OVERLOADED)
+        _end(s, session, hello, e, CloseCode.OVERLOADED)
         return
     await _welcome(s, session, hello, listing, presence)
     seen = await _seen_meanwhile(s, session, presence)
@@ -170,9 +170,11 @@ def _left(session: Session) -> bool:
     return session.gone
 
 
-def _end(session: Session, id: int, error: errors.Refused, code: CloseCode) -> None:
+def _end(s: Services, session: Session, hello: Hello, error: errors.Refused, code: CloseCode) -> None:
+    s.metrics.hello_refused(error.code)
     if session.state is not State.CLOSED:
-        session.sink.send(framing.encode_text(protocol.err(id, error)))
+        s.hello_refused(session, hello, error)
+        session.sink.send(framing.encode_text(protocol.err(hello.id, error)))
         session.sink.close(code, error.code)
 
 

@@ -37,11 +37,13 @@ from chatd.embedded_owner import EmbeddedOwner
 from chatd.errors import ChatdError, CloseCode, SettingError
 from chatd.flushing import BUSY_TURN_S
 from chatd.ids import ConvId, UserId
-from chatd.metrics import Metrics
+from chatd.metrics import Metrics, descriptors_max, descriptors_open
+from chatd.node_view import about_user
 from chatd.opening import Services
 from chatd.pages import Pages
 from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
+from chatd.readiness import Readiness
 from chatd.registry import Registry
 from chatd.session import State
 from chatd.steady import Steady
@@ -102,6 +104,7 @@ class Node:
             self._keys, self._verifier = self._load_keys()
             log.info("keys.reloaded")
         except SettingError as e:
+            self.metrics.reload_failures += 1
             log.error("keys.kept", reason=str(e))
         if self.port:  # before, it would not be true
             notify.ready()
@@ -131,6 +134,8 @@ class Node:
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
             announce=lambda change: self.chat.announce(change), moved=self.delivery.moved, drained=self.delivery.drained,
+            opened=lambda session: self.hub.opened(session),
+            hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
@@ -142,7 +147,7 @@ class Node:
                 s, self.services, self.delivery, self.chat, boot=self._boot, facts=self._facts, clock=clock.sync, steady=self._steady,
             )  # fmt: skip
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
-        self.hub = Hub(self.services, self.chat, pages, self._loop)
+        self.hub = Hub(self.services, self.chat, pages, self._loop, self._boot)
         self.retention = retention.Retention(
             self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
             held=lambda: self.registry.convs, floors=self._floors,
@@ -150,6 +155,12 @@ class Node:
         self.store.on_partition = self.retention.wake
         metrics.failures = self.store.health.counts
         self._make_census()
+        self.readiness = Readiness(
+            self.store, state=self._state, missing=self.retention.wake, redis=self._redis_away, spawn=self._spawn, now=clock.now
+        )  # fmt: skip
+        self._make_gauges()
+
+    def _make_gauges(self) -> None:
         for name, help, read in (
             ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
             ("sessions_now", "sessions of this node: devices that have said hello", lambda: self.registry.sessions),
@@ -161,8 +172,13 @@ class Node:
             ("turn_seconds", f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more", lambda: self.hub.flusher.turn_s),
             ("database_up", "1 while PostgreSQL takes what this node writes and reads", lambda: self.store.health.trouble is None),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
+            ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.reads.in_use),
+            ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.reads.waiting),
+            ("ready", "1 while this node serves, as far as it knows without asking: /readyz asks", lambda: not self.readiness.known()),
+            ("descriptors_open", "descriptors of this process that are open", descriptors_open),
+            ("descriptors_max", "descriptors that this process may have", descriptors_max),
         ):
-            metrics.gauge(name, help, read)
+            self.metrics.gauge(name, help, read)
 
     def _make_census(self) -> None:
         s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
@@ -177,7 +193,8 @@ class Node:
 
     def _facts(self) -> dict[str, object]:
         """What `chatd nodes` shows."""
-        return {"port": self.port, "sessions": self.registry.sessions, "users": len(self.presence)}
+        s = self.settings
+        return {"port": self.port, "admin": [s.admin_host, self.admin_port], "sessions": self.registry.sessions, "users": len(self.presence)}
 
     def _log_moved(self, fall: Fall) -> None:
         """The log is another one: what is in memory of the one before is dropped, and all sessions begin again."""
@@ -288,7 +305,7 @@ class Node:
         """First of all: who asks before the node is ready hears why it is not."""
         s = self.settings
         if s.admin_port >= 0:
-            self._admin = Admin(self.metrics, self._readiness)
+            self._admin = Admin(self.metrics, self._readiness, self._degraded, self._about)
             try:
                 self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
             except OSError as e:
@@ -296,29 +313,35 @@ class Node:
                     f"admin_port: cannot listen on {s.admin_host}:{s.admin_port}: {e.strerror}; give another --admin-port, or -1 for none"
                 ) from e
 
-    async def _readiness(self) -> dict[str, str]:
-        """What keeps this node from serving, by part; nothing: ready."""
+    def _state(self) -> dict[str, str]:
+        """What keeps this node from serving that is its own affair, by part."""
         problems = {}
         if not self.port:
             problems["starting"] = "this node does not serve yet"
-            if (trouble := self.store.health.trouble) is not None:
-                problems["database"] = f"{trouble.kind}: {trouble.sentence}"
-            return problems
         if self.chat.draining:
             problems["draining"] = "this node is on its way out"
-        if (trouble := self.store.health.trouble) is not None:
-            problems["database"] = f"{trouble.kind}: {trouble.sentence}"
-            return problems  # what is asked now might not be answered before whoever asks gives up
-        try:
-            left = await self.store.partitions_left()
-            if left < 1:
-                self.retention.wake()
-                problems["partitions"] = f"{left} partitions lie ahead; look at the log for `retention`"
-        except ChatdError as e:
-            problems["database"] = str(e)
         if self._owner is not None and self._owner.problem is not None:
             problems["database"] = self._owner.problem
         return problems
+
+    async def _readiness(self) -> dict[str, str]:
+        """For `/readyz`."""
+        return await self.readiness.problems()
+
+    def _degraded(self) -> dict[str, str]:
+        return self.readiness.degraded() if self.port else {}
+
+    def _redis_away(self) -> str:
+        """Why this node does not hear the others; empty: it does, or there are none."""
+        cluster = self.cluster
+        if cluster is None or (cluster.bus.up and not cluster.mirror.stale):
+            return ""
+        return "Redis is away: entries of other nodes come by PostgreSQL within a second, presence of their users may be old"
+
+    def _about(self, user: UserId) -> dict[str, object]:
+        """For `chatd user show`: what this node knows of a user."""
+        facts = {**self._facts(), "boot": self._boot, "name": self.census.name, "problems": self.readiness.known(), "degraded": self._degraded()}
+        return {"node": facts, **about_user(self.registry, user, now=self._clock.now(), now_ms=self._clock.now_ms())}
 
     # ---- serve ----------------------------------------------------------------------------------------------------------------------
 

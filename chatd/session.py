@@ -67,9 +67,10 @@ class Sink(Protocol):
 
 
 class Reply(NamedTuple):
-    """Answer with this frame; nothing else follows."""
+    """Answer with this frame, an error of this code; nothing else follows."""
 
     frame: bytes
+    code: str
 
 
 class End(NamedTuple):
@@ -217,7 +218,7 @@ class Session:
         return None
 
     def _refuse(self, id: int, error: errors.Refused) -> Reply:
-        return Reply(protocol.err(id, error))
+        return Reply(protocol.err(id, error), error.code)
 
     def _fault(self, fault: protocol.Fault, now: float) -> Effect:
         if self.state is State.CLOSED:
@@ -234,7 +235,7 @@ class Session:
             self.bad_frames += 1
             if self.bad_frames > BAD_FRAMES_MAX:
                 return End(frame, CloseCode.BAD_FRAMES, "too many unreadable frames")
-        return Reply(frame)
+        return Reply(frame, fault.error.code)
 
     def _throttle(self, request: Request, now: float) -> Effect:
         if self.state is State.CLOSED:

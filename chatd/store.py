@@ -118,6 +118,13 @@ class Changed(NamedTuple):
     more: bool
 
 
+class Reads(NamedTuple):
+    """Of the pool: connections that a read has, and reads that wait for one."""
+
+    in_use: int
+    waiting: int
+
+
 class Locked(Exception):
     """The database answers, but one of several keeps the others back: ask for each by itself."""
 
@@ -166,6 +173,12 @@ class Store:
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
             kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,
         )  # fmt: skip
+
+    @property
+    def reads(self) -> Reads:
+        """How busy the pool is."""
+        stats = self._pool.get_stats()
+        return Reads(stats["pool_size"] - stats["pool_available"], stats["requests_waiting"])
 
     @property
     def epoch(self) -> str:

@@ -5,8 +5,8 @@
 
 An outage is one line in the log at its start and one at its end, however many statements fail in between. A query to which the database answers with
 an error is a part of its own: that others are served does not say that this one is. The watch (postgres/watch.py) looks once a second and is right
-about what can be seen by reading. What only a write shows, such as a full disk, is reported by who writes: it counts for `STALE_S` after the last
-failure, as an idle node has nobody to report that it is over.
+about what can be seen by reading. What only a write shows is reported by who writes: it counts for `STALE_S` after the last failure, as an idle node
+has nobody to report that it is over. After a full disk the watch tries to write by itself (`lacks_disk`).
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Health:
             if part == "watch" or now - trouble.last < STALE_S or (part == "lanes" and self.is_settling()):
                 return trouble
         return None
+
+    @property
+    def lacks_disk(self) -> bool:
+        """A write failed for want of disk, and since then none was seen to succeed."""
+        return any(trouble.kind == "disk-full" for trouble in self.parts.values())
 
     def failed(self, part: str, error: BaseException) -> None:
         """A statement of this part failed by an outage."""

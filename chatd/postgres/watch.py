@@ -42,6 +42,8 @@ COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 RESTAMP_ROWS: Final = 500  # conversations a transaction: their senders wait for it, some 10 ms if each row is written
 RESTAMP_S: Final = 0.25  # of each second
+# Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and leaves nothing behind.
+SPILL: Final = "SELECT count(*) FROM (SELECT repeat(n::text, 100) FROM generate_series(1, 1000) n ORDER BY 1) t"
 WATCH: Final = query("watch")
 RESTAMP: Final = query("restamp")
 
@@ -89,6 +91,7 @@ class Watch:
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
         self._conn: Connection | None = None
+        self._looked = asyncio.Event()  # the look under way, or the next one, is over
 
     @property
     def _state(self) -> LogState:
@@ -128,6 +131,8 @@ class Watch:
                     log.exception("watch.bug")
                 self._health.failed("watch", e)
                 await self.close()
+            self._looked.set()
+            self._looked = asyncio.Event()
             try:
                 async with asyncio.timeout(max(0.05, LOOK_S - (time.monotonic() - began))):
                     await self._state.suspected.wait()
@@ -135,6 +140,17 @@ class Watch:
                 await asyncio.sleep(0.02)  # what is suspected by all lanes at once is one look
             except TimeoutError:
                 pass
+
+    async def answers(self, within_s: float) -> bool:
+        """Look now; whether the look is over in this time, with whatever result: `health` has it."""
+        looked = self._looked
+        self._state.suspected.set()
+        try:
+            async with asyncio.timeout(within_s):
+                await looked.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _look(self) -> None:
         conn, is_new = await self._connect()
@@ -161,11 +177,27 @@ class Watch:
         self.clock(now_ms, rtt_s)
         if row[6] and not is_read_only:
             await self._restamp(conn)
+        if self._health.lacks_disk:
+            await self._try_disk(conn)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
                 await self.errand(conn)
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
+
+    async def _try_disk(self, conn: Connection) -> None:
+        """A write has failed for want of disk. On an idle node nobody writes again to see that this is over, or that it is not."""
+        try:
+            async with asyncio.timeout(DEADLINE_S), conn.transaction():
+                await conn.execute("SET LOCAL work_mem = '64kB'")
+                await conn.execute(SPILL)
+        except psycopg.Error as e:
+            if faults.kind(e) == "disk-full":
+                self._health.failed("disk", e)
+                return
+            if conn.closed:
+                raise
+        self._health.ok("disk")
 
     async def _restamp(self, conn: Connection) -> None:
         """Some steps of what is to be done once after a restore; the next look goes on, of this node or of another."""

@@ -193,7 +193,7 @@ async def test_a_full_disk_that_is_freed_again_loses_nothing_acked(embedding: Ma
         acked = ["0"]
         await insist(alice, "bob", "0", answers)
         filler = folder / "filler"
-        with filler.open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), filler.open("wb") as file:  # closing it writes, too
             while True:
                 file.write(b"x" * 65_536)
                 file.flush()

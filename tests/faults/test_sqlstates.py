@@ -223,8 +223,8 @@ async def test_every_query_of_the_product_is_among_those_tried(make_server: Make
     asked = {text.strip() for text in injector.seen}
     files = {path.stem: path.read_text() for path in (folder() / "queries").glob("*.sql")}
     missing = {name for name, text in files.items() if not any(body(text) in body(one) for one in asked)}
-    # Where a partition is dropped: test_retention.py. Where a flush has met a lock: test_interleavings_store.py.
-    assert missing <= {"raise_floors", "cursors_locked", "users_locked"}
+    # Where a partition is dropped: test_retention.py. Where a flush has met a lock: test_interleavings_store.py. By a command: test_user_show.py.
+    assert missing <= {"raise_floors", "cursors_locked", "users_locked", "user_report"}
     assert (await bob.request("ping"))["t"] == "pong"
 
 

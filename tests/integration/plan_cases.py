@@ -157,6 +157,10 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", _LIST, "'b110', NULL, NULL, 50", 4 * PROBE),
         Case("reads", _LIST, "'hub', NULL, NULL, 50", PROBE * HUB, "of many"),
     ],
+    "user_report": [
+        Case("reads", "text, bigint", "'b110', 20", 4 * PROBE),
+        Case("reads", "text, bigint", "'hub', 20", PROBE * HUB, "of many"),
+    ],
     "meta": [Case("reads", "", "", 3)],
     "partitions": [Case("retention", "float8, float8", "2592000, 86400", 6 * PARTITIONS)],
     "partitions_left": [Case("reads", "bigint", "86400", 6 * PARTITIONS)],

@@ -35,8 +35,9 @@ class Node:
     def __init__(self) -> None:
         self.metrics = Metrics()
         self.reasons: dict[str, str] = {}
+        self.degraded: dict[str, str] = {}
         self.check: Callable[[], Awaitable[None]] | None = None
-        self.admin = Admin(self.metrics, self._ready, request_s=0.3, ready_s=0.2)
+        self.admin = Admin(self.metrics, self._ready, lambda: self.degraded, request_s=0.3, ready_s=0.2)
         self.port = 0
 
     async def _ready(self) -> dict[str, str]:
@@ -159,7 +160,7 @@ async def test_a_client_that_sends_no_whole_request_is_dropped(node: Node) -> No
 
 @bounded
 async def test_a_client_that_does_not_take_its_answer_is_dropped(node: Node) -> None:
-    node.metrics.closes = {f"reason {n}": n for n in range(100_000)}  # an answer larger than any socket's buffers
+    node.metrics.connections_closed = {(f"reason {n}", "0"): n for n in range(100_000)}  # an answer larger than any socket's buffers
     reader, writer = await asyncio.open_connection("127.0.0.1", node.port, limit=1)
     writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
     (task,) = await some(node)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chatd import config
-from chatd.metrics import COUNTERS
+from chatd.metrics import COUNTERS, LABELLED
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -13,6 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 def metrics_table() -> str:
     rows = ["| counter | counts |", "|---|---|"]
     rows += [f"| `chatd_{name}_total` | {help} |" for name, help in COUNTERS.items()]
+    rows += [f"| `chatd_{name}_total{{{', '.join(labels)}}}` | {help} |" for name, (help, labels) in LABELLED.items()]
     return "\n".join(rows) + "\n"
 
 

@@ -1,0 +1,175 @@
+"""Which address a client has, behind proxies. Pure: headers in, an address out.
+
+    X-Forwarded-For: 203.0.113.7, 198.51.100.9, 10.0.0.2        peer: 10.0.0.1        trusted: 10.0.0.0/8
+                     said by the client ┘         │     └ a proxy of ours, too: further left
+                                                  └ the first that is not trusted: this is the client
+
+Each proxy writes at the right end the address that it was connected from. So the list is read from the right, beginning
+with the peer of our own connection, and only what a trusted address has written is believed. What a client wrote itself
+stands further left and is never reached. The same holds for `Forwarded` (RFC 7239).
+
+Whatever cannot be understood ends the walk: a name, `unknown`, an obfuscated identifier. The client's address is then that
+of the last proxy before it. Every byte here is hostile; nothing raises, and of a long list only the right end is read.
+
+Rejected: the leftmost address (a client names any it likes). Rejected: taking one header in place of the other where both
+differ: a proxy that writes one passes the client's own version of the other on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, Literal, NamedTuple, TypeAlias
+
+HOPS_MAX: Final = 32  # addresses that are looked at, from the right
+PREFIX_V6: Final = 64  # whoever has one IPv6 address has all of its /64
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+Header: TypeAlias = Literal["auto", "x-forwarded-for", "forwarded"]
+
+_WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\](?::[A-Za-z0-9._-]{1,64})?|([0-9.]{7,15})(?::[A-Za-z0-9._-]{1,64})?")
+_PAIR = re.compile(r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*')
+
+
+class Networks:
+    """The networks of a setting. `in` asks for an address as text; what is none is in no network. Raises ValueError."""
+
+    __slots__ = ("_networks",)
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [_network(text.strip()) for text in networks]
+
+    def __bool__(self) -> bool:
+        return bool(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        found = _read(address) if self._networks else None
+        return found is not None and any(found in network for network in self._networks)
+
+
+def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as e:
+        has_host_bits = "host bits" in str(e)
+        raise ValueError("names an address within a network, not the network" if has_host_bits else "is no network") from None
+
+
+class Found(NamedTuple):
+    """The client's address; and whether both headers were there and named different ones, so that neither was believed."""
+
+    address: str
+    differ: bool = False
+
+
+def plain(address: str) -> str:
+    """A socket's peer as text that is the same for the same machine: an IPv4 address mapped into IPv6 is an IPv4 address."""
+    if ":" not in address:
+        return address
+    found = _read(address)
+    return address if found is None else str(found)
+
+
+def counted_as(address: str) -> str:
+    """What a limit by address counts: an IPv6 address by its network, as one machine has 2^64 of them."""
+    if ":" not in address or (found := _read(address)) is None or found.version == 4:
+        return address
+    return str(ipaddress.ip_network((found, PREFIX_V6), strict=False))
+
+
+def is_private(address: str) -> bool:
+    """An address that many clients on the internet cannot have: such a peer with many connections is a proxy."""
+    found = _read(address)
+    return found is not None and (found.is_private or found.is_loopback or found.is_link_local)
+
+
+def find(peer: str, forwarded_for: Sequence[str], forwarded: Sequence[str], trusted: Networks, header: Header = "auto") -> Found:
+    """The client's address. `forwarded_for`, `forwarded`: the lines of both headers, in order; `header`: which of them counts."""
+    if peer not in trusted:
+        return Found(peer)
+    by_list = _walk(peer, _listed(forwarded_for), trusted) if forwarded_for and header != "forwarded" else None
+    by_rfc = _walk(peer, _elements(forwarded), trusted) if forwarded and header != "x-forwarded-for" else None
+    if by_list is not None and by_rfc is not None and by_list != by_rfc:
+        return Found(peer, differ=True)
+    return Found(by_list or by_rfc or peer)
+
+
+def _walk(peer: str, hops: Iterator[str | None], trusted: Networks) -> str:
+    """From the right: on while what was said before is trusted. None: it cannot be understood."""
+    at = peer
+    for _ in range(HOPS_MAX):
+        hop = next(hops, None)
+        if hop is None:
+            return at
+        at = hop
+        if at not in trusted:
+            return at
+    return peer  # nobody has so many proxies
+
+
+def _listed(lines: Sequence[str]) -> Iterator[str | None]:
+    """The addresses of X-Forwarded-For, from the right."""
+    for line in reversed(lines):
+        for part in reversed(line.rsplit(",", HOPS_MAX)):
+            if text := part.strip(" \t"):  # an empty element counts as none (RFC 9110 5.6.1)
+                yield _node(text)
+
+
+def _elements(lines: Sequence[str]) -> Iterator[str | None]:
+    """The addresses of Forwarded's `for`, from the right. A line that is not well-formed says nothing, and ends it.
+
+    Each line is read by itself, whole: a quote that a client leaves open must not hide what a proxy wrote behind it.
+    """
+    for line in reversed(lines):
+        nodes = _nodes(line)
+        if nodes is None:
+            yield None
+            return
+        for node in reversed(nodes):
+            yield None if node is None else _node(node)
+
+
+def _nodes(line: str) -> list[str | None] | None:
+    """The `for` of each element of a line as it is written, or None if the line is not as RFC 7239 has it."""
+    nodes: list[str | None] = []
+    at, node = 0, None
+    while True:
+        pair = _PAIR.match(line, at)
+        if pair is None:
+            return None
+        if pair[1].lower() == "for":
+            if node is not None:
+                return None
+            node = pair[2] if pair[2] is not None else re.sub(r"\\(.)", r"\1", pair[3])
+        at = pair.end()
+        if at == len(line):
+            return [*nodes, node]
+        if line[at] == ",":
+            nodes.append(node)
+            node = None
+        elif line[at] != ";":
+            return None
+        at += 1
+
+
+def _node(text: str) -> str | None:
+    """An address as one of the headers writes it: bare, or with a port, an IPv6 address with a port in brackets."""
+    if (found := _read(text)) is not None:
+        return str(found)
+    match = _WITH_PORT.fullmatch(text)
+    found = None if match is None else _read(match[1] or match[2])
+    if found is None or (match is not None and match[1] and found.version == 4 and ":" not in match[1]):
+        return None
+    return str(found)
+
+
+def _read(text: str) -> Address | None:
+    """An address without a zone; one that is mapped into IPv6 as what it is."""
+    if len(text) > 64 or not text.isascii():
+        return None
+    try:
+        found = ipaddress.ip_address(text.partition("%")[0] if ":" in text else text)
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, ipaddress.IPv6Address) else found
