@@ -17,10 +17,11 @@ $(BIN)/python:
 
 .venv/dev.stamp: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@# PgBouncer is no wheel: Debian's, where we may install it; without it its tests skip and say so.
-	@if ! PATH="$$PATH:/usr/sbin" command -v pgbouncer >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	  (apt-get install -qq -y pgbouncer || { apt-get update -qq && apt-get install -qq -y pgbouncer; }) >/dev/null 2>&1 \
-	    || echo "pgbouncer could not be installed: its tests will be skipped"; fi
+	@# PgBouncer and Chromium are no wheels: Debian's, where we may install them; without one its tests skip and say so.
+	@for tool in pgbouncer chromium; do \
+	  if PATH="$$PATH:/usr/sbin" command -v $$tool || [ "$$(id -u)" != 0 ] || ! command -v apt-get; then continue; fi >/dev/null; \
+	  get="env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$tool"; \
+	  ($$get || { apt-get -qq update && $$get; }) >/dev/null 2>&1 || echo "$$tool could not be installed: its tests will be skipped"; done
 	@touch $@ .venv/run.stamp
 
 setup: .venv/dev.stamp  ## everything for development, in .venv

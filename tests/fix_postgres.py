@@ -49,7 +49,7 @@ def template_db(postgres: Embedded) -> str:
 @pytest.fixture
 def make_db(postgres: Embedded, template_db: str) -> Iterator[Callable[[], str]]:
     """Makes databases with chatd's schema and nothing in it, not even partitions; gives the conninfo of each."""
-    yield from _databases(postgres, template_db)
+    yield from databases(postgres, template_db)
 
 
 @pytest.fixture
@@ -61,11 +61,11 @@ def fresh_db(make_db: Callable[[], str]) -> str:
 @pytest.fixture
 def empty_db(postgres: Embedded) -> Iterator[str]:
     """The conninfo of a database with nothing in it at all."""
-    for make in _databases(postgres, "template1"):
+    for make in databases(postgres, "template1"):
         yield make()
 
 
-def _databases(postgres: Embedded, template: str) -> Iterator[Callable[[], str]]:
+def databases(postgres: Embedded, template: str) -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def make() -> str:

@@ -6,9 +6,10 @@
  *      attention.js ─away─►  ▼                             │
  *                          model.js ──changed()──► draw() ─┴─► views ──acts──► client.js, history.js
  *
- * Read cursors move here, and only while the page is visible and the pane stands at its end.
+ * Read cursors move here, and only by what is in view while somebody is there to see it.
  */
 
+import { Asking } from './asking.js';
 import { Attention } from './attention.js';
 import { Client } from './client.js';
 import { History } from './history.js';
@@ -20,7 +21,7 @@ import { ListView } from './view-list.js';
 import { PaneView } from './view-pane.js';
 import { SignInView } from './view-signin.js';
 import { View } from './view.js';
-import { TYPING_REPEAT_MS } from './wire.js';
+import { TYPING_REPEAT_MS, isPeer } from './wire.js';
 
 /** "5 min ago" and the like are drawn anew so often. */
 const REDRAW_MS = 30000;
@@ -85,7 +86,7 @@ class App {
     });
     this.history = new History({ client, model: this.model, clock });
     this.attention = new Attention({
-      clock, visible: document.visibilityState === 'visible', onWake: () => this.client.wake(), onLook: () => this.#changed(),
+      clock, visible: document.visibilityState === 'visible', focused: document.hasFocus(), onWake: () => this.client.wake(), onLook: () => this.#changed(),
       onAway: (away) => {
         this.client.setAway(away);
         this.#changed();
@@ -101,6 +102,10 @@ class App {
       root: document.getElementById('app') ?? document.body, signIn: this.signInView, list: this.list, pane: this.pane, clock,
       onAgain: () => this.client.connect(),
     });
+    this.asking = new Asking({
+      model: this.model, client, view: this.view, composer: this.composer, isShown: () => this.view.chat.isConnected,
+      taken: (item) => this.#taken(item),
+    });
     this.#listen();
   }
 
@@ -108,11 +113,11 @@ class App {
   #makeComposer() {
     return new ComposerView({
       bytesMax: () => this.model.limits.body_bytes,
-      onSend: (body) => this.#send(body),
-      onEdit: (seq, body) => this.#taken(this.client.edit(this.peer, seq, body, this.model.cidOf(this.peer, seq))),
-      onTyping: () => this.#typing(),
-      onDraft: (text) => this.#draft(text),
-      onEditLast: () => this.#editLast(),
+      onSend: (peer, body) => this.#send(peer, body),
+      onEdit: (target, body) => this.asking.save(target, body),
+      onTyping: (peer) => this.#typing(peer),
+      onDraft: (peer, text) => this.#draft(peer, text),
+      onEditLast: () => this.asking.editLast(this.pane.peer),
     });
   }
 
@@ -121,30 +126,26 @@ class App {
     return new PaneView({
       model: this.model, composer: this.composer,
       acts: {
-        onEdit: ({ seq, body }) => this.composer.edit(seq ?? 0, body ?? ''),
-        onDelete: ({ seq, cid }) => (
-          this.view.ask('Delete this message for both of you?', 'Delete', () => this.client.delete(this.peer, seq ?? 0, cid))),
+        onEdit: (row) => this.asking.edit(this.pane.peer, row),
+        onDelete: (row) => this.asking.delete(this.pane.peer, row),
         onAgain: (cid) => this.client.again(cid),
         onDiscard: (cid) => this.client.discard(cid),
       },
       canDiscard: (item) => this.client.outbox.canDiscard(item),
-      onOlder: (user) => this.history.older(user),
+      history: this.history,
       onMoved: () => this.#read(),
       onBack: () => (history.state?.peer ? history.back() : this.open(null)),
     });
   }
 
-  /** Who the composer writes to. */
-  get peer() {
-    return this.pane.peer ?? '';
-  }
-
   #listen() {
     const { attention } = this;
     document.addEventListener('visibilitychange', () => attention.see(document.visibilityState === 'visible'));
-    for (const event of ['pointerdown', 'pointermove', 'keydown', 'wheel', 'touchstart']) {
-      window.addEventListener(event, () => attention.stir(), { passive: true, capture: true });
+    for (const name of ['pointerdown', 'pointermove', 'keydown', 'wheel', 'touchstart']) {
+      const isTouch = name !== 'pointermove' && name !== 'wheel';
+      window.addEventListener(name, () => attention.stir(isTouch), { passive: true, capture: true });
     }
+    for (const event of ['focus', 'blur']) window.addEventListener(event, () => attention.focus(event === 'focus'));
     for (const event of ['online', 'offline', 'focus', 'pageshow']) window.addEventListener(event, () => this.client.wake());
     document.addEventListener('resume', () => this.client.wake());
     window.addEventListener('popstate', (event) => this.open(event.state?.peer ?? null, false));
@@ -186,6 +187,7 @@ class App {
   /** @param {{mode: 'name'|'token', fault?: string, isBusy?: boolean, name?: string}} facts */
   #ask(facts) {
     this.view.show('signin');
+    this.asking.review();
     this.signInView.show(facts);
     if (!facts.isBusy) this.signInView.focus();
   }
@@ -196,6 +198,8 @@ class App {
     this.history.forget();
     this.model.forget();
     this.pane.open(null);
+    this.composer.open(null);
+    this.view.review();
     this.view.showPane(false);
     this.list.clear();
     this.restoredFor = '';
@@ -231,8 +235,9 @@ class App {
 
   // --- what the user does -------------------------------------------------------------------------------------------
 
-  /** @param {string|null} peer  @param {boolean} [push] whether Back shall lead here */
-  open(peer, push = true) {
+  /** @param {unknown} who null: nobody  @param {boolean} [push] whether Back shall lead here */
+  open(who, push = true) {
+    const peer = isPeer(who) ? who : null; // it may come from storage or the browser's history
     if (peer === this.pane.peer) {
       if (peer !== null) this.composer.focus();
       return;
@@ -241,8 +246,10 @@ class App {
     this.model.show(peer);
     this.store.set('open', peer);
     this.view.showPane(peer !== null);
-    if (peer !== null) {
-      this.composer.open(peer === this.model.user ? 'Write a note' : `Message to ${peer}`, this.drafts.get(peer) ?? '');
+    this.asking.leave();
+    if (peer === null) this.composer.open(null);
+    else {
+      this.composer.open(peer, peer === this.model.user ? 'Write a note' : `Message to ${peer}`, this.drafts.get(peer) ?? '');
       if (push) this.#push(peer);
       if (!matchMedia('(pointer: coarse)').matches) this.composer.focus();
     }
@@ -256,14 +263,14 @@ class App {
     else history.pushState({ peer }, '');
   }
 
-  /** @param {string} body */
-  #send(body) {
-    this.pane.unmark();
-    const isTaken = this.#taken(this.client.send(this.peer, body));
+  /** @param {string} peer  @param {string} body */
+  #send(peer, body) {
+    const isTaken = this.#taken(this.client.send(peer, body));
     this.typedAt = 0;
     if (isTaken) {
       this.#draw();
       this.pane.toEnd();
+      this.pane.unmark();
     }
     return isTaken;
   }
@@ -274,8 +281,8 @@ class App {
     return item !== null;
   }
 
-  #typing() {
-    const { peer } = this;
+  /** @param {string} peer */
+  #typing(peer) {
     const it = this.model.conversations.get(peer);
     const now = Date.now();
     if (!it?.open || peer === this.model.user || now - this.typedAt < TYPING_REPEAT_MS) return;
@@ -283,19 +290,12 @@ class App {
     this.client.typing(peer).catch(() => {}); // a sign, no promise
   }
 
-  /** @param {string} text */
-  #draft(text) {
-    const { peer } = this;
+  /** @param {string} peer  @param {string} text */
+  #draft(peer, text) {
     this.drafts.delete(peer); // the latest last: only so many are kept
     this.drafts.set(peer, text);
     clearTimeout(this.timers.drafts);
     this.timers.drafts = setTimeout(() => this.store.keepDrafts(this.model.user, this.drafts), 300);
-  }
-
-  #editLast() {
-    const it = this.model.conversations.get(this.peer);
-    const last = it?.log.messages().filter(({ from, body }) => from === this.model.user && body !== null).pop();
-    if (last && this.model.now() - last.ts < this.model.limits.edit_ms) this.composer.edit(last.seq, last.body ?? '');
   }
 
   /** @param {KeyboardEvent} event */
@@ -314,16 +314,16 @@ class App {
   // --- what is seen -------------------------------------------------------------------------------------------------
 
   get isSeen() {
-    return document.visibilityState === 'visible' && this.view.chat.isConnected;
+    return this.attention.isPresent && this.view.chat.isConnected;
   }
 
-  /** Read is what the user could see: visible, open, at the end. */
+  /** Read is what was in view while somebody was there to see it. */
   #read() {
-    const { peer, isAtEnd, isSettled } = this.pane;
-    const hi = peer === null ? null : this.model.conversations.get(peer)?.log.hi ?? null;
-    if (peer === null || hi === null || !isAtEnd || !isSettled || !this.isSeen) return;
-    this.client.read(peer, hi);
-    this.model.see(peer, hi);
+    const { peer } = this.pane;
+    const seq = peer === null || !this.isSeen ? null : this.pane.seenTo();
+    if (peer === null || seq === null) return;
+    this.client.read(peer, seq);
+    this.model.see(peer, seq);
   }
 
   /** @param {import('./wire.js').Entry} entry */
@@ -361,6 +361,7 @@ class App {
     this.#later('banner', view.showLine(model.line, !model.known));
     if (model.known && this.pane.peer === null) this.#reopen();
     if (model.shown === null && this.pane.peer !== null) this.open(null);
+    this.asking.review();
     this.pane.render(this.isSeen);
     this.#read();
     this.list.render({ away: this.attention.away });

@@ -200,9 +200,10 @@ export class Client {
 
   // --- outbox -------------------------------------------------------------------------------------------------------
 
-  /** @returns {OutboxItem|null} null when the outbox is full */
+  /** @returns {OutboxItem|null} null when the outbox is full, and for what is to nobody */
   #add(what) {
     const item = this.outbox.add({ ...what, cid: this.uuid().toLowerCase(), at: this.clock.now() });
+    if (item === null) return null;
     this.sink.outbox(what.peer);
     this.#pump();
     return item;

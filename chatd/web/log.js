@@ -4,6 +4,12 @@
  *      floor ... (not held, `more`) ... lo ═══════ run ═══════ hi = the place of places.js
  *                      ◄─ history pages ─┘                └─ entries, one by one ─►
  *
+ *      floor ... lo ═══ run ═══ hi ... (not held, `apart`) ... last ... the place
+ *                                 └─ history pages ─►
+ *
+ * A run may end before the log does: where somebody reads who was away while much was said. Then entries go on to be told, but only the
+ * last message is kept of what lies beyond, and the run grows by pages until it has reached the log's end.
+ *
  * Pages and pushes come in any order; the rev rule of docs/protocol.md section 4 makes them agree: of each message the state
  * with the highest `rev` stands, and changes of messages that are not held yet are kept for when they come. What a dup
  * `ok` tells stands outside the order: it is known, but extends no run.
@@ -25,6 +31,11 @@ export class Log {
     this.hi = null;
     /** The server said that nothing older is kept. */
     this.ended = false;
+    this.isApart = false;
+    /** @type {number|null} what is held from here on may have changed since; pages from here on tell */
+    this.unsure = null;
+    /** @type {Message|null} the last message beyond the run, if it is known */
+    this.beyond = null;
     /** @type {Map<number, Message>} seq -> message */
     this.held = new Map();
     /** @type {Map<number, State>} ref -> newest change of a message that is not held */
@@ -39,22 +50,51 @@ export class Log {
     return this.lo > this.floor && !this.ended;
   }
 
+  /** The run ends before the log does. */
+  get apart() {
+    return this.isApart && this.hi !== null;
+  }
+
+  /** Whether newer entries can be fetched. */
+  get isBehind() {
+    return this.apart || (this.unsure !== null && this.hi !== null);
+  }
+
+  /** Where the next newer page starts: it is asked for as "after". */
+  get after() {
+    return this.unsure === null ? this.hi ?? 0 : this.unsure - 1;
+  }
+
+  /** The last message, whether it is in the run or beyond it. @returns {Message|null} */
+  get last() {
+    const messages = this.messages();
+    const own = messages[messages.length - 1] ?? null;
+    return this.beyond !== null && this.beyond.seq > (own?.seq ?? 0) ? this.beyond : own;
+  }
+
   /** Nothing at all is held of a log that has something. */
   get blank() {
     return this.lo === null && this.more;
   }
 
-  /** The messages from the run's start on, in order of seq. Not to be changed by the caller. @returns {Message[]} */
+  /** The messages from the run's start on (to its end, if it is apart), in order of seq. Not to be changed by the caller. @returns {Message[]} */
   messages() {
     if (this.sorted === null) {
       const from = this.lo ?? 0;
-      this.sorted = [...this.held.values()].filter((message) => message.seq >= from).sort((a, b) => a.seq - b.seq);
+      const to = this.apart ? this.hi ?? 0 : Infinity;
+      this.sorted = [...this.held.values()].filter(({ seq }) => seq >= from && seq <= to).sort((a, b) => a.seq - b.seq);
     }
     return this.sorted;
   }
 
   /** One entry as it was pushed or answered. @param {Entry} entry  @param {'live'|'dup'} how */
   take(entry, how) {
+    if (this.apart && entry.seq > (this.hi ?? 0)) {
+      this.head = Math.max(this.head, entry.seq);
+      // A dup is one that is known, not the last one; its own entry came, or comes yet.
+      if (how === 'live' || this.beyond !== null) this.#past(entry);
+      return;
+    }
     if (how === 'live') {
       if (this.hi !== null && entry.seq > this.hi + 1) this.#drop();
       if (this.hi === null) this.lo = entry.seq;
@@ -65,30 +105,59 @@ export class Log {
   }
 
   /**
-   * One page of history, given that it was asked for as "before the run" or as the newest. False: it does not join the run
-   * (which moved meanwhile) and nothing was taken.
-   * @param {{entries: Entry[], more: boolean, head: number, floor: number}} page
+   * One page of history, given that it was asked for as "before the run" or as the newest, or, with `newer`, as "after `after`". False: it
+   * does not join the run (which moved meanwhile) and nothing was taken.
+   * @param {{entries: Entry[], more: boolean, head: number, floor: number}} page  @param {boolean} [newer]
    */
-  page({ entries, more, head, floor }) {
+  page({ entries, more, head, floor }, newer = false) {
     this.head = Math.max(this.head, head);
     this.raiseFloor(floor);
     if (entries.length === 0) {
-      this.ended = !more;
+      if (!newer) this.ended = !more;
+      else if (!more) this.#reached();
       return true;
     }
     const first = entries[0].seq;
     const last = entries[entries.length - 1].seq;
     if (this.lo !== null && this.hi !== null && (first > this.hi + 1 || last < this.lo - 1)) return false;
-    if (this.lo === null || first <= this.lo) this.ended = !more;
+    if (!newer && (this.lo === null || first <= this.lo)) this.ended = !more;
     this.lo = Math.min(this.lo ?? first, first);
     this.hi = Math.max(this.hi ?? last, last);
     for (const entry of entries) this.#apply(entry);
+    if (newer && this.unsure !== null && last >= this.unsure) this.unsure = last < this.hi ? last + 1 : null;
+    if (this.unsure === null && this.hi >= this.head) this.#reached();
     return true;
   }
 
-  /** A listed one (docs/protocol.md section 3). @param {{head: number, floor: number}} item  @param {boolean} kept the run goes on */
-  listed({ head, floor }, kept) {
-    if (!kept) this.drop();
+  /**
+   * The run starts anew with this page, from anywhere in the log.
+   * @param {{entries: Entry[], more: boolean, head: number, floor: number}} page  @param {boolean} [newer] as in `page`
+   */
+  restart(page, newer = false) {
+    this.forgetRun();
+    this.page(page, newer);
+    this.isApart = this.hi !== null && this.hi < this.head; // what was pushed meanwhile is not in it
+  }
+
+  /** The run has come to the end of the log. */
+  #reached() {
+    this.isApart = false;
+    this.unsure = null;
+    this.beyond = null;
+    this.sorted = null;
+  }
+
+  /**
+   * A listed one (docs/protocol.md section 3).
+   * @param {{head: number, floor: number}} item  @param {boolean} kept the run goes on
+   * @param {boolean} [stays] where it does not: the run stays as it is, apart, because somebody is reading it
+   */
+  listed({ head, floor }, kept, stays = false) {
+    if (stays && this.hi !== null) {
+      this.isApart = this.hi < head;
+      this.unsure = this.lo;
+      this.beyond = null;
+    } else if (!kept) this.drop();
     this.head = head;
     this.raiseFloor(floor);
   }
@@ -97,8 +166,11 @@ export class Log {
   raiseFloor(floor) {
     this.floor = Math.max(this.floor, floor);
     for (const seq of this.held.keys()) if (seq < this.floor) this.held.delete(seq);
-    if (this.hi !== null && this.hi < this.floor - 1) this.lo = this.hi = null;
-    else if (this.lo !== null) this.lo = Math.max(this.lo, this.floor);
+    if (this.hi !== null && this.hi < this.floor - 1) {
+      this.lo = this.hi = this.unsure = null;
+      this.isApart = false;
+    } else if (this.lo !== null) this.lo = Math.max(this.lo, this.floor);
+    if (this.unsure !== null) this.unsure = Math.max(this.unsure, this.floor);
     this.sorted = null;
   }
 
@@ -110,6 +182,7 @@ export class Log {
     for (const seq of this.held.keys()) if (seq < this.lo) this.held.delete(seq);
     for (const ref of this.changes.keys()) if (ref < this.floor) this.changes.delete(ref);
     this.ended = false;
+    if (this.unsure !== null) this.unsure = Math.max(this.unsure, this.lo);
     this.sorted = null;
   }
 
@@ -120,9 +193,30 @@ export class Log {
     this.#drop();
   }
 
+  /** Whether even the log's last message has yet to be fetched. */
+  get isEndUnknown() {
+    return this.apart && this.beyond === null;
+  }
+
+  /** The newest page, for its last message alone. @param {{entries: Entry[], head: number}} page */
+  end({ entries, head }) {
+    this.head = Math.max(this.head, head);
+    for (const entry of entries) if (this.apart && entry.seq > (this.hi ?? 0)) this.#past(entry);
+  }
+
+  /** The run goes, the rest stays: what is wanted of it can be fetched. */
+  forgetRun() {
+    const end = this.hi === null || this.apart ? this.beyond : this.last;
+    this.#drop();
+    this.beyond = end;
+  }
+
   #drop() {
     this.lo = this.hi = null;
     this.ended = false;
+    this.isApart = false;
+    this.unsure = null;
+    this.beyond = null;
     this.held.clear();
     this.changes.clear();
     this.sorted = null;
@@ -143,10 +237,17 @@ export class Log {
       const isEdit = kind === 'edit';
       if (isEdit && body === null) return;  // deleted since, which its own entry tells; or past retention, where what is held is all there is
       const state = { rev: seq, body: isEdit ? body : null, edited: isEdit ? ts : null, deleted: isEdit ? null : ts };
+      if (this.beyond?.seq === ref) this.#stand(this.beyond, state);
       const message = this.held.get(ref);
       if (message) this.#stand(message, state);
       else if (seq > (this.changes.get(ref)?.rev ?? -1)) this.changes.set(ref, state);
     }
+  }
+
+  /** Beyond the run: the last message is known, and changes of those that are held or will be. @param {Entry} entry */
+  #past({ seq, ts, from, kind, body = null, cid = null, ref, rev = 0, edited = null, deleted = null }) {
+    if (kind !== 'message') this.#apply({ seq, ts, from, kind, body, ref });
+    else if (seq > (this.beyond?.seq ?? 0)) this.beyond = { seq, ts, from, cid, rev, body, edited, deleted };
   }
 
   /** The highest rev wins. @param {Message} message  @param {State} state */

@@ -38,6 +38,8 @@ export class Conversation {
     this.unread = 0;
     /** `unread` counts entries up to here. */
     this.countedTo = 0;
+    /** What is unread up to here had come before this device heard of it: nobody saw it come. */
+    this.missedTo = 0;
     this.listedOpen = false;
     this.mine = false;
     this.theirs = false;
@@ -137,11 +139,6 @@ export class Model {
     return times.length > 0 ? Math.min(...times) : null;
   }
 
-  /** The cid of a message that is held, so that a change can name it by that, too. @param {string} peer  @param {number} seq @returns {string|null} */
-  cidOf(peer, seq) {
-    return this.conversations.get(peer)?.log.messages().find((message) => message.seq === seq)?.cid ?? null;
-  }
-
   /** @param {string} peer  @param {string} cid @returns {number|null} */
   seqOf(peer, cid) {
     return this.conversations.get(peer)?.log.messages().find((message) => message.cid === cid)?.seq ?? null;
@@ -167,7 +164,8 @@ export class Model {
     const left = this.shown === null ? undefined : this.conversations.get(this.shown);
     this.shown = peer;
     if (left) {
-      left.log.trim(MESSAGES_KEPT);
+      if (left.log.apart) left.log.forgetRun();
+      else left.log.trim(MESSAGES_KEPT);
       if (!this.#isWanted(left)) this.conversations.delete(left.peer);
     }
     if (peer !== null) this.with(peer);
@@ -180,16 +178,31 @@ export class Model {
     return it.c !== null || it.peer === this.shown || this.pending(it.peer).length > 0;
   }
 
-  /** A page of history came. @param {string} peer  @param {any} page  @returns {boolean} whether it could be used */
-  page(peer, page) {
-    const it = this.with(peer);
-    const joined = it.log.page(page);
-    if (joined) {
-      for (const entry of page.entries) this.#sides(it, entry);
-      this.#recount(it);
-    }
-    this.#changedIn(it);
+  /** A page of history came. @param {string} peer  @param {any} page  @param {boolean} [newer] asked for as "after" @returns {boolean} whether it could be used */
+  page(peer, page, newer = false) {
+    const joined = this.with(peer).log.page(page, newer);
+    this.#paged(peer, joined ? page : { entries: [] });
     return joined;
+  }
+
+  /** The same in place of what is held. @param {string} peer  @param {any} page  @param {boolean} newer */
+  restart(peer, page, newer) {
+    this.with(peer).log.restart(page, newer);
+    this.#paged(peer, page);
+  }
+
+  /** The newest page, where the run is to stay as it is. @param {string} peer  @param {any} page */
+  end(peer, page) {
+    this.with(peer).log.end(page);
+    this.#paged(peer, page);
+  }
+
+  /** @param {string} peer  @param {{entries: Entry[]}} page */
+  #paged(peer, { entries }) {
+    const it = this.with(peer);
+    for (const entry of entries) this.#sides(it, entry);
+    this.#recount(it);
+    this.#changedIn(it);
   }
 
   // --- Sink ---------------------------------------------------------------------------------------------------------
@@ -234,15 +247,18 @@ export class Model {
   item(item, kept) {
     const it = this.with(item.peer);
     this.#name(it, item.c);
-    it.log.listed(item, kept);
+    const isReset = item.reset === true;
+    const seen = isReset ? 0 : Math.min(it.read, item.head);
     it.ts = item.ts;
     it.delivered = item.delivered;
     it.read = item.read;
     it.peerDelivered = item.peer_delivered;
     it.peerRead = item.peer_read;
     it.unread = item.peer === this.user ? 0 : item.unread;
-    it.countedTo = item.head;
+    it.countedTo = it.missedTo = item.head;
     it.listedOpen = item.open;
+    this.#readTo(it, seen); // seen here, and not told yet. Before the run may go, because that says how many these were
+    it.log.listed(item, kept, !kept && item.peer === this.shown && !isReset && (it.log.hi ?? Infinity) <= item.head);
     this.#changedIn(it);
   }
 

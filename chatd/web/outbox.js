@@ -15,6 +15,8 @@
  * Pure: `now` is an argument; the caller sends what `next` returns and calls again at `wakeAt`.
  */
 
+import { isPeer } from './wire.js';
+
 /**
  * @typedef {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body: string|null, ref: number|null, refcid: string|null, at: number,
  *            tried: boolean, state: 'queued'|'sent'|'failed', refused: boolean, code: string|null, msg: string|null}} OutboxItem
@@ -46,10 +48,10 @@ export class Outbox {
 
   /**
    * @param {{peer: string, cid: string, kind: 'message'|'edit'|'delete', body?: string|null, ref?: number|null, refcid?: string|null, at: number, tried?: boolean}} what
-   * @returns {OutboxItem|null} null when full
+   * @returns {OutboxItem|null} null when full, and for what is to nobody
    */
   add({ peer, cid, kind, body = null, ref = null, refcid = null, at, tried = false }) {
-    if (this.size >= OUTBOX_ITEMS_MAX) return null;
+    if (this.size >= OUTBOX_ITEMS_MAX || !isPeer(peer)) return null;
     const item = { peer, cid, kind, body, ref, refcid, at, tried, state: /** @type {const} */ ('queued'), refused: false, code: null, msg: null };
     const queue = this.queues.get(peer) ?? { items: [], window: WINDOW_MAX, until: 0, settling: false };
     this.queues.set(peer, queue);

@@ -178,8 +178,7 @@ function group(list) {
 
 /** The last thing said. @param {Conversation} it  @param {OutboxItem[]} waiting  @param {string} user @returns {Preview} */
 export function preview(it, waiting, user) {
-  const messages = it.log.messages();
-  const last = messages[messages.length - 1];
+  const { last } = it.log;
   const item = waiting.filter(({ kind, cid }) => kind === 'message' && cid !== last?.cid).pop();
   if (item) return { text: item.body ?? '', kind: 'message', own: true, tick: item.state === 'failed' ? 'failed' : 'sending', ts: item.at };
   if (!last) return { text: '', kind: 'none', own: false, tick: 'none', ts: it.c === null ? null : it.ts };

@@ -6,8 +6,11 @@
  * A tab that was closed with something unsent leaves its outbox behind; the next tab of that user takes it over. Should two tabs take
  * the same one, each cid is still done once: that is the server's promise.
  *
- * Storage may be full or forbidden: then nothing is kept, and `isKeeping` says so.
+ * Storage may be full or forbidden: then nothing is kept, and `isKeeping` says so. It is also the user's to edit: what has no sense in it is passed
+ * over, on the way in and out.
  */
+
+import { isPeer } from './wire.js';
 
 /** @typedef {ReturnType<import('./outbox.js').Outbox['save']>} Saved */
 /** @typedef {{getItem(key: string): string|null, setItem(key: string, value: string): void, removeItem(key: string): void,
@@ -67,12 +70,12 @@ export class Store {
   /** @param {string} user @returns {Map<string, string>} peer -> text */
   drafts(user) {
     const all = this.#parse(this.#read(this.session, `chatd.drafts/${user}`));
-    return new Map(Array.isArray(all) ? all.filter((pair) => Array.isArray(pair) && pair.length === 2 && pair.every(isText)) : []);
+    return new Map(Array.isArray(all) ? all.filter((pair) => Array.isArray(pair) && pair.length === 2 && isPeer(pair[0]) && isText(pair[1])) : []);
   }
 
   /** @param {string} user  @param {Map<string, string>} drafts */
   keepDrafts(user, drafts) {
-    const some = [...drafts].filter(([, text]) => text !== '').slice(-DRAFTS_MAX);
+    const some = [...drafts].filter(([peer, text]) => isPeer(peer) && text !== '').slice(-DRAFTS_MAX);
     this.#write(this.session, `chatd.drafts/${user}`, some.length > 0 ? JSON.stringify(some) : null);
   }
 
@@ -102,14 +105,15 @@ export class Store {
     const epochs = new Set(found.map(({ epoch }) => epoch));
     const all = { epoch: epochs.size === 1 ? found[0].epoch : '', items: [...byCid.values()] };
     // The new copy before the old ones go, because a crash in between may repeat a cid but must not lose one.
-    if (all.items.length > 0) this.keepOutbox(user, all.epoch, all.items);
+    if (found.length > 0) this.keepOutbox(user, all.epoch, all.items);
     for (const { key } of found) if (key !== this.#key(user)) this.#write(this.local, key, null);
     return all;
   }
 
   /** @param {string} user  @param {string} epoch  @param {Saved} items */
   keepOutbox(user, epoch, items) {
-    this.isKeeping = this.#write(this.local, this.#key(user), items.length > 0 ? JSON.stringify({ epoch, items }) : null);
+    const some = items.filter(isItem);
+    this.isKeeping = this.#write(this.local, this.#key(user), some.length > 0 ? JSON.stringify({ epoch, items: some }) : null);
   }
 
   /** @param {string} user */
@@ -170,9 +174,9 @@ function isText(value) {
   return typeof value === 'string';
 }
 
-/** Storage is the user's to edit; what is no item must not end the page. @param {any} item */
+/** @param {any} item */
 function isItem(item) {
-  return isText(item?.peer) && isText(item.cid) && ['message', 'edit', 'delete'].includes(item.kind)
+  return isPeer(item?.peer) && isText(item.cid) && ['message', 'edit', 'delete'].includes(item.kind)
     && (item.kind === 'delete' || isText(item.body)) && (item.refcid == null || isText(item.refcid))
     && (item.kind === 'message' || Number.isInteger(item.ref) || isText(item.refcid)) && Number.isFinite(item.at);
 }

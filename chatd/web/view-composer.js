@@ -1,5 +1,7 @@
 /**
  * Where messages are written and edited. It counts bytes as the server does and never cuts anything off.
+ *
+ * What is in it belongs to the conversation that it was opened for, and an edit to its message: the acts name them.
  */
 
 import { el, icon, iconButton, say, set } from './dom.js';
@@ -9,17 +11,22 @@ import { bodyBytes, cleanBody } from './wire.js';
 const COUNTER_BYTES = 256;
 const HEIGHT_MAX_PX = 200;
 
+/** @typedef {import('./asking.js').Target} Target */
+
 /** @param {number} count */
 const bytes = (count) => (count === 1 ? '1 byte' : `${count} bytes`);
 
 export class ComposerView {
   /**
-   * @param {{bytesMax(): number, onSend(body: string): boolean, onEdit(seq: number, body: string): boolean, onTyping(): void,
-   *   onDraft(text: string): void, onEditLast(): void}} parts  `onSend`, `onEdit` tell whether it was taken
+   * @param {{bytesMax(): number, onSend(peer: string, body: string): boolean, onEdit(target: Target, body: string): boolean,
+   *   onTyping(peer: string): void, onDraft(peer: string, text: string): void, onEditLast(): void}} parts
+   * `onSend`, `onEdit` tell whether it was taken
    */
   constructor(parts) {
     this.parts = parts;
-    /** @type {{seq: number, body: string}|null} */
+    /** @type {string|null} */
+    this.peer = null;
+    /** @type {{target: Target, body: string}|null} */
     this.editing = null;
     this.draft = '';
     // On a phone the Return key is the only way to a new line.
@@ -35,8 +42,9 @@ export class ComposerView {
     this.node = el('div', { class: 'composer' }, this.editBar, el('div', { class: 'writing-line' }, this.text, this.counter, this.button));
   }
 
-  /** Another conversation. @param {string} label  @param {string} draft */
-  open(label, draft) {
+  /** Another conversation, or none. @param {string|null} peer  @param {string} [label]  @param {string} [draft] */
+  open(peer, label = '', draft = '') {
+    this.peer = peer;
     this.editing = null;
     this.draft = draft;
     set(this.text, 'placeholder', label);
@@ -44,10 +52,10 @@ export class ComposerView {
     this.#put(draft);
   }
 
-  /** @param {number} seq  @param {string} body */
-  edit(seq, body) {
+  /** @param {Target} target  @param {string} body as it is now */
+  edit(target, body) {
     if (this.editing === null) this.draft = this.text.value;
-    this.editing = { seq, body };
+    this.editing = { target, body };
     this.#put(body);
     this.focus();
     this.text.setSelectionRange(body.length, body.length);
@@ -58,6 +66,20 @@ export class ComposerView {
     this.editing = null;
     this.#put(this.draft);
     this.focus();
+  }
+
+  /**
+   * Ends the edit of what can no longer be changed. Words that were typed stay, below the draft: they can still be sent.
+   * @param {(target: Target) => boolean} stands  @returns {boolean} whether there are such words
+   */
+  review(stands) {
+    if (this.editing === null || stands(this.editing.target)) return false;
+    const typed = this.text.value === this.editing.body ? '' : this.text.value;
+    this.editing = null;
+    this.draft = [this.draft, typed].filter((text) => text !== '').join('\n');
+    this.#put(this.draft);
+    if (typed !== '' && this.peer !== null) this.parts.onDraft(this.peer, this.draft);
+    return typed !== '';
   }
 
   focus() {
@@ -77,8 +99,9 @@ export class ComposerView {
     this.#measure();
     if (this.editing !== null) return;
     this.draft = this.text.value;
-    this.parts.onDraft(this.draft);
-    if (this.draft.trim() !== '') this.parts.onTyping();
+    if (this.peer === null) return;
+    this.parts.onDraft(this.peer, this.draft);
+    if (this.draft.trim() !== '') this.parts.onTyping(this.peer);
   }
 
   #measure() {
@@ -103,16 +126,17 @@ export class ComposerView {
 
   #submit() {
     const body = cleanBody(this.text.value);
-    if (body.trim() === '' || bodyBytes(body) > this.parts.bytesMax()) return;
+    const { peer } = this;
+    if (peer === null || body.trim() === '' || bodyBytes(body) > this.parts.bytesMax()) return;
     if (this.editing !== null) {
-      const { seq, body: old } = this.editing;
-      if (body !== old && !this.parts.onEdit(seq, body)) return;
+      const { target, body: old } = this.editing;
+      if (body !== old && !this.parts.onEdit(target, body)) return;
       this.cancelEdit();
       return;
     }
-    if (!this.parts.onSend(body)) return;
+    if (!this.parts.onSend(peer, body)) return;
     this.draft = '';
-    this.parts.onDraft('');
+    this.parts.onDraft(peer, '');
     this.#put('');
     this.focus();
   }

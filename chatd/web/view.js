@@ -12,6 +12,10 @@ const NOTICES_MAX = 3;
 const BANNER_AFTER_MS = 1500;
 
 /** @typedef {import('./dial.js').Status} Status */
+/**
+ * `stands` tells whether that which it is about is still there to be seen; `confirmed` is called only then.
+ * @typedef {{text: string, label: string, stands: () => boolean, confirmed: () => void}} Question
+ */
 /** @typedef {{text: string, kind: 'calm'|'busy'|'bad', action: 'again'|'reload'|null, label: string}} Banner */
 
 /** @type {Readonly<Record<string, Banner>>} */
@@ -62,8 +66,8 @@ export class View {
     root.append(this.banner, this.screen, this.notices, this.spoken, this.dialog);
     /** @type {'again'|'reload'|null} */
     this.action = null;
-    /** @type {(() => void)|null} */
-    this.confirmed = null;
+    /** @type {Question|null} what is asked now */
+    this.asked = null;
   }
 
   /** @param {'splash'|'signin'|'chat'} which */
@@ -116,12 +120,18 @@ export class View {
     this.spoken.replaceChildren(el('p', { text }));
   }
 
-  /** @param {string} question  @param {string} label  @param {() => void} confirmed */
-  ask(question, label, confirmed) {
-    this.confirmed = confirmed;
-    say(this.dialog.question, question);
-    say(this.dialog.yes, label);
+  /** In place of any question before. @param {Question} question */
+  ask(question) {
+    this.#answer(false);
+    this.asked = question;
+    say(this.dialog.question, question.text);
+    say(this.dialog.yes, question.label);
     this.dialog.showModal();
+  }
+
+  /** Takes away a question about what has left the screen. To be called whenever that may have changed. */
+  review() {
+    if (this.asked !== null && !this.asked.stands()) this.#answer(false);
   }
 
   #makeDialog() {
@@ -130,13 +140,15 @@ export class View {
     const no = el('button', { type: 'button', text: 'Cancel', autofocus: true, on: { click: () => this.#answer(false) } });
     const dialog = el('dialog', { 'aria-labelledby': 'question' }, question, el('div', { class: 'choices' }, no, yes));
     dialog.addEventListener('click', (/** @type {MouseEvent} */ event) => event.target === dialog && this.#answer(false));
+    dialog.addEventListener('cancel', () => { this.asked = null; }); // by Escape, or Back on a phone
     return Object.assign(dialog, { question, yes });
   }
 
   /** @param {boolean} isYes */
   #answer(isYes) {
+    const { asked } = this;
+    this.asked = null;
     this.dialog.close();
-    if (isYes) this.confirmed?.();
-    this.confirmed = null;
+    if (isYes && asked?.stands()) asked.confirmed();
   }
 }

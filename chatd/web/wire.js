@@ -2,7 +2,7 @@
  * The parts of `chatd.v1` that are facts and arithmetic: bounds, the close-code table, back-off, text and name rules.
  *
  * Pure: no clock, no randomness, no DOM. `docs/protocol.md` is the source of truth; section numbers refer to it.
- * Neighbours: `client.js` (connection) and `outbox.js` use all of it, the views only `bodyBytes` and `BODY_BYTES_MAX`.
+ * Neighbours: `client.js` (connection) and `outbox.js` use all of it, the views only the rules of text and names.
  */
 
 /**
@@ -131,6 +131,11 @@ export function cleanUser(text) {
   const length = [...user].length;
   if (length < 1 || length > 64 || /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(user)) return null;
   return user;
+}
+
+/** Whether that can name somebody. What a server once named is not judged further. @param {unknown} peer  @returns {peer is string} */
+export function isPeer(peer) {
+  return typeof peer === 'string' && peer !== '';
 }
 
 /** A frame, or null for what must be ignored. @param {unknown} data */

@@ -58,6 +58,12 @@ test('an entry is passed on once, and acked, many by one frame', async () => {
   assert.deepEqual(sent('ack').map(({ c, seq }) => [c, seq]), [['12', 8]]);
 });
 
+test('nothing goes out to nobody, and nobody is told of it', async () => {
+  const { client, sink } = await live();
+  assert.deepEqual([client.send('', 'hi'), client.delete('', 3, 'c'), client.edit('', 3, 'x')], [null, null, null]);
+  assert.deepEqual([told(sink, 'outbox'), sent('send'), sent('delete'), sent('edit')], [[], [], [], []]);
+});
+
 test('a jump ends the connection and passes nothing on', async () => {
   const { sink, client } = await live();
   socket().say(entry(7));

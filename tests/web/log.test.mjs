@@ -61,13 +61,23 @@ function pageBefore(log, before, limit, head, floor = 1) {
   return { entries, more: at >= floor, head, floor };
 }
 
+function pageAfter(log, after, limit, head, floor = 1) {
+  const entries = [];
+  let at = Math.max(after + 1, floor);
+  for (let messages = 0; at <= head; at += 1) {
+    if (log[at - 1].kind === 'message' && (messages += 1) > limit) break;
+    entries.push(standing(log, at, head));
+  }
+  return { entries, more: at <= head, head, floor };
+}
+
 // --- tests ----------------------------------------------------------------------------------------------------------
 
 test('pages, resync, live entries and dups in any order: the log comes out as it stands', async () => {
   for (const seed of seeds(400)) await withSeed(seed, anyOrder);
 });
 
-/** A reader that connects at some time, scrolls back with slow answers, loses its connection and resyncs. */
+/** A reader that connects at some time, scrolls both ways with slow answers, goes to places far off, loses its connection and resyncs, or stays where it was. */
 function anyOrder(d) {
   const n = 5 + d.below(60);
   const log = randomLog(d, n);
@@ -83,12 +93,18 @@ function anyOrder(d) {
     else if (roll === 1 && had < head) {
       had += 1;
       reader.take(log[had - 1], 'live');
-    } else if (roll === 2 && slow.length === 0 && reader.more) slow.push(pageBefore(log, reader.lo ?? Infinity, 1 + d.below(6), head, floor));
-    else if (roll === 3 && slow.length > 0) reader.page(slow.pop());
+    } else if (roll === 2 && slow.length === 0 && d.chance(0.1)) slow.push(leap(reader, log, d, head, floor));
+    else if (roll === 2 && slow.length === 0) {
+      const limit = 1 + d.below(6);
+      const isNewer = reader.isBehind && d.chance(0.5);
+      const page = isNewer ? pageAfter(log, reader.after, limit, head, floor) : pageBefore(log, reader.lo ?? Infinity, limit, head, floor);
+      if (isNewer || reader.more) slow.push(() => reader.page(page, isNewer));
+    } else if (roll === 3 && slow.length > 0) slow.pop()();
     else if (roll === 4 && d.chance(0.2)) {
       slow = []; // disconnected: what was asked for is not answered
-      const kept = d.chance(0.7);
-      reader.listed({ head, floor }, kept);
+      const kept = d.chance(0.6);
+      const stays = !kept && d.chance(0.5) && (reader.hi ?? 0) <= head;
+      reader.listed({ head, floor }, kept, stays);
       if (!kept) had = head;
       while (had < head) {
         had += 1;
@@ -99,6 +115,13 @@ function anyOrder(d) {
     else if (roll === 5 && d.chance(0.1) && head > 0) reader.take(log[d.below(head)], 'dup');
   }
   for (; had < n; had += 1) reader.take(log[had], 'live');
+  for (let i = 0; reader.isBehind; i += 1) {
+    assert.ok(i < 200, 'the way to the end has one');
+    if (reader.isEndUnknown) reader.end(pageBefore(log, Infinity, 1, n, floor));
+    const last = truth(log, floor).at(-1);
+    if (last?.seq >= reader.lo) assert.equal(reader.last?.seq, last.seq, 'the last message is known');
+    assert.ok(reader.page(pageAfter(log, reader.after, 3, n, floor), true));
+  }
   for (let i = 0; reader.more; i += 1) {
     assert.ok(i < 200, 'the way back has an end');
     assert.ok(reader.page(pageBefore(log, reader.lo ?? Infinity, 3, n, floor)));
@@ -106,6 +129,37 @@ function anyOrder(d) {
   assert.deepEqual(shown(reader), truth(log, floor));
   assert.equal(reader.changes.size === 0 || [...reader.changes.keys()].every((ref) => ref < floor), true, 'no change of a held message waits');
 }
+
+/** To a place in the middle, or to the end. */
+function leap(reader, log, d, head, floor) {
+  const isNewer = d.chance(0.6);
+  const page = isNewer ? pageAfter(log, d.below(head + 1), 3, head, floor) : pageBefore(log, Infinity, 3, head, floor);
+  return () => reader.restart(page, isNewer);
+}
+
+test('a run that ends before the log: what comes is told, the last message is known, and pages join it to the end', () => {
+  const reader = new Log();
+  const message = (seq, facts = {}) => ({ seq, ts: seq, from: 'a', kind: 'message', body: `m${seq}`, ...facts });
+  for (const seq of [1, 2, 3]) reader.take(message(seq), 'live');
+  reader.listed({ head: 9, floor: 1 }, false, true);
+  assert.deepEqual([reader.hi, reader.apart, reader.isBehind, reader.after], [3, true, true, 0], 'what stays may have changed meanwhile');
+  assert.equal(reader.isEndUnknown, true);
+  reader.end({ entries: [message(8), { seq: 9, ts: 9, from: 'a', kind: 'edit', ref: 8, body: 'm8!' }], head: 9 });
+  assert.deepEqual([reader.isEndUnknown, reader.last.body, reader.hi], [false, 'm8!', 3]);
+  reader.take(message(10), 'live');
+  reader.take({ seq: 11, ts: 11, from: 'a', kind: 'edit', ref: 10, body: 'm10!' }, 'live');
+  reader.take({ seq: 12, ts: 12, from: 'a', kind: 'delete', ref: 2 }, 'live');
+  assert.deepEqual([reader.last.body, reader.head, shown(reader).map(({ body }) => body)], ['m10!', 12, ['m1', null, 'm3']]);
+  reader.page({ entries: [message(1, { body: 'm1!', rev: 5, edited: 5 }), message(2), message(3), message(4)], more: true, head: 12, floor: 1 }, true);
+  assert.deepEqual([reader.hi, reader.after, reader.apart, shown(reader)[0].body], [4, 4, true, 'm1!']);
+  const rest = [5, 6, 7, 8, 9, 10].map((seq) => message(seq));
+  reader.page({ entries: rest, more: false, head: 12, floor: 1 }, true);
+  assert.deepEqual([reader.apart, reader.after], [true, 10], 'two more are known to exist');
+  reader.page({ entries: [{ seq: 11, ts: 11, from: 'a', kind: 'edit', ref: 10, body: 'm10!' }, { seq: 12, ts: 12, from: 'a', kind: 'delete', ref: 2 }], more: false, head: 12, floor: 1 }, true);
+  assert.deepEqual([reader.apart, reader.isBehind, reader.last.body, reader.messages().length], [false, false, 'm10!', 10]);
+  reader.take(message(13), 'live');
+  assert.equal(reader.hi, 13);
+});
 
 test('the states of one message in any order: the highest rev wins', async () => {
   for (const seed of seeds(100)) {

@@ -148,6 +148,30 @@ test('another user: nothing of the last one is shown', () => {
   assert.deepEqual([it.conversations.size, it.shown, it.user], [0, null, 'mallory']);
 });
 
+test('too much was missed while it was on the screen: what is read stays, the rest is apart; elsewhere it goes', () => {
+  const { it } = model([item({ head: 0 }), item({ c: '13', peer: 'carol', head: 0 })]);
+  it.show('bob');
+  for (let seq = 1; seq <= 9; seq += 1) it.entry(from('bob', seq), 'live');
+  it.entry({ ...from('carol', 1), c: '13' }, 'live');
+  it.see('bob', 8);
+  it.item(item({ head: 611, read: 7, unread: 604, page: true }), false);
+  it.item(item({ c: '13', peer: 'carol', head: 601, unread: 600, page: true }), false);
+  const { log, unread, read, missedTo } = bob(it);
+  assert.deepEqual([log.hi, log.apart, unread, read, missedTo], [9, true, 603, 8, 611], 'what was seen and not told yet counts');
+  assert.equal(it.conversations.get('carol').log.blank, true);
+  it.entry(from('bob', 612), 'live');
+  assert.deepEqual([bob(it).unread, log.hi, log.last.seq], [604, 9, 612]);
+  it.page('bob', { entries: Array.from({ length: 100 }, (_, i) => from('bob', i + 1)), more: true, head: 612, floor: 1 }, true);
+  it.see('bob', 50);
+  assert.equal(bob(it).unread, 562);
+  it.item(item({ head: 612, read: 50, unread: 562, reset: true }), false);
+  assert.equal(bob(it).log.blank, true, 'another log stands there');
+  it.page('bob', { entries: [from('bob', 612)], more: true, head: 612, floor: 1 });
+  it.restart('bob', { entries: [from('bob', 51)], more: true, head: 612, floor: 1 }, true);
+  it.show(null);
+  assert.deepEqual([bob(it).log.blank, bob(it).log.last.seq], [true, 612], 'left: only the preview stays');
+});
+
 test('notes to oneself are never unread', () => {
   const { it } = model([item({ peer: 'alice', head: 2, unread: 2 })]);
   it.entry({ ...from('alice', 3), to: 'alice' }, 'live');

@@ -18,6 +18,13 @@ test('sends in order, as deep as the window, and the rest as answers come', () =
   assert.deepEqual(cids(outbox.next(0)), [`c${WINDOW_MAX}`]);
 });
 
+test('nothing is sent to nobody', () => {
+  const outbox = new Outbox();
+  for (const peer of ['', null, undefined, 3]) assert.equal(outbox.add({ peer, cid: 'c', kind: 'message', body: 'x', at: 0 }), null);
+  outbox.restore([{ peer: '', cid: 'c', kind: 'delete', body: null, ref: 3, refcid: null, at: 0, tried: true, failed: true, code: null, msg: null }]);
+  assert.deepEqual([outbox.size, outbox.save()], [0, []]);
+});
+
 test('the first try has no retry, every later one has', () => {
   const outbox = filled(1);
   assert.equal(outbox.next(0)[0].retry, false);

@@ -138,6 +138,20 @@ test('storage with nonsense in it, full or forbidden storage: the page goes on',
   assert.deepEqual([none.get('name'), none.takeOutbox('alice').items], [null, []]);
 });
 
+test('nothing to nobody: neither kept nor taken up', async () => {
+  const here = browser();
+  const it = await tab(here);
+  const key = `chatd.outbox/${it.device}/alice`;
+  it.keepOutbox('alice', 'e1', [unsent('1', { peer: '' })]);
+  assert.equal(here.local.getItem(key), null);
+  here.local.map.set(key, JSON.stringify({ epoch: 'e1', items: [unsent('1', { peer: '' }), unsent('2')] }));
+  assert.deepEqual(it.takeOutbox('alice').items.map(({ cid }) => cid), ['2']);
+  here.local.map.set(key, JSON.stringify({ epoch: 'e1', items: [unsent('1', { peer: '' })] }));
+  assert.deepEqual([it.takeOutbox('alice').items, here.local.getItem(key)], [[], null], 'it does not come back');
+  it.session.map.set('chatd.drafts/alice', '[["","hi"],["bob","ho"]]');
+  assert.deepEqual([...it.drafts('alice')], [['bob', 'ho']]);
+});
+
 test('drafts: kept by user, the empty ones not', async () => {
   const it = await tab(browser());
   it.keepDrafts('alice', new Map([['bob', 'half a'], ['carol', '']]));
@@ -224,6 +238,50 @@ test('the newest page, then the one before, one at a time, until there is no mor
   assert.equal(model.conversations.get('bob').log.messages().length, 90);
 });
 
+test('a place far off: its page replaces what is held, and pages lead on to the end; the end replaces it at once', async () => {
+  const { it, asked, model } = history([item({ ...bobs, head: 900, read: 300, unread: 600 })]);
+  const log = () => model.conversations.get('bob').log;
+  const range = () => asked.at(-1).range;
+  const answer = async (...args) => {
+    asked.at(-1).resolve({ ...page(...args), head: 900 });
+    await settle();
+  };
+  it.older('bob');
+  assert.deepEqual(range(), { limit: 100 });
+  await answer(801, 900);
+  it.from('bob', 300);
+  it.older('bob');
+  assert.deepEqual([range(), log().lo], [{ limit: 100, after: 300 }, 801], 'what is held stays until the other is there');
+  await answer(301, 400);
+  assert.deepEqual([log().lo, log().hi, log().apart, log().last.seq], [301, 400, true, 900]);
+  it.newer('bob');
+  it.newer('bob');
+  assert.deepEqual([range(), asked.length], [{ limit: 100, after: 400 }, 3]);
+  await answer(401, 500);
+  it.latest('bob');
+  assert.deepEqual(range(), { limit: 50 });
+  await answer(851, 900);
+  assert.deepEqual([log().lo, log().hi, log().apart], [851, 900, false]);
+  it.newer('bob');
+  it.latest('bob');
+  assert.equal(asked.length, 4);
+});
+
+test('who wanted to go to the end when the line was lost is not taken there later', async () => {
+  const { it, asked, model } = history([item({ ...bobs, head: 900 }), ...[1, 2, 3].map((i) => item({ c: `c${i}`, peer: `u${i}`, head: 3 }))]);
+  model.page('bob', { ...page(1, 9), head: 900 });
+  model.conversations.get('bob').log.isApart = true;
+  it.previews(['u1', 'u2', 'u3']);
+  it.latest('bob');
+  model.status({ state: 'waiting', reason: 'lost', retryAt: 0 });
+  it.previews([]);
+  model.status({ state: 'live', reason: '', retryAt: 0 });
+  for (const one of asked) one.reject(new RequestError({ code: 'disconnected' }));
+  await settle();
+  it.previews([]);
+  assert.equal(asked.filter(({ peer }) => peer === 'bob').length, 0);
+});
+
 test('previews: a few at a time, only of what is in sight and blank; the one on the screen goes first', async () => {
   const names = Array.from({ length: 9 }, (_, i) => `u${i}`);
   const items = names.map((peer, i) => item({ c: `c${i}`, peer, head: 3 }));
@@ -272,12 +330,17 @@ test('an answer to the last user\'s question is not taken', async () => {
 
 // --- attention ------------------------------------------------------------------------------------------------------
 
-test('away: hidden for a while, or idle for long; back by a look or a move', async () => {
+function attention() {
   const clock = new FakeClock();
   const said = [];
   const it = new Attention({
-    clock, visible: true, onAway: (away) => said.push(away), onWake: () => said.push('wake'), onLook: () => said.push('look'),
+    clock, visible: true, focused: true, onAway: (away) => said.push(away), onWake: () => said.push('wake'), onLook: () => said.push('look'),
   });
+  return { clock, said, it };
+}
+
+test('away: hidden for a while, or idle for long; back by a look or a move', async () => {
+  const { clock, said, it } = attention();
   await clock.pass(IDLE_AWAY_MS - 1);
   it.stir();
   await clock.pass(IDLE_AWAY_MS - 1);
@@ -291,7 +354,44 @@ test('away: hidden for a while, or idle for long; back by a look or a move', asy
   it.stir();
   await clock.pass(HIDDEN_AWAY_MS);
   it.see(true);
-  assert.deepEqual(said, [true, false, 'wake', 'look', true, false, 'wake', 'look']);
+  assert.deepEqual(said, [true, false, 'look', 'look', 'wake', true, false, 'look', 'wake']);
+});
+
+test('present: visible, with the focus, not idle; nobody is there once one of them is not', async () => {
+  const { clock, said, it } = attention();
+  assert.equal(it.isPresent, true);
+  it.focus(false);
+  assert.equal(it.isPresent, false);
+  it.stir();
+  assert.equal(it.isPresent, false, 'a mouse that passes over the window');
+  it.stir(true);
+  assert.equal(it.isPresent, true, 'a key');
+  it.focus(false);
+  it.focus(true);
+  assert.equal(it.isPresent, true);
+  it.see(false);
+  it.focus(true);
+  assert.equal(it.isPresent, false);
+  it.see(true);
+  assert.equal(it.isPresent, true);
+  await clock.pass(IDLE_AWAY_MS);
+  assert.deepEqual([it.isPresent, it.away], [false, true]);
+  said.length = 0;
+  it.stir();
+  assert.deepEqual([it.isPresent, said], [true, [false, 'look']]);
+});
+
+test('a device that slept: nobody is there before its timers have run; a clock that was set back keeps nobody away', () => {
+  const { clock, said, it } = attention();
+  it.stir();
+  clock.at += IDLE_AWAY_MS;
+  assert.deepEqual([it.isPresent, it.away, said], [false, false, []]);
+  it.stir();
+  assert.deepEqual([it.isPresent, said], [true, ['look']]);
+  clock.at -= 60 * 60000;
+  it.away = true;
+  it.stir();
+  assert.equal(it.isPresent, true);
 });
 
 // --- the banner -----------------------------------------------------------------------------------------------------

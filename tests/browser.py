@@ -1,0 +1,128 @@
+"""What users do and see on the page in a real browser, by Playwright. The fixture is in tests/fix_browser.py.
+
+    Browsing    one browser and one chatd: `await browsing.tab("alice")` is a tab of a profile of its own; `browsing.server` for peers
+    Tab         what a user does and sees there; `page` is Playwright's
+
+The tabs reach the server through a proxy, so that a test can cut the line.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
+
+from tests.faults.tcp_proxy import TcpProxy
+from tests.fix_server import Server
+
+WAIT_MS: Final = 15_000  # for what must come; far beyond what it takes
+Size: TypeAlias = ViewportSize
+PHONE: Final[Size] = {"width": 390, "height": 800}
+LOW: Final[Size] = {"width": 1100, "height": 420}
+DESK: Final[Size] = {"width": 1100, "height": 800}
+# What is drawn because of something is drawn in the next frame, and what follows from that in the one after it.
+SETTLED: Final = """() => new Promise((done) => {
+  let left = 6;
+  const step = () => ((left -= 1) === 0 ? setTimeout(done) : requestAnimationFrame(step));
+  step();
+})"""
+
+
+class Tab:
+    """One tab of one user."""
+
+    def __init__(self, page: Page, proxy: TcpProxy, server: Server) -> None:
+        self.page = page
+        self._proxy, self._server = proxy, server
+        self.dialog = page.locator("dialog")
+        self.line = page.locator(".log .new")
+        self.writing = page.locator("textarea")
+
+    async def sign_in(self, name: str) -> None:
+        await self.page.goto(f"http://127.0.0.1:{self._proxy.port}/")
+        await self.page.get_by_label("Your name").fill(name)
+        await self.page.keyboard.press("Enter")
+        await expect(self.page.locator(".side .state", has_text="online")).to_be_visible()
+
+    async def open(self, peer: str) -> None:
+        await self.page.locator(".conversation", has_text=peer).click()
+        await expect(self.page.locator(".pane-head .name")).to_have_text(peer)
+
+    def message(self, text: str) -> Locator:
+        return self.page.locator(".message", has=self.page.get_by_text(text, exact=True))
+
+    async def hit(self, text: str, button: str) -> None:
+        """A button of a message, found by its text."""
+        await self.message(text).hover()
+        await self.message(text).get_by_role("button", name=button).click()
+
+    async def peers(self) -> list[str]:
+        return await self.page.locator(".conversation .name").all_inner_texts()
+
+    async def unread(self, count: int) -> None:
+        """The title and the badges tell so many, and go on telling it."""
+        title = f"({count}) chatd" if count else "chatd"
+        await expect(self.page).to_have_title(title)
+        await self.settled()
+        assert await self.page.title() == title
+
+    async def settled(self) -> None:
+        """All that follows from what has happened is drawn."""
+        await self.page.evaluate(SETTLED)
+
+    async def scroll(self, script: str) -> None:
+        """Set the pane's place to what `script` makes of `pane` (its element) and `at(text)` (the end of a message)."""
+        await self.page.evaluate(
+            """(script) => {
+              const pane = document.querySelector('.scroller');
+              const find = (text) => [...pane.querySelectorAll('.message')].find((node) => node.querySelector('.text').textContent === text);
+              const at = (text) => find(text).offsetTop + find(text).offsetHeight;
+              pane.scrollTop = { 'top': 0, 'bottom': pane.scrollHeight }[script] ?? at(script) + 8 - pane.clientHeight;
+            }""",
+            script,
+        )
+
+    async def offline(self) -> None:
+        self._proxy.upstream = 0
+        self._proxy.drop()
+        await expect(self.page.locator(".side .state", has_text="not connected")).to_be_visible()
+
+    async def online(self) -> None:
+        self._proxy.upstream = self._server.port
+        await self.page.evaluate("dispatchEvent(new Event('online'))")
+        await expect(self.page.locator(".side .state", has_text="not connected")).to_be_hidden()
+
+
+class Browsing:
+    """One Chromium and one chatd."""
+
+    def __init__(self, browser: Browser, proxy: TcpProxy, server: Server) -> None:
+        self.server = server
+        self._browser, self._proxy = browser, proxy
+        self._test = 0
+
+    def begin(self) -> None:
+        self._test += 1
+        self._proxy.upstream = self.server.port
+
+    def user(self, name: str) -> str:
+        """A name of this test's own."""
+        return f"{name}{self._test}"
+
+    async def tab(self, name: str, *, size: Size = DESK, clock: bool = False) -> Tab:
+        """Signed in. `clock`: the page's time can be moved (`page.clock`)."""
+        context = await self._browser.new_context(viewport=size)
+        context.set_default_timeout(WAIT_MS)
+        page = await context.new_page()
+        if clock:
+            await page.clock.install()
+        tab = Tab(page, self._proxy, self.server)
+        await tab.sign_in(name)
+        return tab
+
+    async def end(self) -> None:
+        for context in self._browser.contexts:
+            await context.close()
+        for peer in self.server.peers:
+            peer.ws.transport.abort()
+        self.server.peers.clear()
