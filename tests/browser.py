@@ -57,7 +57,8 @@ class Tab:
         await self.message(text).get_by_role("button", name=button).click()
 
     async def peers(self) -> list[str]:
-        return await self.page.locator(".conversation .name").all_inner_texts()
+        names: list[str] = await self.page.locator(".conversation .name").all_inner_texts()
+        return names
 
     async def unread(self, count: int) -> None:
         """The title and the badges tell so many, and go on telling it."""
