@@ -97,8 +97,9 @@ class Tab:
 class Browsing:
     """One Chromium and one chatd."""
 
-    def __init__(self, browser: Browser, proxy: TcpProxy, server: Server) -> None:
+    def __init__(self, browser: Browser, proxy: TcpProxy, server: Server, database: str) -> None:
         self.server = server
+        self.database = database
         self._browser, self._proxy = browser, proxy
         self._test = 0
 

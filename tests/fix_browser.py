@@ -48,14 +48,15 @@ async def browser_and_server(postgres: Embedded, template_db: str, tmp_path_fact
     limits: dict[str, Any] = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
     expect.set_options(timeout=WAIT_MS)
     databases_of_module = databases(postgres, template_db)
-    node = Node(Settings(data_dir=folder, port=0, admin_port=0, database_url=SecretStr(next(databases_of_module)()), **limits))
+    database = next(databases_of_module)()
+    node = Node(Settings(data_dir=folder, port=0, admin_port=0, database_url=SecretStr(database), **limits))
     try:
         await node.start()
         proxy = TcpProxy(node.port)
         await proxy.start()
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=binary)
-            yield Browsing(browser, proxy, Server(node))
+            yield Browsing(browser, proxy, Server(node), database)
             await browser.close()
         await proxy.stop()
     finally:

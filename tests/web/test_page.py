@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from typing import Any, Final
 
+import psycopg
 import pytest
 
 pytest.importorskip("playwright.async_api", reason="playwright is not installed: `make setup` installs it")
@@ -147,14 +148,24 @@ async def last_in_view(tab: Tab) -> int:
     return found
 
 
-@pytest.mark.parametrize("missed", [40, 600])
-async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: Browsing, missed: int) -> None:
+async def another_epoch(browsing: Browsing, peer: Peer, name: str) -> Peer:
+    """As after a restore: all begin anew. Gives the peer's next connection."""
+    with psycopg.connect(browsing.database, autocommit=True) as db:
+        db.execute("UPDATE meta SET epoch = %s", (uuid.uuid4().hex,))
+    await peer.closed()
+    return await browsing.server.connect(name)
+
+
+@pytest.mark.parametrize(("missed", "restored"), [(40, False), (600, False), (40, True)])
+async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: Browsing, missed: int, restored: bool) -> None:
     tab, bob, alice, name = await chat(browsing, 11)
     await tab.open(name)
     await read_to(bob, 11)
     await tab.offline()
     head = 11 + missed
     await say(bob, alice, 12, head)
+    if restored:
+        bob = await another_epoch(browsing, bob, name)
     await tab.online()
     await expect(tab.line).to_be_in_viewport()
     assert await tab.page.locator(".new + .message .text").inner_text() == "m12"
@@ -271,18 +282,23 @@ class Absence:
 
 @pytest.mark.parametrize("way", ["idle", "unfocused", "hidden"])
 async def test_nothing_is_read_while_nobody_is_there(browsing: Browsing, way: str) -> None:
-    tab, bob, alice, name = await chat(browsing, 3, clock=way == "idle")
+    tab, bob, alice, name = await chat(browsing, 3, clock=way == "idle", size=LOW)
     await tab.open(name)
     await read_to(bob, 3)
     absence = Absence(tab)
     await getattr(absence, way)()
-    await say(bob, alice, 4, 6)
-    await expect(tab.message("m6")).to_be_in_viewport()
-    await tab.unread(3)
+    await say(bob, alice, 4, 30)
+    await expect(tab.message("m30")).to_be_attached()
+    await tab.unread(27)
+    await expect(tab.line).to_be_in_viewport()
     assert await tab.page.locator(".new + .message .text").inner_text() == "m4"
     assert await told_so_far(bob) <= 3
     await getattr(absence, f"{way}_over")()
+    seen = await last_in_view(tab)
+    assert 4 <= seen < 30
+    await tab.unread(30 - seen)
+    assert await read_to(bob, seen) <= {3, seen}
+    await tab.page.get_by_role("button", name="Go to the latest message").click()
     await tab.unread(0)
-    assert await read_to(bob, 6) <= {3, 6}
-    await say(bob, alice, 7, 7)
+    await say(bob, alice, 31, 31)
     await tab.unread(0)
