@@ -23,11 +23,13 @@ from chatd.gaps import Gap
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
+from chatd.pace import PRESENCE_S, Pace
 from chatd.presence import Change
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation
 from chatd.session import Effect, End, Reply, Session, State, Throttled
 from chatd.store import ConvRow
+from chatd.typing_push import TypingPush
 
 log = structlog.get_logger("chat")
 
@@ -44,6 +46,8 @@ class Chat:
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
         self.entrance = Entrance(services, self._conv)
+        self.typing = TypingPush(services)
+        self._presence: Pace[UserId, Change] = Pace(PRESENCE_S)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()
@@ -205,18 +209,7 @@ class Chat:
         if not conv.open:
             raise errors.NotOpen("typing is shown once both have sent something")
         self._send(session, protocol.ok(request.id))
-        side = conv.side(user.id)
-        from_json, to_json = conv.names(side)
-        peer = conv.peer(user.id)
-        other = self.s.registry.users.get(peer)
-        payload = protocol.typing(conv.id, from_json, to_json)
-        if other is not None and other.sessions:
-            frame = framing.encode_text(payload)
-            for one in other.sessions.values():
-                if one is not session and one.state is State.LIVE:
-                    one.sink.send(frame)
-        if self.s.relay is not None:
-            self.s.relay.typing(conv, side, peer, other, payload)
+        self.typing.typed(conv, conv.side(user.id), session)
 
     # ---- reads --------------------------------------------------------------------------------------------------------------------------
 
@@ -333,10 +326,14 @@ class Chat:
         self.announce(self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms()))
 
     def announce(self, change: Change | None) -> None:
-        """Push a status to those who watch it and may see it."""
+        """Push a status to those who watch it and may see it: at most one a second of a user, and the last one always."""
         if change is None:
             return
         self.metrics.presence_changes += 1
+        if self.s.presence.watchers(change.user) and self._presence.offer(change.user, change, self.s.now()):
+            self._push_status(change)
+
+    def _push_status(self, change: Change) -> None:
         frame = framing.encode_text(protocol.frame("presence", **change.facts()))
         for watcher in self.s.presence.watchers(change.user):
             assert isinstance(watcher, Session)
@@ -403,9 +400,13 @@ class Chat:
         return user is not None and any(session.state is State.OPENING for session in user.sessions.values())
 
     def tick(self) -> None:
-        """Regular work: grace times that are over, users to let go."""
+        """Regular work: grace times that are over, what was held back, users to let go."""
         for change in self.s.presence.due(self.s.now(), self.s.now_ms(), self._is_opening):
             self.announce(change)
+        for _, change in self._presence.due(self.s.now()):
+            self._push_status(change)
+        self.metrics.presence_merged = self._presence.merged
+        self.typing.tick()
         gone = self.s.registry.release(self.s.now())
         if self.s.relay is not None and gone:
             self.s.relay.release(gone)

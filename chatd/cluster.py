@@ -82,7 +82,7 @@ class Cluster:
             Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour, s.lane_queue_max), now=services.now,
         )  # fmt: skip
         self.relay.pages, self.relay.wake_feed = lambda: self.feed.pages, self.feed.wake
-        self.relay.other_log = services.store.log.suspect
+        self.relay.other_log, self.relay.typed = services.store.log.suspect, chat.typing.heard
         services.relay, services.quota, delivery.outward = self.relay, self.quota, self.relay
         for name, help, read in (
             ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),

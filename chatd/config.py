@@ -116,7 +116,10 @@ class Settings(BaseSettings):
     handshake_ms: int = _limit(5000, "Time for the WebSocket handshake", 100, 60_000)
     connections_max: int = _limit(100_000, "Connections of this node", 1, 10_000_000)
     connections_per_address_max: int = _limit(10_000, "Connections from one address", 1, 10_000_000)
-    unauthenticated_max: int = _limit(2000, "Connections that have not said hello yet", 1, 1_000_000)
+    unauthenticated_max: int = _limit(2000, "Connections that have not said hello yet; one more closes the oldest of them", 1, 1_000_000)
+    unauthenticated_per_address_max: int = _limit(
+        400, "Those of one address (IPv6: of one /64); one more closes its oldest", 1, 1_000_000
+    )
     devices_max: int = _limit(10, "Devices of a user at a time; one more closes the longest idle", 1, 100)
     frame_bytes_max: int = _limit(16_384, "Longest frame that a client may send", 1024, 1 << 24)
     body_bytes_max: int = _limit(2048, "Longest message, in bytes of UTF-8", 1, 1 << 20)

@@ -6,43 +6,41 @@
 Guarantees: all output of a loop turn goes out in one `write`, and that of several turns while the node is behind (`flushing`); what waits for a
 client that does not read is bounded, and past the bound the client is closed with a code that says so; nothing of a connection is a task or a
 timer: `Hub.sweep` looks at all of them, once a second. When the transport is full we also stop reading, so that a client cannot ask for what it does
-not take.
+not take. What comes in is bounded by turns (`intake`): a slice of each connection, and every frame counts, whatever it is. What waits for its turn
+is one read of the socket at most (`RECEIVE_BYTES`), as none other follows meanwhile.
 
-The hub holds all connections and knows the limits on them (per node, per address, not yet authenticated). Neighbours: `handshake` (before), `framing`
-(bytes <-> frames), `chat` (what a session's frames do).
+Neighbours: `hub` (all connections, and the limits on them), `handshake` (before), `framing` (bytes <-> frames), `chat` (what a session's frames do).
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-import itertools
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Final, Literal, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
-from chatd import addresses, framing, protocol
-from chatd.access_log import AccessLog
-from chatd.addresses import Networks
-from chatd.arrival import Sources
-from chatd.chat import Chat
-from chatd.errors import CloseCode, Refused
-from chatd.flushing import Flusher
-from chatd.framing import Failure, FrameReader, PeerClose, Ping, Pong
-from chatd.handshake import Handshake, Pages, refusal
+from chatd import addresses, framing
+from chatd.errors import CloseCode
+from chatd.framing import Event, Failure, FrameReader, PeerClose, Ping
+from chatd.handshake import Handshake, refusal
+from chatd.intake import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
 from chatd.limits import TokenBucket
-from chatd.opening import Services
 from chatd.session import Session, State
+
+if TYPE_CHECKING:
+    from chatd.hub import Hub
 
 logger = structlog.get_logger("connection")
 
 SWEEP_S: Final = 1.0
 PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping goes out
 CLOSE_S: Final = 3.0  # for the peer's part of the closing handshake
+CLOSING_FRAMES_MAX: Final = 512  # passed over while we wait for it: an outbox may have been on its way. Past it nothing more is read
+RECEIVE_BYTES: Final = 65_536  # SO_RCVBUF: what the kernel holds of a client, and one read can bring (Linux: up to twice); 0.6 MB/s at 100 ms
 WRITE_HIGH_BYTES: Final = 65_536  # handed to the transport at most; the rest waits in our own queue, which is bounded and let go at once
 
 
@@ -58,12 +56,13 @@ class Connection(asyncio.Protocol):
     """Implements `session.Sink`. Slotted and lean: ten thousands of them are idle."""
 
     __slots__ = (
-        "_close_code", "_handshake", "_hub", "_out", "_out_bytes", "_paused", "_phase", "_pinged_at", "_reader", "_session", "_transport",
-        "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
+        "_close_code", "_handshake", "_hub", "_intake", "_is_waiting", "_out", "_out_bytes", "_passed_over", "_paused", "_phase", "_pinged_at",
+        "_reader", "_rest", "_session", "_transport", "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._intake = hub.strangers
         self._phase = Phase.HANDSHAKE
         self._handshake: Handshake | None = None
         self._reader: FrameReader | None = None
@@ -72,6 +71,9 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._paused = False
+        self._rest = b""  # has come, and waits for its turn to be read
+        self._is_waiting = False  # in the intake's ring
+        self._passed_over = 0  # frames since we closed
         self._pinged_at = 0.0
         self._close_code = 0
         self.address = ""  # the client's; that of a proxy until the handshake is over
@@ -100,7 +102,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         was, self._phase = self._phase, Phase.CLOSED
-        self._out, self._out_bytes, self._reader, self._handshake = [], 0, None, None
+        self._out, self._out_bytes, self._reader, self._handshake, self._rest = [], 0, None, None, b""
         self._hub.gone(self)
         if was is not Phase.CLOSED and self._session is not None:
             self._end_session("lost" if not self._close_code else "")
@@ -108,24 +110,16 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._hub.now()
-        self.bytes_in += len(data)
-        if self._phase is Phase.HANDSHAKE:
+        size, intake = len(data), self._intake
+        self.bytes_in += size
+        if size > SLICE_BYTES or self._rest or intake.left < 0:
+            self._put_off(data)
+        else:
+            intake.left -= size
             try:
-                self._shake(data)
-            except Exception:  # as below
-                logger.exception("handshake.bug")
-                self.abort()
-            return
-        reader, session = self._reader, self._session
-        if reader is None or session is None:
-            if self._phase is Phase.CLOSING and self._transport is not None:
-                self._transport.close()  # after a broken frame nothing can be read; but the peer has seen our close, and answers
-            return
-        try:
-            self._read(reader, session, data)
-        except Exception:  # a bug of ours must not take others down: this connection ends, loudly
-            logger.exception("connection.bug", user=_user_of(session))
-            self.close(CloseCode.INTERNAL, "internal error")
+                self._read(data)
+            except Exception as e:  # a bug of ours must not take others down: this connection ends, loudly
+                self._bug(e)
 
     def eof_received(self) -> bool:
         return False  # a half-closed peer cannot answer: the transport closes itself
@@ -146,10 +140,60 @@ class Connection(asyncio.Protocol):
             self._session.drained = None
             if not waiter.done():
                 waiter.set_result(None)
-        if self._transport is not None and not self._transport.is_closing() and not self._transport.is_reading():
-            self._transport.resume_reading()
+        self._read_on()
 
     # ---- in -------------------------------------------------------------------------------------------------------------------------
+
+    def _put_off(self, data: bytes) -> None:
+        """Read this in later turns, and nothing more from the socket before."""
+        self._rest += data
+        if not self._is_waiting and self._transport is not None:
+            self._is_waiting = True
+            self._hub.services.metrics.reads_put_off += 1
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+            self._intake.put_off(self)
+
+    def take_slice(self) -> bool:
+        """Implements `intake.Source`."""
+        intake, reader = self._intake, self._reader
+        if self._phase is Phase.CLOSED or (self._paused and self._phase is not Phase.CLOSING):  # `resume_writing` goes on
+            self._is_waiting = False
+            return False
+        self.heard_at, data = self._hub.now(), b""
+        if reader is None or not reader.more:
+            data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
+            intake.left -= len(data)
+        if data or (reader is not None and reader.more):  # else it was closed meanwhile
+            try:
+                self._read(data)
+            except Exception as e:  # as above
+                self._bug(e)
+        self._is_waiting = bool(self._rest) or (self._reader is not None and self._reader.more)
+        if self._is_waiting and self._intake is not intake:  # it has said hello meanwhile
+            self._intake.put_off(self)
+            return False
+        self._read_on()
+        return self._is_waiting
+
+    def _read_on(self) -> None:
+        """Read from the socket again, unless the client does not read or something that came before waits."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._is_waiting or (self._paused and self._phase is not Phase.CLOSING):
+            return
+        if self._rest or (self._reader is not None and self._reader.more):
+            self._put_off(b"")
+        elif not transport.is_reading() and self._passed_over <= CLOSING_FRAMES_MAX:
+            transport.resume_reading()
+
+    def _bug(self, error: Exception) -> None:
+        session = self._session
+        user = None if session is None else _user_of(session)
+        logger.error("handshake.bug" if session is None else "connection.bug", user=user, exc_info=error)
+        if session is None:
+            self.abort()
+        else:
+            self.close(CloseCode.INTERNAL, "internal error")
 
     def _shake(self, data: bytes) -> None:
         assert self._handshake is not None
@@ -157,12 +201,16 @@ class Connection(asyncio.Protocol):
         answer = self._handshake.feed(data)
         if answer is None:
             return
+        self._intake.left -= HANDSHAKE_COST
+        if self._intake.left < self._intake.low:
+            self._intake.renew()
         self._handshake = None
         self._transport.write(answer.data)
         if answer.refused:
             self._hub.refused(answer.refused, self.address)
         if not answer.upgraded:
             self._phase = Phase.CLOSED
+            self._rest = b""
             self._transport.close()
             return
         hub = self._hub
@@ -172,11 +220,26 @@ class Connection(asyncio.Protocol):
         self.deadline = self.heard_at + hub.hello_s
         hub.shaken(self)
         if answer.rest:
-            self.data_received(answer.rest)
+            self._rest = answer.rest + self._rest
+            self._put_off(b"")
 
-    def _read(self, reader: FrameReader, session: Session, data: bytes) -> None:
-        hub, now = self._hub, self.heard_at
-        for event in reader.feed(data):
+    def _read(self, data: bytes) -> None:
+        """Read a slice."""
+        reader, session = self._reader, self._session
+        if reader is None or session is None:
+            if self._phase is Phase.HANDSHAKE:
+                self._shake(data)
+            elif self._phase is Phase.CLOSING and self._transport is not None:
+                self._transport.close()  # after a broken frame nothing can be read; but the peer has seen our close, and answers
+            return
+        hub, now, intake = self._hub, self.heard_at, self._intake
+        events = reader.feed(data)
+        intake.left -= FRAME_COST * len(events)
+        if intake.left < intake.low:
+            intake.renew()
+        if reader.more:
+            self._put_off(b"")
+        for event in events:
             if self._phase is not Phase.OPEN and type(event) is not PeerClose:
                 continue  # we have said goodbye: only the peer's close matters
             if type(event) is bytes:
@@ -184,17 +247,35 @@ class Connection(asyncio.Protocol):
                 hub.handle(session, session.receive(event, now))
                 if waits and session.state is not State.AWAIT_HELLO:
                     hub.authenticated(self)
-            elif type(event) is Ping:
-                if session.frames.take(now):  # RFC 6455 5.5.3: one may answer the most recent ping alone
-                    self.send(framing.encode_pong(event.data))
-            elif type(event) is Pong:
-                pass
+                    self._intake = hub.sessions
             elif type(event) is PeerClose:
                 self._peer_closed(event)
                 return
             elif type(event) is Failure:
-                self._reader = None
+                self._reader, self._rest = None, b""
                 self.close(event.code, event.reason)
+            else:
+                self._count(session, event)
+        if self._phase is Phase.CLOSING and self._reader is not None:
+            self._pass_over(events)
+
+    def _count(self, session: Session, event: Event) -> None:
+        """A frame that asks for nothing: a pong, a ping, a part of a message."""
+        if session.frames.take(self.heard_at):
+            if type(event) is Ping:  # RFC 6455 5.5.3: one may answer the most recent ping alone
+                self.send(framing.encode_pong(event.data))
+            return
+        self._hub.services.metrics.frames_throttled += 1
+        if (end := session.excess(self.heard_at)) is not None:
+            self.close(end.code, end.reason)
+
+    def _pass_over(self, events: Sequence[Event]) -> None:
+        """What came after our close. A client that goes on sending, or sends what is no frame, is not read any more: the sweep ends it."""
+        self._passed_over += CLOSING_FRAMES_MAX + 1 if events and type(events[-1]) is Failure else len(events)
+        if self._passed_over > CLOSING_FRAMES_MAX and self._transport is not None and not self._transport.is_closing():
+            self._hub.services.metrics.closing_floods += 1
+            self._reader, self._rest = None, b""
+            self._transport.pause_reading()
 
     def _peer_closed(self, event: PeerClose) -> None:
         if self._phase is Phase.OPEN:
@@ -248,13 +329,20 @@ class Connection(asyncio.Protocol):
         # Also into a full transport: at most 131 bytes more, and the only way to tell a peer that starts to read again.
         self._transport.write(b"".join(self._out) + framing.encode_close(code, reason))
         self._out, self._out_bytes = [], 0
-        if not self._transport.is_reading() and not self._transport.is_closing():
-            self._transport.resume_reading()  # or its answer would not be heard
+        self._read_on()  # or its answer would not be heard
         self._hub.closing(self)
         self._end_session(log_reason if log_reason is not None else reason)
 
     def ping(self) -> None:
         self.send(framing.encode_ping(b""))
+
+    def evict(self) -> None:
+        """Let go of one that has not said hello, without waiting for its answer: it would hold what is to be free."""
+        self.close(CloseCode.OVERLOADED, "too many connections without a hello")
+        if self._phase is Phase.CLOSING and self._transport is not None:
+            self._transport.close()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Let go of a connection at once."""
@@ -317,139 +405,3 @@ class Connection(asyncio.Protocol):
 
 def _user_of(session: Session) -> str | None:
     return None if session.user is None else session.user.id
-
-
-class Hub:
-    """All connections of a node, their limits, and the work that is done for all of them at once."""
-
-    def __init__(self, services: Services, chat: Chat, pages: Pages, loop: asyncio.AbstractEventLoop, boot: str = "") -> None:
-        s = services.settings
-        self.services, self.chat, self.pages, self.loop = services, chat, pages, loop
-        self.now = services.now
-        self.handle = chat.handle
-        self.origins = tuple(s.origins)
-        self.bounds = protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max)
-        self.frame_bytes_max, self.out_queue_bytes_max = s.frame_bytes_max, s.out_queue_bytes_max
-        self.flush_bytes = min(WRITE_HIGH_BYTES, s.out_queue_bytes_max)
-        self.frames_per_s, self.frames_burst = s.frames_per_s, s.frames_burst
-        self.handshake_s, self.hello_s = s.handshake_ms / 1000, s.hello_ms / 1000
-        self.connections: set[Connection] = set()
-        self.empty = asyncio.Event()  # no connection is left
-        self.empty.set()
-        self.sources = Sources(Networks(s.trusted_proxies), s.forwarded_header, s.proxy_protocol)
-        self.access_log = AccessLog(services.metrics, boot, names_proxies=bool(s.trusted_proxies))
-        self._numbers = itertools.count(1)
-        self._addresses: dict[str, int] = {}
-        self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
-        self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
-        self._closing: dict[Connection, None] = {}  # the oldest first
-        self.flusher = Flusher(loop.call_soon, loop.call_later, time.perf_counter)
-        self.to_flush = self.flusher.add
-
-    # ---- limits ---------------------------------------------------------------------------------------------------------------------
-
-    def admit(self, connection: Connection, *, is_known: bool) -> bool:
-        """Room for one more? The caller says 503 if not. `is_known`: its address is the client's, and counts."""
-        s, metrics = self.services.settings, self.services.metrics
-        if not connection.address:
-            return self.refused("left", "")
-        if self.sources.refuses(connection.address):
-            return self.refused("not_a_proxy", connection.address)
-        if len(self.connections) >= s.connections_max:
-            return self.refused("connections_max", connection.address)
-        if len(self._shaking) + len(self._awaiting) >= s.unauthenticated_max:
-            return self.refused("unauthenticated_max", connection.address)
-        if self.chat.draining:
-            return self.refused("draining", connection.address)
-        if is_known and not self._count(connection):
-            return False
-        metrics.connections += 1
-        connection.number = next(self._numbers)
-        connection.heard_at = connection.since = self.now()
-        connection.deadline = connection.heard_at + self.handshake_s
-        self.connections.add(connection)
-        self.empty.clear()
-        self._shaking[connection] = None
-        return True
-
-    def locate(self, connection: Connection, address: str, differ: bool) -> bool:
-        """A proxy's headers tell the client's address: room for one more of it?"""
-        connection.address = address
-        if differ:
-            self.access_log.headers_differ(address)
-        return self._count(connection)
-
-    def _count(self, connection: Connection) -> bool:
-        """Count it by its address, if there is room."""
-        key, limit = addresses.counted_as(connection.address), self.services.settings.connections_per_address_max
-        n = self._addresses.get(key, 0)
-        self.access_log.counted(connection.address, n + 1, limit)
-        if n >= limit:
-            return self.refused("connections_per_address_max", connection.address)
-        self._addresses[key] = n + 1
-        connection.counted = key
-        return True
-
-    def refused(self, reason: str, address: str) -> Literal[False]:
-        """Count and log a connection that gets no session."""
-        self.access_log.refused(reason, address, self.now())
-        return False
-
-    def shaken(self, connection: Connection) -> None:
-        """Its handshake is done: it is to say hello."""
-        self._shaking.pop(connection, None)
-        self._awaiting[connection] = None
-
-    def authenticated(self, connection: Connection) -> None:
-        """It has said hello: from now on its own limits hold."""
-        self._awaiting.pop(connection, None)
-
-    def closing(self, connection: Connection) -> None:
-        self._awaiting.pop(connection, None)
-        self._closing[connection] = None
-
-    def opened(self, session: Session) -> None:
-        """Its hello was answered with a welcome."""
-        connection = cast("Connection", session.sink)
-        self.access_log.opened(session, connection.number, connection.address, self.now())
-
-    def hello_refused(self, session: Session, hello: protocol.Hello, error: Refused) -> None:
-        connection = cast("Connection", session.sink)
-        self.access_log.hello_refused(connection.number, connection.address, hello.device, error, self.now())
-
-    def gone(self, connection: Connection) -> None:
-        if connection not in self.connections:
-            return
-        self.connections.discard(connection)
-        if not self.connections:
-            self.empty.set()
-        for waiting in (self._shaking, self._awaiting, self._closing):
-            waiting.pop(connection, None)
-        if key := connection.counted:
-            if self._addresses[key] == 1:
-                del self._addresses[key]
-            else:
-                self._addresses[key] -= 1
-
-    # ---- for all --------------------------------------------------------------------------------------------------------------------
-
-    def sweep(self) -> None:
-        """Deadlines, heartbeats and tokens of all connections: one pass a second, some 0.2 us a connection."""
-        now, now_ms = self.now(), self.services.now_ms()
-        self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
-        self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
-        self._expire(self._closing, now, lambda c: c.abort())
-        heartbeat_s = self.services.settings.heartbeat_ms / 1000
-        ping_s, lost_s = heartbeat_s * PING_AT, max(heartbeat_s - SWEEP_S, heartbeat_s * 0.8)
-        for connection in list(self.connections):
-            if connection.phase is Phase.OPEN:
-                connection.check(now, now_ms, ping_s, lost_s)
-
-    def _expire(self, waiting: dict[Connection, None], now: float, end: Callable[[Connection], None], refused: str = "") -> None:
-        for connection in list(waiting):
-            if connection.deadline > now:
-                break  # they are in order of their deadlines
-            if connection in waiting:
-                if refused:
-                    self.refused(refused, connection.address)
-                end(connection)

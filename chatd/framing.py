@@ -1,9 +1,12 @@
 """RFC 6455 frames, the server's side: bytes in, payloads and control frames out. Pure; the handshake is done by websockets before.
 
-    data_received ──feed──► bytes | Ping | Pong | PeerClose | Failure          encode_text | _close | _ping | _pong ──► transport.write
+    data_received ──feed──► bytes | Ping | Pong | Fragment | PeerClose | Failure      encode_text | _close | _ping | _pong ──► transport.write
 
 What comes out of `feed` is right in itself: a `bytes` is one whole text message in valid UTF-8, however it was cut and fragmented. Everything else
 that a peer can do ends in one `PeerClose` or `Failure`, after which nothing is read; nothing raises. An idle reader holds no buffer.
+
+Each frame is one event, so that whoever reads can count them. One call of `feed` reads at most `FEED_FRAMES_MAX` frames: of a megabyte of six-byte
+frames the rest waits in the reader (`more`) until the next call, so that others have their turn.
 
 The oracle is websockets' core (`tests/oracles/test_framing_against_websockets.py`): same messages, same close codes. Two differences, both
 wanted: what a header shows to be wrong ends the connection at that header, not after its payload; and a control frame does not count towards
@@ -26,6 +29,7 @@ except ImportError:  # a machine without the wheel and without a compiler
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FEED_FRAMES_MAX: Final = 32  # in one call: some 0.3 ms of messages; a client sends 1 to 8 at a time
 CONTROL_BYTES_MAX: Final = 125  # RFC 6455 5.5
 REASON_BYTES_MAX: Final = CONTROL_BYTES_MAX - 2
 
@@ -36,6 +40,7 @@ NO_STATUS: Final = 1005  # a close frame without a code
 _TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
 _OPCODES: Final = frozenset((0x0, _TEXT, _BINARY, _CLOSE, _PING, _PONG))
 _FIN_TEXT: Final = 0x81
+_FEED: Final = range(FEED_FRAMES_MAX)
 
 
 class Ping(NamedTuple):
@@ -46,6 +51,10 @@ class Ping(NamedTuple):
 
 class Pong(NamedTuple):
     data: bytes
+
+
+class Fragment(NamedTuple):
+    """A part of a message, not the last one: there is nothing to do, but it counts as a frame."""
 
 
 class PeerClose(NamedTuple):
@@ -62,16 +71,19 @@ class Failure(NamedTuple):
     reason: str
 
 
-Event: TypeAlias = bytes | Ping | Pong | PeerClose | Failure
+Event: TypeAlias = bytes | Ping | Pong | Fragment | PeerClose | Failure
+
+_A_FRAGMENT: Final = Fragment()
 
 
 class FrameReader:
     """Reads what one peer sends. `feed` gives the events in the order of the bytes.
 
-    It keeps one partial frame, and the fragments so far of one message: each at most `frame_bytes_max` and a header.
+    It keeps one partial frame, and the fragments so far of one message: each at most `frame_bytes_max` and a header. While `more` is set it also
+    keeps what the last call left unread: call `feed` with no bytes to go on.
     """
 
-    __slots__ = ("_bytes_max", "_ended", "_fragments", "_message", "_need", "_partial")
+    __slots__ = ("_bytes_max", "_ended", "_fragments", "_message", "_need", "_partial", "more")
 
     def __init__(self, frame_bytes_max: int) -> None:
         assert frame_bytes_max >= CONTROL_BYTES_MAX
@@ -81,9 +93,10 @@ class FrameReader:
         self._message: bytearray | None = None  # unmasked fragments of a message, until the last one
         self._fragments = 0
         self._ended = False
+        self.more = False
 
     def feed(self, data: bytes) -> Sequence[Event]:
-        """What these bytes complete. Never raises."""
+        """What these bytes complete, `FEED_FRAMES_MAX` events at most. Never raises."""
         if self._ended:
             return ()
         partial = self._partial
@@ -93,9 +106,13 @@ class FrameReader:
                 return ()
             data = bytes(partial)
             self._partial = None
+            self.more = False
         events: list[Event] = []
         at, end = 0, len(data)
-        while end - at >= 2:
+        for _ in _FEED:
+            if end - at < 2:
+                self._need = 2
+                break
             size = data[at + 1]
             if data[at] == _FIN_TEXT and 128 <= size <= 254 and self._message is None:
                 if size < 254:
@@ -128,7 +145,8 @@ class FrameReader:
                 break
             at = stop
         else:
-            self._need = 2
+            self._need = 0
+            self.more = at < end
         if at < end:
             self._partial = bytearray(data[at:])
         return events
@@ -192,11 +210,13 @@ class FrameReader:
             if not head & 0x80:
                 self._message = bytearray(payload)
                 self._fragments = 1
+                events.append(_A_FRAGMENT)
                 return
         else:
             self._message += payload
             self._fragments += 1
             if not head & 0x80:
+                events.append(_A_FRAGMENT)
                 return
             payload = bytes(self._message)
             self._message = None
@@ -232,6 +252,7 @@ class FrameReader:
     def _end(self, events: list[Event], last: PeerClose | Failure) -> None:
         events.append(last)
         self._ended = True
+        self.more = False
         self._partial = self._message = None
 
 

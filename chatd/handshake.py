@@ -8,6 +8,7 @@ segment is not lost in the library's buffers. One request a connection: whatever
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
@@ -25,6 +26,8 @@ from chatd.proxy_protocol import Malformed
 
 HEAD_BYTES_MAX: Final = 16_384
 WS_PATH: Final = "/ws"
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HAS_PORT: Final = re.compile(r":[0-9]+$")  # not that of `[::1]`
 
 
 class Page(NamedTuple):
@@ -83,8 +86,9 @@ class Handshake:
             if behind is None:
                 return None
             data = behind
+        seen = max(len(self._head) - 3, 0)  # the end of the head is not in what was looked through before: a byte at a time costs no more
         self._head += data
-        end = self._head.find(b"\r\n\r\n")
+        end = self._head.find(b"\r\n\r\n", seen)
         if end < 0 or end > HEAD_BYTES_MAX:
             return _bad(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) if len(self._head) > HEAD_BYTES_MAX else None
         return self._complete(self._head[: end + 4], self._head[end + 4 :])
@@ -124,10 +128,23 @@ class Handshake:
 
     def _allowed(self, headers: Headers) -> list[Origin | None]:
         """Origins for the library to check: none at all (no browser), our own host's, and those of the setting."""
-        allowed: list[str | None] = [None, *self._origins]
+        allowed: list[str | None] = [None]
+        for origin in self._origins:
+            allowed += same_origins(origin)
         if (host := headers.get("Host")) is not None:
-            allowed += [f"http://{host}".lower(), f"https://{host}".lower()]
+            allowed += [*same_origins(f"http://{host}".lower()), *same_origins(f"https://{host}".lower())]
         return cast("list[Origin | None]", allowed)
+
+
+def same_origins(origin: str) -> tuple[str, ...]:
+    """The origin, with and without the port if that is its scheme's own: `https://name` and `https://name:443` are one (RFC 6454 4)."""
+    scheme, _, host = origin.partition("://")
+    port = DEFAULT_PORTS.get(scheme)
+    if port is None:
+        return (origin,)
+    if host.endswith(f":{port}"):
+        return (origin, origin.removesuffix(f":{port}"))
+    return (origin,) if _HAS_PORT.search(host) else (origin, f"{origin}:{port}")
 
 
 def _plain(status: HTTPStatus) -> Page:

@@ -9,8 +9,9 @@ type's name, so that no `repr` lets a frame out; of an exception it keeps the fi
 at warning (info when ours is debug): below it, websockets shows whole frames.
 
 An event below the level costs a method call. Where even that is too much, look at `DEBUG_ON` (read it through the module, after `setup`).
-Writing blocks when whoever reads stderr does not: journald does read, a pipe to a stopped process would stop the node. So nothing on the path of
-a message logs at info. A stderr that is gone loses events and nothing else.
+A line costs some 20 us, and much of what is logged can be caused from outside. So each event has a bucket (`EVENT_PER_S`), and writing waits for
+nobody: what a pipe does not take waits in a bounded queue (`log_writer`). Lines left out are counted, and `log.dropped` tells it. A stderr that is
+gone loses events and nothing else. Events at debug have no bucket: who asks for them wants all.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
@@ -26,10 +28,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Literal
 import orjson
 import structlog
 
+from chatd import log_writer
 from chatd.config import mask_password
+from chatd.limits import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from structlog.typing import EventDict, Processor
@@ -42,6 +46,9 @@ TEXT_CHARS_MAX: Final = 2_000
 DEPTH_MAX: Final = 4
 ITEMS_MAX: Final = 50
 CHAIN_MAX: Final = 10  # exceptions shown of a chain or group
+EVENT_PER_S: Final = 200.0  # lines of one event at info and above: 0.4 % of a core
+EVENT_BURST: Final = 2_000  # a node that drains ends all its sessions at once
+EVENTS_MAX: Final = 1_000  # names of events are written in the code; a bound all the same
 
 _TOKEN = re.compile(r"eyJ[\w-]{6,}\.[\w-]+(?:\.[\w-]*)?")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -57,11 +64,12 @@ def setup(
     """
     global DEBUG_ON
     out = sys.stderr.buffer if stream is None else stream
-    terminal = out.isatty()
+    terminal, put = out.isatty(), _way_out(out)
     pretty = format == "pretty" or (format == "auto" and terminal)
     DEBUG_ON = level == "debug"
     structlog.configure(
         processors=[
+            _Buckets(),
             structlog.processors.add_log_level,
             _name_logger if node is None else _name_node(node),
             mask,
@@ -69,7 +77,7 @@ def setup(
             _pretty(terminal) if pretty else _to_json,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=lambda *names: _Output(out, *names),
+        logger_factory=lambda *names: _Output(put, *names),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -85,20 +93,63 @@ def setup(
 class _Output:
     """Where lines go. Never raises: a log that cannot be written must not end what it tells of."""
 
-    __slots__ = ("_stream", "name")
+    __slots__ = ("_put", "name")
 
-    def __init__(self, stream: BinaryIO, name: str = "") -> None:
-        self._stream = stream
+    def __init__(self, put: Callable[[bytes], None], name: str = "") -> None:
+        self._put = put
         self.name = name
 
     def write(self, line: bytes) -> None:
+        self._put(line + b"\n")
+
+    debug = info = warning = error = critical = exception = write
+
+
+def _way_out(stream: BinaryIO) -> Callable[[bytes], None]:
+    """What takes a line: the stream itself, or a thread where writing could wait for somebody."""
+    try:
+        fd = stream.fileno()
+        if log_writer.may_block(fd):
+            return log_writer.writer(fd).put
+    except (OSError, ValueError):  # no file at all, such as a test's
+        pass
+
+    def put(line: bytes) -> None:
         try:
-            self._stream.write(line + b"\n")
-            self._stream.flush()
+            stream.write(line)
+            stream.flush()
         except (OSError, ValueError):  # the reader has gone, or the stream is closed
             pass
 
-    debug = info = warning = error = critical = exception = write
+    return put
+
+
+def dropped() -> int:
+    """Lines that were left out, so far: over their bucket, or not taken by whoever reads."""
+    return _Buckets.dropped + log_writer.dropped()
+
+
+class _Buckets:
+    """Drops what is too much of one event."""
+
+    dropped = 0  # of the process
+
+    def __init__(self) -> None:
+        self._of: dict[str, TokenBucket] = {}
+
+    def __call__(self, logger: Any, method: str, event: EventDict) -> EventDict:
+        if method == "debug":
+            return event
+        name = event["event"]
+        bucket = self._of.get(name)
+        if bucket is None:
+            if len(self._of) >= EVENTS_MAX:
+                self._of.clear()
+            bucket = self._of[name] = TokenBucket(EVENT_PER_S, EVENT_BURST)
+        if bucket.take(time.monotonic()):
+            return event
+        _Buckets.dropped += 1
+        raise structlog.DropEvent
 
 
 class Bridge(logging.Handler):

@@ -57,7 +57,11 @@ COUNTERS: Final = {
     "presence_changes": "presence changes of users",
     "presence_pushes": "presence pushed to sessions",
     "limit_hits": "sends over the rate of their user",
-    "frames_throttled": "requests over the frame rate of their connection",
+    "frames_throttled": "frames over the frame rate of their connection: requests refused, pings not answered, pongs and fragments",
+    "closing_floods": "connections that went on sending after they were closed, and were not read any more",
+    "reads_put_off": "times that a connection had more to be read than its share of a turn",
+    "typing_merged": "typing not pushed because it was, less than a second ago",
+    "presence_merged": "presence changes that were pushed as one with a later one",
     "frames_bad": "frames answered with an error",
     "requests": "requests of all types",
     "connections": "connections accepted",
@@ -139,6 +143,10 @@ class Metrics(Collector):
     presence_pushes: int
     limit_hits: int
     frames_throttled: int
+    closing_floods: int
+    reads_put_off: int
+    typing_merged: int
+    presence_merged: int
     frames_bad: int
     requests: int
     connections: int

@@ -16,7 +16,6 @@ from typing import Final
 
 import structlog
 
-from chatd import framing
 from chatd.bus import Bus
 from chatd.delivery import Delivery
 from chatd.envelope import Codec, Entry, Receipt
@@ -27,7 +26,6 @@ from chatd.metrics import Metrics
 from chatd.mirror import Mirror
 from chatd.presence import Presence
 from chatd.registry import Conversation, Registry, User
-from chatd.session import State
 
 log = structlog.get_logger("relay")
 
@@ -44,8 +42,9 @@ class Relay:
         self.bus, self.mirror = bus, mirror
         self._codec, self._delivery, self._registry, self._metrics = codec, delivery, registry, metrics
         self._presence, self._elsewhere = presence, presence.elsewhere
-        self.pages: Callable[[], int] = lambda: 0  # of the feed; both are set by the owner
+        self.pages: Callable[[], int] = lambda: 0  # of the feed; these are set by the owner
         self.wake_feed: Callable[[], None] = lambda: None
+        self.typed: Callable[[Conversation, int], None] = lambda conv, side: None  # somebody types on another node
         self.other_log: Callable[[], None] = lambda: None  # another node has another log than this one: look which is there
         self._logged = TokenBucket(GARBAGE_LOGGED_PER_S, GARBAGE_LOGGED_BURST)
 
@@ -136,17 +135,9 @@ class Relay:
             elif isinstance(e, Receipt):
                 self._delivery.moved(conv, e.side, e.delivered, e.read)
             else:
-                self._push_typing(conv, e.side, e.frame)
+                self.typed(conv, e.side)
         if not right:
             self._garbage(user, data)
-
-    def _push_typing(self, conv: Conversation, side: int, payload: bytes) -> None:
-        reader = self._registry.users.get(conv.b if side == 0 else conv.a)
-        if reader is not None and conv.open:
-            frame = framing.encode_text(payload)
-            for session in reader.sessions.values():
-                if session.state is State.LIVE:
-                    session.sink.send(frame)
 
     def heard_presence(self, data: bytes) -> None:
         self.mirror.heard(data)

@@ -24,18 +24,20 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from chatd import ending, framing, migrate, notify, protocol, retention
+from chatd import log as logs
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
 from chatd.census import Census
 from chatd.chat import Chat
 from chatd.clock import Clock
 from chatd.config import Settings
-from chatd.connection import Connection, Hub
+from chatd.connection import RECEIVE_BYTES, Connection
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
 from chatd.embedded_owner import EmbeddedOwner
 from chatd.errors import ChatdError, CloseCode, SettingError
 from chatd.flushing import BUSY_TURN_S
+from chatd.hub import Hub
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics, descriptors_max, descriptors_open
 from chatd.node_view import about_user
@@ -83,6 +85,7 @@ class Node:
         self._server: asyncio.Server | None = None
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
+        self._dropped = logs.dropped()
         self.on_ready: Callable[[], None] = lambda: None
         self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
@@ -299,6 +302,8 @@ class Node:
             )
         except OSError as e:
             raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
+        for one in self._server.sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
         self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _listen_admin(self) -> None:
@@ -391,7 +396,14 @@ class Node:
             if step_ms := self._clock.watch():
                 log.warning("host.clock_stepped", by_ms=step_ms)
             self.hub.sweep()
+            self._tell_dropped()
             notify.alive()
+
+    def _tell_dropped(self) -> None:
+        lines, self._dropped = logs.dropped() - self._dropped, logs.dropped()
+        if lines:
+            self.metrics.log_lines_dropped += lines
+            log.warning("log.dropped", lines=lines, reason="too many of one event, or nobody reads the log")
 
     async def _read_clock(self) -> None:
         """Raises Unavailable, Overloaded."""

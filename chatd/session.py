@@ -81,6 +81,9 @@ class End(NamedTuple):
     reason: str
 
 
+TOO_FAST: Final = End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
+
+
 class Throttled(NamedTuple):
     """Too many frames a second: refuse this request. One that makes an entry blocks its conversation, as order asks."""
 
@@ -224,7 +227,7 @@ class Session:
         if self.state is State.CLOSED:
             return None
         if not self.frames.take(now) and self._too_many(now):  # an answer costs the same as to a good frame
-            return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
+            return TOO_FAST
         # A request that could be read used up its id; an unreadable one did not show any.
         if fault.error.code != "bad_id":
             self.last_id = max(self.last_id, fault.id)
@@ -241,10 +244,14 @@ class Session:
         if self.state is State.CLOSED:
             return None
         if self._too_many(now):
-            return End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
+            return TOO_FAST
         throttled = Throttled(request, min(1_000 << int(self.throttled) // 100, 30_000))
         # Which conversation it blocks is not known before the listing.
         return self._defer(throttled) if self.state is State.OPENING else throttled
+
+    def excess(self, now: float) -> End | None:
+        """A frame over the rate that asks for nothing, so that no answer can refuse it."""
+        return TOO_FAST if self._too_many(now) else None
 
     def _too_many(self, now: float) -> bool:
         """Count one more; is it the last straw?"""

@@ -33,19 +33,21 @@ class Raw:
         cls._opened.clear()
 
     @classmethod
-    async def dial(cls, port: int, *, receive_bytes: int | None = None) -> Raw:
-        """A TCP connection; `receive_bytes` makes the kernel hold less for us."""
+    async def dial(cls, port: int, *, receive_bytes: int | None = None, address: str = "") -> Raw:
+        """A TCP connection; `receive_bytes` makes the kernel hold less for us; `address`: ours."""
         sock = socket.socket()
         sock.setblocking(False)
+        if address:
+            sock.bind((address, 0))
         if receive_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         return cls(sock)
 
     @classmethod
-    async def open(cls, port: int, **options: int | None) -> Raw:
+    async def open(cls, port: int, *, receive_bytes: int | None = None, address: str = "") -> Raw:
         """Also the handshake."""
-        raw = await cls.dial(port, **options)
+        raw = await cls.dial(port, receive_bytes=receive_bytes, address=address)
         await raw.write(HANDSHAKE)
         while b"\r\n\r\n" not in raw._data:
             assert await raw.read(), "closed in the handshake"
@@ -103,6 +105,13 @@ class Raw:
                 self.sock.close()
                 break
         return code
+
+    async def frame_of_close(self) -> bytes:
+        """Read until the other side's close; gives its payload, and closes nothing."""
+        while (frame := await self.frame()) is not None:
+            if frame[0] == CLOSE:
+                return frame[1]
+        return b""
 
     async def hello(self, token: str, device: str) -> dict[str, Any]:
         await self.say("hello", 1, v=1, token=token, device=device)

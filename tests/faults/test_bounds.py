@@ -61,15 +61,16 @@ async def test_a_thousand_connections_that_never_say_hello(start: Start) -> None
         print(f"served in {served_ms:.1f} ms beside {SILENT} silent ones, {rss / SILENT / 1024:.1f} KiB each")
 
 
-async def test_no_more_than_the_bound_may_wait_for_hello(start: Start) -> None:
+async def test_of_those_who_wait_for_hello_the_oldest_goes(start: Start) -> None:
     chatd = await start(unauthenticated_max=20)
     async with peer_at(chatd, "alice") as alice:
         silent = [await Raw.open(chatd.port) for _ in range(20)]
-        extra = await Raw.dial(chatd.port)
-        assert (await extra.read()).startswith(b"HTTP/1.1 503 ")
+        extra = await Raw.open(chatd.port)
+        assert await asyncio.wait_for(silent[0].closed(), 5) == 4009
+        await extra.hello(chatd.token("bob"), "b")
         assert (await alice.say("bob"))["t"] == "ok"
-        for raw in (extra, *silent):
-            raw.close()
+        assert await asyncio.wait_for(extra.frame(), 5) is not None
+        await silent[1].hello(chatd.token("carol"), "c")
 
 
 async def test_a_consumer_that_never_reads(start: Start) -> None:

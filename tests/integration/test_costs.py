@@ -76,7 +76,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "burst: index entries": Bound(0.06, 0.06, "two a conversation, one a batch for the fence"),
     "burst: buffers": Bound(6.05, 6.7, "table and index pages, small tables"),
     "burst: WAL bytes": Bound(400.2, 425, "row 170, its entries in two indexes, the commit's part; no full pages"),
-    "alone: calls": Bound(183, 185, "as above, with all of a batch on one message, and the clock read twice a turn"),
+    "alone: calls": Bound(186, 188, "as above, with all of a batch on one message, the clock read twice a turn, and what a read costs of its turn"),
     "alone: calls beneath": Bound(222.05, 245, "as above"),
     "alone: reads": Bound(1, 1, "of a connection"),
     "alone: writes": Bound(2, 2, "ok, entry"),

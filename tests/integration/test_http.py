@@ -6,12 +6,13 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
+from chatd.handshake import Handshake
 from tests.fix_server import MakeServer, Server
 
 
@@ -75,6 +76,24 @@ async def test_origin_must_be_our_own_or_allowed(make_server: MakeServer) -> Non
             async with connect(server.url, origin=origin):  # type: ignore[arg-type]
                 pass
         assert e.value.response.status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    [
+        ("name:443", "https://name", True), ("name", "https://name:443", True), ("name:80", "http://name", True), ("name", "http://name:80", True),
+        ("[::1]:443", "https://[::1]", True), ("[::1]", "https://[::1]:443", True), ("Name:443", "https://name", True),
+        ("name:8443", "https://name:8443", True), ("x", "https://chat.example.org", True), ("x", "http://web.example.org:80", True),
+        ("name:443", "http://name", False), ("name:80", "https://name", False), ("name:8443", "https://name", False),
+        ("name", "https://name:8443", False), ("[::1]", "https://[:443", False), ("x", "https://chat.example.org:80", False),
+    ],
+)  # fmt: skip
+def test_the_port_of_a_scheme_may_be_said_or_not(host: str, origin: str, allowed: bool) -> None:
+    head = f"GET /ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    answer = Handshake(cast("Any", None), ("https://chat.example.org:443", "http://web.example.org")).feed(head.encode())
+    assert answer is not None
+    assert answer.data.startswith(b"HTTP/1.1 101 " if allowed else b"HTTP/1.1 403 ")
 
 
 async def test_the_subprotocol_is_ours_or_none(server: Server) -> None:

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
 from chatd import config
-from chatd.connection import Connection, Hub
+from chatd.connection import Connection
 from chatd.errors import SettingError
+from chatd.hub import Hub
 from chatd.proxy_protocol import SIGNATURE_V2
 from tests.fix_server import MakeServer
 

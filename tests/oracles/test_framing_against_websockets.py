@@ -39,7 +39,12 @@ def ours(pieces: Iterable[bytes], bytes_max: int) -> Events:
     reader = FrameReader(bytes_max)
     events: Events = []
     for piece in pieces:
-        for event in reader.feed(piece):
+        got = list(reader.feed(piece))
+        while reader.more:
+            got += reader.feed(b"")
+        for event in got:
+            if isinstance(event, framing.Fragment):
+                continue
             if isinstance(event, bytes):
                 events.append(("text", event))
             elif isinstance(event, PeerClose):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from chatd import config
+from chatd import bounds, config
 from chatd.metrics import COUNTERS, LABELLED
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -19,7 +19,7 @@ def metrics_table() -> str:
 
 def fill(text: str) -> str:
     """The page with its generated parts made anew."""
-    for name, table in (("settings", config.docs_table()), ("metrics", metrics_table())):
+    for name, table in (("settings", config.docs_table()), ("metrics", metrics_table()), ("bounds", bounds.docs_table())):
         begin, end = f"<!-- begin {name}: made by `make docs` -->", f"<!-- end {name} -->"
         assert begin in text
         assert end in text

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from chatd.bounds import BOUNDS, Bound
+from chatd.metrics import Metrics
 from tests.tidy import generated
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +18,13 @@ ROOT = Path(__file__).parents[2]
 def test_the_tables_of_the_operations_page_are_those_of_the_code() -> None:
     text = generated.PAGE.read_text()
     assert generated.fill(text) == text, "run `make docs`"
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound.resource} by {bound.by}")
+def test_each_bound_has_a_metric_and_a_test(bound: Bound) -> None:
+    assert f"chatd_{bound.metric}" in {family.name + suffix for family in Metrics().collect() for suffix in ("", "_total")}
+    file, _, name = bound.test.partition("::")
+    assert f"def {name}(" in (ROOT / file).read_text()
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

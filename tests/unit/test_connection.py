@@ -11,7 +11,7 @@ from chatd.connection import Connection, Phase
 
 def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     metrics = SimpleNamespace(heartbeats_lost=0)
-    hub = SimpleNamespace(to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics))
+    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics))
     connection = cast("Any", Connection(cast("Any", hub)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     connection.check(100.7, 0, 0.8, 1.6)
@@ -25,7 +25,7 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
 
 
 def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
-    hub = SimpleNamespace(to_flush=lambda _: None, flush_bytes=1_000_000)  # to be lost would need more of it
+    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000)  # to be lost would need more of it
     connection = cast("Any", Connection(cast("Any", hub)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     for second in range(1, 60):

@@ -14,8 +14,10 @@ from websockets.protocol import OPEN, Protocol, Side
 
 from chatd.framing import (
     CONTROL_BYTES_MAX,
+    FEED_FRAMES_MAX,
     NO_STATUS,
     Failure,
+    Fragment,
     FrameReader,
     PeerClose,
     Ping,
@@ -31,8 +33,19 @@ MAX = 16_384
 
 
 def read(*pieces: bytes, bytes_max: int = MAX) -> list[object]:
+    """All events but those of fragments, which `test_every_frame_is_an_event` counts."""
     reader = FrameReader(bytes_max)
-    return [event for piece in pieces for event in reader.feed(piece)]
+    return [event for piece in pieces for event in feed(reader, piece) if event != Fragment()]
+
+
+def feed(reader: FrameReader, piece: bytes) -> list[object]:
+    """Feed all of it, in as many calls as it takes."""
+    events: list[object] = list(reader.feed(piece))
+    while reader.more:
+        more = reader.feed(b"")
+        assert 0 < len(more) <= FEED_FRAMES_MAX
+        events += more
+    return events
 
 
 # ---- what is taken --------------------------------------------------------------------------------------------------------------
@@ -57,6 +70,28 @@ def test_messages_are_bytes_also_when_they_came_in_pieces() -> None:
 def test_control_frames_come_out_where_they_stand_inside_a_message() -> None:
     stream = frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONT, b"b", fin=False) + frame(PONG, b"q") + frame(CONT, b"c")
     assert read(stream) == [Ping(b"p"), Pong(b"q"), b"abc"]
+
+
+def test_every_frame_is_an_event() -> None:
+    stream = frame(PONG) * 3 + fragments(b"abc", 1, 2, between=(frame(PING),)) + frame(TEXT, b"x") + close(1000)
+    assert [type(event).__name__ for event in feed(FrameReader(MAX), stream)] == [
+        "Pong", "Pong", "Pong", "Fragment", "Ping", "Fragment", "Ping", "bytes", "bytes", "PeerClose",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", [frame(PONG), frame(TEXT, b"hello"), frame(TEXT, b"x" * 300), frame(CONT, b"x", fin=False)])
+@pytest.mark.parametrize("n", [FEED_FRAMES_MAX - 1, FEED_FRAMES_MAX, FEED_FRAMES_MAX + 1, 5 * FEED_FRAMES_MAX + 1])
+def test_a_call_reads_so_many_frames_and_keeps_the_rest(one: bytes, n: int) -> None:
+    reader = FrameReader(1 << 20)
+    if one[0] == CONT:
+        reader.feed(frame(TEXT, fin=False))
+    cut = len(one) // 2  # the last one is not whole
+    events = list(reader.feed(one * n + one[:cut]))
+    assert len(events) == min(n, FEED_FRAMES_MAX)
+    while reader.more:
+        events += reader.feed(b"")
+    assert len(events) == n
+    assert len(reader.feed(one[cut:])) == 1
 
 
 def test_a_character_may_be_cut_by_fragments() -> None:
@@ -116,7 +151,7 @@ def test_the_peers_close() -> None:
 def test_a_broken_rule_ends_with_its_code_and_nothing_more_is_read(stream: bytes, code: int) -> None:
     reader = FrameReader(MAX)
     assert reader.feed(frame(TEXT, b"before")) == [b"before"]
-    events = reader.feed(stream + frame(TEXT, b"after"))
+    events = [event for event in feed(reader, stream + frame(TEXT, b"after")) if event != Fragment()]
     assert len(events) == 1
     assert isinstance(events[0], Failure)
     assert events[0].code == code
@@ -133,7 +168,7 @@ def test_a_message_too_big_is_refused_by_its_header(size: int) -> None:
 
 def test_the_fragment_that_makes_a_message_too_big_is_refused_by_its_header() -> None:
     reader = FrameReader(MAX)
-    assert not reader.feed(frame(TEXT, b"x" * MAX, fin=False))
+    assert reader.feed(frame(TEXT, b"x" * MAX, fin=False)) == [Fragment()]
     (event,) = reader.feed(frame(CONT, size=1)[:2])
     assert isinstance(event, Failure)
     assert event.code == 1009
@@ -141,7 +176,7 @@ def test_the_fragment_that_makes_a_message_too_big_is_refused_by_its_header() ->
 
 def test_empty_fragments_end_somewhere() -> None:
     reader = FrameReader(125)
-    assert not reader.feed(frame(TEXT, fin=False))
+    assert reader.feed(frame(TEXT, fin=False)) == [Fragment()]
     events = [event for _ in range(126) for event in reader.feed(frame(CONT, fin=False))]
     assert [event.code for event in events if isinstance(event, Failure)] == [1009]
 

@@ -13,7 +13,7 @@ import structlog
 
 from chatd import log as chatd_log
 from chatd.errors import CloseCode
-from chatd.log import CHAIN_MAX, DEPTH_MAX, Bridge, setup
+from chatd.log import CHAIN_MAX, DEPTH_MAX, EVENT_BURST, Bridge, setup
 from chatd.protocol import Send
 
 if TYPE_CHECKING:
@@ -245,3 +245,18 @@ def test_a_stderr_that_is_gone_ends_nothing(stream: io.BytesIO) -> None:
     setup("info", "json", closed)
     closed.close()
     structlog.get_logger("chat").info("a.b")
+
+
+def test_of_one_event_only_so_many_lines_are_written(stream: io.BytesIO) -> None:
+    setup("debug", "json", stream)
+    log, before = structlog.get_logger("chat"), chatd_log.dropped()
+    for n in range(EVENT_BURST + 500):
+        log.info("a.b", n=n)
+    log.warning("c.d")
+    written = lines(stream)
+    assert EVENT_BURST < len(written) < EVENT_BURST + 300, "and what the time since allows"
+    assert written[-1]["event"] == "c.d", "another event has its own"
+    assert chatd_log.dropped() - before == EVENT_BURST + 500 + 1 - len(written)
+    for n in range(EVENT_BURST + 500):
+        log.debug("e.f", n=n)
+    assert len(lines(stream)) == len(written) + EVENT_BURST + 500, "whoever asks for debug wants all"

@@ -1,0 +1,57 @@
+"""News at most once a second, the last of it always."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatd.pace import Pace
+
+
+def test_the_first_is_told_at_once_and_the_last_when_the_second_is_over() -> None:
+    pace: Pace[str, int] = Pace(1.0)
+    assert pace.offer("a", 1, 10.0)
+    assert not pace.offer("a", 2, 10.1)
+    assert not pace.offer("a", 3, 10.2)
+    assert pace.offer("b", 9, 10.5), "another's is told without a wait"
+    assert pace.due(10.9) == []
+    assert pace.due(11.0) == [("a", 3)]
+    assert pace.merged == 1
+    assert not pace.offer("a", 4, 11.5), "a second from the last that was told"
+    assert pace.due(12.0) == [("a", 4)]
+    assert pace.due(20.0) == []
+    assert len(pace) == 0, "nothing is kept of what was told long ago"
+    assert pace.offer("a", 5, 20.0)
+
+
+def test_news_that_no_longer_stands_is_dropped_and_the_next_is_told_at_once() -> None:
+    pace: Pace[str, int] = Pace(1.0)
+    assert pace.offer("a", 1, 10.0)
+    assert not pace.offer("a", 2, 10.1)
+    assert pace.due(11.0, lambda news: news != 2) == []
+    assert pace.offer("a", 3, 11.0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 51).map(lambda n: n / 128), st.sampled_from("ab")), min_size=1, max_size=80))
+def test_never_twice_in_a_second_and_the_last_is_always_told(steps: list[tuple[float, str]]) -> None:
+    pace: Pace[str, int] = Pace(1.0)
+    told: dict[str, list[tuple[float, int]]] = {"a": [], "b": []}
+    last: dict[str, int] = {}
+    now = 0.0
+    for n, (step, key) in enumerate(steps):
+        now += step
+        for one, news in pace.due(now):
+            told[one].append((now, news))
+        last[key] = n
+        if pace.offer(key, n, now):
+            told[key].append((now, n))
+    for later in (now + 1.0, now + 2.0):
+        for one, news in pace.due(later):
+            told[one].append((later, news))
+    for key, times in told.items():
+        assert all(b - a >= 1.0 for (a, _), (b, _) in itertools.pairwise(times))
+        if key in last:
+            assert times[-1][1] == last[key]
+    assert sum(map(len, told.values())) + pace.merged == len(steps)
