@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from chatd import framing, handshake, intake, log, log_writer, pace, session
+from chatd import chat, framing, handshake, hello_rates, history, intake, log, log_writer, pace, resync, session, store
 from chatd.config import Settings
 from chatd.connection import CLOSE_S, CLOSING_FRAMES_MAX, RECEIVE_BYTES
 
@@ -83,6 +83,45 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "connections without a hello", "node", f"{setting('unauthenticated_max')}, {setting('hello_ms', 'ms')} each",
         "the oldest is closed with 4009; after the time with 4003",
         "connections_refused_total", "tests/faults/test_bounds.py::test_of_those_who_wait_for_hello_the_oldest_goes",
+    ),
+    # ---- reads
+    Bound(
+        "reads (`history`, `conversations`, `watch`) under way, each until its answer is taken", "connection; user",
+        f"{chat.READS_MAX}; {chat.USER_READS_MAX}", "refused with `overloaded`", "reads_refused_total",
+        "tests/integration/test_reads.py::test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user",
+    ),
+    Bound(
+        "a page of history", "answer", f"{history.PAGE_BYTES_MAX:,} bytes or one entry; {setting('history_max', 'messages')}", "`more`",
+        "requests_total", "tests/integration/test_reads.py::test_a_page_of_long_messages_ends_with_its_bytes",
+    ),
+    Bound(
+        "reads at the database, one user after another", "node", f"half of {setting('pool_max', 'connections')}; {setting('reads_queue_max')} wait",
+        "who waits most often loses the newest: `overloaded`", "reads_refused_total",
+        "tests/unit/test_turns.py::test_past_the_bound_the_one_who_waits_most_often_loses_its_newest",
+    ),
+    Bound(
+        "a page of a listing for hello", "user", f"1 at a time, {store.LIST_ROWS_MAX:,} conversations looked at",
+        "the next one waits; where its session has gone it is not read", "hellos_total",
+        "tests/integration/test_reads.py::test_a_listing_ends_with_its_session",
+    ),
+    Bound(
+        "hellos", "user", f"{hello_rates.USER_HELLOS_PER_S:g} a second, {hello_rates.USER_HELLOS_BURST} at once",
+        "`overloaded` with `retry_ms`, closed with 4009", "hellos_limited_total",
+        "tests/integration/test_reads.py::test_too_many_hellos_are_refused_with_the_time_to_wait",
+    ),
+    Bound(
+        "hellos", "address", f"{hello_rates.ADDRESS_HELLOS_PER_S:g} a second, {setting('connections_per_address_max', 'at once')}", "as above",
+        "hellos_limited_total", "tests/integration/test_reads.py::test_too_many_hellos_are_refused_with_the_time_to_wait",
+    ),
+    Bound(
+        "a resync in memory", "session", f"{resync.READ_ENTRIES} entries read, {resync.CHUNK_BYTES:,} bytes queued",
+        "it waits until the client takes more", "resync_entries_total",
+        "tests/integration/test_reads.py::test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size",
+    ),
+    Bound(
+        "pushes that wait for a client", "connection",
+        f"{setting('out_queue_bytes_max', 'bytes')}; nothing taken for {setting('heartbeat_ms', 'ms')}",
+        "closed with 4006", "slow_consumers_total", "tests/faults/test_bounds.py::test_a_consumer_that_never_reads",
     ),
     # ---- pushes
     Bound(

@@ -3,7 +3,8 @@
     Session.receive ──Effect──► Chat.handle ──► a method per request type ──► Store | Presence | Delivery ──► reply
 
 Everything that a session has decided alone (limits, order, states) has happened before; here ids are checked against the session's user.
-Requests that need no database are answered in the same loop turn; reads run as tasks, at most `READS_MAX` a session.
+Requests that need no database are answered in the same loop turn. Reads run as tasks, each under way until its answer has left the queue of its
+connection: at most `READS_MAX` a session and `USER_READS_MAX` a user, and at the database one user after another (turns.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 import structlog
 
-from chatd import errors, framing, opening, protocol
+from chatd import errors, framing, history, opening, protocol, resync
 from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
@@ -25,8 +26,8 @@ from chatd.metrics import Metrics
 from chatd.opening import Services
 from chatd.pace import PRESENCE_S, Pace
 from chatd.presence import Change
-from chatd.protocol import MESSAGE, Stored
-from chatd.registry import Conversation
+from chatd.recent import Place
+from chatd.registry import Conversation, User
 from chatd.session import Effect, End, Reply, Session, State, Throttled
 from chatd.store import ConvRow
 from chatd.typing_push import TypingPush
@@ -34,8 +35,9 @@ from chatd.typing_push import TypingPush
 log = structlog.get_logger("chat")
 
 READS_MAX: Final = 8  # reads of one session under way at once
+USER_READS_MAX: Final = 16  # of all sessions of a user: two devices that come back at the same time; 4 MB of answers (history.PAGE_BYTES_MAX)
+READS_RETRY_MS: Final = 200  # what is under way of a client that reads is answered by then
 LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
-SCAN_FACTOR: Final = 4  # a page of history reads at most this many rows a message asked for
 
 
 class Chat:
@@ -215,13 +217,26 @@ class Chat:
 
     def _read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
         """Run a read as a task and reply with what it gives; a function is called in the turn in which the reply is sent."""
-        if session.reads >= READS_MAX:
+        user = session.user
+        assert user is not None
+        if session.reads >= READS_MAX or user.reads >= USER_READS_MAX:
             work.close()
-            raise errors.Overloaded(f"at most {READS_MAX} reads at once on a connection", retry_ms=200)
+            self.metrics.reads_refused += 1
+            whose = f"{READS_MAX} reads at once on a connection" if session.reads >= READS_MAX else f"{USER_READS_MAX} reads of a user at once"
+            raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
         session.reads += 1
-        self.s.spawn(self._run_read(session, id, work))
+        user.reads += 1
+        self.s.spawn(self._run_read(session, user, id, work))
 
-    async def _run_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+    async def _run_read(self, session: Session, user: User, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+        try:
+            await self._answer_read(session, id, work)
+            await resync.written(session)  # until then its answer is in our memory
+        finally:
+            session.reads -= 1
+            user.reads -= 1
+
+    async def _answer_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
         try:
             payload = await work
             await self.delivery.drained(session)
@@ -231,78 +246,58 @@ class Chat:
                 payload = payload()
         except errors.Refused as e:
             self.metrics.error(e.code)
+            self.metrics.reads_refused += isinstance(e, errors.Overloaded)
             payload = protocol.err(id, e)
         except Exception:
             log.exception("request.bug", user=session.user.id if session.user else None)
             payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
-        finally:
-            session.reads -= 1
         self._send(session, payload)
 
+    async def _takes(self, session: Session) -> bool:
+        """Wait for room for an answer, as nothing is read for a client that does not read. False: it has gone."""
+        await self.delivery.drained(session)
+        return not session.gone
+
     async def _history(self, session: Session, request: protocol.History) -> bytes:
-        conv = self._conv(session, request.c, request.to)
-        assert session.user is not None
-        forwards = request.after is not None
-        entries: list[Stored] = []
-        messages, edge = 0, 0
-        after = max(request.after or 0, conv.floor - 1)
-        before = min(request.before or conv.head + 1, conv.head + 1)
-        # `limit` counts messages; edits and deletes come on top, so a page may need more than one read. Bounded by SCAN_FACTOR.
-        for _ in range(SCAN_FACTOR):
-            want = request.limit - messages + 1
-            if forwards:
-                rows = await self.s.store.entries_after(conv.id, after, conv.head, want)
-            else:
-                rows = await self.s.store.entries_before(conv.id, before, conv.floor, want)
-            for e in rows:
-                if e.kind == MESSAGE:
-                    if messages == request.limit:
-                        edge = e.seq  # the first that does not fit: there is more
-                        break
-                    messages += 1
-                entries.append(e)
-            if edge or len(rows) < want:
-                break
-            after, before = rows[-1].seq, rows[-1].seq
-            edge = 0
-        else:
-            edge = 1  # the bound was reached: there may be more
-        more = bool(edge) and self._beyond(conv, entries, forwards)
-        if not forwards:
-            entries.reverse()
-        items = [self.delivery.stored_item(conv, e, session.user.id) for e in entries]
+        if not await self._takes(session):
+            return b""
+        user, conv = session.user, self._conv(session, request.c, request.to)
+        assert user is not None
+        page = history.Page(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
+        more = await history.read(self.s.store, user.id, conv, request, page)
+        items = page.items if request.after is not None else page.items[::-1]
         return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
 
-    @staticmethod
-    def _beyond(conv: Conversation, entries: list[Stored], forwards: bool) -> bool:
-        if not entries:
-            return False
-        return entries[-1].seq < conv.head if forwards else entries[-1].seq > conv.floor
-
-    async def _conversations(self, session: Session, request: protocol.Conversations) -> Callable[[], bytes]:
+    async def _conversations(self, session: Session, request: protocol.Conversations) -> Callable[[], bytes] | bytes:
         user = session.user
         assert user is not None
-        before = None
-        if request.cursor is not None:
-            try:
-                us, id = request.cursor.split(".")
-                before = (int(us), int(id))
-                if not (0 <= before[0] < 2**62 and 0 <= before[1] < 2**62):
-                    raise ValueError
-            except ValueError:
-                raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
-        rows: list[ConvRow] = []
-        is_last = True
+        if not await self._takes(session):
+            return b""
+        if user.unsure:
+            raise errors.Unavailable("what the user has is being looked at again", retry_ms=opening.OPEN_RETRY_MS)
+        before = None if request.cursor is None else _place(request.cursor)
         for _ in range(LISTS_MAX):
-            rows = await self.s.store.list_conversations(user.id, before, request.limit + 1)  # one more tells whether this is the last page
-            opening.check_pairs(self.s, rows)
-            is_last, rows = len(rows) <= request.limit, rows[: request.limit]
+            page = self.s.registry.recent(user, before, request.limit + 1)  # one more tells whether this is the last page
+            is_last, page = len(page) <= request.limit, page[: request.limit]
+            last = [Place(conv.ts, conv.id) for conv in page[-1:]]
+            rows = await self._rows_of(user, page)
             await opening.lift(self.s, rows)
             await self.delivery.drained(session)  # here, as another device may read while this one's output is paused
             if session.gone or not opening.ahead(self.s, rows):
                 break
-        facts: dict[str, object] = {} if is_last else {"cursor": f"{rows[-1].extra}.{rows[-1].id}"}
+        facts: dict[str, object] = {} if is_last else {"cursor": _cursor_of(*last)}
         return lambda: protocol.reply(request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts)
+
+    async def _rows_of(self, user: User, page: list[Conversation]) -> list[ConvRow]:
+        """What the database has of a page. Raises Unavailable."""
+        if not page:
+            return []
+        found = await self.s.store.list_conversations(user.id, [conv.id for conv in page])
+        opening.check_pairs(self.s, found.values())
+        if len(found) < len(page):
+            self.s.store.log.suspect(is_behind=True)  # a row never goes
+            raise errors.Unavailable("the log is another one; connect again", retry_ms=opening.OPEN_RETRY_MS)
+        return [found[conv.id] for conv in page]
 
     # ---- presence -------------------------------------------------------------------------------------------------------------------------
 
@@ -416,3 +411,18 @@ class Chat:
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
         """Tell other nodes which devices of these users did something in the last `seconds`: the users have some there, too."""
         opening.tell_activity(self.s, users, seconds)
+
+
+def _place(cursor: str) -> Place:
+    """Where a page begins. Cursors are in us, as nodes of the release before make them; ours are in whole ms and end with 999."""
+    try:
+        us, id = map(int, cursor.split("."))
+        if not (0 <= us < 2**62 and 0 <= id < 2**62):
+            raise ValueError
+    except ValueError:
+        raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
+    return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)  # ms are rounded: rather one twice than one never
+
+
+def _cursor_of(last: Place) -> str:
+    return f"{last.ts * 1000 + 999}.{last.id}"

@@ -56,8 +56,9 @@ class Connection(asyncio.Protocol):
     """Implements `session.Sink`. Slotted and lean: ten thousands of them are idle."""
 
     __slots__ = (
-        "_close_code", "_handshake", "_hub", "_intake", "_is_waiting", "_out", "_out_bytes", "_passed_over", "_paused", "_phase", "_pinged_at",
-        "_reader", "_rest", "_session", "_transport", "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
+        "_close_code", "_handshake", "_hub", "_intake", "_is_waiting", "_left", "_out", "_out_bytes", "_passed_over", "_paused", "_phase",
+        "_pinged_at", "_reader", "_rest", "_session", "_transport", "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number",
+        "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._rest = b""  # has come, and waits for its turn to be read
         self._is_waiting = False  # in the intake's ring
         self._passed_over = 0  # frames since we closed
+        self._left = 0  # bytes that the kernel had not taken when it was last looked, while paused
         self._pinged_at = 0.0
         self._close_code = 0
         self.address = ""  # the client's; that of a proxy until the handshake is over
@@ -133,6 +135,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
+        self.heard_at = self._hub.now()  # it takes what it gets, which is as good as a pong: while it was paused, no pong was read
         self.flush()
         if self._paused:  # it was full again at once
             return
@@ -380,6 +383,8 @@ class Connection(asyncio.Protocol):
 
     def check(self, now: float, now_ms: int, ping_s: float, lost_s: float) -> None:
         """Heartbeat and the token's end; called about once a second."""
+        if self._paused and self._has_taken():
+            self.heard_at = now
         silent = now - self.heard_at
         if silent > ping_s:
             if self._pinged_at <= self.heard_at:  # also where a sweep came too late for that: nobody is lost unasked
@@ -391,6 +396,12 @@ class Connection(asyncio.Protocol):
         session = self._session
         if session is not None and session.state is State.LIVE and now_ms >= session.exp_ms:
             self.close(CloseCode.TOKEN_EXPIRED, "the token has ended")
+
+    def _has_taken(self) -> bool:
+        """Has a paused client taken something since the last look? Then it reads, however slowly."""
+        assert self._transport is not None
+        was, self._left = self._left, self._transport.get_write_buffer_size()
+        return self._left < was
 
     def _lost(self) -> None:
         metrics = self._hub.services.metrics

@@ -9,7 +9,7 @@ entries are read and delivered (gaps.py). What PostgreSQL has is right; whoever 
 entry that another node tells of (`heard`) is delivered if it is the next one, and else only shows where to look.
 
 A session that is behind (after its hello, or while its welcome is made) has the conversation in `behind`, with the seq it has got to.
-Live entries pass it by; `_fill` reads the log up to the head and ends, conversation by conversation, in the loop turn in which nothing is missing.
+Live entries pass it by; resync.py reads the log up to the head, conversation by conversation, until the loop turn in which nothing is missing.
 An `ok` to such a session waits in `held` until the fill reaches its seq, where it takes the entry's place.
 
 Order that is law: the transaction has committed before anything here runs; and for one conversation ok and entries leave in the order of seq.
@@ -17,15 +17,14 @@ Order that is law: the transaction has committed before anything here runs; and 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, Final, Protocol
 
 import structlog
 
-from chatd import delivery_log, envelope, errors, framing, protocol
+from chatd import delivery_log, envelope, errors, framing, protocol, resync
 from chatd import log as logs
-from chatd.gaps import FILL_RETRY_S, Gap, Gaps
+from chatd.gaps import Gap, Gaps
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
@@ -33,14 +32,13 @@ from chatd.metrics import Metrics
 from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry, User
+from chatd.resync import Resync
 from chatd.session import End, Session, State
 from chatd.store import Store
 from chatd.writer import Answer, Row
 
 log = structlog.get_logger("delivery")
 
-FILL_ROWS: Final = 200  # entries of one conversation a query
-FILL_CONVS: Final = 50  # conversations a query
 EARLY_MAX: Final = 10_000  # conversations whose cursors wait for an entry; past it the oldest are dropped, and the next listing has them
 HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
 HITS_LOGGED_BURST: Final = 20
@@ -81,6 +79,7 @@ class Delivery:
         self._early: dict[ConvId, list[int]] = {}  # cursors of both sides beyond what was delivered here
         self.outward: Outward | None = None  # set where there are other nodes
         self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored)
+        self.resync = Resync(registry, store, metrics, spawn, self.stored_frame)
 
     # ---- what became of a batch ---------------------------------------------------------------------------------------------------
 
@@ -263,6 +262,10 @@ class Delivery:
             if item.twins:
                 for twin in item.twins:
                     self._dup(twin, seq, ts)
+            if me is not None and me.recent is not None:
+                me.recent.touched.add(conv)
+            if peer is not None and peer.recent is not None:
+                peer.recent.touched.add(conv)
             seq += 1
         self.metrics.sends_ok += len(items)
         if logs.DEBUG_ON:
@@ -284,6 +287,14 @@ class Delivery:
             if behind is None:
                 behind = session.behind = {}
             behind.setdefault(conv_id, seq - 1)
+
+    def _push_stored(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
+        """From the fill of a gap, which has many at once: a session whose output is paused gets them as fast as its client reads."""
+        is_paused = session.state is State.LIVE and session.drained is not None
+        if is_paused and (session.behind is None or conv_id not in session.behind):
+            self.resync.miss(session, conv_id, seq - 1)
+        else:
+            self._push(session, conv_id, seq, frame)
 
     def _own(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         if session.behind is not None and conv_id in session.behind:
@@ -335,6 +346,7 @@ class Delivery:
             self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
         self.registry.latest = conv
+        self.registry.touch(conv)
         users = self.registry.users
         author, reader = (conv.a, conv.b) if e.side == 0 else (conv.b, conv.a)
         if (user := users.get(author)) is not None and user.sessions:
@@ -405,12 +417,13 @@ class Delivery:
             self.registry.link_both(conv)
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
         self.registry.latest = conv
+        self.registry.touch(conv)
         for id in {conv.a, conv.b}:
             user = self.registry.users.get(id)
             if user is not None and user.sessions:
                 frame = self.stored_frame(conv, e, id)
                 for session in user.sessions.values():
-                    self._push(session, conv.id, e.seq, frame)
+                    self._push_stored(session, conv.id, e.seq, frame)
         if logs.DEBUG_ON:
             delivery_log.told(self.registry, conv, e.seq, e.cid, "log")
         if not was_open and conv.open:
@@ -427,61 +440,15 @@ class Delivery:
         from_json, to_json = conv.names(e.side)
         return protocol.stored_entry(head, e, from_json, to_json, conv.side(reader) == e.side)
 
-    # ---- sessions that are behind --------------------------------------------------------------------------------------------------------
+    # ---- sessions that are behind: see resync.py ------------------------------------------------------------------------------------
 
     async def fill(self, session: Session) -> None:
         """Bring a session up to the heads of the conversations it is behind in; then they are live. Ends early if it closes."""
-        self.metrics.resyncs += 1
-        while session.behind and session.state is State.LIVE:
-            wants = self._wants(session)
-            if not wants:
-                continue
-            try:
-                rows = await self.store.entries_many(wants, FILL_ROWS)
-            except errors.Retryable:
-                await asyncio.sleep(FILL_RETRY_S)
-                continue
-            by_conv: dict[ConvId, list[Stored]] = {conv_id: [] for conv_id, _, _ in wants}
-            for conv_id, e in rows:
-                by_conv[conv_id].append(e)
-            for conv_id, after, upto in wants:
-                self._filled(session, conv_id, after, upto, by_conv[conv_id])
-            await self.drained(session)
-        session.behind = None if not session.behind else session.behind
-
-    def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
-        """What to read next; conversations in which nothing is missing any more go live here."""
-        assert session.behind is not None
-        wants: list[tuple[ConvId, int, int]] = []
-        for conv_id, after in list(session.behind.items()):
-            conv = self.registry.convs.get(conv_id)
-            if conv is None or after >= conv.head:
-                del session.behind[conv_id]
-            elif len(wants) < FILL_CONVS:
-                wants.append((conv_id, after, conv.head))
-        return wants
-
-    def _filled(self, session: Session, conv_id: ConvId, after: int, upto: int, entries: list[Stored]) -> None:
-        conv = self.registry.convs.get(conv_id)
-        if conv is None or session.behind is None or session.behind.get(conv_id) != after or session.user is None:
-            return
-        for e in entries:
-            held = session.held.pop((conv_id, e.seq), None) if session.held else None
-            session.sink.send(held or self.stored_frame(conv, e, session.user.id))
-        self.metrics.resync_entries += len(entries)
-        if logs.DEBUG_ON:
-            delivery_log.filled(session, conv_id, entries)
-        # Fewer than asked for: the rest has passed retention.
-        at = entries[-1].seq if len(entries) == FILL_ROWS else upto
-        if at >= conv.head:
-            del session.behind[conv_id]
-        else:
-            session.behind[conv_id] = at
+        await self.resync.fill(session)
 
     async def drained(self, session: Session) -> None:
         """Wait until the session's connection takes more; returns at once when it does, or when it is closed."""
-        while isinstance(waiter := session.drained, asyncio.Future) and session.state is not State.CLOSED:
-            await asyncio.wait([waiter])
+        await resync.drained(session)
 
 
 def _is_between(conv: Conversation, e: envelope.Entry) -> bool:

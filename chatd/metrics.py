@@ -66,6 +66,8 @@ COUNTERS: Final = {
     "requests": "requests of all types",
     "connections": "connections accepted",
     "hellos": "hellos answered with a welcome",
+    "hellos_limited": "hellos refused because their user or address says too many",
+    "reads_refused": "reads refused: too many of their session or user were under way, or too many waited",
     "resyncs": "sessions filled from the log after hello",
     "resync_entries": "entries pushed while filling",
     "gap_fills": "conversations filled from the log because a seq was missing",
@@ -151,6 +153,8 @@ class Metrics(Collector):
     requests: int
     connections: int
     hellos: int
+    hellos_limited: int
+    reads_refused: int
     resyncs: int
     resync_entries: int
     gap_fills: int

@@ -7,8 +7,9 @@ From `attach` on, live entries pass the session by and are remembered in `behind
 made. An item tells the head as memory has it in the very loop turn in which it is written: with a cursor the connection starts behind it and
 is filled from the log, without one it starts at head + 1. `Services` is what the services share; `server.py` makes it.
 
-A hello of a user who is not in memory reads all rows of that user once; later ones read what changed. Only `LISTING_MAX` of them are at the
-database at a time, so that a reconnect storm queues here, in order, and not in front of everybody's reads.
+A hello of a user who is not in memory reads all rows of that user once; later ones read what changed. Either reads page by page, each in the turn
+of its user among hellos (turns.py): a reconnect storm queues there and not in front of everybody's reads, and an account with 20,000 conversations
+keeps nobody waiting for more than a page. Of a user one page is read at a time, and a listing whose session has gone ends with its page.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import structlog
 
-from chatd import errors, framing, protocol
+from chatd import errors, framing, hello_rates, protocol
 from chatd.config import Settings
 from chatd.errors import CloseCode
+from chatd.hello_rates import Addresses, retry_ms
 from chatd.ids import ConvId, Seq, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.metrics import Metrics
@@ -34,7 +36,8 @@ from chatd.presence import Change, Presence, Status
 from chatd.protocol import Hello
 from chatd.registry import Conversation, Registry, User
 from chatd.session import Session, State
-from chatd.store import ConvRow, Store
+from chatd.store import BEGIN, HELLOS_WAITING_MAX, ConvRow, Store
+from chatd.turns import Turns
 
 if TYPE_CHECKING:
     from chatd.quota import Quota
@@ -42,8 +45,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("opening")
 
-LISTING_MAX: Final = 16
+LISTINGS_MAX: Final = 10_000  # whose rows are in memory, until the last page of their welcome is queued: some 0.5 KB a conversation listed
+USER_LISTINGS_MAX: Final = 2  # of them of one user: a device that does not take its welcome must not keep the others out
 WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
+RECEIPTS_A_TURN: Final = 500  # behind a welcome, before its client is asked for room again: some 64 KB
 HOUR_S: Final = 3_600.0
 OPEN_RETRY_MS: Final = 1_000
 OVERTAKEN_S_MAX: Final = 3.0
@@ -84,7 +89,11 @@ class Services:
     relay: Relay | None = None  # where there are other nodes
     quota: Quota | None = None  # likewise
     settling: set[UserId] = field(default_factory=set)  # users with too many devices, until all nodes have said how active theirs are
-    listing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LISTING_MAX))
+    listings: Turns = field(default_factory=lambda: Turns(LISTINGS_MAX, USER_LISTINGS_MAX, HELLOS_WAITING_MAX))
+    addresses: Addresses = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.addresses = Addresses(self.settings.connections_per_address_max)
 
     @property
     def refuse_unknown(self) -> bool:
@@ -119,9 +128,10 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     if session.gone:
         return  # it left before this began: nobody would ever detach it
     try:
-        identity = s.verify(hello.token)
+        identity = _identify(s, session, hello)
     except errors.Refused as e:
-        _end(s, session, hello, e, CloseCode.TOKEN_EXPIRED if e.code == "token_expired" else CloseCode.UNAUTHORIZED)
+        s.metrics.hellos_limited += e.code == "overloaded"
+        _end(s, session, hello, e, _CLOSES.get(e.code, CloseCode.UNAUTHORIZED))
         return
     user = _attach(s, session, hello, identity)
     s.presence.attach(user.id, session.device, s.steady_ms())
@@ -129,16 +139,18 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         await s.relay.arrive(user.id, hello.watch)
         _come_early(s, session, hello)
     try:
-        async with s.listing:
+        async with s.listings.turn(user.id):
             if _left(session):
                 return  # it has left the queue: nobody is to wait behind it
             listing = await _list(s, session, hello)
             await _overtaken(s, hello, listing)
-        presence = await snapshot(s, session)
+            presence = await snapshot(s, session)
+            await _welcome(s, session, hello, listing, presence)
     except errors.Retryable as e:
+        if _left(session):
+            return
         _end(s, session, hello, e, CloseCode.OVERLOADED)
         return
-    await _welcome(s, session, hello, listing, presence)
     seen = await _seen_meanwhile(s, session, presence)
     if session.state is not State.OPENING:
         return
@@ -153,9 +165,23 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     if not session.live:
         return  # a request that waited for the welcome has ended it
     _changed_meanwhile(s, session, presence, seen)
-    _moved_meanwhile(s, session)
+    await _moved_meanwhile(s, session)
     if s.relay is not None and s.presence.elsewhere(user.id):
         s.spawn(s.relay.look_back(user))
+
+
+def _identify(s: Services, session: Session, hello: Hello) -> Identity:
+    """Who it is. Raises Refused, Overloaded where their address or they themselves say hello too often."""
+    now = s.now()
+    if wait := s.addresses.take(session.sink.address, now):
+        raise errors.Overloaded("too many hellos from this address: wait", retry_ms=retry_ms(wait))
+    identity = s.verify(hello.token)
+    if wait := hello_rates.of_user(s.user(identity.user), now):
+        raise errors.Overloaded("too many hellos of this user: wait", retry_ms=retry_ms(wait))
+    return identity
+
+
+_CLOSES: Final = {"token_expired": CloseCode.TOKEN_EXPIRED, "overloaded": CloseCode.OVERLOADED}
 
 
 def _come_early(s: Services, session: Session, hello: Hello) -> None:
@@ -247,7 +273,7 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     pages = s.relay.pages() if s.relay is not None else 0
     generation = s.store.log.generation
     heads: dict[ConvId, int] | None = {} if s.relay is not None and not user.loaded else None
-    new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named), heads)
+    new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named), session, heads)
     _check_log(s, generation)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
     if heads is not None:
@@ -256,7 +282,7 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     if counted or (s.relay is not None and (early or s.relay.pages() != pages)):
         # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
         try:
-            _, _, again = await _rows(s, user, new_mark, False, counted)
+            _, _, again = await _rows(s, user, new_mark, False, counted, session)
         except errors.Retryable:
             if s.store.log.generation == generation and not loaded:  # else nothing of the user is in memory any more
                 if any(one is not session for one in user.sessions.values()):
@@ -275,7 +301,7 @@ async def _look_again(s: Services, user: User, since: str, generation: int) -> N
     """In place of a hello that could not: other sessions of the user have gone by its first listing, and what it missed is a gap to them."""
     while s.registry.users.get(user.id) is user and s.store.log.generation == generation:
         try:
-            await _rows(s, user, since, False, [])
+            await _rows(s, user, since, False, [], None)
             break
         except errors.Retryable:
             await asyncio.sleep(OPEN_RETRY_MS / 1000)
@@ -342,13 +368,14 @@ async def lift(s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Se
 
 
 async def _rows(
-    s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], heads: dict[ConvId, int] | None = None
-) -> tuple[str, int, list[ConvRow]]:
+    s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], session: Session | None,
+    heads: dict[ConvId, int] | None = None,
+) -> tuple[str, int, list[ConvRow]]:  # fmt: skip
     """(mark, time, rows to list) of all pages; all rows that come are in memory then. `everything`: read those that did not change, too.
 
-    `heads`: is given those of all rows.
+    `session`: for whom; once it has gone nothing more is read, and Unavailable is raised. `heads`: is given those of all rows.
     """
-    first, now_ms, after = "", 0, ConvId(0)
+    first, now_ms, after = "", 0, BEGIN
     rows: list[ConvRow] = []
     while True:
         page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
@@ -358,10 +385,12 @@ async def _rows(
             merge(s, user, row)
         if heads is not None:
             heads.update((row.id, row.head) for row in page.rows)
-        rows.extend(row for row in page.rows if since is None or row.extra or row.id in named)
-        if not page.more:
+        rows.extend(row for row in page.rows if since is None or row.changed or row.id in named)
+        if page.next is None:
             return first, now_ms, rows
-        after = page.rows[-1].id
+        if session is not None and session.gone:
+            raise errors.Unavailable("nobody waits for this listing any more", retry_ms=OPEN_RETRY_MS)
+        after = page.next
 
 
 def check_pairs(s: Services, rows: Iterable[ConvRow]) -> None:
@@ -381,6 +410,7 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     conv = registry.hold(row.id, row.a, row.b)
     if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
+        registry.touch(conv)
     elif row.head > conv.head and not conv.pending:
         s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
     if registry.latest is None or conv.ts > registry.latest.ts:
@@ -446,17 +476,21 @@ def _mark(s: Services, hello: Hello, listing: Listing, behind: list[ConvRow]) ->
     if not behind:
         return listing.mark
     same = hello.epoch is None or hello.epoch == s.store.epoch
-    if same and hello.since is not None and mark.read(hello.since, s.store.epoch) is not None and all(row.extra for row in behind):
+    if same and hello.since is not None and mark.read(hello.since, s.store.epoch) is not None and all(row.changed for row in behind):
         return hello.since
     return str(mark.of_all(s.store.epoch))
 
 
-def _moved_meanwhile(s: Services, session: Session) -> None:
+async def _moved_meanwhile(s: Services, session: Session) -> None:
     """Push the cursors that moved while the welcome was made; receipts are pushed to live sessions only."""
     moved, session.moved = session.moved, None
-    for id, side in moved or ():
+    for n, (id, side) in enumerate(moved or (), 1):
         if (conv := s.registry.convs.get(id)) is not None:
             session.sink.send(framing.encode_text(receipt(conv, side)))
+        if n % RECEIPTS_A_TURN == 0:
+            await s.drained(session)
+            if not session.live:
+                return
 
 
 def receipt(conv: Conversation, side: int) -> bytes:
@@ -533,8 +567,11 @@ def unseen(s: Services, session: Session, users: Iterable[UserId], seen: Mapping
 async def last_seen(s: Services, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
     """When those of them who are away were last seen, in ms, from the database; None: it does not know. Also of those who leave while it is asked."""
     seen: dict[UserId, int | None] = {}
+    turns = s.store.hello_turns if session.state is State.OPENING else s.store.read_turns
     while away := unseen(s, session, users, seen):  # each is asked for once
-        found = await s.store.seen(away)
+        assert session.user is not None
+        async with turns.turn(session.user.id):
+            found = await s.store.seen(away)
         seen.update((user, found.get(user)) for user in away)
     return seen
 

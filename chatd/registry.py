@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.protocol import compact, dumps
+from chatd.recent import Place, Recent
 
 if TYPE_CHECKING:
     from chatd.session import Session
@@ -107,7 +108,9 @@ class Conversation:
 class User:
     """A user who has, or just had, a session on this node."""
 
-    __slots__ = ("early", "id", "idle_since", "loaded", "new_convs", "peers", "penalty", "sessions", "unsure", "window")
+    __slots__ = (
+        "early", "hellos_full_at", "id", "idle_since", "loaded", "new_convs", "peers", "penalty", "reads", "recent", "sessions", "unsure", "window",
+    )  # fmt: skip
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id
@@ -120,6 +123,9 @@ class User:
         self.unsure = False  # but for those that began while they were listed: it is being looked again
         self.early: dict[ConvId, int] | None = None  # seqs that other nodes told of before the listing was there
         self.idle_since: float | None = None
+        self.recent: Recent | None = None  # from the first question for it until the last session ends
+        self.hellos_full_at = 0.0  # hello_rates.py
+        self.reads = 0  # of all its sessions: asked for, and not yet answered to the last byte
 
     @property
     def counts_until(self) -> float:
@@ -170,6 +176,7 @@ class Registry:
             self.sessions -= 1
         if not user.sessions:
             user.idle_since = now
+            user.recent = None
             self._idle.pop(user.id, None)
             self._idle[user.id] = None
 
@@ -202,6 +209,18 @@ class Registry:
     def link(self, user: User, conv: Conversation) -> None:
         user.peers[conv.peer(user.id)] = conv
 
+    def touch(self, conv: Conversation) -> None:
+        """It has a new entry, or was brought into memory with some: the order in which its users see their conversations is another."""
+        for id in (conv.a, conv.b):
+            if (user := self.users.get(id)) is not None and user.recent is not None:
+                user.recent.touched.add(conv)
+
+    def recent(self, user: User, before: Place | None, most: int) -> list[Conversation]:
+        """A page of a loaded user's conversations, the latest entry first."""
+        if user.recent is None:
+            user.recent = Recent(user.peers.values())
+        return user.recent.page(self.convs, user.peers, before, most)
+
     def forget_conversations(self) -> None:
         """The log is another one: none of them is as it was. The users stay, with their limits; each next hello reads what is theirs."""
         self.convs.clear()
@@ -210,6 +229,7 @@ class Registry:
         self._empty.clear()
         for user in self.users.values():
             user.peers.clear()
+            user.recent = None
             user.loaded, user.early = False, None
 
     def release(self, now: float) -> Iterable[UserId]:

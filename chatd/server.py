@@ -174,6 +174,8 @@ class Node:
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
             ("turn_seconds", f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more", lambda: self.hub.flusher.turn_s),
             ("database_up", "1 while PostgreSQL takes what this node writes and reads", lambda: self.store.health.trouble is None),
+            ("reads_queued", "reads of clients that wait for their turn at the pool", lambda: self.store.read_turns.waiting),
+            ("hellos_queued", "pages of hellos that wait for their turn at the pool", lambda: self.store.hello_turns.waiting),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
             ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.reads.in_use),
             ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.reads.waiting),

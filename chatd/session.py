@@ -59,6 +59,10 @@ class State(enum.Enum):
 class Sink(Protocol):
     """What a session needs of its connection."""
 
+    @property
+    def address(self) -> str:
+        """Where its client connects from."""
+
     def send(self, frame: bytes) -> None:
         """Queue a whole WebSocket frame; it goes out at the end of the loop turn or soon after (`flushing`)."""
 

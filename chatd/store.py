@@ -39,6 +39,7 @@ from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
 from chatd.protocol import Stored
 from chatd.queries import name_of, query
 from chatd.registry import Conversation
+from chatd.turns import Turns
 
 log = structlog.get_logger("store")
 
@@ -53,7 +54,9 @@ RECONNECT_S: Final = 2.0
 
 STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
 STOP_CLOSE_S: Final = 0.5
-LIST_ROWS_MAX: Final = 1_000
+BEGIN: Final = UserId("")  # before all users, by name
+LIST_ROWS_MAX: Final = 1_000  # conversations that one statement reads: some 5 ms of PostgreSQL
+HELLOS_WAITING_MAX: Final = 100_000  # pages of hellos that wait: one a connection
 LOCK_TRIES: Final = 2  # of a flush: each waits for a lock as long as flush_cursors.sql says
 
 RESOLVE: Final = query("resolve")
@@ -94,7 +97,7 @@ class ConvRow(NamedTuple):
     b_delivered: int = 0
     b_read: int = 0
     b_read_n: int = 0
-    extra: Any = None  # `changed` of list_changed, `us` of list_conversations
+    changed: bool = False  # of list_changed
 
 
 class Head(NamedTuple):
@@ -110,12 +113,12 @@ class Head(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """One page of what a hello needs: the mark and time of its snapshot, and the conversations."""
+    """One page of what a hello needs: the mark and time of its snapshot, the conversations, and where the next page begins; None: it was the last."""
 
     mark: str
     now_ms: int
     rows: list[ConvRow]
-    more: bool
+    next: UserId | None
 
 
 class Reads(NamedTuple):
@@ -168,6 +171,10 @@ class Store:
         self._cursors_stuck: set[ConvId] = set()
         self._users_stuck: set[UserId] = set()
         self._feed = FeedReader(self.opener)
+        # Of the pool's connections clients' reads leave half to the rest, and hellos a quarter. So neither waits for the other's queue, nor does
+        # what the node needs for sends (`resolve`, heads, gaps), which waits for no turn.
+        self.read_turns = Turns(max(limits.pool_max // 2, 1), max(limits.pool_max // 2, 1), limits.reads_queue_max)
+        self.hello_turns = Turns(max(limits.pool_max * 3 // 4, 1), 1, HELLOS_WAITING_MAX)
         self._pool = Pool(
             lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
             max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
@@ -330,20 +337,24 @@ class Store:
                 break
         return found
 
-    async def list_changed(self, user: UserId, since: str | None, after: ConvId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
-        """One page of a user's conversations in order of id: those changed since the mark, those named, or all. A void mark counts as none."""
+    async def list_changed(self, user: UserId, since: str | None, after: UserId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
+        """One page of a user's conversations, in order of the other participant from behind `after`: of those looked at the ones that changed since
+        the mark, those named, or all. A void mark counts as none. It waits for its turn among hellos.
+        """
         await self._flush_cursors_of(user)
         known = mark.read(since, self.epoch)
         xid, started = (known.xid, known.started) if known is not None else (0, 0)
-        rows = await self._rows(LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started))
+        async with self.hello_turns.turn(user):
+            rows = await self._rows(LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started))
         new = str(mark.made(rows[0][0], rows[0][1], self.epoch))
-        return Changed(new, rows[0][2], [ConvRow(*row[3:]) for row in rows if row[3] is not None], len(rows) == LIST_ROWS_MAX)
+        return Changed(new, rows[0][2], [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3])
 
-    async def list_conversations(self, user: UserId, before: tuple[int, int] | None, limit: int) -> list[ConvRow]:
-        """One page, the latest entry first; `before`: (ts in us, id) of the last one of the page before."""
+    async def list_conversations(self, user: UserId, convs: Sequence[ConvId]) -> dict[ConvId, ConvRow]:
+        """These of a user's conversations. It waits for its turn among reads."""
         await self._flush_cursors_of(user)
-        us, id = before or (None, None)
-        return [ConvRow(*row) for row in await self._rows(LIST_CONVERSATIONS, (user, us, id, limit))]
+        async with self.read_turns.turn(user):
+            rows = await self._rows(LIST_CONVERSATIONS, (pgarrays.BigintArray(convs),))
+        return {row[0]: ConvRow(*row) for row in rows}
 
     async def entries_before(self, conv: ConvId, before: int, floor: int, rows: int) -> list[Stored]:
         """Entries below a seq, the newest first."""

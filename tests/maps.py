@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from chatd.opening import LISTING_MAX
 from chatd.registry import Registry
 from chatd.server import Node
 from chatd.session import Session, State
@@ -118,8 +117,12 @@ def _services_at_work(node: Node) -> Iterator[str]:
             f"{len(entrance._resolving)} pairs and {entrance._resolving_n} sends ({dict(entrance._resolving_of)}) wait for a conversation,"
             f" {len(entrance._to_make)} to be made by {entrance._makers}"
         )
-    if services.listing._value != LISTING_MAX:
-        yield f"{LISTING_MAX - services.listing._value} listings are under way"
+    for name, turns in (("listings", services.listings), ("hellos", node.store.hello_turns), ("reads", node.store.read_turns)):
+        if turns.running or turns.waiting:
+            yield f"{turns.running} {name} are under way, {turns.waiting} wait"
+    for user in node.registry.users.values():
+        if user.reads:
+            yield f"{user.id} has {user.reads} reads under way"
     if services.settling:
         yield f"devices are being settled: {sorted(services.settling)}"
     if node._tasks:

@@ -124,6 +124,8 @@ class Node:
         self.answer[session] = answer
         return session
 
+    address = "test"
+
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 

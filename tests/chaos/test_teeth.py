@@ -147,8 +147,8 @@ def link_lost(patch: Patch) -> None:
 def read_uncounted(patch: Patch) -> None:
     real = Chat._run_read
 
-    async def run_read(self: Chat, session: Session, id: int, work: Any) -> None:
-        await real(self, session, id, work)
+    async def run_read(self: Chat, session: Session, *args: Any) -> None:
+        await real(self, session, *args)
         if session.state is State.LIVE and dice.random() < 0.1:
             session.reads += 1
 

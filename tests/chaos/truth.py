@@ -12,7 +12,6 @@ from typing import Any
 import psycopg
 
 from chatd.ids import UserId
-from chatd.opening import LISTING_MAX
 from chatd.server import Node
 from chatd.session import State
 from tests.chaos.device import Device, Life
@@ -166,7 +165,8 @@ def _work(node: Node) -> Iterator[str]:
         "resolving": entrance._resolving, "resolving_n": entrance._resolving_n, "resolving_of": entrance._resolving_of, "to_make": entrance._to_make,
         "makers": entrance._makers, "gaps": gaps._open, "fillers": gaps._fillers, "poked": gaps._poked, "looking": gaps._looking,
         "awaited": gaps._awaited, "pending": store.pending, "cursors": len(store._cursors), "users": len(store._users),
-        "listing": LISTING_MAX - node.services.listing._value, "doubtful": [lane._doubtful for lane in store.lanes if lane._doubtful],
+        "listings": node.services.listings.running, "reads": store.read_turns.running, "hellos": store.hello_turns.running,
+        "doubtful": [lane._doubtful for lane in store.lanes if lane._doubtful],
         "tasks": [task.get_coro() for task in node._tasks],
     }  # fmt: skip
     if node.services.quota is not None:

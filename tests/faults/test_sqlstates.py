@@ -25,7 +25,7 @@ from chatd.postgres import connection
 from chatd.postgres.connection import Backend
 from chatd.postgres.faults import Outage
 from chatd.queries import folder
-from chatd.store import Locked
+from chatd.store import BEGIN, Locked
 from tests.faults.sqlstates import CLASSES, CODES, KNOWN, Injector, installed, is_data
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def parts(server: Server) -> dict[str, Callable[[], Awaitable[object]]]:
     return {
         "resolve": lambda: store.resolve([(ALICE, UserId(f"bob{next(_names)}"))], [None]),
         "resolve, known": lambda: store.resolve([(ALICE, BOB)], [BOB], 10),
-        "list_changed": lambda: store.list_changed(ALICE, "0", ConvId(0), True, []),
-        "list_conversations": lambda: store.list_conversations(ALICE, None, 10),
+        "list_changed": lambda: store.list_changed(ALICE, "0", BEGIN, True, []),
+        "list_conversations": lambda: store.list_conversations(ALICE, [ConvId(1)]),
         "entries_before": lambda: store.entries_before(conv.id, 10, 1, 10),
         "entries_after": lambda: store.entries_after(conv.id, 0, 10, 10),
         "entries_many": lambda: store.entries_many([(conv.id, 0, 10)], 10),

@@ -95,10 +95,9 @@ _BATCH: Final = (
 )
 _PAGE: Final = "bigint, bigint, bigint, bigint"
 _MANY: Final = "bigint[], bigint[], bigint[], bigint"
-_HELLO: Final = "text, bigint, bigint, bigint, boolean, bigint[], bigint"
+_HELLO: Final = "text, bigint, text, bigint, boolean, bigint[], bigint"
 _CURSORS: Final = "bigint[], bigint[], bigint[], bigint[], bigint[]"
 _PAIRS: Final = "text[], text[], text[], text"
-_LIST: Final = "text, bigint, bigint, bigint"
 
 # By the name of the file, with all that decides what it reads. The first of `append` plans it as a lane that warms up does.
 CASES: Final[dict[str, list[Case]]] = {
@@ -149,13 +148,14 @@ CASES: Final[dict[str, list[Case]]] = {
     "heads_decided": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
     "heads": [Case("reads", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "list_changed": [
-        Case("reads", _HELLO, "'a110', 0, 0, 1000, true, '{}', 0", 4 * PROBE),
-        Case("reads", _HELLO, f"'b110', {2**60}, 0, 1000, false, '{{110}}', 0", 4 * PROBE, "named"),
-        Case("reads", _HELLO, "'hub', 0, 0, 1000, true, '{}', 0", PROBE * HUB, "of many"),
+        Case("reads", _HELLO, "'a110', 0, '', 1000, true, '{}', 0", 4 * PROBE),
+        Case("reads", _HELLO, f"'b110', {2**60}, '', 1000, false, '{{110}}', 0", 4 * PROBE, "named"),
+        Case("reads", _HELLO, "'hub', 0, '', 1000, true, '{}', 0", PROBE * HUB, "of many"),
+        Case("reads", _HELLO, "'hub', 0, 'p50', 10, true, '{}', 0", 2 * PROBE * 10 + 2 * PROBE, "a page of many"),
     ],
     "list_conversations": [
-        Case("reads", _LIST, "'b110', NULL, NULL, 50", 4 * PROBE),
-        Case("reads", _LIST, "'hub', NULL, NULL, 50", PROBE * HUB, "of many"),
+        Case("reads", "bigint[]", "'{110}'", 2 * PROBE),
+        Case("reads", "bigint[]", ints(range(10_001, 10_051)), 2 * PROBE * 50, "a page"),
     ],
     "user_report": [
         Case("reads", "text, bigint", "'b110', 20", 4 * PROBE),

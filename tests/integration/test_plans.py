@@ -27,7 +27,7 @@ from chatd.postgres.planner import PLANNER
 from chatd.queries import folder, query
 from chatd.registry import Conversation
 from chatd.retention import Retention
-from chatd.store import Limits, Store
+from chatd.store import BEGIN, Limits, Store
 from tests.integration.logs import FENCE, append_function, connect, fenced_as_before, nodes, one, options, partitions
 from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, STATES, Case, analyse, full, hostile
 
@@ -272,8 +272,8 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
     try:
         alice, bob = UserId("alice"), UserId("bob")
         (row,) = await node.resolve([(alice, bob)], [None])
-        await node.list_changed(alice, None, ConvId(0), True, [])
-        await node.list_conversations(alice, None, 10)
+        await node.list_changed(alice, None, BEGIN, True, [])
+        await node.list_conversations(alice, [row.id])
         await node.entries_before(row.id, 10, 1, 10)
         await node.entries_after(row.id, 0, 10, 10)
         await node.entries_after(ConvId(2**40), 2**20, 2**40, 10)

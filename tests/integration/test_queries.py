@@ -141,24 +141,31 @@ def test_a_resync_of_many_conversations_is_one_query_of_index_scans(db: psycopg.
     assert plan.buffers <= 50 * (PARTITIONS * 2 + 20)
 
 
-def test_the_list_of_a_user_with_a_thousand_conversations_reads_a_page_of_them(db: psycopg.Connection[Any]) -> None:
-    first = explain(db, "list_conversations", "text, bigint, bigint, bigint", "'hub', NULL, NULL, 50")
-    us, id = only(db, "SELECT (extract(epoch FROM last_ts) * 1000000)::bigint, id FROM conversations WHERE id = 500")
-    later = explain(db, "list_conversations", "text, bigint, bigint, bigint", f"'hub', {us}, {id}, 50")
-    for plan in (first, later):
-        assert plan.rows == 50
-        assert plan.buffers <= 350
+def test_a_page_of_the_list_reads_as_many_conversations_as_it_shows(db: psycopg.Connection[Any]) -> None:
+    for ids in (range(500, 501), range(500, 550)):
+        plan = explain(db, "list_conversations", "bigint[]", array(ids))
+        assert plan.rows == len(ids)
+        assert plan.buffers <= 10 * len(ids)
+        assert_index_scans_only(plan)
+
+
+def test_a_page_of_a_hello_reads_a_page_of_either_index_wherever_it_begins(db: psycopg.Connection[Any]) -> None:
+    types = "text, bigint, text, bigint, boolean, bigint[], bigint"
+    for after in ("", "a3", "b", "p40"):
+        plan = explain(db, "list_changed", types, f"'hub', 0, '{after}', 20, true, '{{}}', 0")
+        assert plan.rows == 20
+        assert plan.buffers <= 20 * PER_CONVERSATION * 2, "20 of each half, and their cursors"
         assert_index_scans_only(plan)
 
 
 def test_a_hello_of_that_user_reads_each_conversation_once(db: psycopg.Connection[Any]) -> None:
-    types = "text, bigint, bigint, bigint, boolean, bigint[], bigint"
+    types = "text, bigint, text, bigint, boolean, bigint[], bigint"
     now, started = only(
         db, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint"
     )
-    everything = explain(db, "list_changed", types, f"'hub', 0, 0, {HUB}, true, '{{}}', {started}")
-    nothing = explain(db, "list_changed", types, f"'hub', {now}, 0, {HUB}, false, '{{1,2}}', {started}")
-    other = explain(db, "list_changed", types, f"'x77', {now}, 0, {HUB}, false, '{{}}', {started}")
+    everything = explain(db, "list_changed", types, f"'hub', 0, '', {HUB}, true, '{{}}', {started}")
+    nothing = explain(db, "list_changed", types, f"'hub', {now}, '', {HUB}, false, '{{1,2}}', {started}")
+    other = explain(db, "list_changed", types, f"'x77', {now}, '', {HUB}, false, '{{}}', {started}")
     assert (everything.rows, nothing.rows, other.rows) == (HUB, 2, 1)
     for plan in (everything, nothing, other):
         assert plan.buffers <= HUB * PER_CONVERSATION

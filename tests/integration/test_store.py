@@ -16,7 +16,7 @@ from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import mark
 from chatd.registry import Conversation
-from chatd.store import Limits, Store
+from chatd.store import BEGIN, Limits, Store
 from tests.integration.logs import Change, Message, age, append, connect, conversation, one, only, partitions
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def conv(id: int, a: UserId = ALICE, b: UserId = BOB) -> Conversation:
 
 
 async def listed(node: Store, user: UserId, since: str) -> set[int]:
-    page = await node.list_changed(user, since, ConvId(0), False, [])
+    page = await node.list_changed(user, since, BEGIN, False, [])
     return {row.id for row in page.rows}
 
 
@@ -86,7 +86,7 @@ async def test_a_mark_does_not_miss_a_transaction_that_began_before_it_and_commi
         with slow.transaction():
             append(slow, [Message(x)])
             append(db, [Message(y)])  # later, and committed first
-            first = await node.list_changed(ALICE, "0", ConvId(0), True, [])
+            first = await node.list_changed(ALICE, "0", BEGIN, True, [])
         assert {row.id: row.head for row in first.rows} == {x: 1, y: 2, z: 1}
         assert x in await listed(node, ALICE, first.mark)
         newest = one(db, "SELECT max(xid::text::bigint) FROM conversations WHERE id = %s", (y,))
@@ -100,16 +100,16 @@ async def test_a_cursor_that_moved_is_a_change_for_both(start: Callable[..., Awa
     node, other = await start(), await start()
     x = conversation(db)
     append(db, [Message(x)])
-    last = (await node.list_changed(ALICE, "0", ConvId(0), True, [])).mark
-    last = (await node.list_changed(ALICE, last, ConvId(0), True, [])).mark
+    last = (await node.list_changed(ALICE, "0", BEGIN, True, [])).mark
+    last = (await node.list_changed(ALICE, last, BEGIN, True, [])).mark
     assert await listed(node, BOB, last) == set()
     moved = conv(x)
     moved.advance(1, 1, 1)
     other.cursor_moved(moved)
     await other.flush()
     for user in (ALICE, BOB):
-        (row,) = (await node.list_changed(user, last, ConvId(0), False, [])).rows
-        assert (row.id, row.b_delivered, row.b_read, row.b_read_n, row.extra) == (x, 1, 1, 1, True)
+        (row,) = (await node.list_changed(user, last, BEGIN, False, [])).rows
+        assert (row.id, row.b_delivered, row.b_read, row.b_read_n, row.changed) == (x, 1, 1, 1, True)
 
 
 async def test_pages_hold_all_once_and_named_ones_come_unchanged(
@@ -120,36 +120,21 @@ async def test_pages_hold_all_once_and_named_ones_come_unchanged(
     convs = [conversation(db, *pair) for pair in (("alice", "alice"), ("aaron", "alice"), *(("alice", f"p{n}") for n in range(5)))]
     empty = conversation(db, "alice", "nobody wrote")
     append(db, [Message(x) for x in convs])
-    got: list[int] = []
-    while True:
-        page = await node.list_changed(ALICE, "0", ConvId(got[-1] if got else 0), True, [])
-        got += [row.id for row in page.rows]
-        if not page.more:
-            break
-    assert got == convs, "each once, notes to oneself too, and none without an entry"
-    last = (await node.list_changed(ALICE, "0", ConvId(0), True, [])).mark
-    named = await node.list_changed(ALICE, last, ConvId(0), False, [ConvId(convs[2]), ConvId(empty), ConvId(12_345)])
-    assert [(row.id, row.extra) for row in named.rows] == [(convs[2], False)]
-    foreign = await node.list_changed(BOB, "0", ConvId(0), True, [ConvId(convs[2])])
+    got: list[str] = []
+    after: UserId | None = BEGIN
+    while after is not None:
+        page = await node.list_changed(ALICE, "0", after, True, [])
+        got += [row.a if row.b == ALICE else row.b for row in page.rows]
+        assert len(page.rows) <= 3
+        after = page.next
+    assert got == sorted(["aaron", "alice", *(f"p{n}" for n in range(5))]), "each once, notes to oneself too, and none without an entry"
+    monkeypatch.setattr(store, "LIST_ROWS_MAX", 100)
+    last = (await node.list_changed(ALICE, "0", BEGIN, True, [])).mark
+    named = await node.list_changed(ALICE, last, BEGIN, False, [ConvId(convs[2]), ConvId(empty), ConvId(12_345)])
+    assert [(row.id, row.changed) for row in named.rows] == [(convs[2], False)]
+    foreign = await node.list_changed(BOB, "0", BEGIN, True, [ConvId(convs[2])])
     assert foreign.rows == []
     assert mark.read(foreign.mark, node.epoch) is not None, "the mark comes also when no conversation does"
-
-
-async def test_the_list_is_by_the_latest_entry_and_its_pages_fit_together(
-    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
-) -> None:
-    node = await start()
-    convs = [conversation(db, *sorted(("mike", f"{'a' if n % 2 else 'z'}{n}"))) for n in range(7)]
-    for x in (*convs, convs[2]):
-        append(db, [Message(x)])
-    append(db, [Message(convs[4]), Message(convs[5])])  # at the same moment: by id
-    want = [convs[n] for n in (5, 4, 2, 6, 3, 1, 0)]
-    got: list[int] = []
-    before = None
-    while rows := await node.list_conversations(UserId("mike"), before, 2):
-        got += [row.id for row in rows]
-        before = (rows[-1].extra, rows[-1].id)
-    assert got == want
 
 
 # ---- cursors ------------------------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ EVENT_S_MAX = 20.0
 class NoSink:
     """Sessions here are only asked what stands in front of an item."""
 
+    address = "test"
+
     def send(self, frame: bytes) -> None:
         raise AssertionError("a lane sends nothing")
 

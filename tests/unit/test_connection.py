@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from chatd import framing
 from chatd.connection import Connection, Phase
 
@@ -34,3 +36,20 @@ def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
         if len(connection._out) > before:
             connection.heard_at = 100.001 + second
     assert len(connection._out) == 59
+
+
+def test_who_takes_what_it_gets_is_not_lost_however_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While its output is paused no pong is read; that the kernel takes bytes for it shows that it is there. Who takes nothing is lost."""
+    metrics = SimpleNamespace(heartbeats_lost=0, slow_consumers=0)
+    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000, services=SimpleNamespace(metrics=metrics))
+    connection, left = cast("Any", Connection(cast("Any", hub))), 100_000
+    connection._phase, connection.heard_at, connection._paused = Phase.OPEN, 100.0, True
+    connection._transport = SimpleNamespace(get_write_buffer_size=lambda: left)
+    for second in range(1, 20):
+        connection.check(100.0 + second, 0, 0.8, 1.6)
+        left -= 10
+    assert metrics.slow_consumers == 0
+    monkeypatch.setattr(Connection, "close", lambda *_: None)
+    for second in range(20, 24):
+        connection.check(100.0 + second, 0, 0.8, 1.6)
+    assert metrics.slow_consumers > 0

@@ -24,6 +24,8 @@ WITH = {BOB: Conversation(ConvId(1), ALICE, BOB), CAROL: Conversation(ConvId(2),
 
 
 class Silent:
+    address = "test"
+
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 

@@ -25,6 +25,8 @@ PHONE, LAPTOP = DeviceId("phone"), DeviceId("laptop")
 class Silent:
     """A connection that nobody listens to."""
 
+    address = "test"
+
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 

@@ -37,6 +37,8 @@ A, B, C = (Cid(c) for c in "abc")
 
 
 class Silent:
+    address = "test"
+
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
 
