@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help setup run test test-fast coverage lint format bench docs clean
+.PHONY: help setup run test test-fast test-install coverage lint format bench docs clean
 
 help:  ## show these words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 9
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
+
+test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for word, under a minute; as root (77: it cannot be done here)
+	$(BIN)/python -m tests.install || [ $$? = 77 ]
 
 coverage: .venv/dev.stamp  ## the same tests, and what of chatd they do not run (a third slower)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)

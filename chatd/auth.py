@@ -17,6 +17,8 @@ Keys are a JWK Set (RFC 7517), so that an identity provider's file can be used a
 from __future__ import annotations
 
 import base64
+import codecs
+import contextlib
 import os
 import secrets
 import stat
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import jwt
 import orjson
 
+from chatd import whole_file
 from chatd.errors import SettingError, TokenExpired, Unauthorized
 from chatd.ids import UserId, user_id
 
@@ -105,6 +108,10 @@ class Keys:
             return self._by_kid.get(kid)
         return self._first if kid is None and len(self._by_kid) == 1 else None
 
+    def all(self) -> list[Key]:
+        """In the order of the file."""
+        return list(self._by_kid.values())
+
     def signing(self) -> tuple[str | None, jwt.PyJWK]:
         """The first key that can sign, and its `kid`. Raises SettingError."""
         for key in self._by_kid.values():
@@ -119,22 +126,10 @@ def _wrong(path: Path, what: str, remedy: str) -> SettingError:
 
 
 def _make_development_key(path: Path) -> None:
-    """Write the whole file under another name first, then link it: whoever comes second finds it complete."""
     secret = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES_MIN)).rstrip(b"=").decode()
     text = orjson.dumps({"keys": [{"kty": "oct", "kid": "development", "alg": "HS256", "k": secret}]})
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return  # another process was first: its key is the key
-    finally:
-        draft.unlink()
+    with contextlib.suppress(FileExistsError):  # another process was first: its key is the key
+        whole_file.write(path, text, whole_file.Access(), replace=False)
 
 
 # ---- a JWK Set ------------------------------------------------------------------------------------------------------------------
@@ -144,6 +139,8 @@ def _parse(path: Path, data: bytes) -> list[Key]:
     remedy = 'write a JWK Set: {"keys": [{"kty": "oct", "kid": "2026-01", "alg": "HS256", "k": "..."}]}'
     if len(data) > FILE_BYTES_MAX:
         raise _wrong(path, f"has more than {FILE_BYTES_MAX} bytes", remedy)
+    if data.startswith(codecs.BOM_UTF8):
+        raise _wrong(path, "begins with a byte order mark, which JSON does not allow", "save it as UTF-8 without one")
     try:
         content = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -184,7 +181,7 @@ def _parse_key(path: Path, place: int, item: dict[str, Any]) -> Key:
     except Exception:  # many kinds from two libraries, and their texts show the key
         raise _wrong(path, f"has members that make no key of kty {kty}, in key {place}", "copy it again from where it was made") from None
     if kty == "oct" and len(checks.key) < SECRET_BYTES_MIN:
-        raise _wrong(path, f"has a secret under {SECRET_BYTES_MIN} bytes, in key {place}", "make one with `openssl rand 32`, in base64url")
+        raise _wrong(path, f"has a secret under {SECRET_BYTES_MIN} bytes, in key {place}", "make one by `chatd keys new`")
     if kty == "OKP" and item.get("crv") != "Ed25519":
         raise _wrong(path, f"has a curve that chatd does not take, in key {place}", "use crv Ed25519")
     if kty == "RSA" and not RSA_BITS_MIN <= checks.key.key_size <= RSA_BITS_MAX:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import difflib
 import gc
 import os
 import signal
@@ -16,20 +17,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import structlog
 
-from chatd import __version__, config, log
+from chatd import __version__, config, descriptors, entry, log, notify, process_metrics, redis_url
 from chatd.config import Settings
+from chatd.entry import FAILED
 from chatd.errors import ChatdError, SettingError
 
 if TYPE_CHECKING:
     import psycopg
 
-FAILED: Final = 1
-WRONG_SETTING: Final = 2
 CONNECT_S: Final = 5  # what a tool sends must have arrived by then
+TTL_S_MAX: Final = 10 * 366 * 86_400
 GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
 
 EPILOG: Final = """\
@@ -38,6 +39,7 @@ examples:
   chatd serve --config /etc/chatd/chatd.toml    as a service (docs/operations.md)
   chatd serve --workers 4 --redis-url redis://127.0.0.1    four nodes on one port (docs/cluster.md)
   chatd nodes --redis-url redis://127.0.0.1                the nodes there are
+  chatd keys new --keys-file keys.json    a key to sign tokens with
   chatd token alice                       a token for development
   chatd tail alice                        watch alice's messages as they come
   chatd user show alice                   where alice is connected, and why nothing may come through
@@ -50,22 +52,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help", "--version")):
         args.insert(0, "serve")
-    options = _parser().parse_args(args)
-    command: Callable[[argparse.Namespace], int] = options.run
-    try:
-        return command(options)
-    except SettingError as e:
-        print(f"chatd: {e}", file=sys.stderr)
-        return WRONG_SETTING
-    except ChatdError as e:
-        print(f"chatd: {e}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        return 130
+
+    def command() -> int:
+        options, unknown = _parser().parse_known_args(args)
+        if unknown:
+            raise SettingError(_unknown(unknown[0], options.parser))
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
+
+    return entry.run(command)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A wrong flag is told in one line, as a wrong setting is; text that cannot be written is an error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(f"{config.one_line(message)}; see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file or sys.stdout)
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    """Of a flag only what stands before the `=`: the rest may be a password."""
+    flag = config.one_line(config.mask_password(word.partition("=")[0]))
+    if not flag.startswith("-"):
+        return f"{flag}: is one word too many; see `{parser.prog} --help`"
+    near = difflib.get_close_matches(flag.replace("_", "-"), list(parser._option_string_actions), n=1)
+    return f"{flag}: is no flag of `{parser.prog}`; " + (f"did you mean {near[0]}?" if near else f"see `{parser.prog} --help`")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="chatd", description="A real-time 1:1 chat server.", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
@@ -76,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         flags = " ".join(f"--{name.replace('_', '-')}" for name in relevant)
         epilog = f"all settings of `chatd serve` are taken too; what matters here: {flags}" if relevant else None
         sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
-        sub.set_defaults(run=run)
+        sub.set_defaults(run=run, parser=sub)
         sub.add_argument("--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)")
         config.add_flags(sub, shown=not relevant)
         return sub
@@ -88,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--dry-run", action="store_true", help="only print what would be applied")
     sub = command("token", _token, "print a token for a user, signed by the key in force", "keys_file", "data_dir", "jwt_audience", "jwt_issuer")
     sub.add_argument("user", metavar="USER", help="user id")
-    sub.add_argument("--ttl-s", type=int, default=86_400, metavar="S", help="how long it is valid (default: 86400 s)")
+    sub.add_argument("--ttl-s", type=_ttl_s, default=86_400, metavar="S", help="how long it is valid (default: 86400 s)")
+    _add_keys(command)
     sub = command("tail", _tail, "show a user's messages as they come", "host", "port", "keys_file", "data_dir")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
@@ -105,36 +124,57 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = command("keys", _keys, "make a key for the keys file, or list those that it has", "keys_file")
+    sub.add_argument("what", choices=("new", "list"), help="new: add a key, or make the file; list: which there are, without their secrets")
+    sub.add_argument("--alg", choices=("HS256", "EdDSA", "RS256"), default="HS256", help="of the new key (default: HS256)")
+    sub.add_argument("--kid", metavar="KID", help="name of the new key (default: the day)")
+    sub.add_argument("--group", metavar="GROUP", help="who may read a file that is made, besides its owner (default: nobody)")
+
+
+def _ttl_s(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) <= TTL_S_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is wrong, give an integer from 1 to {TTL_S_MAX}")
+    return int(text)
+
+
+def _settings(options: argparse.Namespace, *, database: bool = False, keys: bool = False) -> Settings:
+    """The settings, and the log set up by them. `database`, `keys`: what the command uses, and what it may so need data_dir for."""
     settings = config.load(vars(options), options.config_file)
     log.setup(settings.log_level, settings.log_format, node=settings.node_name)
+    for warning in settings._warnings:
+        structlog.get_logger("settings").warning("setting.passed_over", reason=warning)
+    if settings.redis_url is not None:
+        redis_url.read(settings.redis_url.get_secret_value())
+    if settings.database_url is not None:
+        from chatd.postgres import url
+
+        url.check(settings.database_url.get_secret_value())
+    if settings.homeless and ((database and settings.embedded) or (keys and settings.development)):
+        raise SettingError(
+            "data_dir: no home folder is known to put it in (HOME is not set, and this user has no entry in passwd);"
+            " give --data-dir, or --database-url and --keys-file"
+        )
+    descriptors.raise_limit()
+    if database and settings.embedded:
+        descriptors.check_tool()
     return settings
 
 
-def _raise_file_limit() -> None:
-    """As many descriptors as we may have: each client is one."""
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it; `chatd doctor` tells what there is
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _serve(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = _settings(options, database=True, keys=True)
     if settings.workers > 1:
         return asyncio.run(_supervise(settings))
-    from chatd import notify
     from chatd.server import Node
+
+    settings, few = descriptors.fitted(settings)
 
     async def life() -> None:
         notify.on_orphaned(_orphaned)
-        node = Node(settings)
-        if settings.development and not notify.is_worker():
-            node.on_ready = lambda: _invite(node.port, settings)
+        node = Node(settings, process_metrics.age_s())
+        node.on_ready = lambda: _tell(node.port, settings, few)
         await node.run()
 
-    _raise_file_limit()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
@@ -162,9 +202,19 @@ def _orphaned() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _tell(port: int, settings: Settings, few: str | None) -> None:
+    """What who started this node is to know, now that it serves."""
+    if few is not None:
+        server = structlog.get_logger("server")
+        (server.info if settings.development else server.warning)("descriptors.few", reason=few)
+    if settings.development and not notify.is_worker():
+        _invite(port, settings)
+
+
 def _invite(port: int, settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    print(f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True)
+    with contextlib.suppress(OSError):  # a node is not for its output
+        print(f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True)
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -200,7 +250,7 @@ def _no_pooler_by_transaction(conninfo: str) -> None:
 def _migrate(options: argparse.Namespace) -> int:
     from chatd import migrate
 
-    with _database(_settings(options), make=not options.dry_run) as conninfo:
+    with _database(_settings(options, database=True), make=not options.dry_run) as conninfo:
         _no_pooler_by_transaction(conninfo)
         names = migrate.pending(conninfo) if options.dry_run else migrate.migrate(conninfo, post=options.post)
     for name in names:
@@ -211,7 +261,7 @@ def _migrate(options: argparse.Namespace) -> int:
 
 
 def _token(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = _settings(options, keys=True)
     print(_issue(settings, options.user, options.ttl_s))
     return 0
 
@@ -228,15 +278,34 @@ def _issue(settings: Settings, name: str, ttl_s: int) -> str:
     return issue(keys, user, ttl_s, time.time(), settings.jwt_audience, settings.jwt_issuer)
 
 
+def _keys(options: argparse.Namespace) -> int:
+    from chatd import keys_file
+    from chatd.auth import Keys
+
+    path = _settings(options).keys_file
+    if path is None:
+        raise SettingError("keys_file: is not set; give --keys-file FILE, or a --config file that has it")
+    if options.what == "list":
+        print(keys_file.table(Keys.load(path)))
+        return 0
+    is_there = path.exists()
+    kid = keys_file.add(path, options.alg, options.kid, options.group)
+    print(kid, flush=True)
+    then = "reload the nodes (SIGHUP) before you sign with it" if is_there else "what issues your users' tokens signs with it"
+    entry.say(f"{'added to' if is_there else 'made'} {path}; {then}")
+    return 0
+
+
 def _tail(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = _settings(options, keys=True)
     from chatd.client.errors import ClientError
     from chatd.client.tail import tail
 
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
+    _check_websocket(url)
     _issue(settings, options.user, 1)  # a wrong name is told now
-    print(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it", file=sys.stderr)
+    entry.say(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it")
     try:
         asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout, err=sys.stderr))
     except ClientError as e:
@@ -244,10 +313,20 @@ def _tail(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_websocket(url: str) -> None:
+    from websockets.exceptions import InvalidURI
+    from websockets.uri import parse_uri
+
+    try:
+        parse_uri(url)
+    except (InvalidURI, ValueError):
+        raise SettingError(f"--url: {config.one_line(url)} is no address of a WebSocket; give ws://host:port/ws or wss://host/ws") from None
+
+
 def _doctor(options: argparse.Namespace) -> int:
     from chatd import doctor
 
-    settings = _settings(options)
+    settings = _settings(options, database=True, keys=True)
     findings = doctor.examine(settings)
     for finding in findings:
         print(finding)
@@ -298,7 +377,7 @@ def _epoch(options: argparse.Namespace) -> int:
     from chatd.postgres import faults
     from chatd.postgres.connection import Opener
 
-    settings = _settings(options)
+    settings = _settings(options, database=True)
     if settings.embedded and not Embedded(settings.data_dir).made:
         raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
     try:
@@ -312,7 +391,7 @@ def _epoch(options: argparse.Namespace) -> int:
         raise ChatdError(f"the epoch cannot be read or set: {faults.sentence(e)}{remedy}") from None
     print(row[0] if row else "")
     if options.renew:
-        print("chatd: running nodes notice within a second", file=sys.stderr)
+        entry.say("running nodes notice within a second")
     return 0
 
 

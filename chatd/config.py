@@ -19,8 +19,8 @@ argparse hands on text and pydantic alone judges it, so that a wrong flag reads 
 from __future__ import annotations
 
 import argparse
+import codecs
 import difflib
-import ipaddress
 import os
 import re
 import tomllib
@@ -34,6 +34,7 @@ from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_valid
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from chatd import injected, shapes
 from chatd.addresses import Networks
 from chatd.errors import SettingError
 
@@ -43,6 +44,7 @@ CONFIG_BYTES_MAX = 1 << 20
 ESCAPE_FACTOR = 6  # the most bytes JSON can make of one byte of text: \u00XX
 ENVELOPE_BYTES_MAX = 1024  # a frame without its body; most of it is user ids (64 x 12 bytes if all is escaped)
 DAY_S = 86_400
+NO_HOME = Path("/nonexistent/chatd")  # stands for a home folder that is not known
 
 
 def _group(title: str) -> Callable[..., Any]:
@@ -58,7 +60,10 @@ def _group(title: str) -> Callable[..., Any]:
 
 
 def _user_data_dir() -> Path:
-    return Path(platformdirs.user_data_dir("chatd", appauthor=False))
+    try:
+        return Path(platformdirs.user_data_dir("chatd", appauthor=False))
+    except RuntimeError:  # neither HOME nor an entry in passwd
+        return NO_HOME
 
 
 _listen = _group("Listening")
@@ -78,6 +83,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+    _warnings: list[str] = PrivateAttr(default_factory=list)
 
     host: str = _listen("127.0.0.1", "Address the chat server listens on")
     port: int = _listen(8080, "TCP port of the chat server; 0 takes any free one", 0, 65535)
@@ -165,12 +171,19 @@ class Settings(BaseSettings):
     workers: int = _run(1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64)
     drain_ms: int = _run(10_000, "Time that clients get to leave when the server stops", 0, 600_000)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe events to log")
-    log_format: Literal["auto", "json", "pretty"] = _run("auto", "auto is pretty on a terminal, json elsewhere")
+    log_format: Literal["auto", "json", "pretty", "journal"] = _run(
+        "auto", "journal is json with each line's priority before it; auto is pretty on a terminal, journal under systemd, json elsewhere"
+    )
 
     @property
     def development(self) -> bool:
         """No keys_file: tokens are signed by a key that chatd makes itself."""
         return self.keys_file is None
+
+    @property
+    def homeless(self) -> bool:
+        """No home folder is known, so there is no place for data_dir unless it is given."""
+        return self.data_dir == NO_HOME
 
     @property
     def embedded(self) -> bool:
@@ -190,6 +203,8 @@ class Settings(BaseSettings):
             raise ValueError("is true or false")  # pydantic would read TOML's `port = true` as 1
         if info.field_name in ("origins", "trusted_proxies") and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
+        if value == "" and cls.model_fields[info.field_name].annotation in (Path, Path | None):
+            raise ValueError("is empty")  # Path("") would be the current folder
         return value
 
     @field_validator("*")
@@ -197,14 +212,12 @@ class Settings(BaseSettings):
     def _check(cls, value: Any, info: Any) -> Any:
         if info.field_name == "trusted_proxies":
             Networks(value)
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str | SecretStr | Path):
+                shapes.check(info.field_name, text.get_secret_value() if isinstance(text, SecretStr) else str(text))
         if isinstance(value, Path):
-            return value.expanduser()
-        shape = _SHAPES.get(info.field_name)
-        if shape is not None and value is not None:
-            texts = value if isinstance(value, list) else [value]
-            if not all(re.fullmatch(shape[0], t.get_secret_value() if isinstance(t, SecretStr) else t) for t in texts):
-                raise ValueError(f"is not {shape[1]}")
-        return value
+            return _expanded(value)
+        return [shapes.canonical_origin(origin) for origin in value] if info.field_name == "origins" else value
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -227,7 +240,7 @@ class Settings(BaseSettings):
         if self.partition_s > self.retention_days * DAY_S:
             yield f"partition_s: is longer than messages are kept; give {self.retention_days * DAY_S} or less"
         last = self.admin_port + self.workers - 1  # each worker has its own
-        if 0 < self.admin_port <= self.port <= last and self.host == self.admin_host:
+        if 0 < self.admin_port <= self.port <= last and shapes.overlap(self.host, self.admin_host):
             yield f"admin_port: takes the chat server's port, too ({self.workers} from {self.admin_port} on); give another"
         if last > 65_535:
             yield f"admin_port: is the first of the workers' ports, which end at {last}; give {65_536 - self.workers} or less"
@@ -236,29 +249,18 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.redis_url is None:
             yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
-            if self.development and not self.allow_remote_dev and not _is_loopback(host):
+            if self.development and not self.allow_remote_dev and not shapes.is_loopback(host):
                 yield (
                     f"{name}: {host} can be reached from outside, and without keys_file anybody can be anybody; "
                     "give --keys-file, or --allow-remote-dev if you mean it"
                 )
 
 
-_SHAPES = {
-    "host": (r"[0-9A-Za-z_.:%-]+", "a host name or an IP address"),
-    "admin_host": (r"[0-9A-Za-z_.:%-]+", "a host name or an IP address"),
-    "database_url": (r"(?s)(postgres(ql)?://|[a-z_]+\s*=).*", "postgresql://... or key=value pairs"),
-    "redis_url": (r"(?s)(unix|rediss?|rediss?\+(sentinel|cluster))://.+", "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"),
-    "redis_prefix": (r"[a-z0-9_.-]{1,32}", "1 to 32 of a-z 0-9 _ . -"),
-    "node_name": (r"[ -~]{1,64}", "1 to 64 printable ASCII characters"),
-    "origins": (r"[a-z][a-z0-9+.-]*://[^/?#\s@A-Z]+", "scheme://host[:port], in lower case and without a path"),
-}
-
-
-def _is_loopback(host: str) -> bool:
+def _expanded(path: Path) -> Path:
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError("begins with a home folder that is not known here") from None
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -277,7 +279,8 @@ def load(
         config_file = Path(environ[CONFIG_VARIABLE])
     values: dict[str, Any] = {} if config_file is None else _read_toml(config_file)
     origins = {name: f"{name} in {config_file}" for name in values}
-    for name, text in _read_environment(environ).items():
+    variables, passed_over = _read_environment(environ)
+    for name, text in variables.items():
         values[name], origins[name] = text, ENV_PREFIX + name.upper()
     for name, given in argv_overrides.items():
         if name in Settings.model_fields and given is not None:
@@ -287,6 +290,7 @@ def load(
     except ValidationError as error:
         raise SettingError(_sentence(error, values, origins)) from None  # its cause would show values: secrets
     settings._origins.update(origins)
+    settings._warnings.extend([injected.warning(passed_over)] if passed_over else [])
     return settings
 
 
@@ -296,30 +300,36 @@ def _read_toml(path: Path) -> dict[str, Any]:
             data = file.read(CONFIG_BYTES_MAX + 1)
         if len(data) > CONFIG_BYTES_MAX:
             raise OSError(None, f"it has more than {CONFIG_BYTES_MAX} bytes")
+        if data.startswith(codecs.BOM_UTF8):
+            raise OSError(None, "it begins with a byte order mark, which TOML does not know; save it as UTF-8 without one")
         values = tomllib.loads(data.decode())
     except OSError as error:
-        raise SettingError(_one_line(f"--config: cannot read {path}: {error.strerror}; name another file")) from None
+        raise SettingError(one_line(f"--config: cannot read {path}: {error.strerror}; name another file")) from None
     except (ValueError, RecursionError) as error:  # only TOMLDecodeError shows no piece of the file
         wrong = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "it is not UTF-8 text"
-        raise SettingError(_one_line(f"--config: {path} is not TOML: {wrong}; write lines like port = 8080")) from None
+        raise SettingError(one_line(f"--config: {path} is not TOML: {wrong}; write lines like port = 8080")) from None
     for name in values:
         if name not in Settings.model_fields:
-            raise SettingError(_one_line(f"{name}: in {path} is not a setting; {_did_you_mean(name)}"))
+            raise SettingError(one_line(f"{name}: in {path} is not a setting; {_did_you_mean(name)}"))
     return values
 
 
-def _read_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    values = {}
+def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Settings by name; and the variables that a cluster has set."""
+    values, passed_over = {}, []
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
+            continue
+        if injected.is_injected(variable, environ[variable]):
+            passed_over.append(variable)
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
         if name not in Settings.model_fields or variable != variable.upper():
             remedy = _did_you_mean(name, lambda known: ENV_PREFIX + known.upper())
-            raise SettingError(_one_line(f"{variable}: in the environment is not a setting; {remedy}"))
+            raise SettingError(one_line(f"{variable}: in the environment is not a setting; {remedy}"))
         if environ[variable]:
             values[name] = environ[variable]
-    return values
+    return values, passed_over
 
 
 def _did_you_mean(name: str, spell: Callable[[str], str] = str) -> str:
@@ -334,16 +344,17 @@ def _sentence(error: ValidationError, values: Mapping[str, Any], origins: Mappin
     if first["loc"]:
         name = str(first["loc"][0])
         wrong = text if first["type"] == "value_error" else f"is wrong ({text[:1].lower()}{text[1:]})"
-        remedy = f"give {_allowed(Settings.model_fields[name])}"
+        remedy = f"give {allowed(name)}"
     else:  # a relation: its sentence begins with the setting and brings the remedy along
         name, _, rest = text.partition(": ")
         wrong, _, remedy = rest.rpartition("; ")
     value = values.get(name, _text(Settings.model_fields[name].get_default(call_default_factory=True)))
     shown = "the value" if _is_secret(Settings.model_fields[name]) else _shorten(value)
-    return _one_line(f"{name}: {shown} from {origins.get(name, 'the default')} {wrong}; {remedy}")
+    return one_line(f"{name}: {shown} from {origins.get(name, 'the default')} {wrong}; {remedy}")
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """Nothing in it can act on a terminal, or look like another line of a log."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
@@ -376,8 +387,9 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
 
 
-def _allowed(field: FieldInfo) -> str:
+def allowed(name: str) -> str:
     """What a right value is, for errors and the docs."""
+    field = Settings.model_fields[name]
     kind: Any = field.annotation
     if isinstance(kind, types.UnionType):
         kind = get_args(kind)[0]
@@ -386,8 +398,7 @@ def _allowed(field: FieldInfo) -> str:
     if kind is int:
         low, high = (next(getattr(rule, key) for rule in field.metadata if hasattr(rule, key)) for key in ("ge", "le"))
         return f"an integer from {low} to {high}"
-    lists = "networks such as 10.0.0.0/8" if "CIDR" in str(field.description) else "origins"
-    return {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}.get(kind, lists)
+    return shapes.WORDS.get(name) or {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}[kind]
 
 
 def _default_text(field: FieldInfo) -> str:
@@ -460,7 +471,7 @@ def docs_table() -> str:
     for title, fields in _groups().items():
         lines += [f"### {title}", "", "| setting | default | unit | allowed | meaning |", "|---|---|---|---|---|"]
         for name, field in fields:
-            cells = (f"`{name}`", _default_text(field), _unit(name), _allowed(field), str(field.description))
+            cells = (f"`{name}`", _default_text(field), _unit(name), allowed(name), str(field.description))
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from chatd import census, migrate, nodes
+from chatd import census, descriptors, migrate, nodes
+from chatd.auth import Keys
 from chatd.config import Settings, mask_password
 from chatd.embedded import Embedded, visit
 from chatd.engine import Away, Engine
@@ -28,7 +28,6 @@ from chatd.postgres.watch import READ_ONLY
 CONNECT_S: Final = 5
 SKEW_S_MAX: Final = 1.0
 PG_VERSION_MIN: Final = 15
-FILES_SPARE: Final = 200  # descriptors that are no client's: database, logs, libraries
 CONNECTIONS_SPARE: Final = 3  # PostgreSQL keeps as many for superusers by default
 
 
@@ -58,17 +57,28 @@ def examine(settings: Settings) -> list[Finding]:
             findings += _embedded(settings)
     except ChatdError as e:
         findings.append(Finding("bad", "database", str(e)))
-    if settings.development:
-        findings.append(Finding("warn", "keys", "development mode: anybody can be anybody; set keys_file before others can reach this"))
-    else:
-        findings.append(Finding("ok", "keys", f"tokens are checked with the keys of {settings.keys_file}"))
+    findings += _keys(settings)
     return findings
 
 
+def _keys(settings: Settings) -> Iterator[Finding]:
+    if settings.keys_file is None:
+        yield Finding("warn", "keys", "development mode: anybody can be anybody; set keys_file before others can reach this")
+        return
+    try:
+        keys = Keys.load(settings.keys_file)
+    except SettingError as e:
+        yield Finding("bad", "keys", str(e).removeprefix("keys_file: "))
+        return
+    yield Finding("ok", "keys", f"tokens are checked with the keys of {settings.keys_file}")
+    for warning in keys.warnings:
+        yield Finding("warn", "keys", warning.removeprefix("keys_file: "))
+
+
 def _limits(settings: Settings) -> Iterator[Finding]:
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = settings.connections_max + FILES_SPARE
-    if hard != resource.RLIM_INFINITY and hard < need:
+    hard = descriptors.limit()  # this command has raised it, as a node does
+    need = settings.connections_max + descriptors.own(settings)
+    if hard < need:
         yield Finding("warn", "file limit", f"{hard} descriptors, connections_max needs {need}: raise LimitNOFILE (systemd) or lower connections_max")
     else:
         yield Finding("ok", "file limit", "enough for connections_max")
@@ -183,12 +193,27 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding("warn", "clock", f"this machine and the database are {skew:.1f} s apart: chatd goes by the latter; run an NTP client on both")
     else:
         yield Finding("ok", "clock", "agrees with the database's")
+    yield from _rights(conn)
     yield _nodes(settings, conn)
     pending = migrate.pending(conninfo)
     if pending:
         yield Finding("warn", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them")
     else:
         yield Finding("ok", "schema", "up to date")
+
+
+def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
+    """chatd makes and drops tables: its role is to own them, or to be in the role that does."""
+    row = conn.execute(
+        """SELECT current_user, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
+        (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass('entries'))"""
+    ).fetchone()
+    assert row is not None
+    name, may_create, owns = row
+    if owns is False:
+        yield Finding("bad", "rights", f"the tables are not those of the role {name}: name their owner in database_url, or ALTER TABLE ... OWNER TO")
+    elif not may_create:
+        yield Finding("bad", "rights", f"the role {name} may make no tables here: ALTER DATABASE ... OWNER TO, or GRANT CREATE ON SCHEMA")
 
 
 async def _sessions(conninfo: str) -> Finding:

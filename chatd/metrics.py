@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from chatd import __version__
+from chatd.process_metrics import OwnProcess
 
 SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0)
 ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
@@ -205,7 +206,7 @@ class Metrics(Collector):
         self.infos: dict[str, tuple[str, dict[str, str]]] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        ProcessCollector(registry=self.registry)
+        OwnProcess(registry=self.registry)
         self.info("build_info", "the release that runs, always 1", version=__version__, python=platform.python_version())
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, NoReturn, TypeAlias
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, unquote_to_bytes, urlsplit
 
 from chatd.config import mask_password
 from chatd.errors import SettingError
@@ -35,6 +35,7 @@ _TLS_OPTIONS: Final = {"ssl_ca_certs": r".+", "ssl_certfile": r".+", "ssl_keyfil
 _SENTINEL_OPTIONS: Final = {"sentinel_username": r".+", "sentinel_password": r".+"}
 _UNIX_OPTIONS: Final = {"db": r"[0-9]{1,4}"}
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[0-9A-Za-z_.%-]+)(?::([0-9]{1,5}))?")
+_BARE_PERCENT: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ENCODE: Final = "write / ? # @ : and % in a user or password as %2F %3F %23 %40 %3A %25"
 
 
@@ -56,6 +57,15 @@ class RedisUrl(NamedTuple):
     @property
     def secrets(self) -> list[str]:
         return [text for text in (self.password, self.sentinel.get("password")) if text]
+
+
+def _is_encoded(text: str) -> bool:
+    """Does each % begin a byte of a character?"""
+    try:
+        unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        return False
+    return _BARE_PERCENT.search(text) is None
 
 
 def read(url: str) -> RedisUrl:
@@ -88,6 +98,8 @@ class _Reader:
         userinfo, at, hosts = parts.netloc.rpartition("@")
         if "@" in userinfo or "@" in parts.path or "@" in parts.query:
             self.wrong("has an @ where none can be", _ENCODE)
+        if not all(_is_encoded(part) for part in (userinfo, parts.path, parts.query)):
+            self.wrong("has a % that encodes no character", _ENCODE)
         username, colon, password = userinfo.partition(":")
         if at and not (username or password):
             self.wrong("has an empty user and password", "take out what stands before the @")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from chatd import ending, framing, migrate, notify, protocol, retention
+from chatd import ending, framing, listening, migrate, notify, protocol, retention
 from chatd import log as logs
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
@@ -32,6 +32,7 @@ from chatd.chat import Chat
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.connection import RECEIVE_BYTES, Connection
+from chatd.crowd import Crowd
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
 from chatd.embedded_owner import EmbeddedOwner
@@ -65,13 +66,16 @@ DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the 
 HELLOS_S_MAX: Final = 3.0  # a drain waits for those under way, which get their notice behind the welcome
 DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
 NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
+NOTICE_MS_MIN: Final = 200.0
 NOTICE_MS_MAX: Final = 5_000
+RESTART_MARGIN: Final = 1.5  # of a lone node's last start: the drain comes before the next, and a busy machine takes longer
 
 
 class Node:
     """One process of chatd. `run` is its whole life; tests call `start` and `stop` themselves."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, age_s: float = 0.0) -> None:
+        """`age_s`: how long the process took to come this far, which a restart takes again."""
         self.settings = settings
         self.port = 0
         self.admin_port = 0
@@ -86,6 +90,8 @@ class Node:
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
         self._dropped = logs.dropped()
+        self._age_s = age_s
+        self._restart_ms = 0.0  # what the last start took
         self.on_ready: Callable[[], None] = lambda: None
         self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
@@ -249,10 +255,13 @@ class Node:
 
     async def start(self) -> None:
         """Bring everything up, in order; raises SettingError with a remedy. `stop` undoes it, also when it failed half-way."""
+        began = self._clock.now()
         conninfo = await self._start_database()
         self._make_parts(conninfo)
         await self._listen_admin()
+        asked = self._clock.now()
         await self._await_database()
+        began += self._clock.now() - asked  # that was another's restart
         applied = await asyncio.to_thread(migrate.migrate, self.store.opener.ordered())
         if applied:
             log.info("migrated", applied=applied)
@@ -274,6 +283,7 @@ class Node:
         self._watch("sweep", self._sweep())
         self._watch("tick", self._tick())
         await self._listen()
+        self._restart_ms = (self._age_s + self._clock.now() - began) * 1000
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
         notify.ready()
         self.on_ready()
@@ -302,8 +312,8 @@ class Node:
             self._server = await self._loop.create_server(
                 lambda: Connection(self.hub), s.host, s.port, backlog=BACKLOG, reuse_address=True, reuse_port=notify.is_worker()
             )
-        except OSError as e:
-            raise SettingError(f"port: cannot listen on {s.host}:{s.port}: {e.strerror}; stop what uses it or give another --port") from e
+        except (OSError, UnicodeError) as e:
+            raise listening.refused("", s.host, s.port, e) from e
         for one in self._server.sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
         self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
@@ -315,10 +325,8 @@ class Node:
             self._admin = Admin(self.metrics, self._readiness, self._degraded, self._about)
             try:
                 self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
-            except OSError as e:
-                raise SettingError(
-                    f"admin_port: cannot listen on {s.admin_host}:{s.admin_port}: {e.strerror}; give another --admin-port, or -1 for none"
-                ) from e
+            except (OSError, UnicodeError) as e:
+                raise listening.refused("admin_", s.admin_host, s.admin_port, e) from e
 
     def _state(self) -> dict[str, str]:
         """What keeps this node from serving that is its own affair, by part."""
@@ -390,7 +398,7 @@ class Node:
 
     async def _sweep(self) -> None:
         """Once a second: deadlines, heartbeats, tokens; and how late this runs is the loop's lag."""
-        due = self._clock.now()
+        due, crowd = self._clock.now(), Crowd(self.settings.connections_max)
         while True:
             due = max(due + 1.0, self._clock.now())
             await asyncio.sleep(due - self._clock.now())
@@ -399,6 +407,7 @@ class Node:
                 log.warning("host.clock_stepped", by_ms=step_ms)
             self.hub.sweep()
             self._tell_dropped()
+            crowd.look(len(self.hub.connections), self._clock.now())
             notify.alive()
 
     def _tell_dropped(self) -> None:
@@ -434,9 +443,9 @@ class Node:
         self.chat.drain()
         if self._server is not None:
             self._server.close()
-        window_ms = min(NOTICE_MS_MAX, max(200.0, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
-        self._drain_grace_s = window_ms / 1000 + DRAIN_GRACE_S
-        notice = self.chat.notice = lambda: protocol.frame("notice", kind="drain", retry_ms=int(random.uniform(0, window_ms)))
+        first_ms, last_ms = self._notice_ms()
+        self._drain_grace_s = last_ms / 1000 + DRAIN_GRACE_S
+        notice = self.chat.notice = lambda: protocol.frame("notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms)))
         for connection in list(self.hub.connections):
             if (session := connection.session) is not None and session.state is State.LIVE:
                 connection.send(framing.encode_text(notice()))
@@ -449,6 +458,12 @@ class Node:
             connection.close(CloseCode.RESTART, "restart")
         await self._until(self.hub.empty.wait(), deadline)
         log.info("drain.done", left=len(self.hub.connections), pending=self.store.pending)
+
+    def _notice_ms(self) -> tuple[float, float]:
+        """When clients are to come back, at the earliest and at the latest: at once if other nodes serve, else when this one is there again."""
+        window_ms = min(NOTICE_MS_MAX, max(NOTICE_MS_MIN, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
+        alone_ms = min(NOTICE_MS_MAX, self._restart_ms * RESTART_MARGIN) if self.cluster is None else 0.0
+        return alone_ms, alone_ms + window_ms
 
     async def _until(self, event: Coroutine[Any, Any, object], deadline: float) -> None:
         with contextlib.suppress(TimeoutError):

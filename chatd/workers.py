@@ -34,12 +34,11 @@ from typing import Any, Final
 
 import structlog
 
-from chatd import config, notify
+from chatd import config, listening, notify
 from chatd.backoff import Backoff
 from chatd.config import Settings
 from chatd.embedded import Embedded
 from chatd.embedded_owner import EmbeddedOwner
-from chatd.errors import SettingError
 
 log = structlog.get_logger("workers")
 
@@ -349,10 +348,10 @@ def _lock(host: str, port: int) -> list[socket.socket]:
             for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE):
                 locks.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
                 locks[-1].bind(f"\0chatd-port-{family:d}-{address[0]}-{port}")
-        except OSError as e:
+        except (OSError, UnicodeError) as e:
             for lock in locks:
                 lock.close()
-            raise SettingError(f"port: cannot listen on {host}:{port}: {e.strerror}; stop what uses it or give another --port") from e
+            raise listening.refused("", host, port, e) from e
     return locks
 
 
@@ -366,8 +365,8 @@ def _reserve(host: str, port: int) -> list[socket.socket]:
                 if port or attempt == RESERVE_TRIES_MAX - 1:  # a free one of the first address may be taken at the second
                     raise
         raise AssertionError("unreachable")
-    except OSError as e:
-        raise SettingError(f"port: cannot listen on {host}:{port}: {e.strerror}; stop what uses it or give another --port") from e
+    except (OSError, UnicodeError) as e:
+        raise listening.refused("", host, port, e) from e
 
 
 def _bind_all(host: str, port: int) -> list[socket.socket]:

@@ -12,6 +12,7 @@ While no server can be reached it says so, on another stream: once an outage, an
 
 from __future__ import annotations
 
+import contextlib
 import random
 import uuid
 from datetime import datetime
@@ -47,8 +48,9 @@ class _TellingDial(Dial):
         self._waiting = False
 
     def _tell(self, text: str) -> None:
-        self._err.write(f"chatd: {text}\n")
-        self._err.flush()
+        with contextlib.suppress(OSError, ValueError):  # a stderr that is full or closed is no reason to end
+            self._err.write(f"chatd: {text}\n")
+            self._err.flush()
 
     def unreachable(self, http_status: int | None = None) -> Next:
         then = super().unreachable(http_status)

@@ -11,6 +11,7 @@ from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
 from tests.faults.test_outage import peer_at
 from tests.fix_process import MakeProcess, OwnPostgres
+from tests.fix_server import MakeServer
 
 DRAIN_S_MAX = 10.0
 CLOSED_RESTART = 1012
@@ -87,3 +88,13 @@ async def test_sigterm_without_postgresql_ends_in_time(own_postgres: OwnPostgres
         began = time.monotonic()
         assert await chatd.ended(DRAIN_S_MAX) == 1, "not a whole drain: an entry got no answer"
         print(f"ended in {time.monotonic() - began:.2f} s")
+
+
+async def test_a_lone_node_tells_clients_to_come_when_it_is_there_again(make_server: MakeServer) -> None:
+    server = await make_server()
+    node = server.node
+    assert node._restart_ms > 0, "its start was not measured"
+    node._restart_ms = 2_000.0
+    alice = await server.connect("alice")
+    await node.drain()
+    assert 3_000 <= (await alice.push("notice"))["retry_ms"] <= 3_200

@@ -16,6 +16,7 @@ import pytest
 
 from chatd.auth import Keys, Verifier
 from chatd.config import Settings
+from chatd.errors import SettingError
 from chatd.postgres.watch import RESTAMP_ROWS
 from tests.fix_process import MakeProcess
 from tests.fix_server import MakeServer, Server
@@ -210,6 +211,11 @@ async def test_tail_shows_messages_as_they_come(server: Server, tmp_path: Path) 
     finally:
         tail.terminate()
         await tail.wait()
+
+
+async def test_a_host_that_this_machine_does_not_have_is_blamed_and_not_the_port(make_server: MakeServer) -> None:
+    with pytest.raises(SettingError, match=r"^host: .*203\.0\.113\.9"):
+        await make_server(host="203.0.113.9", allow_remote_dev=True)
 
 
 def test_settings_have_a_default_for_everything() -> None:

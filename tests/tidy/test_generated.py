@@ -34,3 +34,11 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     (tmp_path / "chatd.service").write_text(unit)
     result = subprocess.run(["systemd-analyze", "verify", str(tmp_path / "chatd.service")], capture_output=True, text=True, check=False)
     assert [line for line in result.stderr.splitlines() if "chatd.service" in line and "Unknown" in line] == []
+
+
+def test_the_unit_tries_for_ever_and_has_its_settings_from_the_file_alone() -> None:
+    unit = (ROOT / "deploy/systemd/chatd.service").read_text()
+    before_service = unit.partition("[Service]")[0]
+    assert "\nStartLimitIntervalSec=0\n" in before_service
+    assert "Environment=" not in unit
+    assert "--config /etc/chatd/chatd.toml" in unit

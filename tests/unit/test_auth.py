@@ -348,6 +348,13 @@ def test_a_file_that_is_no_key_set_is_one_line(tmp_path: Path, content: bytes) -
     assert "\n" not in str(caught.value)
 
 
+def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "k.json", OCT)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    with pytest.raises(SettingError, match="byte order mark"):
+        Keys.load(path)
+
+
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.json", tmp_path / "a" / "b"):
         with pytest.raises(SettingError, match=r"^keys_file: .* cannot be read: .*; name a file"):

@@ -260,3 +260,35 @@ def test_of_one_event_only_so_many_lines_are_written(stream: io.BytesIO) -> None
     for n in range(EVENT_BURST + 500):
         log.debug("e.f", n=n)
     assert len(lines(stream)) == len(written) + EVENT_BURST + 500, "whoever asks for debug wants all"
+
+
+def test_the_journal_gets_each_lines_priority(stream: io.BytesIO) -> None:
+    setup("debug", "journal", stream)
+    log = structlog.get_logger("chat")
+    for tell in (log.debug, log.info, log.warning, log.error, log.critical):
+        tell("a.b")
+    try:
+        raise ValueError
+    except ValueError:
+        log.exception("a.b")
+    logging.getLogger("library").warning("c")
+    assert [line[:3] for line in stream.getvalue().splitlines()] == [b"<7>", b"<6>", b"<4>", b"<3>", b"<2>", b"<3>", b"<4>"]
+    assert json.loads(stream.getvalue().splitlines()[0][3:])["event"] == "a.b"
+
+
+@pytest.mark.parametrize(("named", "format", "begins"), [
+    (True, "auto", b"<4>{"), (True, "json", b"{"), (False, "auto", b"{"), (False, "journal", b"<4>{"), (None, "auto", b"{"),
+])  # fmt: skip
+def test_systemd_says_by_a_variable_which_stream_it_reads(
+    stream: io.BytesIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool | None, format: Any, begins: bytes
+) -> None:
+    path = tmp_path / "out"
+    path.touch()
+    at = path.stat()
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    if named is not None:
+        monkeypatch.setenv("JOURNAL_STREAM", f"{at.st_dev}:{at.st_ino if named else at.st_ino + 1}")
+    with path.open("wb") as out:
+        setup("info", format, out)
+        structlog.get_logger("chat").warning("a.b")
+    assert path.read_bytes().startswith(begins)
