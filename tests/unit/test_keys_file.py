@@ -81,6 +81,7 @@ NAMELESS = {k: v for k, v in keys_file.make("HS256", "x").items() if k != "kid"}
         (None, "a\nb", "--kid"),
         (None, "x" * 65, "--kid"),
     ],
+    ids=range(8),
 )
 def test_what_is_there_is_never_overwritten(tmp_path: Path, content: bytes | None, kid: str | None, says: str) -> None:
     path = tmp_path / "keys.json"
