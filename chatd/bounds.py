@@ -129,7 +129,8 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "typing_merged_total", "tests/integration/test_flaps.py::test_typing_of_many_devices_is_pushed_once_a_second",
     ),
     Bound(
-        "changes of presence pushed", "user", f"1 in {pace.PRESENCE_S:g} s", "the last state is pushed when that is over",
+        "changes of presence pushed", "user", f"1 in {pace.PRESENCE_S:g} s, {pace.PRESENCE_BURST} at once",
+        "the last state is pushed when that is over",
         "presence_merged_total", "tests/integration/test_flaps.py::test_flapping_presence_is_pushed_once_a_second_and_the_last_state_stands",
     ),
     # ---- log

@@ -24,7 +24,7 @@ from chatd.gaps import Gap
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
-from chatd.pace import PRESENCE_S, Pace
+from chatd.pace import PRESENCE_BURST, PRESENCE_S, Pace
 from chatd.presence import Change
 from chatd.recent import Place
 from chatd.registry import Conversation, User
@@ -49,7 +49,7 @@ class Chat:
         self.metrics: Metrics = services.metrics
         self.entrance = Entrance(services, self._conv)
         self.typing = TypingPush(services)
-        self._presence: Pace[UserId, Change] = Pace(PRESENCE_S)
+        self._presence: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()

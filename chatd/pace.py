@@ -1,6 +1,6 @@
-"""News that is told at most once in so long about the same thing, and the last of it always. Pure: `now` is an argument, in seconds.
+"""News that is told at most so often about the same thing, and the last of it always. Pure: `now` is an argument, in seconds.
 
-    offer(key, news) ──┬── nothing told of late ──► told at once
+    offer(key, news) ──┬── little told of late ──► told at once
                        └── else it waits, and newer news takes its place ──due──► told when the time is over
 
 For what is a state and not an entry of a log: somebody types, somebody is away. Ten devices of one user that change it a hundred times a
@@ -15,44 +15,65 @@ from typing import Final, Generic, TypeVar
 
 TYPING_S: Final = 1.0  # it shows for 6 s, and is repeated every 3 to 5
 PRESENCE_S: Final = 0.9  # a change is to be seen within a second on every node: what is left is for the tick and the way there
+PRESENCE_BURST: Final = 2  # to and fro at once is usual (a page that is loaded again), and is seen without delay
 
 Key = TypeVar("Key", bound=Hashable)
 News = TypeVar("News")
 
 
+class _Told(Generic[News]):
+    """Of whom something was told of late. `full_at`: when its bucket is full again; `waits`: what is to be told next."""
+
+    __slots__ = ("full_at", "waits")
+
+    def __init__(self, full_at: float) -> None:
+        self.full_at = full_at
+        self.waits: News | None = None
+
+
 class Pace(Generic[Key, News]):
-    """`offer` gives whether to tell it now; `due` gives what has waited long enough. It keeps what was told within the last `every_s`."""
+    """One in `every_s` on average, `burst` at once. `offer` gives whether to tell it now; `due` gives what has waited long enough."""
 
-    __slots__ = ("_every_s", "_order", "_waiting", "merged")
+    __slots__ = ("_ahead_s", "_every_s", "_order", "_told", "merged")
 
-    def __init__(self, every_s: float) -> None:
+    def __init__(self, every_s: float, burst: int = 1) -> None:
         self._every_s = every_s
-        self._waiting: dict[Key, News | None] = {}  # of whom something was told of late; what waits to be told of them
-        self._order: deque[tuple[float, Key]] = deque()  # (when it may be told again, of whom), one for each of them
+        self._ahead_s = (burst - 1) * every_s
+        self._told: dict[Key, _Told[News]] = {}
+        self._order: deque[tuple[float, Key]] = deque()  # (when to look again, at whom), one for each of them
         self.merged = 0  # news that was not told because newer took its place, so far
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._told)
 
     def offer(self, key: Key, news: News, now: float) -> bool:
         """Tell this now? Else it is kept, in place of what waited; `due` will give it."""
-        if key in self._waiting:
-            self.merged += self._waiting[key] is not None
-            self._waiting[key] = news
-            return False
-        self._waiting[key] = None
-        self._order.append((now + self._every_s, key))
-        return True
+        told = self._told.get(key)
+        if told is None:
+            self._told[key] = _Told(now + self._every_s)
+            self._order.append((now + self._every_s, key))
+            return True
+        if told.waits is None and told.full_at - now <= self._ahead_s and self._ahead_s:
+            told.full_at = max(told.full_at, now) + self._every_s
+            return True
+        self.merged += told.waits is not None
+        told.waits = news
+        return False
 
     def due(self, now: float, stands: Callable[[News], bool] = lambda _: True) -> list[tuple[Key, News]]:
         """What is to be told now. What no longer `stands` is dropped."""
-        told: list[tuple[Key, News]] = []
+        news: list[tuple[Key, News]] = []
         order = self._order
         while order and order[0][0] <= now:
             _, key = order.popleft()
-            news = self._waiting.pop(key)
-            if news is not None and stands(news):
-                told.append((key, news))
-                self._waiting[key] = None
+            told = self._told[key]
+            if told.waits is not None:
+                if stands(told.waits):
+                    news.append((key, told.waits))
+                    told.full_at = max(told.full_at, now) + self._every_s
+                told.waits = None
+            if told.full_at > now:
                 order.append((now + self._every_s, key))
-        return told
+            else:
+                del self._told[key]
+        return news

@@ -45,7 +45,7 @@ async def start(make_db: Callable[[], str], make_process: MakeProcess) -> AsyncI
 
 
 async def test_a_thousand_connections_that_never_say_hello(start: Start) -> None:
-    chatd = await start(hello_ms=3_000, unauthenticated_max=SILENT + 10)
+    chatd = await start(hello_ms=3_000, unauthenticated_max=SILENT + 10, unauthenticated_per_address_max=SILENT + 10)
     async with peer_at(chatd, "alice") as alice, peer_at(chatd, "bob") as bob:
         before = chatd.rss_bytes()
         silent = [await Raw.open(chatd.port) for _ in range(SILENT)]

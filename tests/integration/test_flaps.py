@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from chatd.pace import TYPING_S
+from chatd.pace import PRESENCE_BURST, TYPING_S
 from tests.fix_server import MakeServer, Peer, Server
 
 DEVICES = 3
@@ -99,7 +99,7 @@ async def test_flapping_presence_is_pushed_once_a_second_and_the_last_state_stan
     for last in ("away", "online"):
         states = [{"t": "presence", "state": state} for state in (("online", "away") if last == "away" else ("away", "online"))]
         await flap(scene.alice, *states)
-        assert len(await pushes(scene.bob, "presence")) <= 1
+        assert len(await pushes(scene.bob, "presence")) <= PRESENCE_BURST
         scene.pass_second()
         scene.server.node.chat.tick()
         told = await pushes(scene.bob, "presence")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,9 +33,10 @@ def test_news_that_no_longer_stands_is_dropped_and_the_next_is_told_at_once() ->
     assert pace.offer("a", 3, 11.0)
 
 
+@pytest.mark.parametrize("burst", [1, 2, 3])
 @given(st.lists(st.tuples(st.integers(0, 51).map(lambda n: n / 128), st.sampled_from("ab")), min_size=1, max_size=80))
-def test_never_twice_in_a_second_and_the_last_is_always_told(steps: list[tuple[float, str]]) -> None:
-    pace: Pace[str, int] = Pace(1.0)
+def test_never_more_than_the_rate_and_the_last_is_always_told(burst: int, steps: list[tuple[float, str]]) -> None:
+    pace: Pace[str, int] = Pace(1.0, burst)
     told: dict[str, list[tuple[float, int]]] = {"a": [], "b": []}
     last: dict[str, int] = {}
     now = 0.0
@@ -51,7 +51,18 @@ def test_never_twice_in_a_second_and_the_last_is_always_told(steps: list[tuple[f
         for one, news in pace.due(later):
             told[one].append((later, news))
     for key, times in told.items():
-        assert all(b - a >= 1.0 for (a, _), (b, _) in itertools.pairwise(times))
+        for i, (began, _) in enumerate(times):
+            assert all(at - began >= n - burst for n, (at, _) in enumerate(times[i:], 1)), "so many in a second, and a burst besides"
         if key in last:
             assert times[-1][1] == last[key]
     assert sum(map(len, told.values())) + pace.merged == len(steps)
+    assert not pace.due(now + 20.0) + pace.due(now + 21.0) + pace.due(now + 40.0)
+    assert len(pace) == 0
+
+
+def test_a_burst_is_told_at_once_and_what_follows_at_the_rate() -> None:
+    pace: Pace[str, int] = Pace(1.0, 2)
+    assert [pace.offer("a", n, 10.0 + n / 10) for n in range(4)] == [True, True, False, False]
+    assert pace.due(11.0) == [("a", 3)]
+    assert not pace.offer("a", 4, 11.1)
+    assert pace.due(12.0) == [("a", 4)]
