@@ -9,8 +9,9 @@ second cost each watcher one push a second. The first change is told without del
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
 from collections.abc import Callable, Hashable
+from itertools import count
 from typing import Final, Generic, TypeVar
 
 TYPING_S: Final = 1.0  # it shows for 6 s, and is repeated every 3 to 5
@@ -34,13 +35,14 @@ class _Told(Generic[News]):
 class Pace(Generic[Key, News]):
     """One in `every_s` on average, `burst` at once. `offer` gives whether to tell it now; `due` gives what has waited long enough."""
 
-    __slots__ = ("_ahead_s", "_every_s", "_order", "_told", "merged")
+    __slots__ = ("_ahead_s", "_every_s", "_numbers", "_order", "_told", "merged")
 
     def __init__(self, every_s: float, burst: int = 1) -> None:
         self._every_s = every_s
         self._ahead_s = (burst - 1) * every_s
         self._told: dict[Key, _Told[News]] = {}
-        self._order: deque[tuple[float, Key]] = deque()  # (when to look again, at whom), one for each of them
+        self._order: list[tuple[float, int, Key]] = []  # a heap of (when to look again, number, at whom), one for each of them
+        self._numbers = count()
         self.merged = 0  # news that was not told because newer took its place, so far
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class Pace(Generic[Key, News]):
         told = self._told.get(key)
         if told is None:
             self._told[key] = _Told(now + self._every_s)
-            self._order.append((now + self._every_s, key))
+            self._look(key, now + self._every_s)
             return True
         if told.waits is None and told.full_at - now <= self._ahead_s and self._ahead_s:
             told.full_at = max(told.full_at, now) + self._every_s
@@ -65,15 +67,21 @@ class Pace(Generic[Key, News]):
         news: list[tuple[Key, News]] = []
         order = self._order
         while order and order[0][0] <= now:
-            _, key = order.popleft()
+            _, _, key = heapq.heappop(order)
             told = self._told[key]
+            if told.waits is not None and told.full_at - self._ahead_s > now:
+                self._look(key, told.full_at - self._ahead_s)
+                continue
             if told.waits is not None:
                 if stands(told.waits):
                     news.append((key, told.waits))
                     told.full_at = max(told.full_at, now) + self._every_s
                 told.waits = None
             if told.full_at > now:
-                order.append((now + self._every_s, key))
+                self._look(key, now + self._every_s)
             else:
                 del self._told[key]
         return news
+
+    def _look(self, key: Key, at: float) -> None:
+        heapq.heappush(self._order, (at, next(self._numbers), key))
