@@ -96,6 +96,24 @@ async def test_a_proxy_header_is_required_and_believed(
     assert server.node.metrics.connections_refused == ({} if address is not None else {("proxy_header",): 1})
 
 
+@pytest.mark.parametrize("start", [b"", b"PROXY ", SIGNATURE_V2])
+async def test_a_proxy_header_has_the_time_of_a_handshake(make_server: MakeServer, start: bytes) -> None:
+    server = await make_server(trusted_proxies=["127.0.0.0/8"], proxy_protocol=True)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(start)
+    hub = server.node.hub
+    async with asyncio.timeout(10):
+        while not hub.connections:
+            await asyncio.sleep(0.001)
+        for connection in hub.connections:
+            connection.deadline = 0.0  # its time is over
+        hub.sweep()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    assert server.node.metrics.connections_refused == {("handshake_timeout",): 1}
+
+
 async def test_a_proxy_header_is_taken_from_trusted_peers_alone(make_server: MakeServer) -> None:
     server = await make_server(trusted_proxies=["10.0.0.0/8"], proxy_protocol=True)
     with contextlib.suppress(ConnectionResetError):  # what we sent is not read

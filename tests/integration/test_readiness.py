@@ -108,12 +108,16 @@ async def full_and_free_again(own_postgres: OwnPostgres, server: Server, monkeyp
         f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {FULL}; END $$",
         "CREATE TRIGGER full_disk BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION full_disk()",
     )
-    assert (await bob.say("alice", cid=str(uuid.uuid4())))["code"] == "unavailable"
+    cid = str(uuid.uuid4())
+    assert (await bob.say("alice", cid=cid))["code"] == "unavailable"
     assert (await ready(server.node))[1]["reasons"]["database"].startswith("disk-full:")
     await server.node.store.watch.answers(10)
     assert server.node.store.health.parts["disk"].kind == "disk-full"  # so it stays, although nobody writes
     sql(own_postgres, "DROP TRIGGER full_disk ON conversations")
     monkeypatch.undo()
+    async with asyncio.timeout(15):
+        while (await bob.say("alice", cid=cid))["t"] != "ok":
+            await asyncio.sleep(0.05)
     await until(server.node, 200, "redis", "")
 
 
