@@ -5,6 +5,7 @@ Numbers are as they are in this loop turn: queues, heads that were delivered her
 
 from __future__ import annotations
 
+import heapq
 from typing import TYPE_CHECKING, Final, cast
 
 from chatd.session import Session, State
@@ -22,7 +23,7 @@ def about_user(registry: Registry, id: UserId, *, now: float, now_ms: int) -> di
     user = registry.users.get(id)
     if user is None:
         return {"held": False, "sessions": [], "conversations": []}
-    latest = sorted(user.peers.values(), key=lambda conv: conv.ts, reverse=True)[:CONVERSATIONS_MAX]
+    latest = heapq.nlargest(CONVERSATIONS_MAX, user.peers.values(), key=lambda conv: conv.ts)
     return {
         "held": True,
         "sessions": [_session(device, session, now, now_ms) for device, session in user.sessions.items()],
