@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from chatd import chat, framing, handshake, hello_rates, history, intake, log, log_writer, pace, resync, session, store
 from chatd.config import Settings
-from chatd.connection import CLOSE_S, CLOSING_FRAMES_MAX, RECEIVE_BYTES
+from chatd.connection import CLOSE_S, CLOSING_FRAMES_MAX, RECEIVE_BYTES, UNSENT_BYTES
 
 
 class Bound(NamedTuple):
@@ -117,6 +117,10 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "a resync in memory", "session", f"{resync.READ_ENTRIES} entries read, {resync.CHUNK_BYTES:,} bytes queued",
         "it waits until the client takes more", "resync_entries_total",
         "tests/integration/test_reads.py::test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size",
+    ),
+    Bound(
+        "bytes that the kernel has and cannot send yet", "connection", f"{UNSENT_BYTES:,}", "the rest waits here", "slow_consumers_total",
+        "tests/integration/test_reads.py::test_the_kernel_holds_little_for_a_client_that_does_not_read",
     ),
     Bound(
         "pushes that wait for a client", "connection",

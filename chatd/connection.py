@@ -41,6 +41,9 @@ PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping goes out
 CLOSE_S: Final = 3.0  # for the peer's part of the closing handshake
 CLOSING_FRAMES_MAX: Final = 512  # passed over while we wait for it: an outbox may have been on its way. Past it nothing more is read
 RECEIVE_BYTES: Final = 65_536  # SO_RCVBUF: what the kernel holds of a client, and one read can bring (Linux: up to twice); 0.6 MB/s at 100 ms
+# TCP_NOTSENT_LOWAT: what the kernel takes of a client's output before it can send it. With its own bound, 4 MB, a ping stood behind 16 s of a line
+# of 2 Mbit/s, and its client was lost while it read.
+UNSENT_BYTES: Final = 131_072
 WRITE_HIGH_BYTES: Final = 65_536  # handed to the transport at most; the rest waits in our own queue, which is bounded and let go at once
 
 

@@ -31,7 +31,7 @@ from chatd.census import Census
 from chatd.chat import Chat
 from chatd.clock import Clock
 from chatd.config import Settings
-from chatd.connection import RECEIVE_BYTES, Connection
+from chatd.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
 from chatd.crowd import Crowd
 from chatd.delivery import Delivery
 from chatd.embedded import Embedded
@@ -316,6 +316,7 @@ class Node:
             raise listening.refused("", s.host, s.port, e) from e
         for one in self._server.sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # likewise
         self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _listen_admin(self) -> None:

@@ -149,6 +149,33 @@ async def test_a_read_is_under_way_until_its_answer_is_taken(make_place: MakePla
     assert session.drained is None
 
 
+async def say_at_once(raw: Raw, requests: int) -> None:
+    """All in one write: once its answers are not taken, nothing more of a client is read."""
+    sent = bytearray()
+
+    async def keep(data: bytes) -> None:
+        sent.extend(data)
+
+    write, raw.write = raw.write, keep  # type: ignore[method-assign]
+    for id in range(2, 2 + requests):
+        await raw.say("history", id, c="1", limit=100)
+    await write(bytes(sent))
+
+
+async def test_the_kernel_holds_little_for_a_client_that_does_not_read(make_place: MakePlace) -> None:
+    """A ping must not stand behind megabytes, or a client on a slow line is lost while it reads."""
+    place = await make_place(hundred)
+    raw = await Raw.open(place.server.port, receive_bytes=4_096)
+    await raw.hello(place.server.token("alice"), "d")
+    session = session_of(place.server, "alice")
+    for id in range(2, 6):
+        await raw.say("history", id, c="1", limit=100)
+    await turns(lambda: session.drained is not None)
+    for _ in range(4):
+        assert await raw.frame() is not None
+    await turns(lambda: session.reads == 0)
+
+
 async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user(make_place: MakePlace) -> None:
     """So one account has so many answers in memory, however many devices it has, and other users feel nothing of it."""
 
@@ -159,14 +186,20 @@ async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their
         await raw.hello(server.token("alice"), f"deaf{n}")
     alice, metrics = server.node.registry.users[UserId("alice")], server.node.metrics
     sessions = list(alice.sessions.values())
-    id = 1
-    while alice.reads < USER_READS_MAX or not metrics.reads_refused:  # until the kernel's buffers are full, too
-        id += 1
-        for raw in deaf:
-            await raw.say("history", id, c="1", limit=100)
-        await asyncio.sleep(0.001)
-    assert max(session.reads for session in sessions) <= READS_MAX
-    assert alice.reads == USER_READS_MAX
+    for raw in deaf:
+        await say_at_once(raw, READS_MAX + 2)
+    most = 0
+
+    def paused() -> bool:
+        nonlocal most
+        most = max(most, alice.reads)
+        assert all(session.reads <= READS_MAX for session in sessions)
+        return sum(session.drained is not None for session in sessions) >= 2
+
+    await turns(paused)
+    assert most == USER_READS_MAX
+    assert metrics.reads_refused >= len(deaf) * (READS_MAX + 2) - USER_READS_MAX - READS_MAX
+    assert alice.reads >= READS_MAX, "what is not taken"
     waiting = sum(session.sink._transport.get_write_buffer_size() + session.sink._out_bytes for session in sessions)  # type: ignore[attr-defined]
     assert waiting <= len(deaf) * (history.PAGE_BYTES_MAX + 2 * 65_536)
     bob = await server.connect("bob")
