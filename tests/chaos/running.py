@@ -29,7 +29,7 @@ CLOCK_KEY: Final = "chaos:clock"  # in Redis: how far its clock is off, in s
 # The same waits in the same relations, shorter.
 HURRIED: Final = (
     ("registry", "LINGER_S", 0.4), ("store", "READ_TIMEOUT_S", 0.4), ("store", "READ_RETRY_MS", 60), ("feedreader", "DEADLINE_S", 0.6),
-    ("gaps", "FILL_RETRY_S", 0.06), ("delivery", "FILL_RETRY_S", 0.06), ("cluster", "FEED_S", 0.25), ("cluster", "FEED_AWAY_S", 0.05),
+    ("gaps", "FILL_RETRY_S", 0.06), ("resync", "FILL_RETRY_S", 0.06), ("cluster", "FEED_S", 0.25), ("cluster", "FEED_AWAY_S", 0.05),
     ("opening", "OPEN_RETRY_MS", 60), ("entering", "RETRY_MS", 60), ("quota", "TRIAL_S", 0.2), ("quota", "TRIAL_MAX_S", 0.5),
     ("bus", "PING_S", 0.25), ("bus", "PUBLISH_S", 0.3), ("bus", "BACKOFF_MAX_S", 0.2), ("presence_keys", "CALL_S", 0.3),
     ("writer", "BACKOFF_MAX_S", 0.2), ("feed", "BACKOFF_MAX_S", 0.2), ("postgres.watch", "LOOK_S", 0.2), ("postgres.watch", "DEADLINE_S", 0.6),
