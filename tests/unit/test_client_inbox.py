@@ -303,7 +303,7 @@ class InboxAgainstServer(RuleBasedStateMachine):
         self.expected: dict[str, int] = {}  # the next seq that the app must see
         self.started = False
         self.connection: Connection | None = None
-        self.snapshot: tuple[dict[str, Any], dict[str, int], dict[str, int]] | None = None
+        self.snapshot: tuple[dict[str, Any], dict[str, int], dict[str, int], set[str]] | None = None
         self.known_from: dict[str, int] = {}  # the first of the app's entries whose time the client has
         self.kept: dict[str, int] = {}  # the head that a restore left, until the client has found out
         self.vague: set[str] = set()  # in another log now, of which the client knows no entry: it goes on at the head
@@ -453,18 +453,17 @@ class InboxAgainstServer(RuleBasedStateMachine):
 
     @rule()
     def the_state_is_stored(self) -> None:
-        self.snapshot = copy.deepcopy((self.inbox.save(), self.expected, self.kept))
+        self.snapshot = copy.deepcopy((self.inbox.save(), self.expected, self.kept, self.vague))
 
     @rule()
     def the_process_crashes(self) -> None:
         if self.snapshot is None:
             return
         self.cut()
-        state, self.expected, self.kept = copy.deepcopy(self.snapshot)
+        state, self.expected, self.kept, self.vague = copy.deepcopy(self.snapshot)
         self.inbox = Inbox(QUEUE_MAX)
         self.inbox.restore(state)
         self.started = state["epoch"] is not None
-        self.vague.clear()
         self.known_from = {c: seq for c, times in state["times"].items() for seq, _ in times[:1]}
 
     # ---- what must hold -------------------------------------------------------------------------------------------------------------
