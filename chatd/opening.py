@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 import structlog
 
 from chatd import errors, framing, hello_rates, protocol
+from chatd.addresses import counted_as
 from chatd.config import Settings
 from chatd.errors import CloseCode
 from chatd.hello_rates import Addresses, retry_ms
@@ -173,7 +174,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
 def _identify(s: Services, session: Session, hello: Hello) -> Identity:
     """Who it is. Raises Refused, Overloaded where their address or they themselves say hello too often."""
     now = s.now()
-    if wait := s.addresses.take(session.sink.address, now):
+    if wait := s.addresses.take(counted_as(session.sink.address), now):
         raise errors.Overloaded("too many hellos from this address: wait", retry_ms=retry_ms(wait))
     identity = s.verify(hello.token)
     if wait := hello_rates.of_user(s.user(identity.user), now):
