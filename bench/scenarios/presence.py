@@ -2,8 +2,8 @@
 
 N users in N/2 pairs, each watching the other (`--watchers W`: each is watched by W others; `--fan`: one user changes, all others watch), who have
 both sent once (or nothing would flow). Changes alternate between away and online; each is due at a fixed time. A change that a watcher had not seen
-when the next one of that user was due counts as lost, for a push carries the state alone. `--beside R` others send messages meanwhile, from a process
-of their own: `send_*`.
+when the next one of that user was due counts as lost, for a push carries the state alone. A server tells a user's changes about once a second: ask
+for no more. `--beside R` others send messages meanwhile, from a process of their own: `send_*`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.target import Target, TargetError
 
 EXAMPLES = """\
   python -m bench presence                                            1,000 users in pairs, 200 changes a second
-  python -m bench presence --fan --connections 1001 --rate 5          one user's change seen by 1,000 watchers
+  python -m bench presence --fan --connections 1001 --rate 1          one user's change seen by 1,000 watchers
   python -m bench presence --rate 1000 --watchers 20 --beside 5000    a storm: 20,000 pushes a second beside 5,000 messages"""
 OPENING_RATE = 2_000.0
 

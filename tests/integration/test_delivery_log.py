@@ -5,18 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from chatd import log as logs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.fix_redis import OwnRedis
     from tests.fix_server import MakeServer
 
 
+@pytest.fixture
+def every_level() -> Iterator[None]:
+    """A test before this one may have set up a log that drops debug."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    yield
+    structlog.configure(**before)
+
+
 @pytest.mark.cluster
+@pytest.mark.usefixtures("every_level")
 @pytest.mark.parametrize("debug", [True, False])
 async def test_an_entry_is_followed_from_its_commit_to_the_other_nodes_devices(
     make_server: MakeServer, make_db: Callable[[], str], own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch, cid: str, debug: bool
