@@ -12,7 +12,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import structlog
 
@@ -33,6 +34,8 @@ from chatd.store import ConvRow
 from chatd.typing_push import TypingPush
 
 log = structlog.get_logger("chat")
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, bytes | Callable[[], bytes]]]  # a read: made by the task that runs it
 
 READS_MAX: Final = 8  # reads of one session under way at once
 USER_READS_MAX: Final = 16  # of all sessions of a user: two devices that come back at the same time; 4 MB of answers (history.PAGE_BYTES_MAX)
@@ -60,11 +63,11 @@ class Chat:
             protocol.Delete: self.entrance.enter,
             protocol.Ack: self._cursor,
             protocol.Read: self._cursor,
-            protocol.History: lambda session, r: self._read(session, r.id, self._history(session, r)),
-            protocol.Conversations: lambda session, r: self._read(session, r.id, self._conversations(session, r)),
+            protocol.History: lambda session, r: self._read(session, r.id, partial(self._history, session, r)),
+            protocol.Conversations: lambda session, r: self._read(session, r.id, partial(self._conversations, session, r)),
             protocol.Typing: self._typing,
             protocol.SetPresence: self._set_presence,
-            protocol.Watch: lambda session, r: self._read(session, r.id, self._watch(session, r)),
+            protocol.Watch: lambda session, r: self._read(session, r.id, partial(self._watch, session, r)),
             protocol.Skip: self._skip,
             protocol.Refresh: self._refresh,
             protocol.PingRequest: self._ping,
@@ -173,7 +176,7 @@ class Chat:
         assert session.user is not None
         conv = self._conv(session, request.c, request.to)
         if request.seq > conv.head and (conv.gap is not None or self.s.relay is not None):
-            self._read(session, request.id, self._late_cursor(session, request, conv))
+            self._read(session, request.id, partial(self._late_cursor, session, request, conv))
         else:
             self._send(session, self._advance(session, request, conv))
 
@@ -215,12 +218,11 @@ class Chat:
 
     # ---- reads --------------------------------------------------------------------------------------------------------------------------
 
-    def _read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+    def _read(self, session: Session, id: int, work: Work) -> None:
         """Run a read as a task and reply with what it gives; a function is called in the turn in which the reply is sent."""
         user = session.user
         assert user is not None
         if session.reads >= READS_MAX or user.reads >= USER_READS_MAX:
-            work.close()
             self.metrics.reads_refused += 1
             whose = f"{READS_MAX} reads at once on a connection" if session.reads >= READS_MAX else f"{USER_READS_MAX} reads of a user at once"
             raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
@@ -228,7 +230,7 @@ class Chat:
         user.reads += 1
         self.s.spawn(self._run_read(session, user, id, work))
 
-    async def _run_read(self, session: Session, user: User, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+    async def _run_read(self, session: Session, user: User, id: int, work: Work) -> None:
         try:
             await self._answer_read(session, id, work)
             await resync.written(session)  # until then its answer is in our memory
@@ -236,9 +238,9 @@ class Chat:
             session.reads -= 1
             user.reads -= 1
 
-    async def _answer_read(self, session: Session, id: int, work: Coroutine[Any, Any, bytes | Callable[[], bytes]]) -> None:
+    async def _answer_read(self, session: Session, id: int, work: Work) -> None:
         try:
-            payload = await work
+            payload = await work()
             await self.delivery.drained(session)
             if session.gone:  # nobody hears it; and the log may have moved since, into whose memory nothing of before must get
                 return
