@@ -297,8 +297,7 @@ class Chat:
         found = await self.s.store.list_conversations(user.id, [conv.id for conv in page])
         opening.check_pairs(self.s, found.values())
         if len(found) < len(page):
-            self.s.store.log.suspect(is_behind=True)  # a row never goes
-            raise errors.Unavailable("the log is another one; connect again", retry_ms=opening.OPEN_RETRY_MS)
+            raise opening.another_log(self.s)  # a row never goes
         return [found[conv.id] for conv in page]
 
     # ---- presence -------------------------------------------------------------------------------------------------------------------------

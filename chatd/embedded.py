@@ -39,6 +39,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import make_conninfo
 
+from chatd import whole_file
 from chatd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -223,7 +224,7 @@ class Embedded:
         if done.returncode != 0:
             raise SettingError(f"data_dir: PostgreSQL cannot make its files in {self.data_dir}: {_last_line(done.stderr)}; {_ROOT_REMEDY}")
         making.rename(self.cluster)
-        _sync_folder(self.data_dir)
+        whole_file.sync_folder(self.data_dir)
 
     def _check_version(self) -> None:
         have = (self.cluster / "PG_VERSION").read_text().strip()
@@ -454,14 +455,6 @@ def _one_line_errors(data_dir: Path) -> Iterator[None]:
         yield
     except OSError as e:
         raise SettingError(f"data_dir: cannot use {e.filename or data_dir}: {e.strerror}; {_ROOT_REMEDY}") from e
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _quoted(path: Path) -> str:

@@ -397,8 +397,13 @@ async def _rows(
 def check_pairs(s: Services, rows: Iterable[ConvRow]) -> None:
     """What the database lists is of the log that is in memory: only then may rows be merged. Raises Unavailable where it has moved."""
     if not all(s.registry.fits(row.id, row.a, row.b) for row in rows):
-        s.store.log.suspect(is_behind=True)
-        raise errors.Unavailable("the log is another one; connect again", retry_ms=OPEN_RETRY_MS)
+        raise another_log(s)
+
+
+def another_log(s: Services) -> errors.Unavailable:
+    """What was read cannot be of the log that is in memory: have it looked at, and tell the client to come again."""
+    s.store.log.suspect(is_behind=True)
+    return errors.Unavailable("the log is another one; connect again", retry_ms=OPEN_RETRY_MS)
 
 
 def merge(s: Services, user: User, row: ConvRow) -> Conversation:

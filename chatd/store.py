@@ -512,6 +512,7 @@ class Store:
 
     async def _write_cursors(self, convs: dict[ConvId, Conversation]) -> Collection[ConvId]:
         taken, self._unwritten = self._unwritten, {}
+
         async def write(ids: list[ConvId]) -> None:
             await self._rows(FLUSH_CURSORS, _cursor_arrays([convs[id] for id in ids]))
 
