@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 import pytest
@@ -188,9 +189,9 @@ async def test_cursors_survive_a_restart(make_server: MakeServer, fresh_db: str)
 async def test_conversations_are_paged_with_the_latest_entry_first(make_server: MakeServer) -> None:
     server = await make_server(rate_messages=1000)
     alice = await server.connect("alice")
-    for n in range(7):
+    for n in (*range(7), 2):
         await alice.say(f"user{n}")
-    await alice.say("user2")
+        await asyncio.sleep(0.005)  # entries of one ms stand in order of their conversations
     peers: list[str] = []
     cursor: dict[str, str] = {}
     while True:
