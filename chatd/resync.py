@@ -79,7 +79,7 @@ class Resync:
             for conv_id, _, upto in wants:
                 await drained(session)
                 await self._push(session, conv_id, upto, by_conv[conv_id])
-        session.behind = None if not session.behind else session.behind
+        session.behind = session.behind or None
 
     def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
         """What to read next, as (conversation, after, up to); conversations in which nothing is missing any more go live here."""
