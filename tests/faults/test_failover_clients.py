@@ -28,6 +28,16 @@ LIVE = Path(__file__).resolve().parents[1] / "web" / "live.mjs"
 NODE = shutil.which("node")
 
 
+@asynccontextmanager
+async def within(claim: str, facts: Callable[[], str]) -> AsyncIterator[None]:
+    """A bound for what is waited for. Past it the test fails with what it waited for, and with how things stand there."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            yield
+    except TimeoutError:
+        raise AssertionError(f"not within {WAIT_S:.0f} s: {claim}\n{facts()}") from None
+
+
 class App:
     """A Python client and its app, which takes all that comes while `takes` is set. `shown`: (epoch, entry)."""
 
@@ -65,8 +75,16 @@ class App:
                 self.resets.append(event)
                 self._changed.set()
 
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(WAIT_S):
+    def facts(self) -> str:
+        """How things stand here, for whoever waited in vain."""
+        client = self.client
+        lines = [f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()}"]
+        lines += [f"  resets {self.resets}", f"  state {client.state()}", "  shown:"]
+        lines += [f"    {e.peer} {e.seq} at {e.ts} {e.kind} own={e.own} ref={e.ref} rev={e.rev} {e.body!r}, of {epoch}" for epoch, e in self.shown]
+        return "\n".join(lines)
+
+    async def until(self, claim: str, holds: Callable[[], bool]) -> None:
+        async with within(f"{self.user} {claim}", self.facts):
             while not holds():
                 self._changed.clear()
                 await self._changed.wait()
@@ -75,14 +93,14 @@ class App:
         return [entry.body for _, entry in self.shown if entry.peer == peer]
 
     async def until_shown(self, peer: str, body: str) -> None:
-        await self.until(lambda: body in self.bodies(peer))
+        await self.until(f"is shown {body!r} of {peer}", lambda: body in self.bodies(peer))
 
     async def until_told(self) -> None:
         """That the log is another one."""
-        await self.until(lambda: Reset(None, None) in self.resets)
+        await self.until("is told of another log", lambda: Reset(None, None) in self.resets)
 
     async def until_all(self, peer: str, count: int) -> None:
-        await self.until(lambda: len(as_shown(self, peer)) >= count)
+        await self.until(f"is shown {count} entries of the log with {peer}", lambda: len(as_shown(self, peer)) >= count)
 
     async def says(self, peer: str, *bodies: str) -> list[Sent]:
         return list(await asyncio.gather(*(self.client.send(peer, body) for body in bodies)))
@@ -91,7 +109,8 @@ class App:
 class Page:
     """The page's client under Node, and how things stand there."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, user: str, process: asyncio.subprocess.Process) -> None:
+        self.user = user
         self._process = process
         self.facts: dict[str, Any] = {}
 
@@ -100,20 +119,25 @@ class Page:
         assert NODE is not None
         pipe = asyncio.subprocess.PIPE
         command = [NODE, "--experimental-websocket", "--no-warnings", str(LIVE), server.url, server.token(user), f"{user}-1", peer]
-        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 24))
+        return cls(user, await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 24))
 
     def say(self, *bodies: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write("".join(f"{body}\n" for body in bodies).encode())
 
-    async def until(self, holds: Callable[[dict[str, Any]], bool]) -> None:
+    async def until(self, claim: str, holds: Callable[[dict[str, Any]], bool]) -> None:
         assert self._process.stdout is not None
-        async with asyncio.timeout(WAIT_S):
+        async with within(f"{self.user}'s page {claim}", lambda: f"there: {self.facts}"):
             while not (self.facts and holds(self.facts)):
-                self.facts = json.loads(await self._process.stdout.readline())
+                line = await self._process.stdout.readline()
+                assert line, f"{self.user}'s page has ended, and was to be seen that it {claim}; the last there: {self.facts}"
+                self.facts = json.loads(line)
+
+    async def until_shown(self, bodies: list[str]) -> None:
+        await self.until(f"shows {bodies}", lambda _: self.bodies() == bodies)
 
     async def until_all(self, bodies: list[str]) -> None:
-        await self.until(lambda facts: sorted(self.bodies()) == bodies and not facts["unsent"])
+        await self.until(f"shows {bodies} and has sent all", lambda facts: sorted(self.bodies()) == bodies and not facts["unsent"])
 
     def bodies(self) -> list[str]:
         return [body for _, _, _, body in self.facts["shown"]]
@@ -185,7 +209,7 @@ class PythonApps:
         self.gone = asyncio.create_task(self.ann.client.edit("ben", self.lost.seq, "of what is lost"))
 
     async def after(self, pair: Pair) -> None:
-        async with asyncio.timeout(WAIT_S):
+        async with within("what was said has its answers", self.facts):
             after, *_, edited = await self.waiting
             with pytest.raises(EpochChanged):
                 await self.gone
@@ -198,6 +222,9 @@ class PythonApps:
             assert app.client.state()["outbox"] == []
         await self.are_right(logs(pair))
         await self.reads_on()
+
+    def facts(self) -> str:
+        return "\n".join(app.facts() for app in self.apps)
 
     async def are_right(self, new: dict[frozenset[str], list[Row]]) -> None:
         assert not [body for log in new.values() for *_, body in log if body is not None and body.startswith("lost")]
@@ -217,7 +244,7 @@ class PythonApps:
         page = await self.ben.client.history("ann")
         assert next((e.seq, e.body) for e in page.entries) == (self.kept.seq, "edited")
         await self.ben.client.read("ann", page.head)
-        async with asyncio.timeout(WAIT_S):
+        async with within("ben has read all of ann's", self.ben.facts):
             while {item.peer: item for item in (await self.ben.client.conversations()).items}["ann"].unread:
                 await asyncio.sleep(0.02)
 
@@ -229,14 +256,14 @@ class Pages:
         self.ida, self.jon = ida, jon
 
     async def before(self) -> None:
-        await self.jon.until(lambda facts: facts["isLive"])
+        await self.jon.until("is live", lambda facts: facts["isLive"])
         self.ida.say("1", "2")
-        await self.jon.until(lambda _: self.jon.bodies() == ["1", "2"])
+        await self.jon.until_shown(["1", "2"])
 
     async def lose(self) -> None:
         self.ida.say("lost 1", "lost 2")
-        await self.jon.until(lambda _: self.jon.bodies() == ["1", "2", "lost 1", "lost 2"])
-        await self.ida.until(lambda facts: len(facts["shown"]) == 4 and not facts["unsent"])
+        await self.jon.until_shown(["1", "2", "lost 1", "lost 2"])
+        await self.ida.until("shows all four and has sent them", lambda facts: len(facts["shown"]) == 4 and not facts["unsent"])
 
     async def meanwhile(self) -> None:
         self.ida.say("after 1", "after 2")
