@@ -67,6 +67,19 @@ class Conv:
                     out["edited" if change["kind"] == "edit" else "deleted"] = change["ts"]
         return out
 
+    def page(self, entries: list[Frame], reader: str) -> list[Frame]:
+        """A page of history, of entries in rising order: in it one text is told once, by its message or else by its latest edit."""
+        out: list[Frame] = []
+        told: set[int] = set()
+        messages = {e["seq"] for e in entries if e["kind"] == "message"}
+        for e in reversed([self.as_it_stands(e, reader) for e in entries]):
+            if e["kind"] == "edit":
+                if e["ref"] in told | messages:
+                    e["body"] = None
+                told.add(e["ref"])
+            out.append(e)
+        return out[::-1]
+
     def item(self, user: str) -> Frame:
         mine, theirs = self.cursors.get(user, [0, 0]), self.cursors.get(self.peer(user), [0, 0])
         unread = sum(e["from"] != user and e["kind"] == "message" and e["seq"] > mine[1] for e in self.log)
@@ -385,9 +398,10 @@ class FakeChatd:
         for e in wanted:
             if e["kind"] == "message" and sum(r["kind"] == "message" for r in rows) == limit:
                 break
-            rows.append(conv.as_it_stands(e, session.user))
+            rows.append(e)
         more = len(rows) < len(wanted)
-        return {"c": conv.c, "entries": rows if forwards else rows[::-1], "more": more, "head": conv.head, "floor": conv.floor}
+        page = conv.page(rows if forwards else rows[::-1], session.user)
+        return {"c": conv.c, "entries": page, "more": more, "head": conv.head, "floor": conv.floor}
 
     def _on_conversations(self, session: Session, frame: Frame) -> Frame:
         mine = sorted((c for c in self.convs.values() if session.user in c.users and c.log), key=lambda c: -c.log[-1]["ts"])

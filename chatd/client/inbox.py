@@ -25,8 +25,8 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from chatd import protocol
@@ -238,7 +238,7 @@ class Inbox:
         resets = [] if place.proof is None else self._prove(place, place.proof, page)
         place.head = max(place.head, page.head)
         place.seq = max(place.seq, page.floor - 1)
-        for entry in page.entries:
+        for entry in _retold(page.entries, place.seq):
             if entry.seq == place.seq + 1:
                 self._accept(entry, place)
         if place.seq >= place.head:
@@ -302,6 +302,22 @@ class Inbox:
             place, proof = self.places[c], {int(seq): int(ts) for seq, ts in times}
             place.is_new, place.taken_ts = not proof, proof.get(place.taken, 0)
             place.proof = None if not proof or place.taken_ts else proof
+
+
+def _retold(entries: Sequence[Entry], seq: int) -> Sequence[Entry]:
+    """Those behind `seq` of a page. A page tells a text once, with its message if it has that: a message up to `seq`, which the app has and is not
+    given again, leaves its text to its latest edit.
+    """
+    texts = {entry.seq: entry.body for entry in entries if entry.seq <= seq and entry.kind == "message"}
+    if not texts:
+        return entries
+    behind = []
+    for entry in reversed(entries):
+        if entry.kind == "edit" and entry.ref in texts:
+            entry = replace(entry, body=texts.pop(entry.ref))
+        if entry.seq > seq:
+            behind.append(entry)
+    return behind[::-1]
 
 
 def _times(place: Place) -> list[tuple[int, int]]:

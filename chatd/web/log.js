@@ -36,6 +36,8 @@ export class Log {
     this.unsure = null;
     /** @type {Message|null} the last message beyond the run, if it is known */
     this.beyond = null;
+    /** The log's last message was asked for, whether it is beyond the run or in it. */
+    this.hasEnd = false;
     /** @type {Map<number, Message>} seq -> message */
     this.held = new Map();
     /** @type {Map<number, State>} ref -> newest change of a message that is not held */
@@ -144,6 +146,7 @@ export class Log {
     this.isApart = false;
     this.unsure = null;
     this.beyond = null;
+    this.hasEnd = false;
     this.sorted = null;
   }
 
@@ -157,6 +160,7 @@ export class Log {
       this.isApart = this.hi < head;
       this.unsure = this.lo;
       this.beyond = null;
+      this.hasEnd = false;
     } else if (!kept) this.drop();
     this.head = head;
     this.raiseFloor(floor);
@@ -195,13 +199,21 @@ export class Log {
 
   /** Whether even the log's last message has yet to be fetched. */
   get isEndUnknown() {
-    return this.apart && this.beyond === null;
+    return this.apart && this.beyond === null && !this.hasEnd;
   }
 
-  /** The newest page, for its last message alone. @param {{entries: Entry[], head: number}} page */
+  /**
+   * The newest page, for its last message alone. That may be in the run, with nothing but changes beyond: then the page tells their text with it.
+   * @param {{entries: Entry[], head: number}} page
+   */
   end({ entries, head }) {
     this.head = Math.max(this.head, head);
-    for (const entry of entries) if (this.apart && entry.seq > (this.hi ?? 0)) this.#past(entry);
+    if (!this.apart) return;
+    this.hasEnd = true;
+    for (const entry of entries) {
+      if (entry.seq > (this.hi ?? 0)) this.#past(entry);
+      else this.#apply(entry);
+    }
   }
 
   /** The run goes, the rest stays: what is wanted of it can be fetched. */
@@ -217,6 +229,7 @@ export class Log {
     this.isApart = false;
     this.unsure = null;
     this.beyond = null;
+    this.hasEnd = false;
     this.held.clear();
     this.changes.clear();
     this.sorted = null;

@@ -39,11 +39,14 @@ async def within(claim: str, facts: Callable[[], str]) -> AsyncIterator[None]:
 
 
 class App:
-    """A Python client and its app, which takes all that comes while `takes` is set. `shown`: (epoch, entry)."""
+    """A Python client and its app, which takes all that comes while `takes` is set, and connects while `dials` is. `shown`: (epoch, entry)."""
 
     def __init__(self, server: Server, user: str) -> None:
         self.user = user
-        self.client = Client(server.url, token=server.token(user), device=f"{user}-1", rng=random.Random(user))
+        self.client = Client(server.url, token=self._token, device=f"{user}-1", rng=random.Random(user))
+        self.dials = asyncio.Event()
+        self.dials.set()
+        self._its_token = server.token(user)
         self.shown: list[tuple[str | None, Entry]] = []
         self.resets: list[Reset] = []
         self.takes = asyncio.Event()
@@ -60,6 +63,10 @@ class App:
                 for task in both:
                     task.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
+
+    async def _token(self, _renew: bool) -> str:
+        await self.dials.wait()
+        return self._its_token
 
     async def _take(self) -> None:
         entries = self.client.entries()
@@ -78,7 +85,7 @@ class App:
     def facts(self) -> str:
         """How things stand here, for whoever waited in vain."""
         client = self.client
-        lines = [f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()}"]
+        lines = [f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()} dials={self.dials.is_set()}"]
         lines += [f"  resets {self.resets}", f"  state {client.state()}", "  shown:"]
         lines += [f"    {e.peer} {e.seq} at {e.ts} {e.kind} own={e.own} ref={e.ref} rev={e.rev} {e.body!r}, of {epoch}" for epoch, e in self.shown]
         return "\n".join(lines)
@@ -179,18 +186,23 @@ class Scene(Protocol):
 
 
 class PythonApps:
-    """Conversations of ann and ben, who lost some; cat and dan, whose app is slow; eve and fay, begun in the lost part; ben and fay, after it."""
+    """Conversations of ann and ben, who lost some; cat and dan, whose app is slow; eve and fay, begun in the lost part; ben and fay, after it.
+
+    And of ann and gus, who lost nothing, and who is back late: what he has was edited by then.
+    """
 
     def __init__(self, *apps: App) -> None:
-        self.ann, self.ben, self.cat, self.dan, self.eve, self.fay = self.apps = apps
+        self.ann, self.ben, self.cat, self.dan, self.eve, self.fay, self.gus = self.apps = apps
 
     async def before(self) -> None:
         self.kept = (await self.ann.says("ben", "1", "2"))[0]
+        self.of_gus = (await self.ann.says("gus", "1"))[0]
         await self.cat.says("dan", "1")
         await self.dan.until_shown("cat", "1")
         self.dan.takes.clear()
         await self.cat.says("dan", "2", "3")  # one is taken still, the other waits in the client
         await self.ben.until_shown("ann", "2")
+        await self.gus.until_shown("ann", "1")
         await self.dan.until_shown("cat", "2")
 
     async def lose(self) -> None:
@@ -201,9 +213,11 @@ class PythonApps:
         await self.fay.until_shown("eve", "lost")
 
     async def meanwhile(self) -> None:
+        self.gus.dials.clear()
         sends = (
             self.ann.says("ben", "after 1", "after 2", "after 3"), self.eve.says("fay", "after"), self.cat.says("dan", "after"),
-            self.ben.says("fay", "new"), self.ann.client.edit("ben", self.kept.seq, "edited"),
+            self.ben.says("fay", "new"), self.ann.client.edit("gus", self.of_gus.seq, "edited"),
+            self.ann.client.edit("ben", self.kept.seq, "edited"),
         )  # fmt: skip
         self.waiting = asyncio.gather(*sends)
         self.gone = asyncio.create_task(self.ann.client.edit("ben", self.lost.seq, "of what is lost"))
@@ -215,7 +229,12 @@ class PythonApps:
                 await self.gone
         assert sorted((edited.seq, *(sent.seq for sent in after))) == [3, 4, 5, 6]
         self.dan.takes.set()
-        for app, peer, body in ((self.ben, "ann", "edited"), (self.fay, "eve", "after"), (self.dan, "cat", "after"), (self.fay, "ben", "new")):
+        self.gus.dials.set()
+        shown = (
+            (self.ben, "ann", "edited"), (self.fay, "eve", "after"), (self.dan, "cat", "after"), (self.fay, "ben", "new"),
+            (self.gus, "ann", "edited"),
+        )  # fmt: skip
+        for app, peer, body in shown:
             await app.until_shown(peer, body)
         for app in self.apps:
             await app.until_told()
@@ -228,7 +247,7 @@ class PythonApps:
 
     async def are_right(self, new: dict[frozenset[str], list[Row]]) -> None:
         assert not [body for log in new.values() for *_, body in log if body is not None and body.startswith("lost")]
-        for users in (("ann", "ben"), ("cat", "dan"), ("eve", "fay"), ("ben", "fay")):
+        for users in (("ann", "ben"), ("cat", "dan"), ("eve", "fay"), ("ben", "fay"), ("ann", "gus")):
             log = new[frozenset(users)]
             for app in self.apps:
                 if app.user in users:
@@ -238,7 +257,8 @@ class PythonApps:
                     bodies = app.bodies(peer)
                     assert len(bodies) == len(set(bodies)), f"{app.user} saw a message of {peer} twice: {bodies}"
         assert [reset.peer for reset in self.ben.resets] == [None, "ann"], "its log with ann has lost its end, and no other has"
-        assert [reset.peer for reset in self.dan.resets] == [None], "what it had taken is there"
+        for app in (self.dan, self.gus):
+            assert [reset.peer for reset in app.resets] == [None], "what it had taken is there"
 
     async def reads_on(self) -> None:
         page = await self.ben.client.history("ann")
@@ -357,7 +377,7 @@ class Devices:
 async def test_clients_over_a_failover_to_a_standby_that_lags(pair: Pair, make_server: MakeServer) -> None:
     server = await make_server(database_url=pair.url, rate_messages=1_000)
     async with AsyncExitStack() as stack:
-        names = ("ann", "ben", "cat", "dan", "eve", "fay")
+        names = ("ann", "ben", "cat", "dan", "eve", "fay", "gus")
         scenes: list[Scene] = [PythonApps(*[await stack.enter_async_context(App(server, name).running()) for name in names]), Devices(server)]
         if NODE is not None:
             ida, jon = await Page.open(server, "ida", "jon"), await Page.open(server, "jon", "ida")

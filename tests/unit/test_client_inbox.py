@@ -173,6 +173,30 @@ def test_in_another_epoch_a_log_that_lost_its_end_goes_on_where_the_two_part_and
         assert one.push(*of_another_log("1", 9)) is Step.NEW
 
 
+def test_in_another_epoch_an_edit_of_what_was_taken_has_the_text_that_the_page_tells_with_its_message() -> None:
+    """A page of history tells a text once, by the message where that is in the page. The message does not come again, so its edit must tell it."""
+
+    def edit(seq: int, ref: int, body: str | None = None) -> Entry:
+        return replace(entry("1", seq, "edit"), ts=5_000 + seq, ref=ref, body=body)
+
+    inbox = at_seven()
+    inbox.enter(welcome(replace(item("1", 14), ts=5_014), epoch="e2"))
+    known = (
+        entry("1", 4), replace(entry("1", 5), body="mended", rev=10, edited=5_010), entry("1", 6),
+        replace(entry("1", 7), body=None, rev=13, deleted=5_013),
+    )  # fmt: skip
+    eight = replace(entry("1", 8), ts=5_008, body="mended too", rev=12, edited=5_012)
+    changes = edit(9, 5), edit(10, 5), edit(11, 7), edit(12, 8), replace(edit(13, 7), kind="delete"), edit(14, 2, "known by this alone")
+    inbox.fetched(3, Page("1", (*known, eight, *changes), False, 14, 1))
+    got = []
+    while (e := inbox.take()) is not None:
+        got.append((e.seq, e.kind, e.ref, e.body))
+    assert got == [
+        (8, "message", None, "mended too"), (9, "edit", 5, None), (10, "edit", 5, "mended"), (11, "edit", 7, None), (12, "edit", 8, None),
+        (13, "delete", 7, None), (14, "edit", 2, "known by this alone"),
+    ]  # fmt: skip
+
+
 def test_in_another_epoch_the_head_alone_may_show_what_was_lost() -> None:
     inbox = at_seven()
     assert inbox.enter(welcome(item("1", 5), epoch="e2")) == [Reset(None, None), Reset("1", "peer-1")]

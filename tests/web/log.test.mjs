@@ -51,6 +51,17 @@ function truth(log, floor = 1) {
 
 const shown = (log) => log.messages().map(({ seq, body, rev, deleted, edited }) => ({ seq, body, rev, deleted, edited }));
 
+/** A page tells a text once: with its message if that is in it, or else with the latest edit in it (chatd/history.py). */
+function toldOnce(entries) {
+  const told = new Set(entries.filter(({ kind }) => kind === 'message').map(({ seq }) => seq));
+  for (const entry of [...entries].reverse()) {
+    if (entry.kind !== 'edit') continue;
+    if (told.has(entry.ref)) entry.body = null;
+    told.add(entry.ref);
+  }
+  return entries;
+}
+
 function pageBefore(log, before, limit, head, floor = 1) {
   const entries = [];
   let at = Math.min(before - 1, head);
@@ -58,7 +69,7 @@ function pageBefore(log, before, limit, head, floor = 1) {
     if (log[at - 1].kind === 'message' && (messages += 1) > limit) break;
     entries.unshift(standing(log, at, head));
   }
-  return { entries, more: at >= floor, head, floor };
+  return { entries: toldOnce(entries), more: at >= floor, head, floor };
 }
 
 function pageAfter(log, after, limit, head, floor = 1) {
@@ -68,7 +79,7 @@ function pageAfter(log, after, limit, head, floor = 1) {
     if (log[at - 1].kind === 'message' && (messages += 1) > limit) break;
     entries.push(standing(log, at, head));
   }
-  return { entries, more: at <= head, head, floor };
+  return { entries: toldOnce(entries), more: at <= head, head, floor };
 }
 
 // --- tests ----------------------------------------------------------------------------------------------------------
@@ -117,9 +128,12 @@ function anyOrder(d) {
   for (; had < n; had += 1) reader.take(log[had], 'live');
   for (let i = 0; reader.isBehind; i += 1) {
     assert.ok(i < 200, 'the way to the end has one');
-    if (reader.isEndUnknown) reader.end(pageBefore(log, Infinity, 1, n, floor));
+    const isAsked = reader.isEndUnknown;
+    if (isAsked) reader.end(pageBefore(log, Infinity, 1, n, floor));
+    assert.equal(reader.isEndUnknown, false, 'asked for once');
     const last = truth(log, floor).at(-1);
     if (last?.seq >= reader.lo) assert.equal(reader.last?.seq, last.seq, 'the last message is known');
+    if (isAsked && last?.seq >= reader.lo) assert.equal(reader.last?.body, last.body, 'as it stands now');
     assert.ok(reader.page(pageAfter(log, reader.after, 3, n, floor), true));
   }
   for (let i = 0; reader.more; i += 1) {
@@ -159,6 +173,18 @@ test('a run that ends before the log: what comes is told, the last message is kn
   assert.deepEqual([reader.apart, reader.isBehind, reader.last.body, reader.messages().length], [false, false, 'm10!', 10]);
   reader.take(message(13), 'live');
   assert.equal(reader.hi, 13);
+});
+
+test('where nothing but changes lies beyond the run, the last message is in it: asked for once, and shown as it stands', () => {
+  const reader = new Log();
+  const message = { seq: 1, ts: 1, from: 'a', kind: 'message', body: 'm1' };
+  reader.take(message, 'live');
+  reader.listed({ head: 2, floor: 1 }, false, true);
+  assert.equal(reader.isEndUnknown, true);
+  reader.end({ entries: [{ ...message, body: 'm1!', rev: 2, edited: 2 }, { seq: 2, ts: 2, from: 'a', kind: 'edit', ref: 1, body: null }], head: 2 });
+  assert.deepEqual([reader.isEndUnknown, reader.last.body, reader.apart], [false, 'm1!', true]);
+  reader.listed({ head: 3, floor: 1 }, false, true);
+  assert.equal(reader.isEndUnknown, true, 'there is more now');
 });
 
 test('the states of one message in any order: the highest rev wins', async () => {

@@ -197,6 +197,18 @@ async def test_another_epoch_is_told_and_the_log_goes_on_where_it_parts_from_the
         assert [await anext(events), await anext(events)] == [Reset(None, None), Reset(conv.c, "bob")]
 
 
+async def test_in_another_epoch_an_edit_of_what_was_shown_comes_with_its_text() -> None:
+    """It was made before this client was back: then history tells its text with the message, which the app has already and is not given again."""
+    async with FakeChatd() as server, make_client(server.url) as client:
+        server.say("bob", "me", "1", "2")
+        await take(client, 2)
+        server.epoch = "epoch-2"
+        server.session("me").cut()
+        server.add(server.conv("bob", "me"), "bob", "edit", "cid-x", ref=1, body="1, edited")
+        (edit,) = await take(client, 1)
+        assert (edit.seq, edit.kind, edit.ref, edit.body) == (3, "edit", 1, "1, edited")
+
+
 async def test_a_hello_that_the_server_will_not_have_is_said_without_places_and_nothing_is_lost() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.say("bob", "me", "1")
