@@ -228,6 +228,7 @@ class PythonApps:
             with pytest.raises(EpochChanged):
                 await self.gone
         assert sorted((edited.seq, *(sent.seq for sent in after))) == [3, 4, 5, 6]
+        await self.dan.until_told()  # what waits in the client is of the log before: whoever takes it before that has it
         self.dan.takes.set()
         self.gus.dials.set()
         shown = (
