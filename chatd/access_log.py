@@ -2,8 +2,9 @@
 
     session.opened      after `welcome`                      session.closed    whatever ended it; also one without a hello
     connection.refused  no room, no handshake, no hello      proxy.unnamed     all clients seem to be one address
+    hello.refused       answered with an error               refresh.refused   a new token was not taken; the session stays
 
-A stranger can cause all of these lines, and writing one costs some 20 us. So each kind has a bucket: past it lines are
+A client can cause all of these lines, and writing one costs some 20 us. So each kind has a bucket: past it lines are
 left out and counted (`chatd_log_lines_dropped_total`), and the next line of that kind says how many. The metrics count all.
 """
 
@@ -27,9 +28,11 @@ SESSIONS_PER_S: Final = 200.0  # of users who have shown a token: 0.4 % of a cor
 SESSIONS_BURST: Final = 2_000
 STRANGERS_PER_S: Final = 2.0
 STRANGERS_BURST: Final = 20
+KEY_REMOVED: Final = "the key of this token was removed"  # to the client as well
 CROWD: Final = 50  # connections at once from one private address: a proxy, or a test
 
 _CODES: Final = frozenset(CloseCode)
+_CAUSES: Final = {KEY_REMOVED: "key_removed"}  # by reason: ends that are counted apart from others of their code
 
 
 class _Lines:
@@ -78,7 +81,7 @@ class AccessLog:
     ) -> None:  # fmt: skip
         """`code` 0: the connection was lost. `since`, `now`: seconds."""
         name = CloseCode(code).name.lower() if code in _CODES else "other" if code else "lost"
-        self._metrics.closed(name, code if code in _CODES else 0)  # a client may say any code
+        self._metrics.closed(_CAUSES.get(reason, name), code if code in _CODES else 0)  # a client may say any code
         lines = self._strangers if session.user is None else self._sessions
         if not lines.may(now):
             return
@@ -92,6 +95,13 @@ class AccessLog:
         if self._refusals.may(now):
             facts = self._refusals.facts()
             log.info("hello.refused", id=self.id(number), device=device, address=address, code=error.code, reason=str(error), **facts)
+
+    def refresh_refused(self, session: Session, number: int, error: Refused, now: float) -> None:
+        assert session.user is not None
+        if self._refusals.may(now):
+            facts = self._refusals.facts()
+            who = {"id": self.id(number), "user": session.user.id, "device": session.device}
+            log.info("refresh.refused", **who, code=error.code, reason=str(error), **facts)
 
     def refused(self, reason: str, address: str, now: float) -> None:
         """A connection that never became a session. No address: it had left before it was looked at, as a balancer's health check does."""

@@ -8,10 +8,12 @@ clock of its own. The rules:
 - The key decides the algorithm. The token's header chooses a key by `kid` and nothing else: `alg` must be the one of that key, so neither
   `none` nor a public RSA key used as an HMAC secret gets anywhere; `jwk`, `jku` and `x5u` are never looked at; `crit` and `b64` are refused.
 - `exp` and `sub` are required; `sub` is the user id. `nbf` and `iat` are obeyed where given. `aud` and `iss` as the settings say.
+- `token_ttl_max_s` bounds `exp` minus `iat`, both by the issuer's clock. A token without `iat` is judged by what is left of it.
 - Nothing is read from the payload before the signature holds. `verify` raises `Unauthorized` or `TokenExpired`, whatever it is fed.
 
 Keys are a JWK Set (RFC 7517), so that an identity provider's file can be used as it is; several keys are a rotation under way. `Keys` and
-`Verifier` never change: on SIGHUP the server makes new ones and swaps them. No message here holds any part of a key or token.
+`Verifier` never change: on SIGHUP the server makes new ones and swaps them. An `Identity` says which key its token was checked with, so that
+the sessions of a key end when it is removed (revocation.py). No message here holds any part of a key or token.
 """
 
 from __future__ import annotations
@@ -46,29 +48,35 @@ TIME_S_MAX: Final = 253_402_300_799  # the end of the year 9999: a time in milli
 DEVELOPMENT_FILE: Final = "development-key.json"
 
 
-class Identity(NamedTuple):
-    """Who a token is for, and until when this server takes it: its `exp` plus the leeway."""
-
-    user: UserId
-    exp_ms: int
-
-
 class Key(NamedTuple):
-    """One key. `signs` is None where the file has the public half only."""
+    """One key. `signs` is None where the file has the public half only. `kid` None: neither the file nor a token names it."""
 
     kid: str | None
     checks: jwt.PyJWK
     signs: jwt.PyJWK | None
 
+    def is_same(self, other: Key) -> bool:
+        """Do both check the same signatures? Their names, and how the file writes them, do not matter."""
+        mine, others = self.checks, other.checks
+        return mine is others or (mine.algorithm_name == others.algorithm_name and bool(mine.key == others.key))
+
+
+class Identity(NamedTuple):
+    """Who a token is for, until when this server takes it (its `exp` plus the leeway), and the key by the name that the token gives it."""
+
+    user: UserId
+    exp_ms: int
+    key: Key
+
 
 class Keys:
     """An immutable set of keys. `warnings` are sentences for the log."""
 
-    __slots__ = ("_by_kid", "_first", "warnings")
+    __slots__ = ("_by_kid", "_unnamed", "warnings")
 
     def __init__(self, keys: list[Key], warnings: tuple[str, ...] = ()) -> None:
         self._by_kid = {key.kid: key for key in keys}
-        self._first = keys[0]
+        self._unnamed = keys[0]._replace(kid=None) if len(keys) == 1 else None
         self.warnings = warnings
 
     @classmethod
@@ -106,7 +114,17 @@ class Keys:
         """The key that a token's header names. Without a `kid`, the only one there is."""
         if isinstance(kid, str):
             return self._by_kid.get(kid)
-        return self._first if kid is None and len(self._by_kid) == 1 else None
+        return self._unnamed if kid is None else None
+
+    def keeps(self, key: Key) -> bool:
+        """Is a key that an earlier set found still in this one, under the name by which it was found?
+
+        A key that was found without a name is kept under any: to give it a `kid`, or to add a second key, removes nothing.
+        """
+        if key.kid is None:
+            return any(key.is_same(one) for one in self._by_kid.values())
+        one = self._by_kid.get(key.kid)
+        return one is not None and key.is_same(one)
 
     def all(self) -> list[Key]:
         """In the order of the file."""
@@ -193,15 +211,16 @@ def _parse_key(path: Path, place: int, item: dict[str, Any]) -> Key:
 
 
 class Verifier:
-    """Checks tokens against keys and the two claims that the settings name. Immutable."""
+    """Checks tokens against keys and what the settings say of claims. `ttl_max_s` 0: a token may be valid for any time. Immutable."""
 
-    __slots__ = ("_audience", "_issuer", "_jws", "_keys", "_leeway_s")
+    __slots__ = ("_audience", "_issuer", "_jws", "_keys", "_leeway_s", "_ttl_max_s")
 
-    def __init__(self, keys: Keys, audience: str | None, issuer: str | None, leeway_s: float) -> None:
+    def __init__(self, keys: Keys, audience: str | None, issuer: str | None, leeway_s: float, ttl_max_s: int = 0) -> None:
         self._keys = keys
         self._audience = audience
         self._issuer = issuer
         self._leeway_s = leeway_s
+        self._ttl_max_s = ttl_max_s
         self._jws = jwt.PyJWS(algorithms=list(ALGORITHMS.values()))
 
     def verify(self, token: str, now_s: float) -> Identity:
@@ -215,9 +234,9 @@ class Verifier:
             payload = self._jws.decode(token, key.checks, [key.checks.algorithm_name])
         except jwt.PyJWTError:
             raise Unauthorized("the token's signature does not hold") from None
-        return self._judge(_claims(payload), now_s)
+        return self._judge(_claims(payload), key, now_s)
 
-    def _judge(self, claims: dict[str, Any], now_s: float) -> Identity:
+    def _judge(self, claims: dict[str, Any], key: Key, now_s: float) -> Identity:
         exp = _time(claims, "exp")
         if exp is None:
             raise Unauthorized("the token has no `exp`")
@@ -227,8 +246,18 @@ class Verifier:
             since = _time(claims, name)
             if since is not None and now_s < since - self._leeway_s:
                 raise Unauthorized(f"the token is not valid yet: its `{name}` lies ahead")
+        self._judge_ttl(exp, _time(claims, "iat"), now_s)
         self._judge_parties(claims)
-        return Identity(_subject(claims), int((exp + self._leeway_s) * 1000))
+        return Identity(_subject(claims), int((exp + self._leeway_s) * 1000), key)
+
+    def _judge_ttl(self, exp: float, iat: float | None, now_s: float) -> None:
+        if not self._ttl_max_s:
+            return
+        # Without `iat` the issuer's clock is compared with ours, which may be apart by the leeway.
+        ttl_s = exp - now_s - self._leeway_s if iat is None else exp - iat
+        if ttl_s > self._ttl_max_s:
+            since = "what is left until `exp`" if iat is None else "`exp` minus `iat`"
+            raise Unauthorized(f"the token is valid for too long: {since} may be {self._ttl_max_s} s at most (token_ttl_max_s)")
 
     def _judge_parties(self, claims: dict[str, Any]) -> None:
         audience = claims.get("aud")

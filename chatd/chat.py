@@ -363,10 +363,14 @@ class Chat:
 
     def _refresh(self, session: Session, request: protocol.Refresh) -> None:
         assert session.user is not None
-        identity = self.s.verify(request.token)
-        if identity.user != session.user.id:
-            raise errors.Unauthorized("a refresh cannot change the user")
-        session.exp_ms = identity.exp_ms
+        try:
+            identity = self.s.verify(request.token)
+            if identity.user != session.user.id:
+                raise errors.Unauthorized("a refresh cannot change the user")
+        except errors.Refused as e:
+            self.s.refresh_refused(session, e)
+            raise
+        session.exp_ms, session.key = identity.exp_ms, identity.key
         self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
 
     def _ping(self, session: Session, request: protocol.PingRequest) -> None:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import psycopg
 
 CONNECT_S: Final = 5  # what a tool sends must have arrived by then
-TTL_S_MAX: Final = 10 * 366 * 86_400
+TTL_S: Final = 86_400  # of `chatd token`
+TAIL_TTL_S: Final = 3_600
 GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
 
 EPILOG: Final = """\
@@ -104,9 +105,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("migrate", _migrate, "bring the database's schema up to this release", "database_url", "data_dir")
     sub.add_argument("--post", action="store_true", help="also what takes away things only the release before needs")
     sub.add_argument("--dry-run", action="store_true", help="only print what would be applied")
-    sub = command("token", _token, "print a token for a user, signed by the key in force", "keys_file", "data_dir", "jwt_audience", "jwt_issuer")
+    relevant = "keys_file", "data_dir", "jwt_audience", "jwt_issuer", "token_ttl_max_s"
+    sub = command("token", _token, "print a token for a user, signed by the key in force", *relevant)
     sub.add_argument("user", metavar="USER", help="user id")
-    sub.add_argument("--ttl-s", type=_ttl_s, default=86_400, metavar="S", help="how long it is valid (default: 86400 s)")
+    sub.add_argument("--ttl-s", type=_ttl_s, metavar="S", help=f"how long it is valid (default: {TTL_S} s, or token_ttl_max_s if that is less)")
     _add_keys(command)
     sub = command("tail", _tail, "show a user's messages as they come", "host", "port", "keys_file", "data_dir")
     sub.add_argument("user", metavar="USER", help="user id")
@@ -133,8 +135,8 @@ def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _ttl_s(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) <= TTL_S_MAX):
-        raise argparse.ArgumentTypeError(f"{text!r} is wrong, give an integer from 1 to {TTL_S_MAX}")
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) <= config.TOKEN_TTL_S_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is wrong, give an integer from 1 to {config.TOKEN_TTL_S_MAX}")
     return int(text)
 
 
@@ -262,11 +264,15 @@ def _migrate(options: argparse.Namespace) -> int:
 
 def _token(options: argparse.Namespace) -> int:
     settings = _settings(options, keys=True)
-    print(_issue(settings, options.user, options.ttl_s))
+    ttl_s, most_s = options.ttl_s, settings.token_ttl_max_s
+    if ttl_s is not None and most_s and ttl_s > most_s:
+        raise SettingError(f"--ttl-s: {ttl_s} is over token_ttl_max_s, so a server of these settings refuses the token; give {most_s} or less")
+    print(_issue(settings, options.user, ttl_s or TTL_S))
     return 0
 
 
 def _issue(settings: Settings, name: str, ttl_s: int) -> str:
+    """A token that a server of these settings takes, for `ttl_s` or as long as it may be."""
     from chatd.auth import Keys, issue
     from chatd.ids import user_id
 
@@ -275,7 +281,7 @@ def _issue(settings: Settings, name: str, ttl_s: int) -> str:
     except ValueError as e:
         raise SettingError(f"USER: {name!r} is no user id: {e}") from None
     keys = Keys.development(settings.data_dir) if settings.keys_file is None else Keys.load(settings.keys_file)
-    return issue(keys, user, ttl_s, time.time(), settings.jwt_audience, settings.jwt_issuer)
+    return issue(keys, user, settings.token_ttl_s(ttl_s), time.time(), settings.jwt_audience, settings.jwt_issuer)
 
 
 def _keys(options: argparse.Namespace) -> int:
@@ -307,7 +313,7 @@ def _tail(options: argparse.Namespace) -> int:
     _issue(settings, options.user, 1)  # a wrong name is told now
     entry.say(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it")
     try:
-        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, 3_600), out=sys.stdout, err=sys.stderr))
+        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, TAIL_TTL_S), out=sys.stdout, err=sys.stderr))
     except ClientError as e:
         raise ChatdError(f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?") from None
     return 0

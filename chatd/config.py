@@ -44,6 +44,7 @@ CONFIG_BYTES_MAX = 1 << 20
 ESCAPE_FACTOR = 6  # the most bytes JSON can make of one byte of text: \u00XX
 ENVELOPE_BYTES_MAX = 1024  # a frame without its body; most of it is user ids (64 x 12 bytes if all is escaped)
 DAY_S = 86_400
+TOKEN_TTL_S_MAX = 10 * 366 * DAY_S
 NO_HOME = Path("/nonexistent/chatd")  # stands for a home folder that is not known
 
 
@@ -107,6 +108,9 @@ class Settings(BaseSettings):
     jwt_audience: str | None = _access(None, "The `aud` that tokens must have; unset refuses tokens with one")
     jwt_issuer: str | None = _access(None, "The `iss` that tokens must have; unset takes any")
     jwt_leeway_s: int = _access(5, "How far the token issuer's clock may be from ours", 0, 300)
+    token_ttl_max_s: int = _access(
+        0, "Longest time that a token may be valid for: `exp` minus `iat`, or what is left of it without `iat`; 0: any", 0, TOKEN_TTL_S_MAX
+    )
     origins: list[str] = _access([], "Further web origins to allow, such as https://chat.example.org, by commas")
 
     trusted_proxies: list[str] = _proxy(
@@ -179,6 +183,10 @@ class Settings(BaseSettings):
     def development(self) -> bool:
         """No keys_file: tokens are signed by a key that chatd makes itself."""
         return self.keys_file is None
+
+    def token_ttl_s(self, wanted_s: int) -> int:
+        """How long a token made here is valid for: as long as wanted, or as `token_ttl_max_s` allows."""
+        return min(wanted_s, self.token_ttl_max_s or wanted_s)
 
     @property
     def homeless(self) -> bool:

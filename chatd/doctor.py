@@ -70,7 +70,9 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     except SettingError as e:
         yield Finding("bad", "keys", str(e).removeprefix("keys_file: "))
         return
-    yield Finding("ok", "keys", f"tokens are checked with the keys of {settings.keys_file}")
+    most_s = settings.token_ttl_max_s
+    bound = f"those valid for over {most_s} s are refused" if most_s else "their `exp` may be any time away, as token_ttl_max_s is not set"
+    yield Finding("ok", "keys", f"tokens are checked with the keys of {settings.keys_file}; {bound}")
     for warning in keys.warnings:
         yield Finding("warn", "keys", warning.removeprefix("keys_file: "))
 

@@ -141,6 +141,10 @@ class Hub:
         connection = cast("Connection", session.sink)
         self.access_log.hello_refused(connection.number, connection.address, hello.device, error, self.now())
 
+    def refresh_refused(self, session: Session, error: Refused) -> None:
+        connection = cast("Connection", session.sink)
+        self.access_log.refresh_refused(session, connection.number, error, self.now())
+
     def gone(self, connection: Connection) -> None:
         if connection not in self.connections:
             return

@@ -41,6 +41,7 @@ from chatd.store import BEGIN, HELLOS_WAITING_MAX, ConvRow, Store
 from chatd.turns import Turns
 
 if TYPE_CHECKING:
+    from chatd.auth import Key
     from chatd.quota import Quota
     from chatd.relay import Relay
 
@@ -57,12 +58,14 @@ SURPLUS_S: Final = 0.3  # what one node says of its devices' activity is everywh
 
 
 class Identity(Protocol):
-    """Who a token names, and until when (ms)."""
+    """Who a token names, until when (ms), and the key that it was checked with."""
 
     @property
     def user(self) -> UserId: ...
     @property
     def exp_ms(self) -> int: ...
+    @property
+    def key(self) -> Key: ...
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Services:
     drained: Callable[[Session], Coroutine[Any, Any, None]]
     opened: Callable[[Session], None]  # for the log
     hello_refused: Callable[[Session, Hello, errors.Refused], None]  # for the log
+    refresh_refused: Callable[[Session, errors.Refused], None]  # for the log
     relay: Relay | None = None  # where there are other nodes
     quota: Quota | None = None  # likewise
     settling: set[UserId] = field(default_factory=set)  # users with too many devices, until all nodes have said how active theirs are
@@ -208,7 +212,8 @@ def _end(s: Services, session: Session, hello: Hello, error: errors.Refused, cod
 def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> User:
     """Make the session one of its user's; it holds the user from now on, and live entries are remembered for it."""
     user = s.user(identity.user)
-    session.user, session.device, session.exp_ms, session.watching = user, hello.device, identity.exp_ms, hello.watch
+    session.user, session.device, session.watching = user, hello.device, hello.watch
+    session.exp_ms, session.key = identity.exp_ms, identity.key
     s.presence.watch(session, (), hello.watch)
     old = user.sessions.get(hello.device)
     s.registry.attach(user, hello.device, session)

@@ -48,6 +48,7 @@ from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
 from chatd.readiness import Readiness
 from chatd.registry import Registry
+from chatd.revocation import Revocation
 from chatd.session import State
 from chatd.steady import Steady
 from chatd.store import Limits, Store
@@ -95,6 +96,7 @@ class Node:
         self.on_ready: Callable[[], None] = lambda: None
         self._boot = os.urandom(8).hex()  # this life of the node, among others
         self._keys, self._verifier = self._load_keys()
+        self._revocation: Revocation | None = None
 
     # ---- parts ----------------------------------------------------------------------------------------------------------------------
 
@@ -103,25 +105,33 @@ class Node:
         keys = Keys.development(s.data_dir) if s.keys_file is None else Keys.load(s.keys_file)
         for warning in keys.warnings:
             log.warning("keys.warning", reason=warning)
-        return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s)
+        return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s, s.token_ttl_max_s)
 
     def reload_keys(self) -> None:
-        """Read the key file again (SIGHUP): keys are rotated without a restart. A wrong file changes nothing."""
+        """Read the key file again (SIGHUP): keys are rotated without a restart, and sessions of removed keys end. A wrong file changes nothing."""
         if self.port:
             notify.reloading()
         try:
-            self._keys, self._verifier = self._load_keys()
-            log.info("keys.reloaded")
+            self._swap_keys()
         except SettingError as e:
             self.metrics.reload_failures += 1
             log.error("keys.kept", reason=str(e))
         if self.port:  # before, it would not be true
             notify.ready()
 
+    def _swap_keys(self) -> None:
+        """Raises SettingError. In one turn: a hello is judged by the old keys and is looked at as a session, or it is judged by the new ones."""
+        old, (self._keys, self._verifier) = self._keys, self._load_keys()
+        added = [key.kid for key in self._keys.all() if not old.keeps(key)]
+        removed = [key.kid for key in old.all() if not self._keys.keeps(key)]
+        log.info("keys.reloaded", added=added, removed=removed)
+        if self._revocation is not None:
+            self._revocation.begin(self._keys)
+
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
         s = self.settings
-        return issue(self._keys, user, DEV_TOKEN_TTL_S, self._clock.now_s(), s.jwt_audience, s.jwt_issuer)
+        return issue(self._keys, user, s.token_ttl_s(DEV_TOKEN_TTL_S), self._clock.now_s(), s.jwt_audience, s.jwt_issuer)
 
     chat: Chat
     hub: Hub
@@ -145,6 +155,7 @@ class Node:
             announce=lambda change: self.chat.announce(change), moved=self.delivery.moved, drained=self.delivery.drained,
             opened=lambda session: self.hub.opened(session),
             hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
+            refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
@@ -157,6 +168,7 @@ class Node:
             )  # fmt: skip
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop, self._boot)
+        self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self._spawn)
         self.retention = retention.Retention(
             self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
             held=lambda: self.registry.convs, floors=self._floors,

@@ -37,6 +37,7 @@ from chatd.limits import EARLY_SLACK_S, TokenBucket
 from chatd.protocol import Entering, Hello, Request
 
 if TYPE_CHECKING:
+    from chatd.auth import Key
     from chatd.registry import User
 
 DEFERRED_MAX: Final = 512  # requests before `welcome`; an outbox of 500 fits. To refuse just the last of them would break their order
@@ -137,6 +138,7 @@ class Session:
         "exp_ms",
         "frames",
         "held",
+        "key",
         "last_id",
         "moved",
         "probing",
@@ -158,6 +160,7 @@ class Session:
         self.user: User | None = None
         self.device = DeviceId("")
         self.exp_ms = 0
+        self.key: Key | None = None  # that its newest token was checked with; shared by all sessions of that key
         self.last_id = 0
         self.bad_frames = 0
         self.throttled = 0.0  # requests refused for too many frames a second, as far as they are not forgiven

@@ -134,6 +134,11 @@ class Process:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
 
+    def hang_up(self) -> None:
+        """SIGHUP: read the keys again."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     async def ended(self, within_s: float = EXIT_S_MAX) -> int:
         """Wait for its end; gives the exit status."""
         process = self._process

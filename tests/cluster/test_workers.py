@@ -10,12 +10,16 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from websockets.asyncio.client import connect
 
+from chatd import keys_file
+from chatd.auth import Keys, issue
+from chatd.ids import UserId
 from tests.fix_process import EXIT_S_MAX, MakeProcess, Process
 from tests.fix_redis import OwnRedis
 from tests.fix_server import Peer
@@ -111,6 +115,35 @@ async def test_workers_are_one_server(make_process: MakeProcess, fresh_db: str, 
             assert (await peer.push("entry"))["body"] == f"from u{(k - 1) % 12}"
     fleet.terminate()
     assert await fleet.ended() == 0, fleet.said()
+
+
+async def test_a_reload_ends_the_sessions_of_a_removed_key_at_each_worker(
+    make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.json"
+    old, new = (keys_file.make("HS256", kid) for kid in ("old", "new"))
+
+    def keys(*jwks: object) -> Keys:
+        path.write_text(json.dumps({"keys": jwks}))
+        path.chmod(0o600)
+        return Keys.load(path)
+
+    signers = [keys(new), keys(old, new)]  # the second set stays; each signs with its first
+    fleet = await make_process(workers=2, database_url=fresh_db, redis_url=own_redis.url, keys_file=path)
+    peers: list[Peer] = []
+    async with contextlib.AsyncExitStack() as stack:
+        for k in range(40):
+            ws = await stack.enter_async_context(connect(fleet.url, subprotocols=["chatd.v1"], compression=None))  # type: ignore[list-item]
+            peers.append(Peer(ws))
+            token = issue(signers[k % 2], UserId(f"u{k}"), 3_600, time.time(), None, None)
+            assert (await peers[-1].request("hello", v=1, token=token, device="d1"))["t"] == "welcome"
+        keys(new)
+        fleet.hang_up()
+        assert {await peer.closed() for peer in peers[1::2]} == {4001}, "at either worker"
+        assert set(await closed(peers[::2])) == {0}
+    lines = [json.loads(line) for line in fleet.log_file.read_text().splitlines() if line.startswith("{")]
+    counts = {line["node"]: line["sessions"] for line in lines if line["event"] == "keys.sessions_ended"}
+    assert (len(counts), sum(counts.values())) == (2, 20), "that neither worker has any of 20: 2^-19"
 
 
 async def test_workers_drain_and_go_when_their_supervisor_is_killed(make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis) -> None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jwt
 import psycopg
 import pytest
 
@@ -52,6 +53,8 @@ def test_help_of_a_command_is_about_that_command(command: str) -> None:
         (("--config", "/nonexistent.toml"), "/nonexistent.toml"),
         (("serve", "--host", "0.0.0.0"), "--keys-file"),
         (("token", "a" * 65), "user id"),
+        (("token", "alice", "--ttl-s", "601", "--token-ttl-max-s", "600"), "token_ttl_max_s"),
+        (("token", "alice", "--token-ttl-max-s", "-1"), "token_ttl_max_s"),
         (("serve", "--keys-file", "/nonexistent.json"), "/nonexistent.json"),
         (("serve", "--workers", "2"), "--redis-url"),
         (("epoch", "--data-dir", "/nonexistent"), "/nonexistent"),
@@ -76,6 +79,25 @@ def test_token_is_one_that_the_server_takes(tmp_path: Path) -> None:
     token = chatd("token", "alice", "--data-dir", str(tmp_path)).stdout.strip()
     identity = Verifier(Keys.development(tmp_path), None, None, 5).verify(token, time.time())
     assert identity.user == "alice"
+
+
+@pytest.mark.parametrize(
+    ("flags", "ttl_s"),
+    [((), 86_400), (("--ttl-s", "700000"), 700_000), (("--token-ttl-max-s", "600"), 600), (("--ttl-s", "600", "--token-ttl-max-s", "600"), 600),
+     (("--ttl-s", "60", "--token-ttl-max-s", "600"), 60)],
+)  # fmt: skip
+def test_token_is_valid_for_as_long_as_asked_and_never_longer_than_the_setting(tmp_path: Path, flags: tuple[str, ...], ttl_s: int) -> None:
+    token = chatd("token", "alice", "--data-dir", str(tmp_path), *flags).stdout.strip()
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == ttl_s
+
+
+def test_doctor_says_how_long_tokens_may_be_valid(tmp_path: Path) -> None:
+    keys = str(tmp_path / "keys.json")
+    chatd("keys", "new", "--keys-file", keys)
+    database = ("--database-url", "host=127.0.0.1 port=1")
+    assert "token_ttl_max_s is not set" in chatd("doctor", "--keys-file", keys, *database).stdout
+    assert "over 600 s are refused" in chatd("doctor", "--keys-file", keys, "--token-ttl-max-s", "600", *database).stdout
 
 
 def test_migrate_says_what_it_does(empty_db: str) -> None:

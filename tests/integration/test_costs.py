@@ -132,7 +132,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory: its two frames": Bound(395.48, 410, "ok 56 + 33, entry 208 + 33, places in the queues"),
     "memory: in the last batch of a lane": Bound(20.4, 30, "an idle lane keeps nothing of its last batch; with the time of its slot"),
     "memory: for ever": Bound(7.72, 16, "the time in the user's window, 8, bounded by rate_messages"),
-    "memory: an idle session": Bound(1781, 1870, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
+    "memory: an idle session": Bound(1790, 1870, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
     "memory: a conversation": Bound(514, 530, "with both users' windows of one send"),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from chatd.access_log import CROWD, STRANGERS_BURST, AccessLog
+from chatd.access_log import CROWD, KEY_REMOVED, STRANGERS_BURST, AccessLog
 from chatd.metrics import Metrics
 from chatd.session import Session
 
@@ -47,6 +47,14 @@ def test_an_end_tells_who_from_where_how_long_and_why(code: int, name: str, coun
         }
     ]  # fmt: skip
     assert metrics.connections_closed == {(name, counted): 1}
+
+
+def test_an_end_by_a_removed_key_is_counted_apart_from_a_refused_token() -> None:
+    log, metrics = access_log()
+    session = Session(cast("Any", None), cast("Any", None), 0.0)
+    for reason in (KEY_REMOVED, "unauthorized"):
+        log.closed(session, 7, "203.0.113.7", 4001, reason, since=10.0, now=12.5, bytes_in=3, bytes_out=4)
+    assert metrics.connections_closed == {("key_removed", "4001"): 1, ("unauthorized", "4001"): 1}
 
 
 @pytest.mark.parametrize(

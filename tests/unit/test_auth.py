@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatd.auth import DEVELOPMENT_FILE, TOKEN_CHARS_MAX, Identity, Keys, Verifier, issue
+from chatd.auth import DEVELOPMENT_FILE, TOKEN_CHARS_MAX, Key, Keys, Verifier, issue
 from chatd.errors import SettingError, TokenExpired, Unauthorized
 from chatd.ids import UserId
 
@@ -76,7 +76,7 @@ GOOD = {"sub": "alice", "exp": NOW + 60}
 def test_an_issued_token_is_taken(tmp_path: Path, jwk: dict[str, Any]) -> None:
     keys = Keys.load(write(tmp_path / "k.json", jwk))
     made = issue(keys, ALICE, 60, NOW, "chat", "login")
-    assert verifier(keys, "chat", "login").verify(made, NOW) == Identity(ALICE, (NOW + 65) * 1000)
+    assert verifier(keys, "chat", "login").verify(made, NOW)[:2] == (ALICE, (NOW + 65) * 1000)
 
 
 def test_a_public_key_checks_what_its_private_half_signed(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_public_key_checks_what_its_private_half_signed(tmp_path: Path) -> Non
 
 
 def test_the_hand_made_token_of_these_tests_is_taken(keys: Keys) -> None:
-    assert verifier(keys).verify(token(GOOD), NOW) == Identity(ALICE, (NOW + 65) * 1000)
+    assert verifier(keys).verify(token(GOOD), NOW)[:2] == (ALICE, (NOW + 65) * 1000)
 
 
 def test_rotation_takes_old_and_new_keys_and_signs_with_the_first(tmp_path: Path) -> None:
@@ -155,6 +155,103 @@ def test_fractions_of_a_second_count(keys: Keys) -> None:
 def test_an_expired_token_with_a_wrong_signature_is_not_called_expired(keys: Keys) -> None:
     with pytest.raises(Unauthorized):
         verifier(keys).verify(token({"sub": "alice", "exp": 1}, secret=b"x" * 32), NOW)
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_taken"),
+    [
+        ({"iat": NOW - 100, "exp": NOW + 500}, True),
+        ({"iat": NOW - 101, "exp": NOW + 500}, False),  # most of it is over, and it was too long all the same
+        ({"iat": NOW - 100, "exp": NOW + 500.5}, False),
+        ({"iat": 0, "exp": NOW + 60}, False),
+        ({"iat": NOW + 5, "exp": NOW + 605}, True),  # an issuer whose clock is ahead by the leeway
+        ({"iat": NOW + 60, "exp": NOW + 61}, False),  # a late `iat` makes no token short: it is not valid yet
+        ({"iat": NOW + 3, "exp": NOW + 1}, True),
+        ({"exp": NOW + 605}, True),  # likewise ahead by the leeway
+        ({"exp": NOW + 606}, False),
+        ({"iat": None, "exp": NOW + 606}, False),
+        ({"nbf": NOW, "exp": NOW + 606}, False),
+        ({"exp": 253_402_300_799}, False),  # the last second of the year 9999
+    ],
+)
+def test_a_token_is_valid_for_no_longer_than_the_setting_says(keys: Keys, claims: dict[str, object], is_taken: bool) -> None:
+    made, check = token({"sub": "alice", **claims}), Verifier(keys, None, None, 5, 600)
+    if is_taken:
+        assert check.verify(made, NOW).user == ALICE
+    else:
+        with pytest.raises(Unauthorized, match=r"token_ttl_max_s|ahead"):
+            check.verify(made, NOW)
+
+
+def test_without_the_setting_any_time_is_taken(keys: Keys) -> None:
+    assert verifier(keys).verify(token({"sub": "alice", "iat": 0, "exp": 253_402_300_799}), NOW).exp_ms == 253_402_300_804_000
+
+
+def test_what_the_setting_refuses_says_which_setting_and_how_long(keys: Keys) -> None:
+    for claims, says in (({"iat": NOW}, "`exp` minus `iat` may be 600 s at most"), ({}, "what is left until `exp` may be 600 s at most")):
+        with pytest.raises(Unauthorized, match=says):
+            Verifier(keys, None, None, 5, 600).verify(token({"sub": "alice", "exp": NOW + 10**6, **claims}), NOW)
+
+
+@pytest.mark.parametrize("value", ["1", True, [], {}, -1, NOW * 1000, 2**53, 2**64, -(2**64), 1e300, -1e300])
+@pytest.mark.parametrize("name", ["exp", "iat"])
+def test_a_time_that_is_none_is_not_reckoned_with(keys: Keys, name: str, value: object) -> None:
+    with pytest.raises(Unauthorized, match=f"`{name}` is no time"):
+        Verifier(keys, None, None, 5, 600).verify(token({**GOOD, name: value}), NOW)
+
+
+# ---- the key of a token -----------------------------------------------------------------------------------------------------------
+
+
+def key_of(keys: Keys, header: dict[str, Any]) -> Key:
+    return verifier(keys).verify(token(GOOD, {"alg": "HS256", **header}), NOW).key
+
+
+NAMELESS = {name: value for name, value in OCT.items() if name != "kid"}
+OTHER = {**OCT, "k": b64(os.urandom(32))}
+
+
+def test_all_tokens_of_a_key_share_one_object(tmp_path: Path) -> None:
+    keys = Keys.load(write(tmp_path / "k.json", OCT))
+    assert key_of(keys, {"kid": "hs"}) is key_of(keys, {"kid": "hs"})
+    assert key_of(keys, {}) is key_of(keys, {})
+
+
+@pytest.mark.parametrize(
+    ("before", "header", "after", "is_kept"),
+    [
+        ([OCT], {"kid": "hs"}, [OCT], True),
+        ([OCT], {"kid": "hs"}, [ED, OCT], True),
+        ([OCT, ED], {"kid": "hs"}, [ED], False),
+        ([OCT], {"kid": "hs"}, [OTHER], False),
+        ([OCT], {"kid": "hs"}, [{**OCT, "kid": "renamed"}], False),  # a token that says "hs" names no key any more
+        ([OCT], {"kid": "hs"}, [NAMELESS], False),
+        ([OCT], {"kid": "hs"}, [{**ED, "kid": "hs"}], False),
+        ([OCT], {"kid": "hs"}, [{name: OCT[name] for name in ("k", "kid", "kty")}], True),  # written otherwise
+        ([NAMELESS], {}, [NAMELESS], True),
+        ([NAMELESS], {}, [{**NAMELESS, "k": OTHER["k"]}], False),
+        ([NAMELESS], {}, [OCT], True),  # it got a name
+        ([NAMELESS], {}, [{**OCT, "kid": "old"}, ED], True),  # and company
+        ([OCT], {}, [OCT, ED], True),  # a second key is the beginning of a rotation
+        ([OCT], {}, [{**OCT, "kid": "renamed"}], True),  # its tokens, which name none, are taken as before
+        ([OCT], {}, [ED], False),
+        ([OCT], {}, [OTHER], False),
+    ],
+)
+def test_a_key_is_kept_under_the_name_that_its_tokens_give_it(
+    tmp_path: Path, before: list[object], header: dict[str, Any], after: list[object], is_kept: bool
+) -> None:
+    key = key_of(Keys.load(write(tmp_path / "k.json", *before)), header)
+    assert Keys.load(write(tmp_path / "k.json", *after)).keeps(key) is is_kept
+
+
+def test_public_and_private_halves_are_the_same_key(tmp_path: Path) -> None:
+    private = Keys.load(write(tmp_path / "private.json", ED, RSA))
+    public = Keys.load(write(tmp_path / "public.json", RSA_PUBLIC, ED_PUBLIC))
+    assert [public.keeps(key) for key in private.all()] == [True, True]
+    other = ed25519.Ed25519PrivateKey.generate()
+    changed = {**jwt.algorithms.OKPAlgorithm.to_jwk(other, as_dict=True), "kid": "ed"}
+    assert [Keys.load(write(tmp_path / "k.json", changed, RSA_PUBLIC)).keeps(key) for key in private.all()] == [False, True]
 
 
 # ---- claims that are refused ------------------------------------------------------------------------------------------------------
