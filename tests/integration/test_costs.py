@@ -33,7 +33,7 @@ PAIRS: Final = 5
 EACH: Final = 20  # sends of a user in a burst
 N: Final = 2 * PAIRS * EACH
 ONES: Final = 20  # sends that go one at a time
-IDLE: Final = 50  # sessions
+IDLE: Final = 200  # sessions; of 50, a map that grew in one round and not in another was 4 % of a conversation
 PAGE: Final = 50  # messages of history
 # The period is longer than any test: what a window lets go of meanwhile would be counted by the clock.
 FREE: Final = {"rate_messages": 10_000, "rate_per_ms": 3_600_000, "frames_per_s": 1_000_000, "frames_burst": 1_000_000, "cursor_flush_ms": 1000}
@@ -132,8 +132,8 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory: its two frames": Bound(395.48, 410, "ok 56 + 33, entry 208 + 33, places in the queues"),
     "memory: in the last batch of a lane": Bound(20.4, 30, "an idle lane keeps nothing of its last batch; with the time of its slot"),
     "memory: for ever": Bound(7.72, 16, "the time in the user's window, 8, bounded by rate_messages"),
-    "memory: an idle session": Bound(1790, 1870, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
-    "memory: a conversation": Bound(514, 530, "with both users' windows of one send"),
+    "memory: an idle session": Bound(1790, 1850, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
+    "memory: a conversation": Bound(486, 500, "with both users' windows of one send"),
 }  # fmt: skip
 
 
@@ -650,4 +650,4 @@ async def test_memory_of_idle_sessions(home: Home, monkeypatch: pytest.MonkeyPat
             "memory: a conversation": (conversations - sessions) / (IDLE / 2),
         }
 
-    check(await least(measure))
+    check(await least(measure, rounds=2))
