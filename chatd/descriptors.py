@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from chatd.errors import SettingError
@@ -24,6 +25,16 @@ UNBOUNDED: Final = 1 << 31
 def limit() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return UNBOUNDED if soft == resource.RLIM_INFINITY else soft
+
+
+def held() -> int:
+    """How many are open. Where not even the list of them can be opened, all are."""
+    folder = Path("/proc/self/fd")
+    try:
+        # From Linux 6.2 on the folder's size is their number. To list 100,000 takes 50 ms of the event loop.
+        return folder.stat().st_size or sum(1 for _ in folder.iterdir()) - 1
+    except OSError:
+        return limit()
 
 
 def raise_limit() -> None:

@@ -8,10 +8,8 @@ Histograms have buckets that show the budgets (p95 < 200 ms, p99 < 500 ms, prese
 from __future__ import annotations
 
 import platform
-import resource
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Final, TypeAlias
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -110,21 +108,6 @@ LABELLED: Final = {
     "errors": ("requests answered with an error", ("code",)),
 }
 Counts: TypeAlias = dict[tuple[str, ...], int]
-
-
-def descriptors_max() -> int:
-    """How many descriptors this process may have; -1: no limit."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def descriptors_open() -> int:
-    """How many are open. Where not even the list of them can be opened, all are."""
-    folder = Path("/proc/self/fd")
-    try:
-        # From Linux 6.2 on the folder's size is their number. To list 100,000 takes 50 ms of the event loop.
-        return folder.stat().st_size or sum(1 for _ in folder.iterdir()) - 1
-    except OSError:
-        return descriptors_max()
 
 
 def _count(counts: Counts, *values: str) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from chatd import ending, framing, listening, migrate, notify, protocol, retention
+from chatd import descriptors, ending, framing, listening, migrate, notify, protocol, retention
 from chatd import log as logs
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
@@ -40,7 +40,7 @@ from chatd.errors import ChatdError, CloseCode, SettingError
 from chatd.flushing import BUSY_TURN_S
 from chatd.hub import Hub
 from chatd.ids import ConvId, UserId
-from chatd.metrics import Metrics, descriptors_max, descriptors_open
+from chatd.metrics import Metrics
 from chatd.node_view import about_user
 from chatd.opening import Services
 from chatd.pages import Pages
@@ -198,8 +198,8 @@ class Node:
             ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.reads.in_use),
             ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.reads.waiting),
             ("ready", "1 while this node serves, as far as it knows without asking: /readyz asks", lambda: not self.readiness.known()),
-            ("descriptors_open", "descriptors of this process that are open", descriptors_open),
-            ("descriptors_max", "descriptors that this process may have", descriptors_max),
+            ("descriptors_open", "descriptors of this process that are open", descriptors.held),
+            ("descriptors_max", "descriptors that this process may have", descriptors.limit),
         ):
             self.metrics.gauge(name, help, read)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 import pytest_asyncio
-import structlog
 
 from chatd import connection, log_writer
 from chatd import log as logs
@@ -21,6 +19,7 @@ from chatd.framing import FEED_FRAMES_MAX, Event, FrameReader
 from chatd.intake import HANDSHAKE_COST, SLICE_BYTES, STRANGERS_BUDGET
 from chatd.session import THROTTLED_MAX
 from tests.faults.raw import HANDSHAKE, Raw
+from tests.fix_log import log_restored
 from tests.fix_server import MakeServer, Server
 from tests.rfc6455 import CONT, PING, PONG, TEXT, frame
 
@@ -174,22 +173,18 @@ async def test_silent_connections_of_one_address_keep_nobody_out(make_server: Ma
 @pytest.fixture
 def unread_log() -> Iterator[int]:
     """The log goes into a pipe of one page that nobody reads."""
-    before, root = structlog.get_config(), logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
     reads, writes = os.pipe()
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
         fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4_096)
-    with os.fdopen(writes, "wb", closefd=False) as stream:
-        logs.setup("info", "json", stream)
-        yield reads
-    os.close(reads)
-    log_writer.writer(writes).flush()
-    os.close(writes)
-    structlog.configure(**before)
-    root.setLevel(level)
-    root.handlers[:] = handlers
+    with log_restored():
+        with os.fdopen(writes, "wb", closefd=False) as stream:
+            logs.setup("info", "json", stream)
+            yield reads
+        os.close(reads)
+        log_writer.writer(writes).flush()
+        os.close(writes)
 
 
 async def test_a_log_that_nobody_reads_stops_nobody(make_server: MakeServer, unread_log: int) -> None:

@@ -15,6 +15,7 @@ from chatd import log as chatd_log
 from chatd.errors import CloseCode
 from chatd.log import CHAIN_MAX, DEPTH_MAX, EVENT_BURST, Bridge, setup
 from chatd.protocol import Send
+from tests.fix_log import log_restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,14 +32,8 @@ class Terminal(io.BytesIO):
 @pytest.fixture
 def stream() -> Iterator[io.BytesIO]:
     """A stream that `setup` may be given; afterwards all is as it was."""
-    before = structlog.get_config()
-    root = logging.getLogger()
-    level, handlers = root.level, root.handlers[:]
-    yield io.BytesIO()
-    structlog.configure(**before)
-    root.setLevel(level)
-    root.handlers[:] = handlers
-    chatd_log.DEBUG_ON = False
+    with log_restored():
+        yield io.BytesIO()
 
 
 def lines(stream: io.BytesIO) -> list[dict[str, Any]]:
