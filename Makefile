@@ -35,7 +35,7 @@ test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 9
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
 
-test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for word, under a minute; as root (77: it cannot be done here)
+test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for word, under systemd (some 2 minutes); as root (77: it cannot be done here)
 	$(BIN)/python -m tests.install || [ $$? = 77 ]
 
 coverage: .venv/dev.stamp  ## the same tests, and what of chatd they do not run (a third slower)
