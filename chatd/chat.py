@@ -152,6 +152,7 @@ class Chat:
             conv = user.peers.get(to)
             if conv is not None:
                 return conv
+            opening.check_name(user, to)
         raise errors.NoConversation("no such conversation of yours")
 
     # ---- entries: see entering.py ---------------------------------------------------------------------------------------------------
@@ -305,6 +306,9 @@ class Chat:
     async def _watch(self, session: Session, request: protocol.Watch) -> bytes | Callable[[], bytes]:
         if session.gone:
             return b""  # it left before this began: nobody would ever clear what it watches
+        assert session.user is not None
+        for name in request.users:
+            opening.check_name(session.user, name, "users")
         self.s.presence.watch(session, session.watching, request.users)
         session.watching = request.users
         if self.s.relay is not None:

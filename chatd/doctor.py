@@ -24,10 +24,13 @@ from chatd.postgres import faults, hosts
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.watch import READ_ONLY
+from chatd.unicode_ids import new_user_id
 
 CONNECT_S: Final = 5
 SKEW_S_MAX: Final = 1.0
 PG_VERSION_MIN: Final = 15
+NAMES_MAX: Final = 100_000  # user ids beyond ASCII that are judged: some 2 s and 30 MB
+NAMES_SHOWN: Final = 3
 CONNECTIONS_SPARE: Final = 3  # PostgreSQL keeps as many for superusers by default
 
 
@@ -197,6 +200,7 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding("ok", "clock", "agrees with the database's")
     yield from _rights(conn)
     yield _nodes(settings, conn)
+    yield from _names(conn)
     pending = migrate.pending(conninfo)
     if pending:
         yield Finding("warn", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them")
@@ -216,6 +220,29 @@ def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
         yield Finding("bad", "rights", f"the tables are not those of the role {name}: name their owner in database_url, or ALTER TABLE ... OWNER TO")
     elif not may_create:
         yield Finding("bad", "rights", f"the role {name} may make no tables here: ALTER DATABASE ... OWNER TO, or GRANT CREATE ON SCHEMA")
+
+
+def _names(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
+    """Users whose ids could not become ones today: they keep what they have, and nobody new can write to them."""
+    row = conn.execute("SELECT to_regclass('users') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return
+    # ASCII ids are the same in all versions. The database's text is UTF-8, so the others have more bytes than characters.
+    found = conn.execute("SELECT id FROM users WHERE octet_length(id) > char_length(id) LIMIT %s", (NAMES_MAX,)).fetchall()
+    refused = [id for (id,) in found if not _may_be_new(str(id))]
+    if not refused:
+        return
+    some = ", ".join(ascii(id) for id in sorted(map(str, refused))[:NAMES_SHOWN])
+    what = f"{len(refused)} could not be taken today ({some}): they stay as they are, but nobody new can write to them (docs/protocol.md section 2)"
+    yield Finding("warn", "user ids", what if len(found) < NAMES_MAX else f"of the first {NAMES_MAX:,} beyond ASCII, {what}")
+
+
+def _may_be_new(id: str) -> bool:
+    try:
+        new_user_id(id)
+    except ValueError:
+        return False
+    return True
 
 
 async def _sessions(conninfo: str) -> Finding:

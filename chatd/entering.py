@@ -174,6 +174,7 @@ class Entrance:
 
     def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
         """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
+        opening.check_name(user, to)
         if self.draining:
             raise self._drained(session, request, to)
         again = session.comes(to, request.cid, self.s.now())

@@ -39,6 +39,7 @@ from chatd.registry import Conversation, Registry, User
 from chatd.session import Session, State
 from chatd.store import BEGIN, HELLOS_WAITING_MAX, ConvRow, Store
 from chatd.turns import Turns
+from chatd.unicode_ids import new_user_id
 
 if TYPE_CHECKING:
     from chatd.auth import Key
@@ -134,9 +135,12 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return  # it left before this began: nobody would ever detach it
     try:
         identity = _identify(s, session, hello)
+        await _check_name(s, identity.user)
     except errors.Refused as e:
         s.metrics.hellos_limited += e.code == "overloaded"
         _end(s, session, hello, e, _CLOSES.get(e.code, CloseCode.UNAUTHORIZED))
+        return
+    if _left(session):
         return
     user = _attach(s, session, hello, identity)
     s.presence.attach(user.id, session.device, s.steady_ms())
@@ -186,7 +190,31 @@ def _identify(s: Services, session: Session, hello: Hello) -> Identity:
     return identity
 
 
-_CLOSES: Final = {"token_expired": CloseCode.TOKEN_EXPIRED, "overloaded": CloseCode.OVERLOADED}
+_CLOSES: Final = {"token_expired": CloseCode.TOKEN_EXPIRED, "overloaded": CloseCode.OVERLOADED, "unavailable": CloseCode.OVERLOADED}
+
+
+async def _check_name(s: Services, user: UserId) -> None:
+    """A name that could not become one today is let in where the database knows it: an upgrade shuts nobody out.
+
+    Raises Unauthorized, and what the database's outage raises. Most names cost no query.
+    """
+    try:
+        new_user_id(user)
+    except ValueError as e:
+        async with s.store.hello_turns.turn(user):
+            known = await s.store.is_known(user)
+        if not known:
+            raise errors.Unauthorized(f"the token's `sub` is no user id: {e}") from None
+
+
+def check_name(user: User, named: UserId, field: str = "to") -> None:
+    """Whom a user names and has no conversation with must have a name that can become one. Raises BadField."""
+    if named in user.peers or named == user.id:
+        return
+    try:
+        new_user_id(named)
+    except ValueError as e:
+        raise errors.BadField(f"`{field}` is no user id: {e}", field=field) from None
 
 
 def _come_early(s: Services, session: Session, hello: Hello) -> None:

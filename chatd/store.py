@@ -76,6 +76,7 @@ FEED_PRUNE: Final = query("feed_prune")
 FLUSH_CURSORS: Final = query("flush_cursors")
 FLUSH_USERS: Final = query("flush_users")
 SEEN: Final = query("seen")
+USER_KNOWN: Final = query("user_known")
 META: Final = query("meta")
 PARTITIONS_LEFT: Final = query("partitions_left")
 
@@ -386,6 +387,10 @@ class Store:
         """When users were last seen, in ms; without those who never were."""
         await self._users.flush()
         return dict(await self._rows(SEEN, (pgarrays.TextArray(users),)))
+
+    async def is_known(self, user: UserId) -> bool:
+        """Was the user here, or did somebody write to them? Raises Unavailable, Overloaded."""
+        return bool((await self._rows(USER_KNOWN, (user,)))[0][0])
 
     async def ping(self) -> int:
         """The database's time in ms; raises Unavailable."""

@@ -9,7 +9,7 @@ from chatd.ids import user_id
 
 
 def check_user(peer: str) -> None:
-    """Raises RequestError, as the server would answer."""
+    """Only the server knows by which Unicode it goes. Raises RequestError, as the server would answer."""
     try:
         user_id(peer)
     except ValueError as e:

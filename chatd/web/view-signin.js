@@ -3,7 +3,7 @@
  */
 
 import { el, icon, say, set } from './dom.js';
-import { cleanUser } from './wire.js';
+import { cleanName } from './wire.js';
 
 /** @typedef {'name'|'token'} Mode */
 
@@ -62,7 +62,7 @@ export class SignInView {
       else this.acts.onToken(text);
       return;
     }
-    const name = cleanUser(text);
+    const name = cleanName(text);
     if (name === null) this.show({ mode: 'name', fault: text === '' ? 'Type a name first.' : 'A name has 1 to 64 printable characters.' });
     else this.acts.onName(name);
   }

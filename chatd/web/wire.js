@@ -125,11 +125,20 @@ export function cleanBody(text) {
   return lines.replace(/[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g, '\ufffd');
 }
 
-/** The user id in what somebody typed, or null. @param {string} text */
+/** Who somebody says they are, or null for what names nobody. The server knows whether it is a user id. @param {string} text */
+export function cleanName(text) {
+  const name = text.normalize('NFC').trim();
+  const length = [...name].length;
+  return length < 1 || length > 64 || /[\p{Cc}\p{Cs}]/u.test(name) ? null : name;
+}
+
+/**
+ * The user id of somebody new in what was typed, or null for what surely is none: unseen characters, but for joiners. This browser may know another
+ * Unicode than the server, so what it does not know is left to the server. @param {string} text
+ */
 export function cleanUser(text) {
-  const user = text.normalize('NFC').trim();
-  const length = [...user].length;
-  if (length < 1 || length > 64 || /[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/u.test(user)) return null;
+  const user = cleanName(text);
+  if (user === null || /[\p{Co}\p{Zl}\p{Zp}\u2800]|(?! )\p{Zs}|(?![\u200c\u200d])[\p{Cf}\p{DI}]/u.test(user)) return null;
   return user;
 }
 

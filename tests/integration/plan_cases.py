@@ -170,6 +170,7 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", _PAIRS, f"{texts(PEOPLE)}, {texts(f'n{n}' for n in SOME)}, array_fill(NULL::text, ARRAY[{N}]), '0'", 6 * PROBE * N, "new"),
     ],
     "seen": [Case("reads", "text[]", texts(PEOPLE), N * PROBE)],
+    "user_known": [Case("reads", "text", "'a110'", 3 * PROBE), Case("reads", "text", "'nobody'", 3 * PROBE, "new")],
     "states": [Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],

@@ -277,7 +277,7 @@ def test_missing_exp_and_sub(keys: Keys) -> None:
         verifier(keys).verify(token({"exp": NOW + 60}), NOW)
 
 
-@pytest.mark.parametrize("sub", ["", " alice", "alice ", "a" * 65, "a\x00b", "a\nb", "e\u0301", 7, None, ["alice"], {"a": 1}, True])
+@pytest.mark.parametrize("sub", ["", " alice", "alice ", "a" * 65, "a\x00b", "a\nb", 7, None, ["alice"], {"a": 1}, True])
 def test_sub_must_be_a_user_id(keys: Keys, sub: object) -> None:
     with pytest.raises(Unauthorized, match="sub"):
         verifier(keys).verify(token({"sub": sub, "exp": NOW + 60}), NOW)

@@ -88,6 +88,12 @@ def test_what_must_be_there_is_missed(key: str) -> None:
         frames.pushed_entry({k: v for k, v in ENTRY.items() if k != key}, "alice")
 
 
+@pytest.mark.parametrize("peer", ["\u0645\u06cc\u200c\u062e", "\u0378", "\u2764\ufe0f"])
+def test_whom_only_the_server_can_judge_is_not_refused_here(peer: str) -> None:
+    """Joiners, and what a later Unicode has; and who is older than the rule."""
+    check_user(peer)
+
+
 def test_an_err_frame_becomes_an_error_with_its_keys() -> None:
     e = RequestError.of({"code": "blocked", "msg": "wait", "cid": "c", "retry_ms": 5, "field": "x"})
     assert (e.code, e.msg, e.retry_ms, e.field, e.cid, str(e)) == ("blocked", "wait", 5, "x", "c", "blocked: wait")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import Any
 
 import orjson
@@ -24,7 +23,8 @@ device_ids = st.text("ABCxyz019._:-", min_size=1, max_size=64).map(DeviceId)
 devices = st.lists(st.builds(Device, device_ids, numbers, numbers), max_size=4).map(tuple)
 remotes = st.builds(Remote, st.sampled_from([Status.ONLINE, Status.AWAY, Status.OFFLINE]), numbers, st.none() | numbers, devices)
 texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
-users = texts.map(lambda text: unicodedata.normalize("NFC", text)).filter(lambda text: 1 <= len(text) <= 64 and text.isprintable()).map(UserId)
+ODD = ["\u3164", "\u2764\ufe0f", "a\u200bb", "\u0378"]  # older than the rule of today, or of another Unicode
+users = (texts | st.sampled_from(ODD)).map(UserId)
 batches = st.builds(Batch, st.text("0123456789abcdef", min_size=16, max_size=16), numbers, st.lists(st.tuples(users, remotes), max_size=5))
 
 scalars = (
@@ -113,7 +113,7 @@ ENTRY = ["online", 1, None, []]
         {"v": 2}, {"v": True}, {"v": 1.0}, {"v": None}, {"boot": "0123456789ABCDEF"}, {"boot": BOOT + "0"}, {"boot": BOOT + "\n"}, {"boot": 7},
         {"n": -1}, {"n": "7"}, {"n": 2**53}, {"n": True}, {"users": {}}, {"users": None}, {"users": ["alice"]}, {"users": [[]]},
         {"users": [["alice"]]}, {"users": [["", *ENTRY]]}, {"users": [["a" * 65, *ENTRY]]}, {"users": [["a\x00", *ENTRY]]},
-        {"users": [[" a", *ENTRY]]}, {"users": [[7, *ENTRY]]}, {"users": [["e\u0301", *ENTRY]]}, {"users": [["alice", *ENTRY]] * 1_001},
+        {"users": [[" a", *ENTRY]]}, {"users": [[7, *ENTRY]]}, {"users": [["alice", *ENTRY]] * 1_001},
         {"users": [["alice", *ENTRY], ["bob", "hidden", 1, None, []]]},
     ],
 )  # fmt: skip

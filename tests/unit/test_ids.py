@@ -1,8 +1,6 @@
-"""User ids: what is one, and what is not."""
+"""What may name a user who is known. What may become a name: test_unicode_ids.py."""
 
 from __future__ import annotations
-
-import unicodedata
 
 import pytest
 from hypothesis import given
@@ -24,9 +22,13 @@ from chatd.ids import USER_CHARS_MAX, user_id
         "<script>alert(1)</script>",
         "../..",
         "null",
+        "\u2764\ufe0f",  # what earlier rules took names somebody still
+        "\u3164",
+        "Zoe\u0308",
+        "a\u0378",
     ],
 )
-def test_any_printable_text_is_a_user_id_as_it_stands(text: str) -> None:
+def test_any_text_names_somebody_as_it_stands(text: str) -> None:
     assert user_id(text) == text
 
 
@@ -35,32 +37,31 @@ def test_any_printable_text_is_a_user_id_as_it_stands(text: str) -> None:
     [
         ("", "1 to 64"),
         ("x" * (USER_CHARS_MAX + 1), "1 to 64"),
-        ("a\x00b", "printable"),
-        ("a\nb", "printable"),
-        ("a\x7f", "printable"),
-        ("a\u0085", "printable"),
-        ("a\u200b", "printable"),  # zero width space
-        ("a\u202eb", "printable"),  # right-to-left override
-        ("a\ud800", "printable"),
-        ("a\u00a0b", "printable"),  # a space that is none
+        ("a\x00b", "control"),
+        ("a\nb", "control"),
+        ("a\x7f", "control"),
+        ("a\u0085", "control"),
+        ("a\ud800", "control"),
         (" a", "spaces"),
         ("a ", "spaces"),
-        ("Zoe\u0308", "NFC"),
-        ("\u212b", "NFC"),  # the Angstrom sign: NFC has another letter for it
+        (" ", "spaces"),
     ],
 )
-def test_what_is_no_user_id_is_told_why(text: str, why: str) -> None:
+def test_what_can_name_nobody_is_told_why(text: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         user_id(text)
 
 
-@given(st.one_of(st.text(max_size=70), st.text("aZ é\u0301\u200b😀\t", max_size=70)))
-def test_two_ids_that_look_alike_by_normal_form_are_never_both_taken(text: str) -> None:
+@given(st.text(max_size=70))
+def test_the_quick_way_past_the_pattern_changes_no_verdict(text: str) -> None:
+    """`isprintable` goes by the tables of the Python that runs; the verdict must not."""
+    allowed = (
+        1 <= len(text) <= USER_CHARS_MAX
+        and text.strip(" ") == text
+        and not any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in text)
+    )
     try:
-        taken = user_id(text)
+        assert user_id(text) == text
+        assert allowed
     except ValueError:
-        return
-    assert 1 <= len(taken) <= USER_CHARS_MAX
-    assert taken.isprintable()
-    assert taken == taken.strip() == unicodedata.normalize("NFC", taken)
-    taken.encode()
+        assert not allowed

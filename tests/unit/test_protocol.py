@@ -289,7 +289,7 @@ WRONG: dict[str, list[object]] = {
     "epoch": [1, "", "x" * 65, [], True],
     "cursors": [1, [], "12", [["12", 5]], {"12": -1}, {"12": "5"}, {"12": 1.5}, {"12": None}, {"12": True}, {"12": ID_MAX + 1}, {"x": "5"}],
     "since": [1, "", "x", "-1", "1.5", " 1", "٣", "9" * 20, "1" * 129, [], True],
-    "watch": [1, "bob", {"bob": 1}, [1], [None], [""], ["a\x00"], ["x" * 65], ["e\u0301"], [["bob"]], ["x"] * (WATCH_MAX + 1)],
+    "watch": [1, "bob", {"bob": 1}, [1], [None], [""], ["a\x00"], ["x" * 65], ["e\n"], [["bob"]], ["x"] * (WATCH_MAX + 1)],
     "state": [1, "Online", "offline", "hidden", "", [], {}, True],
     "features": [1, "x", [1], [None], {"x": 1}, ["x"] * 33],
     "cid": [None, 1, "", "x", CID[:-1], CID + "0", CID.replace("-", ""), "{" + CID + "}", CID.replace("c", "g"), CID + "\n", [CID]],
@@ -364,7 +364,7 @@ def test_a_conversation_is_named_by_exactly_one_of_c_and_to(t: str) -> None:
     for name in ("", "0", "-1", "012", "1.0", " 1", "1\n", "٣", "x", "9" * 19, "1" * 20, str(2**63)):
         assert fault(request(t, c=name, to=...))[:2] == (1, "no_conversation")
     assert tuple(decode(request(t, c=str(2**63 - 1), to=...), 0))[1] == 2**63 - 1
-    for to in (1, True, ["bob"], "", "x" * 65, " bob", "bob\x00", "bo\nb", "e\u0301"):
+    for to in (1, True, ["bob"], "", "x" * 65, " bob", "bob\x00", "bo\nb"):
         assert fault(request(t, c=..., to=to)) == (1, "bad_field", "to")
 
 
