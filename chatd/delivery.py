@@ -43,6 +43,7 @@ EARLY_MAX: Final = 10_000  # conversations whose cursors wait for an entry; past
 HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not a flooder's to fill
 HITS_LOGGED_BURST: Final = 20
 
+NEVER_MOVED: Final = (0, 0)  # cursors
 NONE_NEW: Final = (0, 0)  # (seq, ts) of a conversation that got no new message: each of its items has a row of its own (writer.Answer)
 
 REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
@@ -78,7 +79,7 @@ class Delivery:
         self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
         self._early: dict[ConvId, list[int]] = {}  # cursors of both sides beyond what was delivered here
         self.outward: Outward | None = None  # set where there are other nodes
-        self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored)
+        self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored, self._now_open)
         self.resync = Resync(registry, store, metrics, spawn, self.stored_frame)
 
     # ---- what became of a batch ---------------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ class Delivery:
             for n, item in enumerate(items, seq - len(items)):
                 delivery_log.told(self.registry, conv, n, item.cid, "commit")
         if not was_open and conv.open:
-            self._opened(conv.a, conv.b)
+            self._now_open(conv)
         if self._early:
             self._release_cursors(conv)
 
@@ -360,7 +361,7 @@ class Delivery:
         if logs.DEBUG_ON:
             delivery_log.told(self.registry, conv, e.seq, e.cid, "bus")
         if not was_open and conv.open:
-            self._opened(conv.a, conv.b)
+            self._now_open(conv)
         if self._early:
             self._release_cursors(conv)
 
@@ -397,10 +398,19 @@ class Delivery:
                 else:
                     self._move(conv, side, delivered, read)
 
-    def push_receipt(self, conv: Conversation, side: int, but: Session | None) -> None:
-        """Tell all sessions of both users, `but` one, how far that side has got."""
+    def _now_open(self, conv: Conversation) -> None:
+        """Both have sent: each learns how far the other has got by now, and may see the other's presence."""
+        for side, peer in ((0, conv.b), (1, conv.a)):
+            if conv.cursor(side) != NEVER_MOVED:
+                self.push_receipt(conv, side, None, {peer})
+        self._opened(conv.a, conv.b)
+
+    def push_receipt(self, conv: Conversation, side: int, but: Session | None, to: Collection[UserId] | None = None) -> None:
+        """Tell all sessions, `but` one, how far that side has got: those of its user, and of the other once both have sent. `to`: of these users."""
         frame = framing.encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
-        for id in {conv.a, conv.b}:
+        if to is None:
+            to = {conv.a, conv.b} if conv.open else {conv.b if side else conv.a}
+        for id in to:
             if (user := self.registry.users.get(id)) is not None:
                 for session in user.sessions.values():
                     if session.state is State.LIVE:
@@ -427,7 +437,7 @@ class Delivery:
         if logs.DEBUG_ON:
             delivery_log.told(self.registry, conv, e.seq, e.cid, "log")
         if not was_open and conv.open:
-            self._opened(conv.a, conv.b)
+            self._now_open(conv)
         if self._early:
             self._release_cursors(conv)
 

@@ -48,13 +48,18 @@ class Gap:
 
 
 class Gaps:
-    """Of all conversations. `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task."""
+    """Of all conversations. `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task.
+
+    `now_open(conv)` is called where the entries by which both have sent are not there any more to be delivered.
+    """
 
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics,
         spawn: Callable[[Coroutine[Any, Any, None]], object], deliver: Callable[[Conversation, Stored], None],
+        now_open: Callable[[Conversation], None],
     ) -> None:  # fmt: skip
-        self._registry, self._store, self._metrics, self._spawn, self._deliver = registry, store, metrics, spawn, deliver
+        self._registry, self._store, self._metrics, self._spawn = registry, store, metrics, spawn
+        self._deliver, self._now_open = deliver, now_open
         self._open: dict[ConvId, Conversation] = {}  # to be filled, the longest waiting first
         self._fillers = 0
         self._poked: set[ConvId] = set()
@@ -269,8 +274,11 @@ class Gaps:
             pass  # the head is right; the numbers follow with the next entry that another node writes, or the next hello
         for conv, upto in gone:
             if upto > conv.head:
+                was_open = conv.open
                 conv.head = upto
                 conv.na, conv.nb = counts.get(conv.id, (conv.na, conv.nb))
+                if conv.open and not was_open:
+                    self._now_open(conv)
 
     def _missing(self, conv: Conversation) -> int:
         """Run the results whose turn it is. Gives the seq up to which the log is to be read; 0: nothing is missing, and the gap is closed."""

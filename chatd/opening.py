@@ -474,12 +474,14 @@ def listed(s: Services, user: User, row: ConvRow) -> dict[str, object]:
     is_all_read = max(read + 1, conv.floor) > head
     if not is_all_read:
         read = min(read, counted_at)  # another device may have read since: `unread` is true of the cursor with which it was counted
-    notes = conv.a == conv.b
+    notes, is_open = conv.a == conv.b, conv.open
+    if not is_open:  # a message that was not answered tells nobody when its receiver is there, nor when they read
+        peer_delivered = peer_read = 0
     return {
         "c": str(conv.id), "peer": conv.peer(user.id), "head": head, "floor": conv.floor, "ts": conv.ts,
         "delivered": delivered, "read": read,
         "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
-        "unread": 0 if notes or is_all_read else max(0, sent - seen), "open": conv.open,
+        "unread": 0 if notes or is_all_read else max(0, sent - seen), "open": is_open,
     }  # fmt: skip
 
 

@@ -77,7 +77,10 @@ class Conversation:
 
     @property
     def open(self) -> bool:
-        """Both have sent, or it is notes to oneself: presence, typing and receipts may flow."""
+        """Both have sent, or it is notes to oneself: only then presence, typing, receipts and the peer's cursors are told.
+
+        It stays so: `na` and `nb` count all that was ever sent, also what retention took or its author deleted.
+        """
         return (self.na > 0 and self.nb > 0) or self.a == self.b
 
     def peer(self, user: UserId) -> UserId:

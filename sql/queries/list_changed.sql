@@ -2,6 +2,7 @@
 -- one changes is >= it), when the server was started in us, the time in ms, and the name of the last one looked at if there may be more; they come also
 -- when no conversation does. Then the user's ($1) conversations that have entries, in order of the other's name from after $3, and whether they changed
 -- since the mark $2 of a server started at $7; $5: also those that did not, as do those with an id in $6. $4 are looked at, so a page may have none.
+-- Until both have sent, the other's cursors are no change: a listing would tell that they moved (docs/protocol.md, section 6).
 -- A mark of an earlier start is taken for 100,000 transactions older, one of the future for none: chatd/postgres/mark.py.
 -- >= because a transaction that was running when the mark was taken may have changed a row since: repeats are harmless, a miss is not.
 -- Index scans on conversations_pair and conversations_b_a, each from where the page begins, $4 rows each; then cursors by key. An index by xid would
@@ -20,7 +21,8 @@ WITH asked AS MATERIALIZED (
     ) mine ORDER BY peer LIMIT $4::bigint
 ), listed AS (
     SELECT v.*, k.a_delivered, k.a_read, k.a_read_n, k.b_delivered, k.b_read, k.b_read_n,
-        (v.xid >= a.since OR coalesce(k.xid >= a.since, false)) AS changed
+        (v.xid >= a.since OR coalesce(CASE WHEN (v.na > 0 AND v.nb > 0) OR v.a = v.b THEN k.xid
+            ELSE coalesce(CASE WHEN v.a = $1 THEN k.a_xid ELSE k.b_xid END, k.xid) END >= a.since, false)) AS changed
     FROM asked a CROSS JOIN page v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
     WHERE v.head > 0
 )

@@ -18,7 +18,7 @@ WITH place AS MATERIALIZED (
 ), stamped AS (
     UPDATE conversations v SET xid = pg_current_xact_id() FROM convs c WHERE v.id = ANY (ARRAY[c.id])
 ), stamped_too AS (
-    UPDATE cursors k SET xid = pg_current_xact_id() FROM moved r WHERE k.conv = ANY (ARRAY[r.conv])
+    UPDATE cursors k SET xid = pg_current_xact_id(), a_xid = pg_current_xact_id(), b_xid = pg_current_xact_id() FROM moved r WHERE k.conv = ANY (ARRAY[r.conv])
 ), went_on AS (
     UPDATE meta m SET restamp = (SELECT max(s.id) FROM step s) FROM place WHERE m.only_row RETURNING m.restamp
 )

@@ -56,8 +56,13 @@ def presence(devices: Sequence[Device], right: Looks) -> Iterator[str]:
             yield f"{me}/{device} sees {user} as {seen} (v {v}), who is {state}"
 
 
-def cursors(devices: Sequence[Device], stored: Cursors, who: Mapping[str, set[str]], *, exact: bool) -> Iterator[str]:
-    """Every device knows both sides' cursors as they are stored, and what it was answered is stored. Not `exact`: a node died with the last ones."""
+def cursors(
+    devices: Sequence[Device], stored: Cursors, log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]], *, exact: bool
+) -> Iterator[str]:  # fmt: skip
+    """Every device knows both sides' cursors as they are stored, and what it was answered is stored. Not `exact`: a node died with the last ones.
+
+    Until both have sent, it knows nothing of the other's.
+    """
     for device in devices:
         me = device.history.user
         for at, answered in device.moved.items():
@@ -67,7 +72,10 @@ def cursors(devices: Sequence[Device], stored: Cursors, who: Mapping[str, set[st
             continue
         for at, cursor in stored.items():
             told = device.told.get(at, (0, 0))
-            if me in who.get(at[0], ()) and ((told != cursor) if exact else not _covers(told, cursor)):
+            if me in who.get(at[0], ()) and at[1] != me and {e.sender for e in log[at[0]]} != who[at[0]]:
+                if told != (0, 0):
+                    yield f"{me}/{device.history.device} was told {told} for {at}, and was not answered"
+            elif me in who.get(at[0], ()) and ((told != cursor) if exact else not _covers(told, cursor)):
                 yield f"{me}/{device.history.device} was told {told} for {at}, stored is {cursor}"
 
 

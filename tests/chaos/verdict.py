@@ -132,8 +132,8 @@ class Verdict:
             return {at: cursor for at, cursor in truth.read_cursors(conn).items() if at[0] in who}
 
     def _receipts(self) -> list[str]:
-        _, who = self._logs()
-        return list(truth.cursors(self._world.devices, self._stored(who), who, exact=not self._world.node_died))
+        log, who = self._logs()
+        return list(truth.cursors(self._world.devices, self._stored(who), log, who, exact=not self._world.node_died))
 
     def _listed(self) -> list[str]:
         if unanswered := [f"{d.history.device} has no answer to {d.unanswered}" for d in self._world.devices if d.is_up and d.unanswered]:

@@ -157,9 +157,13 @@ async def test_what_redis_loses_is_found(make_nodes: MakeNodes) -> None:
             slowest = max(slowest, time.monotonic() - began)
             await tablet.push("entry")
         await bob.request("read", c=ok["c"], seq=3)
-        began = time.monotonic()
-        assert (await alice.push("receipt"))["read"] == 3
         assert (await tablet.push("receipt"))["read"] == 3
+        await bob.say("alice", "4")  # until he has sent, Alice gets no receipt of his
+        assert (await alice.push("receipt"))["read"] == 3
+        await bob.request("read", c=ok["c"], seq=4)
+        began = time.monotonic()
+        assert (await alice.push("receipt"))["read"] == 4
+        assert (await tablet.push("receipt"))["read"] == 4
         slowest = max(slowest, time.monotonic() - began)
         assert slowest <= FOUND_S_MAX
         print(f"found within {slowest:.2f} s")

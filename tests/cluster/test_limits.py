@@ -197,6 +197,7 @@ async def test_reads_changes_and_tokens_work_on_a_node_that_wrote_nothing(fresh_
         refreshed = await tablet.request("refresh", token=nodes[0].token("alice"))
         assert refreshed["exp"] > time.time() * 1000 + 3_000_000
         assert (await tablet.request("refresh", token=nodes[0].token("bob")))["code"] == "unauthorized"
+        await bob.say("alice")
         await tablet.request("read", c=c, seq=5)
         assert ((seen := await bob.push("receipt"))["from"], seen["read"]) == ("alice", 5)
         assert (await phone.push("receipt"))["read"] == 5

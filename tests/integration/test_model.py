@@ -57,6 +57,7 @@ class Device:
     unanswered: list[tuple[str, int]] = field(default_factory=list)  # cids whose ok was lost, and their seqs
     since: str | None = None
     epoch: str | None = None
+    told: dict[str, tuple[int, int]] = field(default_factory=dict)  # by user: (delivered, read), of welcomes, lists, receipts and answers
 
 
 class World:
@@ -155,8 +156,15 @@ class Chat(RuleBasedStateMachine):
         assert device.peer is not None
         return await device.peer.request(t, **keys)
 
+    def is_open(self, head: int) -> bool:
+        return {e.sender for e in self.log[:head]} == set(self.names.values())
+
+    def theirs(self, device: Device, head: int) -> tuple[int, int]:
+        """The peer's cursors as this device may know them: until both have sent, nothing."""
+        return self.cursors[self.other(device.user)] if self.is_open(head) else (0, 0)
+
     async def check(self) -> None:
-        """Each connected device has been pushed what the model says, and nothing else."""
+        """Each connected device has been pushed what the model says, and nothing else; and knows all cursors that it may know."""
         for device in self.devices:
             if device.peer is None:
                 continue
@@ -169,7 +177,12 @@ class Chat(RuleBasedStateMachine):
             assert got == device.expect, (device.user, device.name)
             for p in pushes:
                 if p["t"] == "receipt":
-                    assert (p["delivered"], p["read"]) <= self.cursors[p["from"]]
+                    told = (p["delivered"], p["read"])
+                    assert device.told.get(p["from"], (0, 0)) <= told <= self.cursors[p["from"]], "they only rise"
+                    assert p["from"] == device.user or self.is_open(len(self.log)), "of one who has not answered, or was not"
+                    device.told[p["from"]] = told
+            right = {device.user: self.cursors[device.user], self.other(device.user): self.theirs(device, len(self.log))}
+            assert {user: device.told.get(user, (0, 0)) for user in right} == right, (device.user, device.name)
             pushes.clear()
             device.expect.clear()
 
@@ -248,7 +261,9 @@ class Chat(RuleBasedStateMachine):
         unread = sum(e.kind == "message" and e.sender != device.user and e.seq > read for e in self.log[:head])
         seen = (item["c"], item["peer"], item["head"], item["delivered"], item["read"], item["unread"])
         assert seen == (self.c, self.other(device.user), head, delivered, read, unread)
-        assert (item["peer_delivered"], item["peer_read"]) == self.cursors[self.other(device.user)]
+        theirs = self.theirs(device, head)
+        assert (item["peer_delivered"], item["peer_read"], item["open"]) == (*theirs, self.is_open(head))
+        device.told |= {device.user: (delivered, read), self.other(device.user): theirs}
 
     @precondition(lambda self: self.anybody)
     @rule(n=WHICH)
@@ -347,6 +362,7 @@ class Chat(RuleBasedStateMachine):
         delivered, read = self.cursors[device.user]
         self.cursors[device.user] = (max(delivered, seq), max(read, seq if t == "read" else 0))
         assert (reply["delivered"], reply["read"]) == self.cursors[device.user]
+        device.told[device.user] = self.cursors[device.user]
 
     @precondition(lambda self: self.anybody and self.log)
     @rule(n=WHICH, at=st.integers(1, 45), limit=st.integers(1, 6), way=st.sampled_from(["before", "after", "newest"]))

@@ -297,9 +297,14 @@ async def test_too_many_hellos_are_refused_with_the_time_to_wait(make_place: Mak
         await place.server.connect("bob")
 
 
+def answered(db: psycopg.Connection[Any]) -> None:
+    many(db)
+    append(db, [Message(id, side=1) for (id,) in db.execute("SELECT id FROM conversations").fetchall()])
+
+
 async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "RECEIPTS_A_TURN", 5)
-    place = await make_place(many)
+    place = await make_place(answered)
     services = place.server.node.services
     asked, real = 0, services.drained
 

@@ -99,7 +99,7 @@ async def test_a_mark_does_not_miss_a_transaction_that_began_before_it_and_commi
 async def test_a_cursor_that_moved_is_a_change_for_both(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
     node, other = await start(), await start()
     x = conversation(db)
-    append(db, [Message(x)])
+    append(db, [Message(x), Message(x, side=1)])
     last = (await node.list_changed(ALICE, "0", BEGIN, True, [])).mark
     last = (await node.list_changed(ALICE, last, BEGIN, True, [])).mark
     assert await listed(node, BOB, last) == set()
@@ -110,6 +110,62 @@ async def test_a_cursor_that_moved_is_a_change_for_both(start: Callable[..., Awa
     for user in (ALICE, BOB):
         (row,) = (await node.list_changed(user, last, BEGIN, False, [])).rows
         assert (row.id, row.b_delivered, row.b_read, row.b_read_n, row.changed) == (x, 1, 1, 1, True)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+async def test_until_both_have_sent_a_cursor_that_moved_is_a_change_for_its_own_user_alone(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], side: int
+) -> None:
+    """Right: who wrote and was not answered cannot tell from a listing since a mark that the other one got it or read it."""
+    node = await start()
+    x, notes = conversation(db), conversation(db, *[(ALICE, BOB)[side]] * 2)
+    append(db, [Message(x, side=1 - side), Message(x, side=1 - side), Message(notes)])
+    own, stranger = (ALICE, BOB) if side == 0 else (BOB, ALICE)
+    moved, note = conv(x), conv(notes, own, own)
+
+    async def move(delivered: int, read: int) -> None:
+        moved.advance(side, delivered, read)
+        node.cursor_moved(moved)
+        await node.flush()
+
+    async def mark_of(user: UserId) -> str:
+        return (await node.list_changed(user, "0", BEGIN, True, [])).mark
+
+    for delivered, read in ((1, 0), (1, 1), (2, 1)):  # the row is new; it is there
+        before = {user: await mark_of(user) for user in (own, stranger)}
+        await move(delivered, read)
+        assert await listed(node, own, before[own]) == {x}
+        assert await listed(node, stranger, before[stranger]) == set()
+    before = {user: await mark_of(user) for user in (own, stranger)}
+    moved.advance(1 - side, 2, 0)
+    note.advance(0, 1, 1)
+    node.cursor_moved(moved)
+    node.cursor_moved(note)
+    await node.flush()
+    assert await listed(node, stranger, before[stranger]) == {x}
+    assert await listed(node, own, before[own]) == {notes}, "notes to oneself have one side"
+    before = {user: await mark_of(user) for user in (own, stranger)}
+    append(db, [Message(x, side=side)])
+    await move(2, 2)
+    assert [await listed(node, user, before[user]) for user in (own, stranger)] == [{x}, {x}]
+
+
+async def test_a_row_of_the_release_before_is_a_change_for_both_until_it_is_written_again(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
+    """Right: no own move is missed for not knowing whose it was; from the next one on it is known."""
+    node = await start()
+    x = conversation(db)
+    append(db, [Message(x), Message(x)])
+    marks = [(await node.list_changed(user, "0", BEGIN, True, [])).mark for user in (ALICE, BOB)]
+    db.execute("INSERT INTO cursors (conv, b_delivered, xid) VALUES (%s, 1, pg_current_xact_id())", (x,))
+    assert [await listed(node, user, last) for user, last in zip((ALICE, BOB), marks, strict=True)] == [{x}, {x}]
+    marks = [(await node.list_changed(user, "0", BEGIN, True, [])).mark for user in (ALICE, BOB)]
+    moved = conv(x)
+    moved.advance(1, 2, 2)
+    node.cursor_moved(moved)
+    await node.flush()
+    assert [await listed(node, user, last) for user, last in zip((ALICE, BOB), marks, strict=True)] == [set(), {x}]
 
 
 async def test_pages_hold_all_once_and_named_ones_come_unchanged(

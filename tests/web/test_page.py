@@ -30,7 +30,7 @@ async def say(peer: Peer, to: str, first: int, last: int) -> None:
 
 
 async def read_to(peer: Peer, seq: int) -> set[int]:
-    """Wait until the other side has read so far; gives all read cursors that were told on the way."""
+    """Wait until the user of this connection has read so far by another device; gives all read cursors that were told on the way."""
     told: set[int] = set()
     while seq not in told:
         told.add((await peer.push("receipt"))["read"])
@@ -39,7 +39,7 @@ async def read_to(peer: Peer, seq: int) -> set[int]:
 
 
 async def told_so_far(peer: Peer) -> int:
-    """How far the other side has read, by what was told until now."""
+    """How far the user of this connection has read, by what was told until now."""
     assert (await peer.request("ping"))["t"] == "pong"
     return max((push["read"] for push in peer.pushes if push["t"] == "receipt"), default=0)
 
@@ -127,12 +127,15 @@ async def test_an_edit_ends_with_its_conversation_and_its_words_are_kept(browsin
 # --- read is what was in view -----------------------------------------------------------------------------------------
 
 
-async def chat(browsing: Browsing, said: int, **how: Any) -> tuple[Tab, Peer, str, str]:
-    """Bob has said so much; Alice has her list on the screen."""
+async def chat(browsing: Browsing, said: int, **how: Any) -> tuple[Tab, Peer, Peer, str, str]:
+    """Bob has said so much; Alice has her list on the screen.
+
+    Gives his connection and one of another device of hers, which is told what she reads: he is not, before she answers.
+    """
     alice, bob = browsing.user("alice"), browsing.user("bob")
-    peer = await browsing.server.connect(bob)
+    peer, own = await browsing.server.connect(bob), await browsing.server.connect(alice, "own")
     await say(peer, alice, 1, said)
-    return await browsing.tab(alice, **how), peer, alice, bob
+    return await browsing.tab(alice, **how), peer, own, alice, bob
 
 
 async def last_in_view(tab: Tab) -> int:
@@ -158,16 +161,17 @@ async def another_epoch(browsing: Browsing, peer: Peer, name: str) -> Peer:
 
 @pytest.mark.parametrize(("missed", "restored"), [(40, False), (600, False), (600, True)])
 async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: Browsing, missed: int, restored: bool) -> None:
-    tab, bob, alice, name = await chat(browsing, 11)
+    tab, bob, own, alice, name = await chat(browsing, 11)
     await tab.open(name)
-    await read_to(bob, 11)
+    await read_to(own, 11)
     await tab.offline()
     head = 11 + missed
     await say(bob, alice, 12, head)
     read = 11
     if restored:
         bob = await another_epoch(browsing, bob, name)
-        (listed,) = (await browsing.server.connect(alice, "other")).welcome["conversations"]
+        own = await browsing.server.connect(alice, "other")
+        (listed,) = own.welcome["conversations"]
         read = listed["read"]  # the last second of cursors may be lost
     await tab.online()
     await expect(tab.page.locator(".new + .message .text")).to_have_text(f"m{read + 1}")
@@ -176,7 +180,7 @@ async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: B
     seen = await last_in_view(tab)
     assert read + 1 < seen < 51
     await tab.unread(head - seen)
-    assert await read_to(bob, seen) <= {read, seen}
+    assert await read_to(own, seen) <= {read, seen}
     await tab.scroll("m30")
     await tab.unread(head - 30)
     await expect(tab.page.locator(".conversation .preview-text")).to_have_text(f"m{head}")
@@ -187,21 +191,21 @@ async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: B
     await tab.page.get_by_role("button", name="Go to the latest message").click()
     await expect(tab.message(f"m{head}")).to_be_in_viewport()
     await tab.unread(0)
-    await read_to(bob, head)
+    await read_to(own, head)
     await say(bob, alice, head + 1, head + 1)
     await expect(tab.message(f"m{head + 1}")).to_be_in_viewport()
     await tab.unread(0)
 
 
 async def test_what_was_read_in_part_stays_so_over_a_reload(browsing: Browsing) -> None:
-    tab, bob, alice, name = await chat(browsing, 60)
+    tab, _, own, alice, name = await chat(browsing, 60)
     await tab.unread(60)
     await tab.open(name)
     await expect(tab.line).to_be_in_viewport()
     await tab.scroll("m46")
     await tab.unread(14)
     await expect(tab.page.locator(".conversation .badge")).to_have_text("14")
-    await read_to(bob, 46)
+    await read_to(own, 46)
     (listed,) = (await browsing.server.connect(alice, "other")).welcome["conversations"]
     assert (listed["read"], listed["unread"]) == (46, 14)
     await tab.page.reload()
@@ -210,7 +214,7 @@ async def test_what_was_read_in_part_stays_so_over_a_reload(browsing: Browsing) 
 
 
 async def test_a_chat_with_more_unread_than_is_fetched_at_once_opens_at_the_first(browsing: Browsing) -> None:
-    tab, bob, alice, name = await chat(browsing, 420)
+    tab, bob, _, alice, name = await chat(browsing, 420)
     await tab.open(name)
     await expect(tab.page.locator(".new + .message .text")).to_have_text("m1")
     seen = await last_in_view(tab)
@@ -225,16 +229,16 @@ async def test_a_chat_with_more_unread_than_is_fetched_at_once_opens_at_the_firs
 
 
 async def test_more_than_the_screen_holds_at_once_is_not_scrolled_past(browsing: Browsing) -> None:
-    tab, bob, alice, name = await chat(browsing, 3, size=LOW)
+    tab, bob, own, alice, name = await chat(browsing, 3, size=LOW)
     await tab.open(name)
-    await read_to(bob, 3)
+    await read_to(own, 3)
     await say(bob, alice, 4, 30)
     await expect(tab.message("m30")).to_be_attached()
     await tab.settled()
     seen = await last_in_view(tab)
     assert seen < 30
     await tab.unread(30 - seen)
-    assert await told_so_far(bob) <= seen
+    assert await told_so_far(own) <= seen
 
 
 # --- nobody there, nothing read ---------------------------------------------------------------------------------------
@@ -285,9 +289,9 @@ class Absence:
 
 @pytest.mark.parametrize("way", ["idle", "unfocused", "hidden"])
 async def test_nothing_is_read_while_nobody_is_there(browsing: Browsing, way: str) -> None:
-    tab, bob, alice, name = await chat(browsing, 3, clock=way == "idle", size=LOW)
+    tab, bob, own, alice, name = await chat(browsing, 3, clock=way == "idle", size=LOW)
     await tab.open(name)
-    await read_to(bob, 3)
+    await read_to(own, 3)
     absence = Absence(tab)
     await getattr(absence, way)()
     await say(bob, alice, 4, 30)
@@ -295,13 +299,33 @@ async def test_nothing_is_read_while_nobody_is_there(browsing: Browsing, way: st
     await tab.unread(27)
     await expect(tab.line).to_be_in_viewport()
     assert await tab.page.locator(".new + .message .text").inner_text() == "m4"
-    assert await told_so_far(bob) <= 3
+    assert await told_so_far(own) <= 3
     await getattr(absence, f"{way}_over")()
     seen = await last_in_view(tab)
     assert 4 <= seen < 30
     await tab.unread(30 - seen)
-    assert await read_to(bob, seen) <= {3, seen}
+    assert await read_to(own, seen) <= {3, seen}
     await tab.page.get_by_role("button", name="Go to the latest message").click()
     await tab.unread(0)
     await say(bob, alice, 31, 31)
     await tab.unread(0)
+
+
+# --- what the ticks say -----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_that_nobody_answered_shows_as_sent(browsing: Browsing) -> None:
+    """Right: also when the other one has read it, and after a reload; the answer shows what was read by then."""
+    alice, bob = browsing.user("alice"), browsing.user("bob")
+    peer, own = await browsing.server.connect(bob), await browsing.server.connect(alice, "own")
+    await say(own, bob, 1, 1)
+    tab = await browsing.tab(alice)
+    await tab.open(bob)
+    await peer.request("read", to=alice, seq=1)
+    tick = tab.page.locator(".message .tick").first
+    await tab.settled()
+    await expect(tick).to_have_attribute("aria-label", "Sent")
+    await tab.page.reload()
+    await expect(tick).to_have_attribute("aria-label", "Sent")
+    await peer.say(alice, "an answer")
+    await expect(tick).to_have_attribute("aria-label", "Read")
