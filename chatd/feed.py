@@ -49,6 +49,7 @@ SLICE: Final = 2_000  # rows told in one turn of the loop
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
 XIDS_AGAIN: Final = 100_000  # more than a crashed server gives out twice: those of some 0.6 s, the most that its log may be late
+FIRST: Final = UserId("")  # before the name of every user
 NOTHING_PRUNED: Final = "1:1:"  # a snapshot that sees nothing
 assert BEHIND_S + DEADLINE_S < KEEP_S, "a row that somebody still reads must be there"
 
@@ -58,7 +59,7 @@ class Source(Protocol):
 
     async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage: ...
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]: ...
-    async def states_page(self, user: UserId, since: int, after: ConvId) -> tuple[list[ConvRow], bool]: ...
+    async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]: ...
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]: ...
     async def feed_prune(self, done: str, upto: str, rows: int) -> int | None: ...
 
@@ -163,7 +164,7 @@ class Feed:
         self._resets = 0  # what was read before the last one is not told on
         self._new: dict[ConvId, None] = {}  # to be looked up
         self._chunks: deque[list[UserId]] = deque()  # users still to be caught up, with what changed from _since on
-        self._paged: dict[UserId, ConvId] = {}  # users of whom a chunk each has too many conversations for one query, and how far they are read
+        self._paged: dict[UserId, UserId] = {}  # users of whom a chunk each is too much for one query, and with whom the next page begins
         self._failed_at: int | None = None  # readings of the feed when the first chunk failed
         self._since = 0
         self._caught = 0
@@ -276,13 +277,13 @@ class Feed:
         started = self._now()
         users = self._chunks[0]
         try:
-            rows, more = await self._missed(users)
+            rows, after = await self._missed(users)
         except Refused:
             self._chunk_failed()
             raise
         self._failed_at = None
-        if more:
-            self._paged[users[0]] = rows[-1].id
+        if after is not None:
+            self._paged[users[0]] = after
         else:
             self._paged.pop(users[0], None)
             self._chunks.popleft()
@@ -293,11 +294,11 @@ class Feed:
         if not self._chunks:
             log.info("feed.caughtup", conversations=self._caught)
 
-    async def _missed(self, users: list[UserId]) -> tuple[list[ConvRow], bool]:
-        """What changed in the conversations of a chunk, or of its one user, a page of them; and whether there are more pages."""
+    async def _missed(self, users: list[UserId]) -> tuple[list[ConvRow], UserId | None]:
+        """What changed in the conversations of a chunk, or a page of those of its one user; and where the next page begins."""
         if (after := self._paged.get(users[0])) is not None:
-            return await self._source.states_page(users[0], self._since, after)
-        return await self._source.states(users, str(self._since)), False
+            return await self._source.states_page(users[0], after)
+        return await self._source.states(users, str(self._since)), None
 
     def _chunk_failed(self) -> None:
         """A chunk that fails again although the feed was read since is too much for one query: it is halved, or its one user is read by pages.
@@ -313,7 +314,7 @@ class Feed:
             half = len(users) // 2
             self._chunks += [users[:half], users[half:]]
         else:
-            self._paged.setdefault(users[0], ConvId(0))
+            self._paged.setdefault(users[0], FIRST)
             self._chunks.append(users)
 
     async def _sliced(self, rows: list[T], tell: Callable[[list[T]], None]) -> None:

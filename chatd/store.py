@@ -480,10 +480,13 @@ class Store:
         """The conversations of users which a transaction from `since` on has changed."""
         return [ConvRow(*row) for row in await self._feed.rows(STATES, (pgarrays.TextArray(users), since))]
 
-    async def states_page(self, user: UserId, since: int, after: ConvId) -> tuple[list[ConvRow], bool]:
-        """The same of one user, a page in order of id from after a conversation; and whether there are more."""
-        rows = await self._rows(LIST_CHANGED, (user, since, after, LIST_ROWS_MAX, False, pgarrays.BigintArray([]), 0))
-        return [ConvRow(*row[3:]) for row in rows if row[3] is not None], len(rows) == LIST_ROWS_MAX
+    async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]:
+        """All conversations of one user, a page in order of the other participant from behind `after`; and where the next begins, None: nowhere.
+
+        All: what changed is the user's own view (list_changed.sql), and a node is to know the cursors of both sides.
+        """
+        rows = await self._rows(LIST_CHANGED, (user, 0, after, LIST_ROWS_MAX, True, pgarrays.BigintArray([]), 0))
+        return [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3]
 
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]:
         """Conversations by id."""

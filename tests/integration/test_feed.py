@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from chatd import feed as feeding
-from chatd import feedreader
+from chatd import feedreader, store
 from chatd.embedded import Embedded
 from chatd.errors import Unavailable
 from chatd.feed import NOTHING_PRUNED, Feed
@@ -29,7 +29,7 @@ from chatd.migrate import migrate
 from chatd.queries import folder, query
 from chatd.registry import Conversation
 from chatd.session import Session
-from chatd.store import ConvRow, Limits, Store
+from chatd.store import BEGIN, ConvRow, Limits, Store
 from tests.integration.logs import (
     FEED_OPTION,
     READ_OPTIONS,
@@ -309,6 +309,23 @@ async def test_states_are_what_changed_since_a_mark_for_either_side_once(start: 
 
 
 # ---- old rows -------------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_user_is_read_by_pages_each_conversation_once(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Right: all of them, with the cursors of both sides; the feed's task ended with the first page, and the node with it."""
+    monkeypatch.setattr(store, "LIST_ROWS_MAX", 2)
+    node = await start()
+    convs = [conversation(db, *pair) for pair in (("aaron", "alice"), *(("alice", f"p{n}") for n in range(4)))]
+    append(db, [Message(x) for x in convs])
+    db.execute("INSERT INTO cursors (conv, b_delivered, xid) SELECT id, 1, pg_current_xact_id() FROM conversations")
+    got: list[ConvRow] = []
+    after: UserId | None = BEGIN
+    while after is not None:
+        rows, after = await node.states_page(ALICE, after)
+        got += rows
+    assert [(row.id, row.head, row.b_delivered) for row in got] == [(x, 1, 1) for x in convs]
 
 
 async def test_rows_that_everybody_has_seen_go_and_others_stay(

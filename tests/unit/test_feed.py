@@ -165,9 +165,10 @@ class Source:
         self._ask("states", *users, since)
         return self.rows
 
-    async def states_page(self, user: UserId, since: int, after: ConvId) -> tuple[list[ConvRow], bool]:
+    async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]:
         self._ask("page", user, after)
-        return [row(after + n, 3, 1, 1, 3, 2) for n in (1, 2)], after < 4
+        n = int(after or 0)
+        return [row(n + k, 3, 1, 1, 3, 2) for k in (1, 2)], UserId(str(n + 2)) if n < 4 else None
 
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]:
         self._ask("states_of", *convs)
@@ -349,7 +350,7 @@ async def test_a_user_who_is_too_much_for_one_query_is_read_by_pages_and_keeps_n
             break
     assert not owner.feed.catching_up
     assert {user for users in asked for user in users if huge not in users} == {ALICE, BOB, UserId("carol")}
-    assert [one for one in owner.source.asked if one[0] == "page"] == [("page", huge, after) for after in (0, 2, 4)]
+    assert [one for one in owner.source.asked if one[0] == "page"] == [("page", huge, after) for after in ("", "2", "4")]
 
 
 async def test_old_rows_are_taken_out_in_turn_with_other_nodes(owner: Owner) -> None:
