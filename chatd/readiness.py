@@ -50,12 +50,15 @@ class Readiness:
     async def problems(self) -> dict[str, str]:
         """The same, with the database asked. Never raises; ends within `ASK_S` and some."""
         known = self.known()
-        if "starting" in known or "database" in known:
+        if "starting" in known:
             return known
-        self._count()
-        if not await self._store.watch.answers(ASK_S):
-            return {**self.known(), "database": f"timeout: PostgreSQL gave no answer within {ASK_S:g} s"}
-        return self.known()
+        if "database" not in known:
+            self._count()
+        has_answer = await self._store.watch.answers(ASK_S)  # in an outage, too: its reason may be another one by now
+        known = self.known()
+        if not has_answer and "database" not in known:
+            known["database"] = f"timeout: PostgreSQL gave no answer within {ASK_S:g} s"
+        return known
 
     def degraded(self) -> dict[str, str]:
         """What is away although the node serves, by part."""

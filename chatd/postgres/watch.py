@@ -42,6 +42,7 @@ COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 RESTAMP_ROWS: Final = 500  # conversations a transaction: their senders wait for it, some 10 ms if each row is written
 RESTAMP_S: Final = 0.25  # of each second
+DISK_S: Final = 0.3  # between two tries of the disk, so that a probe is right within 0.5 s; one costs PostgreSQL some 2 ms
 # Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and leaves nothing behind.
 SPILL: Final = "SELECT count(*) FROM (SELECT repeat(n::text, 100) FROM generate_series(1, 1000) n ORDER BY 1) t"
 WATCH: Final = query("watch")
@@ -92,6 +93,8 @@ class Watch:
         self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
         self._conn: Connection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
+        self._is_asked = False  # somebody waits for the next look
+        self._disk_tried_at = float("-inf")
 
     @property
     def _state(self) -> LogState:
@@ -142,8 +145,8 @@ class Watch:
                 pass
 
     async def answers(self, within_s: float) -> bool:
-        """Look now; whether the look is over in this time, with whatever result: `health` has it."""
-        looked = self._looked
+        """Look now, at the disk, too; whether the look is over in this time, with whatever result: `health` has it."""
+        looked, self._is_asked = self._looked, True
         self._state.suspected.set()
         try:
             async with asyncio.timeout(within_s):
@@ -177,7 +180,7 @@ class Watch:
         self.clock(now_ms, rtt_s)
         if row[6] and not is_read_only:
             await self._restamp(conn)
-        if self._health.lacks_disk:
+        if self._health.lacks_disk or self._is_asked:
             await self._try_disk(conn)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
@@ -186,7 +189,10 @@ class Watch:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
     async def _try_disk(self, conn: Connection) -> None:
-        """A write has failed for want of disk. On an idle node nobody writes again to see that this is over, or that it is not."""
+        """Somebody asks whether the node serves, or a write has failed for want of disk: on an idle node no write would tell."""
+        if time.monotonic() - self._disk_tried_at < DISK_S:
+            return
+        self._is_asked, self._disk_tried_at = False, time.monotonic()
         try:
             async with asyncio.timeout(DEADLINE_S), conn.transaction():
                 await conn.execute("SET LOCAL work_mem = '64kB'")

@@ -60,6 +60,14 @@ def test_a_probe_is_answered_in_half_a_second() -> None:
     assert readiness.ASK_S < admin.READY_S < 0.5
 
 
+async def test_a_full_disk_is_seen_by_who_asks_although_nobody_writes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "SPILL", f"DO $$ BEGIN {FULL}; END $$")
+    monkeypatch.setattr(watch, "DISK_S", 0.0)
+    await until(server.node, 503, "database", "disk-full:")
+    monkeypatch.setattr(watch, "SPILL", "SELECT 1")
+    await until(server.node, 200, "", "")
+
+
 @pytest.mark.cluster
 async def test_readyz_is_right_whatever_is_away(
     own_postgres: OwnPostgres, own_redis: OwnRedis, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +111,7 @@ async def full_and_free_again(own_postgres: OwnPostgres, server: Server, monkeyp
     bob = await server.connect("bob")
     await bob.say("alice")
     monkeypatch.setattr(watch, "SPILL", f"DO $$ BEGIN {FULL}; END $$")
+    monkeypatch.setattr(watch, "DISK_S", 0.0)
     sql(
         own_postgres,
         f"CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {FULL}; END $$",
