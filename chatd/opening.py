@@ -117,7 +117,7 @@ class Services:
                 )  # fmt: skip
             else:
                 user = User(id, *self.quota.windows(id))
-            self.registry.add_user(user)
+            self.registry.add_user(user, self.now())
         return user
 
 
@@ -135,6 +135,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return  # it left before this began: nobody would ever detach it
     try:
         identity = _identify(s, session, hello)
+        session.key = identity.key  # before the first await: a reload that removes the key while this waits must find it (revocation.py)
         await _check_name(s, identity.user)
     except errors.Refused as e:
         s.metrics.hellos_limited += e.code == "overloaded"
@@ -241,7 +242,7 @@ def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> 
     """Make the session one of its user's; it holds the user from now on, and live entries are remembered for it."""
     user = s.user(identity.user)
     session.user, session.device, session.watching = user, hello.device, hello.watch
-    session.exp_ms, session.key = identity.exp_ms, identity.key
+    session.exp_ms = identity.exp_ms
     s.presence.watch(session, (), hello.watch)
     old = user.sessions.get(hello.device)
     s.registry.attach(user, hello.device, session)

@@ -6,9 +6,9 @@
 
 A conversation that has no entry yet is not in its users' listings. So it is linked to a user who is held later by `Registry`, and not by the listing.
 
-A user is held from the first hello until `LINGER_S` after the last session ended: so limits outlive a reconnect, and a
-reconnect finds its conversations in memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
-this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
+A user is held from the first hello until `LINGER_S` after the last session ended, or after that hello if it failed: so limits outlive a
+reconnect, and a reconnect finds its conversations in memory. All conversations of a held user are held; so "is this conversation mine" and
+"how far has this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
 
 `Conversation.head` is what this node has *delivered to its sessions*, not what PostgreSQL has: an entry beyond head + 1 is a gap, to be
 filled from the log before delivery goes on (`delivery.py`). Cursors only go forward; the larger of memory and database is right.
@@ -158,9 +158,12 @@ class Registry:
         self._empty: dict[UserId, dict[ConvId, Conversation]] = {}  # by a participant who is not held: those that had no entry at that time
         self._kept: dict[UserId, Kept] = {}  # the longest gone first
 
-    def add_user(self, user: User) -> None:
+    def add_user(self, user: User, now: float) -> None:
+        """Hold a user from now on. Whose first hello fails before it is attached goes like one whose last session has ended."""
         assert user.id not in self.users
         self.users[user.id] = user
+        user.idle_since = now
+        self._idle[user.id] = None
         for conv in self._empty.pop(user.id, {}).values():
             self.link(user, conv)
         if (kept := self._kept.pop(user.id, None)) is not None:

@@ -2,8 +2,8 @@
 
     reload ─► look at every connection, LOOKS_A_TURN at a time ─► active sessions of removed keys, then idle ones ─► end ENDS_A_TURN, pause, ...
 
-A session belongs to the key of its newest token (hello or `refresh`). It is attached to its user in the loop turn in which its token is checked, so a
-hello under way is seen here, or is judged by the new keys. Each session is judged again when its turn comes: it may have brought a token of another
+A session belongs to the key of its newest token (hello or `refresh`). It has that key in the loop turn in which the token is checked, so a hello
+under way is seen here, or is judged by the new keys. Each session is judged again when its turn comes: it may have brought a token of another
 key meanwhile. The next reload takes the place of what is left of this one.
 
 Ends are spread, because each of these clients fetches a token and says hello again: 2,000 a second, which is a drain's pace at 10,000 clients.

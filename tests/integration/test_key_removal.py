@@ -11,6 +11,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
@@ -26,6 +27,7 @@ from tests.integration.test_interleavings_session import Gate
 from tests.maps import check_maps
 
 YEAR_9999_S = 253_402_300_799
+OLD_NAME = "\u2764\ufe0f"  # taken by releases before the rule of chatd/unicode_ids.py
 REMOVED = ("key_removed", "4001")
 
 
@@ -199,6 +201,26 @@ async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
     alice = await server.open()
     await alice.post("hello", v=1, token=file.token("alice", "old"), device="d1")
     assert await alice.closed() == 4001
+    await check_maps(server.node)
+
+
+async def test_a_key_removed_while_the_database_is_asked_for_an_old_name(
+    make_server: MakeServer, fresh_db: str, file: KeysFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that could not become one today is looked up after its token was found good: the session began with the removed key, and stayed."""
+    server = await make_server(database_url=fresh_db, keys_file=file.path)
+    with psycopg.connect(fresh_db, autocommit=True) as conn:
+        conn.execute("INSERT INTO users (id, seen_ms) VALUES (%s, 5)", (OLD_NAME,))
+    gate = Gate(monkeypatch, server.node.store, "is_known")
+    old = await server.open()
+    await old.post("hello", v=1, token=file.token(OLD_NAME, "old"), device="d1")
+    await gate.until_reached()
+    file.write("new")
+    server.node.reload_keys()
+    await revoked(server)
+    gate.go.set()
+    assert await old.closed() == 4001
+    assert old.pushes == [], "no welcome"
     await check_maps(server.node)
 
 

@@ -13,6 +13,7 @@ from chatd import doctor, errors
 from chatd.config import Settings
 from chatd.ids import UserId
 from tests.fix_server import MakeServer
+from tests.maps import check_maps
 
 HEART = "\u2764\ufe0f"  # as an emoji keyboard writes it
 BLANK = "\u3164"
@@ -62,6 +63,7 @@ async def test_who_never_was_here_does_not_come_in_and_leaves_no_trace(make_serv
         assert "U+3164" in err["msg"]
     with psycopg.connect(fresh_db) as conn:
         assert conn.execute("SELECT id FROM users").fetchall() == [(HEART,)]
+    await check_maps(server.node)  # in memory no longer than somebody who has left
 
 
 async def test_while_the_database_is_away_such_a_name_is_told_to_come_again(

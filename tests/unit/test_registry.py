@@ -66,7 +66,7 @@ class RegistryModel(RuleBasedStateMachine):
         user = self.registry.users.get(name)
         if user is None:
             user = make_user(name)
-            self.registry.add_user(user)
+            self.registry.add_user(user, self.now)
         old, new = self.sessions.get((name, device)), session()
         self.sessions[name, device] = new
         self.left.pop(name, None)
@@ -140,9 +140,9 @@ TestRegistryModel = RegistryModel.TestCase
 def test_a_conversation_is_let_go_with_its_last_user_also_if_that_one_was_never_loaded() -> None:
     registry = Registry()
     alice, bob = make_user(NAMES[0]), make_user(NAMES[1])
-    registry.add_user(alice)
+    registry.add_user(alice, 0.0)
     registry.hold(ConvId(1), alice.id, bob.id)
-    registry.add_user(bob)  # its hello fails before the listing
+    registry.add_user(bob, 0.0)  # its hello fails before the listing
     for user, at in ((alice, 0.0), (bob, 10.0)):
         one = session()
         registry.attach(user, PHONE, one)
@@ -153,10 +153,25 @@ def test_a_conversation_is_let_go_with_its_last_user_also_if_that_one_was_never_
     assert not registry.convs
 
 
+def test_who_has_never_had_a_session_is_let_go_too() -> None:
+    """Their hello was refused after their rate was counted: each such name stayed in memory for ever."""
+    registry = Registry()
+    alice, bob = make_user(NAMES[0]), make_user(NAMES[1])
+    registry.add_user(alice, 5.0)
+    registry.add_user(bob, 10.0)
+    registry.hold(ConvId(1), alice.id, bob.id)
+    registry.attach(bob, PHONE, one := session())
+    assert registry.release(65.0) == [alice.id]
+    assert list(registry.users) == [bob.id]
+    registry.detach(bob, PHONE, one, 70.0)
+    assert registry.release(130.0) == [bob.id]
+    assert not registry.convs
+
+
 def test_a_conversation_at_work_outlives_its_users() -> None:
     registry = Registry()
     alice = make_user(NAMES[0])
-    registry.add_user(alice)
+    registry.add_user(alice, 0.0)
     conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
     conv.gap = object()
     registry.detach(alice, PHONE, session(), 0.0)
@@ -173,7 +188,7 @@ def test_a_late_end_of_a_replaced_session_does_not_keep_others() -> None:
     registry = Registry()
     alice, bob = make_user(NAMES[0]), make_user(NAMES[1])
     for user, at in ((alice, 0.0), (bob, 10.0)):
-        registry.add_user(user)
+        registry.add_user(user, at)
         registry.detach(user, PHONE, session(), at)
     registry.detach(alice, PHONE, session(), 50.0)
     assert registry.release(70.0) == [bob.id]
@@ -186,7 +201,7 @@ def test_a_late_end_of_a_replaced_session_does_not_keep_others() -> None:
 
 def come_and_go(registry: Registry, id: UserId, at: float) -> User:
     user = make_user(id)
-    registry.add_user(user)
+    registry.add_user(user, at)
     registry.detach(user, PHONE, session(), at)
     return user
 
@@ -198,12 +213,12 @@ def test_who_comes_back_has_the_same_hour_and_the_same_penalty() -> None:
     alice.penalty.refused(95.0, 1.0, True)
     assert registry.release(160.0) == [alice.id]
     again = make_user(alice.id)
-    registry.add_user(again)
+    registry.add_user(again, 160.0)
     assert (again.window, again.penalty, again.new_convs) == (alice.window, alice.penalty, alice.new_convs)
     fresh = come_and_go(registry, NAMES[1], 200.0)
-    assert registry.release(260.0) == [fresh.id]  # nothing counts against this one
+    assert registry.release(260.0) == [alice.id, fresh.id]  # nothing counts against this one
     again = make_user(fresh.id)
-    registry.add_user(again)
+    registry.add_user(again, 300.0)
     assert again.new_convs is not fresh.new_convs
 
 

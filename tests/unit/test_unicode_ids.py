@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from idna import idnadata
 
 from chatd.ids import USER_CHARS_MAX, user_id
 from chatd.unicode_ids import UNICODE, new_user_id
+from tests.fix_costs import Calls
 
 ROOT = Path(__file__).parent.parent.parent
 CASES = json.loads((ROOT / "tests" / "vectors" / "user_ids.json").read_text())
@@ -80,3 +82,29 @@ def test_two_ids_that_differ_by_normal_form_alone_are_never_both_taken(text: str
     assert taken == taken.strip() == unicodedata2.normalize("NFC", taken)
     assert user_id(taken) == taken
     taken.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ("\u0628\u200c" * 32)[:63],
+        "\u0915\u094d\u200c" * 21 + "\u0915",
+        "\u0915\u094d\u200d" * 21 + "\u0915",
+        "\u0628\u064b\u064b\u064b\u200c" * 12 + "\u0628",
+        ("\u0628\u200c\u0628\u0915\u094d\u200c\u0915" * 10)[:62],
+        "\u4e2d" * USER_CHARS_MAX,
+        "a" + "\u0301\u0323" * 31,
+    ],
+    ids=["broken connections", "broken conjuncts", "half forms", "transparent marks", "two scripts", "no joiner", "marks"],
+)
+def test_the_work_for_a_name_does_not_grow_with_the_square_of_its_joiners(text: str) -> None:
+    """A name of 32 joiners took 9 ms, and a `watch` may have 200 names: one request stopped the node for 2 s."""
+
+    def judge() -> None:
+        with contextlib.suppress(ValueError):
+            new_user_id(text)
+
+    judge()  # what is cached of single characters
+    with Calls() as calls:
+        judge()
+    assert calls.ours <= 12 * USER_CHARS_MAX
