@@ -35,7 +35,8 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     Bound(
         "frames of any kind: data, continuation, ping, pong; before hello, too", "connection",
         f"{setting('frames_per_s', 'a second')}, {setting('frames_burst', 'at once')}",
-        f"requests are refused with `rate_limited`, pings not answered; {session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
+        f"a `watch` counts as one more for each {chat.NAMES_A_FRAME} names; requests are refused with `rate_limited`, pings not answered; "
+        f"{session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
         "frames_throttled_total", "tests/faults/test_floods.py::test_frames_of_each_kind_count_in_each_state",
     ),
     Bound(

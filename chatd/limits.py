@@ -72,6 +72,10 @@ class TokenBucket:
         self._full_at = full_at + self._token_s
         return True
 
+    def owe(self, now: float, tokens: float) -> None:
+        """What was taken costs so many tokens more, whether they are there or not: the next takes wait for them."""
+        self._full_at = max(self._full_at, now) + tokens * self._token_s
+
 
 class SlidingWindow:
     """Never more than `max_events` takes in any half-open time of `period_s`.

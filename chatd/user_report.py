@@ -36,6 +36,7 @@ NODE_S: Final = 3.0  # for one node to answer; they are asked at once
 ANSWER_BYTES_MAX: Final = 1 << 20
 TEXT_CHARS_MAX: Final = 200
 SHOWN: Final = 20  # conversations
+PORT_MAX: Final = 65_535
 QUEUE_BYTES: Final = 65_536  # waiting for a client: less is on its way
 
 USER_REPORT: Final = query("user_report")
@@ -151,10 +152,12 @@ async def _places(report: Report, settings: Settings) -> list[tuple[str, str, in
 def admin_of(row: nodes.Row) -> tuple[str, int]:
     """Where a node's admin port is, seen from here; port 0: it cannot be reached from here, or there is none."""
     host, port = row.admin_host or "", row.admin_port or 0
+    if not 0 < port <= PORT_MAX:
+        port = 0
     if host in ANY_HOST:
-        return row.host or "127.0.0.1", max(0, port)
+        return row.host or "127.0.0.1", port
     is_elsewhere = host in LOOPBACK and row.host not in (None, socket.gethostname())
-    return (f"{host} of {row.host}", 0) if is_elsewhere else (host, max(0, port))
+    return (f"{host} of {row.host}", 0) if is_elsewhere else (host, port)
 
 
 async def _ask(name: str, host: str, port: int, user: UserId) -> NodeAnswer:
@@ -170,7 +173,7 @@ async def _ask(name: str, host: str, port: int, user: UserId) -> NodeAnswer:
         answer.error = f"no answer within {NODE_S:g} s"
     except (OSError, UnicodeError) as e:
         answer.error = f"cannot be reached: {getattr(e, 'strerror', None) or type(e).__name__}"
-    except (ValueError, TypeError, KeyError, AttributeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
         answer.error = "what answers there is no chatd of this release"
     return answer
 
@@ -181,7 +184,7 @@ async def _get(host: str, port: int, path: str) -> bytes:
     try:
         writer.write(f"GET {path} HTTP/1.1\r\nHost: chatd\r\nConnection: close\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
-        if head.split(b" ", 2)[1] != b"200":
+        if head.split(b" ", 2)[1:2] != [b"200"]:
             return b""
         parts = []
         left = ANSWER_BYTES_MAX
@@ -194,15 +197,17 @@ async def _get(host: str, port: int, path: str) -> bytes:
 
 
 def read_answer(answer: NodeAnswer, facts: dict[str, Any]) -> None:
-    """Take over what a node says. Raises ValueError, TypeError, KeyError or AttributeError where it is of another shape."""
+    """Take over what a node says. Raises ValueError, TypeError, LookupError, ArithmeticError or AttributeError where it is of another shape."""
     node = facts["node"]
     answer.problems = {_clean(part): _clean(said) for part, said in node["problems"].items()}
     answer.degraded = {_clean(part): _clean(said) for part, said in node["degraded"].items()}
     answer.held = facts["held"] is True
-    answer.sessions = [{_clean(key): _plain(value) for key, value in one.items()} for one in facts["sessions"]]
-    for one in answer.sessions:
+    sessions: list[dict[str, Any]] = [{_clean(key): _plain(value) for key, value in one.items()} for one in facts["sessions"]]
+    for one in sessions:
+        one["device"], one["state"], one["takes"] = str(one["device"]), str(one["state"]), one["takes"] is not False
         one["queue_bytes"], one["since_ms"], one["catching_up"] = int(one["queue_bytes"]), int(one["since_ms"]), int(one["catching_up"])
     answer.heads = {_clean(one["c"]): int(one["head"]) for one in facts["conversations"]}
+    answer.sessions = sessions  # whole, or none
 
 
 def _plain(value: object) -> object:

@@ -120,6 +120,18 @@ async def test_who_floods_from_many_connections_waits_for_its_turn(make_server: 
         assert len(server.node.hub.strangers) == len(raws), "each of them still waits"
 
 
+async def test_a_watch_counts_by_its_names(make_server: MakeServer) -> None:
+    """A frame holds a hundred long names, and each is judged: a hundred such frames a second took the whole loop."""
+    server = await make_server(frames_per_s=1, frames_burst=40)
+    mallory, bob = await server.connect("mallory"), await server.connect("bob")
+    answers = [await mallory.request("watch", users=[f"{n}-{k}" for k in range(90)]) for n in range(8)]
+    assert [one["t"] for one in answers[:3]] == ["ok"] * 3  # 10 tokens each
+    assert answers[-1]["code"] == "rate_limited"
+    assert sum(one["t"] == "ok" for one in answers) <= 5
+    assert server.node.metrics.frames_throttled >= 3
+    assert [(await bob.request("watch", users=["alice"]))["t"] for _ in range(20)] == ["ok"] * 20  # few names cost hardly more than a frame
+
+
 async def test_after_our_close_no_more_than_an_outbox_is_read(make_server: MakeServer) -> None:
     server = await make_server(**FAST)
     witness = await server.connect("witness")

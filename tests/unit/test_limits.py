@@ -82,6 +82,18 @@ class WindowModel(RuleBasedStateMachine):
 TestWindowModel = WindowModel.TestCase
 
 
+def test_what_is_owed_is_waited_for() -> None:
+    bucket = TokenBucket(10, 5)
+    assert bucket.take(0.0)
+    bucket.owe(0.0, 6.0)  # two more than there are
+    assert not bucket.take(0.2)
+    assert bucket.take(0.3)
+    assert not bucket.take(0.3)
+    bucket = TokenBucket(10, 5)
+    bucket.owe(100.0, 1.0)  # a full one: nothing was saved up beyond that
+    assert [bucket.take(100.0) for _ in range(5)] == [True] * 4 + [False]
+
+
 @given(
     st.floats(0, 1e9, allow_nan=False), st.floats(1e-3, 3_600, allow_nan=False), st.lists(st.floats(0, 10, allow_nan=False), min_size=3, max_size=12)
 )

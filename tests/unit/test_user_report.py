@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import socket
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatd import nodes, user_report
+from chatd.ids import UserId
 from chatd.user_report import Conversation, NodeAnswer, Report
 
 SESSION = {
@@ -81,6 +84,41 @@ def test_what_a_port_answers_is_checked_and_cannot_act_on_a_terminal() -> None:
             user_report.read_answer(node(), broken)
 
 
+HEAD = b"HTTP/1.1 200 OK\r\n\r\n"
+FACTS: dict[str, Any] = {"node": {"problems": {}, "degraded": {}}, "held": True, "sessions": [], "conversations": []}
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in SESSION.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"", b"\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 404 Not Found\r\n\r\n{}", b"x" * (user_report.ANSWER_BYTES_MAX + 1), HEAD,
+        HEAD + b"\xff", HEAD + b"[" * 100_000, HEAD + b"[]",
+        *(HEAD + json.dumps(FACTS | {"sessions": [without(name)]}).encode() for name in ("device", "state", "takes", "queue_bytes")),
+    ],
+    ids=lambda answer: f"{answer[:40]!r}, {len(answer)} bytes",
+)  # fmt: skip
+async def test_whatever_a_port_answers_the_report_goes_on(answer: bytes) -> None:
+    """Something else may listen there: a traceback took the place of the whole report."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        with contextlib.suppress(OSError):  # it need not take all of it
+            writer.write(answer)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        said = await user_report._ask("a", "127.0.0.1", server.sockets[0].getsockname()[1], UserId("bob"))
+    assert said.error == "what answers there is no chatd of this release"
+    report = Report("bob", nodes=[said])
+    report.findings = list(user_report.findings(report))
+    assert "what answers there is no chatd" in user_report.text(report)
+
+
 @pytest.mark.parametrize(
     ("admin", "host", "place"),
     [
@@ -89,6 +127,8 @@ def test_what_a_port_answers_is_checked_and_cannot_act_on_a_terminal() -> None:
         (["0.0.0.0", 8081], "elsewhere", ("elsewhere", 8081)),
         (["10.0.0.3", 8081], "elsewhere", ("10.0.0.3", 8081)),
         (["10.0.0.3", -1], "elsewhere", ("10.0.0.3", 0)),
+        (["10.0.0.3", 65_536], "elsewhere", ("10.0.0.3", 0)),
+        (["0.0.0.0", 1 << 70], "elsewhere", ("elsewhere", 0)),
         ("rubbish", "elsewhere", ("elsewhere", 0)),
         ([1, "x"], None, ("127.0.0.1", 0)),
     ],
