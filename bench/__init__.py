@@ -6,12 +6,14 @@
                      │                                  crowd      its users, one lean connection a device (client, wire)
                      │                                  pace       when each thing is due, whatever the server does (open loop)
                      │                                  ledger     what became of each message
+                     │                                  attacks    the kinds of attack, and one connection of it; slow_line: a slow line
                      │        ─► sending   a measured phase of messages, which most scenarios have as subject or beside it
-                     │        ─► watch, fill, procs    what a server holds over time; a database full of history; CPU and memory from /proc
+                     │        ─► beside    honest users beside what is measured, and what they feel
+                     │        ─► watch, fill, old_logs, procs    what a server holds over time; a database full of history; CPU and memory from /proc
                      └──────────► report ─► latency (HDR histograms), page (HTML)
     compare    what of two runs is better or worse than noise
     budget     runs all, and holds them to budgets.toml
 
-Pure: `pace.Schedule`, `ledger`, `latency`, `wire`, `page`, and the judges in `compare`, `budget`, `watch`, `saturate.search`, `fill.plan`. Tests in
-tests/unit/test_bench_*.py show that each judge can say no.
+Pure: `pace.Schedule`, `ledger`, `latency`, `wire`, `page`, `attacks.kinds`, and the judges in `compare`, `budget`, `watch`, `saturate.search`,
+`fill.plan`. Tests in tests/unit/test_bench_*.py show that each judge can say no.
 """

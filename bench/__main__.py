@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         module = importlib.import_module(f"bench.scenarios.{found.name}")
         sub = _command(commands, found.name, module)
         module.flags(sub)
-        target.flags(sub)
+        target.flags(sub, getattr(module, "LIMITS", "lifted"))
         report.flags(sub)
     for module in (compare, budget):
         module.flags(_command(commands, module.__name__.rpartition(".")[2], module))

@@ -49,9 +49,9 @@ class TargetError(Exception):
     """The server did not do what a measurement needs; the text says what to do."""
 
 
-def flags(parser: argparse.ArgumentParser) -> None:
+def flags(parser: argparse.ArgumentParser, limits: str = "lifted") -> None:
     group = parser.add_argument_group("the server")
-    group.add_argument("--limits", choices=("lifted", "default"), default="lifted", help="rate limits of our own server (default: lifted)")
+    group.add_argument("--limits", choices=("lifted", "default"), default=limits, help=f"rate limits of our own server (default: {limits})")
     group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our own server; may be given several times")
     group.add_argument("--source", type=Path, default=ROOT, metavar="DIR", help="run the chatd of another checkout, to compare two versions")
     group.add_argument("--url", help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you")
@@ -169,6 +169,10 @@ class Target:
             if node.status is not None:
                 raise TargetError(f"chatd ended with status {node.status}; it said:\n{node.said[-2000:]}")
 
+    def logged(self, event: str) -> int:
+        """How many lines of the nodes' logs are of that event."""
+        return sum(f'"event":"{event}"' in line.replace('": "', '":"') for node in self.nodes for line in node.said.splitlines())
+
     @property
     def complaints(self) -> int:
         """Lines of the nodes' logs: at level warning, a good run has the one of each start."""
@@ -217,6 +221,11 @@ class Target:
     def handles(self) -> int:
         """Open descriptors of the nodes."""
         return sum(procs.handles(node.pid) for node in self.nodes)
+
+    @property
+    def admin_port(self) -> int:
+        """Of the first node; -1: it has none."""
+        return self._admin_ports[0]
 
     def gauges(self) -> dict[str, float]:
         """The gauges `chatd_*` of the first node's admin port, without those of Prometheus' own; blocks for some ms."""

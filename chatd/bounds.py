@@ -106,8 +106,8 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "tests/integration/test_reads.py::test_a_listing_ends_with_its_session",
     ),
     Bound(
-        "hellos", "user", f"{hello_rates.USER_HELLOS_PER_S:g} a second, {hello_rates.USER_HELLOS_BURST} at once",
-        "`overloaded` with `retry_ms`, closed with 4009", "hellos_limited_total",
+        "hellos, and new tokens (`refresh`)", "user", f"{hello_rates.USER_HELLOS_PER_S:g} a second, {hello_rates.USER_HELLOS_BURST} at once",
+        "`overloaded` with `retry_ms`, a hello also closed with 4009", "hellos_limited_total",
         "tests/integration/test_reads.py::test_too_many_hellos_are_refused_with_the_time_to_wait",
     ),
     Bound(

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from chatd import errors, framing, history, opening, protocol, resync
+from chatd import errors, framing, hello_rates, history, opening, protocol, resync
 from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
@@ -268,7 +268,10 @@ class Chat:
         user, conv = session.user, self._conv(session, request.c, request.to)
         assert user is not None
         page = history.Page(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
-        more = await history.read(self.s.store, user.id, conv, request, page)
+        async with self.s.store.read_turns.turn(user.id):
+            if session.gone:  # while it waited: nobody hears the answer
+                return b""
+            more = await history.read(self.s.store, conv, request, page)
         items = page.items if request.after is not None else page.items[::-1]
         return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
 
@@ -372,6 +375,9 @@ class Chat:
 
     def _refresh(self, session: Session, request: protocol.Refresh) -> None:
         assert session.user is not None
+        if wait := hello_rates.of_user(session.user, self.s.now()):  # a signature is what a hello costs most
+            self.metrics.hellos_limited += 1
+            raise errors.Overloaded("too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait))
         try:
             identity = self.s.verify(request.token)
             if identity.user != session.user.id:

@@ -2,6 +2,8 @@
 
 A hello is the dearest request that there is (a signature, a listing, a welcome), and the one that a stranger sends first. By address it is
 counted before its token is looked at, by user after that. Whoever is over waits as long as `retry_ms` says and comes again.
+A new token on a live connection (`refresh`) counts as a hello of its user: a signature is looked at for it, too. At the rate of frames, 100
+connections took 0.7 of a core with them, and pings of others 170 ms.
 """
 
 from __future__ import annotations

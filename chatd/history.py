@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from chatd.ids import UserId
 from chatd.protocol import MESSAGE, History, Stored
 from chatd.registry import Conversation
 from chatd.store import Store
@@ -63,18 +62,21 @@ class Page:
         return True
 
 
-async def read(store: Store, user: UserId, conv: Conversation, request: History, page: Page) -> bool:
-    """Fill a page, in as many turns of the user's as it needs; is there more in that direction?"""
+async def read(store: Store, conv: Conversation, request: History, page: Page) -> bool:
+    """Fill a page; is there more in that direction? Within one turn of the user's: of pages that are begun there are as many as turns under way.
+
+    With a turn for each of its reads, all that were asked for were begun, and waited for their next turn with rows in memory: 250 KB each,
+    200 MB for 100 users who read one message's 1,000 edits.
+    """
     forwards = request.after is not None
     after = max(request.after or 0, conv.floor - 1)
     before = min(request.before or conv.head + 1, conv.head + 1)
     for _ in range(SCAN_FACTOR):
         wanted = page.wanted
-        async with store.read_turns.turn(user):
-            if forwards:
-                rows = await store.entries_after(conv.id, after, conv.head, wanted)
-            else:
-                rows = await store.entries_before(conv.id, before, conv.floor, wanted)
+        if forwards:
+            rows = await store.entries_after(conv.id, after, conv.head, wanted)
+        else:
+            rows = await store.entries_before(conv.id, before, conv.floor, wanted)
         if not all(page.take(e) for e in rows):
             break
         if len(rows) < wanted:

@@ -65,7 +65,7 @@ COUNTERS: Final = {
     "requests": "requests of all types",
     "connections": "connections accepted",
     "hellos": "hellos answered with a welcome",
-    "hellos_limited": "hellos refused because their user or address says too many",
+    "hellos_limited": "hellos and new tokens refused because their user or address has had too many",
     "reads_refused": "reads refused: too many of their session or user were under way, or too many waited",
     "resyncs": "sessions filled from the log after hello",
     "resync_entries": "entries pushed while filling",

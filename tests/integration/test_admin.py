@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import pytest
 
+from chatd import admin
 from chatd.admin import CONNECTIONS_MAX, HEAD_BYTES_MAX, Admin
 from chatd.metrics import Metrics
 
@@ -84,6 +85,25 @@ async def test_metrics_are_in_prometheus_text_format(node: Node) -> None:
     assert b"chatd_sends_total 7.0\n" in body
     assert b'chatd_commit_seconds_bucket{le="0.005"} 1.0\n' in body
     assert len(body) == int(headers["Content-Length"])
+
+
+@bounded
+async def test_who_asks_for_the_metrics_at_one_time_shares_them(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is milliseconds of the loop. What is shared was made after everybody had asked: nobody gets an older one."""
+    made: list[float] = []
+    real = node.metrics.exposition
+
+    def exposition() -> bytes:
+        made.append(node.metrics.sends)
+        return real()
+
+    monkeypatch.setattr(node.metrics, "exposition", exposition)
+    monkeypatch.setattr(admin, "METRICS_S", 1.0)
+    await node.get("/metrics")
+    node.metrics.sends += 1
+    answers = await asyncio.gather(*(node.get("/metrics") for _ in range(20)))
+    assert all(b"chatd_sends_total 1.0\n" in body for _, _, body in answers)
+    assert made == [0, 1]
 
 
 async def test_readyz_gives_the_reasons(node: Node) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 import pytest_asyncio
 
+from bench.slow_line import SlowLine
 from chatd import hello_rates, history, opening, resync, store
 from chatd.chat import READS_MAX, USER_READS_MAX
 from chatd.connection import Connection
@@ -23,6 +25,7 @@ from tests.faults.raw import Raw
 from tests.fix_gate import Gate
 from tests.fix_server import MakeServer, Server
 from tests.integration.logs import Change, Message, append, connect, conversation, partitions
+from tests.rfc6455 import PING, TEXT
 
 BODY: Final = "x" * 2_000
 
@@ -240,6 +243,56 @@ async def test_a_user_who_asks_for_much_keeps_neither_hellos_nor_others_reads(ma
         assert (await peer.reply(id))["t"] == "ok"
 
 
+async def test_pages_that_are_begun_are_as_many_as_are_read(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page of a message's many edits takes several reads. One that waits for its turn holds nothing in memory: all 16 held rows, of every user."""
+    place = await make_place(edited_often, pool_max=2)
+    devices = [await place.server.connect("alice", f"d{n}") for n in range(2)]
+    begun: list[weakref.ref[history.Page]] = []
+    most, real, store = 0, history.Page.__init__, place.server.node.store
+    reading = store.entries_before
+
+    def init(self: history.Page, *args: Any) -> None:
+        real(self, *args)
+        begun.append(weakref.ref(self))
+
+    async def entries_before(*args: Any) -> Any:
+        nonlocal most
+        most = max(most, sum(1 for page in (ref() for ref in begun) if page is not None and page.items))
+        return await reading(*args)
+
+    monkeypatch.setattr(history.Page, "__init__", init)
+    monkeypatch.setattr(store, "entries_before", entries_before)
+    asked = [(peer, await peer.post("history", c="1", limit=100)) for peer in devices for _ in range(READS_MAX)]
+    for peer, id in asked:
+        assert len((await peer.reply(id))["entries"]) > 200, "more than one read of the log"
+    assert most == 1, "half of pool_max"
+
+
+async def test_a_page_is_not_read_for_one_who_has_left(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = await make_place(edited_often, pool_max=2)
+    alice = await place.server.connect("alice")
+    session = session_of(place.server, "alice")
+    store = place.server.node.store
+    gate = Gate(monkeypatch, store, "entries_before")
+    read = 0
+    held = store.entries_before
+
+    async def entries_before(*args: Any) -> Any:
+        nonlocal read
+        read += 1
+        return await held(*args)
+
+    monkeypatch.setattr(store, "entries_before", entries_before)
+    for _ in range(READS_MAX):
+        await alice.post("history", c="1", limit=100)
+    await turns(lambda: store.read_turns.waiting == READS_MAX - 1)
+    await alice.ws.close()
+    await turns(lambda: session.gone)
+    gate.open()
+    await turns(lambda: session.reads == 0)
+    assert read <= history.SCAN_FACTOR, "the one that was under way"
+
+
 # ---- hellos -----------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -295,6 +348,20 @@ async def test_too_many_hellos_are_refused_with_the_time_to_wait(make_place: Mak
     assert (metrics.hellos_limited, metrics.hellos_refused, metrics.hellos) == (1, {("overloaded",): 1}, 2)
     if whose == "user":
         await place.server.connect("bob")
+
+
+async def test_a_new_token_counts_as_a_hello_of_its_user_and_closes_nothing(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hello_rates, "USER_HELLOS_BURST", 3)
+    monkeypatch.setattr(hello_rates, "USER_HELLOS_PER_S", 0.01)
+    place = await make_place()
+    alice, bob = await place.server.connect("alice"), await place.server.connect("bob")
+    token = place.server.token("alice")
+    assert [(await alice.request("refresh", token=token))["t"] for _ in range(2)] == ["ok", "ok"]
+    refused = await alice.request("refresh", token=token)
+    assert (refused["code"], refused["retry_ms"] > 0) == ("overloaded", True)
+    assert place.server.node.metrics.hellos_limited == 1
+    assert (await alice.request("ping"))["t"] == "pong"
+    assert (await bob.request("refresh", token=place.server.token("bob")))["t"] == "ok"
 
 
 def answered(db: psycopg.Connection[Any]) -> None:
@@ -404,6 +471,40 @@ async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(mak
     assert got == {str(n): list(range(1, size + 1)) for n, size in enumerate(sizes, 1)}
     assert most <= resync.CHUNK_BYTES + 2 * len(BODY)
     assert place.server.node.metrics.slow_consumers == 0
+
+
+async def test_a_client_on_a_slow_line_reads_for_many_heartbeats(make_place: MakePlace) -> None:
+    """It answers a ping when it has read it, behind what is on the line already. It was lost (4007): a ping stood behind megabytes in the kernel.
+
+    2 Mbit/s, 21 MB and 20 s for a heartbeat, all in a twentieth of the time, and shorter (`python -m bench slowline` has the whole).
+    """
+    entries, convs = 250, 8
+
+    def fill(db: psycopg.Connection[Any]) -> None:
+        for n in range(convs):
+            conv = conversation(db, "alice", f"p{n}")
+            append(db, [Message(conv, BODY, side=1) for _ in range(entries)])
+
+    place = await make_place(fill, heartbeat_ms=1_000)
+    line = SlowLine(place.server.port, 1_000_000)
+    await line.start()
+    raw = await Raw.open(line.port)
+    cursors = {str(n): 0 for n in range(1, convs + 1)}
+    await raw.say("hello", 1, v=1, token=place.server.token("alice"), device="d", epoch=place.server.node.store.epoch, cursors=cursors)
+    got: dict[str, list[int]] = {}
+    count = 0
+    while count < entries * convs:
+        frame = await raw.frame()
+        assert frame is not None, "cut"
+        assert frame[0] in (TEXT, PING), f"closed with {int.from_bytes(frame[1][:2])}"
+        if frame[0] == PING:
+            await raw.write(bytes((0x8A, 0x80, 0, 0, 0, 0)))
+        elif (entry := json.loads(frame[1]))["t"] == "entry":
+            count += 1
+            got.setdefault(entry["c"], []).append(entry["seq"])
+    await line.stop()
+    assert got == {str(n): list(range(1, entries + 1)) for n in range(1, convs + 1)}
+    assert (line.connections, place.server.node.metrics.heartbeats_lost, place.server.node.metrics.slow_consumers) == (1, 0, 0)
 
 
 async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes_more(make_place: MakePlace) -> None:
