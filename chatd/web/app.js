@@ -194,6 +194,9 @@ class App {
 
   /** Another name, please. What waits in the outbox is kept for when this one comes back. */
   async leave() {
+    this.composer.review(() => false); // what was typed into an edit is a draft from now on
+    this.#keepDrafts();
+    this.drafts = new Map(); // before the next welcome somebody else may be at the screen
     this.client.forget();
     this.history.forget();
     this.model.forget();
@@ -295,7 +298,12 @@ class App {
     this.drafts.delete(peer); // the latest last: only so many are kept
     this.drafts.set(peer, text);
     clearTimeout(this.timers.drafts);
-    this.timers.drafts = setTimeout(() => this.store.keepDrafts(this.model.user, this.drafts), 300);
+    this.timers.drafts = setTimeout(() => this.#keepDrafts(), 300);
+  }
+
+  #keepDrafts() {
+    clearTimeout(this.timers.drafts);
+    if (this.model.user !== '') this.store.keepDrafts(this.model.user, this.drafts);
   }
 
   /** @param {KeyboardEvent} event */

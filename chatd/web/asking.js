@@ -52,7 +52,7 @@ export class Asking {
   /** @param {string|null} peer  @param {Line} line */
   edit(peer, line) {
     const target = targetOf(this.model, peer, line);
-    if (target !== null) this.composer.edit(target, line.body ?? '');
+    if (target !== null && this.composer.edit(target, line.body ?? '')) this.view.notice(`What you wrote is kept with your draft to ${target.peer}.`);
   }
 
   /** The user's last message, if there is still time. @param {string|null} peer */

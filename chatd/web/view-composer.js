@@ -52,13 +52,22 @@ export class ComposerView {
     this.#put(draft);
   }
 
-  /** @param {Target} target  @param {string} body as it is now */
+  /**
+   * Begins an edit. One of another message that is under way ends, and what was typed into it is kept.
+   * @param {Target} target  @param {string} body as it is now  @returns {boolean} whether there are such words
+   */
   edit(target, body) {
-    if (this.editing === null) this.draft = this.text.value;
+    if (this.editing !== null && isSame(this.editing.target, target)) { // or it would begin anew
+      this.focus();
+      return false;
+    }
+    const isKept = this.review(() => false);
+    this.draft = this.text.value;
     this.editing = { target, body };
     this.#put(body);
     this.focus();
     this.text.setSelectionRange(body.length, body.length);
+    return isKept;
   }
 
   cancelEdit() {
@@ -140,4 +149,9 @@ export class ComposerView {
     this.#put('');
     this.focus();
   }
+}
+
+/** @param {Target} one  @param {Target} other */
+function isSame(one, other) {
+  return one.peer === other.peer && one.seq === other.seq && one.cid === other.cid;
 }

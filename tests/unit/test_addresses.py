@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.addresses import HOPS_MAX, Networks, counted_as, find, is_private, plain
+from chatd.addresses import FORWARDED_CHARS_MAX, HOPS_MAX, Networks, counted_as, find, is_private, plain
+from tests.fix_costs import Calls
 
 PROXY = "10.0.0.1"
 TRUSTED = Networks(["10.0.0.0/8", "fd00::/8"])
@@ -137,3 +138,31 @@ def test_private_addresses_are_no_clients_of_the_internet() -> None:
 def test_what_is_no_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="network"):
         Networks([text])
+
+
+FULL: Final = 'for="[2001:db8:cafe:1111:2222:3333:4444:17]:47011";by="[fd00::1:2:3]";host=chat.example.com;proto=https'
+
+
+def test_a_forwarded_of_as_many_hops_as_there_may_be_is_read() -> None:
+    hops = ", ".join(FULL.replace("2001:db8:cafe", f"fd00:{n}:cafe") for n in range(1, HOPS_MAX))
+    trusted = Networks(["10.0.0.0/8", "fd00::/8"])
+    assert find("10.0.0.1", [], [f"for=203.0.113.7, {hops}"], trusted).address == "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["a=b," * 3_900 + "for=203.0.113.7"],
+        ["a=b;" * 3_900 + "for=203.0.113.7"],
+        ["for=10.0.0.2," * 1_200 + "for=203.0.113.7"],
+        ['for="' + "\\a" * 7_900 + '"'],
+        [f"for=10.0.0.{n};" + "a=b;" * 240 + "a=b" for n in range(2, 17)],
+    ],
+    ids=["elements", "pairs", "hops", "escapes", "lines"],
+)
+def test_a_forwarded_that_is_too_long_says_nothing_and_costs_little(lines: list[str]) -> None:
+    """A stranger sends it through a proxy that is trusted: a handshake took 6 ms in place of 0.3."""
+    with Calls() as calls:
+        found = find("10.0.0.1", [], lines, Networks(["10.0.0.0/8"]))
+    assert found.address.startswith("10.0.0."), "no further than what was read and is trusted"
+    assert calls.ours <= 6 * FORWARDED_CHARS_MAX // len("a=b;")

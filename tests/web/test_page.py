@@ -15,6 +15,7 @@ from playwright.async_api import expect
 
 from tests.browser import DESK, LOW, PHONE, Browsing, Size, Tab
 from tests.fix_server import Peer
+from tests.integration.test_interleavings_session import Gate
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -122,6 +123,52 @@ async def test_an_edit_ends_with_its_conversation_and_its_words_are_kept(browsin
     await expect(tab.page.locator(".edit-bar")).to_be_hidden()
     await expect(tab.writing).to_have_value("to bob, better\nto bob, best")
     assert await bodies(other, ann) == ["to ann"]
+
+
+async def test_an_edit_of_another_message_keeps_what_was_typed_into_the_first(browsing: Browsing) -> None:
+    tab, other, _, bob = await asked(browsing, DESK)
+    await tab.dialog.get_by_role("button", name="Cancel").click()
+    await other.say(bob, "second")
+    await tab.writing.fill("a draft")
+    await tab.hit("to bob", "Edit")
+    await tab.writing.fill("to bob, better")
+    await tab.hit("to bob", "Edit")  # once more: nothing begins anew
+    await expect(tab.writing).to_have_value("to bob, better")
+    await tab.hit("second", "Edit")
+    await expect(tab.writing).to_have_value("second")
+    await tab.writing.fill("second, better")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.writing).to_have_value("a draft\nto bob, better")
+    await expect(tab.message("second, better")).to_be_visible()
+    assert await bodies(other, bob) == ["to bob", "second, better"]
+
+
+async def test_drafts_of_one_user_are_not_shown_to_the_next(browsing: Browsing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else signs in on this tab, and is not welcomed yet; what was typed at the last moment is there when its author comes back."""
+    tab, _, _, bob = await asked(browsing, DESK)
+    alice, eve = browsing.user("alice"), browsing.user("eve")
+    await tab.dialog.get_by_role("button", name="Cancel").click()
+    await tab.writing.fill("a draft")
+    await tab.hit("to bob", "Edit")
+    await tab.writing.fill("for bob alone")
+    leave, name = tab.page.get_by_role("button", name="Use another name"), tab.page.get_by_label("Your name")
+    await leave.click()
+    with monkeypatch.context() as held:
+        gate = Gate(held, browsing.server.node.store, "list_changed")
+        await name.fill(eve)
+        await tab.page.keyboard.press("Enter")
+        await gate.until_reached()
+        await tab.page.locator("#search").fill(bob)
+        await tab.page.keyboard.press("Enter")
+        await expect(tab.page.locator(".pane-head .name")).to_have_text(bob)
+        await expect(tab.writing).to_have_value("")
+        gate.go.set()
+    await expect(tab.page.locator(".side .state", has_text="online")).to_be_visible()
+    await leave.click()
+    await name.fill(alice)
+    await tab.page.keyboard.press("Enter")
+    await tab.open(bob)
+    await expect(tab.writing).to_have_value("a draft\nfor bob alone")
 
 
 # --- read is what was in view -----------------------------------------------------------------------------------------
