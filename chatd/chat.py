@@ -21,7 +21,6 @@ from chatd import errors, framing, hello_rates, history, opening, protocol, resy
 from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
-from chatd.gaps import Gap
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
@@ -189,7 +188,7 @@ class Chat:
                 await self.s.caught_up(conv)
         if self.s.registry.convs.get(conv.id) is not conv:  # the log is another one since: its cursors are not this one's
             raise errors.Unavailable("the log is another one: connect again", retry_ms=opening.OPEN_RETRY_MS)
-        if request.seq > conv.head and isinstance(conv.gap, Gap) and request.seq <= conv.gap.upto:
+        if request.seq > conv.head and conv.gap is not None and request.seq <= conv.gap.upto:
             raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=opening.OPEN_RETRY_MS)
         return self._advance(session, request, conv)
 
@@ -396,8 +395,6 @@ class Chat:
         if session.state is State.CLOSED:
             return
         session.state = State.CLOSED
-        if isinstance(waiter := session.drained, asyncio.Future) and not waiter.done():
-            waiter.set_result(None)
         user = session.user
         if user is None:
             return

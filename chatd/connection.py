@@ -60,8 +60,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_close_code", "_handshake", "_hub", "_intake", "_is_waiting", "_left", "_out", "_out_bytes", "_passed_over", "_paused", "_phase",
-        "_pinged_at", "_reader", "_rest", "_session", "_transport", "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number",
-        "since",
+        "_pinged_at", "_reader", "_rest", "_room", "_session", "_transport", "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at",
+        "number", "since",
     )  # fmt: skip
 
     def __init__(self, hub: Hub) -> None:
@@ -75,6 +75,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._paused = False
+        self._room: asyncio.Future[None] | None = None  # while its session waits for the client to take more
         self._rest = b""  # has come, and waits for its turn to be read
         self._is_waiting = False  # in the intake's ring
         self._passed_over = 0  # frames since we closed
@@ -131,8 +132,8 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        if self._session is not None and self._session.drained is None:
-            self._session.drained = self._hub.loop.create_future()
+        if self._room is None and self._session is not None and self._session.state is not State.CLOSED:
+            self._room = self._hub.loop.create_future()
         if self._transport is not None and self._phase is Phase.OPEN:
             self._transport.pause_reading()
 
@@ -142,11 +143,22 @@ class Connection(asyncio.Protocol):
         self.flush()
         if self._paused:  # it was full again at once
             return
-        if self._session is not None and isinstance(waiter := self._session.drained, asyncio.Future):
-            self._session.drained = None
-            if not waiter.done():
-                waiter.set_result(None)
+        self._has_room()
         self._read_on()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._room is not None
+
+    async def drained(self) -> None:
+        while (room := self._room) is not None:
+            await asyncio.wait([room])
+
+    def _has_room(self) -> None:
+        """The client takes more, or its session has ended: whoever waits in `drained` goes on."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
     # ---- in -------------------------------------------------------------------------------------------------------------------------
 
@@ -365,6 +377,7 @@ class Connection(asyncio.Protocol):
             bytes_out=self.bytes_out,
         )  # fmt: skip
         self._hub.chat.closed(session)
+        self._has_room()
 
     # ---- the sweep's side -----------------------------------------------------------------------------------------------------------
 

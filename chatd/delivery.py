@@ -22,9 +22,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from chatd import delivery_log, envelope, errors, framing, protocol, resync
+from chatd import delivery_log, envelope, errors, framing, protocol
 from chatd import log as logs
-from chatd.gaps import Gap, Gaps
+from chatd.gaps import Gaps
 from chatd.ids import ConvId, UserId
 from chatd.lanes import Batch, Item
 from chatd.limits import TokenBucket
@@ -291,7 +291,7 @@ class Delivery:
 
     def _push_stored(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         """From the fill of a gap, which has many at once: a session whose output is paused gets them as fast as its client reads."""
-        is_paused = session.state is State.LIVE and session.drained is not None
+        is_paused = session.state is State.LIVE and session.sink.is_paused
         if is_paused and (session.behind is None or conv_id not in session.behind):
             self.resync.miss(session, conv_id, seq - 1)
         else:
@@ -333,7 +333,6 @@ class Delivery:
         elif (to != conv.a and to != conv.b) or not _is_between(conv, e):
             return False
         if conv.gap is not None:
-            assert isinstance(conv.gap, Gap)
             conv.gap.heard = max(conv.gap.heard, e.seq)
         elif e.seq == conv.head + 1:
             self._fan_out_heard(conv, e)
@@ -458,7 +457,7 @@ class Delivery:
 
     async def drained(self, session: Session) -> None:
         """Wait until the session's connection takes more; returns at once when it does, or when it is closed."""
-        await resync.drained(session)
+        await session.sink.drained()
 
 
 def _is_between(conv: Conversation, e: envelope.Entry) -> bool:

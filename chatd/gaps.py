@@ -10,7 +10,6 @@ conversation that misses more goes to the end of the line. Without listeners her
 from __future__ import annotations
 
 import asyncio
-from bisect import insort
 from collections.abc import Callable, Collection, Coroutine, Iterable
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
-from chatd.registry import Conversation, Registry
+from chatd.registry import Conversation, Gap, Registry
 from chatd.store import Head, Store
 
 FILL_CONVS: Final = 50  # conversations a query
@@ -31,20 +30,6 @@ SETTLE_S: Final = 0.5  # between two looks at what is not decided
 OUTLAST_S: Final = 1.0  # between two looks at backends that may yet write; it costs a query by pid, and one by key
 SEQ_MAX: Final = (1 << 63) - 1
 LOOK_AGAIN_S: Final = 0.1
-
-
-class Gap:
-    """A conversation whose log is being read; results that came in meanwhile wait, each as (first seq, what to run)."""
-
-    __slots__ = ("heard", "upto", "waiting")
-
-    def __init__(self, upto: int) -> None:
-        self.upto = upto
-        self.heard = 0  # the highest seq that another node told of meanwhile
-        self.waiting: list[tuple[int, Callable[[], None]]] = []
-
-    def wait(self, first: int, run: Callable[[], None]) -> None:
-        insort(self.waiting, (first, run), key=lambda one: one[0])
 
 
 class Gaps:
@@ -227,7 +212,6 @@ class Gaps:
             if self._fillers < FILLERS_MAX:
                 self._fillers += 1
                 self._spawn(self._fill_gaps())
-        assert isinstance(gap, Gap)
         gap.upto = max(gap.upto, upto)
         return gap
 
@@ -283,7 +267,7 @@ class Gaps:
     def _missing(self, conv: Conversation) -> int:
         """Run the results whose turn it is. Gives the seq up to which the log is to be read; 0: nothing is missing, and the gap is closed."""
         gap = conv.gap
-        assert isinstance(gap, Gap)
+        assert gap is not None
         while gap.waiting and gap.waiting[0][0] <= conv.head + 1:
             gap.waiting.pop(0)[1]()
         if gap.waiting:

@@ -17,7 +17,8 @@ filled from the log before delivery goes on (`delivery.py`). Cursors only go for
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from bisect import insort
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd.ids import ConvId, DeviceId, UserId
@@ -38,6 +39,20 @@ KEPT_MAX: Final = 10_000
 def pair_check(a: UserId, b: UserId) -> int:
     """28 bits that stand for two users, as PostgreSQL reckons them (sql/migrations/0005_pre_fence.sql): what a batch is fenced by."""
     return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
+
+
+class Gap:
+    """What a conversation misses while its log is read (gaps.py). Results that arrive in the meantime wait here, each as (first seq, what to run)."""
+
+    __slots__ = ("heard", "upto", "waiting")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto  # the log has entries up to this seq at least
+        self.heard = 0  # the highest seq that another node has told of since
+        self.waiting: list[tuple[int, Callable[[], None]]] = []  # in order of seq
+
+    def wait(self, first: int, run: Callable[[], None]) -> None:
+        insort(self.waiting, (first, run), key=lambda one: one[0])
 
 
 class Conversation:
@@ -73,7 +88,7 @@ class Conversation:
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
         self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
         self.lane = 0
-        self.gap: object = None  # delivery's, while the log is read to fill a gap
+        self.gap: Gap | None = None  # while the log is read for what is missing
 
     @property
     def open(self) -> bool:

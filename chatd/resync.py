@@ -29,16 +29,10 @@ READ_CONVS: Final = 50  # a query
 CHUNK_BYTES: Final = 65_536  # queued for a client before it is asked for room again; connection.WRITE_HIGH_BYTES go to the kernel at once
 
 
-async def drained(session: Session) -> None:
-    """Wait until the session's connection takes more; returns at once when it does, or when it is closed."""
-    while isinstance(waiter := session.drained, asyncio.Future) and session.state is not State.CLOSED:
-        await asyncio.wait([waiter])
-
-
 async def written(session: Session) -> None:
     """Wait until what was queued has left for the kernel, but for what it takes at once."""
     await asyncio.sleep(0)  # the queue is handed on at the end of the loop turn: now it is known whether that was too much
-    await drained(session)
+    await session.sink.drained()
 
 
 class Resync:
@@ -63,7 +57,7 @@ class Resync:
         assert session.user is not None
         self._metrics.resyncs += 1
         while session.behind and session.state is State.LIVE:
-            await drained(session)
+            await session.sink.drained()
             wants = self._wants(session)
             if not wants:
                 continue
@@ -77,7 +71,7 @@ class Resync:
             for conv_id, e in rows:
                 by_conv[conv_id].append(e)
             for conv_id, _, upto in wants:
-                await drained(session)
+                await session.sink.drained()
                 await self._push(session, conv_id, upto, by_conv[conv_id])
         session.behind = session.behind or None
 
@@ -104,7 +98,7 @@ class Resync:
         conv, queued = self._registry.convs.get(conv_id), 0
         for e in entries:
             if queued >= CHUNK_BYTES:
-                await drained(session)
+                await session.sink.drained()
                 queued = 0
             if not self._is_behind(session, conv_id, conv, e.seq):
                 return

@@ -70,6 +70,13 @@ class Sink(Protocol):
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then close. Idempotent."""
 
+    @property
+    def is_paused(self) -> bool:
+        """Its client is slower than what is sent: nothing more is to be read from the database for it."""
+
+    async def drained(self) -> None:
+        """Wait until the client takes more; returns at once where it does, or where the session has ended."""
+
 
 class Reply(NamedTuple):
     """Answer with this frame, an error of this code; nothing else follows."""
@@ -134,7 +141,6 @@ class Session:
         "cuts",
         "deferred",
         "device",
-        "drained",
         "exp_ms",
         "frames",
         "held",
@@ -176,7 +182,6 @@ class Session:
         self.moved: set[tuple[ConvId, int]] | None = None  # while its welcome is made: (conversation, side) whose cursors moved
         self.reads = 0  # reads of the database under way for this session
         self.watching: tuple[UserId, ...] = ()
-        self.drained: object = None
 
     @property
     def live(self) -> bool:

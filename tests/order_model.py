@@ -125,9 +125,11 @@ class Node:
         return session
 
     address = "test"
+    is_paused = False
 
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
+    async def drained(self) -> None: ...
 
     # ---- as `entering` does
 

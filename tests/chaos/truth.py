@@ -141,7 +141,7 @@ def maps(node: Node, heads: Mapping[str, int]) -> Iterator[str]:
         if conv.pending:
             yield f"conversation {id} has {conv.pending} pending"
         if conv.gap is not None:
-            yield f"conversation {id} has a gap, {conv.gap.upto if hasattr(conv.gap, 'upto') else ''}"
+            yield f"conversation {id} has a gap, {conv.gap.upto}"
         if conv.head != heads.get(str(id), 0):
             yield f"conversation {id} was delivered up to {conv.head}, the log has {heads.get(str(id), 0)}"
     for name, user in users.items():

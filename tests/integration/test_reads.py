@@ -143,13 +143,13 @@ async def test_a_read_is_under_way_until_its_answer_is_taken(make_place: MakePla
     narrow(place.server)
     session = session_of(place.server, "alice")
     await raw.say("history", 2, c="1", limit=100)
-    await turns(lambda: session.drained is not None)
+    await turns(lambda: session.sink.is_paused)
     assert (session.reads, session.user.reads if session.user else None) == (1, 1)
     answer = await raw.frame()
     assert answer is not None
     assert len(json.loads(answer[1])["entries"]) == 100
     await turns(lambda: session.reads == 0)
-    assert session.drained is None
+    assert not session.sink.is_paused
 
 
 async def say_at_once(raw: Raw, requests: int) -> None:
@@ -173,7 +173,7 @@ async def test_the_kernel_holds_little_for_a_client_that_does_not_read(make_plac
     session = session_of(place.server, "alice")
     for id in range(2, 6):
         await raw.say("history", id, c="1", limit=100)
-    await turns(lambda: session.drained is not None)
+    await turns(lambda: session.sink.is_paused)
     for _ in range(4):
         assert await raw.frame() is not None
     await turns(lambda: session.reads == 0)
@@ -197,7 +197,7 @@ async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their
         nonlocal most
         most = max(most, alice.reads)
         assert all(session.reads <= READS_MAX for session in sessions)
-        return sum(session.drained is not None for session in sessions) >= 2
+        return sum(session.sink.is_paused for session in sessions) >= 2
 
     await turns(paused)
     assert most == USER_READS_MAX
@@ -514,13 +514,13 @@ async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes
     conv = node.registry.convs[ConvId(3)]
     session = session_of(place.server, "alice")
     paused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    session.drained = paused
+    session.sink._room = paused  # type: ignore[attr-defined]
     append(place.db, [Message(conv.id, f"{n}", side=1) for n in range(5)])
     node.delivery.poke(conv)
     await turns(lambda: conv.head == 6 and conv.gap is None)
     assert session.behind == {conv.id: 1}
     assert session.sink._out_bytes == 0  # type: ignore[attr-defined]
-    session.drained = None
+    session.sink._room = None  # type: ignore[attr-defined]
     paused.set_result(None)
     assert [(await alice.push("entry"))["seq"] for _ in range(5)] == [2, 3, 4, 5, 6]
     await turns(lambda: session.behind is None)

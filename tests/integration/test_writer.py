@@ -37,12 +37,16 @@ class NoSink:
     """Sessions here are only asked what stands in front of an item."""
 
     address = "test"
+    is_paused = False
 
     def send(self, frame: bytes) -> None:
         raise AssertionError("a lane sends nothing")
 
     def close(self, code: int, reason: str) -> None:
         raise AssertionError("a lane closes nothing")
+
+    async def drained(self) -> None:
+        raise AssertionError("a lane waits for no client")
 
 
 class Told:

@@ -25,9 +25,11 @@ WITH = {BOB: Conversation(ConvId(1), ALICE, BOB), CAROL: Conversation(ConvId(2),
 
 class Silent:
     address = "test"
+    is_paused = False
 
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
+    async def drained(self) -> None: ...
 
 
 def make_session() -> Session:

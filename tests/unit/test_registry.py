@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.limits import Penalty, SlidingWindow, TokenBucket
-from chatd.registry import LINGER_S, Conversation, Registry, User
+from chatd.registry import LINGER_S, Conversation, Gap, Registry, User
 from chatd.session import Session
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ class Silent:
     """A connection that nobody listens to."""
 
     address = "test"
+    is_paused = False
 
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
+    async def drained(self) -> None: ...
 
 
 def session() -> Session:
@@ -173,7 +175,7 @@ def test_a_conversation_at_work_outlives_its_users() -> None:
     alice = make_user(NAMES[0])
     registry.add_user(alice, 0.0)
     conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
-    conv.gap = object()
+    conv.gap = Gap(1)
     registry.detach(alice, PHONE, session(), 0.0)
     assert registry.release(60.0) == [alice.id]
     assert registry.hold(ConvId(1), NAMES[0], NAMES[1]) is conv

@@ -38,9 +38,11 @@ A, B, C = (Cid(c) for c in "abc")
 
 class Silent:
     address = "test"
+    is_paused = False
 
     def send(self, frame: bytes) -> None: ...
     def close(self, code: int, reason: str) -> None: ...
+    async def drained(self) -> None: ...
 
 
 def make(state: State = State.LIVE, *, burst: int = 10_000, strikes: int = 8) -> Session:
