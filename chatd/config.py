@@ -10,8 +10,8 @@
 operator needs from an error is *which* of the four to look at. It raises `SettingError`: one line with the setting,
 its origin, what is wrong and what would be right. Secrets never reach a message.
 
-Rejected: pydantic-settings' own sources (they drop the origin, pass over unknown names in silence, read `os.environ`
-behind the caller's back, want JSON for lists). So `Settings(...)` sees its arguments and nothing else: what a test
+Rejected: pydantic-settings (its sources drop the origin, pass over unknown names in silence, read `os.environ`
+behind the caller's back, want JSON for lists). `Settings(...)` sees its arguments and nothing else: what a test
 builds does not depend on the machine. Rejected: TOML tables; a flat name is the same in all four places.
 argparse hands on text and pydantic alone judges it, so that a wrong flag reads like a wrong file.
 """
@@ -30,9 +30,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import platformdirs
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from chatd import injected, shapes
 from chatd.addresses import Networks
@@ -79,10 +78,10 @@ _nodes = _group("Many nodes")
 _run = _group("Running")
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """All settings, frozen. Build it with `load`; tests may call it with keyword arguments."""
 
-    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
     _warnings: list[str] = PrivateAttr(default_factory=list)
 
@@ -197,12 +196,6 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """No database_url: PostgreSQL comes from the wheel and lives in data_dir."""
         return self.database_url is None
-
-    @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
 
     @field_validator("*", mode="before")
     @classmethod

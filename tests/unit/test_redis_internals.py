@@ -1,0 +1,92 @@
+"""What chatd uses of redis-py that redis-py documents nowhere and may change in any release: hence the cap in setup.cfg.
+
+A release that fails here is not taken by moving the cap: the module named has to be changed first, then `make test` with tests/cluster.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+import redis
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.connection import AbstractConnection, SSLConnection
+
+from chatd import redis_url
+from chatd.redis_clients import open_client, tls_context
+
+NONE = inspect.Parameter.empty
+METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [  # owner, method, parameters that are given by name or place, who calls it
+    (AbstractConnection, "connect", (), "subscription"),
+    (AbstractConnection, "disconnect", ("nowait",), "subscription"),
+    (AbstractConnection, "pack_commands", ("commands",), "subscription"),
+    (AbstractConnection, "send_packed_command", ("command", "check_health"), "subscription"),
+    (AbstractConnection, "read_response", (), "subscription"),
+    (RedisCluster, "get_node_from_key", ("key",), "subscription"),
+    (RedisCluster, "keyslot", ("key",), "subscription"),
+    (RedisCluster, "initialize", (), "engine"),
+    (ClusterNode, "execute_pipeline", ("commands",), "engine"),
+    (ClusterNode, "disconnect_free_connections", (), "redis_clients"),  # whose race `_RACE` knows by its texts
+]
+ATTRIBUTES = [  # kind of URL, path from the client, who uses it
+    ("redis://host", "connection_pool.connection_class", "redis_clients"),
+    ("redis://host", "connection_pool.connection_kwargs", "subscription"),
+    ("redis+sentinel://host/main", "connection_pool.connection_class", "redis_clients"),
+    ("redis+sentinel://host/main", "connection_pool.sentinel_manager.sentinels", "redis_clients"),
+    ("redis+cluster://host", "connection_kwargs", "redis_clients"),
+    ("redis+cluster://host", "startup_nodes", "redis_clients"),
+    ("redis+cluster://host", "nodes_manager.initialize", "engine"),
+    ("redis+cluster://host", "nodes_manager.aclose", "redis_clients"),
+    ("redis+cluster://host", "nodes_manager.nodes_cache", "redis_clients"),
+    ("redis+cluster://host", "nodes_manager.startup_nodes", "redis_clients"),
+]
+
+
+def gone(what: str, module: str) -> str:
+    return f"redis-py {redis.__version__} has no {what}, which {module}.py uses: keep the cap in setup.cfg below it, or change {module} first"
+
+
+@pytest.mark.parametrize(("owner", "name", "parameters", "module"), METHODS, ids=lambda each: each if isinstance(each, str) else "")
+def test_a_method_is_there_with_its_parameters(owner: Any, name: str, parameters: tuple[str, ...], module: str) -> None:
+    method = getattr(owner, name, None)
+    assert method is not None, gone(f"{owner.__name__}.{name}", module)
+    taken = inspect.signature(method).parameters
+    for parameter in parameters:
+        assert parameter in taken, gone(f"parameter {parameter} of {owner.__name__}.{name}", module)
+    needed = [one.name for one in taken.values() if one.default is NONE and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    assert {*needed} <= {"self", *parameters}, f"{owner.__name__}.{name} wants more in redis-py {redis.__version__}: change {module}"
+
+
+@pytest.mark.parametrize(("url", "path", "module"), ATTRIBUTES)
+async def test_an_attribute_is_there(url: str, path: str, module: str) -> None:
+    """Async: a client of a Cluster may want a loop. Nothing connects."""
+    found: Any = open_client(redis_url.read(url), 1.0, None)
+    for name in path.split("."):
+        assert hasattr(found, name), gone(f"{type(found).__name__}.{name}", module)
+        found = getattr(found, name)
+
+
+@pytest.mark.parametrize("name", ["connection_class", "connection_kwargs", "name", "host", "port"])
+def test_a_node_of_a_cluster_says_how_to_connect_to_it(name: str) -> None:
+    assert hasattr(ClusterNode("host", 6379), name), gone(f"ClusterNode.{name}", "subscription")
+
+
+def test_a_command_of_a_pipeline_keeps_its_words_and_its_result() -> None:
+    command = PipelineCommand(0, "SPUBLISH", "channel", b"data")
+    assert command.args == ("SPUBLISH", "channel", b"data"), gone("PipelineCommand.args", "engine")
+    assert hasattr(command, "result"), gone("PipelineCommand.result", "engine")
+
+
+@pytest.mark.parametrize("url", ["rediss://host", "rediss+sentinel://host/main", "rediss+cluster://host"])
+async def test_connections_share_one_tls_context(url: str) -> None:
+    """`ssl_context.context` is what a connection would make for itself; ours is there already."""
+    read = redis_url.read(url)
+    context = tls_context(read)
+    client: Any = open_client(read, 1.0, context)
+    source = client.startup_nodes[0] if read.kind == "cluster" else client.connection_pool
+    connection = source.connection_class(**{name: value for name, value in source.connection_kwargs.items() if name != "connection_pool"}, **(
+        {"connection_pool": client.connection_pool} if read.kind == "sentinel" else {}
+    ))  # fmt: skip
+    assert isinstance(connection, SSLConnection)
+    assert connection.ssl_context.context is context, gone("SSLConnection.ssl_context.context", "redis_clients")
