@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-import orjson
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from chatd import ending
+from chatd import ending, http
+from chatd.http import Page
 from chatd.ids import UserId, user_id
 
 if TYPE_CHECKING:
@@ -37,14 +37,7 @@ CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0  # for a client to send its request, and again to take the answer
 METRICS_S: Final = 0.05  # from one exposition to the next: each takes 1.5 to 3 ms of the loop, and 32 in one turn held up everybody for 60 ms
 READY_S: Final = 0.45  # for all checks of readiness: who asks has deadlines of its own, Kubernetes 1 s unless it is told otherwise
-TEXT: Final = "text/plain; charset=utf-8"
-JSON: Final = "application/json"
-
-
-class Answer(NamedTuple):
-    status: HTTPStatus
-    kind: str
-    body: bytes
+HEADERS: Final = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), ("Connection", "close"))
 
 
 class Admin:
@@ -97,7 +90,7 @@ class Admin:
                 writer.close()
                 await writer.wait_closed()
         except asyncio.LimitOverrunError:
-            writer.write(_serialize(_plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)))
+            writer.write(_serialize(http.plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)))
             writer.close()
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
             pass  # the client's affair
@@ -107,24 +100,23 @@ class Admin:
             if not writer.is_closing() or writer.transport.get_write_buffer_size():
                 writer.transport.abort()
 
-    async def _answer(self, head: bytes) -> Answer:
-        parts = head.partition(b"\r\n")[0].split(b" ")
-        if len(parts) != 3 or parts[2] not in (b"HTTP/1.1", b"HTTP/1.0"):
-            return _plain(HTTPStatus.BAD_REQUEST)
-        if parts[0] not in (b"GET", b"HEAD"):
-            return _plain(HTTPStatus.METHOD_NOT_ALLOWED)
-        path, _, query = parts[1].partition(b"?")
-        match path:
+    async def _answer(self, head: bytes) -> Page:
+        request = http.request_line(head)
+        if request is None:
+            return http.plain(HTTPStatus.BAD_REQUEST)
+        if request.method.decode("latin-1") not in http.METHODS:
+            return http.plain(HTTPStatus.METHOD_NOT_ALLOWED)
+        match request.path:
             case b"/metrics":
-                return Answer(HTTPStatus.OK, CONTENT_TYPE_LATEST, await asyncio.shield(self._exposition()))
+                return Page(HTTPStatus.OK, (("Content-Type", CONTENT_TYPE_LATEST),), await asyncio.shield(self._exposition()))
             case b"/healthz":
-                return Answer(HTTPStatus.OK, TEXT, b"ok\n")
+                return Page(HTTPStatus.OK, (("Content-Type", http.TEXT),), b"ok\n")
             case b"/readyz":
                 return await self._readiness()
             case b"/user":
-                return self._user(query)
+                return self._user(request.query)
             case _:
-                return _plain(HTTPStatus.NOT_FOUND)
+                return http.plain(HTTPStatus.NOT_FOUND)
 
     def _exposition(self) -> asyncio.Future[bytes]:
         """The metrics, made after this was called; all who ask before they are made share them."""
@@ -141,7 +133,7 @@ class Admin:
         except Exception as e:
             waiting.set_exception(e)
 
-    async def _readiness(self) -> Answer:
+    async def _readiness(self) -> Page:
         try:
             async with asyncio.timeout(self._ready_s):
                 reasons = await self._ready()
@@ -153,25 +145,17 @@ class Admin:
         facts: dict[str, object] = {"ready": False, "reasons": reasons} if reasons else {"ready": True}
         if degraded := self._degraded():
             facts["degraded"] = degraded
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, JSON, orjson.dumps(facts))
+        return http.json(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, facts)
 
-    def _user(self, query: bytes) -> Answer:
+    def _user(self, query: bytes) -> Page:
         try:
             id = user_id(parse_qs(query.decode("ascii"), max_num_fields=4, errors="strict")["id"][0])
         except (KeyError, ValueError):  # a UnicodeDecodeError is one
-            return _plain(HTTPStatus.BAD_REQUEST)
-        return Answer(HTTPStatus.OK, JSON, orjson.dumps(self._about(id)))
+            return http.plain(HTTPStatus.BAD_REQUEST)
+        return http.json(HTTPStatus.OK, self._about(id))
 
 
-def _plain(status: HTTPStatus) -> Answer:
-    return Answer(status, TEXT, f"{status.phrase}\n".encode())
-
-
-def _serialize(answer: Answer, *, with_body: bool = True) -> bytes:
-    status, kind, body = answer
-    allow = "Allow: GET, HEAD\r\n" if status is HTTPStatus.METHOD_NOT_ALLOWED else ""
-    head = (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n"
-        f"{allow}Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + (body if with_body else b"")
+def _serialize(page: Page, *, with_body: bool = True) -> bytes:
+    allow = [("Allow", "GET, HEAD")] if page.status is HTTPStatus.METHOD_NOT_ALLOWED else []
+    headers = [*page.headers, ("Content-Length", str(len(page.body))), *allow, *HEADERS]
+    return http.serialize(page.status, headers, page.body if with_body else b"")

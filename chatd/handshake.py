@@ -16,11 +16,12 @@ from typing import Final, NamedTuple, Protocol, cast
 
 from websockets.datastructures import Headers, MultipleValuesError
 from websockets.exceptions import NegotiationError
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 from websockets.server import ServerProtocol
 from websockets.typing import Origin, Subprotocol
 
 from chatd.arrival import Arrival
+from chatd.http import Page, plain, serialize
 from chatd.protocol import SUBPROTOCOL
 from chatd.proxy_protocol import Malformed
 
@@ -28,14 +29,6 @@ HEAD_BYTES_MAX: Final = 16_384
 WS_PATH: Final = "/ws"
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _HAS_PORT: Final = re.compile(r":[0-9]+$")  # not that of `[::1]`
-
-
-class Page(NamedTuple):
-    """An answer to plain HTTP: status, headers in order, body."""
-
-    status: HTTPStatus
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
 
 
 class Pages(Protocol):
@@ -113,7 +106,7 @@ class Handshake:
             data = b"".join(core.data_to_send())
             return Answer(False, data, b"", "bad_request") if data else _bad(HTTPStatus.BAD_REQUEST)
         if self._arrival is not None and not self._arrival.has_room(request.headers):
-            return _answer(_plain(HTTPStatus.SERVICE_UNAVAILABLE))
+            return _answer(plain(HTTPStatus.SERVICE_UNAVAILABLE))
         path = request.path.partition("?")[0]
         if path != WS_PATH:
             return _answer(self._pages.respond(request.method, request.path, request.headers))
@@ -147,23 +140,15 @@ def same_origins(origin: str) -> tuple[str, ...]:
     return (origin,) if _HAS_PORT.search(host) else (origin, f"{origin}:{port}")
 
 
-def _plain(status: HTTPStatus) -> Page:
-    return Page(status, (("Content-Type", "text/plain; charset=utf-8"),), f"{status.phrase}\n".encode())
-
-
 def _bad(status: HTTPStatus) -> Answer:
-    return _answer(_plain(status))._replace(refused="bad_request")
-
-
-def not_found() -> Page:
-    return _plain(HTTPStatus.NOT_FOUND)
+    return _answer(plain(status))._replace(refused="bad_request")
 
 
 def _answer(page: Page) -> Answer:
-    headers = Headers([("Date", formatdate(usegmt=True)), ("Connection", "close"), ("Content-Length", str(len(page.body))), *page.headers])
-    return Answer(False, Response(page.status.value, page.status.phrase, headers, page.body).serialize(), b"")
+    headers = [("Date", formatdate(usegmt=True)), ("Connection", "close"), ("Content-Length", str(len(page.body))), *page.headers]
+    return Answer(False, serialize(page.status, headers, page.body), b"")
 
 
 def refusal(status: HTTPStatus) -> bytes:
     """A whole HTTP answer for a connection that there is no room for."""
-    return _answer(_plain(status)).data
+    return _answer(plain(status)).data

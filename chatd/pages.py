@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
-import orjson
 from websockets.datastructures import Headers, MultipleValuesError
 
-from chatd.handshake import Page, not_found
+from chatd import http
+from chatd.http import Page
 from chatd.ids import UserId, user_id
 
 FOLDER: Final = Path(__file__).parent / "web"
@@ -34,6 +34,7 @@ SECURITY: Final = (
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
+DYNAMIC: Final = (("Cache-Control", "no-store"), *SECURITY)
 DEV_HEADER: Final = "X-Chatd-Dev"
 
 
@@ -47,15 +48,15 @@ class Pages:
 
     def respond(self, method: str, path: str, headers: Headers) -> Page:
         """The answer to a request that is no WebSocket's."""
-        if method not in ("GET", "HEAD"):
+        if method not in http.METHODS:
             return Page(HTTPStatus.METHOD_NOT_ALLOWED, (("Allow", "GET, HEAD"), ("Content-Type", "text/plain")), b"Method Not Allowed\n")
         name, _, query = path.partition("?")
         if name == "/healthz":
-            page = Page(HTTPStatus.OK, (("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")), b"ok\n")
+            page = Page(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
         elif name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
             page = self._token(query)
         else:
-            page = self._files.get(name) or not_found()
+            page = self._files.get(name) or http.plain(HTTPStatus.NOT_FOUND)
         return page if method == "GET" else page._replace(body=b"")
 
     def _token(self, query: str) -> Page:
@@ -63,8 +64,9 @@ class Pages:
         try:
             user = user_id(parse_qs(query, max_num_fields=4, errors="strict").get("user", [""])[0])
         except ValueError as e:  # also UnicodeDecodeError
-            return _json(HTTPStatus.BAD_REQUEST, {"error": str(e) if not isinstance(e, UnicodeDecodeError) else "not UTF-8"})
-        return _json(HTTPStatus.OK, {"token": self._issue(user), "user": user})
+            wrong = "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e)
+            return http.json(HTTPStatus.BAD_REQUEST, {"error": wrong}, *DYNAMIC)
+        return http.json(HTTPStatus.OK, {"token": self._issue(user), "user": user}, *DYNAMIC)
 
 
 def _own_page(headers: Headers, remote: bool) -> bool:
@@ -89,7 +91,3 @@ def _own_page(headers: Headers, remote: bool) -> bool:
 def _file(path: Path) -> Page:
     headers = (("Content-Type", TYPES[path.suffix]), ("Cache-Control", "no-cache"), *SECURITY)
     return Page(HTTPStatus.OK, headers, path.read_bytes())
-
-
-def _json(status: HTTPStatus, value: object) -> Page:
-    return Page(status, (("Content-Type", "application/json"), ("Cache-Control", "no-store"), *SECURITY), orjson.dumps(value))
