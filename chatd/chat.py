@@ -168,7 +168,7 @@ class Chat:
     def _skip(self, session: Session, request: protocol.Skip) -> None:
         assert session.user is not None
         peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
-        session.skip(peer, request.cid)
+        session.order.skip(peer, request.cid)
         self._send(session, protocol.ok(request.id))
 
     # ---- cursors and typing -------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from chatd import delivery_log, envelope, errors, framing, protocol
 from chatd import log as logs
 from chatd.gaps import Gaps
 from chatd.ids import ConvId, UserId
-from chatd.lanes import Batch, Item
+from chatd.lanes import PROBE, Batch, Item
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.postgres.connection import Backend
@@ -140,8 +140,8 @@ class Delivery:
         self._free(item, give_back=True)
         self.metrics.limit_hits += 1
         if self._hits_logged.take(self.now()):
-            log.info("limit.hit", user=item.session.user.id if item.session.user else None, conv=item.conv.id, again=item.again)
-        verdict = item.session.limited(item.peer, item.cid, item.id, item.again, self.now())
+            log.info("limit.hit", user=item.session.user.id if item.session.user else None, conv=item.conv.id, again=item.resent_early)
+        verdict = item.session.limited(item.peer, item.cid, item.id, item.resent_early, self.now())
         if isinstance(verdict, End):
             item.session.sink.close(verdict.code, verdict.reason)
             return
@@ -160,8 +160,8 @@ class Delivery:
 
     def _free(self, item: Item, *, give_back: bool = False) -> None:
         """An item is answered: its probe is in; its slot of the rate goes back if it made nothing through no fault of the client."""
-        if item.flags & 1:
-            item.session.probed(item.peer)
+        if item.flags & PROBE:
+            item.session.order.probed(item.peer)
         elif give_back and item.taken_at and item.session.user is not None:
             item.session.user.window.give_back(item.taken_at)
 
@@ -186,7 +186,7 @@ class Delivery:
         """An earlier one in the conversation failed after these were queued."""
         for item in items:
             self._free(item, give_back=True)
-            waiting = item.session.overtaken(item.peer, item.id)
+            waiting = item.session.order.overtaken(item.peer, item.id)
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
     def doubtful(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:

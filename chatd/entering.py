@@ -15,20 +15,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import structlog
 
 from chatd import errors, framing, opening, protocol
 from chatd.errors import CloseCode
-from chatd.ids import ConvId, Seq, UserId
+from chatd.ids import ConvId, UserId
 from chatd.lanes import Item
 from chatd.opening import Services
-from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Entering, Send
+from chatd.protocol import Entering, Send
 from chatd.registry import Conversation, User
 from chatd.session import Session, State, Throttled, Verdict
 from chatd.store import ConvRow, Locked
-from chatd.writer import flags
 
 if TYPE_CHECKING:
     from chatd.quota import Quota
@@ -46,11 +45,11 @@ Pair: TypeAlias = tuple[UserId, UserId]
 
 
 class First(NamedTuple):
-    """A send that waits for its conversation. `again`: as `Session.comes` said."""
+    """A send that waits for its conversation. `resent_early`: as `SendOrder.arrive` said."""
 
     session: Session
     request: Send
-    again: bool
+    resent_early: bool
 
 
 class By(NamedTuple):
@@ -87,10 +86,10 @@ class Entrance:
         if self.draining:
             raise self._drained(session, request, peer)
         if self.s.quota is not None:
-            again = session.comes(peer, request.cid, self.s.now())
-            if isinstance(again, errors.Blocked):
-                raise again
-            self._wait(session, request, conv, again)
+            resent_early = session.order.arrive(peer, request.cid, self.s.now())
+            if isinstance(resent_early, errors.Blocked):
+                raise resent_early
+            self._wait(session, request, conv, resent_early)
             return
         verdict = session.admit(peer, request.cid, self.s.now())
         if isinstance(verdict, errors.Blocked):
@@ -104,7 +103,7 @@ class Entrance:
         error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
         if isinstance(request, Entering) and session.user is not None:
             peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
-            error = session.denied(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
+            error = session.not_queued(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
         raise error
 
     async def idle(self) -> None:
@@ -118,39 +117,32 @@ class Entrance:
     def _append(self, session: Session, request: Entering, conv: Conversation, peer: UserId, verdict: Verdict) -> None:
         user = session.user
         assert user is not None
-        kind, body, ref = _CONTENT[type(request)](request)
-        item = Item(
-            session, request.id, conv, peer, 0 if user.id == conv.a else 1, request.cid, kind, body, ref, flags(request.retry, verdict.probe)
-        )
-        item.taken_at, item.again = verdict.taken_at, verdict.again
-        if not isinstance(request, Send):
-            item.refcid = request.refcid
-        if not self.s.store.append(item):
+        if not self.s.store.append(Item.from_request(session, request, conv, verdict)):
             if verdict.probe:
-                session.probed(peer)
+                session.order.probed(peer)
             else:
                 user.window.give_back(verdict.taken_at)
-            raise session.denied(peer, request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
+            raise session.not_queued(peer, request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
 
-    def _wait(self, session: Session, request: Entering, conv: Conversation, again: bool) -> None:
+    def _wait(self, session: Session, request: Entering, conv: Conversation, resent_early: bool) -> None:
         """Up to the gate, or on if this node is alone."""
         if self.s.quota is None:
-            self._through(session, request, conv, again, self.s.now())
-        elif not self.s.quota.put(_user(session).window, partial(self._through, session, request, conv, again)):
-            raise session.denied(conv.peer(_user(session).id), request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
+            self._through(session, request, conv, resent_early, self.s.now())
+        elif not self.s.quota.put(_user(session).window, partial(self._through, session, request, conv, resent_early)):
+            raise session.not_queued(conv.peer(_user(session).id), request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
 
-    def _through(self, session: Session, request: Entering, conv: Conversation, again: bool, came: float) -> None:
+    def _through(self, session: Session, request: Entering, conv: Conversation, resent_early: bool, came: float) -> None:
         """An entry that had to wait goes on, or not. Answers by itself; never raises."""
         try:
             peer = conv.peer(_user(session).id)
             # Before the drain, because an entry behind a failed one must not be the one that is waited for.
-            if (blocked := session.stands(peer, request.cid, request.id)) is not None:
+            if (blocked := session.order.recheck(peer, request.cid, request.id)) is not None:
                 raise blocked
             if self.draining:
                 raise self._drained(session, request, peer)
             if self.s.registry.convs.get(conv.id) is not conv:  # the log is another one since (server._log_moved)
-                raise session.denied(peer, request, errors.Unavailable("the log is another one: connect again", retry_ms=RETRY_MS))
-            self._append(session, request, conv, peer, session.judge(peer, again, came))
+                raise session.not_queued(peer, request, errors.Unavailable("the log is another one: connect again", retry_ms=RETRY_MS))
+            self._append(session, request, conv, peer, session.judge(peer, resent_early, came))
         except errors.Refused as e:
             self._refuse(session, request, e)
         except Exception:  # a bug of ours must not take others down: this connection ends, loudly
@@ -164,7 +156,7 @@ class Entrance:
         session.sink.send(framing.encode_text(protocol.err(request.id, error)))
 
     def _drained(self, session: Session, request: Entering, peer: UserId) -> errors.Refused:
-        return session.denied(peer, request, errors.Unavailable("this server is draining; reconnect", retry_ms=RETRY_MS))
+        return session.not_queued(peer, request, errors.Unavailable("this server is draining; reconnect", retry_ms=RETRY_MS))
 
     # ---- the first message ----------------------------------------------------------------------------------------------------------
 
@@ -177,17 +169,17 @@ class Entrance:
         opening.check_name(user, to)
         if self.draining:
             raise self._drained(session, request, to)
-        again = session.comes(to, request.cid, self.s.now())
-        if isinstance(again, errors.Blocked):
-            raise again
+        resent_early = session.order.arrive(to, request.cid, self.s.now())
+        if isinstance(resent_early, errors.Blocked):
+            raise resent_early
         pair = _pair(user.id, to)
         if self._resolving_n >= RESOLVING_MAX or self._resolving_of.get(user.id, 0) >= RESOLVING_PER_USER_MAX:
-            raise session.denied(to, request, errors.Overloaded("too many new conversations at once", retry_ms=RETRY_MS))
-        first = First(session, request, again)
+            raise session.not_queued(to, request, errors.Overloaded("too many new conversations at once", retry_ms=RETRY_MS))
+        first = First(session, request, resent_early)
         if (queue := self._resolving.get(pair)) is not None:
             queue.append(first)
         elif (wait := self._begin(pair, user, [first])) > 0:
-            raise session.denied(to, request, _too_many(wait))
+            raise session.not_queued(to, request, _too_many(wait))
         self._count(session, 1)
 
     def _begin(self, pair: Pair, user: User, waiting: list[First]) -> float:
@@ -260,9 +252,9 @@ class Entrance:
         if row.head:
             by.user.new_convs.give_back(by.taken_at)  # it was there already
         conv = opening.merge(self.s, by.user, row)
-        for session, request, again in self._take(pair):
+        for session, request, resent_early in self._take(pair):
             try:
-                self._wait(session, request, conv, again)
+                self._wait(session, request, conv, resent_early)
             except errors.Refused as e:
                 self._refuse(session, request, e)
 
@@ -291,7 +283,7 @@ class Entrance:
     def _tell(self, pair: Pair, waiting: list[First], error: errors.Refused) -> None:
         for session, request, _ in waiting:
             to = _other(pair, _user(session).id)
-            self._refuse(session, request, session.denied(to, request, error) if isinstance(error, errors.Retryable) else error)
+            self._refuse(session, request, session.not_queued(to, request, error) if isinstance(error, errors.Retryable) else error)
 
     def _take(self, pair: Pair) -> list[First]:
         """What waits for a pair, without the sessions that have left."""
@@ -308,13 +300,6 @@ class Entrance:
         self._resolving_of[id] = self._resolving_of.get(id, 0) + more
         if not self._resolving_of[id]:
             del self._resolving_of[id]
-
-
-_CONTENT: Final[dict[type, Callable[[Any], tuple[int, str | None, Seq | None]]]] = {
-    Send: lambda r: (MESSAGE, r.body, None),
-    Edit: lambda r: (EDIT, r.body, r.ref),
-    Delete: lambda r: (DELETE, None, r.ref),
-}
 
 
 def _user(session: Session) -> User:

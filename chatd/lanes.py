@@ -7,31 +7,44 @@ nobody waits for a timer. The rules of a batch, each with its reason:
 - In one conversation no message comes after an edit or delete: `append` does the messages first.
 - No cid twice for one sender and conversation: the second becomes a twin of the first and gets its answer as a duplicate.
 - An item that was queued behind one of its session and conversation which then failed is refused as `blocked`, here at the last moment: it must not
-  overtake that one (`Session.overtaken`).
+  overtake that one (core/send_order.py).
 
 A conversation that always has something pending never leaves its lane by itself; between two batches whole ones can be handed to another (`split`).
 """
 
 from __future__ import annotations
 
+import enum
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from chatd.protocol import MESSAGE
+from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send
 
 if TYPE_CHECKING:
     from chatd.ids import Cid, UserId
+    from chatd.protocol import Entering
     from chatd.registry import Conversation
-    from chatd.session import Session
+    from chatd.session import Session, Verdict
 
-PROBE: Final = 1  # over the rate limit: only look whether the cid is known
-AGAIN: Final = 2  # the client says that it may have sent it before: look through all of retention
+
+class ItemFlag(enum.IntFlag):
+    """What `append` is told of an item, beside its side and kind (sql/migrations). A user's name for the bits: items hold plain integers."""
+
+    PROBE = 1  # over the rate limit: only look whether the cid is known
+    RETRY = 2  # the client says that it may have sent it before: look through all of retention
+
+
+# An operation of an IntFlag costs five calls, one of an int none (Python 3.11), and every message has some.
+PROBE: Final = int(ItemFlag.PROBE)
+RETRY: Final = int(ItemFlag.RETRY)
+SIDE_SHIFT: Final = 2  # then the side, one bit
+CHECK_SHIFT: Final = 3  # and above them the pair's check (registry.pair_check)
 
 
 class Item:
     """One entry on its way into the log, and where its answer goes. Mutable and slotted: made once per message."""
 
-    __slots__ = ("again", "body", "cid", "conv", "flags", "id", "kind", "peer", "ref", "refcid", "session", "side", "taken_at", "twins")
+    __slots__ = ("body", "cid", "conv", "flags", "id", "kind", "peer", "ref", "refcid", "resent_early", "session", "side", "taken_at", "twins")
 
     def __init__(
         self, session: Session, id: int, conv: Conversation, peer: UserId, side: int,
@@ -41,8 +54,26 @@ class Item:
         self.cid, self.kind, self.body, self.ref, self.flags = cid, kind, body, ref, flags
         self.refcid: Cid | None = None  # of the message that it changes, where the client names it so; then `ref` may be unknown until it is done
         self.taken_at = 0.0  # when its slot of the rate was taken; 0: none was
-        self.again = False  # this cid was refused before, and was to wait
+        self.resent_early = False  # before the `retry_ms` that its sender has read
         self.twins: list[Item] | None = None
+
+    @classmethod
+    def from_request(cls, session: Session, request: Entering, conv: Conversation, verdict: Verdict) -> Item:
+        """The item of an entry that may go to a lane, as `verdict` says."""
+        assert session.user is not None
+        flags = (RETRY if request.retry else 0) | (PROBE if verdict.probe else 0)
+        side, peer = (0, conv.b) if session.user.id == conv.a else (1, conv.a)
+        if type(request) is Send:
+            item = cls(session, request.id, conv, peer, side, request.cid, MESSAGE, request.body, None, flags)
+        elif type(request) is Edit:
+            item = cls(session, request.id, conv, peer, side, request.cid, EDIT, request.body, request.ref, flags)
+            item.refcid = request.refcid
+        else:
+            assert isinstance(request, Delete)
+            item = cls(session, request.id, conv, peer, side, request.cid, DELETE, None, request.ref, flags)
+            item.refcid = request.refcid
+        item.taken_at, item.resent_early = verdict.taken_at, verdict.resent_early
+        return item
 
 
 class Batch(NamedTuple):
@@ -86,7 +117,8 @@ def _kept(items: list[Item], blocked: list[Item]) -> list[Item]:
 
 def _overtakes(item: Item) -> bool:
     """An earlier one of its session and conversation failed while this one was queued."""
-    return bool(item.session.cuts) and item.session.overtaken(item.peer, item.id) is not None
+    order = item.session.order
+    return bool(order.cuts) and order.overtaken(item.peer, item.id) is not None
 
 
 class LaneQueue:
@@ -115,7 +147,7 @@ class LaneQueue:
             if item.kind == MESSAGE and conv_id in changed:
                 break
             items.popleft()
-            if item.session.cuts and _overtakes(item):
+            if item.session.order.cuts and _overtakes(item):
                 blocked.append(item)
                 continue
             key = (conv_id, item.side, item.cid)

@@ -42,7 +42,7 @@ def _session(device: str, session: Session, now: float, now_ms: int) -> dict[str
         "exp_ms": session.exp_ms,
         "catching_up": len(session.behind or ()) if session.state is State.LIVE else 0,
         "requests_waiting": len(session.deferred or ()) + session.reads,
-        "blocked": len(session.blocked or ()),
+        "blocked": len(session.order.blocked),
         "watching": len(session.watching),
     }
 

@@ -82,7 +82,7 @@ class Conversation:
     def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
         self.id, self.a, self.b = id, a, b
         self.a_json, self.b_json = compact(dumps(a)), compact(dumps(b))
-        self.check = pair_check(a, b) << 3  # above the flags of an item
+        self.check = pair_check(a, b) << 3  # above the flags of an item (lanes.CHECK_SHIFT)
         self.head = self.na = self.nb = self.ts = 0
         self.floor = 1
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0

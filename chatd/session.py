@@ -5,20 +5,9 @@
 
 `receive` reads one frame and says what follows (an Effect); the services carry it out and answer through `Sink`. No clock: `now` is an
 argument, in seconds. What it decides: is this frame allowed now (the table `_gate`), are there too many, is an entry to be written,
-only probed, or refused (`admit`), and what a failure means for the ones that come after it (`failed`, `limited`, `denied`).
+only probed, or refused (`admit`), and what a failure means for the ones that come after it (`failed`, `limited`, `not_queued`).
 
-The order of a sender's entries (invariant 10) rests on two maps by peer. `blocked`: after a retryable error to an entry, later ones in that
-conversation are refused until its cid comes again or is given up. `cuts`: entries that were queued behind one that failed in its lane must not
-be written either, and no more so when that one is back, for then it stands behind them. What is earlier and what later is told by the ids of
-the requests: an entry that never got into a lane (too many frames, a full queue) must not stop those before it that did.
-
-An entry that must wait before it can go to a lane (its conversation is being made, or it is asked whether all nodes together allow it) is seen twice.
-`comes`, on arrival: refused if an earlier one is waited for; if it is that one, later ones may follow it. Then, in the order of arrival, `stands`:
-what came before it may have failed meanwhile, as in a lane; and `judge`. An entry without a wait is admitted in one step (`admit`).
-
-Sending again before `retry_ms` costs a penalty (`Penalty`), whatever the cid. What was on its way already is not held against the client, so there
-must be a sign that it has read a refusal: it sends that cid again, or gives it up by `skip`. From then on every entry of the session before that time
-is early.
+The order of its entries is in core/send_order.py.
 
 A send over the rate limit is not refused at once: its cid may be known (a lost ok), and then the answer is free. So it goes down the
 lane as a *probe*, which writes nothing; so does whatever follows it there while its answer is out.
@@ -31,9 +20,10 @@ import math
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from chatd import errors, protocol
+from chatd.core.send_order import UNTROUBLED, SendOrder
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, UserId
-from chatd.limits import EARLY_SLACK_S, TokenBucket
+from chatd.limits import TokenBucket
 from chatd.protocol import Entering, Hello, Request
 
 if TYPE_CHECKING:
@@ -44,10 +34,6 @@ DEFERRED_MAX: Final = 512  # requests before `welcome`; an outbox of 500 fits. T
 BAD_FRAMES_MAX: Final = 20
 THROTTLED_MAX: Final = 1_000
 THROTTLED_FORGIVEN_PER_S: Final = 1.0  # who is a little too fast now and then may stay for ever; who goes on at 1 % over the rate may not
-
-# Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what was pipelined behind its entry, which is
-# what the order is in danger from, has long arrived. Without a bound, sends to ever new names would fill the memory.
-BLOCKS_MAX: Final = 1_000
 
 
 class State(enum.Enum):
@@ -107,26 +93,14 @@ Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class Verdict(NamedTuple):
-    """What `admit` says of an entry: write it, or only probe for its cid. `again`: it comes before the time that its sender was told."""
+    """What `admit` says of an entry: write it, or only probe for its cid.
+
+    `taken_at`: when its slot of the rate was taken, 0: none was; `resent_early`: before the `retry_ms` that its sender has read.
+    """
 
     probe: bool
     taken_at: float
-    again: bool
-
-
-class Block(NamedTuple):
-    """A conversation waits for this entry. `id`: the request that failed; `until`: the time it was told to wait for, 0 if none."""
-
-    cid: Cid
-    id: int
-    until: float
-
-
-class Cut(NamedTuple):
-    """What was queued up to request `id` stands behind this cid, which failed."""
-
-    id: int
-    cid: Cid
+    resent_early: bool
 
 
 class Session:
@@ -136,9 +110,7 @@ class Session:
         "active_at",
         "bad_frames",
         "behind",
-        "blocked",
         "bounds",
-        "cuts",
         "deferred",
         "device",
         "exp_ms",
@@ -147,14 +119,13 @@ class Session:
         "key",
         "last_id",
         "moved",
-        "probing",
+        "order",
         "reads",
         "sink",
         "state",
         "throttled",
         "throttled_at",
         "user",
-        "warned_until",
         "watching",
     )  # fmt: skip
 
@@ -173,12 +144,9 @@ class Session:
         self.throttled_at = now  # as of then
         self.deferred: list[Request | Throttled] | None = None
         self.active_at = now
-        self.blocked: dict[UserId, Block] | None = None  # by peer: the entry that must come again first
-        self.cuts: dict[UserId, Cut] | None = None  # by peer: what of the queue must not be written
-        self.probing: dict[UserId, int] | None = None  # by peer: probes whose answer is out
+        self.order = UNTROUBLED  # of its entries; its own from the first one that fails or is probed
         self.behind: dict[ConvId, int] | None = None  # by conversation: seq up to which this session has been filled
         self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait for the fill to reach their seq
-        self.warned_until = 0.0  # this client knows that it is over the rate until then: it has answered a refusal that said so
         self.moved: set[tuple[ConvId, int]] | None = None  # while its welcome is made: (conversation, side) whose cursors moved
         self.reads = 0  # reads of the database under way for this session
         self.watching: tuple[UserId, ...] = ()
@@ -280,74 +248,45 @@ class Session:
 
     # ---- order and rate of entries --------------------------------------------------------------------------------------------------
 
+    def own_order(self) -> SendOrder:
+        """To be written to: made with the first entry that fails or is probed."""
+        if self.order is UNTROUBLED:
+            self.order = SendOrder()
+        return self.order
+
     def admit(self, peer: UserId, cid: Cid, now: float) -> Verdict | errors.Blocked:
-        """May an entry that has just come in be written now? Takes a slot of the user's rate if so.
+        """May an entry that has just arrived be written now? Takes a slot of the user's rate if so.
 
-        Call it when the entry is about to be queued. Its result must come back in the order of the lane: to `probed` if it was a probe, and to
-        `limited` or `failed` if it made nothing; or to `denied` if the lane does not take it.
+        Call it when the entry is about to be queued. Its result must come back in the order of the lane: to `SendOrder.probed` if it was a probe,
+        and to `limited` or `failed` if it made nothing; or to `not_queued` if the lane does not take it.
+        An entry that must wait before it can be queued is seen twice instead: by `SendOrder.arrive`, then by `SendOrder.recheck` and `judge`.
         """
-        if self.blocked and peer in self.blocked:
-            again = self.comes(peer, cid, now)
-            if isinstance(again, errors.Blocked):
-                return again
-            return self.judge(peer, again, now)
-        return self.judge(peer, now < self.warned_until, now)
+        order = self.order
+        if order.blocked and peer in order.blocked:
+            resent_early = order.arrive(peer, cid, now)
+            if isinstance(resent_early, errors.Blocked):
+                return resent_early
+            return self.judge(peer, resent_early, now)
+        return self.judge(peer, now < order.warned_until, now)
 
-    def comes(self, peer: UserId, cid: Cid, now: float) -> bool | errors.Blocked:
-        """An entry comes in. Refused if an earlier one is waited for; else: is it early, in spite of a `retry_ms` that its sender has read?"""
-        if self.blocked and (block := self.blocked.get(peer)) is not None:
-            if block.cid != cid:
-                return _blocked(block.cid)
-            self._answered(peer, block)
-        return now < self.warned_until
-
-    def _answered(self, peer: UserId, block: Block) -> None:
-        """The client has read the refusal that blocked a conversation: it does as that said, or gives the entry up."""
-        assert self.blocked is not None
-        del self.blocked[peer]
-        self.warned_until = max(self.warned_until, block.until - EARLY_SLACK_S)
-
-    def stands(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry that had to wait is about to be queued, all before it are: may it be, or has one of those failed meanwhile?
-
-        What got no place after it came in (a later id) does not stand before it, whatever it blocks.
-        """
-        if (waiting := self.overtaken(peer, id)) is not None:
-            return _blocked(waiting)
-        if self.blocked and (block := self.blocked.get(peer)) is not None and block.id < id:
-            if block.cid != cid:
-                return _blocked(block.cid)
-            del self.blocked[peer]
-        return None
-
-    def judge(self, peer: UserId, again: bool, now: float) -> Verdict:
+    def judge(self, peer: UserId, resent_early: bool, now: float) -> Verdict:
         """Write it, or only probe for it? Takes a slot of the user's rate if it is to be written. What comes back, and where, is as for `admit`."""
-        assert self.user is not None
-        if self.probing and peer in self.probing:
-            self.probing[peer] += 1
-            return Verdict(True, 0.0, again)
-        if now >= self.user.penalty.until and self.user.window.take(now) == 0.0:
-            return Verdict(False, now, again)
-        self.probing = self.probing or {}
-        self.probing[peer] = self.probing.get(peer, 0) + 1
-        return Verdict(True, 0.0, again)
+        user, probing = self.user, self.order.probing
+        assert user is not None
+        if not (probing and peer in probing) and now >= user.penalty.until and user.window.take(now) == 0.0:
+            return Verdict(False, now, resent_early)
+        self.own_order().probe(peer)
+        return Verdict(True, 0.0, resent_early)
 
-    def probed(self, peer: UserId) -> None:
-        """A probe's answer is in, whatever it is."""
-        assert self.probing is not None
-        self.probing[peer] -= 1
-        if not self.probing[peer]:
-            del self.probing[peer]
-
-    def limited(self, peer: UserId, cid: Cid, id: int, again: bool, now: float) -> errors.Refused | End:
-        """A probe found nothing: the entry is over the rate. Blocks the conversation until it comes again."""
+    def limited(self, peer: UserId, cid: Cid, id: int, resent_early: bool, now: float) -> errors.Refused | End:
+        """A probe found nothing: the entry is over the rate. Blocks the conversation until it is sent again."""
         assert self.user is not None
-        if (waiting := self._fell(peer, cid, id)) is not None:
-            return waiting
+        order = self.own_order()
+        if (blocked := order.failed(peer, cid, id, self.last_id)) is not None:
+            return blocked
         wait = max(self.user.window.wait(now), self.user.penalty.until - now, 0.0)
-        verdict = self.user.penalty.refused(now, wait, again)
-        assert self.blocked is not None
-        self.blocked[peer] = self.blocked[peer]._replace(until=now + verdict.wait_s)
+        verdict = self.user.penalty.refused(now, wait, resent_early)
+        order.wait_until(peer, now + verdict.wait_s)
         if verdict.close:
             return End(None, CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
         return errors.RateLimited(
@@ -356,52 +295,9 @@ class Session:
         )
 
     def failed(self, peer: UserId, cid: Cid, id: int, error: errors.Retryable) -> errors.Refused:
-        """An entry in its lane was not written, or nobody knows. Blocks the conversation until it comes again."""
-        return self._fell(peer, cid, id) or error
+        """An entry in its lane was not written, or nobody knows. Blocks the conversation until it is sent again; gives the error to answer with."""
+        return self.own_order().failed(peer, cid, id, self.last_id) or error
 
-    def denied(self, peer: UserId, entry: Entering, error: errors.Retryable) -> errors.Refused:
-        """An entry did not get into a lane: those before it that did go on. Blocks the conversation until it comes again."""
-        waiting = self._wait_for(peer, entry.cid, entry.id)
-        return error if waiting is None else _blocked(waiting)
-
-    def overtaken(self, peer: UserId, id: int) -> Cid | None:
-        """For an entry that a lane has queued: the cid before it that failed meanwhile. Then it must not be written."""
-        if self.cuts and (cut := self.cuts.get(peer)) is not None and id <= cut.id:
-            return cut.cid
-        return None
-
-    def _fell(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry failed in its lane. If an earlier one is waited for, that is the error to give."""
-        waiting = self.overtaken(peer, id)
-        if waiting is None or waiting == cid:
-            waiting = self._wait_for(peer, cid, id)
-        if waiting is not None:
-            return _blocked(waiting)
-        self.cuts = self.cuts or {}
-        self.cuts[peer] = Cut(self.last_id, cid)
-        _let_go(self.cuts)
-        return None
-
-    def _wait_for(self, peer: UserId, cid: Cid, id: int) -> Cid | None:
-        """Block a conversation for an entry; gives the cid of an earlier one instead, if that is waited for."""
-        self.blocked = self.blocked or {}
-        block = self.blocked.get(peer)
-        if block is not None and block.id <= id:
-            return None if block.cid == cid else block.cid
-        self.blocked[peer] = Block(cid, id, 0.0)
-        _let_go(self.blocked)
-        return None
-
-    def skip(self, peer: UserId, cid: Cid) -> None:
-        """The client gives up a cid: its conversation is free again."""
-        if self.blocked and (block := self.blocked.get(peer)) is not None and block.cid == cid:
-            self._answered(peer, block)
-
-
-def _blocked(cid: Cid) -> errors.Blocked:
-    return errors.Blocked("an earlier entry here waits to be sent again", cid=cid)
-
-
-def _let_go(waiting: dict[UserId, Block] | dict[UserId, Cut]) -> None:
-    if len(waiting) > BLOCKS_MAX:
-        del waiting[next(iter(waiting))]
+    def not_queued(self, peer: UserId, entry: Entering, error: errors.Retryable) -> errors.Refused:
+        """An entry did not get into a lane: those before it that did go on. Blocks the conversation and gives the error, as `failed`."""
+        return self.own_order().not_queued(peer, entry.cid, entry.id) or error

@@ -29,7 +29,7 @@ import structlog
 from chatd import pgarrays
 from chatd.errors import Refused, Retryable, Unavailable
 from chatd.ids import ConvId
-from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
+from chatd.lanes import CHECK_SHIFT, PROBE, SIDE_SHIFT, Batch, Item, LaneQueue
 from chatd.metrics import Metrics
 from chatd.postgres import connection, faults
 from chatd.postgres.connection import Backend, Connection, Opener
@@ -428,7 +428,7 @@ class Lane:
         params = (
             self._state.fence, len(convs), m_any,
             pgarrays.BigintArray([i.conv.id for i in m]), pgarrays.UuidArray([i.cid for i in m]), pgarrays.TextArray([i.body for i in m]),
-            pgarrays.IntArray([i.conv.check | i.side << 2 | i.flags for i in m]),
+            pgarrays.IntArray([i.conv.check | i.side << SIDE_SHIFT | i.flags for i in m]),
             *(_change_arrays(batch.changes) if batch.changes else _NO_CHANGES), self._edit_window,
         )  # fmt: skip
         for _ in range(RETRIES_MAX):
@@ -547,16 +547,11 @@ def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
         pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
         pgarrays.UuidArray([*(i.cid for i in x), *named]), pgarrays.TextArray([i.body for i in x]),
         pgarrays.SmallintArray([-i.kind if i.flags & PROBE else i.kind for i in x]), pgarrays.BigintArray([i.ref or 0 for i in x]),
-        pgarrays.IntArray([i.conv.check >> 3 for i in x]),
+        pgarrays.IntArray([i.conv.check >> CHECK_SHIFT for i in x]),
     )  # fmt: skip
 
 
 _NO_CHANGES: Final = _change_arrays([])  # nearly every batch has none, and to encode that took 5.8 us
-
-
-def flags(retry: bool, probe: bool) -> int:
-    """Item flags as `append` reads them."""
-    return (AGAIN if retry else 0) | (PROBE if probe else 0)
 
 
 def choose(lanes: list[Lane], item: Item) -> Lane:

@@ -137,5 +137,5 @@ def _session_at_work(session: Session) -> Iterator[str]:
         yield f"{who} is being opened"
     if session.behind or session.held:
         yield f"{who} is behind in {sorted(session.behind or ())} and holds {len(session.held or ())} replies"
-    if any((session.probing or {}).values()):
-        yield f"{who} has probes under way: {session.probing}"
+    if any(session.order.probing.values()):
+        yield f"{who} has probes under way: {session.order.probing}"

@@ -26,9 +26,9 @@ from chatd.client import outbox as client_outbox
 from chatd.errors import CloseCode
 from chatd.gate import Gate
 from chatd.ids import Cid, ConvId, UserId
-from chatd.lanes import AGAIN, PROBE, Batch, Item, LaneQueue
+from chatd.lanes import PROBE, Batch, Item, LaneQueue
 from chatd.limits import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
-from chatd.protocol import MESSAGE, Send
+from chatd.protocol import Send
 from chatd.quota import RATE, read_answer, row_of
 from chatd.registry import Conversation, User
 from chatd.session import End, Session, State, Throttled, Verdict
@@ -141,7 +141,7 @@ class Node:
             assert isinstance(effect.request, Send)
             assert effect.request.to is not None
             error = errors.RateLimited("too many frames", retry_ms=effect.retry_ms)
-            self.answer[session](effect.request.id, session.denied(effect.request.to, effect.request, error))
+            self.answer[session](effect.request.id, session.not_queued(effect.request.to, effect.request, error))
             return
         assert isinstance(effect, Send), effect
         assert effect.to is not None
@@ -152,26 +152,24 @@ class Node:
         if self.redis is None:
             verdict = session.admit(peer, entry.cid, self.world.now)
             return verdict if isinstance(verdict, errors.Blocked) else self.queued(session, entry, peer, verdict)
-        again = session.comes(peer, entry.cid, self.world.now)
-        if isinstance(again, errors.Blocked):
-            return again
-        if not self.gate.put(self.user.window, self.world.now, lambda came: self.through(session, entry, peer, again, came)):  # type: ignore[arg-type]
-            return session.denied(peer, entry, errors.Overloaded("full", retry_ms=200))
+        resent_early = session.order.arrive(peer, entry.cid, self.world.now)
+        if isinstance(resent_early, errors.Blocked):
+            return resent_early
+        if not self.gate.put(self.user.window, self.world.now, lambda came: self.through(session, entry, peer, resent_early, came)):  # type: ignore[arg-type]
+            return session.not_queued(peer, entry, errors.Overloaded("full", retry_ms=200))
         return None
 
-    def through(self, session: Session, entry: Send, peer: UserId, again: bool, came: float) -> None:
-        error = session.stands(peer, entry.cid, entry.id) or self.queued(session, entry, peer, session.judge(peer, again, came))
+    def through(self, session: Session, entry: Send, peer: UserId, resent_early: bool, came: float) -> None:
+        error = session.order.recheck(peer, entry.cid, entry.id) or self.queued(session, entry, peer, session.judge(peer, resent_early, came))
         if error is not None:
             self.answer[session](entry.id, error)
 
     def queued(self, session: Session, entry: Send, peer: UserId, verdict: Verdict) -> errors.Refused | None:
         conv = self.convs.setdefault(peer, Conversation(ConvId(len(self.convs) + 1), ALICE, peer))
-        flags = (PROBE if verdict.probe else 0) | (AGAIN if entry.retry else 0)
-        item = Item(session, entry.id, conv, peer, 0, entry.cid, MESSAGE, entry.body, None, flags)
-        item.taken_at, item.again = verdict.taken_at, verdict.again
+        item = Item.from_request(session, entry, conv, verdict)
         if len(self.queue) >= self.trouble.queue_max:
             self.free(item, give_back=True)
-            return session.denied(peer, entry, errors.Overloaded("full", retry_ms=200))
+            return session.not_queued(peer, entry, errors.Overloaded("full", retry_ms=200))
         self.queue.items.append(item)
         if not self.busy:
             self.busy = True
@@ -260,7 +258,7 @@ class Node:
             for one in (item, *(item.twins or ())):
                 if note == "limited":
                     self.free(one, give_back=True)
-                    refused = one.session.limited(one.peer, one.cid, one.id, one.again, self.world.now)
+                    refused = one.session.limited(one.peer, one.cid, one.id, one.resent_early, self.world.now)
                     if isinstance(refused, End):
                         one.session.state = State.CLOSED
                         self.ended.append(refused.code)
@@ -289,11 +287,11 @@ class Node:
     def blocked(self, items: list[Item]) -> None:
         for item in items:
             self.free(item, give_back=True)
-            self.tell(item, errors.Blocked("wait", cid=item.session.overtaken(item.peer, item.id)))
+            self.tell(item, errors.Blocked("wait", cid=item.session.order.overtaken(item.peer, item.id)))
 
     def free(self, item: Item, *, give_back: bool) -> None:
         if item.flags & PROBE:
-            item.session.probed(item.peer)
+            item.session.order.probed(item.peer)
         elif give_back:
             self.user.window.give_back(item.taken_at)
 

@@ -161,7 +161,7 @@ def _sessions(name: str, sessions: Iterable[Any]) -> Iterator[str]:
     for session in sessions:
         facts = {
             "state": session.state is not State.LIVE, "behind": session.behind, "held": session.held, "reads": session.reads,
-            "probing": session.probing, "moved": session.moved, "deferred": session.deferred,
+            "probing": session.order.probing, "moved": session.moved, "deferred": session.deferred,
         }  # fmt: skip
         if left := {key: value for key, value in facts.items() if value}:
             yield f"a session of {name} has {left}"

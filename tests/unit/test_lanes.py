@@ -131,7 +131,7 @@ def test_it_stays_refused_when_the_failed_one_is_back_behind_it() -> None:
     one = make_session()
     late = item(one, 2)
     one.failed(BOB, Cid("c1"), 1, AWAY)
-    assert one.comes(BOB, Cid("c1"), 1.0) is False
+    assert one.order.arrive(BOB, Cid("c1"), 1.0) is False
     back, after = item(one, 3, cid="c1"), item(one, 4)
     batch, blocked = queue_of([late, back, after]).gather()
     assert blocked == [late]
@@ -143,7 +143,7 @@ def test_an_entry_that_got_no_place_does_not_stop_those_before_it() -> None:
     one = make_session()
     before = [item(one, 1), item(one, 2)]
     one.last_id = 3
-    one.denied(BOB, Send(3, None, BOB, Cid("c3"), "hi", False), AWAY)
+    one.not_queued(BOB, Send(3, None, BOB, Cid("c3"), "hi", False), AWAY)
     batch, blocked = queue_of(before).gather()
     assert not blocked
     assert batch.items == before

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import errors
+from chatd.core.send_order import UNTROUBLED
 from chatd.errors import CloseCode
 from chatd.ids import Cid, DeviceId, UserId
 from chatd.limits import EARLY_SLACK_S, Penalty, SlidingWindow, TokenBucket
@@ -19,7 +20,6 @@ from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request, Send
 from chatd.registry import User
 from chatd.session import (
     BAD_FRAMES_MAX,
-    BLOCKS_MAX,
     DEFERRED_MAX,
     THROTTLED_FORGIVEN_PER_S,
     THROTTLED_MAX,
@@ -249,10 +249,10 @@ def fill(session: Session, now: float) -> None:
         assert session.admit(CAROL, Cid(f"fill{n}"), now) == Verdict(False, now, False)
 
 
-def limited(session: Session, peer: UserId, cid: Cid, id: int, again: bool, now: float) -> errors.Refused | End:
+def limited(session: Session, peer: UserId, cid: Cid, id: int, resent_early: bool, now: float) -> errors.Refused | End:
     """A probe's answer: nothing is known of the cid."""
-    session.probed(peer)
-    return session.limited(peer, cid, id, again, now)
+    session.order.probed(peer)
+    return session.limited(peer, cid, id, resent_early, now)
 
 
 def test_an_entry_over_the_rate_is_only_probed_for() -> None:
@@ -271,10 +271,10 @@ def test_what_follows_a_probe_in_its_conversation_is_a_probe_until_its_answer_is
     assert session.admit(BOB, A, 104.9) == Verdict(True, 0.0, False)
     assert session.admit(BOB, B, 105.0) == Verdict(True, 0.0, False)  # there is room, but A must not be overtaken
     assert session.admit(CAROL, C, 105.0) == Verdict(False, 105.0, False)
-    session.probed(BOB)  # A was known: it is answered as a duplicate
+    session.order.probed(BOB)  # A was known: it is answered as a duplicate
     assert session.admit(BOB, C, 105.0) == Verdict(True, 0.0, False)
-    session.probed(BOB)
-    session.probed(BOB)
+    session.order.probed(BOB)
+    session.order.probed(BOB)
     assert session.admit(BOB, Cid("d"), 105.0) == Verdict(False, 105.0, False)
 
 
@@ -334,7 +334,7 @@ def test_who_never_waits_is_closed() -> None:
     for n in range(6):
         verdict = session.admit(BOB, A, 101.0 + n / 100)
         assert isinstance(verdict, Verdict)
-        answers.append(limited(session, BOB, A, n, verdict.again, 101.0 + n / 100))
+        answers.append(limited(session, BOB, A, n, verdict.resent_early, 101.0 + n / 100))
     assert [type(answer) for answer in answers] == [errors.RateLimited] * 4 + [End] * 2
     assert isinstance(answers[-1], End)
     assert answers[-1].code is CloseCode.RATE_LIMITED
@@ -357,7 +357,7 @@ def test_who_waits_the_milliseconds_told_gets_through(start: float, gap: float) 
     back = at + (refused.retry_ms or 0) / 1000
     verdict = session.admit(BOB, A, back)
     assert isinstance(verdict, Verdict)
-    assert (verdict.probe, verdict.again) == (False, False)
+    assert (verdict.probe, verdict.resent_early) == (False, False)
 
 
 # ---- the order of entries -------------------------------------------------------------------------------------------------------
@@ -386,12 +386,12 @@ def test_after_a_retryable_error_later_entries_of_that_conversation_wait_for_it(
 
 def test_a_skip_frees_the_conversation_and_only_for_the_cid_waited_for() -> None:
     session = make()
-    session.skip(BOB, A)
+    session.order.skip(BOB, A)
     session.failed(BOB, A, 1, AWAY)
-    session.skip(BOB, B)
-    session.skip(CAROL, A)
+    session.order.skip(BOB, B)
+    session.order.skip(CAROL, A)
     assert blocker(session.admit(BOB, B, 1.0)) == A
-    session.skip(BOB, A)
+    session.order.skip(BOB, A)
     assert isinstance(session.admit(BOB, B, 1.0), Verdict)
 
 
@@ -404,26 +404,26 @@ def test_who_has_read_that_it_must_wait_is_early_whatever_it_sends() -> None:
     def judged(peer: UserId, cid: Cid, now: float) -> bool:
         verdict = session.admit(peer, cid, now)
         assert isinstance(verdict, Verdict)
-        return verdict.again
+        return verdict.resent_early
 
     assert judged(BOB, A, 1.0) is False
     assert not isinstance(session.limited(BOB, A, 1, False, 1.0), End)  # it is told to wait until 5.0
     assert judged(CAROL, B, 1.1) is False  # perhaps on its way before the refusal came
-    session.skip(BOB, A)
+    session.order.skip(BOB, A)
     assert judged(BOB, B, 1.2) is True
     assert judged(CAROL, C, 5.0 - EARLY_SLACK_S - 0.001) is True
-    assert session.comes(CAROL, C, 1.2) is True
+    assert session.order.arrive(CAROL, C, 1.2) is True
     assert judged(BOB, C, 5.0 - EARLY_SLACK_S) is False
-    assert session.comes(CAROL, C, 5.0) is False
+    assert session.order.arrive(CAROL, C, 5.0) is False
 
 
 def test_a_failure_that_names_no_time_makes_nothing_early() -> None:
     session = make()
     session.failed(BOB, A, 1, AWAY)
-    session.skip(BOB, A)
+    session.order.skip(BOB, A)
     verdict = session.admit(BOB, B, 0.0)
     assert isinstance(verdict, Verdict)
-    assert verdict.again is False
+    assert verdict.resent_early is False
 
 
 def test_of_several_that_fail_together_the_first_is_waited_for() -> None:
@@ -438,11 +438,11 @@ def test_what_was_queued_behind_a_failed_entry_is_overtaken_also_once_that_is_ba
     session = make()
     session.last_id = 3
     session.failed(BOB, A, 1, AWAY)
-    assert [session.overtaken(BOB, id) for id in (2, 3, 4)] == [A, A, None]
-    assert session.overtaken(CAROL, 2) is None
+    assert [session.order.overtaken(BOB, id) for id in (2, 3, 4)] == [A, A, None]
+    assert session.order.overtaken(CAROL, 2) is None
     session.last_id = 4
     assert isinstance(session.admit(BOB, A, 1.0), Verdict)  # request 4
-    assert [session.overtaken(BOB, id) for id in (2, 3, 4)] == [A, A, None]
+    assert [session.order.overtaken(BOB, id) for id in (2, 3, 4)] == [A, A, None]
     assert blocker(session.failed(BOB, B, 2, AWAY)) == A  # and if the lane had it already, it blocks nothing
     assert isinstance(session.admit(BOB, C, 1.0), Verdict)
 
@@ -450,9 +450,9 @@ def test_what_was_queued_behind_a_failed_entry_is_overtaken_also_once_that_is_ba
 def test_an_entry_that_got_no_place_waits_and_those_before_it_do_not() -> None:
     session = make()
     session.last_id = 5
-    assert session.denied(BOB, send(5, B), AWAY) is AWAY
+    assert session.not_queued(BOB, send(5, B), AWAY) is AWAY
     assert blocker(session.admit(BOB, C, 1.0)) == B
-    assert session.overtaken(BOB, 4) is None
+    assert session.order.overtaken(BOB, 4) is None
     assert session.failed(BOB, A, 4, AWAY) is AWAY  # an earlier one fails: now that is waited for
     assert blocker(session.admit(BOB, B, 1.0)) == A
     assert isinstance(session.admit(BOB, A, 1.0), Verdict)
@@ -463,8 +463,8 @@ def test_a_later_one_that_got_no_place_changes_nothing() -> None:
     session = make()
     session.last_id = 2
     session.failed(BOB, A, 1, AWAY)
-    assert blocker(session.denied(BOB, send(2, B), AWAY)) == A
-    assert session.denied(BOB, send(3, A), AWAY) is AWAY
+    assert blocker(session.not_queued(BOB, send(2, B), AWAY)) == A
+    assert session.not_queued(BOB, send(3, A), AWAY) is AWAY
 
 
 def test_twins_get_the_same_answer_and_keep_the_place_of_the_first() -> None:
@@ -478,11 +478,11 @@ def test_twins_get_the_same_answer_and_keep_the_place_of_the_first() -> None:
 
 def test_an_entry_that_comes_in_and_has_to_wait_follows_the_same_rule() -> None:
     session = make()
-    assert session.comes(BOB, A, 1.0) is False
-    session.denied(BOB, send(1, A), AWAY)
-    assert blocker(session.comes(BOB, B, 1.0)) == A
-    assert session.comes(BOB, A, 1.0) is False
-    assert session.comes(BOB, B, 1.0) is False
+    assert session.order.arrive(BOB, A, 1.0) is False
+    session.not_queued(BOB, send(1, A), AWAY)
+    assert blocker(session.order.arrive(BOB, B, 1.0)) == A
+    assert session.order.arrive(BOB, A, 1.0) is False
+    assert session.order.arrive(BOB, B, 1.0) is False
 
 
 def test_an_entry_that_waited_knows_whether_it_came_too_early() -> None:
@@ -490,36 +490,36 @@ def test_an_entry_that_waited_knows_whether_it_came_too_early() -> None:
     fill(session, 100.0)
     assert session.judge(BOB, False, 101.0) == Verdict(True, 0.0, False)
     limited(session, BOB, A, 1, False, 101.0)
-    again = session.comes(BOB, A, 102.0)
-    assert again is True
-    assert session.judge(BOB, again, 102.0) == Verdict(True, 0.0, True)
+    resent_early = session.order.arrive(BOB, A, 102.0)
+    assert resent_early is True
+    assert session.judge(BOB, resent_early, 102.0) == Verdict(True, 0.0, True)
 
 
 def test_what_fails_while_an_entry_waits_stops_it_as_in_a_lane() -> None:
     session = make()
     session.last_id = 5
     session.failed(BOB, A, 3, AWAY)
-    assert [blocker(session.stands(BOB, B, id)) for id in (4, 5)] == [A, A]
-    assert blocker(session.stands(BOB, A, 5)) == A  # a repeat that came before the failure is known, too
-    assert session.stands(CAROL, B, 5) is None
+    assert [blocker(session.order.recheck(BOB, B, id)) for id in (4, 5)] == [A, A]
+    assert blocker(session.order.recheck(BOB, A, 5)) == A  # a repeat that came before the failure is known, too
+    assert session.order.recheck(CAROL, B, 5) is None
     session.last_id = 6
-    assert session.comes(BOB, A, 1.0) is False  # request 6: what comes behind it may follow
-    assert blocker(session.stands(BOB, B, 5)) == A  # but this one came before it
-    assert session.stands(BOB, A, 6) is None
-    assert session.stands(BOB, C, 7) is None
+    assert session.order.arrive(BOB, A, 1.0) is False  # request 6: what comes behind it may follow
+    assert blocker(session.order.recheck(BOB, B, 5)) == A  # but this one came before it
+    assert session.order.recheck(BOB, A, 6) is None
+    assert session.order.recheck(BOB, C, 7) is None
 
 
 def test_what_gets_no_place_while_an_entry_waits_stops_only_what_came_after_it() -> None:
     session = make()
     session.last_id = 5
-    assert session.denied(BOB, send(5, C), AWAY) is AWAY  # too many frames: refused on arrival
-    assert session.stands(BOB, A, 4) is None
-    assert session.stands(BOB, C, 3) is None  # an earlier try of the same: it does not free what is waited for
-    assert blocker(session.comes(BOB, B, 1.0)) == C
-    assert session.denied(BOB, send(4, A), AWAY) is AWAY  # the lane was full when it came out
-    assert blocker(session.stands(BOB, B, 6)) == A
-    assert session.stands(BOB, A, 7) is None
-    assert session.stands(BOB, B, 8) is None
+    assert session.not_queued(BOB, send(5, C), AWAY) is AWAY  # too many frames: refused on arrival
+    assert session.order.recheck(BOB, A, 4) is None
+    assert session.order.recheck(BOB, C, 3) is None  # an earlier try of the same: it does not free what is waited for
+    assert blocker(session.order.arrive(BOB, B, 1.0)) == C
+    assert session.not_queued(BOB, send(4, A), AWAY) is AWAY  # the lane was full when it came out
+    assert blocker(session.order.recheck(BOB, B, 6)) == A
+    assert session.order.recheck(BOB, A, 7) is None
+    assert session.order.recheck(BOB, B, 8) is None
 
 
 def test_a_skip_does_not_let_through_what_came_before_it() -> None:
@@ -528,24 +528,13 @@ def test_a_skip_does_not_let_through_what_came_before_it() -> None:
     session.last_id = 3
     session.failed(BOB, A, 1, AWAY)
     assert blocker(session.failed(BOB, B, 2, AWAY)) == A
-    session.skip(BOB, A)
-    assert blocker(session.stands(BOB, C, 3)) == A
-    assert session.comes(BOB, B, 1.0) is False
-
-
-def test_conversations_that_wait_are_bounded_and_the_longest_waiting_one_goes_first() -> None:
-    session = make()
-    for n in range(BLOCKS_MAX + 10):
-        session.last_id = n
-        session.failed(UserId(f"u{n}"), Cid(f"c{n}"), n, AWAY)
-    assert session.blocked is not None
-    assert session.cuts is not None
-    assert len(session.blocked) == len(session.cuts) == BLOCKS_MAX
-    assert UserId("u9") not in session.blocked
-    assert UserId("u10") in session.blocked
+    session.order.skip(BOB, A)
+    assert blocker(session.order.recheck(BOB, C, 3)) == A
+    assert session.order.arrive(BOB, B, 1.0) is False
 
 
 def test_an_idle_session_holds_no_maps() -> None:
     session = make()
     assert not hasattr(session, "__dict__")
-    assert (session.blocked, session.cuts, session.probing, session.deferred, session.behind, session.held) == (None,) * 6
+    assert session.order is UNTROUBLED
+    assert (session.deferred, session.behind, session.held) == (None,) * 3

@@ -29,7 +29,7 @@ def check(node: Node, outboxes: list[Outbox], *, exact_rate: bool = True) -> Non
     for outbox in outboxes:
         for peer, cids in outbox.wrote.items():
             assert [cid for p, cid in node.log if p == peer and cid in set(cids)] == cids
-        assert not outbox.session.probing
+        assert not outbox.session.order.probing
     if exact_rate:
         times = sorted(node.written_at)
         for first, after in zip(times, times[PER_PERIOD:], strict=False):
