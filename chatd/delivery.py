@@ -29,13 +29,13 @@ from chatd.ids import ConvId, UserId
 from chatd.lanes import PROBE, Batch, Item
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
+from chatd.postgres.append_answer import Answer, First, Result, What
 from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.registry import Conversation, Registry, User
 from chatd.resync import Resync
 from chatd.session import End, Session, State
 from chatd.store import Store
-from chatd.writer import Answer, Row
 
 log = structlog.get_logger("delivery")
 
@@ -44,13 +44,13 @@ HITS_LOGGED_PER_S: Final = 5.0  # the metric counts all of them; the log is not 
 HITS_LOGGED_BURST: Final = 20
 
 NEVER_MOVED: Final = (0, 0)  # cursors
-NONE_NEW: Final = (0, 0)  # (seq, ts) of a conversation that got no new message: each of its items has a row of its own (writer.Answer)
+NONE_NEW: Final = First(0, 0)  # a conversation that got no new message: each of its items has a result of its own
 
-REFUSALS: Final[dict[str, Callable[[], errors.ClientFault]]] = {
-    "no_message": lambda: errors.NoMessage("`ref` is not a message that is still kept"),
-    "not_author": lambda: errors.NotAuthor("only its author changes a message"),
-    "deleted": lambda: errors.Deleted("the message was deleted before"),
-    "too_late": lambda: errors.TooLate("the time to edit this message is over"),
+REFUSALS: Final[dict[What, Callable[[], errors.ClientFault]]] = {
+    What.NO_MESSAGE: lambda: errors.NoMessage("`ref` is not a message that is still kept"),
+    What.NOT_AUTHOR: lambda: errors.NotAuthor("only its author changes a message"),
+    What.DELETED: lambda: errors.Deleted("the message was deleted before"),
+    What.TOO_LATE: lambda: errors.TooLate("the time to edit this message is over"),
 }
 
 
@@ -86,50 +86,49 @@ class Delivery:
 
     def committed(self, batch: Batch, answer: Answer) -> None:
         """The batch is durable: answer and deliver."""
-        firsts, special = answer
-        if not special and not batch.changes and len(firsts) == len(batch.messages):  # one message a conversation: the common case
+        firsts, messages, changes = answer
+        if not messages and not changes and len(firsts) == len(batch.messages):  # one message a conversation: the common case
             for item in batch.messages:
                 seq, ts = firsts[item.conv.id]
                 self._deliver(item.conv, seq, ts, [item])
             return
-        by_conv: dict[int, list[tuple[Item, Row | None]]] = {}
+        by_conv: dict[ConvId, list[tuple[Item, Result | None]]] = {}
         for n, item in enumerate(batch.messages):
-            by_conv.setdefault(item.conv.id, []).append((item, special.get(n) if special else None))
-        for conv_id, answers in by_conv.items():
-            self._mixed(*(firsts.get(conv_id) or NONE_NEW), answers)
-        for n, item in enumerate(batch.changes):
-            row = special[-1 - n]
-            if row.note is None:
-                item.ref = row.ref or item.ref
-                self._deliver(item.conv, row.seq, row.ts, [item])
+            by_conv.setdefault(item.conv.id, []).append((item, messages.get(n) if messages else None))
+        for conv_id, results in by_conv.items():
+            self._mixed(*(firsts.get(conv_id) or NONE_NEW), results)
+        for item, result in zip(batch.changes, changes, strict=True):
+            if result.what is What.WRITTEN:
+                item.ref = result.ref or item.ref
+                self._deliver(item.conv, result.seq, result.ts, [item])
             else:
-                self._special(item, row)
+                self._made_none(item, result)
 
-    def _mixed(self, seq: int, ts: int, answers: list[tuple[Item, Row | None]]) -> None:
-        """Entries from `seq` on, and between them items that made none: answered in the order in which they came."""
+    def _mixed(self, seq: int, ts: int, results: list[tuple[Item, Result | None]]) -> None:
+        """Entries from `seq` on, and between them items that made none: answered in the order in which they arrived."""
         run: list[Item] = []
-        for item, row in answers:
-            if row is None:
+        for item, result in results:
+            if result is None:
                 run.append(item)
                 continue
             if run:
                 self._deliver(item.conv, seq, ts, run)
                 seq, run = seq + len(run), []
-            self._special(item, row)
+            self._made_none(item, result)
         if run:
             self._deliver(run[0].conv, seq, ts, run)
 
-    def _special(self, item: Item, row: Row) -> None:
+    def _made_none(self, item: Item, result: Result) -> None:
         """An item that made no entry: a duplicate, one over the limit, or a refused change; its twins get the same."""
         for one in (item, *(item.twins or ())):
-            if row.note == "dup":
-                self._dup(one, row.seq, row.ts)
-            elif row.note == "limited":
+            if result.what is What.DUPLICATE:
+                self._dup(one, result.seq, result.ts)
+            elif result.what is What.LIMITED:
                 self._limited(one)
             else:
-                self._error(one, REFUSALS[row.note or ""]())
-        if row.note == "dup" and row.seq > item.conv.head:
-            self.gaps.open(item.conv, row.seq)  # its first writer may have died between commit and delivery
+                self._error(one, REFUSALS[result.what]())
+        if result.what is What.DUPLICATE and result.seq > item.conv.head:
+            self.gaps.open(item.conv, result.seq)  # its first writer may have died between commit and delivery
 
     def _dup(self, item: Item, seq: int, ts: int) -> None:
         self._free(item, give_back=True)

@@ -13,7 +13,7 @@ same cid settles it; the conversations go to `doubtful`, whose heads are looked 
 A batch that the data makes fail is halved until only the row at fault is refused. What an error means is decided in postgres/faults.py.
 
 A batch is fenced by the log that this node knows, and by the two users of each conversation; `append` refuses it whole where that is wrong.
-Its answer is parsed once, into an `Answer` that has something for every item: an item for which `append` gave nothing has no outcome, never an `ok`.
+Its answer is read by postgres/append_answer.py: an item for which `append` gave nothing has no outcome, never an `ok`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import psycopg
 import structlog
@@ -31,7 +31,8 @@ from chatd.errors import Refused, Retryable, Unavailable
 from chatd.ids import ConvId
 from chatd.lanes import CHECK_SHIFT, PROBE, SIDE_SHIFT, Batch, Item, LaneQueue
 from chatd.metrics import Metrics
-from chatd.postgres import connection, faults
+from chatd.postgres import append_answer, connection, faults
+from chatd.postgres.append_answer import Answer, First
 from chatd.postgres.connection import Backend, Connection, Opener
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
@@ -53,26 +54,6 @@ LOCKED: Final = "this conversation cannot be written now: another transaction ho
 FOREIGN: Final = "PostgreSQL refuses a conversation that is as this node knows it, perhaps by a trigger that is not chatd's: {}"
 APPEND: Final = query("append")
 HEADS_DECIDED: Final = query("heads_decided")
-
-
-class Row(NamedTuple):
-    """What `append` says of one item that is special: a duplicate, one over the limit, a change. See its comment in sql/migrations. `ts` in ms."""
-
-    conv: int
-    seq: int
-    ts: int
-    note: str | None
-    ref: int = 0  # seq of the message of a change that named it by its cid
-
-
-class Answer(NamedTuple):
-    """What `append` did. Each item of the batch is in it: a message by its conversation or its place, a change by its place.
-
-    firsts: conversation -> (seq of its first new message, ts in ms); special: place among the messages, or -1 - place among the changes -> Row.
-    """
-
-    firsts: dict[int, tuple[int, int]]
-    special: dict[int, Row]
 
 
 class Outcome(Protocol):
@@ -105,7 +86,7 @@ class Lane:
         self._edit_window = f"{edit_window_s} s"
         self._partition = partition
         self._conn: Connection | None = None
-        self._acked: tuple[int, dict[int, tuple[int, int]]] = (0, {})  # generation of the log, and what its last batch was given
+        self._acked: tuple[int, dict[ConvId, First]] = (0, {})  # generation of the log, and what its last batch was given
         self.idle = asyncio.Event()  # nothing queued, nothing under way
         self.idle.set()
         self._wake = asyncio.Event()
@@ -171,7 +152,7 @@ class Lane:
     def acked(self) -> dict[int, int]:
         """Conversation -> a seq that was acked: of the last batch, in the log that is."""
         generation, firsts = self._acked
-        return {id: seq for id, (seq, _) in firsts.items()} if generation == self._state.generation else {}
+        return {id: first.seq for id, first in firsts.items()} if generation == self._state.generation else {}
 
     async def warm(self) -> None:
         """Connect, and have the plans made: when the load opens a lane is the worst moment for either. What fails is tried again."""
@@ -255,7 +236,7 @@ class Lane:
             answer = await self._append(batch)
             if self._state.generation != generation:
                 raise Outage("the log is another one since", "moved")
-            if _is_behind(batch, answer, delivered):
+            if append_answer.is_behind(batch, answer, delivered):
                 self._state.suspect(is_behind=True)
                 raise Outage("entries that were delivered are not in the log", "moved")
         except Outage as e:
@@ -462,7 +443,7 @@ class Lane:
                 if conn.warnings:  # committed, but not where it must be
                     conn.warnings = 0
                     raise Outage(f"PostgreSQL warned: {conn.warning}", "warning")
-                return _read_answer(rows, batch, messages)
+                return append_answer.read(rows, batch, messages)
         raise Outage(f"still in conflict after {RETRIES_MAX} tries", "conflict", is_unknown=False)
 
     async def _make_partition(self) -> None:
@@ -476,69 +457,6 @@ class Lane:
         conn, self._conn = self._conn, None
         if conn is not None:
             await connection.close(conn)
-
-
-SPECIAL: Final = frozenset(("dup", "limited"))  # what is said of a message that made no entry
-NOTES: Final = SPECIAL | {None, "no_message", "not_author", "deleted", "too_late"}  # of a change
-
-
-def _read_answer(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
-    """The rows of `append`, typed. Raises Outage where one of the items has no answer: what became of it is unknown, and must not be an `ok`.
-
-    Nor is it one what cannot be true: a seq or a time that is none, or an answer that speaks of another conversation.
-    """
-    try:
-        return _typed(rows, batch, convs)
-    except (TypeError, ValueError, IndexError) as e:  # none of the types that `append` has
-        raise Outage(f"`append` gave an odd answer: {e}", "answer") from e
-
-
-def _typed(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
-    firsts: dict[int, tuple[int, int]] = {}
-    special: dict[int, Row] = {}
-    is_whole = True
-    for ord, conv, seq, ts, note in rows:
-        if ord is None:
-            firsts[conv] = (seq, ts)
-            is_whole = is_whole and seq > 0 and ts is not None
-        else:
-            ref = 0
-            if note is not None and note.startswith("ref "):
-                ref, note = int(note[4:]), None
-            special[ord] = Row(conv, seq, ts, note, ref)
-            item = batch.messages[ord] if ord >= 0 else batch.changes[-1 - ord]
-            is_whole = (
-                is_whole and item.conv.id == conv and note in (SPECIAL if ord >= 0 else NOTES)
-                and (note not in (None, "dup") or (seq > 0 and ts is not None))
-            )  # fmt: skip
-    if special or batch.changes:
-        is_whole = (
-            is_whole
-            and all(n in special or item.conv.id in firsts for n, item in enumerate(batch.messages))
-            and all(-1 - n in special for n in range(len(batch.changes)))
-        )
-    elif firsts.keys() != convs:
-        is_whole = False
-    if not is_whole:
-        raise Outage("`append` gave no answer for some of the batch", "answer")
-    return Answer(firsts, special)
-
-
-def _is_behind(batch: Batch, answer: Answer, delivered: list[int]) -> bool:
-    """A new entry got a seq that had been delivered before the batch went: the log has lost what was there, under this connection.
-
-    `delivered`: the heads of the items' conversations at that time.
-    """
-    firsts, special = answer
-    n = 0
-    for item in batch.messages:  # no call in here: this is on the path of a message
-        if n not in special and firsts[item.conv.id][0] <= delivered[n]:
-            return True
-        n += 1
-    for x, _ in enumerate(batch.changes) if batch.changes else ():
-        if special[-1 - x].note is None and special[-1 - x].seq <= delivered[n + x]:
-            return True
-    return False
 
 
 def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:

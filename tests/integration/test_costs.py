@@ -23,8 +23,8 @@ import chatd.postgres.watch
 import chatd.server
 from chatd.connection import Connection
 from chatd.lanes import Batch
+from chatd.postgres.append_answer import Answer
 from chatd.store import Store
-from chatd.writer import Answer
 from tests.fix_costs import BODY, HOME, WAIT_S, Calls, Figures, Tables, Traffic, Trips, Wire, least, syscalls
 from tests.fix_process import MakeProcess, Process
 from tests.fix_server import MakeServer, Server
@@ -51,8 +51,8 @@ class Bound(NamedTuple):
 # alone: one at a time, each acked and delivered before the next.
 BOUNDS: Final[dict[str, Bound]] = {
     "burst: calls": Bound(89.06, 91.5, "functions of chatd, and C functions that they call"),
-    "burst: calls, frame to lane": Bound(51.1, 52.5, "framing, protocol, ids, session, limits, chat, entering; some of the way out, too"),
-    "burst: calls, lane": Bound(18.41, 19.9, "store, lanes, writer, pgarrays"),
+    "burst: calls, frame to lane": Bound(51.1, 52.5, "framing, protocol, ids, session, send_order, limits, chat, entering; some of the way out, too"),
+    "burst: calls, lane": Bound(18.41, 19.9, "store, lanes, writer, append_answer, pgarrays"),
     "burst: calls, delivery": Bound(19.55, 21, "delivery, connection, registry, metrics"),
     "burst: JSON read": Bound(1, 1, "the frame"),
     "burst: JSON made": Bound(1, 1, "the body: ok and entry are formatted around it"),
@@ -244,8 +244,8 @@ async def home(make_home: MakeHome) -> Home:
 
 # ---- calls -------------------------------------------------------------------------------------------------------------------------------
 
-IN: Final = ("framing", "protocol", "ids", "session", "limits", "chat", "entering")  # of framing and protocol some are of the way out
-LANE: Final = ("store", "lanes", "writer", "pgarrays")
+IN: Final = ("framing", "protocol", "ids", "session", "send_order", "limits", "chat", "entering")  # of framing and protocol some are of the way out
+LANE: Final = ("store", "lanes", "writer", "append_answer", "pgarrays")
 OUT: Final = ("delivery", "connection", "registry", "metrics")
 
 

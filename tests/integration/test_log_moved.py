@@ -15,17 +15,13 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from chatd.doctor import examine
-from chatd.ids import ConvId, UserId
-from chatd.lanes import Batch, Item
-from chatd.limits import TokenBucket
+from chatd.ids import UserId
+from chatd.lanes import Batch
 from chatd.postgres import watch
 from chatd.postgres.connection import Opener
-from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict, successor
 from chatd.postgres.old_primaries import is_older
-from chatd.registry import Conversation, pair_check
-from chatd.session import Session
-from chatd.writer import _read_answer
+from chatd.registry import pair_check
 from tests.fix_server import Frame, MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
 from tests.integration.test_cli import FUTURE, of_another_cluster
@@ -289,42 +285,7 @@ async def test_cursors_of_the_log_before_are_not_written(make_server: MakeServer
     assert server.node.registry.convs == {}
 
 
-# ---- the answer of append, and what is believed ---------------------------------------------------------------------------------------
-
-
-def item(conv: Conversation) -> Item:
-    session = Session(object(), TokenBucket(1e6, 100), 0.0)  # type: ignore[arg-type]
-    return Item(session, 1, conv, conv.b, 0, str(uuid.uuid4()), 0, "hi", None, 0)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [],
-        [(None, 2, 1, 1, None)],
-        [(0, 1, None, None, "dup")],
-        [(0, 1, None, None, "a note of a later release")],
-        [(1, 1, 5, 5, "dup")],
-        [(None, 1, None, 1, None)],
-        [(None, 1, 0, 1, None)],
-        [(None, 1, 1, None, None)],
-        [(None, None, None, None, None)],
-        [(None, 1, 1, 1)],
-        [(None, 1, "1", 1, None)],
-        [(0, 1, 5, None, "dup")],
-        [(0, 1, 0, 0, "dup")],
-        [(0, 2, 5, 5, "dup")],
-        [(0, 1, 5, 5, None)],
-        [(0, 1, 5, 5, "no_message")],
-        [(0, 1, 5, 5, "ref x")],
-        [(-1, 1, 5, 5, "dup"), (None, 1, 1, 1, None)],
-        [(7, 1, 5, 5, "dup"), (None, 1, 1, 1, None)],
-    ],
-)
-def test_an_item_without_an_answer_has_no_outcome(rows: list[tuple[Any, ...]]) -> None:
-    conv = Conversation(ConvId(1), UserId("alice"), UserId("bob"))
-    with pytest.raises(Outage):
-        _read_answer(rows, Batch([item(conv)], []), {ConvId(1)})
+# ---- what is believed -------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_pair_is_reckoned_as_postgresql_does(make_db: Any) -> None:

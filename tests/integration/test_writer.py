@@ -18,13 +18,14 @@ from chatd.ids import Cid, ConvId, UserId
 from chatd.lanes import Batch, Item, LaneQueue
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
+from chatd.postgres.append_answer import Answer
 from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from chatd.registry import Conversation
 from chatd.session import Session
-from chatd.writer import RETRIES_MAX, Answer, Lane, choose
+from chatd.writer import RETRIES_MAX, Lane, choose
 from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions
 
 if TYPE_CHECKING:
@@ -67,16 +68,15 @@ class Told:
             waiter.set()
 
     def committed(self, batch: Batch, answer: Answer) -> None:
-        special = answer.special
-        next_seq = {conv: seq for conv, (seq, _) in answer.firsts.items()}
+        next_seq = {conv: first.seq for conv, first in answer.firsts.items()}
         for n, item in enumerate(batch.messages):
-            if n in special:
-                self._note(item, special[n].note, special[n].seq)
+            if (result := answer.messages.get(n)) is not None:
+                self._note(item, result.what.value, result.seq or None)
             else:
                 self._note(item, None, next_seq[item.conv.id])
                 next_seq[item.conv.id] += 1
-        for n, item in enumerate(batch.changes):
-            self._note(item, special[-1 - n].note, special[-1 - n].seq)
+        for item, result in zip(batch.changes, answer.changes, strict=True):
+            self._note(item, result.what.value, result.seq or None)
 
     def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
         for item in items:
