@@ -227,7 +227,7 @@ class Chat:
             self.metrics.reads_refused += 1
             whose = f"{READS_MAX} reads at once on a connection" if session.reads >= READS_MAX else f"{USER_READS_MAX} reads of a user at once"
             raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
-        session.reads += 1
+        session.read_begins()
         user.reads += 1
         self.s.spawn(self._run_read(session, user, id, work))
 
@@ -236,7 +236,7 @@ class Chat:
             await self._answer_read(session, id, work)
             await resync.written(session)  # until then its answer is in our memory
         finally:
-            session.reads -= 1
+            session.read_ends()
             user.reads -= 1
 
     async def _answer_read(self, session: Session, id: int, work: Work) -> None:
@@ -316,8 +316,7 @@ class Chat:
         assert session.user is not None
         for name in request.users:
             opening.check_name(session.user, name, "users")
-        self.s.presence.watch(session, session.watching, request.users)
-        session.watching = request.users
+        self.s.presence.watch(session, session.watch(request.users), request.users)
         if self.s.relay is not None:
             await self.s.relay.mirror.look(request.users)
         seen: dict[UserId, int | None] = {}
@@ -384,7 +383,7 @@ class Chat:
         except errors.Refused as e:
             self.s.refresh_refused(session, e)
             raise
-        session.exp_ms, session.key = identity.exp_ms, identity.key
+        session.refresh(identity.exp_ms, identity.key)
         self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
 
     def _ping(self, session: Session, request: protocol.PingRequest) -> None:
@@ -394,12 +393,11 @@ class Chat:
         """The connection is gone: let go of everything the session held. Idempotent."""
         if session.state is State.CLOSED:
             return
-        session.state = State.CLOSED
+        session.end()
         user = session.user
         if user is None:
             return
-        self.s.presence.watch(session, session.watching, ())
-        session.watching = ()
+        self.s.presence.watch(session, session.watch(()), ())
         current = user.sessions.get(session.device) is session
         self.s.registry.detach(user, session.device, session, self.s.now())
         if current:

@@ -284,9 +284,7 @@ class Delivery:
                 session.sink.send(frame)
         elif session.state is State.OPENING:
             # Its welcome is being made: remember the first entry that passed it by.
-            if behind is None:
-                behind = session.behind = {}
-            behind.setdefault(conv_id, seq - 1)
+            session.miss(conv_id, seq - 1)
 
     def _push_stored(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         """From the fill of a gap, which has many at once: a session whose output is paused gets them as fast as its client reads."""
@@ -298,8 +296,7 @@ class Delivery:
 
     def _own(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         if session.behind is not None and conv_id in session.behind:
-            session.held = session.held or {}
-            session.held[(conv_id, seq)] = frame
+            session.hold(conv_id, seq, frame)
         else:
             session.sink.send(frame)
 
@@ -416,8 +413,7 @@ class Delivery:
                             self.metrics.receipts += 1
                             session.sink.send(frame)
                     elif session.state is State.OPENING:  # its welcome may tell an older one, or nothing of this conversation
-                        session.moved = session.moved or set()
-                        session.moved.add((conv.id, side))
+                        session.cursor_moved(conv.id, side)
 
     def _fan_out_stored(self, conv: Conversation, e: Stored) -> None:
         was_open = conv.open

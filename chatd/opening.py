@@ -135,7 +135,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return  # it left before this began: nobody would ever detach it
     try:
         identity = _identify(s, session, hello)
-        session.key = identity.key  # before the first await: a reload that removes the key while this waits must find it (revocation.py)
+        session.checked_with(identity.key)  # before the first await: a reload that removes the key while this waits must find it (revocation.py)
         await _check_name(s, identity.user)
     except errors.Refused as e:
         s.metrics.hellos_limited += e.code == "overloaded"
@@ -241,8 +241,7 @@ def _end(s: Services, session: Session, hello: Hello, error: errors.Refused, cod
 def _attach(s: Services, session: Session, hello: Hello, identity: Identity) -> User:
     """Make the session one of its user's; it holds the user from now on, and live entries are remembered for it."""
     user = s.user(identity.user)
-    session.user, session.device, session.watching = user, hello.device, hello.watch
-    session.exp_ms = identity.exp_ms
+    session.identify(user, hello, identity.exp_ms)
     s.presence.watch(session, (), hello.watch)
     old = user.sessions.get(hello.device)
     s.registry.attach(user, hello.device, session)
@@ -356,8 +355,7 @@ def _passed_by(session: Session, user: User, heads: Mapping[ConvId, int]) -> Non
     """
     for conv in user.peers.values():
         if conv.head > (seen := heads.get(conv.id, 0)):
-            session.behind = session.behind or {}
-            session.behind[conv.id] = min(seen, session.behind.get(conv.id, seen))
+            session.miss(conv.id, seen)
 
 
 def ahead(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
@@ -525,8 +523,7 @@ def _mark(s: Services, hello: Hello, listing: Listing, behind: list[ConvRow]) ->
 
 async def _moved_meanwhile(s: Services, session: Session) -> None:
     """Push the cursors that moved while the welcome was made; receipts are pushed to live sessions only."""
-    moved, session.moved = session.moved, None
-    for n, (id, side) in enumerate(moved or (), 1):
+    for n, (id, side) in enumerate(session.take_moved(), 1):
         if (conv := s.registry.convs.get(id)) is not None:
             session.sink.send(framing.encode_text(receipt(conv, side)))
         if n % RECEIPTS_A_TURN == 0:
@@ -562,8 +559,7 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
     conv = s.registry.convs[row.id]
     mine = conv.side(session.user.id)
     if item["read"] != min(conv.cursor(mine)[1], conv.head):
-        session.moved = session.moved or set()
-        session.moved.add((conv.id, mine))  # the cursor of now follows as a receipt
+        session.cursor_moved(conv.id, mine)  # the cursor of now follows as a receipt
     start = None
     if cursor is not None:
         after = max(cursor, conv.floor - 1)
@@ -574,10 +570,9 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
         elif after < conv.head:
             start = after
     if start is not None:
-        session.behind = session.behind or {}
-        session.behind[conv.id] = start
-    elif session.behind is not None:
-        session.behind.pop(conv.id, None)  # what passed it by while it was opening is at or below this head
+        session.filled(conv.id, start)
+    else:
+        session.caught_up(conv.id)  # what passed it by while it was opening is at or below this head
     return item
 
 

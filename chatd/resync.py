@@ -46,10 +46,9 @@ class Resync:
 
     def miss(self, session: Session, conv_id: ConvId, after: int) -> None:
         """A live session has entries of this conversation up to `after`: the rest comes from the log, once it takes more."""
-        if session.behind:
-            session.behind.setdefault(conv_id, after)
-        else:
-            session.behind = {conv_id: after}
+        is_filling = bool(session.behind)
+        session.miss(conv_id, after)
+        if not is_filling:
             self._spawn(self.fill(session))
 
     async def fill(self, session: Session) -> None:
@@ -73,7 +72,6 @@ class Resync:
             for conv_id, _, upto in wants:
                 await session.sink.drained()
                 await self._push(session, conv_id, upto, by_conv[conv_id])
-        session.behind = session.behind or None
 
     def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
         """What to read next, as (conversation, after, up to); conversations in which nothing is missing any more go live here."""
@@ -84,9 +82,9 @@ class Resync:
             conv = self._registry.convs.get(conv_id)
             after = got if conv is None else max(got, conv.floor - 1)  # what lies between has passed retention
             if conv is None or after >= conv.head:
-                del session.behind[conv_id]
+                session.caught_up(conv_id)
                 continue
-            session.behind[conv_id] = after
+            session.filled(conv_id, after)
             if left and len(wants) < READ_CONVS:
                 upto = min(conv.head, after + left)
                 wants.append((conv_id, after, upto))
@@ -103,23 +101,20 @@ class Resync:
             if not self._is_behind(session, conv_id, conv, e.seq):
                 return
             assert conv is not None
-            assert session.behind is not None
             assert session.user is not None
-            held = session.held.pop((conv_id, e.seq), None) if session.held else None
-            frame = held or self._frame(conv, e, session.user.id)
+            frame = session.take_held(conv_id, e.seq) or self._frame(conv, e, session.user.id)
             session.sink.send(frame)
             self._metrics.resync_entries += 1
             if logs.DEBUG_ON:
                 delivery_log.filled(session, conv_id, (e,))
             queued += len(frame)
-            session.behind[conv_id] = e.seq
+            session.filled(conv_id, e.seq)
         if self._is_behind(session, conv_id, conv, upto):
             assert conv is not None
-            assert session.behind is not None
             if upto >= conv.head:
-                del session.behind[conv_id]
+                session.caught_up(conv_id)
             else:
-                session.behind[conv_id] = upto
+                session.filled(conv_id, upto)
 
     def _is_behind(self, session: Session, conv_id: ConvId, conv: Conversation | None, seq: int) -> bool:
         """Is this still to be pushed? The session may have closed meanwhile, or the log be another one."""

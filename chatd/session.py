@@ -104,7 +104,7 @@ class Verdict(NamedTuple):
 
 
 class Session:
-    """State of one connection. `behind` and `held` are delivery's: see there."""
+    """State of one connection. Others read its slots, and change them by its methods."""
 
     __slots__ = (
         "active_at",
@@ -158,6 +158,75 @@ class Session:
     @property
     def gone(self) -> bool:
         return self.state is State.CLOSED
+
+    # ---- who it is ------------------------------------------------------------------------------------------------------------------
+
+    def checked_with(self, key: Key) -> None:
+        """Its token was checked with this key: from now on the removal of the key ends the session (revocation.py)."""
+        self.key = key
+
+    def identify(self, user: User, hello: Hello, exp_ms: int) -> None:
+        """Its hello was right. `exp_ms`: when the token ends, ms since 1970."""
+        self.user, self.device, self.watching = user, hello.device, hello.watch
+        self.exp_ms = exp_ms
+
+    def refresh(self, exp_ms: int, key: Key) -> None:
+        """A newer token takes the place of the one before."""
+        self.exp_ms, self.key = exp_ms, key
+
+    def watch(self, users: tuple[UserId, ...]) -> tuple[UserId, ...]:
+        """It watches these from now on; gives whom it watched before."""
+        before, self.watching = self.watching, users
+        return before
+
+    def end(self) -> None:
+        """Its connection is closed."""
+        self.state = State.CLOSED
+
+    # ---- reads of the database ------------------------------------------------------------------------------------------------------
+
+    def read_begins(self) -> None:
+        self.reads += 1
+
+    def read_ends(self) -> None:
+        self.reads -= 1
+
+    # ---- what it misses: live entries pass it by, and resync.py reads them from the log -------------------------------------------------
+
+    def miss(self, conv: ConvId, after: int) -> None:
+        """It has this conversation up to seq `after`, or less if it missed some before."""
+        self.behind = self.behind or {}
+        self.behind[conv] = min(after, self.behind.get(conv, after))
+
+    def filled(self, conv: ConvId, upto: int) -> None:
+        """It has this conversation up to a seq, and misses what comes after."""
+        self.behind = self.behind or {}
+        self.behind[conv] = upto
+
+    def caught_up(self, conv: ConvId) -> None:
+        """It misses nothing of this conversation any more: its entries are pushed as they are delivered."""
+        if self.behind is not None:
+            self.behind.pop(conv, None)
+            self.behind = self.behind or None
+
+    def hold(self, conv: ConvId, seq: int, frame: bytes) -> None:
+        """Keep an `ok` until the fill reaches its seq, whose place it takes."""
+        self.held = self.held or {}
+        self.held[conv, seq] = frame
+
+    def take_held(self, conv: ConvId, seq: int) -> bytes | None:
+        """The `ok` that takes the place of this entry, if there is one."""
+        return self.held.pop((conv, seq), None) if self.held else None
+
+    def cursor_moved(self, conv: ConvId, side: int) -> None:
+        """A cursor moved while its welcome is made, which may tell an older one."""
+        self.moved = self.moved or set()
+        self.moved.add((conv, side))
+
+    def take_moved(self) -> set[tuple[ConvId, int]]:
+        """The cursors that moved since, as (conversation, side); once the welcome is out they are pushed."""
+        moved, self.moved = self.moved or set(), None
+        return moved
 
     # ---- frames in --------------------------------------------------------------------------------------------------------------
 
