@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from chatd import chat, framing, handshake, hello_rates, history, intake, log, log_writer, pace, resync, session, store
+from chatd import framing, handshake, hello_rates, history, intake, log, log_writer, pace, resync, session, store
+from chatd.chat import handlers
 from chatd.config import Settings
 from chatd.connection import CLOSE_S, CLOSING_FRAMES_MAX, RECEIVE_BYTES, UNSENT_BYTES
 
@@ -35,7 +36,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     Bound(
         "frames of any kind: data, continuation, ping, pong; before hello, too", "connection",
         f"{setting('frames_per_s', 'a second')}, {setting('frames_burst', 'at once')}",
-        f"a `watch` counts as one more for each {chat.NAMES_A_FRAME} names; requests are refused with `rate_limited`, pings not answered; "
+        f"a `watch` counts as one more for each {handlers.NAMES_A_FRAME} names; requests are refused with `rate_limited`, pings not answered; "
         f"{session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
         "frames_throttled_total", "tests/faults/test_floods.py::test_frames_of_each_kind_count_in_each_state",
     ),
@@ -88,7 +89,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     # ---- reads
     Bound(
         "reads (`history`, `conversations`, `watch`) under way, each until its answer is taken", "connection; user",
-        f"{chat.READS_MAX}; {chat.USER_READS_MAX}", "refused with `overloaded`", "reads_refused_total",
+        f"{handlers.READS_MAX}; {handlers.USER_READS_MAX}", "refused with `overloaded`", "reads_refused_total",
         "tests/integration/test_reads.py::test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user",
     ),
     Bound(

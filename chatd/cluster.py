@@ -22,7 +22,7 @@ import structlog
 
 from chatd import __version__, opening
 from chatd.bus import Bus
-from chatd.chat import Chat
+from chatd.chat.handlers import Chat
 from chatd.config import Settings
 from chatd.delivery import Delivery
 from chatd.engine import Away, Engine
@@ -127,7 +127,7 @@ class Cluster:
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:
-        self._chat.announce(change)
+        self._services.presence_push.announce(change)
 
     def devices_elsewhere(self, user: UserId) -> None:
         opening.close_displaced(self._services, user)

@@ -24,6 +24,7 @@ import structlog
 
 from chatd import delivery_log, envelope, errors, framing, protocol
 from chatd import log as logs
+from chatd.chat.presence_push import PresencePush
 from chatd.gaps import Gaps
 from chatd.ids import ConvId, UserId
 from chatd.lanes import PROBE, Batch, Item
@@ -61,21 +62,15 @@ class Outward(Protocol):
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, frame: bytes) -> None: ...
 
 
-class Opened(Protocol):
-    """Told when two users have both sent for the first time: presence may flow."""
-
-    def __call__(self, a: UserId, b: UserId) -> None: ...
-
-
 class Delivery:
     """Implements `writer.Outcome`. `spawn` starts a watched task of the node; `now` is the loop's clock in seconds."""
 
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float],
-        spawn: Callable[[Coroutine[Any, Any, None]], object], opened: Opened,
+        spawn: Callable[[Coroutine[Any, Any, None]], object], presence_push: PresencePush,
     ) -> None:  # fmt: skip
         self.registry, self.store, self.metrics = registry, store, metrics
-        self.now, self._spawn, self._opened = now, spawn, opened
+        self.now, self._spawn, self._presence_push = now, spawn, presence_push
         self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
         self._early: dict[ConvId, list[int]] = {}  # cursors of both sides beyond what was delivered here
         self.outward: Outward | None = None  # set where there are other nodes
@@ -398,7 +393,7 @@ class Delivery:
         for side, peer in ((0, conv.b), (1, conv.a)):
             if conv.cursor(side) != NEVER_MOVED:
                 self.push_receipt(conv, side, None, {peer})
-        self._opened(conv.a, conv.b)
+        self._presence_push.conversation_opened(conv.a, conv.b)
 
     def push_receipt(self, conv: Conversation, side: int, but: Session | None, to: Collection[UserId] | None = None) -> None:
         """Tell all sessions, `but` one, how far that side has got: those of its user, and of the other once both have sent. `to`: of these users."""

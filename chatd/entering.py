@@ -13,7 +13,6 @@ An entry of a session that has closed meanwhile is still written, as one in a la
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -21,11 +20,11 @@ import structlog
 
 from chatd import errors, framing, opening, protocol
 from chatd.errors import CloseCode
-from chatd.ids import ConvId, UserId
+from chatd.ids import UserId
 from chatd.lanes import Item
 from chatd.opening import Services
 from chatd.protocol import Entering, Send
-from chatd.registry import Conversation, User
+from chatd.registry import Conversation, User, check_name
 from chatd.session import Session, State, Throttled, Verdict
 from chatd.store import ConvRow, Locked
 
@@ -60,12 +59,11 @@ class By(NamedTuple):
 
 
 class Entrance:
-    """`enter` and `throttled` are called for what a session asks; they raise the refusal. `conv` finds the conversation that a request names."""
+    """`enter` and `throttled` are called for what a session asks; they raise the refusal."""
 
-    def __init__(self, services: Services, conv: Callable[[Session, ConvId | None, UserId | None], Conversation]) -> None:
+    def __init__(self, services: Services) -> None:
         self.s = services
         self.draining = False
-        self._conv = conv
         self._resolving: dict[Pair, list[First]] = {}
         self._resolving_of: dict[UserId, int] = {}  # how many of them are a user's
         self._resolving_n = 0
@@ -81,7 +79,7 @@ class Entrance:
         if request.to is not None and type(request) is Send and self._unresolved(user, request.to):
             self._resolve(session, request, user, request.to)
             return
-        conv = self._conv(session, request.c, request.to)
+        conv = self.s.registry.find(user, request.c, request.to)
         peer = conv.b if user.id == conv.a else conv.a
         if self.draining:
             raise self._drained(session, request, peer)
@@ -101,8 +99,9 @@ class Entrance:
         self.s.metrics.frames_throttled += 1
         request = effect.request
         error: errors.Refused = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
-        if isinstance(request, Entering) and session.user is not None:
-            peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
+        user = session.user
+        if isinstance(request, Entering) and user is not None:
+            peer = request.to if request.to is not None else self.s.registry.find(user, request.c, None).peer(user.id)
             error = session.not_queued(peer, request, errors.RateLimited(str(error), retry_ms=effect.retry_ms))
         raise error
 
@@ -166,7 +165,7 @@ class Entrance:
 
     def _resolve(self, session: Session, request: Send, user: User, to: UserId) -> None:
         """A send to somebody with whom there is no conversation in memory: make it, then go on in order."""
-        opening.check_name(user, to)
+        check_name(user, to)
         if self.draining:
             raise self._drained(session, request, to)
         resent_early = session.order.arrive(to, request.cid, self.s.now())

@@ -18,7 +18,7 @@ from chatd import addresses, protocol
 from chatd.access_log import AccessLog
 from chatd.addresses import Networks
 from chatd.arrival import Sources
-from chatd.chat import Chat
+from chatd.chat.handlers import Chat
 from chatd.connection import PING_AT, SWEEP_S, WRITE_HIGH_BYTES, Connection, Phase
 from chatd.errors import CloseCode, Refused
 from chatd.flushing import Flusher

@@ -26,6 +26,7 @@ import structlog
 
 from chatd import errors, framing, hello_rates, protocol
 from chatd.addresses import counted_as
+from chatd.chat.presence_push import PresencePush
 from chatd.config import Settings
 from chatd.errors import CloseCode
 from chatd.hello_rates import Addresses, retry_ms
@@ -33,7 +34,7 @@ from chatd.ids import ConvId, Seq, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.metrics import Metrics
 from chatd.postgres import mark
-from chatd.presence import Change, Presence, Status
+from chatd.presence import Presence
 from chatd.protocol import Hello
 from chatd.registry import Conversation, Registry, User
 from chatd.session import Session, State
@@ -76,6 +77,7 @@ class Services:
     settings: Settings
     store: Store
     presence: Presence
+    presence_push: PresencePush
     registry: Registry
     metrics: Metrics
     now: Callable[[], float]
@@ -86,7 +88,6 @@ class Services:
     grace_s: Callable[[], float]
     poke: Callable[[Conversation], None]
     caught_up: Callable[[Conversation], Coroutine[Any, Any, None]]
-    announce: Callable[[Change | None], None]
     moved: Callable[[Conversation, int, int, int], None]
     drained: Callable[[Session], Coroutine[Any, Any, None]]
     opened: Callable[[Session], None]  # for the log
@@ -154,27 +155,27 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
                 return  # it has left the queue: nobody is to wait behind it
             listing = await _list(s, session, hello)
             await _overtaken(s, hello, listing)
-            presence = await snapshot(s, session)
+            presence = await s.presence_push.snapshot(session)
             await _welcome(s, session, hello, listing, presence)
     except errors.Retryable as e:
         if _left(session):
             return
         _end(s, session, hello, e, CloseCode.OVERLOADED)
         return
-    seen = await _seen_meanwhile(s, session, presence)
+    seen = await s.presence_push.seen_meanwhile(session, presence)
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1
     s.store.user_seen(user.id, s.now_ms())
     # Before the requests that waited, because one of them may say `away`.
-    s.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
+    s.presence_push.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
     close_displaced(s, user.id)
     if _left(session):
         return
     opened(session)
     if not session.live:
         return  # a request that waited for the welcome has ended it
-    _changed_meanwhile(s, session, presence, seen)
+    s.presence_push.push_changed(session, presence, seen)
     await _moved_meanwhile(s, session)
     if s.relay is not None and s.presence.elsewhere(user.id):
         s.spawn(s.relay.look_back(user))
@@ -208,21 +209,11 @@ async def _check_name(s: Services, user: UserId) -> None:
             raise errors.Unauthorized(f"the token's `sub` is no user id: {e}") from None
 
 
-def check_name(user: User, named: UserId, field: str = "to") -> None:
-    """Whom a user names and has no conversation with must have a name that can become one. Raises BadField."""
-    if named in user.peers or named == user.id:
-        return
-    try:
-        new_user_id(named)
-    except ValueError as e:
-        raise errors.BadField(f"`{field}` is no user id: {e}", field=field) from None
-
-
 def _come_early(s: Services, session: Session, hello: Hello) -> None:
     """Another node has the user, perhaps only for a grace time: it hears at once that they are on their way in, as a hello may take longer."""
     assert session.user is not None
     if not _left(session) and s.presence.elsewhere(session.user.id):
-        s.announce(s.presence.connect(session.user.id, session.device, hello.away, s.now_ms()))
+        s.presence_push.announce(s.presence.connect(session.user.id, session.device, hello.away, s.now_ms()))
 
 
 def _left(session: Session) -> bool:
@@ -574,80 +565,3 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
     else:
         session.caught_up(conv.id)  # what passed it by while it was opening is at or below this head
     return item
-
-
-# ---- presence -----------------------------------------------------------------------------------------------------------------------
-
-
-def may_see(watcher: Session, user: UserId) -> bool:
-    """Presence flows once both have sent in their conversation; to oneself always."""
-    if watcher.user is None:
-        return False
-    if watcher.user.id == user:
-        return True
-    conv = watcher.user.peers.get(user)
-    return conv is not None and conv.open
-
-
-async def snapshot(s: Services, session: Session) -> list[dict[str, object]]:
-    """The statuses of all whom the session watches, as the wire has them."""
-    users = session.watching
-    seen = await last_seen(s, session, users)
-    return statuses(s, session, users, seen)
-
-
-def unseen(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[UserId]:
-    """Those of them who are away, and of whom `seen` does not say since when."""
-    return [user for user in users if user not in seen and s.presence.status(user) is None and may_see(session, user)]
-
-
-async def last_seen(s: Services, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
-    """When those of them who are away were last seen, in ms, from the database; None: it does not know. Also of those who leave while it is asked."""
-    seen: dict[UserId, int | None] = {}
-    turns = s.store.hello_turns if session.state is State.OPENING else s.store.read_turns
-    while away := unseen(s, session, users, seen):  # each is asked for once
-        assert session.user is not None
-        async with turns.turn(session.user.id):
-            found = await s.store.seen(away)
-        seen.update((user, found.get(user)) for user in away)
-    return seen
-
-
-def statuses(s: Services, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[dict[str, object]]:
-    """As of now: to be sent in this turn of the loop, before a change is pushed."""
-    return [_status(s, session, user, seen.get(user)).facts() for user in users]
-
-
-def _status(s: Services, session: Session, user: UserId, seen_ms: int | None) -> Change:
-    if not may_see(session, user):
-        return Change(user, Status.HIDDEN, 0, None)
-    return status(s, user, seen_ms)
-
-
-def status(s: Services, user: UserId, seen_ms: int | None) -> Change:
-    """A user's status as of now, with a version just below now: above what the client was told before, also by other nodes, and below what comes."""
-    change = s.presence.status(user) or offline(s, user, seen_ms)
-    return change._replace(v=max(change.v, s.presence.told_v(s.now_ms())))
-
-
-async def _seen_meanwhile(s: Services, session: Session, told: list[dict[str, object]]) -> Mapping[UserId, int | None]:
-    """When those were last seen who have left since the snapshot."""
-    known = {facts["user"] for facts in told if facts["state"] == Status.OFFLINE.value}
-    try:
-        return await last_seen(s, session, [user for user in session.watching if user not in known])
-    except errors.Retryable:
-        return {}
-
-
-def _changed_meanwhile(s: Services, session: Session, told: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
-    """Push what changed between the snapshot and going live; changes are pushed to live sessions only."""
-    before = {facts["user"]: facts["state"] for facts in told}
-    for user in session.watching:
-        now = _status(s, session, user, seen.get(user))
-        if before.get(user) != now.status.value:
-            session.sink.send(framing.encode_text(protocol.frame("presence", **now.facts())))
-
-
-def offline(s: Services, user: UserId, seen_ms: int | None) -> Change:
-    """The status of somebody who is not in memory. Its version is just below now, so that whatever happens next is newer."""
-    return Change(user, Status.OFFLINE, s.presence.told_v(s.now_ms()), seen_ms)

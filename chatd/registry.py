@@ -21,10 +21,12 @@ from bisect import insort
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from chatd import errors
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.limits import Penalty, SlidingWindow
 from chatd.protocol import compact, dumps
 from chatd.recent import Place, Recent
+from chatd.unicode_ids import new_user_id
 
 if TYPE_CHECKING:
     from chatd.session import Session
@@ -151,6 +153,16 @@ class User:
         return max(self.window.empty_at, self.penalty.forgotten_at, self.new_convs.empty_at)
 
 
+def check_name(user: User, named: UserId, field: str = "to") -> None:
+    """Whom a user names and has no conversation with must have a name that can become one. Raises BadField."""
+    if named in user.peers or named == user.id:
+        return
+    try:
+        new_user_id(named)
+    except ValueError as e:
+        raise errors.BadField(f"`{field}` is no user id: {e}", field=field) from None
+
+
 class Kept(NamedTuple):
     """What counts against a user who is not held, and until when."""
 
@@ -183,6 +195,22 @@ class Registry:
             self.link(user, conv)
         if (kept := self._kept.pop(user.id, None)) is not None:
             _, user.window, user.penalty, user.new_convs = kept
+
+    def find(self, user: User, c: ConvId | None, to: UserId | None) -> Conversation:
+        """The conversation that a request names by its id or by the peer, if the user is in it. All of a held user's are in memory.
+
+        Raises NoConversation, BadField.
+        """
+        if c is not None:
+            conv = self.convs.get(c)
+            if conv is not None and (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending or conv.gap is not None):
+                return conv
+        elif to is not None:
+            conv = user.peers.get(to)
+            if conv is not None:
+                return conv
+            check_name(user, to)
+        raise errors.NoConversation("no such conversation of yours")
 
     def attach(self, user: User, device: DeviceId, session: Session) -> None:
         self.sessions += device not in user.sessions

@@ -28,7 +28,8 @@ from chatd import log as logs
 from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
 from chatd.census import Census
-from chatd.chat import Chat
+from chatd.chat.handlers import Chat
+from chatd.chat.presence_push import PresencePush
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
@@ -144,15 +145,18 @@ class Node:
         self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._boot)
         clock.stepped = self._clock_stepped
         self._steady = Steady(clock, s.lease_ms / 1000)
+        presence_push = PresencePush(
+            self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms, spawn=self._spawn
+        )  # fmt: skip
         self.delivery = Delivery(
-            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, opened=lambda a, b: self.chat.conversation_opened(a, b)
+            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, presence_push=presence_push
         )
         self.store.health.is_settling = lambda: self.store.is_doubtful or self.delivery.gaps.is_settling
         self.services = Services(
-            s, self.store, self.presence, self.registry, metrics, now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
+            s, self.store, self.presence, presence_push, self.registry, metrics, now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
-            announce=lambda change: self.chat.announce(change), moved=self.delivery.moved, drained=self.delivery.drained,
+            moved=self.delivery.moved, drained=self.delivery.drained,
             opened=lambda session: self.hub.opened(session),
             hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
             refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),

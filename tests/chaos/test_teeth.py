@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from chatd import opening, roster
-from chatd.chat import Chat
+from chatd.chat.handlers import Chat
+from chatd.chat.presence_push import PresencePush
 from chatd.delivery import Delivery
 from chatd.errors import CloseCode, RateLimited
 from chatd.gate import Gate
@@ -124,7 +125,7 @@ def closed_as_too_many(patch: Patch) -> None:
 
 
 def status_lost(patch: Patch) -> None:
-    patch.setattr(Chat, "announce", lambda self, change: None)
+    patch.setattr(PresencePush, "announce", lambda self, change: None)
 
 
 def receipt_lost(patch: Patch) -> None:

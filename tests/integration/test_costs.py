@@ -51,7 +51,7 @@ class Bound(NamedTuple):
 # alone: one at a time, each acked and delivered before the next.
 BOUNDS: Final[dict[str, Bound]] = {
     "burst: calls": Bound(89.06, 91.5, "functions of chatd, and C functions that they call"),
-    "burst: calls, frame to lane": Bound(51.1, 52.5, "framing, protocol, ids, session, send_order, limits, chat, entering; some of the way out, too"),
+    "burst: calls, frame to lane": Bound(51.1, 52.5, "framing, protocol, session, limits, handlers, entering; some of the way out, too"),
     "burst: calls, lane": Bound(18.41, 19.9, "store, lanes, writer, append_answer, pgarrays"),
     "burst: calls, delivery": Bound(19.55, 21, "delivery, connection, registry, metrics"),
     "burst: JSON read": Bound(1, 1, "the frame"),
@@ -244,7 +244,8 @@ async def home(make_home: MakeHome) -> Home:
 
 # ---- calls -------------------------------------------------------------------------------------------------------------------------------
 
-IN: Final = ("framing", "protocol", "ids", "session", "send_order", "limits", "chat", "entering")  # of framing and protocol some are of the way out
+# Of framing and protocol some are of the way out.
+IN: Final = ("framing", "protocol", "ids", "session", "send_order", "limits", "handlers", "entering")
 LANE: Final = ("store", "lanes", "writer", "append_answer", "pgarrays")
 OUT: Final = ("delivery", "connection", "registry", "metrics")
 

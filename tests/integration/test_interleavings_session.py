@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from chatd import chat, opening
+from chatd import opening
+from chatd.chat import handlers
 from chatd.ids import UserId
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
@@ -354,7 +355,7 @@ async def test_a_welcome_counts_what_is_unread_from_the_cursor_that_it_tells(mak
     """Both had written: `read` was memory's, and `unread` all entries behind it, one's own too."""
     server = await make_server(rate_messages=100)
     _, bob, c = await turns(server)
-    gate = Gate(monkeypatch, opening, "snapshot")
+    gate = Gate(monkeypatch, server.node.services.presence_push, "snapshot")
     late = await server.open()
     hello = await late.post("hello", v=1, token=server.token("bob"), device="d2")
     await gate.until_reached()  # behind the listing
@@ -422,7 +423,7 @@ async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(make_se
     await late.post("hello", v=1, token=server.token("bob"), device="d2")
     await gate.until_reached()
     bugs: list[str] = []
-    monkeypatch.setattr(chat.log, "exception", lambda event, **_: bugs.append(event))
+    monkeypatch.setattr(handlers.log, "exception", lambda event, **_: bugs.append(event))
     with connect(server.node.store.opener._conninfo) as db:
         db.execute("UPDATE meta SET epoch = 'renewed'")
     assert await late.closed() == await bob.closed() == 1012

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from bench.slow_line import SlowLine
 from chatd import hello_rates, history, opening, resync, store
-from chatd.chat import READS_MAX, USER_READS_MAX
+from chatd.chat.handlers import READS_MAX, USER_READS_MAX
 from chatd.connection import Connection
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -381,7 +381,7 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(make_p
         await real(session)
 
     services.drained = drained
-    gate = Gate(monkeypatch, opening, "_seen_meanwhile")
+    gate = Gate(monkeypatch, services.presence_push, "seen_meanwhile")
     opened = asyncio.create_task(place.server.connect("alice"))
     await gate.reached.wait()
     for conv in place.server.node.registry.users[UserId("alice")].peers.values():

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from chatd import opening
 from tests.fix_server import Frame, MakeServer, Peer, Server
 from tests.integration.logs import Message, append, connect
 from tests.integration.test_interleavings_session import Gate
@@ -65,11 +64,11 @@ async def test_notes_to_oneself_have_nobody_to_hide_from(server: Server) -> None
     assert await listed(alice) == (1, 1, True)
 
 
-@pytest.mark.parametrize("place", ["snapshot", "_seen_meanwhile"], ids=["before the welcome is made", "between the welcome and going live"])
+@pytest.mark.parametrize("place", ["snapshot", "seen_meanwhile"], ids=["before the welcome is made", "between the welcome and going live"])
 async def test_an_answer_beside_a_hello_brings_the_receipt(server: Server, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Right: the welcome and what follows it tell the cursors of now, whichever of them the answer comes before."""
     _, alice, c = await read_unanswered(server)
-    gate = Gate(monkeypatch, opening, place)
+    gate = Gate(monkeypatch, server.node.services.presence_push, place)
     tablet = await server.open()
     hello = await tablet.post("hello", v=1, token=server.token("bob"), device="tablet")
     await gate.until_reached()
@@ -83,7 +82,7 @@ async def test_an_answer_beside_a_hello_brings_the_receipt(server: Server, monke
 async def test_reading_beside_a_hello_of_who_was_not_answered_is_not_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     bob, alice = await server.connect("bob"), await server.connect("alice")
     c = (await bob.say("alice", "1"))["c"]
-    gate = Gate(monkeypatch, opening, "_seen_meanwhile")
+    gate = Gate(monkeypatch, server.node.services.presence_push, "seen_meanwhile")
     tablet, phone = await server.open(), await server.open()
     hellos = [await peer.post("hello", v=1, token=server.token(user), device="d2") for peer, user in ((tablet, "bob"), (phone, "alice"))]
     await gate.until_reached()

@@ -21,13 +21,11 @@ from chatd import errors, framing, hello_rates, history, opening, protocol, resy
 from chatd import log as logs
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
-from chatd.ids import ConvId, UserId
+from chatd.ids import UserId
 from chatd.metrics import Metrics
 from chatd.opening import Services
-from chatd.pace import PRESENCE_BURST, PRESENCE_S, Pace
-from chatd.presence import Change
 from chatd.recent import Place
-from chatd.registry import Conversation, User
+from chatd.registry import Conversation, User, check_name
 from chatd.session import Effect, End, Reply, Session, State, Throttled
 from chatd.store import ConvRow
 from chatd.typing_push import TypingPush
@@ -50,9 +48,8 @@ class Chat:
         self.s = services
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
-        self.entrance = Entrance(services, self._conv)
+        self.entrance = Entrance(services)
         self.typing = TypingPush(services)
-        self._presence: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()
@@ -138,23 +135,6 @@ class Chat:
         for request in deferred:
             self.handle(session, request)
 
-    # ---- whose conversation ---------------------------------------------------------------------------------------------------------
-
-    def _conv(self, session: Session, c: ConvId | None, to: UserId | None) -> Conversation:
-        """The conversation that a request names, if the user is in it. All of a held user's are in memory."""
-        user = session.user
-        assert user is not None
-        if c is not None:
-            conv = self.s.registry.convs.get(c)
-            if conv is not None and (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending or conv.gap is not None):
-                return conv
-        elif to is not None:
-            conv = user.peers.get(to)
-            if conv is not None:
-                return conv
-            opening.check_name(user, to)
-        raise errors.NoConversation("no such conversation of yours")
-
     # ---- entries: see entering.py ---------------------------------------------------------------------------------------------------
 
     @property
@@ -166,8 +146,9 @@ class Chat:
         self.entrance.draining = True
 
     def _skip(self, session: Session, request: protocol.Skip) -> None:
-        assert session.user is not None
-        peer = request.to if request.to is not None else self._conv(session, request.c, None).peer(session.user.id)
+        user = session.user
+        assert user is not None
+        peer = request.to if request.to is not None else self.s.registry.find(user, request.c, None).peer(user.id)
         session.order.skip(peer, request.cid)
         self._send(session, protocol.ok(request.id))
 
@@ -175,7 +156,7 @@ class Chat:
 
     def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
         assert session.user is not None
-        conv = self._conv(session, request.c, request.to)
+        conv = self.s.registry.find(session.user, request.c, request.to)
         if request.seq > conv.head and (conv.gap is not None or self.s.relay is not None):
             self._read(session, request.id, partial(self._late_cursor, session, request, conv))
         else:
@@ -211,7 +192,7 @@ class Chat:
     def _typing(self, session: Session, request: protocol.Typing) -> None:
         user = session.user
         assert user is not None
-        conv = self._conv(session, request.c, request.to)
+        conv = self.s.registry.find(user, request.c, request.to)
         if not conv.open:
             raise errors.NotOpen("typing is shown once both have sent something")
         self._send(session, protocol.ok(request.id))
@@ -264,8 +245,9 @@ class Chat:
     async def _history(self, session: Session, request: protocol.History) -> bytes:
         if not await self._takes(session):
             return b""
-        user, conv = session.user, self._conv(session, request.c, request.to)
+        user = session.user
         assert user is not None
+        conv = self.s.registry.find(user, request.c, request.to)
         page = history.Page(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
         async with self.s.store.read_turns.turn(user.id):
             if session.gone:  # while it waited: nobody hears the answer
@@ -304,7 +286,7 @@ class Chat:
             raise opening.another_log(self.s)  # a row never goes
         return [found[conv.id] for conv in page]
 
-    # ---- presence -------------------------------------------------------------------------------------------------------------------------
+    # ---- presence: see presence_push.py ---------------------------------------------------------------------------------------------
 
     def _begin_watch(self, session: Session, request: protocol.Watch) -> None:
         session.frames.owe(self.s.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
@@ -315,59 +297,21 @@ class Chat:
             return b""  # it left before this began: nobody would ever clear what it watches
         assert session.user is not None
         for name in request.users:
-            opening.check_name(session.user, name, "users")
+            check_name(session.user, name, "users")
         self.s.presence.watch(session, session.watch(request.users), request.users)
         if self.s.relay is not None:
             await self.s.relay.mirror.look(request.users)
         seen: dict[UserId, int | None] = {}
         await self.delivery.drained(session)
-        while opening.unseen(self.s, session, request.users, seen):
-            seen |= await opening.last_seen(self.s, session, request.users)
+        while self.s.presence_push.unseen(session, request.users, seen):
+            seen |= await self.s.presence_push.last_seen(session, request.users)
             await self.delivery.drained(session)  # somebody may leave while the output is paused
-        return lambda: protocol.reply(request.id, presence=opening.statuses(self.s, session, request.users, seen))
+        return lambda: protocol.reply(request.id, presence=self.s.presence_push.statuses(session, request.users, seen))
 
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
         assert session.user is not None
         self._send(session, protocol.ok(request.id))
-        self.announce(self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms()))
-
-    def announce(self, change: Change | None) -> None:
-        """Push a status to those who watch it and may see it: at most one a second of a user, and the last one always."""
-        if change is None:
-            return
-        self.metrics.presence_changes += 1
-        if self.s.presence.watchers(change.user) and self._presence.offer(change.user, change, self.s.now()):
-            self._push_status(change)
-
-    def _push_status(self, change: Change) -> None:
-        frame = framing.encode_text(protocol.frame("presence", **change.facts()))
-        for watcher in self.s.presence.watchers(change.user):
-            assert isinstance(watcher, Session)
-            if watcher.state is State.LIVE and opening.may_see(watcher, change.user):
-                self.metrics.presence_pushes += 1
-                watcher.sink.send(frame)
-
-    def conversation_opened(self, a: UserId, b: UserId) -> None:
-        """Both have sent: those who watch the other may see them from now on."""
-        for user, watched in ((a, b), (b, a)):
-            holder = self.s.registry.users.get(user)
-            watchers = [] if holder is None else [one for one in holder.sessions.values() if watched in one.watching]
-            if watchers and self.s.presence.status(watched) is None:
-                self.s.spawn(self._tell_away(watchers, watched))
-            else:
-                self._tell_status(watchers, watched, None)
-
-    async def _tell_away(self, watchers: list[Session], watched: UserId) -> None:
-        seen = None
-        with contextlib.suppress(errors.Refused):
-            seen = (await self.s.store.seen([watched])).get(watched)
-        self._tell_status(watchers, watched, seen)
-
-    def _tell_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
-        frame = framing.encode_text(protocol.frame("presence", **opening.status(self.s, watched, seen_ms).facts()))
-        for session in watchers:
-            if watched in session.watching and session.state is State.LIVE:
-                session.sink.send(frame)
+        self.s.presence_push.announce(self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms()))
 
     # ---- the rest -------------------------------------------------------------------------------------------------------------------------
 
@@ -411,11 +355,7 @@ class Chat:
 
     def tick(self) -> None:
         """Regular work: grace times that are over, what was held back, users to let go."""
-        for change in self.s.presence.due(self.s.now(), self.s.now_ms(), self._is_opening):
-            self.announce(change)
-        for _, change in self._presence.due(self.s.now()):
-            self._push_status(change)
-        self.metrics.presence_merged = self._presence.merged
+        self.s.presence_push.tick(self._is_opening)
         self.typing.tick()
         gone = self.s.registry.release(self.s.now())
         if self.s.relay is not None and gone:

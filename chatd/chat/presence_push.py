@@ -1,0 +1,156 @@
+"""Presence to sessions: a change to those who watch, a status to those who ask. Who may see whom is decided here.
+
+    Presence ──Change──► announce ──► Pace ──► sessions here that watch the user and may see them
+    hello, `watch` ──► snapshot, statuses ──► what the session is told at first
+    Delivery: both have sent ──► conversation_opened ──► those who watched in vain until now
+
+Presence is watched, not broadcast, and it flows once both have sent in their conversation. A status has a version, and newer replaces older: a push
+that crosses a snapshot does no harm. Who is online is in presence.py; last-seen times of users who are not in memory are read from the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any
+
+from chatd import errors, framing, protocol
+from chatd.ids import UserId
+from chatd.metrics import Metrics
+from chatd.pace import PRESENCE_BURST, PRESENCE_S, Pace
+from chatd.presence import Change, Presence, Status
+from chatd.registry import Registry
+from chatd.session import Session, State
+from chatd.store import Store
+
+
+def may_see(watcher: Session, user: UserId) -> bool:
+    """Presence flows once both have sent in their conversation; to oneself always."""
+    if watcher.user is None:
+        return False
+    if watcher.user.id == user:
+        return True
+    conv = watcher.user.peers.get(user)
+    return conv is not None and conv.open
+
+
+class PresencePush:
+    """`tick` is to be called some times a second. `now`: seconds, monotonic; `now_ms`: since 1970; `spawn` starts a watched task."""
+
+    def __init__(
+        self, presence: Presence, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float], now_ms: Callable[[], int],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:  # fmt: skip
+        self._presence, self._registry, self._store, self._metrics = presence, registry, store, metrics
+        self._now, self._now_ms, self._spawn = now, now_ms, spawn
+        self._pace: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
+
+    # ---- changes --------------------------------------------------------------------------------------------------------------------
+
+    def announce(self, change: Change | None) -> None:
+        """Push a status to those who watch it and may see it: at most one a second of a user, and the last one always."""
+        if change is None:
+            return
+        self._metrics.presence_changes += 1
+        if self._presence.watchers(change.user) and self._pace.offer(change.user, change, self._now()):
+            self._push_status(change)
+
+    def _push_status(self, change: Change) -> None:
+        frame = framing.encode_text(protocol.frame("presence", **change.facts()))
+        for watcher in self._presence.watchers(change.user):
+            assert isinstance(watcher, Session)
+            if watcher.state is State.LIVE and may_see(watcher, change.user):
+                self._metrics.presence_pushes += 1
+                watcher.sink.send(frame)
+
+    def conversation_opened(self, a: UserId, b: UserId) -> None:
+        """Both have sent: those who watch the other may see them from now on."""
+        for user, watched in ((a, b), (b, a)):
+            holder = self._registry.users.get(user)
+            watchers = [] if holder is None else [one for one in holder.sessions.values() if watched in one.watching]
+            if watchers and self._presence.status(watched) is None:
+                self._spawn(self._tell_away(watchers, watched))
+            else:
+                self._tell_status(watchers, watched, None)
+
+    async def _tell_away(self, watchers: list[Session], watched: UserId) -> None:
+        seen = None
+        with contextlib.suppress(errors.Refused):
+            seen = (await self._store.seen([watched])).get(watched)
+        self._tell_status(watchers, watched, seen)
+
+    def _tell_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
+        frame = framing.encode_text(protocol.frame("presence", **self.status(watched, seen_ms).facts()))
+        for session in watchers:
+            if watched in session.watching and session.state is State.LIVE:
+                session.sink.send(frame)
+
+    def tick(self, is_opening: Callable[[UserId], bool]) -> None:
+        """Tell of grace times that are over, and what was held back. `is_opening`: a session of the user is in its hello."""
+        for change in self._presence.due(self._now(), self._now_ms(), is_opening):
+            self.announce(change)
+        for _, change in self._pace.due(self._now()):
+            self._push_status(change)
+        self._metrics.presence_merged = self._pace.merged
+
+    # ---- what a session is told at first ----------------------------------------------------------------------------------------------
+
+    async def snapshot(self, session: Session) -> list[dict[str, object]]:
+        """The statuses of all whom the session watches, as the wire has them."""
+        users = session.watching
+        seen = await self.last_seen(session, users)
+        return self.statuses(session, users, seen)
+
+    def statuses(self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[dict[str, object]]:
+        """As of now: to be sent in this turn of the loop, before a change is pushed."""
+        return [self._status_for(session, user, seen.get(user)).facts() for user in users]
+
+    def unseen(self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[UserId]:
+        """Those of them who are away, and of whom `seen` does not say since when."""
+        return [user for user in users if user not in seen and self._presence.status(user) is None and may_see(session, user)]
+
+    async def last_seen(self, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
+        """When those of them who are away were last seen, in ms, from the database; None: it does not know.
+
+        Also of those who leave while it is asked.
+        """
+        seen: dict[UserId, int | None] = {}
+        turns = self._store.hello_turns if session.state is State.OPENING else self._store.read_turns
+        while away := self.unseen(session, users, seen):  # each is asked for once
+            assert session.user is not None
+            async with turns.turn(session.user.id):
+                found = await self._store.seen(away)
+            seen.update((user, found.get(user)) for user in away)
+        return seen
+
+    async def seen_meanwhile(self, session: Session, told: list[dict[str, object]]) -> Mapping[UserId, int | None]:
+        """When those were last seen who have left since the snapshot."""
+        known = {facts["user"] for facts in told if facts["state"] == Status.OFFLINE.value}
+        try:
+            return await self.last_seen(session, [user for user in session.watching if user not in known])
+        except errors.Retryable:
+            return {}
+
+    def push_changed(self, session: Session, told: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
+        """Push what changed between the snapshot and going live; changes are pushed to live sessions only."""
+        before = {facts["user"]: facts["state"] for facts in told}
+        for user in session.watching:
+            now = self._status_for(session, user, seen.get(user))
+            if before.get(user) != now.status.value:
+                session.sink.send(framing.encode_text(protocol.frame("presence", **now.facts())))
+
+    def _status_for(self, session: Session, user: UserId, seen_ms: int | None) -> Change:
+        if not may_see(session, user):
+            return Change(user, Status.HIDDEN, 0, None)
+        return self.status(user, seen_ms)
+
+    def status(self, user: UserId, seen_ms: int | None) -> Change:
+        """A user's status as of now, with a version just below now: above what the client was told before, also by other nodes, and below what
+        is told next.
+        """
+        change = self._presence.status(user) or self.offline(user, seen_ms)
+        return change._replace(v=max(change.v, self._presence.told_v(self._now_ms())))
+
+    def offline(self, user: UserId, seen_ms: int | None) -> Change:
+        """The status of somebody who is not in memory. Its version is just below now, so that whatever happens next is newer."""
+        return Change(user, Status.OFFLINE, self._presence.told_v(self._now_ms()), seen_ms)
