@@ -23,6 +23,8 @@ import structlog
 from chatd import __version__, opening
 from chatd.bus import Bus
 from chatd.chat.handlers import Chat
+from chatd.chat.ports import Rates
+from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.delivery import Delivery
 from chatd.engine import Away, Engine
@@ -31,13 +33,15 @@ from chatd.errors import Unavailable
 from chatd.feed import Feed
 from chatd.feedreader import CursorsTold, HeadTold
 from chatd.ids import UserId
+from chatd.metrics import Metrics
 from chatd.mirror import Mirror
 from chatd.opening import Services
-from chatd.presence import Change
-from chatd.quota import Quota, Rates
+from chatd.presence import Change, Presence
+from chatd.quota import Quota
+from chatd.registry import Registry
 from chatd.relay import Relay
 from chatd.steady import Steady
-from chatd.store import ConvRow
+from chatd.store import ConvRow, Store
 
 log = structlog.get_logger("cluster")
 
@@ -48,42 +52,40 @@ SUSPECT_S: Final = 0.1  # what the feed tells may be on its way by the bus: so m
 
 
 class Cluster:
-    """Implements `mirror.Listener`. `start`, then run `tasks`, in the end `stop`."""
+    """Implements `mirror.Listener`. `relay` and `quota` are the services' ports. `attach`, `start`, then run `tasks`, in the end `stop`."""
 
     def __init__(
-        self, s: Settings, services: Services, delivery: Delivery, chat: Chat,
-        *, boot: str, facts: Callable[[], Mapping[str, object]], clock: Callable[[int, float], None], steady: Steady,
+        self, s: Settings, store: Store, presence: Presence, registry: Registry, metrics: Metrics, *, rates: Rates, boot: str,
+        facts: Callable[[], Mapping[str, object]], clock: Clock, steady: Steady,
     ) -> None:  # fmt: skip
         assert s.redis_url is not None
-        self._s, self._services, self._delivery, self._chat = s, services, delivery, chat
-        registry, metrics = services.registry, services.metrics
+        self._s, self._store, self._registry = s, store, registry
+        self._services: Services  # these come by `attach`
+        self._delivery: Delivery
+        self._chat: Chat
         self.engine = Engine(s.redis_url.get_secret_value())
         self.bus = Bus(self.engine, s.redis_prefix, metrics, boot)
-        started = services.now()
+        started = clock.now()
         host = socket.gethostname()
         self.mirror = Mirror(
-            self.engine, self.bus, services.presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
-            name=s.node_name or f"{host}:{s.port}", now=services.now, now_ms=services.now_ms, steady=steady,
+            self.engine, self.bus, presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
+            name=s.node_name or f"{host}:{s.port}", now=clock.now, now_ms=clock.now_ms, steady=steady,
             facts=lambda: {
                 "host": host, "pid": os.getpid(), "version": __version__,
-                "started_ms": services.now_ms() - int((services.now() - started) * 1000), **facts(),
+                "started_ms": clock.now_ms() - int((clock.now() - started) * 1000), **facts(),
             },
         )  # fmt: skip
         self.mirror.listener = self
-        self.relay = Relay(self.bus, self.mirror, Codec(boot), delivery, services.presence, registry, metrics)
+        self.relay = Relay(self.bus, self.mirror, Codec(boot), presence, registry, metrics, clock.now)
         self.bus.listener = self.relay
         self.feed = Feed(
-            services.store, metrics, now=services.now, interval_s=lambda: FEED_S if self.bus.up else FEED_AWAY_S,
-            heads=self._heads, cursors=self._cursors, found=self._found, clock=clock,
+            store, metrics, now=clock.now, interval_s=lambda: FEED_S if self.bus.up else FEED_AWAY_S,
+            heads=self._heads, cursors=self._cursors, found=self._found, clock=clock.sync,
             users=lambda: [(user.id, len(user.peers)) for user in registry.users.values()],
         )  # fmt: skip
-        self.quota = Quota(
-            self.engine, s.redis_prefix, metrics,
-            Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour, s.lane_queue_max), now=services.now,
-        )  # fmt: skip
+        self.quota = Quota(self.engine, s.redis_prefix, metrics, rates, s.lane_queue_max, now=clock.now)
         self.relay.pages, self.relay.wake_feed = lambda: self.feed.pages, self.feed.wake
-        self.relay.other_log, self.relay.typed = services.store.log.suspect, chat.typing.heard
-        services.relay, services.quota, delivery.outward = self.relay, self.quota, self.relay
+        self.relay.other_log = store.log.suspect
         for name, help, read in (
             ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),
             ("presence_stale", "1 while others' presence may be old because Redis is away", lambda: self.mirror.stale),
@@ -92,9 +94,14 @@ class Cluster:
         ):
             metrics.gauge(name, help, read)
 
+    def attach(self, services: Services, delivery: Delivery, chat: Chat) -> None:
+        """These hear what comes from other nodes. Before `start`."""
+        self._services, self._delivery, self._chat = services, delivery, chat
+        self.relay.delivery, self.relay.typed = delivery, chat.typing.heard
+
     async def start(self) -> None:
         """See whether Redis is there. The store has started. Raises SettingError if it refuses us."""
-        self.relay.of_log(self._services.store.epoch)
+        self.relay.of_log(self._store.epoch)
         try:
             await self.engine.check(self._s.redis_prefix)
         except Away as e:
@@ -121,7 +128,7 @@ class Cluster:
 
     def log_moved(self) -> None:
         """The log is another one: the feed's transactions, too, and what other nodes say of the one before is not heard."""
-        self.relay.of_log(self._services.store.epoch)
+        self.relay.of_log(self._store.epoch)
         self.feed.reset()
 
     # ---- mirror.Listener ------------------------------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ class Cluster:
 
     def _found(self, rows: list[ConvRow]) -> None:
         """Conversations that may be unknown here: those of users who are held, and whose listing is over, are theirs from now on."""
-        registry = self._services.registry
+        registry = self._registry
         with contextlib.suppress(Unavailable):
             opening.check_pairs(self._services, rows)
         for row in rows:
@@ -148,14 +155,14 @@ class Cluster:
                 conv.floor = max(conv.floor, row.floor)
 
     def _heads(self, heads: list[HeadTold]) -> None:
-        convs = self._services.registry.convs
+        convs = self._registry.convs
         behind = [(conv, head) for id, head in heads if (conv := convs.get(id)) is not None and head > conv.head]
         if behind:
             look = self._delivery.gaps.look_up
             asyncio.get_running_loop().call_later(SUSPECT_S, lambda: look([conv.id for conv, head in behind if head > conv.head]))
 
     def _cursors(self, rows: list[CursorsTold]) -> None:
-        convs = self._services.registry.convs
+        convs = self._registry.convs
         for id, a_delivered, a_read, b_delivered, b_read in rows:
             if (conv := convs.get(id)) is not None:
                 self._delivery.moved(conv, 0, a_delivered, a_read)

@@ -18,12 +18,13 @@ Order that is law: the transaction has committed before anything here runs; and 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
 from chatd import delivery_log, envelope, errors, framing, protocol
 from chatd import log as logs
+from chatd.chat.ports import OtherNodes
 from chatd.chat.presence_push import PresencePush
 from chatd.gaps import Gaps
 from chatd.ids import ConvId, UserId
@@ -33,7 +34,7 @@ from chatd.metrics import Metrics
 from chatd.postgres.append_answer import Answer, First, Result, What
 from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
-from chatd.registry import Conversation, Registry, User
+from chatd.registry import Conversation, Registry
 from chatd.resync import Resync
 from chatd.session import End, Session, State
 from chatd.store import Store
@@ -55,25 +56,18 @@ REFUSALS: Final[dict[What, Callable[[], errors.ClientFault]]] = {
 }
 
 
-class Outward(Protocol):
-    """Tells other nodes. `channels`: which users' channels an entry of `me` to `peer_id` goes to."""
-
-    def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]: ...
-    def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, frame: bytes) -> None: ...
-
-
 class Delivery:
     """Implements `writer.Outcome`. `spawn` starts a watched task of the node; `now` is the loop's clock in seconds."""
 
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float],
-        spawn: Callable[[Coroutine[Any, Any, None]], object], presence_push: PresencePush,
+        spawn: Callable[[Coroutine[Any, Any, None]], object], presence_push: PresencePush, others: OtherNodes,
     ) -> None:  # fmt: skip
         self.registry, self.store, self.metrics = registry, store, metrics
         self.now, self._spawn, self._presence_push = now, spawn, presence_push
         self._hits_logged = TokenBucket(HITS_LOGGED_PER_S, HITS_LOGGED_BURST)
         self._early: dict[ConvId, list[int]] = {}  # cursors of both sides beyond what was delivered here
-        self.outward: Outward | None = None  # set where there are other nodes
+        self._others, self._is_shared = others, others.share_log
         self.gaps = Gaps(registry, store, metrics, spawn, self._fan_out_stored, self._now_open)
         self.resync = Resync(registry, store, metrics, spawn, self.stored_frame)
 
@@ -214,7 +208,7 @@ class Delivery:
         conv_id = conv.id
         self.registry.latest = conv
         users = self.registry.users
-        outward = self.outward
+        others, is_shared = self._others, self._is_shared  # bound once: a node alone pays no call
         was_open = conv.open
         now = self.now()
         if not conv.head:
@@ -238,15 +232,15 @@ class Delivery:
                 me = users.get(conv.a if side == 0 else conv.b)
             from_json, to_json = conv.names(side)
             here = peer is not None and peer is not me and bool(peer.sessions)
-            channels = () if outward is None else outward.channels(me, item.peer, peer)
+            channels = others.channels(me, item.peer, peer) if is_shared else ()
             if here or channels:
                 payload = protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, None)
                 if peer is not None and here:
                     frame = framing.encode_text(payload)
                     for other in peer.sessions.values():
                         self._push(other, conv_id, seq, frame)
-                if outward is not None and channels:
-                    outward.entry(channels, conv, item, payload)
+                if channels:
+                    others.entry(channels, conv, item, payload)
             if me is not None and (len(me.sessions) > 1 or me.sessions.get(session.device) is not session):
                 frame = framing.encode_text(
                     protocol.entry(conv_id, seq, ts, from_json, to_json, item.kind, item.ref, item.body, item.cid)

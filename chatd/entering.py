@@ -3,9 +3,9 @@
     enter ──► (make the conversation) ──► (the gate: what do the limits of all nodes allow?) ──► Session.judge ──► Store.append
       └── refused: blocked, over the bounds, draining ◄──────────────────┘
 
-There are two waits: for the first message to somebody, and in a node among others (`Services.quota`). Without them everything happens in the loop
-turn of the frame. Through either, entries of one conversation stay in the order in which they came, because later ones join the same queue; what a
-failure, a full queue or a drain means for those that wait is decided when they come out, in that order (session.py).
+There are two waits: for the first message to somebody, and for the limits that all nodes share (`Admission`). Without them everything happens in
+the loop turn of the frame. Through either, entries of one conversation stay in the order in which they arrived, because later ones join the same
+queue. What a failure, a full queue or a drain means for those that wait is decided when they come out, in that order (core/send_order.py).
 
 An entry of a session that has closed meanwhile is still written, as one in a lane is: its client finds it when it resyncs.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import structlog
 
@@ -27,9 +27,6 @@ from chatd.protocol import Entering, Send
 from chatd.registry import Conversation, User, check_name
 from chatd.session import Session, State, Throttled, Verdict
 from chatd.store import ConvRow, Locked
-
-if TYPE_CHECKING:
-    from chatd.quota import Quota
 
 log = structlog.get_logger("entering")
 
@@ -64,6 +61,7 @@ class Entrance:
     def __init__(self, services: Services) -> None:
         self.s = services
         self.draining = False
+        self._decides_at_once = services.admission.decides_at_once
         self._resolving: dict[Pair, list[First]] = {}
         self._resolving_of: dict[UserId, int] = {}  # how many of them are a user's
         self._resolving_n = 0
@@ -83,7 +81,7 @@ class Entrance:
         peer = conv.b if user.id == conv.a else conv.a
         if self.draining:
             raise self._drained(session, request, peer)
-        if self.s.quota is not None:
+        if not self._decides_at_once:
             resent_early = session.order.arrive(peer, request.cid, self.s.now())
             if isinstance(resent_early, errors.Blocked):
                 raise resent_early
@@ -108,8 +106,7 @@ class Entrance:
     async def idle(self) -> None:
         """Wait until nothing waits for its conversation, nor at the gate."""
         await self._resolved.wait()
-        if self.s.quota is not None:
-            await self.s.quota.idle()
+        await self.s.admission.idle()
 
     # ---- into the lane ----------------------------------------------------------------------------------------------------------------
 
@@ -124,10 +121,8 @@ class Entrance:
             raise session.not_queued(peer, request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
 
     def _wait(self, session: Session, request: Entering, conv: Conversation, resent_early: bool) -> None:
-        """Up to the gate, or on if this node is alone."""
-        if self.s.quota is None:
-            self._through(session, request, conv, resent_early, self.s.now())
-        elif not self.s.quota.put(_user(session).window, partial(self._through, session, request, conv, resent_early)):
+        """On, when it is known what the user's limits allow."""
+        if not self.s.admission.put(_user(session).window, partial(self._through, session, request, conv, resent_early)):
             raise session.not_queued(conv.peer(_user(session).id), request, errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS))
 
     def _through(self, session: Session, request: Entering, conv: Conversation, resent_early: bool, came: float) -> None:
@@ -184,20 +179,20 @@ class Entrance:
     def _begin(self, pair: Pair, user: User, waiting: list[First]) -> float:
         """Make the conversation of a pair in a user's name; else the time (s) until they may open another."""
         now = self.s.now()
-        wait = user.new_convs.take(now) if self.s.quota is None else user.new_convs.refused(now)
+        wait = user.new_convs.take(now) if self._decides_at_once else user.new_convs.refused(now)
         if wait > 0:
             return wait
         self._resolving[pair] = waiting
         self._resolved.clear()
-        if self.s.quota is None:
+        if self._decides_at_once:
             self._make(pair, user, now)
         else:
-            self.s.spawn(self._ask(pair, user, self.s.quota))
+            self.s.spawn(self._ask(pair, user))
         return 0.0
 
-    async def _ask(self, pair: Pair, user: User, quota: Quota) -> None:
+    async def _ask(self, pair: Pair, user: User) -> None:
         """May the user open another, by what all nodes have counted?"""
-        wait, taken_at = await quota.take(user.new_convs)
+        wait, taken_at = await self.s.admission.take(user.new_convs)
         if wait > 0:
             self._not_made(pair, By(user, 0.0), _too_many(wait))
         else:

@@ -26,12 +26,12 @@ import structlog
 
 from chatd import errors, framing, hello_rates, protocol
 from chatd.addresses import counted_as
+from chatd.chat.ports import Admission, OtherNodes
 from chatd.chat.presence_push import PresencePush
 from chatd.config import Settings
 from chatd.errors import CloseCode
 from chatd.hello_rates import Addresses, retry_ms
 from chatd.ids import ConvId, Seq, UserId
-from chatd.limits import Penalty, SlidingWindow
 from chatd.metrics import Metrics
 from chatd.postgres import mark
 from chatd.presence import Presence
@@ -44,8 +44,6 @@ from chatd.unicode_ids import new_user_id
 
 if TYPE_CHECKING:
     from chatd.auth import Key
-    from chatd.quota import Quota
-    from chatd.relay import Relay
 
 log = structlog.get_logger("opening")
 
@@ -53,7 +51,6 @@ LISTINGS_MAX: Final = 10_000  # whose rows are in memory, until the last page of
 USER_LISTINGS_MAX: Final = 2  # of them of one user: a device that does not take its welcome must not keep the others out
 WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
 RECEIPTS_A_TURN: Final = 500  # behind a welcome, before its client is asked for room again: some 64 KB
-HOUR_S: Final = 3_600.0
 OPEN_RETRY_MS: Final = 1_000
 OVERTAKEN_S_MAX: Final = 3.0
 SURPLUS_S: Final = 0.3  # what one node says of its devices' activity is everywhere by then
@@ -78,6 +75,8 @@ class Services:
     store: Store
     presence: Presence
     presence_push: PresencePush
+    others: OtherNodes
+    admission: Admission
     registry: Registry
     metrics: Metrics
     now: Callable[[], float]
@@ -93,8 +92,6 @@ class Services:
     opened: Callable[[Session], None]  # for the log
     hello_refused: Callable[[Session, Hello, errors.Refused], None]  # for the log
     refresh_refused: Callable[[Session, errors.Refused], None]  # for the log
-    relay: Relay | None = None  # where there are other nodes
-    quota: Quota | None = None  # likewise
     settling: set[UserId] = field(default_factory=set)  # users with too many devices, until all nodes have said how active theirs are
     listings: Turns = field(default_factory=lambda: Turns(LISTINGS_MAX, USER_LISTINGS_MAX, HELLOS_WAITING_MAX))
     addresses: Addresses = field(init=False)
@@ -110,14 +107,7 @@ class Services:
         """The user in memory, made if they are not there."""
         user = self.registry.users.get(id)
         if user is None:
-            s = self.settings
-            if self.quota is None:
-                user = User(
-                    id, SlidingWindow(s.rate_messages, s.rate_per_ms / 1000), Penalty(s.rate_penalties_max),
-                    SlidingWindow(s.new_conversations_per_hour, HOUR_S),
-                )  # fmt: skip
-            else:
-                user = User(id, *self.quota.windows(id))
+            user = User(id, *self.admission.windows(id))
             self.registry.add_user(user, self.now())
         return user
 
@@ -146,9 +136,8 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return
     user = _attach(s, session, hello, identity)
     s.presence.attach(user.id, session.device, s.steady_ms())
-    if s.relay is not None:
-        await s.relay.arrive(user.id, hello.watch)
-        _come_early(s, session, hello)
+    await s.others.arrive(user.id, hello.watch)
+    _come_early(s, session, hello)
     try:
         async with s.listings.turn(user.id):
             if _left(session):
@@ -177,8 +166,8 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
         return  # a request that waited for the welcome has ended it
     s.presence_push.push_changed(session, presence, seen)
     await _moved_meanwhile(s, session)
-    if s.relay is not None and s.presence.elsewhere(user.id):
-        s.spawn(s.relay.look_back(user))
+    if s.presence.elsewhere(user.id):
+        s.spawn(s.others.look_back(user))
 
 
 def _identify(s: Services, session: Session, hello: Hello) -> Identity:
@@ -295,16 +284,16 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
     same = hello.epoch is None or hello.epoch == s.store.epoch
     named = hello.cursors if same else {}
     since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
-    pages = s.relay.pages() if s.relay is not None else 0
+    pages = s.others.pages()
     generation = s.store.log.generation
-    heads: dict[ConvId, int] | None = {} if s.relay is not None and not user.loaded else None
+    heads: dict[ConvId, int] | None = {} if s.others.share_log and not user.loaded else None
     new_mark, now_ms, rows = await _rows(s, user, since, not user.loaded, list(named), session, heads)
     _check_log(s, generation)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
     if heads is not None:
         _passed_by(session, user, heads)
     counted = ahead(s, rows)
-    if counted or (s.relay is not None and (early or s.relay.pages() != pages)):
+    if counted or early or s.others.pages() != pages:
         # Another node has written meanwhile, perhaps later than our snapshot and in a conversation that was not known here yet.
         try:
             _, _, again = await _rows(s, user, new_mark, False, counted, session)

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
 import structlog
 
+from chatd.chat.ports import NEW_PERIOD_S, Rates, Windows
 from chatd.engine import Away, Engine
 from chatd.gate import Ask, Call, Gate, Row
 from chatd.ids import UserId
-from chatd.limits import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow
+from chatd.limits import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
 from chatd.metrics import Metrics
 
 log = structlog.get_logger("quota")
@@ -36,7 +37,7 @@ READ_TURNS: Final = 4  # past the deadline: what has arrived by then counts, als
 TRIAL_S: Final = 1.0
 TRIAL_MAX_S: Final = 5.0
 RATE, NEW = 1, 2  # kinds of windows: their place in the script's list of limits
-HOUR_S: Final = 3_600.0
+HOUR_S: Final = NEW_PERIOD_S
 US: Final = 1_000_000
 NUMBER_MAX: Final = 2**62  # of any number of the script: 146,000 years in us
 
@@ -122,29 +123,13 @@ class Script(Protocol):
     async def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float]) -> Any: ...
 
 
-class Rates(NamedTuple):
-    """The settings that it needs."""
-
-    messages: int
-    per_s: float
-    strikes_max: int
-    new_per_hour: int
-    queue_max: int
-
-
-class Windows(NamedTuple):
-    """What a user needs: see `registry.User`."""
-
-    window: SlidingWindow
-    penalty: Penalty
-    new_convs: SlidingWindow
-
-
 class Quota:
-    """`run` is its task, for the life of the node. `now`: seconds, monotonic."""
+    """Implements `chat.ports.Admission`. `run` is its task, for the life of the node. `now`: seconds, monotonic."""
+
+    decides_at_once: Final = False
 
     def __init__(
-        self, engine: Engine | Script, prefix: str, metrics: Metrics, rates: Rates, *, now: Callable[[], float],
+        self, engine: Engine | Script, prefix: str, metrics: Metrics, rates: Rates, queue_max: int, *, now: Callable[[], float],
         sleep: Callable[[float], Coroutine[Any, Any, object]] = asyncio.sleep, deadline_s: float = DEADLINE_S,
     ) -> None:  # fmt: skip
         self._script: Script = engine.script(SCRIPT) if isinstance(engine, Engine) else engine
@@ -156,7 +141,7 @@ class Quota:
         self._filled = asyncio.Event()
         self._passed = asyncio.Event()  # nothing waits at the gate
         self._passed.set()
-        self.gate = Gate(rates.queue_max, self._wake)
+        self.gate = Gate(queue_max, self._wake)
         self.gate.away = True  # until the first trial: nobody is to wait for a connection that is not made yet
 
     # ---- for the services -----------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Conversation:
 
     def advance(self, side: int, delivered: int, read: int) -> bool:
         """Move a side's cursors forward, never back; True if one moved. Reading implies delivery."""
-        old = self.cursor(side)
+        old = (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
         new = (max(old[0], delivered, read), max(old[1], read))
         if side == 0:
             self.a_delivered, self.a_read = new

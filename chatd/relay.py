@@ -36,13 +36,18 @@ GARBAGE_LOGGED_BURST: Final = 5
 
 
 class Relay:
-    """Implements `delivery.Outward` and, with the mirror, `bus.Listener`."""
+    """Implements `chat.ports.OtherNodes` and, with the mirror, `bus.Listener`."""
 
-    def __init__(self, bus: Bus, mirror: Mirror, codec: Codec, delivery: Delivery, presence: Presence, registry: Registry, metrics: Metrics) -> None:
+    share_log: Final = True
+
+    def __init__(
+        self, bus: Bus, mirror: Mirror, codec: Codec, presence: Presence, registry: Registry, metrics: Metrics, now: Callable[[], float]
+    ) -> None:  # fmt: skip
         self.bus, self.mirror = bus, mirror
-        self._codec, self._delivery, self._registry, self._metrics = codec, delivery, registry, metrics
+        self._codec, self._registry, self._metrics, self._now = codec, registry, metrics, now
         self._presence, self._elsewhere = presence, presence.elsewhere
-        self.pages: Callable[[], int] = lambda: 0  # of the feed; these are set by the owner
+        self.delivery: Delivery  # these are set by the owner
+        self.pages: Callable[[], int] = lambda: 0  # of the feed
         self.wake_feed: Callable[[], None] = lambda: None
         self.typed: Callable[[Conversation, int], None] = lambda conv, side: None  # somebody types on another node
         self.other_log: Callable[[], None] = lambda: None  # another node has another log than this one: look which is there
@@ -66,13 +71,17 @@ class Relay:
             async with asyncio.timeout(ARRIVE_S):
                 await asyncio.gather(self.bus.subscribed(user), self.mirror.look((user, *watch)))
 
+    async def look(self, users: Iterable[UserId]) -> None:
+        """Return when it is known which of these are online elsewhere."""
+        await self.mirror.look(users)
+
     async def look_back(self, user: User) -> None:
         """A node that held the user alone until now publishes nothing for them before it hears of the new session:
 
         Look whether that lost anything.
         """
         await asyncio.sleep(LOOK_BACK_S)
-        self._delivery.gaps.look_up([conv.id for conv in user.peers.values()])
+        self.delivery.gaps.look_up([conv.id for conv in user.peers.values()])
 
     def release(self, users: Iterable[UserId]) -> None:
         """These users are not held any more."""
@@ -95,23 +104,25 @@ class Relay:
         """The user may be on another node; `user`: as they are held here."""
         return user is None or not user.sessions or self._elsewhere(id)
 
-    def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, frame: bytes) -> None:
-        """The conversation's head, just delivered here; `frame`: its JSON without the cid."""
-        data = self._codec.entry(conv.id, conv.head, conv.ts, conv.na, conv.nb, item.side, item.kind, item.cid, frame)
+    def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None:
+        """The conversation's head, just delivered here; `payload`: its JSON without the cid."""
+        data = self._codec.entry(conv.id, conv.head, conv.ts, conv.na, conv.nb, item.side, item.kind, item.cid, payload)
         for user in channels:
             self.bus.publish(user, data)
 
-    def receipt(self, conv: Conversation, side: int, me: User, peer: User | None) -> None:
+    def receipt(self, conv: Conversation, side: int, me: User) -> None:
         """The cursors of one side, just moved here."""
-        if channels := self.channels(me, conv.peer(me.id), peer):
+        peer_id = conv.peer(me.id)
+        if channels := self.channels(me, peer_id, self._registry.users.get(peer_id)):
             data = self._codec.receipt(conv.id, side, *conv.cursor(side))
             for user in channels:
                 self.bus.publish(user, data)
 
-    def typing(self, conv: Conversation, side: int, peer_id: UserId, peer: User | None, frame: bytes) -> None:
+    def typing(self, conv: Conversation, side: int, payload: bytes) -> None:
         """To the peer alone."""
-        if self._away(peer_id, peer):
-            self.bus.publish(peer_id, self._codec.typing(conv.id, side, frame))
+        peer_id = conv.a if side else conv.b
+        if self._away(peer_id, self._registry.users.get(peer_id)):
+            self.bus.publish(peer_id, self._codec.typing(conv.id, side, payload))
 
     # ---- in ---------------------------------------------------------------------------------------------------------------------
 
@@ -126,14 +137,14 @@ class Relay:
         if e is None:
             right = False
         elif isinstance(e, Entry):
-            right = self._delivery.heard(user, e)
+            right = self.delivery.heard(user, e)
         else:
             conv = self._registry.convs.get(e.conv)
             right = conv is None or user in (conv.a, conv.b)
             if conv is None or not right:
                 pass
             elif isinstance(e, Receipt):
-                self._delivery.moved(conv, e.side, e.delivered, e.read)
+                self.delivery.moved(conv, e.side, e.delivered, e.read)
             else:
                 self.typed(conv, e.side)
         if not right:
@@ -152,5 +163,5 @@ class Relay:
 
     def _garbage(self, user: UserId, data: bytes) -> None:
         self._metrics.bus_garbage += 1
-        if self._logged.take(self._delivery.now()):
+        if self._logged.take(self._now()):
             log.warning("bus.garbage", channel=user, version=data[0] if data else None, bytes=len(data))

@@ -29,6 +29,7 @@ from chatd.admin import Admin
 from chatd.auth import Keys, Verifier, issue
 from chatd.census import Census
 from chatd.chat.handlers import Chat
+from chatd.chat.ports import Admission, Alone, OtherNodes, OwnCount, Rates
 from chatd.chat.presence_push import PresencePush
 from chatd.clock import Clock
 from chatd.config import Settings
@@ -148,12 +149,24 @@ class Node:
         presence_push = PresencePush(
             self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms, spawn=self._spawn
         )  # fmt: skip
+        rates = Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
+        others: OtherNodes = Alone()
+        admission: Admission = OwnCount(rates, clock.now)
+        if s.redis_url is not None:
+            from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
+
+            self.cluster = Cluster(
+                s, self.store, self.presence, self.registry, metrics, rates=rates, boot=self._boot, facts=self._facts, clock=clock,
+                steady=self._steady,
+            )  # fmt: skip
+            others, admission = self.cluster.relay, self.cluster.quota
         self.delivery = Delivery(
-            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, presence_push=presence_push
+            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, presence_push=presence_push, others=others
         )
         self.store.health.is_settling = lambda: self.store.is_doubtful or self.delivery.gaps.is_settling
         self.services = Services(
-            s, self.store, self.presence, presence_push, self.registry, metrics, now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
+            s, self.store, self.presence, presence_push, others, admission, self.registry, metrics,
+            now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
             verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
             poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
             moved=self.delivery.moved, drained=self.delivery.drained,
@@ -164,12 +177,8 @@ class Node:
         self.chat = Chat(self.services, self.delivery)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
         self.store.latest = self._latest
-        if s.redis_url is not None:
-            from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
-
-            self.cluster = Cluster(
-                s, self.services, self.delivery, self.chat, boot=self._boot, facts=self._facts, clock=clock.sync, steady=self._steady,
-            )  # fmt: skip
+        if self.cluster is not None:
+            self.cluster.attach(self.services, self.delivery, self.chat)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop, self._boot)
         self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self._spawn)

@@ -1,7 +1,7 @@
 """Typing: from the one who types to the peer's sessions here and to other nodes, once a second at most.
 
     Chat ──typed──┐                    ┌──► sessions of the peer, and the typer's others where the two are one
-    Relay ─heard──┴──► Pace ──► _push ─┴──► Relay, if somebody types here
+    Relay ─heard──┴──► Pace ──► _push ─┴──► other nodes, if somebody types here
 
 Ten devices that type a hundred times a second in one conversation cost each of the peer's devices one push a second. What was held back is told when
 the second is over, unless the one who typed has sent something meanwhile: an entry ends typing at the receiver.
@@ -68,8 +68,8 @@ class TypingPush:
             for one in other.sessions.values():
                 if one is not session and one.state is State.LIVE:
                     one.sink.send(frame)
-        if session is not None and self._s.relay is not None:
-            self._s.relay.typing(conv, side, peer, other, payload)
+        if session is not None:
+            self._s.others.typing(conv, side, payload)
 
 
 def _sent(conv: Conversation, side: int) -> int:

@@ -157,7 +157,7 @@ class Chat:
     def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
         assert session.user is not None
         conv = self.s.registry.find(session.user, request.c, request.to)
-        if request.seq > conv.head and (conv.gap is not None or self.s.relay is not None):
+        if request.seq > conv.head and (conv.gap is not None or self.s.others.share_log):
             self._read(session, request.id, partial(self._late_cursor, session, request, conv))
         else:
             self._send(session, self._advance(session, request, conv))
@@ -185,8 +185,7 @@ class Chat:
         if moved:
             self.s.store.cursor_moved(conv)
             self.delivery.push_receipt(conv, side, session)
-            if self.s.relay is not None:
-                self.s.relay.receipt(conv, side, user, self.s.registry.users.get(conv.peer(user.id)))
+            self.s.others.receipt(conv, side, user)
         return reply
 
     def _typing(self, session: Session, request: protocol.Typing) -> None:
@@ -299,8 +298,7 @@ class Chat:
         for name in request.users:
             check_name(session.user, name, "users")
         self.s.presence.watch(session, session.watch(request.users), request.users)
-        if self.s.relay is not None:
-            await self.s.relay.mirror.look(request.users)
+        await self.s.others.look(request.users)
         seen: dict[UserId, int | None] = {}
         await self.delivery.drained(session)
         while self.s.presence_push.unseen(session, request.users, seen):
@@ -357,9 +355,8 @@ class Chat:
         """Regular work: grace times that are over, what was held back, users to let go."""
         self.s.presence_push.tick(self._is_opening)
         self.typing.tick()
-        gone = self.s.registry.release(self.s.now())
-        if self.s.relay is not None and gone:
-            self.s.relay.release(gone)
+        if gone := self.s.registry.release(self.s.now()):
+            self.s.others.release(gone)
 
     # ---- other nodes ----------------------------------------------------------------------------------------------------------------------
 

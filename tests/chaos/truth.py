@@ -177,8 +177,8 @@ def _work(node: Node) -> Iterator[str]:
         "doubtful": [lane._doubtful for lane in store.lanes if lane._doubtful],
         "tasks": [task.get_coro() for task in node._tasks],
     }  # fmt: skip
-    if node.services.quota is not None:
-        facts["quota"] = len(node.services.quota.gate)
+    if node.cluster is not None:
+        facts["quota"] = len(node.cluster.quota.gate)
     if left := {key: value for key, value in facts.items() if value}:
         yield f"work is left: {left}"
 

@@ -111,8 +111,7 @@ async def test_a_hello_that_fails_after_it_listed_takes_nothing_from_another_tha
     """Bob's phone lists, and fails when it looks again; his tablet came between. What begins then is pushed to it."""
     one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
     alice = await one.connect("alice")
-    store, relay = two.node.store, two.node.services.relay
-    assert relay is not None
+    store, relay = two.node.store, two.node.services.others
     monkeypatch.setattr(relay, "pages", itertools.count().__next__)  # the feed was read meanwhile: all look again
     real, asked, go_on = store.list_changed, asyncio.Event(), asyncio.Event()
     calls = 0

@@ -19,12 +19,13 @@ import pytest
 import pytest_asyncio
 from websockets.exceptions import ConnectionClosed
 
+from chatd.chat.ports import Rates
 from chatd.engine import Engine
 from chatd.ids import UserId
 from chatd.limits import FORGET_S, SharedWindow
 from chatd.metrics import Metrics
 from chatd.postgres.faults import Outage
-from chatd.quota import DEADLINE_S, SCRIPT, Quota, Rates
+from chatd.quota import DEADLINE_S, SCRIPT, Quota
 from tests.fix_redis import OwnCluster, OwnRedis
 from tests.fix_server import MakeServer, Peer, Server
 from tests.quota_model import US, Model, most_in_any
@@ -56,7 +57,9 @@ class QuotaNode:
     def __init__(self, url: str, rates: Rates, calls: list[tuple[int, list[str], list[Any], bytes]], deadline_s: float = PATIENT_S) -> None:
         self.engine = Engine(url, connect_s=0.8)  # more than LATE_S_MAX: it is not to be what saves us
         self.metrics = Metrics()
-        self.quota = Quota(Watched(self.engine, calls), "chatd", self.metrics, rates, now=time.monotonic, sleep=self._pause, deadline_s=deadline_s)
+        self.quota = Quota(
+            Watched(self.engine, calls), "chatd", self.metrics, rates, 1_000, now=time.monotonic, sleep=self._pause, deadline_s=deadline_s
+        )  # fmt: skip
         self.windows: dict[str, SharedWindow] = {}
         self.trials = 0
         self.task = asyncio.ensure_future(self.quota.run())
@@ -100,7 +103,7 @@ async def make_node(own_redis: OwnRedis, calls: list[tuple[int, list[str], list[
     nodes: list[QuotaNode] = []
 
     async def make(messages: int = 3, per_s: float = 60.0, deadline_s: float = PATIENT_S) -> QuotaNode:
-        node = QuotaNode(own_redis.url, Rates(messages, per_s, 8, 100, 1_000), calls, deadline_s)
+        node = QuotaNode(own_redis.url, Rates(messages, per_s, 8, 100), calls, deadline_s)
         nodes.append(node)
         await node.up()
         return node
@@ -349,7 +352,7 @@ async def test_a_redis_that_forgot_the_script_is_given_it_again(own_redis: OwnRe
 
 async def test_on_a_cluster_too(own_cluster: OwnCluster) -> None:
     calls: list[tuple[int, list[str], list[Any], bytes]] = []
-    nodes = [QuotaNode(own_cluster.url, Rates(3, 60.0, 8, 100, 1_000), calls) for _ in range(2)]
+    nodes = [QuotaNode(own_cluster.url, Rates(3, 60.0, 8, 100), calls) for _ in range(2)]
     try:
         for node in nodes:
             await node.up()
@@ -379,9 +382,8 @@ async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis)
 
 
 def quota_of(server: Server) -> Quota:
-    quota = server.node.services.quota
-    assert quota is not None
-    return quota
+    assert server.node.cluster is not None
+    return server.node.cluster.quota
 
 
 async def shared(server: Server) -> None:

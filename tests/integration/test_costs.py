@@ -50,10 +50,10 @@ class Bound(NamedTuple):
 # burst: 10 users in 5 conversations send 20 messages each, all read in one turn of the loop. Figures are for a message unless they say otherwise.
 # alone: one at a time, each acked and delivered before the next.
 BOUNDS: Final[dict[str, Bound]] = {
-    "burst: calls": Bound(89.06, 91.5, "functions of chatd, and C functions that they call"),
-    "burst: calls, frame to lane": Bound(51.1, 52.5, "framing, protocol, session, limits, handlers, entering; some of the way out, too"),
+    "burst: calls": Bound(86.18, 88.5, "functions of chatd, and C functions that they call"),
+    "burst: calls, frame to lane": Bound(46.1, 47.5, "framing, protocol, session, limits, handlers, entering; some of the way out, too"),
     "burst: calls, lane": Bound(18.41, 19.9, "store, lanes, writer, append_answer, pgarrays"),
-    "burst: calls, delivery": Bound(19.55, 21, "delivery, connection, registry, metrics"),
+    "burst: calls, delivery": Bound(21.55, 23, "delivery, connection, registry (which finds the conversation on the way in, too), metrics"),
     "burst: JSON read": Bound(1, 1, "the frame"),
     "burst: JSON made": Bound(1, 1, "the body: ok and entry are formatted around it"),
     "burst: frames made": Bound(2, 2, "ok, entry"),
@@ -76,7 +76,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "burst: index entries": Bound(0.06, 0.06, "two a conversation, one a batch for the fence"),
     "burst: buffers": Bound(6.05, 6.7, "table and index pages, small tables"),
     "burst: WAL bytes": Bound(400.2, 425, "row 170, its entries in two indexes, the commit's part; no full pages"),
-    "alone: calls": Bound(186, 188, "as above, with all of a batch on one message, the clock read twice a turn, and what a read costs of its turn"),
+    "alone: calls": Bound(183, 185, "as above, with all of a batch on one message, the clock read twice a turn, and what a read costs of its turn"),
     "alone: calls beneath": Bound(222.05, 245, "as above"),
     "alone: reads": Bound(1, 1, "of a connection"),
     "alone: writes": Bound(2, 2, "ok, entry"),
@@ -96,7 +96,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "alone: index entries": Bound(3, 3, "fence, lock, counter"),
     "alone: buffers": Bound(13, 14, "as above, two of them for the fence"),
     "alone: WAL bytes": Bound(577.2, 620, "with lock, counter and commit of its own"),
-    "8 devices: calls": Bound(123.4, 126, "three of the sender, five of the receiver: some 5 a further device"),
+    "8 devices: calls": Bound(120.8, 123.5, "three of the sender, five of the receiver: some 5 a further device"),
     "8 devices: JSON made": Bound(2, 2, "body for all of the receiver's, body for the sender's others"),
     "8 devices: frames made": Bound(3, 3, "ok, entry, the sender's own entry with its cid"),
     "8 devices: writes of a connection": Bound(1, 1, "20 messages in one"),
@@ -132,7 +132,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory: its two frames": Bound(395.48, 410, "ok 56 + 33, entry 208 + 33, places in the queues"),
     "memory: in the last batch of a lane": Bound(20.4, 30, "an idle lane keeps nothing of its last batch; with the time of its slot"),
     "memory: for ever": Bound(7.72, 16, "the time in the user's window, 8, bounded by rate_messages"),
-    "memory: an idle session": Bound(1790, 1850, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
+    "memory: an idle session": Bound(1770, 1830, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
     "memory: a conversation": Bound(486, 500, "with both users' windows of one send"),
 }  # fmt: skip
 

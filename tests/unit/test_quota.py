@@ -13,14 +13,16 @@ from typing import Any
 import orjson
 import pytest
 
+from chatd.chat.ports import Rates
 from chatd.engine import Away
 from chatd.ids import UserId
 from chatd.limits import SharedWindow
 from chatd.metrics import Metrics
-from chatd.quota import DEADLINE_S, READ_TURNS, TRIAL_MAX_S, TRIAL_S, Quota, Rates, read_answer
+from chatd.quota import DEADLINE_S, READ_TURNS, TRIAL_MAX_S, TRIAL_S, Quota, read_answer
 from tests.quota_model import US, Model
 
-RATES = Rates(messages=3, per_s=5.0, strikes_max=8, new_per_hour=2, queue_max=100)
+RATES = Rates(messages=3, per_s=5.0, strikes_max=8, new_per_hour=2)
+QUEUE_MAX = 100
 REDIS_EPOCH_US = 1_790_000_000_000_000
 Call = tuple[list[str], list[list[Any]]]
 
@@ -68,7 +70,7 @@ class Node:
         self.pauses: list[float] = []
         self.pausing = asyncio.Event()
         self.over = asyncio.Event()
-        self.quota = Quota(redis, "chatd", self.metrics, RATES, now=lambda: self.now, sleep=self.sleep, deadline_s=deadline_s)
+        self.quota = Quota(redis, "chatd", self.metrics, RATES, QUEUE_MAX, now=lambda: self.now, sleep=self.sleep, deadline_s=deadline_s)
 
     async def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -355,7 +357,7 @@ async def test_too_many_that_wait_are_refused() -> None:
     redis.hold()
     async with running(node) as quota:
         passed: list[tuple[str, bool]] = []
-        assert [passes(quota, node.window("alice"), passed) for _ in range(RATES.queue_max + 1)] == [True] * RATES.queue_max + [False]
+        assert [passes(quota, node.window("alice"), passed) for _ in range(QUEUE_MAX + 1)] == [True] * QUEUE_MAX + [False]
         wait, _ = await quota.take(quota.windows(UserId("alice")).new_convs)
         assert wait > 0
 
