@@ -61,7 +61,8 @@ def test_every_package_with_code_is_released() -> None:
 
 
 @pytest.mark.parametrize("name", ["protocol", "session", "lanes", "framing", "limits", "presence", "registry", "errors", "ids", "pgarrays",
-    "addresses", "proxy_protocol", "roster", "gossip", "leases", "envelope", "gate", "redis_url", "clock", "backoff", "http", "send_order", "append_answer",
+    "addresses", "proxy_protocol", "roster", "gossip", "leases", "envelope", "gate", "redis_url", "clock", "backoff", "http",
+    "send_order", "append_answer", "ports", "presence_push",
 ])  # fmt: skip
 def test_every_pure_module_has_its_test(name: str) -> None:
     assert (ROOT / "tests" / "unit" / f"test_{name}.py").exists()

@@ -1,0 +1,102 @@
+"""Who is told whose presence, and how often. With a store that nobody asks: what is read from it is in tests/integration/test_chat.py."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+
+from chatd.chat.presence_push import PresencePush, may_see
+from chatd.ids import ConvId, DeviceId, UserId
+from chatd.limits import Penalty, SlidingWindow, TokenBucket
+from chatd.metrics import Metrics
+from chatd.pace import PRESENCE_BURST, PRESENCE_S
+from chatd.presence import Presence
+from chatd.registry import Registry, User
+from chatd.session import Session, State
+
+ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
+PHONE = DeviceId("phone")
+
+
+class Told:
+    """A sink that keeps what it is told: (user, state)."""
+
+    address = "test"
+    is_paused = False
+
+    def __init__(self) -> None:
+        self.states: list[tuple[str, str]] = []
+
+    def send(self, frame: bytes) -> None:
+        facts = json.loads(frame[frame.index(b"{") :])
+        assert facts["t"] == "presence"
+        self.states.append((facts["user"], facts["state"]))
+
+    def close(self, code: int, reason: str) -> None: ...
+    async def drained(self) -> None: ...
+
+
+class Place:
+    """Alice and bob have a conversation, alice and carol none; alice watches both."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.registry, self.presence = Registry(), Presence(0.0, None)
+        for id in (ALICE, BOB, CAROL):
+            self.registry.add_user(User(id, SlidingWindow(10, 5.0), Penalty(8), SlidingWindow(100, 3_600.0)), 0.0)
+        self.conv = self.registry.hold(ConvId(1), ALICE, BOB)
+        self.told = Told()
+        self.alice = Session(self.told, TokenBucket(1.0, 1), 0.0)
+        self.alice.state, self.alice.user = State.LIVE, self.registry.users[ALICE]
+        self.registry.attach(self.registry.users[ALICE], PHONE, self.alice)
+        self.alice.watch((BOB, CAROL))
+        self.presence.watch(self.alice, (), (BOB, CAROL))
+        self.push = PresencePush(
+            self.presence, self.registry, cast("Any", None), Metrics(), now=lambda: self.now, now_ms=lambda: int(self.now * 1000),
+            spawn=lambda work: pytest.fail("nothing is to be read"),
+        )  # fmt: skip
+
+    def open(self) -> None:
+        self.conv.head = self.conv.na = self.conv.nb = 1
+
+    def comes(self, user: UserId, *, away: bool = False) -> None:
+        self.presence.attach(user, PHONE, 0)
+        self.push.announce(self.presence.connect(user, PHONE, away, int(self.now * 1000)))
+
+
+def test_presence_flows_once_both_have_sent_and_to_oneself_always() -> None:
+    place = Place()
+    assert [may_see(place.alice, user) for user in (ALICE, BOB, CAROL)] == [True, False, False]
+    place.comes(BOB)
+    place.comes(CAROL)
+    assert place.told.states == []
+    assert [facts["state"] for facts in place.push.statuses(place.alice, (BOB, CAROL), {})] == ["hidden", "hidden"]
+    place.open()
+    assert [may_see(place.alice, user) for user in (BOB, CAROL)] == [True, False]
+    place.push.conversation_opened(ALICE, BOB)
+    assert place.told.states == [("bob", "online")], "whoever watched in vain until now"
+
+
+def test_a_session_in_its_hello_is_told_by_its_welcome_and_not_by_a_push() -> None:
+    place = Place()
+    place.open()
+    place.alice.state = State.OPENING
+    place.comes(BOB)
+    assert place.told.states == []
+    place.alice.state = State.LIVE
+    place.push.push_changed(place.alice, [{"user": BOB, "state": "offline"}, {"user": CAROL, "state": "hidden"}], {})
+    assert place.told.states == [("bob", "online")], "what changed between the snapshot and going live"
+
+
+def test_a_user_who_flaps_is_told_at_most_so_often_and_the_last_state_always() -> None:
+    place = Place()
+    place.open()
+    for n in range(PRESENCE_BURST + 7):
+        place.comes(BOB, away=n % 2 == 1)
+    assert len(place.told.states) == PRESENCE_BURST
+    last = "away" if (PRESENCE_BURST + 6) % 2 == 1 else "online"
+    place.now += PRESENCE_S * PRESENCE_BURST
+    place.push.tick(lambda user: False)
+    assert place.told.states[PRESENCE_BURST:] == [("bob", last)]
