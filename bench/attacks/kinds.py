@@ -209,7 +209,7 @@ KINDS: Final = (
         frames=same(wire.frame(b"x", 0, CONT)), batch=2_000,
     ),
     Kind("after-close", "unreadable frames, then pongs after our close", frozenset({4000}), True, first=_unreadable_then_pongs,
-         frames=same(PONG), stays=True, batch=2_000),
+         frames=same(PONG), stays=True, seconds=5.0, batch=2_000),
     Kind("silent", "connections without a hello, 2,000 held", frozenset({4003, 4009, NO_CODE}), True, answers_pings=False, times=2_000, seconds=8.0),
     Kind(
         "dribble", "the head of an upgrade byte by byte, on 300 connections", LONE, True, head=lambda who: upgrade(who)[:-2] + b"X-Filler: ",
