@@ -11,6 +11,7 @@ docs/protocol.md. Each log has histories of its own: `by_epoch` takes them apart
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -221,8 +222,25 @@ def _bodies(histories: Sequence[History], log: Log) -> dict[tuple[str, int], set
     return may
 
 
+def _told(history: History, log: Log) -> dict[tuple[str, int | None], float]:
+    """Per message: edits up to this seq need no text. A page that had the message had its text as of then; an edit has it as of its own seq.
+
+    Such an edit may be beyond the head that the hello named: a page's copy of it is passed over then, as it is pushed, or acked to who made it.
+    """
+    told: dict[tuple[str, int | None], float] = {}
+    for e in history.events:
+        if isinstance(e, Got) and e.body is not None and (e.kind == "edit" or e.paged):
+            at, upto = ((e.c, e.ref), float(e.seq)) if e.kind == "edit" else ((e.c, e.seq), math.inf)
+        elif isinstance(e, Acked) and 0 < e.seq <= len(log.get(e.c, ())) and (own := log[e.c][e.seq - 1]).kind == "edit":
+            at, upto = (e.c, own.ref), float(e.seq)
+        else:
+            continue
+        told[at] = max(upto, told.get(at, 0.0))
+    return told
+
+
 def _contents(history: History, log: Log, bodies: Mapping[tuple[str, int], set[str | None]]) -> Iterator[Finding]:
-    told = {(e.c, e.ref if e.kind == "edit" else e.seq) for e in history.events if isinstance(e, Got) and e.paged and e.body is not None}
+    told = _told(history, log)
     for e in history.events:
         if not isinstance(e, Got):
             continue
@@ -234,7 +252,7 @@ def _contents(history: History, log: Log, bodies: Mapping[tuple[str, int], set[s
         given = (e.seq, e.ts, e.sender, e.kind, e.ref)
         if given != (entry.seq, entry.ts, entry.sender, entry.kind, entry.ref) or (e.cid is not None and e.cid != entry.cid):
             yield Finding("body", f"{_who(history)} got {given} for {entry}")
-        elif e.kind == "edit" and e.paged and e.body is None and (e.c, e.ref) in told:
+        elif e.kind == "edit" and e.paged and e.body is None and told.get((e.c, e.ref), 0) >= e.seq:
             continue  # a page tells a text once: with the message, or with a later edit of it
         elif e.kind != "delete" and e.body not in bodies[e.c, e.seq if e.kind == "message" or e.ref is None else e.ref]:
             yield Finding("body", f"{_who(history)} read {e.body!r} in {e.c}/{e.seq}")

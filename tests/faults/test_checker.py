@@ -144,6 +144,26 @@ def test_a_message_may_read_as_sent_or_as_edited_and_as_nothing_else() -> None:
     assert checker.counts(checker.check([*histories, wrong], log)) == {"body": 1}
 
 
+def test_a_page_may_leave_an_edits_text_to_what_tells_it_and_to_nothing_else() -> None:
+    """As a page has them where a later edit, or the message, has the text; the later one may be pushed, or be one's own."""
+    histories, log = edited_run()
+    log["1"].append(Entry(3, 1_002, "alice", "cid3", "edit", 1, None))
+    log["1"][0] = log["1"][0]._replace(body="newer")
+    own = Acked("1", 3, 1_002, "cid3", False)
+    page = Got("1", 2, 1_001, "alice", "edit", 1, None, None, True)
+
+    def found(user: str, *tells: checker.Event) -> list[checker.Finding]:
+        reader = History(user, "late", [Connected({"1": 1}), page, *tells])
+        sender = replace(histories[0], events=[*histories[0].events, Sent("cid3", "bob", "edit", 1, "newer")])
+        return [f for f in checker.check([sender, reader], log) if f.what == "body"]
+
+    assert len(found("bob")) == 1
+    assert found("bob", Got("1", 3, 1_002, "alice", "edit", 1, "newer", None)) == []
+    assert found("bob", Got("1", 1, 1_000, "alice", "message", None, "newer", None, True)) == []
+    assert len(found("bob", Got("1", 1, 1_000, "alice", "message", None, "new", None))) == 1, "a push has the text as of then"
+    assert found("alice", own) == []
+
+
 def test_what_stands_in_a_foreign_log_is_found() -> None:
     """A message of a to b in the log of c and d, and one that c was given from a log of others."""
     a, c = History("a", "a-0", [Sent("x", "b", "message", None, "hi")]), History("c", "c-0")
