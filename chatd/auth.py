@@ -86,6 +86,8 @@ class Keys:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 data = file.read(FILE_BYTES_MAX + 1)
+        except FileNotFoundError:
+            raise _wrong(path, "is not there", "make it by `chatd keys new`, or name the file that is") from None
         except OSError as error:
             raise _wrong(path, f"cannot be read: {error.strerror}", "name a file that this user may read") from None
         keys = _parse(path, data)

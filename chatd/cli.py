@@ -116,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do", "database_url", "redis_url", "keys_file", "data_dir")
     sub = command("nodes", _nodes, "list the nodes: sessions, versions, how old their leases are", "redis_url", "redis_prefix", "lease_ms")
     sub.add_argument("--json", action="store_true", help="for machines")
-    sub = command("user", _user, "show a user's sessions, cursors and queues, and why nothing may come through", "database_url", "redis_url")
+    asked = "database_url", "data_dir", "redis_url", "redis_prefix", "admin_host", "admin_port"
+    sub = command("user", _user, "show a user's sessions, cursors and queues, and why nothing may come through", *asked)
     sub.add_argument("what", choices=("show",), help="show: what the database and the nodes know; no message is read")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--json", action="store_true", help="for machines")

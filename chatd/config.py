@@ -246,13 +246,13 @@ class Settings(BaseModel):
         if last > 65_535:
             yield f"admin_port: is the first of the workers' ports, which end at {last}; give {65_536 - self.workers} or less"
         if self.proxy_protocol and not self.trusted_proxies:
-            yield "proxy_protocol: nobody is trusted to send a PROXY header; name the proxies by --trusted-proxies"
+            yield "proxy_protocol: needs proxies that may send its header, and trusted_proxies is not set; name them by --trusted-proxies"
         if self.workers > 1 and self.redis_url is None:
             yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
             if self.development and not self.allow_remote_dev and not shapes.is_loopback(host):
                 yield (
-                    f"{name}: {host} can be reached from outside, and without keys_file anybody can be anybody; "
+                    f"{name}: can be reached from outside, and without keys_file anybody can be anybody; "
                     "give --keys-file, or --allow-remote-dev if you mean it"
                 )
 
@@ -360,7 +360,7 @@ def one_line(text: str) -> str:
 
 
 def _shorten(value: object) -> str:
-    text = value if isinstance(value, str) and value else repr(value)
+    text = value if isinstance(value, str) and value else _text(value) if isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -275,7 +275,9 @@ def as_json(report: Report) -> str:
 
 def text(report: Report) -> str:
     """For people. Times are this machine's local ones."""
-    lines = [f"{report.user}: last seen {_time(report.seen_ms)}", ""]
+    devices = sum(len(node.sessions) for node in report.nodes)
+    now = f"{devices} device{'s' * (devices > 1)} connected" if devices else f"last seen {_time(report.seen_ms)}"
+    lines = [f"{report.user}: {now}", ""]
     lines += [f"* {finding}" for finding in report.findings]
     for node in report.nodes:
         lines += ["", f"node {node.name} ({node.where}): {node.error or f'{len(node.sessions)} sessions'}"]

@@ -67,6 +67,8 @@ class App {
     this.typedAt = 0;
     this.isDrawing = false;
     this.restoredFor = '';
+    /** Since the last sign-in. */
+    this.isWelcomed = false;
     /** @type {Record<string, any>} */
     this.timers = {};
     /** @type {Client|null} */
@@ -180,6 +182,7 @@ class App {
     await this.store.lookAround();
     this.signInView.show({ mode });
     this.view.show('chat');
+    this.isWelcomed = false;
     this.client.connect();
     this.#changed();
   }
@@ -190,6 +193,13 @@ class App {
     this.asking.review();
     this.signInView.show(facts);
     if (!facts.isBusy) this.signInView.focus();
+  }
+
+  /** Who was never let in is told why: a name or a token may be wrong in itself. */
+  #refused() {
+    const { refusal } = this.client;
+    if (this.isWelcomed || refusal === '') return 'Your access has ended. Sign in again to go on.';
+    return `This ${this.signIn.isNamed ? 'name' : 'token'} is refused: ${refusal}.`;
   }
 
   /** Another name, please. What waits in the outbox is kept for when this one comes back. */
@@ -215,6 +225,7 @@ class App {
 
   /** The first page of a welcome: now it is sure who it is. @param {{user: string, epoch: string}} frame */
   #welcomed({ user, epoch }) {
+    this.isWelcomed = true;
     if (this.restoredFor === user) return;
     this.restoredFor = user;
     this.drafts = this.store.drafts(user);
@@ -359,8 +370,7 @@ class App {
     const count = model.unread();
     document.title = count > 0 ? `(${count}) ${NAME}` : NAME;
     if (model.line.state === 'token' && view.chat.isConnected) {
-      const fault = 'Your access has ended. Sign in again to go on.';
-      this.#ask({ mode: this.signIn.isNamed ? 'name' : 'token', fault, name: this.signIn.name ?? '' });
+      this.#ask({ mode: this.signIn.isNamed ? 'name' : 'token', fault: this.#refused(), name: this.signIn.name ?? '' });
     }
     if (!view.chat.isConnected) {
       view.showLine({ state: 'idle', reason: '', retryAt: 0 }, false);

@@ -60,6 +60,8 @@ export class Client {
     this.places = new Places();
     this.cursors = new Cursors();
     this.user = '';
+    /** What the server said when it last refused the token; '' if it never did. */
+    this.refusal = '';
     this.limits = LIMITS;
     this.away = false;
     /** @type {string[]} */
@@ -341,10 +343,12 @@ export class Client {
     this.#request(frame, (reply) => this.#helloRefused(reply));
   }
 
-  #helloRefused({ code, retry_ms }) {
+  #helloRefused({ code, msg, retry_ms }) {
     if (code === 'disconnected') return;
-    if (code === 'unauthorized' || code === 'token_expired') this.dial.tokenRefused(code);
-    else if (typeof retry_ms === 'number') this.dial.lost(code, true, retry_ms);
+    if (code === 'unauthorized' || code === 'token_expired') {
+      this.refusal = msg ?? '';
+      this.dial.tokenRefused(code);
+    } else if (typeof retry_ms === 'number') this.dial.lost(code, true, retry_ms);
     else if (this.places.epoch !== null) {
       this.places.forget(); // perhaps the mark or a cursor is what it refuses: once without them
       this.sink.reset();

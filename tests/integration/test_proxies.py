@@ -127,7 +127,7 @@ async def test_a_proxy_header_is_taken_from_trusted_peers_alone(make_server: Mak
     [
         ({"trusted_proxies": "10.0.0.1/8"}, "trusted_proxies: 10.0.0.1/8 from --trusted-proxies names an address within a network"),
         ({"trusted_proxies": "nginx"}, "trusted_proxies: nginx from --trusted-proxies is no network; give networks such as 10.0.0.0/8"),
-        ({"proxy_protocol": "true"}, "proxy_protocol: true from --proxy-protocol nobody is trusted to send a PROXY header; name the proxies"),
+        ({"proxy_protocol": "true"}, "proxy_protocol: true from --proxy-protocol needs proxies that may send its header"),
         ({"forwarded_header": "x-real-ip"}, "forwarded_header: x-real-ip from --forwarded-header is wrong"),
     ],
 )

@@ -10,6 +10,8 @@ import pytest
 
 from chatd.bounds import BOUNDS, Bound
 from chatd.metrics import Metrics
+from tests.fix_redis import OwnRedis
+from tests.fix_server import MakeServer
 from tests.tidy import generated
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,13 @@ def test_each_bound_has_a_metric_and_a_test(bound: Bound) -> None:
     assert f"chatd_{bound.metric}" in {family.name + suffix for family in Metrics().collect() for suffix in ("", "_total")}
     file, _, name = bound.test.partition("::")
     assert f"def {name}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.cluster
+async def test_each_gauge_of_a_node_stands_on_the_operations_page(make_server: MakeServer, own_redis: OwnRedis) -> None:
+    metrics = (await make_server(redis_url=own_redis.url)).node.metrics
+    page = generated.PAGE.read_text()
+    assert [name for name in (*metrics.gauges, *metrics.infos) if f"`chatd_{name}`" not in page] == []
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

@@ -453,8 +453,13 @@ def test_a_byte_order_mark_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none.json", tmp_path / "a" / "b"):
-        with pytest.raises(SettingError, match=r"^keys_file: .* cannot be read: .*; name a file"):
+    with pytest.raises(SettingError, match=r"^keys_file: .* cannot be read: .*; name a file"):
+        Keys.load(tmp_path)
+
+
+def test_a_file_that_is_not_there_is_one_line_with_the_command_that_makes_it(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.json", tmp_path / "a" / "b"):
+        with pytest.raises(SettingError, match=r"^keys_file: .* is not there; make it by `chatd keys new`"):
             Keys.load(path)
 
 

@@ -44,7 +44,7 @@ def test_flags_come_before_environment_before_file_before_defaults(tmp_path: Pat
         ({"port": "70000"}, ("port: 70000 from --port", "give an integer from 0 to 65535")),
         ({"port": "http"}, ("port", "give an integer")),
         ({"log_level": "loud"}, ("log_level", "one of debug, info, warning, error")),
-        ({"host": "0.0.0.0"}, ("host", "--keys-file", "--allow-remote-dev")),
+        ({"host": "0.0.0.0"}, ("host: 0.0.0.0 from --host can be reached from outside", "--keys-file", "--allow-remote-dev")),
         ({"frame_bytes_max": "2048"}, ("frame_bytes_max", "give more than")),
         ({"port": "8081"}, ("admin_port", "give another")),
         ({"workers": "2"}, ("workers: 2 from --workers", "--redis-url")),

@@ -62,6 +62,13 @@ def test_each_cause_has_its_sentence(report: Report, sentences: list[str]) -> No
     assert json.loads(user_report.as_json(report))["findings"] == found
 
 
+def test_the_first_line_says_how_many_devices_are_connected_or_when_one_last_was() -> None:
+    both = [node(sessions=[session()]), node(sessions=[session(device="d2")])]
+    first = [user_report.text(Report("bob", seen_ms=1_000, nodes=nodes)).splitlines()[0] for nodes in ([], both[:1], both)]
+    assert first[0].startswith("bob: last seen 19")
+    assert first[1:] == ["bob: 1 device connected", "bob: 2 devices connected"]
+
+
 def test_cursors_are_told_from_the_users_side() -> None:
     row = (7, "alice", "bob", 9, 1, 4, 5, 0, 9, 8, 3, 2, 1, 1, 1)
     alice, bob = (user_report.conversation(user, row) for user in ("alice", "bob"))

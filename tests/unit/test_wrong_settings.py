@@ -76,7 +76,7 @@ FLAGS: list[tuple[dict[str, str], str]] = [
 
 FILES: list[tuple[bytes, str]] = [
     (b"port = 'x'", "an integer"),
-    (b"port = true", "an integer"),
+    (b"port = true", "port: true from port in "),
     (b"port = [1]", "an integer"),
     (b"port = 8080\nport = 8081", "is not TOML"),
     (b"[server]\nport = 1", "server: in "),

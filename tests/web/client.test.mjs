@@ -149,6 +149,13 @@ test('another epoch: a change that knows the cid of its message goes out by that
   assert.deepEqual(sent('edit').map(({ to, ref, refcid, retry }) => [to, ref, refcid, retry]), [['bob', undefined, 'm-1', true]]);
 });
 
+test('what the server says against a token is kept for the user', async () => {
+  const { client } = await connecting();
+  assert.equal(client.refusal, '');
+  socket().say({ t: 'err', id: 1, code: 'unauthorized', msg: 'no user id' });
+  assert.equal(client.refusal, 'no user id');
+});
+
 test('a token of somebody else: nothing of the last user goes out under the new name', async () => {
   const all = await live();
   all.client.send('bob', 'mine');

@@ -49,6 +49,22 @@ async def bodies(peer: Peer, of: str) -> list[Any]:
     return [entry["body"] for entry in (await peer.request("history", to=of))["entries"] if entry["kind"] == "message"]
 
 
+# --- signing in -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_name_that_no_new_user_may_have_is_refused_with_the_reason(browsing: Browsing) -> None:
+    """Right: the reason, under the name as it was typed; another name then goes in."""
+    tab = await browsing.tab(browsing.user("alice"))
+    await tab.page.get_by_role("button", name="Use another name").click()
+    for name in ("👩\u200d💻", "bob\u200b"):
+        await tab.page.get_by_label("Your name").fill(name)
+        await tab.page.keyboard.press("Enter")
+        await expect(tab.page.locator("#who-fault")).to_contain_text("This name is refused: ")
+        await expect(tab.page.locator("#who-fault")).to_contain_text("and U+200")
+        await expect(tab.page.get_by_label("Your name")).to_have_value(name)
+    await tab.sign_in(browsing.user("bob"))
+
+
 # --- a question is about what it was asked for ------------------------------------------------------------------------
 
 
