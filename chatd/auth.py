@@ -21,6 +21,7 @@ from __future__ import annotations
 import base64
 import codecs
 import contextlib
+import hashlib
 import os
 import secrets
 import stat
@@ -49,11 +50,15 @@ DEVELOPMENT_FILE: Final = "development-key.json"
 
 
 class Key(NamedTuple):
-    """One key. `signs` is None where the file has the public half only. `kid` None: neither the file nor a token names it."""
+    """One key. `signs` is None where the file has the public half only. `kid` None: neither the file nor a token names it.
+
+    `made_of`: a digest of all its members.
+    """
 
     kid: str | None
     checks: jwt.PyJWK
     signs: jwt.PyJWK | None
+    made_of: bytes
 
     def is_same(self, other: Key) -> bool:
         """Do both check the same signatures? Their names, and how the file writes them, do not matter."""
@@ -80,8 +85,12 @@ class Keys:
         self.warnings = warnings
 
     @classmethod
-    def load(cls, path: Path) -> Keys:
-        """Read a JWK Set. Raises SettingError: one line with the remedy, and nothing of the keys in it."""
+    def load(cls, path: Path, known: Keys | None = None) -> Keys:
+        """Read a JWK Set. Raises SettingError: one line with the remedy, and nothing of the keys in it.
+
+        `known`: an earlier set. What has stayed in the file is taken from there: to make an RSA key with its private half takes 200 ms, and
+        a reload is done in the loop.
+        """
         try:
             with path.open("rb") as file:
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -90,7 +99,7 @@ class Keys:
             raise _wrong(path, "is not there", "make it by `chatd keys new`, or name the file that is") from None
         except OSError as error:
             raise _wrong(path, f"cannot be read: {error.strerror}", "name a file that this user may read") from None
-        keys = _parse(path, data)
+        keys = _parse(path, data, {} if known is None else {key.made_of: key for key in known.all()})
         warnings = []
         if mode & 0o004 and any(key.signs for key in keys):
             warnings.append(f"keys_file: everybody on this machine can read {path} and make tokens; chmod o-rwx it")
@@ -99,7 +108,7 @@ class Keys:
         return cls(keys, tuple(warnings))
 
     @classmethod
-    def development(cls, data_dir: Path) -> Keys:
+    def development(cls, data_dir: Path, known: Keys | None = None) -> Keys:
         """The key that chatd makes itself, once, for `data_dir`. Several processes may start at the same time."""
         path = data_dir / DEVELOPMENT_FILE
         try:
@@ -110,7 +119,7 @@ class Keys:
             raise SettingError(
                 f"data_dir: cannot write {path}: {error.strerror}; give a --data-dir that this user may write, or a --keys-file"
             ) from None
-        return cls.load(path)
+        return cls.load(path, known)
 
     def find(self, kid: object) -> Key | None:
         """The key that a token's header names. Without a `kid`, the only one there is."""
@@ -155,7 +164,8 @@ def _make_development_key(path: Path) -> None:
 # ---- a JWK Set ------------------------------------------------------------------------------------------------------------------
 
 
-def _parse(path: Path, data: bytes) -> list[Key]:
+def _parse(path: Path, data: bytes, known: dict[bytes, Key]) -> list[Key]:
+    """`known`: keys that were made before, by what they were made of."""
     remedy = 'write a JWK Set: {"keys": [{"kty": "oct", "kid": "2026-01", "alg": "HS256", "k": "..."}]}'
     if len(data) > FILE_BYTES_MAX:
         raise _wrong(path, f"has more than {FILE_BYTES_MAX} bytes", remedy)
@@ -175,7 +185,8 @@ def _parse(path: Path, data: bytes) -> list[Key]:
         if not isinstance(item, dict):
             raise _wrong(path, f"has no object as key {place}", remedy)
         if item.get("use") != "enc":  # providers list keys for encryption next to those for signatures
-            keys.append(_parse_key(path, place, item))
+            made_of = _digest(path, place, item)
+            keys.append(known.get(made_of) or _parse_key(path, place, item, made_of))
     if not keys:
         raise _wrong(path, "has no key for signatures", remedy)
     kids = [key.kid for key in keys]
@@ -186,7 +197,14 @@ def _parse(path: Path, data: bytes) -> list[Key]:
     return keys
 
 
-def _parse_key(path: Path, place: int, item: dict[str, Any]) -> Key:
+def _digest(path: Path, place: int, item: dict[str, Any]) -> bytes:
+    try:
+        return hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)).digest()
+    except orjson.JSONEncodeError:  # orjson reads what is nested more deeply than it writes
+        raise _wrong(path, f"has members that make no key, in key {place}", "copy it again from where it was made") from None
+
+
+def _parse_key(path: Path, place: int, item: dict[str, Any], made_of: bytes) -> Key:
     kid, kty, alg = item.get("kid"), item.get("kty"), item.get("alg")
     if kid is not None and not isinstance(kid, str):
         raise _wrong(path, f"has a `kid` that is no string, in key {place}", "put it in quotes")
@@ -206,7 +224,7 @@ def _parse_key(path: Path, place: int, item: dict[str, Any]) -> Key:
         raise _wrong(path, f"has a curve that chatd does not take, in key {place}", "use crv Ed25519")
     if kty == "RSA" and not RSA_BITS_MIN <= checks.key.key_size <= RSA_BITS_MAX:
         raise _wrong(path, f"has an RSA key that is not of {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, key {place}", "make another")
-    return Key(kid, checks, signs)
+    return Key(kid, checks, signs, made_of)
 
 
 # ---- tokens ---------------------------------------------------------------------------------------------------------------------

@@ -97,14 +97,14 @@ class Node:
         self._restart_ms = 0.0  # what the last start took
         self.on_ready: Callable[[], None] = lambda: None
         self._boot = os.urandom(8).hex()  # this life of the node, among others
-        self._keys, self._verifier = self._load_keys()
+        self._keys, self._verifier = self._load_keys(None)
         self._revocation: Revocation | None = None
 
     # ---- parts ----------------------------------------------------------------------------------------------------------------------
 
-    def _load_keys(self) -> tuple[Keys, Verifier]:
+    def _load_keys(self, known: Keys | None) -> tuple[Keys, Verifier]:
         s = self.settings
-        keys = Keys.development(s.data_dir) if s.keys_file is None else Keys.load(s.keys_file)
+        keys = Keys.development(s.data_dir, known) if s.keys_file is None else Keys.load(s.keys_file, known)
         for warning in keys.warnings:
             log.warning("keys.warning", reason=warning)
         return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s, s.token_ttl_max_s)
@@ -123,7 +123,7 @@ class Node:
 
     def _swap_keys(self) -> None:
         """Raises SettingError. In one turn: a hello is judged by the old keys and is looked at as a session, or it is judged by the new ones."""
-        old, (self._keys, self._verifier) = self._keys, self._load_keys()
+        old, (self._keys, self._verifier) = self._keys, self._load_keys(self._keys)
         added = [key.kid for key in self._keys.all() if not old.keeps(key)]
         removed = [key.kid for key in old.all() if not self._keys.keeps(key)]
         log.info("keys.reloaded", added=added, removed=removed)

@@ -245,6 +245,32 @@ def test_a_key_is_kept_under_the_name_that_its_tokens_give_it(
     assert Keys.load(write(tmp_path / "k.json", *after)).keeps(key) is is_kept
 
 
+def test_what_has_stayed_in_the_file_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An RSA key with its private half takes 200 ms, all of them the loop's at a reload."""
+    file = write(tmp_path / "k.json", RSA, ED)
+    first = Keys.load(file)
+    made: list[str] = []
+
+    class Counted(jwt.PyJWK):
+        def __init__(self, jwk_data: dict[str, Any], algorithm: str | None = None) -> None:
+            made.append(jwk_data["kid"])
+            super().__init__(jwk_data, algorithm)
+
+    monkeypatch.setattr(jwt, "PyJWK", Counted)
+    write(file, OCT, {name: RSA[name] for name in reversed(RSA)}, ED)
+    second = Keys.load(file, first)
+    assert set(made) == {OCT["kid"]}
+    assert second.find("rs") is first.find("rs")
+    assert second.find("none of them") is None
+    made.clear()
+    write(file, {**RSA, "kid": "another"}, RSA_PUBLIC)  # what has changed in anything is another
+    third = Keys.load(file, second)
+    assert set(made) == {"another", "rs"}
+    assert [(key.kid, key.signs is not None) for key in third.all()] == [("another", True), ("rs", False)]
+    with pytest.raises(SettingError, match="has members that make no key"):
+        Keys.load(write(file, {**RSA, "d": "AAAA"}), third)
+
+
 def test_public_and_private_halves_are_the_same_key(tmp_path: Path) -> None:
     private = Keys.load(write(tmp_path / "private.json", ED, RSA))
     public = Keys.load(write(tmp_path / "public.json", RSA_PUBLIC, ED_PUBLIC))
@@ -436,6 +462,7 @@ def test_a_wrong_key_is_one_line_with_a_remedy_and_no_secret(tmp_path: Path, jwk
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"not json", b"[]", b"7", b"{}", b'{"keys":{}}', b'{"keys":[]}', b'{"keys":' + b"[" * 5000,
+                                     b'{"keys":[{"kty":"oct","k":"' + b"A" * 43 + b'","x5c":' + b"[" * 600 + b"]" * 600 + b"}]}",
                                      b'{"keys":[' + b'{"use":"enc"},' * 200 + b"{}]}", b" " * ((1 << 20) + 1)])  # fmt: skip
 def test_a_file_that_is_no_key_set_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "k\n.json"

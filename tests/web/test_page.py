@@ -187,6 +187,21 @@ async def test_drafts_of_one_user_are_not_shown_to_the_next(browsing: Browsing, 
     await expect(tab.writing).to_have_value("a draft\nfor bob alone")
 
 
+async def test_names_that_differ_by_a_space_look_different(browsing: Browsing) -> None:
+    """Both may be ids (tests/vectors/user_ids.json). As HTML collapses spaces, one could pass for the other."""
+    alice, one = browsing.user("alice"), browsing.user("bob smith")
+    two = one.replace(" ", "  ")
+    for name in (one, two):
+        await (await browsing.server.connect(name)).say(alice)
+    tab = await browsing.tab(alice)
+    await expect(tab.page.locator(".conversation")).to_have_count(2)
+    assert set(await tab.peers()) == {one, two}
+    await tab.page.locator(".conversation").first.click()
+    assert await tab.page.locator(".pane-head .name").inner_text() == two
+    await tab.page.locator("#search").fill(one.replace(" ", "   "))
+    assert await tab.page.locator(".start bdi").inner_text() == one.replace(" ", "   ")
+
+
 # --- read is what was in view -----------------------------------------------------------------------------------------
 
 
