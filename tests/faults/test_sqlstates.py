@@ -87,6 +87,7 @@ def parts(server: Server) -> dict[str, Callable[[], Awaitable[object]]]:
         "heads": lambda: store.heads([conv.id]),
         "heads_decided": lambda: store.heads_decided([conv.id]),
         "seen": lambda: store.seen([ALICE]),
+        "user_known": lambda: store.is_known(ALICE),
         "ping": store.ping,
         "partitions_left": store.partitions_left,
         "make_partition": store.make_partition,
