@@ -201,11 +201,23 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
     yield from _rights(conn)
     yield _nodes(settings, conn)
     yield from _names(conn)
+    yield from _schema(conninfo)
+
+
+def _schema(conninfo: str) -> Iterator[Finding]:
+    """Are tables and functions those of this release?"""
     pending = migrate.pending(conninfo)
-    if pending:
-        yield Finding("warn", "schema", f"pending: {', '.join(pending)}; `chatd serve` or `chatd migrate` applies them")
+    now = [name for name in pending if not migrate.is_post(name)]
+    if now:
+        yield Finding("warn", "schema", f"pending: {', '.join(now)}; `chatd serve` or `chatd migrate` applies them")
+    elif pending:
+        what = f"pending: {', '.join(pending)}; `chatd migrate --post` applies them, once every node runs this release"
+        yield Finding("warn", "schema", what)
     else:
         yield Finding("ok", "schema", "up to date")
+    if newer := migrate.newer_functions(conninfo):
+        what = f"{'; '.join(newer)}: a newer chatd works here, and this one leaves them as they are; upgrade it"
+        yield Finding("warn", "functions", what)
 
 
 def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:

@@ -39,7 +39,7 @@ KEPT_MAX: Final = 10_000
 
 
 def pair_check(a: UserId, b: UserId) -> int:
-    """28 bits that stand for two users, as PostgreSQL reckons them (sql/migrations/0005_pre_fence.sql): what a batch is fenced by."""
+    """28 bits that stand for two users, as in sql/functions/pair_check.sql: what a batch is fenced by."""
     return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
 
 

@@ -460,7 +460,7 @@ class Lane:
 
 
 def _change_arrays(x: list[Item]) -> tuple[pgarrays.AnyArray, ...]:
-    named = [i.refcid for i in x] if any(i.refcid for i in x) else []  # behind the cids: sql/migrations/0019_pre_refcid.sql
+    named = [i.refcid for i in x] if any(i.refcid for i in x) else []  # behind the cids: sql/functions/append.sql
     return (
         pgarrays.BigintArray([i.conv.id for i in x]), pgarrays.SmallintArray([i.side for i in x]),
         pgarrays.UuidArray([*(i.cid for i in x), *named]), pgarrays.TextArray([i.body for i in x]),

@@ -114,7 +114,7 @@ def read_modules() -> None:
     for module in pkgutil.walk_packages(chatd.__path__, "chatd."):
         if not module.name.startswith(LEFT_OUT):
             importlib.import_module(module.name)
-    for name in ("asyncio", "uvloop", "yoyo", "redis.asyncio", "psycopg_binary"):
+    for name in ("asyncio", "uvloop", "redis.asyncio", "psycopg_binary"):
         importlib.import_module(name)
 
 

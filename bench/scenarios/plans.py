@@ -32,7 +32,7 @@ EXAMPLES = """\
   python -m bench plans --rows 100k         a quick look"""
 SOME: Final = 20  # conversations of a statement that takes several
 RATIO_MAX: Final = 1.1
-NO_CONVERSATION: Final = "CH002"  # sql/migrations/0005_pre_fence.sql
+NO_CONVERSATION: Final = "CH002"  # sql/functions/append.sql
 SLACK: Final = 15  # buffers: what the layout of a table makes of it
 FENCE: Final = "SELECT epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || tableoid FROM meta"
 

@@ -46,7 +46,7 @@ class Outage(Exception):
 _DATA_CLASSES: Final = ("22", "23", "44")
 _DATA_CODES: Final = ("P0001",)
 _CONFLICTS: Final = ("40001", "40P01")  # serialization_failure, deadlock_detected
-MOVED_CODE: Final = "CH001"  # sql/migrations/0005_pre_fence.sql
+MOVED_CODE: Final = "CH001"  # sql/functions/append.sql
 STRANGER_CODE: Final = "CH002"
 
 # kind -> what an operator is to read beside PostgreSQL's own words; longest prefix of the SQLSTATE first

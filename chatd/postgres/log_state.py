@@ -1,7 +1,7 @@
 """Which log a node holds in memory, and whether the database still has that one. Pure.
 
 A log is named by its epoch, a random word in the table `meta`, and by where it is: cluster, timeline, database and table (`log_identity()` in
-sql/migrations/0005_pre_fence.sql). `meta.identity` says where the log was when its epoch was made.
+sql/functions/log_identity.sql). `meta.identity` says where the log was when its epoch was made.
 
     look(epoch, recorded, actual) ──► SAME       the node goes on
                                       MOVED      another epoch, or the log is at another place than recorded: it may have lost its end

@@ -1,5 +1,4 @@
 -- The log: conversations, their entries in daily partitions, cursors, users.
--- depends:
 
 -- One row per database: what all nodes must agree on.
 -- epoch: a client drops what it holds when this changes (docs/operations.md, restoring a backup).

@@ -1,5 +1,4 @@
 -- Unread counts what can still be read.
--- depends: 0005_pre_fence
 
 -- a_gone, b_gone: messages of each side below `floor`. Retention raises them with the floor (raise_floors), in the same update. Unread is the peer's
 -- na or nb minus the larger of what was read and what is gone. Floors that were raised before stay at 0 until the next one of that conversation is

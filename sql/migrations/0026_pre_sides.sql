@@ -1,5 +1,4 @@
 -- A mark tells whose cursors moved.
--- depends: 0025_pre_conversations_of_b
 
 -- a_xid, b_xid: the last transaction that moved the cursors of that side, 0: none has; xid: that wrote the row. Until both have sent, a hello lists a
 -- conversation for one's own moves alone: the other's would tell a stranger when somebody is there and reads (sql/queries/list_changed.sql).

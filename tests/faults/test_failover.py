@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -265,9 +266,8 @@ async def say_until_ok(peer: Peer, to: str, body: str, cid: str | None = None) -
 async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Path) -> None:
     """The first one of the URL has become the standby since: a node of the next release did not start."""
     url = pair.url.replace(str(pair.primary.port), "x").replace(str(pair.standby.port), str(pair.primary.port)).replace("x", str(pair.standby.port))
-    for file in (folder() / "migrations").iterdir():
-        (tmp_path / file.name).write_text(file.read_text())
-    (tmp_path / "9999_pre_next.sql").write_text("CREATE TABLE of_next ()")
+    shutil.copytree(folder(), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "migrations" / "9999_pre_next.sql").write_text("CREATE TABLE of_next ()")
     assert await asyncio.to_thread(migrate, url, folder=tmp_path) == ["9999_pre_next"]
 
 

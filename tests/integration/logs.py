@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 
 from chatd.postgres import connection
-from chatd.queries import folder, query
+from chatd.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 APPEND = query("append")
 FENCE = "SELECT epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || tableoid FROM meta"
 DAY_S = 86_400
+OLD_SCHEMA = Path(__file__).parents[1] / "schemas" / "before_0027"  # its README says what it is
 
 
 class Message(NamedTuple):
@@ -133,8 +135,8 @@ def fenced_as_before(conn: psycopg.Connection[Any], text: str) -> None:
 
 
 def append_function(migration: str) -> str:
-    """The function as a migration (re)makes it, for putting it into a database again, changed or as it was."""
-    text = (folder() / "migrations" / f"{migration}.sql").read_text()
+    """The function as an old migration (re)made it, for putting it into a database again, changed or as it was."""
+    text = (OLD_SCHEMA / "migrations" / f"{migration}.sql").read_text()
     start = "CREATE OR REPLACE FUNCTION append("
     return text[text.index(start if start in text else "CREATE FUNCTION append(") :]
 

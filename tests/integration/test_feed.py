@@ -26,12 +26,13 @@ from chatd.lanes import Item
 from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.migrate import migrate
-from chatd.queries import folder, query
+from chatd.queries import query
 from chatd.registry import Conversation
 from chatd.session import Session
 from chatd.store import BEGIN, ConvRow, Limits, Store
 from tests.integration.logs import (
     FEED_OPTION,
+    OLD_SCHEMA,
     READ_OPTIONS,
     Change,
     Message,
@@ -176,7 +177,7 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(start: Calla
 
 def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: psycopg.Connection[Any]) -> None:
     """Its nodes are still up while the first new one migrates; they call the function as it is at that moment."""
-    before = (folder() / "migrations" / "0002_pre_append.sql").read_text()
+    before = (OLD_SCHEMA / "migrations" / "0002_pre_append.sql").read_text()
     with connect(fresh_db) as old:
         x = conversation(old)
         old.execute(before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1))

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-OURS = sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
+FILES = sorted(path.stem for path in (sql_folder() / "migrations").glob("*.sql"))
+FUNCTIONS = sorted(f"functions/{path.stem}" for path in (sql_folder() / "functions").glob("*.sql"))
+LAST_PRE = max(n for n, name in enumerate(FILES, 1) if "_pre_" in name)
+OURS = [*FILES[:LAST_PRE], *FUNCTIONS, *FILES[LAST_PRE:]]
 NODE = """
 import sys
 from pathlib import Path
@@ -36,11 +39,12 @@ print("applied", *migrate(sys.argv[1], folder=Path(sys.argv[2])))
 
 @pytest.fixture
 def files(tmp_path: Path) -> Callable[..., Path]:
-    """Makes a folder of migrations: name -> text."""
+    """Makes a tree of SQL files with migrations: name -> text."""
+    (tmp_path / "migrations").mkdir()
 
     def make(**texts: str) -> Path:
         for name, text in texts.items():
-            (tmp_path / f"{name.lstrip('m')}.sql").write_text(text)
+            (tmp_path / "migrations" / f"{name.lstrip('m')}.sql").write_text(text)
         return tmp_path
 
     return make
@@ -74,14 +78,14 @@ def test_all_are_applied_once_in_order(empty_db: str) -> None:
 
 
 def test_every_file_says_which_phase_it_belongs_to() -> None:
-    assert [name for name in OURS if name.split("_")[1] not in ("pre", "post") or not name[:4].isdigit()] == []
-    numbers = [int(name[:4]) for name in OURS]
+    assert [name for name in FILES if name.split("_")[1] not in ("pre", "post") or not name[:4].isdigit()] == []
+    numbers = [int(name[:4]) for name in FILES]
     assert numbers == sorted(set(numbers)), "each number is one file's; those that were kept free for work that ran at the same time stay so"
 
 
 def test_of_eight_nodes_that_start_at_once_one_migrates(empty_db: str) -> None:
     with contextlib.ExitStack() as stack:
-        nodes = [stack.enter_context(node(empty_db, sql_folder() / "migrations")) for _ in range(8)]
+        nodes = [stack.enter_context(node(empty_db, sql_folder())) for _ in range(8)]
         for one_node in nodes:
             assert one_node.stdout is not None
             assert one_node.stdout.readline() == "ready\n"
@@ -138,11 +142,11 @@ def test_a_database_of_a_newer_release_is_refused_once_its_post_ran(empty_db: st
     folder = files(m0001_pre_a="")
     migrate(empty_db, folder=folder)
     migrate(empty_db, folder=files(m0002_pre_b=""))
-    (folder / "0002_pre_b.sql").unlink()
+    (folder / "migrations/0002_pre_b.sql").unlink()
     assert migrate(empty_db, folder=folder) == [], "the release before works on what is only expanded"
     migrate(empty_db, post=True, folder=files(m0002_pre_b="", m0003_post_b=""))
-    (folder / "0002_pre_b.sql").unlink()
-    (folder / "0003_post_b.sql").unlink()
+    (folder / "migrations/0002_pre_b.sql").unlink()
+    (folder / "migrations/0003_post_b.sql").unlink()
     assert "newer chatd (0003_post_b" in refusal(lambda: migrate(empty_db, folder=folder))
 
 
@@ -227,4 +231,4 @@ def test_nothing_but_log_lines_is_printed(empty_db: str, files: Callable[..., Pa
 
 
 def test_its_tables_do_not_clash_with_the_logs(fresh_db: str) -> None:
-    assert {name for name in tables(fresh_db) if "yoyo" in name} == {"_yoyo_log", "_yoyo_migration", "_yoyo_version"}
+    assert {name for name in tables(fresh_db) if name.startswith("_")} == {"_yoyo_migration", "_chatd_function"}

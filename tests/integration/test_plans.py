@@ -140,7 +140,7 @@ def template(postgres: Any, template_db: str) -> Iterator[str]:
             with connect(make_conninfo(postgres.conninfo, dbname=name)) as conn:
                 partitions(conn, back=DAYS, ahead=AHEAD)
                 tables = (
-                    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname !~ 'yoyo'"
+                    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname !~ '^_'"
                 )
                 for (table,) in conn.execute(tables).fetchall():
                     conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")

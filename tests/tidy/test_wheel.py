@@ -19,8 +19,8 @@ def test_the_wheel_holds_sql_page_and_types(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder, pattern, inside in (("sql/migrations", "*.sql", "chatd/sql/migrations"), ("sql/queries", "*.sql", "chatd/sql/queries")):
-        assert {f"{inside}/{p.name}" for p in (ROOT / folder).glob(pattern)} <= names
+    for folder in ("sql/migrations", "sql/functions", "sql/queries"):
+        assert {f"chatd/{folder}/{p.name}" for p in (ROOT / folder).glob("*.sql")} <= names
     assert {f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd").rglob("*.py")} <= names
     assert "chatd/py.typed" in names

@@ -161,7 +161,7 @@ def test_libraries_go_the_same_way(stream: io.BytesIO) -> None:
     setup("info", "json", stream)
     logging.getLogger("psycopg").warning("error connecting in %r: %s", "lane", f"postgresql://u:{BODY}@h/d\nhandle: {BODY}")
     logging.getLogger("psycopg.pool").warning("discarding closed connection: %r", object())  # what `database.outage` has told already
-    logging.getLogger("yoyo.migrations").info("not at this level")
+    logging.getLogger("alembic.migration").info("not at this level")
     logging.getLogger("websockets.server").debug("< TEXT %s", BODY)
     try:
         raise OSError("gone")
@@ -177,7 +177,7 @@ def test_libraries_go_the_same_way(stream: io.BytesIO) -> None:
 def test_frames_that_websockets_would_show_stay_out_even_at_debug(stream: io.BytesIO) -> None:
     setup("debug", "json", stream)
     logging.getLogger("websockets.client").debug("> TEXT %s", BODY)
-    logging.getLogger("yoyo.migrations").info("applied")
+    logging.getLogger("alembic.migration").info("applied")
     assert [line["msg"] for line in lines(stream)] == ["applied"]
 
 

@@ -1,0 +1,242 @@
+-- version: 1
+-- One batch of one lane, in one round trip and one transaction (docs/decisions/0002).
+-- sql/queries/append.sql calls it.
+--
+-- Parameters. m_*: messages, x_*: edits and deletes (rare); arrays of a group are equally long.
+--   fence        the log that the batch was made for: "epoch timeline/oid of meta" (log_identity)
+--   convs        how many conversations the batch names
+--   m_any        the flags of all messages, or-ed; 1 and 2 are read
+--   m_flags      1 probe: over the rate limit, so only look for the cid; 2 again: the client may have sent this before;
+--                4 sent by side b; from 8 on the pair_check of the conversation
+--   x_kind       1 edit, 2 delete; negative: a probe, as above
+--   x_ref        seq of the message that is changed; 0 where only its cid is known
+--   x_cid        cids of the changes; behind them may stand, one a change, the cids of the messages that they change
+--                (null: named by seq alone). Such a message must be the author's own, in this conversation, still kept,
+--                and at x_ref where that is not 0. It may be one of this batch.
+--   x_check      the pair_check of the conversation
+--   edit_window  for how long after its ts a message may be edited
+--
+-- Gives one row per conversation that got messages: ord null, its first new seq, their ts (ms since
+-- 1970). And one row per item that is special: ord from 0 for a message, -1, -2 ... for a change,
+-- with a note: 'dup' (seq and ts are those of the first time), 'limited', or a refusal:
+-- 'no_message', 'not_author', 'deleted', 'too_late'. A change that was done has the note null, or
+-- 'ref ' and the seq of the message where it was named by cid.
+--
+-- Fails as a whole, by SQLSTATE:
+--   CH001  the database is not the log that `fence` names
+--   CH002  a conversation is not there, or is not between the two users that the batch names
+--   P0001  a trigger or a rule takes out rows in silence. The lane halves the batch, and refuses the row at fault.
+--
+-- Order that is law:
+--   1. Lock the counters, in order of id, so that lanes and nodes cannot deadlock.
+--   2. Read the clock: time along a log must not go back.
+--   3. Look for duplicates in a snapshot taken AFTER the locks were granted. A volatile function takes a fresh snapshot
+--      for each statement at READ COMMITTED, which lanes ask for. A check in the locking statement, or any at
+--      REPEATABLE READ, misses what was committed while it waited.
+--   4. Count up and insert. Edits and deletes last.
+--
+-- The duplicate check probes 3 partitions and not 40: a fresh send is looked for in two days, and
+-- no entry is later than `newest`. A message that may have been sent before is looked for in all.
+--
+-- Each statement leaves the planner one index a table (sql/queries/README.md):
+--   by cid        >= AND <=, in the order of cid, which entries_cid gives
+--   by seq        in the order of ts, which entries_seq gives
+--   counters      id = ANY (ARRAY[...]), which an index can only probe
+--   a changed row by where it was found (ctid)
+--
+-- Statements cost 5 to 15 us each whatever they do, so they are few: the fence is read by the one
+-- that locks, and what was written is compared by one count; only where that is wrong is it asked
+-- why. Each conversation takes along where in the arrays its rows are, so nothing is joined: lanes
+-- plan without hash and merge joins, and a join looked through all conversations of the batch for
+-- each row. 12 us of PostgreSQL a row in a batch of 1,024, measured on 2 cores.
+--
+-- A session with `chatd.feed = on` notes what moved in the table `feed`: one row for the messages of
+-- a call, by the statement that inserts them, and one for its changes.
+CREATE OR REPLACE FUNCTION append(
+    fence text, convs integer, m_any integer, m_conv bigint[], m_cid uuid[], m_body text[], m_flags integer[],
+    x_conv bigint[], x_side smallint[], x_cid uuid[], x_body text[], x_kind smallint[], x_ref bigint[],
+    x_check integer[], edit_window interval
+) RETURNS TABLE (ord integer, conv bigint, seq bigint, ts bigint, note text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    t        timestamptz;
+    newest   timestamptz;
+    skip     integer[] := '{}';
+    r        record;
+    c        conversations%ROWTYPE;
+    target   record;
+    probing  boolean := m_any & 1 <> 0;
+    again    boolean := m_any & 2 <> 0;
+    feeding  boolean := coalesce(current_setting('chatd.feed', true) = 'on', false);
+    x_moved  bigint[] := '{}';
+    x_heads  bigint[] := '{}';
+    t_ms     bigint;
+    log      text;
+    locked   integer;
+    changes  integer := cardinality(x_conv);
+    named    uuid;
+BEGIN
+    SELECT max(v.last_ts), count(*), (
+        SELECT m.epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || m.tableoid
+        FROM meta m WHERE m.only_row
+    ) INTO newest, locked, log FROM (
+        SELECT v.last_ts FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE
+    ) v;
+    IF log IS DISTINCT FROM fence THEN
+        RAISE EXCEPTION USING ERRCODE = 'CH001', MESSAGE = 'the log is not the one that this batch was made for';
+    END IF;
+    IF locked <> convs THEN
+        RAISE EXCEPTION USING ERRCODE = 'CH002', MESSAGE = 'a conversation of this batch is not in the log';
+    END IF;
+    t := clock_timestamp();
+    t_ms := (extract(epoch FROM t) * 1000)::bigint;
+    newest := greatest(newest, t);  -- later than t only if the clock went back
+
+    FOR r IN
+        SELECT m.ord::integer - 1 AS ord, m.conv, e.seq, e.ts
+        FROM unnest(m_conv, m_cid, m_flags) WITH ORDINALITY AS m (conv, cid, flags, ord)
+        CROSS JOIN LATERAL (SELECT e.seq, e.ts FROM entries e
+            WHERE e.conv = m.conv AND e.cid >= m.cid AND e.cid <= m.cid AND e.side = m.flags >> 2 & 1
+                AND e.ts >= t - interval '2 days' AND e.ts <= newest
+            ORDER BY e.cid LIMIT 1) e
+    LOOP
+        skip := skip || r.ord;
+        RETURN QUERY SELECT r.ord, r.conv, r.seq, (extract(epoch FROM r.ts) * 1000)::bigint, 'dup';
+    END LOOP;
+    IF again THEN
+        FOR r IN
+            SELECT m.ord::integer - 1 AS ord, m.conv, e.seq, e.ts
+            FROM unnest(m_conv, m_cid, m_flags) WITH ORDINALITY AS m (conv, cid, flags, ord)
+            CROSS JOIN LATERAL (SELECT e.seq, e.ts FROM entries e
+                WHERE e.conv = m.conv AND e.cid >= m.cid AND e.cid <= m.cid AND e.side = m.flags >> 2 & 1
+                    AND e.ts < t - interval '2 days'
+                ORDER BY e.cid LIMIT 1) e
+            WHERE m.flags & 2 <> 0 AND m.ord - 1 <> ALL (skip)
+        LOOP
+            skip := skip || r.ord;
+            RETURN QUERY SELECT r.ord, r.conv, r.seq, (extract(epoch FROM r.ts) * 1000)::bigint, 'dup';
+        END LOOP;
+    END IF;
+    IF probing THEN
+        FOR r IN
+            SELECT m.ord::integer - 1 AS ord, m.conv
+            FROM unnest(m_conv, m_flags) WITH ORDINALITY AS m (conv, flags, ord)
+            WHERE m.flags & 1 <> 0 AND m.ord - 1 <> ALL (skip)
+        LOOP
+            skip := skip || r.ord;
+            RETURN QUERY SELECT r.ord, r.conv, NULL::bigint, NULL::bigint, 'limited';
+        END LOOP;
+    END IF;
+
+    RETURN QUERY
+        WITH k AS (
+            SELECT m.conv, min(m.ord) AS ord, max(m.n) AS n, max(m.n0) AS n0,
+                array_agg(m.ord ORDER BY m.ord) AS ords, array_agg(m.n0 ORDER BY m.ord) AS n0s
+            FROM (
+                SELECT m.conv, m.ord::integer AS ord, row_number() OVER w AS n,
+                    count(*) FILTER (WHERE m.flags & 4 = 0) OVER w AS n0
+                FROM unnest(m_conv, m_flags) WITH ORDINALITY AS m (conv, flags, ord)
+                WHERE skip = '{}' OR m.ord - 1 <> ALL (skip)
+                WINDOW w AS (PARTITION BY m.conv ORDER BY m.ord)
+            ) m
+            GROUP BY m.conv
+        ), u AS (
+            UPDATE conversations v
+            SET head = v.head + k.n, na = v.na + k.n0, nb = v.nb + (k.n - k.n0),
+                last_ts = greatest(v.last_ts, t), xid = pg_current_xact_id()
+            FROM k WHERE v.id = ANY (ARRAY[k.conv]) AND pair_check(v.a, v.b) = m_flags[k.ord] >> 3
+            RETURNING v.id, v.head, v.head - k.n AS base, v.na - k.n0 AS na, v.nb - (k.n - k.n0) AS nb, v.last_ts,
+                k.ords, k.n0s
+        ), i AS (
+            INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)
+            SELECT u.id, u.base + m.n, u.last_ts, m_cid[m.ord], u.na + m.n0, u.nb + (m.n - m.n0),
+                m_flags[m.ord] >> 2 & 1, 0, m_body[m.ord]
+            FROM u CROSS JOIN LATERAL unnest(u.ords, u.n0s) WITH ORDINALITY AS m (ord, n0, n)
+            RETURNING 1
+        ), f AS (
+            INSERT INTO feed (kind, data)
+            SELECT 0, array_agg(CASE u.base WHEN 0 THEN -u.id ELSE u.id END) || array_agg(u.head)
+            FROM u WHERE feeding HAVING count(*) > 0
+        )
+        SELECT NULL::integer, u.id, u.base + 1,
+            CASE u.last_ts WHEN t THEN t_ms ELSE (extract(epoch FROM u.last_ts) * 1000)::bigint END, NULL::text
+        FROM u WHERE (SELECT count(*) FROM i) = cardinality(m_conv) - cardinality(skip);
+    IF NOT FOUND AND cardinality(m_conv) > cardinality(skip) THEN
+        IF EXISTS (
+            SELECT FROM unnest(m_conv, m_flags) AS m (conv, flags)
+            CROSS JOIN LATERAL (
+                SELECT pair_check(v.a, v.b) AS pair FROM conversations v WHERE v.id = m.conv ORDER BY v.id LIMIT 1
+            ) v
+            WHERE v.pair <> m.flags >> 3
+        ) THEN
+            RAISE EXCEPTION USING ERRCODE = 'CH002', MESSAGE = 'a conversation of this batch is between others';
+        END IF;
+        RAISE EXCEPTION USING ERRCODE = 'P0001',
+            MESSAGE = 'fewer rows were written than were given: a trigger or a rule takes some out';
+    END IF;
+
+    -- Edits and deletes come after this batch's messages: the lane cuts a batch where that would change an order.
+    FOR i IN 1 .. changes LOOP
+        SELECT e.seq, e.ts INTO r FROM entries e
+            WHERE e.conv = x_conv[i] AND e.cid >= x_cid[i] AND e.cid <= x_cid[i] AND e.side = x_side[i]
+            ORDER BY e.cid LIMIT 1;
+        IF FOUND THEN
+            RETURN QUERY SELECT -i, x_conv[i], r.seq, (extract(epoch FROM r.ts) * 1000)::bigint, 'dup';
+            CONTINUE;
+        END IF;
+        IF x_kind[i] < 0 THEN
+            RETURN QUERY SELECT -i, x_conv[i], NULL::bigint, NULL::bigint, 'limited';
+            CONTINUE;
+        END IF;
+        SELECT * INTO c FROM conversations v WHERE v.id = x_conv[i];
+        IF c.id IS NULL OR pair_check(c.a, c.b) <> x_check[i] THEN
+            RAISE EXCEPTION USING ERRCODE = 'CH002', MESSAGE = 'a conversation of this batch is between others';
+        END IF;
+        named := x_cid[changes + i];
+        IF named IS NULL THEN
+            SELECT e.ctid AS place, e.seq, e.ts, e.side, e.body INTO target FROM entries e
+                WHERE e.conv = x_conv[i] AND e.seq = x_ref[i] AND e.kind = 0 AND e.seq >= c.floor ORDER BY e.ts LIMIT 1;
+        ELSE
+            SELECT e.ctid AS place, e.seq, e.ts, e.side, e.body INTO target FROM entries e
+                WHERE e.conv = x_conv[i] AND e.cid >= named AND e.cid <= named AND e.side = x_side[i] AND e.kind = 0
+                    AND e.seq >= c.floor AND x_ref[i] IN (0, e.seq)
+                ORDER BY e.cid LIMIT 1;
+        END IF;
+        IF NOT FOUND THEN
+            RETURN QUERY SELECT -i, x_conv[i], NULL::bigint, NULL::bigint, 'no_message';
+        ELSIF target.side <> x_side[i] THEN
+            RETURN QUERY SELECT -i, x_conv[i], NULL::bigint, NULL::bigint, 'not_author';
+        ELSIF target.body IS NULL THEN
+            RETURN QUERY SELECT -i, x_conv[i], NULL::bigint, NULL::bigint, 'deleted';
+        ELSIF x_kind[i] = 1 AND t > target.ts + edit_window THEN
+            RETURN QUERY SELECT -i, x_conv[i], NULL::bigint, NULL::bigint, 'too_late';
+        ELSE
+            UPDATE conversations v SET head = c.head + 1, last_ts = greatest(c.last_ts, t), xid = pg_current_xact_id()
+                WHERE v.id = c.id RETURNING v.last_ts INTO c.last_ts;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'P0001',
+                    MESSAGE = 'a counter was not raised: a trigger or a rule keeps it';
+            END IF;
+            UPDATE entries e SET body = CASE x_kind[i] WHEN 1 THEN x_body[i] END, rev = c.head + 1, changed = c.last_ts
+                WHERE e.ctid = target.place AND e.ts = target.ts;  -- ts finds its partition; the counter is locked
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'P0001',
+                    MESSAGE = 'a message was not changed: a trigger or a rule keeps it';
+            END IF;
+            INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, ref, ref_ts)
+                VALUES (c.id, c.head + 1, c.last_ts, x_cid[i], c.na, c.nb, x_side[i], x_kind[i], target.seq, target.ts);
+            IF NOT FOUND THEN
+                RAISE EXCEPTION USING ERRCODE = 'P0001',
+                    MESSAGE = 'an entry was not written: a trigger or a rule takes it out';
+            END IF;
+            RETURN QUERY SELECT -i, c.id, c.head + 1, (extract(epoch FROM c.last_ts) * 1000)::bigint,
+                CASE WHEN named IS NOT NULL THEN 'ref ' || target.seq END;
+            x_moved := x_moved || c.id;
+            x_heads := x_heads || (c.head + 1);
+        END IF;
+    END LOOP;
+    IF feeding AND x_moved <> '{}' THEN
+        INSERT INTO feed (kind, data) VALUES (0, x_moved || x_heads);
+    END IF;
+END $$;
