@@ -177,7 +177,7 @@ class Delivery:
             waiting = item.session.order.overtaken(item.peer, item.id)
             self._answer_error(item, errors.Blocked("an earlier entry here waits to be sent again", cid=waiting))
 
-    def doubtful(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
+    def outcome_unknown(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
         """The database is back after batches of unknown outcome: see how far these conversations got, once their transactions are over.
 
         And until the backends that had the batches are gone: one that hung may begin with a batch that its client has long given up.

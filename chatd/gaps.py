@@ -49,7 +49,7 @@ class Gaps:
         self._fillers = 0
         self._poked: set[ConvId] = set()
         self._looking = False
-        self._doubtful: set[ConvId] = set()
+        self._outcome_unknown: set[ConvId] = set()
         self._settling = False
         self._outlasted: dict[ConvId, set[Backend]] = {}  # who may yet write to it
         self._outlasting = False
@@ -66,7 +66,7 @@ class Gaps:
         """The log is another one: what was missing of the one before is not looked for. Who waits for it stops waiting: their session has ended."""
         self._open.clear()
         self._poked.clear()
-        self._doubtful.clear()
+        self._outcome_unknown.clear()
         self._outlasted.clear()
         for id in list(self._awaited):
             self._tell(id)
@@ -78,7 +78,7 @@ class Gaps:
 
     def settle(self, convs: Iterable[ConvId]) -> None:
         """Batches that wrote to these have an unknown outcome: look until each is decided. The writer's transaction may hang for long."""
-        self._doubtful.update(convs)
+        self._outcome_unknown.update(convs)
         if not self._settling:
             self._settling = True
             self._spawn(self._settle())
@@ -90,10 +90,10 @@ class Gaps:
 
     async def _settle(self) -> None:
         try:
-            while self._doubtful:
-                convs = list(self._doubtful)[:LOOK_UP_CONVS]
+            while self._outcome_unknown:
+                convs = list(self._outcome_unknown)[:LOOK_UP_CONVS]
                 for id in convs:
-                    self._doubtful.discard(id)
+                    self._outcome_unknown.discard(id)
                 known = self._known(convs)
                 try:
                     decided = {row.id: row for row in await self._store.heads_decided(convs)}
@@ -104,7 +104,7 @@ class Gaps:
                     if busy:
                         self._spawn(self._look_again(busy))
                 if undecided := [id for id in convs if id not in decided and id in self._registry.convs]:
-                    self._doubtful.update(undecided)
+                    self._outcome_unknown.update(undecided)
                     await asyncio.sleep(SETTLE_S)
         finally:
             self._settling = False

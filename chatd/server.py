@@ -163,7 +163,7 @@ class Node:
         self.delivery = Delivery(
             self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, presence_push=presence_push, others=others
         )
-        self.store.health.is_settling = lambda: self.store.is_doubtful or self.delivery.gaps.is_settling
+        self.store.health.is_settling = lambda: self.store.is_outcome_unknown or self.delivery.gaps.is_settling
         self.services = Services(
             s, self.store, self.presence, presence_push, others, admission, self.registry, metrics,
             now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,

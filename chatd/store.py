@@ -285,9 +285,9 @@ class Store:
         return sum(len(lane.queue) + lane.busy for lane in self.lanes)
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_outcome_unknown(self) -> bool:
         """Some batch has an unknown outcome that nobody looks for yet."""
-        return any(lane.is_doubtful for lane in self.lanes)
+        return any(lane.is_outcome_unknown for lane in self.lanes)
 
     async def idle(self) -> None:
         """Wait until every lane has written what it had."""

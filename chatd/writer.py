@@ -1,7 +1,7 @@
 """The writers: lanes that put entries into the log by group commit.
 
     Store.append(item) ──► LaneQueue ──gather──► Lane ──append()──► PostgreSQL
-                                                  └── Outcome.committed | failed | refused | blocked | doubtful
+                                                  └── Outcome.committed | failed | refused | blocked | outcome_unknown
 
 A lane has one connection and one batch under way; what comes in meanwhile is the next batch. A conversation stays in one lane while it has
 anything there, so its entries keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger batches do the
@@ -9,7 +9,7 @@ work and a further one opens only with the load. More lanes than the load needs 
 conversation is ever idle, a lane with much more to do than another hands it whole conversations between two batches.
 
 An answer that does not come (connection cut, deadline passed) leaves the outcome unknown: the sender gets `unavailable` and its retry with the
-same cid settles it; the conversations go to `doubtful`, whose heads are looked up when the database is back.
+same cid settles it; the conversations go to `outcome_unknown`, whose heads are looked up when the database is back.
 A batch that the data makes fail is halved until only the row at fault is refused. What an error means is decided in postgres/faults.py.
 
 A batch is fenced by the log that this node knows, and by the two users of each conversation; `append` refuses it whole where that is wrong.
@@ -63,7 +63,7 @@ class Outcome(Protocol):
     def failed(self, items: list[Item], error: Retryable, *, is_unknown: bool = False) -> None: ...
     def refused(self, item: Item) -> None: ...
     def blocked(self, items: list[Item]) -> None: ...
-    def doubtful(self, convs: set[ConvId], writers: set[Backend]) -> None: ...
+    def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None: ...
 
 
 class Lane:
@@ -90,7 +90,7 @@ class Lane:
         self.idle = asyncio.Event()  # nothing queued, nothing under way
         self.idle.set()
         self._wake = asyncio.Event()
-        self._doubtful: set[ConvId] = set()
+        self._outcome_unknown: set[ConvId] = set()
         self._writers: set[Backend] = set()  # who had their batches
         # Conversations whose row another transaction held, and until when that is looked at before a batch waits for them. One for all lanes.
         self.stuck: dict[ConvId, float] = {}
@@ -107,13 +107,13 @@ class Lane:
         return len(self.queue.items) + self.rows_underway
 
     @property
-    def is_doubtful(self) -> bool:
+    def is_outcome_unknown(self) -> bool:
         """Batches had an unknown outcome, and nobody was told yet where to look: the next one is under way, or there is no connection."""
-        return bool(self._doubtful)
+        return bool(self._outcome_unknown)
 
     @property
-    def answers(self) -> bool:
-        """PostgreSQL does, here: what another lane can write is given to it."""
+    def is_responsive(self) -> bool:
+        """PostgreSQL answers this lane: where it does not, what another lane can write is given to that."""
         return not self.backoff_s and (not self.rows_underway or time.perf_counter() - self._began_at < LATE_S)
 
     def put(self, item: Item) -> None:
@@ -170,7 +170,7 @@ class Lane:
                 while self.queue.items:
                     batch, blocked = self.queue.gather()
                     if blocked:
-                        self._settle(blocked)
+                        self._release_pending(blocked)
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
                         self.rows_underway = len(batch.messages) + len(batch.changes)
@@ -181,14 +181,14 @@ class Lane:
                         self._share()
                 self.busy = False
                 self.idle.set()
-                if self._doubtful or self.backoff_s:
+                if self._outcome_unknown or self.backoff_s:
                     await self._recover()
         finally:
             await self.close()
 
     def _share(self) -> None:
         """Hand conversations to a lane that has much less to do. Here, between two batches, nothing of them is under way: their order holds."""
-        other = min((one for one in self.others if one.answers), key=lambda one: one.load, default=self)
+        other = min((one for one in self.others if one.is_responsive), key=lambda one: one.load, default=self)
         excess = self.load - other.load
         if excess > self.opens_at:
             for item in self.queue.split(excess // 2):
@@ -196,9 +196,9 @@ class Lane:
                 other.put(item)
 
     async def _wait(self) -> None:
-        # Without a connection, or with doubtful conversations, the lane looks for the database by itself; nobody else may ask.
+        # Without a connection, or with an unknown outcome, the lane looks for the database by itself; nobody else may ask.
         try:
-            async with asyncio.timeout(max(self.backoff_s, 0.05) if self._doubtful or self.backoff_s else None):
+            async with asyncio.timeout(max(self.backoff_s, 0.05) if self._outcome_unknown or self.backoff_s else None):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -209,13 +209,13 @@ class Lane:
             await self.connect()
         except Outage:
             return
-        if self._doubtful:
-            self._tell_doubtful()
+        if self._outcome_unknown:
+            self._tell_outcome_unknown()
 
-    def _tell_doubtful(self) -> None:
-        doubtful, self._doubtful = self._doubtful, set()
+    def _tell_outcome_unknown(self) -> None:
+        convs, self._outcome_unknown = self._outcome_unknown, set()
         writers, self._writers = self._writers, set()
-        self._outcome.doubtful(doubtful, writers)
+        self._outcome.outcome_unknown(convs, writers)
 
     async def _write(self, batch: Batch, generation: int) -> None:
         """A batch, or what is left of one, that was gathered of a generation of the log: it is not written to another."""
@@ -253,7 +253,7 @@ class Lane:
                 await self._write_stranger(items, generation, e)
                 return
             log.warning("entry.refused", lane=self.number, conv=items[0].conv.id, sqlstate=e.sqlstate, reason=faults.sentence(e))
-            self._settle(items)
+            self._release_pending(items)
             if faults.judge(e) is Fault.DATA:
                 self._outcome.refused(items[0])
             else:
@@ -264,10 +264,10 @@ class Lane:
             if self._health.parts:
                 self._health.ok("lanes")
             self._acked = (generation, answer.firsts)
-            self._settle(items)
+            self._release_pending(items)
             self._outcome.committed(batch, answer)
-            if self._doubtful:  # a busy lane is never idle to look
-                self._tell_doubtful()
+            if self._outcome_unknown:  # a busy lane is never idle to look
+                self._tell_outcome_unknown()
 
     def _outage(self, items: list[Item], e: Outage) -> None:
         told = self._health.parts.get("lanes")
@@ -276,10 +276,10 @@ class Lane:
         self._metrics.batches_failed += 1
         self._health.failed("lanes", e)
         if e.is_unknown:
-            self._doubtful.update(item.conv.id for item in items)
+            self._outcome_unknown.update(item.conv.id for item in items)
             if self._conn is not None and self._conn.backend is not None:
                 self._writers.add(self._conn.backend)
-        self._settle(items)
+        self._release_pending(items)
         error = Unavailable(f"the database does not take it now ({e.kind}); send it again with the same cid", retry_ms=1_000)
         self._outcome.failed(items, error, is_unknown=e.is_unknown)
 
@@ -293,7 +293,7 @@ class Lane:
             # What is queued behind an entry of the first half must not be written if that one failed.
             part, blocked = half.sift()
             if blocked:
-                self._settle(blocked)
+                self._release_pending(blocked)
                 self._outcome.blocked(blocked)
             if part.messages or part.changes:
                 await self._write(part, generation)
@@ -311,7 +311,7 @@ class Lane:
             if len(items) > 1:
                 await self._write_halves(batch, generation)
             else:
-                self._settle(items)
+                self._release_pending(items)
                 self._fail_alone(items)
             return
         if not locked:  # it was let go since, or what is held is no row, as by DDL on the log
@@ -352,7 +352,7 @@ class Lane:
         self.stuck.update(dict.fromkeys(locked, until))
         left = [item for item in batch.items if item.conv.id in locked]
         tell("conversation.locked", lane=self.number, conversations=sorted(locked)[:10], rows=len(left))
-        self._settle(left)
+        self._release_pending(left)
         self._outcome.failed(left, Unavailable(LOCKED, retry_ms=1_000))
         return Batch([i for i in batch.messages if i.conv.id not in locked], [i for i in batch.changes if i.conv.id not in locked])
 
@@ -373,7 +373,7 @@ class Lane:
             return
         if self._state.generation == generation:
             self._state.suspect(is_behind=True)
-        self._settle(items)
+        self._release_pending(items)
         self._fail_alone(items)
 
     def _fail_alone(self, items: list[Item]) -> None:
@@ -385,12 +385,12 @@ class Lane:
         items = list(self.queue.items)
         self.queue.items.clear()
         if items:
-            self._settle(items)
+            self._release_pending(items)
             self._outcome.failed(items, Unavailable("the log is another one: connect again", retry_ms=1_000))
-        self._doubtful.clear()
+        self._outcome_unknown.clear()
         self._writers.clear()
 
-    def _settle(self, items: list[Item]) -> None:
+    def _release_pending(self, items: list[Item]) -> None:
         for item in items:
             item.conv.pending -= 1
             if item.twins:
@@ -478,10 +478,10 @@ def choose(lanes: list[Lane], item: Item) -> Lane:
     if conv.pending:
         return lanes[conv.lane]
     for lane in lanes:
-        if lane.load < lane.opens_at and lane.answers:
+        if lane.load < lane.opens_at and lane.is_responsive:
             break
     else:
-        lane = min(lanes, key=lambda one: (not one.answers, one.load))
+        lane = min(lanes, key=lambda one: (not one.is_responsive, one.load))
     conv.lane = lane.number
     return lane
 

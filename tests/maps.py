@@ -97,13 +97,13 @@ def _log_at_work(node: Node) -> Iterator[str]:
     for lane in node.store.lanes:
         if lane.queue.items or lane.busy or lane.rows_underway:
             yield f"lane {lane.number} has {len(lane.queue)} items queued and {lane.rows_underway} under way"
-        if lane._doubtful:
-            yield f"lane {lane.number} has doubtful conversations"
+        if lane._outcome_unknown:
+            yield f"lane {lane.number} has conversations of unknown outcome"
     gaps = node.delivery.gaps
-    if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps._doubtful:
+    if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps._outcome_unknown:
         yield (
-            f"gaps: {len(gaps._open)} open, {len(gaps._poked)} to look up, {len(gaps._awaited)} awaited, {len(gaps._doubtful)} doubtful,"
-            f" {gaps._fillers} fillers, {'looking' if gaps._looking else 'not looking'}"
+            f"gaps: {len(gaps._open)} open, {len(gaps._poked)} to look up, {len(gaps._awaited)} awaited,"
+            f" {len(gaps._outcome_unknown)} of unknown outcome, {gaps._fillers} fillers, {'looking' if gaps._looking else 'not looking'}"
         )
     for name, behind in (("cursors", node.store._cursors), ("users", node.store._users)):
         if behind._flushing is not None:

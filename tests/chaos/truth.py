@@ -174,7 +174,7 @@ def _work(node: Node) -> Iterator[str]:
         "makers": entrance._makers, "gaps": gaps._open, "fillers": gaps._fillers, "poked": gaps._poked, "looking": gaps._looking,
         "awaited": gaps._awaited, "pending": store.pending, "cursors": len(store._cursors), "users": len(store._users),
         "listings": node.services.listings.running, "reads": store.read_turns.running, "hellos": store.hello_turns.running,
-        "doubtful": [lane._doubtful for lane in store.lanes if lane._doubtful],
+        "outcome_unknown": [lane._outcome_unknown for lane in store.lanes if lane._outcome_unknown],
         "tasks": [task.get_coro() for task in node._tasks],
     }  # fmt: skip
     if node.cluster is not None:

@@ -165,7 +165,7 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
     with psycopg.connect(url, autocommit=True) as other:  # as the lane's old backend: it commits when the first look is over
         started = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         backend = Backend(*only(other, started))
-        server.node.delivery.doubtful({conv.id}, {backend})
+        server.node.delivery.outcome_unknown({conv.id}, {backend})
         heads = server.node.store.heads_decided
         looked = asyncio.Event()
 
@@ -200,7 +200,7 @@ async def test_a_lost_entry_is_found_while_others_only_probe(make_server: MakeSe
             (conv.id, str(uuid.uuid4())),
         )
     conv.pending += 1  # as long as one of bob's is on its way
-    server.node.delivery.doubtful({conv.id})
+    server.node.delivery.outcome_unknown({conv.id})
     entry = await phone.push()
     assert (entry["seq"], entry["body"]) == (3, "lost")
     conv.pending -= 1

@@ -163,7 +163,7 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             )
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
-            server.node.delivery.doubtful({int(c)})  # type: ignore[arg-type]
+            server.node.delivery.outcome_unknown({int(c)})  # type: ignore[arg-type]
             async with asyncio.timeout(WAIT_S):
                 while looks < 3:
                     await asyncio.sleep(0.01)
@@ -184,7 +184,7 @@ async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(mak
         assert (await alice.say("bob", "late"))["code"] == "unavailable"
         gaps = server.node.delivery.gaps
         async with asyncio.timeout(WAIT_S):
-            while not gaps._outlasted or gaps._doubtful or gaps._settling or gaps._looking:
+            while not gaps._outlasted or gaps._outcome_unknown or gaps._settling or gaps._looking:
                 await asyncio.sleep(0.01)
         await alice.close()
         await bob.quiet()

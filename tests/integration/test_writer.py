@@ -89,7 +89,7 @@ class Told:
         for item in items:
             self._note(item, "blocked")
 
-    def doubtful(self, convs: set[ConvId], writers: set[Backend]) -> None:
+    def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         self.doubts |= convs
         for waiter in self.waiters:
             waiter.set()
@@ -274,7 +274,7 @@ async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(fresh_
             other.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (bench.conv.id,))
             waits = bench.put("waits")
             async with asyncio.timeout(EVENT_S_MAX):
-                while bench.lane.answers:
+                while bench.lane.is_responsive:
                     await asyncio.sleep(0)
             conv = Conversation(ConvId(conversation(db, "alice", "carol")), UserId("alice"), UserId("carol"))
             item = Item(bench.session, 2, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
