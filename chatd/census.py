@@ -22,10 +22,9 @@ import psycopg
 import structlog
 
 from chatd.errors import SettingError
-from chatd.queries import query
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Set
+    from collections.abc import Callable, Iterable, Sequence, Set
 
     from chatd.postgres.connection import Connection
 
@@ -38,7 +37,6 @@ LOOK_S: Final = 1.0
 REPEAT_S: Final = 600.0
 NAMES_MAX: Final = 8  # in a line of the log
 REFUSE_S_MAX: Final = 30.0  # a start waits no longer for a word
-NODES: Final = query("nodes")
 REGISTER: Final = (
     "SELECT pg_try_advisory_lock_shared($1::integer, $2::integer), set_config('application_name', left('chatd watch ' || $3::text, 63), false)"
 )
@@ -82,9 +80,9 @@ class Judge:
         return [other for other in deaf if now - self._since[other.key] >= self._grace_s]
 
 
-def decode(rows: Iterable[tuple[Any, ...]]) -> list[Other]:
+def decode(rows: Iterable[Sequence[Any]]) -> list[Other]:
     """Rows of `nodes`."""
-    return [Other(key, f"{name.removeprefix('chatd watch').strip() or '?'} at {address}") for key, name, address in rows]
+    return [Other(int(key), f"{name.removeprefix('chatd watch').strip() or '?'} at {address}") for key, name, address in rows]
 
 
 class Census:
@@ -100,19 +98,24 @@ class Census:
         self._looked_at = self._warned_at = float("-inf")
         self._looked = asyncio.Event()
 
-    async def look(self, conn: Connection) -> None:
-        """Called by the watch about once a second, with its connection. Raises what psycopg raises."""
+    def asks(self) -> tuple[int, float] | None:
+        """Implements `watch.Errand`: about once a second, and not on the way in or out, as it is not for this node to judge then."""
+        now = self._now()
+        if not self.is_serving or now - self._looked_at < LOOK_S * 0.9:
+            return None
+        self._looked_at = now
+        return CLASS, FRESH_S
+
+    async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
+        """Implements `watch.Errand`. Raises what psycopg raises."""
         await self._register(conn)
         if not self.is_serving:
-            self.unheard = []  # on its way in or out: it is not for this node to judge
+            self.unheard = []
+            return
+        if nodes is None:
             return
         now = self._now()
-        if now - self._looked_at < LOOK_S * 0.9:
-            return
-        cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-        await cur.execute(NODES, (CLASS, FRESH_S))
-        self._others = [other for other in decode(await cur.fetchall()) if other.key != self._key]
-        self._looked_at = now
+        self._others = [other for other in decode(nodes) if other.key != self._key]
         boots = self._heard()
         self._tell(self._judge.unheard(self._others, None if boots is None else {key_of(boot) for boot in boots}, now), now)
         self._looked.set()

@@ -23,7 +23,7 @@ from chatd.errors import ChatdError, SettingError
 from chatd.postgres import faults, hosts
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
-from chatd.postgres.watch import READ_ONLY
+from chatd.postgres.watch import NODES, READ_ONLY
 from chatd.unicode_ids import new_user_id
 
 CONNECT_S: Final = 5
@@ -269,7 +269,7 @@ async def _sessions(conninfo: str) -> Finding:
 def _nodes(settings: Settings, conn: psycopg.Connection[tuple[object, ...]]) -> Finding:
     """Do the nodes at work on this database hear each other?"""
     cur = psycopg.RawCursor(conn)
-    cur.execute(census.NODES, (census.CLASS, census.FRESH_S))
+    cur.execute(NODES, (census.CLASS, census.FRESH_S))
     others = census.decode(cur.fetchall())
     heard: set[int] = set()
     if settings.redis_url is None:

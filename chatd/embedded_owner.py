@@ -15,6 +15,8 @@ executor of one. `stop` makes a start that is under way give up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,24 +26,30 @@ import structlog
 
 from chatd.backoff import Backoff
 from chatd.errors import SettingError
+from chatd.pulse import Pulse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from chatd.embedded import Embedded
 
 log = structlog.get_logger("embedded")
 
-LOOK_S: Final = 0.1  # how long the end of the server may go unnoticed; looking is one system call
+LOOK_S: Final = 1.25  # without a beat of the node: how long it may go unnoticed that a file of the server is gone
+POLL_S: Final = 0.1  # how long the end of its process may, where the system does not tell of it (macOS)
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 
 
 class EmbeddedOwner:
-    """`start`, then `run` as a task of the owner, then `stop`. `restarted` is called for each start that was tried again."""
+    """`start`, then `run` as a task of the owner, then `stop`.
 
-    def __init__(self, embedded: Embedded, restarted: Callable[[], None] = lambda: None) -> None:
+    `restarted` is called for each start that was tried again. `pulse`: whose beat it is time to look at.
+    """
+
+    def __init__(self, embedded: Embedded, restarted: Callable[[], None] = lambda: None, pulse: Pulse | None = None) -> None:
         self.embedded = embedded
+        self._pulse = pulse or Pulse()
         self.problem: str | None = None  # why there is no server
         self._restarted = restarted
         self._thread = ThreadPoolExecutor(1, "embedded")
@@ -56,9 +64,19 @@ class EmbeddedOwner:
     async def run(self) -> None:
         """For ever. Cancelled before `stop`."""
         while True:
-            if (reason := self.embedded.ended()) is not None:
-                await self._again(reason, time.monotonic() - self._up_at)
-            await asyncio.sleep(LOOK_S)  # a poll: what ends may also be a socket's file
+            reason = await self._end()
+            await self._again(reason, time.monotonic() - self._up_at)
+
+    async def _end(self) -> str:
+        """Wait until the server cannot serve any more; gives why."""
+        over = asyncio.Event()
+        with _on_end(self.embedded.pid, over.set) as is_told:
+            while (reason := self.embedded.ended()) is None:
+                over.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with self._pulse.rest(LOOK_S if is_told else POLL_S):  # what ends may also be a socket's file
+                        await over.wait()
+        return reason
 
     async def _again(self, reason: str, served_s: float) -> None:
         gone_at = time.monotonic()
@@ -84,3 +102,28 @@ class EmbeddedOwner:
             self.embedded.giving_up.set()
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self.embedded.stop))
             self._thread.shutdown(wait=False)
+
+
+@contextlib.contextmanager
+def _on_end(pid: int, call: Callable[[], None]) -> Iterator[bool]:
+    """Call it when a child has ended that nobody has waited for. Gives False where the system does not tell: then one has to look."""
+    if not hasattr(os, "pidfd_open"):
+        yield False
+        return
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:  # it is over and waited for, or the kernel is older than 5.3, or a sandbox forbids it
+        yield False
+        return
+    loop = asyncio.get_running_loop()
+
+    def over() -> None:
+        loop.remove_reader(fd)  # it stays readable
+        call()
+
+    loop.add_reader(fd, over)
+    try:
+        yield True
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)

@@ -78,6 +78,8 @@ class Mirror:
         self._beaten_at = -math.inf
         self._through = False  # the last beat went through
         self._written = False  # our hash is whole
+        self._dirty = asyncio.Event()  # something is to be published
+        presence.on_dirty(self._dirty.set)
         self._writing = asyncio.Lock()  # of the hash: a batch and a new listing must not mix
         self._lease_ms, self._grace_ms = lease_ms, 0
         self.tried = asyncio.Event()  # to beat: we know who is where, or that Redis is away
@@ -111,7 +113,9 @@ class Mirror:
     async def run_flush(self) -> None:
         """Publish what changed, a batch at a time, for ever."""
         while True:
+            await self._dirty.wait()
             await asyncio.sleep(FLUSH_S)
+            self._dirty.clear()
             async with self._writing:
                 if not self._written:  # the beat lists all who are here then; who has left is not to be kept for ever
                     self._drop_dirty()
@@ -122,6 +126,7 @@ class Mirror:
                     except (Away, TimeoutError) as e:
                         self._written = False  # listed again, with this in it, when Redis is back
                         self._soon.set()
+                        self._dirty.set()  # what was not taken is to be dropped
                         log.warning("presence.late", users=len(batch), reason=str(e) or "no answer")
                         break
 
@@ -174,13 +179,11 @@ class Mirror:
                 self._through = False
                 self._metrics.lease_failures += 1
             self.tried.set()
-            await asyncio.sleep(SOON_S)  # made-up batches, each of which asks for a beat, get no more than so many
-            self._soon.clear()
-            try:
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / BEATS):
                     await self._soon.wait()
-            except TimeoutError:
-                pass
+                await asyncio.sleep(SOON_S)  # made-up batches, each of which asks for a beat, get no more than so many
+            self._soon.clear()
 
     async def leave(self, grace_s: float) -> None:
         """This node ends: for so long its users do not look offline, and come back elsewhere by then.

@@ -15,7 +15,7 @@ from itertools import count
 from typing import Final, Generic, TypeVar
 
 TYPING_S: Final = 1.0  # it shows for 6 s, and is repeated every 3 to 5
-PRESENCE_S: Final = 0.9  # a change is to be seen within a second on every node: what is left is for the tick and the way there
+PRESENCE_S: Final = 0.9  # a change is to be seen within a second on every node: what is left is for the alarm and the way there
 PRESENCE_BURST: Final = 2  # to and fro at once is usual (a page that is loaded again), and is seen without delay
 
 Key = TypeVar("Key", bound=Hashable)
@@ -61,6 +61,10 @@ class Pace(Generic[Key, News]):
         self.merged += told.waits is not None
         told.waits = news
         return False
+
+    def next_due(self) -> float | None:
+        """When `due` is to be called next; None: nothing waits, and nothing is kept."""
+        return self._order[0][0] if self._order else None
 
     def due(self, now: float, stands: Callable[[News], bool] = lambda _: True) -> list[tuple[Key, News]]:
         """What is to be told now. What no longer `stands` is dropped."""

@@ -432,6 +432,10 @@ class Presence:
 
     # ---- what this node says ------------------------------------------------------------------------------------------------------
 
+    def on_dirty(self, call: Callable[[], None]) -> None:
+        """Call this whenever there is something to say after all was taken."""
+        self._own.on_dirty = call
+
     def take_dirty(self, limit: int) -> list[tuple[UserId, Remote]]:
         """What is to be said, those waiting longest first. If it cannot be sent, say all anew (`local_entries`): it is not dirty any more."""
         taken = self._own.take(limit)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, KeysView
+from collections.abc import Callable, Iterable, Iterator, KeysView
 from itertools import islice
 from typing import Final, NamedTuple
 from weakref import ref
@@ -185,6 +185,10 @@ class Roster:
             node.told.pop(user, None)
 
 
+def _not_heard() -> None:
+    """The default of `Own.on_dirty`."""
+
+
 class Own:
     """What this node says of the users who are here: offline ones until that is taken.
 
@@ -193,6 +197,7 @@ class Own:
     """
 
     def __init__(self) -> None:
+        self.on_dirty: Callable[[], None] = _not_heard  # there is something to say again
         self._said: dict[UserId, Remote] = {}
         self._dirty: dict[UserId, None] = {}  # of whom it is still to be said, longest waiting first
         self._fresh: dict[UserId, dict[DeviceId, float]] = {}  # devices that are not said yet; of those gone, until when it is waited for that
@@ -202,6 +207,8 @@ class Own:
 
     def __setitem__(self, user: UserId, said: Remote) -> None:
         self._said[user] = said
+        if not self._dirty:
+            self.on_dirty()
         self._dirty[user] = None
 
     def came(self, user: UserId, device: DeviceId, now_ms: int, attached_ms: int | None) -> tuple[Device, ...]:

@@ -26,6 +26,7 @@ import structlog
 from chatd import descriptors, ending, framing, listening, migrate, notify, protocol, retention
 from chatd import log as logs
 from chatd.admin import Admin
+from chatd.alarm import Alarm
 from chatd.auth import Keys, Verifier, issue
 from chatd.census import Census
 from chatd.chat.handlers import Chat
@@ -48,6 +49,7 @@ from chatd.opening import Services
 from chatd.pages import Pages
 from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
+from chatd.pulse import Pulse
 from chatd.readiness import Readiness
 from chatd.registry import Registry
 from chatd.revocation import Revocation
@@ -62,7 +64,7 @@ log = structlog.get_logger("server")
 
 BACKLOG: Final = 4_096
 SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
-TICK_S: Final = 0.05  # how late a grace time may end
+TICK_S: Final = 0.05  # how late a grace time may end: those that end within it are one piece of work
 DATABASE_POLL_S: Final = 0.5
 DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
@@ -84,6 +86,8 @@ class Node:
         self.admin_port = 0
         self._loop = asyncio.get_running_loop()
         self._clock = Clock(self._loop.time, time.time)
+        self._pulse = Pulse()
+        self._alarm = Alarm(self._clock.now)  # for `_tick`
         self.metrics = Metrics()
         self._owner: EmbeddedOwner | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -147,7 +151,7 @@ class Node:
         clock.stepped = self._clock_stepped
         self._steady = Steady(clock, s.lease_ms / 1000)
         presence_push = PresencePush(
-            self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms, spawn=self._spawn
+            self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms, spawn=self._spawn, alarm=self._alarm,
         )  # fmt: skip
         rates = Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
         others: OtherNodes = Alone()
@@ -174,7 +178,7 @@ class Node:
             hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
             refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),
         )  # fmt: skip
-        self.chat = Chat(self.services, self.delivery)
+        self.chat = Chat(self.services, self.delivery, self._alarm)
         self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
         self.store.latest = self._latest
         if self.cluster is not None:
@@ -222,7 +226,8 @@ class Node:
             boot=self._boot, name=s.node_name or f"{socket.gethostname()}:{s.port}", now=self._clock.now,
             grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000, heard=frozenset if mirror is None else lambda: mirror.listed,
         )  # fmt: skip
-        self.store.watch.errand, self.store.watch.clock = self.census.look, self._clock.sync
+        watch = self.store.watch
+        watch.errand, watch.clock, watch.pulse = self.census, self._clock.sync, self._pulse
 
     def _grace_s(self) -> float:
         return self._drain_grace_s or self.settings.presence_grace_ms / 1000
@@ -323,7 +328,7 @@ class Node:
         s = self.settings
         if s.database_url is not None:
             return s.database_url.get_secret_value()
-        self._owner = EmbeddedOwner(Embedded(s.data_dir), self._postgres_restarted)
+        self._owner = EmbeddedOwner(Embedded(s.data_dir), self._postgres_restarted, self._pulse)
         conninfo = await self._owner.start()
         self._watch("embedded", self._owner.run())
         return conninfo
@@ -423,7 +428,10 @@ class Node:
             self._failed.result()
 
     async def _sweep(self) -> None:
-        """Once a second: deadlines, heartbeats, tokens; and how late this runs is the loop's lag."""
+        """Once a second: deadlines, heartbeats, tokens, users who are gone; and how late this runs is the loop's lag.
+
+        It is the one timer of a node that is idle (pulse.py).
+        """
         due, crowd = self._clock.now(), Crowd(self.settings.connections_max)
         while True:
             due = max(due + 1.0, self._clock.now())
@@ -431,7 +439,9 @@ class Node:
             self.metrics.loop_lag_s.observe(self._clock.now() - due)
             if step_ms := self._clock.watch():
                 log.warning("host.clock_stepped", by_ms=step_ms)
+            self._pulse.beat()
             self.hub.sweep()
+            self.chat.release()
             self._tell_dropped()
             crowd.look(len(self.hub.connections), self._clock.now())
             notify.alive()
@@ -454,8 +464,9 @@ class Node:
         self.retention.wake()  # another day may have begun
 
     async def _tick(self) -> None:
+        """What is due at a time of its own."""
         while True:
-            await asyncio.sleep(TICK_S)
+            await self._alarm.rings(TICK_S)
             self.chat.tick()
 
     # ---- drain and stop -------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
     append(item) ──► lanes: one connection each                    sends; durable before anybody hears of them
     history, listings, resync, resolve ──► pool, bounded wait      reads, and the making of conversations
     feed, states ──► one connection (feedreader.py)                what other nodes have written
-    cursor_moved, seen ──► dirty maps ──every flush_s──► pool      not durable at once, by design: coalesced, only forward
+    cursor_moved, seen ──► dirty maps ──flush_s later──► pool      not durable at once, by design: coalesced, only forward
 
 Every method raises `errors.Unavailable` when the database cannot do it now and `errors.Overloaded` when too many wait for it; nothing else that a
 caller must handle, but `Locked` and `DataRefused` of `resolve`. What an error means: postgres/faults.py.
@@ -169,6 +169,8 @@ class Store:
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._unwritten: dict[UserId, bool] = {}  # users with a cursor that no flush has taken yet
         self._users: Behind[UserId, int] = Behind(self._write_users)
+        self._rests = True  # nothing is to be written behind
+        self._to_write = asyncio.Event()  # the other way round: what waits for it
         self._cursors_stuck: set[ConvId] = set()
         self._users_stuck: set[UserId] = set()
         self._feed = FeedReader(self.opener)
@@ -502,11 +504,19 @@ class Store:
     def cursor_moved(self, conv: Conversation) -> None:
         """A cursor of a conversation went forward: write it within `cursor_flush_ms`."""
         self._cursors.put(conv.id, conv)
+        if self._rests:
+            self._begin_flush()
         self._unwritten[conv.a] = self._unwritten[conv.b] = True  # no set: this is on the path of an ack, and to add is a call
 
     def user_seen(self, user: UserId, now_ms: int) -> None:
         """A user came or went."""
         self._users.put(user, now_ms)
+        if self._rests:
+            self._begin_flush()
+
+    def _begin_flush(self) -> None:
+        self._rests = False
+        self._to_write.set()
 
     async def flush(self) -> None:
         """Write behind now, also what was locked before. Raises Unavailable; what could not be written stays and is tried again."""
@@ -566,12 +576,17 @@ class Store:
         return keys  # locks that come and go, or not of rows
 
     async def _flush_behind(self) -> None:
+        """Write what was put, `cursor_flush_ms` after the first of it, for ever."""
         while True:
+            await self._to_write.wait()
             await asyncio.sleep(self.limits.cursor_flush_ms / 1000)
             try:
                 await self.flush()
             except errors.Refused as e:
                 log.warning("flush.late", cursors=len(self._cursors), users=len(self._users), reason=str(e))
+            if not self._cursors and not self._users:  # else some were locked, or came meanwhile, or the database is away
+                self._rests = True
+                self._to_write.clear()
 
 
 def _cannot_start(e: Outage) -> errors.ChatdError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from chatd import framing, protocol
+from chatd.alarm import Alarm
 from chatd.ids import ConvId
 from chatd.opening import Services
 from chatd.pace import TYPING_S, Pace
@@ -29,10 +30,10 @@ class _Typed(NamedTuple):
 
 
 class TypingPush:
-    """`tick` is to be called some times a second."""
+    """`tick` is to be called by the time that `alarm` is told, and by `next_due`."""
 
-    def __init__(self, services: Services) -> None:
-        self._s = services
+    def __init__(self, services: Services, alarm: Alarm) -> None:
+        self._s, self._alarm = services, alarm
         self._pace: Pace[tuple[ConvId, int], _Typed] = Pace(TYPING_S)
 
     def typed(self, conv: Conversation, side: int, session: Session) -> None:
@@ -50,6 +51,9 @@ class TypingPush:
             self._push(typed)
         self._s.metrics.typing_merged = self._pace.merged
 
+    def next_due(self) -> float | None:
+        return self._pace.next_due()
+
     def _stands(self, typed: _Typed) -> bool:
         """Nothing was sent since, and the log is still the same."""
         return self._s.registry.convs.get(typed.conv.id) is typed.conv and _sent(typed.conv, typed.side) == typed.sent
@@ -57,6 +61,7 @@ class TypingPush:
     def _offer(self, typed: _Typed) -> None:
         if self._pace.offer((typed.conv.id, typed.side), typed, self._s.now()):
             self._push(typed)
+        self._alarm.by(self._pace.next_due())
 
     def _push(self, typed: _Typed) -> None:
         conv, side, session, _ = typed

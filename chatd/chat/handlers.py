@@ -19,6 +19,7 @@ import structlog
 
 from chatd import errors, framing, hello_rates, history, opening, protocol, resync
 from chatd import log as logs
+from chatd.alarm import Alarm
 from chatd.delivery import Delivery
 from chatd.entering import Entrance
 from chatd.ids import UserId
@@ -42,14 +43,15 @@ LISTS_MAX: Final = 3  # reads of a page of conversations, while another device m
 
 
 class Chat:
-    """`handle` is called for each effect of a session; never raises."""
+    """`handle` is called for each effect of a session; never raises. `tick` is to be called when `alarm` rings."""
 
-    def __init__(self, services: Services, delivery: Delivery) -> None:
+    def __init__(self, services: Services, delivery: Delivery, alarm: Alarm) -> None:
         self.s = services
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
         self.entrance = Entrance(services)
-        self.typing = TypingPush(services)
+        self._alarm = alarm
+        self.typing = TypingPush(services, alarm)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()
@@ -346,15 +348,21 @@ class Chat:
             now_ms = self.s.now_ms()
             self.s.store.user_seen(user.id, now_ms)
             self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s())
+            self._alarm.by(self.s.presence_push.next_due())
 
     def _is_opening(self, id: UserId) -> bool:
         user = self.s.registry.users.get(id)
         return user is not None and any(session.state is State.OPENING for session in user.sessions.values())
 
     def tick(self) -> None:
-        """Regular work: grace times that are over, what was held back, users to let go."""
+        """What is due: grace times that are over, what was held back. To be called when the alarm rings, which it sets again."""
         self.s.presence_push.tick(self._is_opening)
         self.typing.tick()
+        for at in (self.s.presence_push.next_due(), self.typing.next_due()):
+            self._alarm.by(at)
+
+    def release(self) -> None:
+        """Let go of users who have been away for long enough. To be called about once a second."""
         if gone := self.s.registry.release(self.s.now()):
             self.s.others.release(gone)
 

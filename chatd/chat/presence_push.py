@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from chatd import errors, framing, protocol
+from chatd.alarm import Alarm
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from chatd.pace import PRESENCE_BURST, PRESENCE_S, Pace
@@ -35,14 +36,17 @@ def may_see(watcher: Session, user: UserId) -> bool:
 
 
 class PresencePush:
-    """`tick` is to be called some times a second. `now`: seconds, monotonic; `now_ms`: since 1970; `spawn` starts a watched task."""
+    """`tick` is to be called by the time that `alarm` is given, and by `next_due` once a session of a user has ended.
+
+    `now`: seconds, monotonic; `now_ms`: since 1970; `spawn` starts a watched task.
+    """
 
     def __init__(
         self, presence: Presence, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float], now_ms: Callable[[], int],
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], object], alarm: Alarm,
     ) -> None:  # fmt: skip
         self._presence, self._registry, self._store, self._metrics = presence, registry, store, metrics
-        self._now, self._now_ms, self._spawn = now, now_ms, spawn
+        self._now, self._now_ms, self._spawn, self._alarm = now, now_ms, spawn, alarm
         self._pace: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
 
     # ---- changes --------------------------------------------------------------------------------------------------------------------
@@ -52,8 +56,10 @@ class PresencePush:
         if change is None:
             return
         self._metrics.presence_changes += 1
-        if self._presence.watchers(change.user) and self._pace.offer(change.user, change, self._now()):
-            self._push_status(change)
+        if self._presence.watchers(change.user):
+            if self._pace.offer(change.user, change, self._now()):
+                self._push_status(change)
+            self._alarm.by(self._pace.next_due())
 
     def _push_status(self, change: Change) -> None:
         frame = framing.encode_text(protocol.frame("presence", **change.facts()))
@@ -92,6 +98,10 @@ class PresencePush:
         for _, change in self._pace.due(self._now()):
             self._push_status(change)
         self._metrics.presence_merged = self._pace.merged
+
+    def next_due(self) -> float | None:
+        """When `tick` is to be called next: the end of a grace time, or of what holds a push back. None: nothing is due."""
+        return min((at for at in (self._presence.next_due(), self._pace.next_due()) if at is not None), default=None)
 
     # ---- what a session is told at first ----------------------------------------------------------------------------------------------
 

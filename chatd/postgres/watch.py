@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import psycopg
 import structlog
@@ -30,11 +30,13 @@ from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict, successor
+from chatd.pulse import Pulse
 from chatd.queries import query
 
 log = structlog.get_logger("database")
 
 LOOK_S: Final = 1.0
+ALONE: Final = 1.25  # times `LOOK_S`: without a beat of the node
 DEADLINE_S: Final = 2.5
 START_S: Final = 10.0
 OPEN_S: Final = 8.0  # an outage already: time for two hosts that hang, and the third
@@ -46,6 +48,17 @@ DISK_S: Final = 0.3  # between two tries of the disk, so that a probe is right w
 # Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and leaves nothing behind.
 SPILL: Final = "SELECT count(*) FROM (SELECT repeat(n::text, 100) FROM generate_series(1, 1000) n ORDER BY 1) t"
 WATCH: Final = query("watch")
+NODES: Final = query("nodes")
+# Both in one statement and so in one round trip: the answer of each is a wake of an idle node. The parameters of WATCH come behind those of NODES.
+WATCH_NODES: Final = "\n".join(
+    (
+        "SELECT w.*, (SELECT array_agg(ARRAY[n.key::text, n.name, n.address] ORDER BY n.key) FROM (",
+        NODES,
+        ") n (key, name, address)) FROM (",
+        WATCH.replace("$3", "$5").replace("$2", "$4").replace("$1", "$3"),
+        ") w",
+    )
+)
 RESTAMP: Final = query("restamp")
 
 
@@ -64,6 +77,16 @@ class Latest(NamedTuple):
 
 
 NOTHING: Final = (None, None, None)
+
+
+class Errand(Protocol):
+    """Who else asks over the connection of the watch (census.py)."""
+
+    def asks(self) -> tuple[int, float] | None:
+        """The parameters of NODES, to be asked together with the log's state; None: nothing is asked now."""
+
+    async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
+        """The log is the one that is known. `nodes`: the rows of NODES; None if they were not asked for. Raises what psycopg raises."""
 
 
 class Fall(NamedTuple):
@@ -90,7 +113,8 @@ class Watch:
         self._renewals = Renewals()
         self._is_told = False  # that the log and memory differ, and that the epoch was renewed for it only a while ago
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
-        self.errand: Callable[[Connection], Awaitable[None]] | None = None  # what else is asked over this connection (census.py)
+        self.errand: Errand | None = None  # what else is asked over this connection (census.py)
+        self.pulse = Pulse()  # whose beat it is time to look at; the owner's
         self._conn: Connection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
         self._is_asked = False  # somebody waits for the next look
@@ -137,7 +161,7 @@ class Watch:
             self._looked.set()
             self._looked = asyncio.Event()
             try:
-                async with asyncio.timeout(max(0.05, LOOK_S - (time.monotonic() - began))):
+                async with self.pulse.rest(max(0.05, LOOK_S * ALONE - (time.monotonic() - began))):
                     await self._state.suspected.wait()
                 self._state.suspected.clear()
                 await asyncio.sleep(0.02)  # what is suspected by all lanes at once is one look
@@ -160,7 +184,12 @@ class Watch:
         async with asyncio.timeout(DEADLINE_S):
             latest = self._latest()
             sent = time.perf_counter()
-            cur = await psycopg.AsyncRawCursor(conn).execute(WATCH, latest or NOTHING, binary=True)
+            asks = None if self.errand is None else self.errand.asks()
+            cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
+            if asks is None:
+                await cur.execute(WATCH, latest or NOTHING, binary=True)
+            else:
+                await cur.execute(WATCH_NODES, (*asks, *(latest or NOTHING)), binary=True)
             row = await cur.fetchone()
             rtt_s = time.perf_counter() - sent
         if row is None:
@@ -184,7 +213,7 @@ class Watch:
             await self._try_disk(conn)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
-                await self.errand(conn)
+                await self.errand.look(conn, None if asks is None else row[7] or ())
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 

@@ -182,7 +182,7 @@ async def test_who_comes_back_to_another_node_does_not_look_offline_meanwhile(ma
     while (await bob.push("presence"))["state"] != "online":
         pass
     with monkeypatch.context() as patch:
-        patch.setattr(one.node.chat, "tick", lambda: None)
+        patch.setattr(one.node.presence, "due", lambda *_: [])
         gate = Gate(patch, two.node.store, "list_changed")
         await alice.close()
         await until(lambda: not one.node.registry.users[UserId("alice")].sessions, "alice has left")

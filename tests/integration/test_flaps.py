@@ -44,7 +44,8 @@ def make_scene(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> Make
             nonlocal passed
             passed += TYPING_S
 
-        monkeypatch.setattr(services, "now", lambda: now() + passed)
+        for part, clock in ((services, "now"), (services.presence_push, "_now")):
+            monkeypatch.setattr(part, clock, lambda: now() + passed)
         return Scene(server, alice, bob, pass_second)
 
     return make

@@ -25,6 +25,21 @@ def test_the_first_is_told_at_once_and_the_last_when_the_second_is_over() -> Non
     assert pace.offer("a", 5, 20.0)
 
 
+def test_it_says_when_something_is_due_and_nothing_is_due_while_it_keeps_nothing() -> None:
+    pace: Pace[str, int] = Pace(1.0)
+    assert pace.next_due() is None
+    pace.offer("a", 1, 10.0)
+    pace.offer("b", 1, 10.5)
+    assert pace.next_due() == 11.0
+    pace.offer("a", 2, 10.6)
+    assert pace.due(11.0) == [("a", 2)]
+    assert pace.next_due() == 11.5
+    assert pace.due(11.5) == []
+    assert pace.next_due() == 12.0
+    assert pace.due(12.0) == []
+    assert pace.next_due() is None
+
+
 def test_news_that_no_longer_stands_is_dropped_and_the_next_is_told_at_once() -> None:
     pace: Pace[str, int] = Pace(1.0)
     assert pace.offer("a", 1, 10.0)

@@ -584,6 +584,24 @@ def test_where_the_steady_time_was_off_attach_times_move_and_their_order_stays()
     assert presence.displaced(ALICE) == [PHONE]
 
 
+def test_that_there_is_something_to_say_is_told_once_until_all_of_it_is_taken() -> None:
+    presence = mirrored()
+    told: list[int] = []
+    presence.on_dirty(lambda: told.append(len(told)))
+    presence.connect(ALICE, PHONE, False, 1_000)
+    presence.connect(BOB, PHONE, False, 1_001)
+    presence.connect(ALICE, PHONE, True, 1_002)
+    assert len(told) == 1
+    presence.take_dirty(1)
+    presence.connect(ALICE, PHONE, False, 1_003)
+    assert len(told) == 1, "Bob's is still to be taken"
+    presence.take_dirty(9)
+    presence.connect(ALICE, PHONE, False, 1_004)  # no news
+    assert len(told) == 1
+    presence.disconnect(BOB, PHONE, 2.0, 2_000)
+    assert len(told) == 2
+
+
 def test_a_device_that_comes_and_leaves_before_it_was_said_is_said_once() -> None:
     presence = mirrored()
     presence.hold(ALICE)

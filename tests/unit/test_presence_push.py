@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any, cast
 
 import pytest
 
+from chatd.alarm import Alarm
 from chatd.chat.presence_push import PresencePush, may_see
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.limits import Penalty, SlidingWindow, TokenBucket
@@ -18,6 +20,9 @@ from chatd.session import Session, State
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
 PHONE = DeviceId("phone")
+
+GRACE_S = 0.25  # less than the pace
+WAIT_S = 10.0
 
 
 class Told:
@@ -47,7 +52,7 @@ class Place:
         for id in (ALICE, BOB, CAROL):
             self.registry.add_user(User(id, SlidingWindow(10, 5.0), Penalty(8), SlidingWindow(100, 3_600.0)), 0.0)
         self.conv = self.registry.hold(ConvId(1), ALICE, BOB)
-        self.told = Told()
+        self.told, self.alarm = Told(), Alarm(lambda: self.now)
         self.alice = Session(self.told, TokenBucket(1.0, 1), 0.0)
         self.alice.state, self.alice.user = State.LIVE, self.registry.users[ALICE]
         self.registry.attach(self.registry.users[ALICE], PHONE, self.alice)
@@ -55,7 +60,7 @@ class Place:
         self.presence.watch(self.alice, (), (BOB, CAROL))
         self.push = PresencePush(
             self.presence, self.registry, cast("Any", None), Metrics(), now=lambda: self.now, now_ms=lambda: int(self.now * 1000),
-            spawn=lambda work: pytest.fail("nothing is to be read"),
+            spawn=lambda work: pytest.fail("nothing is to be read"), alarm=self.alarm,
         )  # fmt: skip
 
     def open(self) -> None:
@@ -100,3 +105,32 @@ def test_a_user_who_flaps_is_told_at_most_so_often_and_the_last_state_always() -
     place.now += PRESENCE_S * PRESENCE_BURST
     place.push.tick(lambda user: False)
     assert place.told.states[PRESENCE_BURST:] == [("bob", last)]
+
+
+async def test_the_alarm_is_set_for_what_is_held_back() -> None:
+    place = Place()
+    place.open()
+    for n in range(PRESENCE_BURST + 1):
+        place.comes(BOB, away=n % 2 == 1)
+    place.now = PRESENCE_S
+    async with asyncio.timeout(WAIT_S):
+        await place.alarm.rings(0.0)
+    place.push.tick(lambda user: False)
+    assert place.told.states[PRESENCE_BURST:] == [("bob", "online")]
+
+
+def test_next_due_is_the_earlier_one_of_a_grace_time_and_the_pace() -> None:
+    place = Place()
+    assert place.push.next_due() is None
+    place.open()
+    place.comes(BOB)
+    assert place.push.next_due() == PRESENCE_S
+    place.presence.disconnect(BOB, PHONE, 0.0, 0, GRACE_S)
+    assert place.push.next_due() == GRACE_S
+    place.now = GRACE_S
+    place.push.tick(lambda user: False)
+    assert place.told.states == [("bob", "online"), ("bob", "offline")]
+    assert place.push.next_due() == PRESENCE_S
+    place.now = PRESENCE_S * 4
+    place.push.tick(lambda user: False)
+    assert place.push.next_due() is None, "nobody is to be told of, and the node sleeps"
