@@ -14,6 +14,7 @@ finds out by using them. What was read of one log is not given to the next (`Log
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
@@ -53,6 +54,7 @@ READ_TIMEOUT_S: Final = 5.0
 RECONNECT_S: Final = 2.0
 
 STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
+STOP_AGAIN_S: Final = 0.02
 STOP_CLOSE_S: Final = 0.5
 BEGIN: Final = UserId("")  # before all users, by name
 LIST_ROWS_MAX: Final = 1_000  # conversations that one statement reads: some 5 ms of PostgreSQL
@@ -259,16 +261,29 @@ class Store:
 
     async def stop(self) -> None:
         """Write what is behind and close. The lanes' tasks have ended."""
-        try:
-            async with asyncio.timeout(STOP_FLUSH_S):
-                await self.flush()
-        except (errors.Refused, TimeoutError) as e:
-            log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=str(e) or "the database does not answer")
+        await self._flush_at_last()
         for lane in self.lanes:  # one whose task never began has not closed its own
             await lane.close()
         await self._feed.close()
         await self.watch.close()
         await self._pool.close(timeout=STOP_CLOSE_S)
+
+    async def _flush_at_last(self) -> None:
+        """Write what is behind, with what time there is: a connection that was cut just now, or a row that is locked, is soon there again."""
+        reason = "the database does not answer"
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_FLUSH_S):
+                while True:
+                    try:
+                        await self.flush()
+                    except errors.Refused as e:
+                        reason = str(e)
+                    else:
+                        if not self._cursors and not self._users:
+                            return
+                        reason = "other transactions hold the rows"
+                    await asyncio.sleep(STOP_AGAIN_S)
+        log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=reason)
 
     # ---- the log ----------------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 
+from chatd import errors
 from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect
 from tests.maps import check_maps
@@ -67,3 +69,34 @@ async def test_a_locked_row_of_users_keeps_no_hello_waiting(make_server: MakeSer
             assert (await carol.say("bob"))["t"] == "ok"
             assert (await bob.push("entry"))["from"] == "carol"
     await check_maps(server.node)
+
+
+async def test_what_is_behind_at_the_end_is_tried_again_while_there_is_time(
+    make_server: MakeServer, fresh_db: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is cut first, and then somebody holds the row for a moment."""
+    server = await make_server(database_url=fresh_db, cursor_flush_ms=1_000)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    c = (await alice.say("bob"))["c"]
+    await bob.request("read", c=c, seq=1)
+    await server.node.store.flush()
+    await alice.say("bob")
+    await bob.request("read", c=c, seq=2)
+    store = server.node.store
+    flush, tries = store.flush, 0
+
+    with locked(fresh_db, f"SELECT FROM cursors WHERE conv = {c} FOR UPDATE") as holder:
+
+        async def tried() -> None:
+            nonlocal tries
+            tries += 1
+            if tries == 1:
+                raise errors.Unavailable("cut", retry_ms=100)
+            await flush()
+            holder.rollback()
+
+        monkeypatch.setattr(store, "flush", tried)
+        await server.node.stop()
+    assert tries == 3
+    with connect(fresh_db) as conn:
+        assert conn.execute("SELECT greatest(a_read, b_read) FROM cursors").fetchall() == [(2,)]
