@@ -24,7 +24,7 @@ from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
 from tests.fix_process import MakeProcess, OwnPostgres, Process
 from tests.fix_server import MakeServer, Peer
-from tests.integration.logs import only
+from tests.integration.logs import Message, append, only
 
 OUTAGE_S = 10.0
 ANSWER_S_MAX = 12.0  # the longest that a request may wait for its `unavailable`
@@ -173,10 +173,7 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
             found = await heads(convs)
             if not looked.is_set():
                 looked.set()
-                other.execute(
-                    "SELECT append(ARRAY[%s]::bigint[], '{0}', ARRAY[%s]::uuid[], '{late}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '1 hour')",
-                    (conv.id, str(uuid.uuid4())),
-                )
+                append(other, [Message(conv.id, "late")])
             return found
 
         server.node.store.heads_decided = looking  # type: ignore[method-assign]
@@ -195,10 +192,7 @@ async def test_a_lost_entry_is_found_while_others_only_probe(make_server: MakeSe
     assert [(await phone.push())["seq"] for _ in range(2)] == [1, 2]
     conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
     with psycopg.connect(url, autocommit=True) as other:
-        other.execute(
-            "SELECT append(ARRAY[%s]::bigint[], '{0}', ARRAY[%s]::uuid[], '{lost}', '{0}', '{}', '{}', '{}', '{}', '{}', '{}', '1 hour')",
-            (conv.id, str(uuid.uuid4())),
-        )
+        append(other, [Message(conv.id, "lost")])
     conv.pending += 1  # as long as one of bob's is on its way
     server.node.delivery.outcome_unknown({conv.id})
     entry = await phone.push()
