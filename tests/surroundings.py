@@ -107,7 +107,7 @@ def run(surroundings: str, argv: list[str]) -> tuple[int, str, str]:
 
 if __name__ == "__main__":
     read_modules()
-    for module in ("chatd.client.tail", "importlib_metadata._adapters", "email.policy"):
+    for module in ("chatd.client.tail", "email.policy"):
         importlib.import_module(module)
 
     gc.collect()
