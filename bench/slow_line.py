@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 PIECE_BYTES: Final = 4_096
 BUFFER_BYTES: Final = 16_384  # SO_RCVBUF and SO_SNDBUF; Linux takes twice that
@@ -54,19 +55,24 @@ class SlowLine:
             writers.append(up_writer)
             for one in writers:
                 one.transport.set_write_buffer_limits(high=0)
-            ways = [asyncio.create_task(_carry(reader, up_writer, 0.0)), asyncio.create_task(_carry(up_reader, writer, self._bytes_per_s))]
-            try:
-                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for way in ways:
-                    way.cancel()
-                await asyncio.gather(*ways, return_exceptions=True)
+            await until_one_ends(_carry(reader, up_writer, 0.0), _carry(up_reader, writer, self._bytes_per_s))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
             for one in writers:
                 one.close()
             self._links.discard(task)
+
+
+async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    """Run the ways of a proxy's connection until the first of them ends, with whatever result; then the others are cancelled."""
+    tasks = [asyncio.create_task(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_s: float) -> None:

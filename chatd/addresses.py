@@ -31,8 +31,6 @@ Header: TypeAlias = Literal["auto", "x-forwarded-for", "forwarded"]
 
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\](?::[A-Za-z0-9._-]{1,64})?|([0-9.]{7,15})(?::[A-Za-z0-9._-]{1,64})?")
 _PAIR = re.compile(r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*')
-
-
 _QUOTED_MAX: Final = 256  # characters of a quoted node that are looked at: one with a port has 112, each of which may be escaped
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from bench.slow_line import until_one_ends
 from tests.cluster.test_fanout import befriend
 from tests.cluster.traffic import QUIET_S_MAX, Traffic, nodes_of, share, together, told, traffic_at, until
 from tests.faults.proxy import SOCKET_NAME
@@ -153,13 +154,7 @@ class SlowWay:
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
             writers.append(up_writer)
-            pumps = [asyncio.create_task(self._pump(reader, up_writer)), asyncio.create_task(self._pump(up_reader, writer))]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
+            await until_one_ends(self._pump(reader, up_writer), self._pump(up_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:

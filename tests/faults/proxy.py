@@ -25,6 +25,8 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from bench.slow_line import until_one_ends
+
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 
 
@@ -95,13 +97,7 @@ class Proxy:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
             link = _Link(self, writer, up_writer)
             self._open.add(link)
-            pumps = [asyncio.create_task(link.requests(reader)), asyncio.create_task(link.answers(up_reader))]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
+            await until_one_ends(link.requests(reader), link.answers(up_reader))
         except OSError:
             pass
         except asyncio.CancelledError:

@@ -18,6 +18,8 @@ import asyncio
 import contextlib
 from typing import Final
 
+from bench.slow_line import until_one_ends
+
 READ_BYTES: Final = 65_536
 
 
@@ -74,16 +76,7 @@ class TcpProxy:
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             writers.append(up_writer)
-            pumps = [
-                asyncio.create_task(self._pump(task, "requests", reader, up_writer)),
-                asyncio.create_task(self._pump(task, "answers", up_reader, writer)),
-            ]
-            try:
-                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for pump in pumps:
-                    pump.cancel()
-                await asyncio.gather(*pumps, return_exceptions=True)
+            await until_one_ends(self._pump(task, "requests", reader, up_writer), self._pump(task, "answers", up_reader, writer))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
