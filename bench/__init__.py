@@ -1,4 +1,6 @@
-"""Measures chatd against its budgets: `python -m bench --help`; docs/performance.md says how to read the figures.
+"""Measures chatd against its budgets:
+
+`python -m bench --help`; docs/performance.md says how to read the figures.
 
     __main__ ─► scenarios/NAME ─► target    what is measured: PostgreSQL, Redis, nodes, each a child; or somebody else's server by --url
                      │        ─► gang      the generators: processes of their own, told what to do over a pipe
@@ -14,6 +16,7 @@
     compare    what of two runs is better or worse than noise
     budget     runs all, and holds them to budgets.toml
 
-Pure: `pace.Schedule`, `ledger`, `latency`, `wire`, `page`, `attacks.kinds`, and the judges in `compare`, `budget`, `watch`, `saturate.search`,
-`fill.plan`. Tests in tests/unit/test_bench_*.py show that each judge can say no.
+Pure: `pace.Schedule`, `ledger`, `latency`, `wire`, `page`, `attacks.kinds`, and the judges in
+`compare`, `budget`, `watch`, `saturate.search`, `fill.plan`. Tests in tests/unit/test_bench_*.py
+show that each judge can say no.
 """

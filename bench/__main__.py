@@ -1,4 +1,6 @@
-"""`python -m bench SCENARIO`, `bench compare A B`, `bench budget`: find the scenario's file, parse its flags, run it."""
+"""`python -m bench SCENARIO`, `bench compare A B`, `bench budget`: find the scenario's file, parse
+its flags, run it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from typing import Any
 try:
     from bench import budget, compare, report, scenarios, target
 except ModuleNotFoundError as e:
-    sys.exit(f"bench: no module {e.name} here: `make setup` installs what the bench needs; then run it as `.venv/bin/python -m bench`")
+    sys.exit(
+        f"bench: no module {e.name} here: `make setup` installs what the bench needs; then run it as `.venv/bin/python -m bench`"
+    )
 
 EXAMPLES = """\
 examples:
@@ -30,7 +34,10 @@ docs/performance.md says what the figures mean. Exit status: 0 within budget, 1 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m bench", description="Measure chatd.", epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m bench",
+        description="Measure chatd.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(metavar="SCENARIO", required=True, dest="scenario")
     for found in pkgutil.iter_modules(scenarios.__path__):
@@ -47,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
 def _command(commands: Any, name: str, module: Any) -> argparse.ArgumentParser:
     text = (module.__doc__ or "").strip()
     epilog, style = f"examples:\n{module.EXAMPLES}", argparse.RawDescriptionHelpFormatter
-    sub: argparse.ArgumentParser = commands.add_parser(name, help=text.splitlines()[0], description=text, epilog=epilog, formatter_class=style)
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name, help=text.splitlines()[0], description=text, epilog=epilog, formatter_class=style
+    )
     sub.set_defaults(run=module.run)
     return sub
 

@@ -1,9 +1,10 @@
-"""Honest users beside what is measured: they ask `ping`, send to each other and connect at a steady pace, and say what they felt.
+"""Honest users beside what is measured: they ask `ping`, send to each other and connect at a steady
+pace, and say what they felt.
 
     people = await beside.start(gang); ...; felt = await beside.feel(target, people, seconds, at)
 
-`send_*` is from due to ok, `delivery_*` to the peer's entry, `come_*` from dialling to the welcome. `rss_before_mib` and `rss_most_mib`: memory of
-all nodes.
+`send_*` is from due to ok, `delivery_*` to the peer's entry, `come_*` from dialling to the welcome.
+`rss_before_mib` and `rss_most_mib`: memory of all nodes.
 """
 
 from __future__ import annotations
@@ -23,11 +24,15 @@ PINGS_PER_S: Final = 100.0
 SENDS_PER_S: Final = 25.0
 COMES_PER_S: Final = 2.0
 SAMPLE_S: Final = 0.25
-NEVER: Final = ("lost", "duplicated", "reordered", "stray", "dropped_n", "unanswered", "kept_out")  # what must not happen to them
+# What must not happen to them
+NEVER: Final = ("lost", "duplicated", "reordered", "stray", "dropped_n", "unanswered", "kept_out")
 
 
 async def start(gang: Gang) -> Generator:
-    """They are there, and have sent once. What others wrote to them before is to be in the database by now."""
+    """They are there, and have sent once.
+
+    What others wrote to them before is to be in the database by now.
+    """
     people = await gang.add("honest", users=list(USERS), newcomers=list(NEWCOMERS))
     await people.do("connect")
     await people.do("open_all")
@@ -47,13 +52,21 @@ async def feel(target: Target, people: Generator, seconds: float, at: float) -> 
     facts = await people.do("facts")
     ping, ack, delivery, come = (latency.merged([facts[name]]) for name in ("ping", "ack", "delivery", "come"))
     return {
-        "ping_p50_ms": ping.at(50), "ping_p99_ms": ping.at(99), "send_p50_ms": ack.at(50), "send_p99_ms": ack.at(99),
-        "delivery_p99_ms": delivery.at(99), "come_p50_ms": come.at(50), "come_max_ms": come.at(100),
-        "generator_lag_p99_ms": latency.merged([facts["lag"]]).at(99), "dropped_n": sum(facts["dropped"].values()),
+        "ping_p50_ms": ping.at(50),
+        "ping_p99_ms": ping.at(99),
+        "send_p50_ms": ack.at(50),
+        "send_p99_ms": ack.at(99),
+        "delivery_p99_ms": delivery.at(99),
+        "come_p50_ms": come.at(50),
+        "come_max_ms": come.at(100),
+        "generator_lag_p99_ms": latency.merged([facts["lag"]]).at(99),
+        "dropped_n": sum(facts["dropped"].values()),
         **{name: facts[name] for name in (*NEVER, "errors", "dropped") if name in facts},
-        "rss_before_mib": _mib(before), "rss_most_mib": _mib(max(before, most)), "cores": report.costs(used, wall_s, 1, True)["cores"],
+        "rss_before_mib": _mib(before),
+        "rss_most_mib": _mib(max(before, most)),
+        "cores": report.costs(used, wall_s, 1, True)["cores"],
         "load_1m": round(os.getloadavg()[0], 1),
-    }  # fmt: skip
+    }
 
 
 def rss_mib(target: Target) -> float:

@@ -1,8 +1,10 @@
-"""Runs everything against bench/budgets.toml; a table says what holds, and the exit status is 1 if anything does not.
+"""Runs everything against bench/budgets.toml; a table says what holds, and the exit status is 1 if
+anything does not.
 
-Each run is a process of its own (`python -m bench ...`), one after the other; its JSON and page go to --out. A run that is void (its generator
-lagged), or that could not be measured, fails. `--quick` takes minutes where the whole takes an hour or so; it is a check that nothing broke, and not
-a measurement for the record.
+Each run is a process of its own (`python -m bench ...`), one after the other; its JSON and page go
+to --out. A run that is void (its generator lagged), or that could not be measured, fails. `--quick`
+takes minutes where the whole takes an hour or so; it is a check that nothing broke, and not a
+measurement for the record.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """`of` and `to` are run.figure. Without `quick` it is left out where the runs are shorter and smaller."""
+    """`of` and `to` are run.figure.
+
+    Without `quick` it is left out where the runs are shorter and smaller.
+    """
 
     name: str
     of: str
@@ -78,10 +83,18 @@ class Line:
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="shorter and smaller runs")
     parser.add_argument("--only", metavar="NAME,...", help="these runs alone; ratios of others are left out")
-    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "out" / "budget", metavar="DIR", help="of the files (default: bench/out/budget)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "bench" / "out" / "budget",
+        metavar="DIR",
+        help="of the files (default: bench/out/budget)",
+    )
     parser.add_argument("--budgets", type=Path, default=BUDGETS, metavar="FILE", help="(default: bench/budgets.toml)")
     parser.add_argument("--read", action="store_true", help="run nothing: judge what lies in --out")
-    parser.add_argument("--add", default="", metavar="FLAGS", help="further flags of every run, such as --add='--source ../old'")
+    parser.add_argument(
+        "--add", default="", metavar="FLAGS", help="further flags of every run, such as --add='--source ../old'"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -89,7 +102,10 @@ async def run(options: argparse.Namespace) -> int:
     if options.only is not None:
         names = options.only.split(",")
         if unknown := set(names) - {one.name for one in runs}:
-            print(f"bench budget: no run is called {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in runs)}", file=sys.stderr)
+            print(
+                f"bench budget: no run is called {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in runs)}",
+                file=sys.stderr,
+            )
             return report.FAILED
         runs = [one for one in runs if one.name in names]
     lines: list[Line] = []
@@ -109,7 +125,11 @@ async def run(options: argparse.Namespace) -> int:
             lines.append(Line(one.name, "", "", "no figures", "FAILED"))
             continue
         lines += judge(one, found[one.name], options.quick)
-    lines += [line for ratio in ratios if (ratio.quick or not options.quick) and (line := judge_ratio(ratio, found)) is not None]
+    lines += [
+        line
+        for ratio in ratios
+        if (ratio.quick or not options.quick) and (line := judge_ratio(ratio, found)) is not None
+    ]
     print(table(lines))
     for name, figures in found.items():
         if (note := report.disturbed(figures)) is not None:
@@ -128,7 +148,10 @@ def load(file: Path) -> tuple[list[Run], list[Ratio]]:
 
 
 async def _run(command: Sequence[str], file: Path) -> tuple[int, float]:
-    """Exit status and seconds. What the run says goes to stderr; the old file goes, so that a run that fails has none."""
+    """Exit status and seconds.
+
+    What the run says goes to stderr; the old file goes, so that a run that fails has none.
+    """
     file.unlink(missing_ok=True)
     started = time.monotonic()
     process = await asyncio.create_subprocess_exec(
@@ -162,10 +185,19 @@ def judge_ratio(ratio: Ratio, found: Mapping[str, Mapping[str, Any]]) -> Line | 
         return None
     a, b = found[of_run].get(of), found[to_run].get(to)
     value = a / b if a is not None and b else None
-    word = "VOID" if found[of_run].get("void") or found[to_run].get("void") else "ok" if value is not None and value >= ratio.least else "OVER"
+    word = (
+        "VOID"
+        if found[of_run].get("void") or found[to_run].get("void")
+        else "ok"
+        if value is not None and value >= ratio.least
+        else "OVER"
+    )
     return Line("ratio", ratio.name, f">= {ratio.least:g}", "none" if value is None else f"{value:.2f}", word)
 
 
 def table(lines: Sequence[Line]) -> str:
-    rows = [("run", "figure", "bound", "found", ""), *((line.run, line.what, line.bound, line.found, line.word) for line in lines)]
+    rows = [
+        ("run", "figure", "bound", "found", ""),
+        *((line.run, line.what, line.bound, line.found, line.word) for line in lines),
+    ]
     return report.columns(rows, left=(0, 1, 4))

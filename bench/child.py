@@ -1,4 +1,5 @@
-"""A server process of ours that never outlives us: stopped in order by `stop`, killed by a watcher should the bench itself be killed.
+"""A server process of ours that never outlives us: stopped in order by `stop`, killed by a watcher
+should the bench itself be killed.
 
     bench ──child──► chatd or redis-server
       └──pipe──► watcher, a shell: reads until the pipe ends, then kills it
@@ -25,7 +26,13 @@ class Child:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHATD_")}
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                list(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=cwd, start_new_session=True
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=cwd,
+                start_new_session=True,
             )
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHER, "bench-watcher", str(self._process.pid)],

@@ -1,8 +1,10 @@
-"""One user's connection: as little as it takes, for thousands of them are to cost less than the server does.
+"""One user's connection: as little as it takes, for thousands of them are to cost less than the
+server does.
 
     connect ─► upgrade ─► hello ─► welcome: `ready` ─► every text frame to `on_text(conn, payload, at)`
 
-Pings are answered. A connection that ends before it was told to is counted in `Crowd.dropped`, with its close code.
+Pings are answered. A connection that ends before it was told to is counted in `Crowd.dropped`, with
+its close code.
 """
 
 from __future__ import annotations
@@ -27,14 +29,31 @@ class Client(asyncio.Protocol):
     """`ready` gets the time of the last welcome frame, or the exception that kept it from coming."""
 
     __slots__ = (
-        "_hello", "_on_text", "_on_welcome", "_partial", "_phase", "_upgrade", "close_code", "conn", "leaving", "lost", "next_id", "ready",
+        "_hello",
+        "_on_text",
+        "_on_welcome",
+        "_partial",
+        "_phase",
+        "_upgrade",
+        "close_code",
+        "conn",
+        "leaving",
+        "lost",
+        "next_id",
+        "ready",
         "transport",
-    )  # fmt: skip
+    )
 
     def __init__(
-        self, conn: int, upgrade: bytes, hello: bytes, on_text: Callable[[int, bytes, float], None], lost: Callable[[Client], None],
-        on_welcome: Callable[[bytes], None], ready: asyncio.Future[float],
-    ) -> None:  # fmt: skip
+        self,
+        conn: int,
+        upgrade: bytes,
+        hello: bytes,
+        on_text: Callable[[int, bytes, float], None],
+        lost: Callable[[Client], None],
+        on_welcome: Callable[[bytes], None],
+        ready: asyncio.Future[float],
+    ) -> None:
         self.conn = conn
         self._upgrade, self._hello, self._on_text, self.lost = upgrade, hello, on_text, lost
         self._on_welcome, self.ready = on_welcome, ready

@@ -1,15 +1,18 @@
 """What is better or worse in B than in A, and what is noise.
 
-The rule: each run is cut into windows of the same length (or into parts, steps, storms), and a figure has a value in each. Its centre is the median
-of the windows; its noise is the spread of a single window about it (1.4826 times the median absolute deviation). B is better or worse if the centres
-differ by more than
+The rule: each run is cut into windows of the same length (or into parts, steps, storms), and a
+figure has a value in each. Its centre is the median of the windows; its noise is the spread of a
+single window about it (1.4826 times the median absolute deviation). B is better or worse if the
+centres differ by more than
 
     twice the root of the sum of both runs' squared noise, and by more than --least (5 %) of A's centre
 
-A single window's spread, not that of the mean: windows of one run share their machine, their database and their neighbours, so runs differ more than
-the mean's error says. At least 5 windows in each are asked for; a figure with fewer is shown without a verdict. Counts of what must not happen (lost,
-duplicated, reordered, stray, missing, wrong, unanswered) know no noise: more is worse. Percentiles that never came are the worst there is. Two runs
-are never enough for a claim: repeat, in turns (A B A B).
+A single window's spread, not that of the mean: windows of one run share their machine, their
+database and their neighbours, so runs differ more than the mean's error says. At least 5 windows in
+each are asked for; a figure with fewer is shown without a verdict. Counts of what must not happen
+(lost, duplicated, reordered, stray, missing, wrong, unanswered) know no noise: more is worse.
+Percentiles that never came are the worst there is. Two runs are never enough for a claim: repeat,
+in turns (A B A B).
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ class Verdict(NamedTuple):
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, metavar="A.json", help="what a run wrote: before")
     parser.add_argument("b", type=Path, metavar="B.json", help="after")
-    parser.add_argument("--least", type=float, default=5.0, metavar="PERCENT", help="changes below it never count (default: 5)")
+    parser.add_argument(
+        "--least", type=float, default=5.0, metavar="PERCENT", help="changes below it never count (default: 5)"
+    )
     parser.add_argument("--strict", action="store_true", help="exit status 1 if anything is worse")
 
 
@@ -77,7 +82,9 @@ def differences(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     if a["scenario"] != b["scenario"]:
         raise ValueError(f"{a['scenario']} and {b['scenario']} are different scenarios")
     for part in ("machine", "options", "settings", "versions"):
-        names = [name for name in {**a[part], **b[part]} if a[part].get(name) != b[part].get(name) and name != "load_1m"]
+        names = [
+            name for name in {**a[part], **b[part]} if a[part].get(name) != b[part].get(name) and name != "load_1m"
+        ]
         found += [f"{part}: {name} is {a[part].get(name)} in A, {b[part].get(name)} in B" for name in names]
     found += [f"{which}: {note}" for which, run in (("A", a), ("B", b)) if (note := report.disturbed(run)) is not None]
     return found + [f"{which} is void" for which, run in (("A", a), ("B", b)) if run["void"]]
@@ -88,13 +95,20 @@ def compare(a: dict[str, Any], b: dict[str, Any], least: float) -> list[Verdict]
     found = [_count(name, a[name], b[name]) for name in NEVER if name in a and name in b]
     both = [name for name in (a["windows"] or [{}])[0] if name in (b["windows"] or [{}])[0]]
     names = [name for name in both if not name.startswith(NOT_JUDGED) and "generator_" not in name]
-    found += [judge(name, [w.get(name) for w in a["windows"]], [w.get(name) for w in b["windows"]], least) for name in names]
-    rest = [n for n in a if n in b and n not in names and n not in NEVER and _is_figure(n, a[n]) and _is_figure(n, b[n])]
+    found += [
+        judge(name, [w.get(name) for w in a["windows"]], [w.get(name) for w in b["windows"]], least) for name in names
+    ]
+    rest = [
+        n for n in a if n in b and n not in names and n not in NEVER and _is_figure(n, a[n]) and _is_figure(n, b[n])
+    ]
     return found + [_single(name, a[name], b[name]) for name in rest]
 
 
 def _is_figure(name: str, value: object) -> bool:
-    measured = name.endswith(("_ms", "_per_msg", "_kib_per_connection", "_percent", "_growth")) or name in (*MORE_IS_BETTER, "seconds_to_all")
+    measured = name.endswith(("_ms", "_per_msg", "_kib_per_connection", "_percent", "_growth")) or name in (
+        *MORE_IS_BETTER,
+        "seconds_to_all",
+    )
     return measured and not name.startswith(NOT_JUDGED) and (value is None or isinstance(value, int | float))
 
 
@@ -105,7 +119,9 @@ def judge(name: str, a: list[float | None], b: list[float | None], least: float)
     x, y = statistics.median(xs), statistics.median(ys)
     if not (math.isfinite(x) and math.isfinite(y)):
         word = "same" if x == y else "worse" if y == bad else "better"
-        return Verdict(name, _known(x), _known(y), None, None, word if min(len(xs), len(ys)) >= WINDOWS_MIN else "unknown")
+        return Verdict(
+            name, _known(x), _known(y), None, None, word if min(len(xs), len(ys)) >= WINDOWS_MIN else "unknown"
+        )
     bound = max(SPREADS * math.hypot(spread(xs, x), spread(ys, y)), least * abs(x))
     change, noise = ((y - x) / abs(x), bound / abs(x)) if x else (None, None)
     if min(len(xs), len(ys)) < WINDOWS_MIN or not math.isfinite(bound):

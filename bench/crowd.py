@@ -1,7 +1,8 @@
 """The users of a load, each with a connection per device to the server.
 
-`Endpoint` is what a generator has to know of the server; it travels as JSON. User u is at node u modulo the number of nodes, so with two nodes the
-peers u and u ^ 1 are never at the same one. Connection number u * devices + d is device d of user u.
+`Endpoint` is what a generator has to know of the server; it travels as JSON. User u is at node u
+modulo the number of nodes, so with two nodes the peers u and u ^ 1 are never at the same one.
+Connection number u * devices + d is device d of user u.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 from bench import wire
 from bench.client import Client
-from chatd.auth import Keys, issue
+from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
 
 CONNECTING_MAX: Final = 64  # handshakes under way at once
@@ -27,7 +28,10 @@ TOKEN_TTL_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`run` makes the names and cids of this run differ from those of another on the same server. One of the keys' two places is given."""
+    """`run` makes the names and cids of this run differ from those of another on the same server.
+
+    One of the keys' two places is given.
+    """
 
     host: str
     ports: list[int]
@@ -38,11 +42,19 @@ class Endpoint:
     drain_s: float | None = None  # None: as long as the load finds right
 
     def keys(self) -> Keys:
-        return Keys.load(Path(self.keys_file)) if self.keys_file is not None else Keys.development(Path(str(self.keys_dir)))
+        return (
+            Keys.load(Path(self.keys_file))
+            if self.keys_file is not None
+            else Keys.development(Path(str(self.keys_dir)))
+        )
 
 
 class Crowd:
-    """Users 0 ... n-1. Set `on_text` before anything is sent: it gets the connection's number, the payload, and when it was read."""
+    """Users 0 ... n-1.
+
+    Set `on_text` before anything is sent: it gets the connection's number, the payload, and when it
+    was read.
+    """
 
     def __init__(self, endpoint: Endpoint, names: Sequence[str], rng: random.Random, devices: int = 1) -> None:
         self.endpoint, self.names, self.rng, self.devices = endpoint, list(names), rng, devices
@@ -58,12 +70,16 @@ class Crowd:
         self._upgrade = [wire.upgrade(endpoint.host, port, endpoint.path) for port in endpoint.ports]
 
     async def connect(self, at_once: int = CONNECTING_MAX, users: Iterable[int] | None = None) -> list[float]:
-        """Bring these users in, or all; gives the time each connection took from dialling to its last welcome frame. Raises what went wrong first."""
+        """Bring these users in, or all; gives the time each connection took from dialling to its
+        last welcome frame. Raises what went wrong first.
+        """
         who = range(self.n) if users is None else users
         gate = asyncio.Semaphore(at_once)
         if not self.clients:
             self.clients = [self.absent(0)] * (self.n * self.devices)  # until each has its own
-        tasks = [asyncio.ensure_future(self._enter(u * self.devices + d, gate)) for u in who for d in range(self.devices)]
+        tasks = [
+            asyncio.ensure_future(self._enter(u * self.devices + d, gate)) for u in who for d in range(self.devices)
+        ]
         try:
             return await asyncio.gather(*tasks)
         except BaseException:
@@ -90,10 +106,18 @@ class Crowd:
         """A connection that is not made yet."""
         user, device = divmod(conn, self.devices)
         hello = wire.request(
-            "hello", 1, self.rng.getrandbits(32), v=1, token=self._tokens[user], device=f"bench{device}", **self.hello(user)
-        )  # fmt: skip
+            "hello",
+            1,
+            self.rng.getrandbits(32),
+            v=1,
+            token=self._tokens[user],
+            device=f"bench{device}",
+            **self.hello(user),
+        )
         upgrade = self._upgrade[user % len(self._upgrade)]
-        return Client(conn, upgrade, hello, self._text, self._lost, self._welcome, asyncio.get_running_loop().create_future())
+        return Client(
+            conn, upgrade, hello, self._text, self._lost, self._welcome, asyncio.get_running_loop().create_future()
+        )
 
     def _welcome(self, payload: bytes) -> None:
         if not self.epoch:

@@ -1,17 +1,19 @@
-"""A database filled with history, as if people had written for 30 days: by COPY, in the order of time, with a progress bar; kept and used again.
+"""A database filled with history, as if people had written for 30 days: by COPY, in the order of
+time, with a progress bar; kept and used again.
 
     class    share of conversations   of rows      10M rows
     deep     1 in 1,000               10 %         10 logs of 100,000
     middle   1 in 10                  50 %         1,000 of 5,000
     small    the rest                 40 %         8,990 of 445
 
-The schema's invariants hold (tests and `verify` read them back): a log's seqs have no holes from its floor to its head; ts never falls along seq;
-`na`, `nb` are the running numbers of messages by each side from the log's very beginning; every hundredth entry is an edit of the one before; every
-fifth log has lost its beginning to retention (floor above 1). The user `hub` has 1,000 of the small ones. All logs run over all 30 days, so a page is
-spread over partitions as far as it would be.
+The schema's invariants hold (tests and `verify` read them back): a log's seqs have no holes from
+its floor to its head; ts never falls along seq; `na`, `nb` are the running numbers of messages by
+each side from the log's very beginning; every hundredth entry is an edit of the one before; every
+fifth log has lost its beginning to retention (floor above 1). The user `hub` has 1,000 of the small
+ones. All logs run over all 30 days, so a page is spread over partitions as far as it would be.
 
-The folder holds `bench-fill.json`. With other rows, after a change of the fill (FORMAT), half-filled, or older than 10 days (retention would take it)
-it is filled anew.
+The folder holds `bench-fill.json`. With other rows, after a change of the fill (FORMAT),
+half-filled, or older than 10 days (retention would take it) it is filled anew.
 """
 
 from __future__ import annotations
@@ -111,7 +113,10 @@ class Facts:
 
 
 def is_filled(folder: Path, rows: int, now: float) -> bool:
-    """The folder can be used as it is. Raises TargetError if it is somebody else's; discards what cannot be used."""
+    """The folder can be used as it is.
+
+    Raises TargetError if it is somebody else's; discards what cannot be used.
+    """
     mark = folder / MARK
     if not folder.exists() or not any(folder.iterdir()):
         return False
@@ -139,7 +144,10 @@ def make_partitions(conn: psycopg.Connection[Any], now: float) -> None:
 
 
 def fill(conninfo: str, rows: int, seed: int, now: float, *, first_id: int = 1, analyse: bool = True) -> None:
-    """Into a database that has the schema, and no conversation from `first_id` on. Some minutes for 10M rows."""
+    """Into a database that has the schema, and no conversation from `first_id` on.
+
+    Some minutes for 10M rows.
+    """
     logs, start = plan(rows, first_id), now - DAYS * DAY_S
     with psycopg.connect(conninfo, autocommit=True, application_name="chatd bench") as conn:
         conn.execute("SET synchronous_commit = off")
@@ -152,9 +160,13 @@ def fill(conninfo: str, rows: int, seed: int, now: float, *, first_id: int = 1, 
         rng = random.Random(seed)
         text = "".join(rng.choices("abcdefghijklmnopqrstuvwxyz      ", k=4_096))
         for slice in _slices(logs, start, total):
-            with conn.cursor().copy("COPY entries (conv, seq, ts, cid, na, nb, side, kind, body, ref, ref_ts, rev, changed) FROM STDIN") as copy:
+            with conn.cursor().copy(
+                "COPY entries (conv, seq, ts, cid, na, nb, side, kind, body, ref, ref_ts, rev, changed) FROM STDIN"
+            ) as copy:
                 for at in range(0, len(slice), 1_000):
-                    copy.write("".join(_line(log, seq, ts, start, rng, text) for ts, log, seq in slice[at : at + 1_000]))
+                    copy.write(
+                        "".join(_line(log, seq, ts, start, rng, text) for ts, log, seq in slice[at : at + 1_000])
+                    )
             done += len(slice)
             progress.at(done)
         if analyse:
@@ -172,8 +184,12 @@ def _copy_counters(conn: psycopg.Connection[Any], logs: list[Log], start: float)
             copy.write_row((user, int((start + DAYS * DAY_S) * 1000)))
     with conn.cursor().copy("COPY conversations (id, a, b, head, floor, na, nb, last_ts) FROM STDIN") as copy:
         for log in logs:
-            copy.write_row((log.id, log.a, log.b, log.head, log.base + 1, *counts(log.head), _iso(log.ts(log.head, start))))
-    with conn.cursor().copy("COPY cursors (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid) FROM STDIN") as copy:
+            copy.write_row(
+                (log.id, log.a, log.b, log.head, log.base + 1, *counts(log.head), _iso(log.ts(log.head, start)))
+            )
+    with conn.cursor().copy(
+        "COPY cursors (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid) FROM STDIN"
+    ) as copy:
         for log in logs:
             a_read, b_read = log.head - log.id % 3, log.head - log.id % 7  # some have unread entries
             copy.write_row((log.id, log.head, a_read, counts(a_read)[1], log.head, b_read, counts(b_read)[0], row[0]))
@@ -185,7 +201,9 @@ def _slices(logs: list[Log], start: float, total: int) -> Iterator[list[tuple[fl
     n = max(1, total // SLICE_ROWS)
     for s in range(n):
         slice = [
-            (log.ts(seq, start), log, seq) for log in logs for seq in range(log.base + 1 + log.rows * s // n, log.base + 1 + log.rows * (s + 1) // n)
+            (log.ts(seq, start), log, seq)
+            for log in logs
+            for seq in range(log.base + 1 + log.rows * s // n, log.base + 1 + log.rows * (s + 1) // n)
         ]
         slice.sort(key=lambda entry: entry[0])
         yield slice
@@ -230,6 +248,6 @@ def verify(conninfo: str, logs: list[Log], every: int) -> None:
         row = conn.execute(VERIFY, (len(logs), every)).fetchone()
     assert row is not None
     if row[0]:
-        raise TargetError(f"{row[0]} of the filled conversations break the schema's invariants: a fault of bench/fill.py")
-
-
+        raise TargetError(
+            f"{row[0]} of the filled conversations break the schema's invariants: a fault of bench/fill.py"
+        )

@@ -4,7 +4,8 @@
         senders = await gang.add("messages", connections=200)
         await senders.do("connect")
 
-A generator that ends, or says that the server failed it, ends the run with a TargetError that has its words.
+A generator that ends, or says that the server failed it, ends the run with a TargetError that has
+its words.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ class Gang:
         await asyncio.gather(*(one.stop() for one in self.generators))
 
     async def add(self, load: str, tag: str = "", **options: Any) -> Generator:
-        """Start a generator with that load (a module of `bench.loads`); users are named by `tag`, which no two of a server may share."""
+        """Start a generator with that load (a module of `bench.loads`); users are named by `tag`,
+        which no two of a server may share.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "bench.generator", cwd=Path(__file__).parents[1], limit=LINE_BYTES_MAX,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -88,7 +91,13 @@ class Gang:
         tag = f"{tag}{len(self.generators)}"
         one = Generator(process, f"{load} {tag}")
         self.generators.append(one)
-        first = {"load": load, "endpoint": asdict(self._target.endpoint), "tag": tag, "seed": self._seed, "options": options}
+        first = {
+            "load": load,
+            "endpoint": asdict(self._target.endpoint),
+            "tag": tag,
+            "seed": self._seed,
+            "options": options,
+        }
         await one._write(first)
         await one._read()
         return one

@@ -1,12 +1,15 @@
-"""A process that makes load: `python -m bench.generator`, started by `gang`, which says what to do over a pipe.
+"""A process that makes load:
+
+`python -m bench.generator`, started by `gang`, which says what to do over a pipe.
 
     stdin    one line of JSON each:  {"load":"messages", "endpoint":{...}, "tag":"a", "seed":1, "options":{...}}  first, then
                                      {"do":"prepare", "with":{...}}
     stdout   one line of JSON each:  {"ok": what it gave}  or  {"error": a sentence}
     stderr   progress, for people
 
-A process of its own, so that measuring the server (reading /proc, waiting for PostgreSQL) delays no message; several, so that one core is no bound.
-It ends when the pipe does: it never outlives the bench.
+A process of its own, so that measuring the server (reading /proc, waiting for PostgreSQL) delays no
+message; several, so that one core is no bound. It ends when the pipe does: it never outlives the
+bench.
 """
 
 from __future__ import annotations
@@ -31,7 +34,9 @@ NICE: Final = -10
 
 
 class Load:
-    """What a generator does: a module of `bench.loads` has one subclass, and its methods are the commands that `gang` may give."""
+    """What a generator does: a module of `bench.loads` has one subclass, and its methods are the
+    commands that `gang` may give.
+    """
 
     DRAIN_S = 10.0  # the most it waits, after its last frame, for what has not come
 
@@ -61,7 +66,8 @@ async def work() -> None:
         try:
             given = getattr(load, order["do"])(**order["with"])
             _say({"ok": await given if asyncio.iscoroutine(given) else given})
-        except (ConnectionError, OSError, TimeoutError) as e:  # the server's doing; all else is a fault here, and ends this process with its trace
+        # The server's doing; all else is a fault here, and ends this process with its trace
+        except (ConnectionError, OSError, TimeoutError) as e:
             _say({"error": f"{order['do']}: {str(e) or type(e).__name__}"})
         assert not listening.done()
 

@@ -1,8 +1,11 @@
-"""Latencies in an HDR histogram: 1 us to 1 h, three significant digits, the same size for a thousand values and for a billion.
+"""Latencies in an HDR histogram:
 
-A histogram travels as text (HdrHistogram's own V2 encoding, which its tools in any language read), so that generators in several processes can be
-added up exactly; percentiles of percentiles would be wrong. What never came counts as an hour late, so that losing the slow ones cannot make the
-figures better. Values are counted by whole microseconds first: recording each alone costs 2 us.
+1 us to 1 h, three significant digits, the same size for a thousand values and for a billion.
+
+A histogram travels as text (HdrHistogram's own V2 encoding, which its tools in any language read),
+so that generators in several processes can be added up exactly; percentiles of percentiles would be
+wrong. What never came counts as an hour late, so that losing the slow ones cannot make the figures
+better. Values are counted by whole microseconds first: recording each alone costs 2 us.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ class Latencies:
         return int(self._histogram.total_count)
 
     def at(self, percent: float) -> float | None:
-        """Milliseconds that so many of the values are not above; None: so many never came, or there is nothing."""
+        """Milliseconds that so many of the values are not above; None: so many never came, or there
+        is nothing.
+        """
         return self._several([percent])[percent]
 
     def _several(self, percents: Iterable[float]) -> dict[float, float | None]:
@@ -61,7 +66,10 @@ class Latencies:
         return {prefix + name: found[p] for p, name in FIGURES}
 
     def curve(self) -> list[list[float]]:
-        """[percent, milliseconds] for a plot, up to what came; [] if there is nothing. Ends where one value is less than a step."""
+        """[percent, milliseconds] for a plot, up to what came; [] if there is nothing.
+
+        Ends where one value is less than a step.
+        """
         found = self._several(CURVE)
         most = 100 * (1 - 1 / self.n) if self.n else 0.0
         return [[round(p, 6), ms] for p, ms in found.items() if ms is not None and (p <= most or p == 100)]

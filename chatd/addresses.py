@@ -4,15 +4,18 @@
                      said by the client ┘         │     └ a proxy of ours, too: further left
                                                   └ the first that is not trusted: this is the client
 
-Each proxy writes at the right end the address that it was connected from. So the list is read from the right, beginning
-with the peer of our own connection, and only what a trusted address has written is believed. What a client wrote itself
-stands further left and is never reached. The same holds for `Forwarded` (RFC 7239).
+Each proxy writes at the right end the address that it was connected from. So the list is read from
+the right, beginning with the peer of our own connection, and only what a trusted address has
+written is believed. What a client wrote itself stands further left and is never reached. The same
+holds for `Forwarded` (RFC 7239).
 
-Whatever cannot be understood ends the walk: a name, `unknown`, an obfuscated identifier. The client's address is then that
-of the last proxy before it. Every byte here is hostile; nothing raises, and of a long list only the right end is read.
+Whatever cannot be understood ends the walk: a name, `unknown`, an obfuscated identifier. The
+client's address is then that of the last proxy before it. Every byte here is hostile; nothing
+raises, and of a long list only the right end is read.
 
-Rejected: the leftmost address (a client names any it likes). Rejected: taking one header in place of the other where both
-differ: a proxy that writes one passes the client's own version of the other on.
+Rejected: the leftmost address (a client names any it likes). Rejected: taking one header in place
+of the other where both differ: a proxy that writes one passes the client's own version of the other
+on.
 """
 
 from __future__ import annotations
@@ -23,19 +26,28 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 HOPS_MAX: Final = 32  # addresses that are looked at, from the right
-FORWARDED_CHARS_MAX: Final = 4_096  # of all its lines: 32 hops with all that RFC 7239 has for one. It is read whole, 16 KB took 6 ms of a handshake
+# Of all its lines: 32 hops with all that RFC 7239 has for one. It is read whole, 16 KB took 6 ms of
+# a handshake
+FORWARDED_CHARS_MAX: Final = 4_096
 PREFIX_V6: Final = 64  # whoever has one IPv6 address has all of its /64
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Header: TypeAlias = Literal["auto", "x-forwarded-for", "forwarded"]
 
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\](?::[A-Za-z0-9._-]{1,64})?|([0-9.]{7,15})(?::[A-Za-z0-9._-]{1,64})?")
-_PAIR = re.compile(r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*')
-_QUOTED_MAX: Final = 256  # characters of a quoted node that are looked at: one with a port has 112, each of which may be escaped
+_PAIR = re.compile(
+    r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*'
+)
+# Characters of a quoted node that are looked at: one with a port has 112, each of which may be
+# escaped
+_QUOTED_MAX: Final = 256
 
 
 class Networks:
-    """The networks of a setting. `in` asks for an address as text; what is none is in no network. Raises ValueError."""
+    """The networks of a setting.
+
+    `in` asks for an address as text; what is none is in no network. Raises ValueError.
+    """
 
     __slots__ = ("_networks",)
 
@@ -55,18 +67,24 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return ipaddress.ip_network(text)
     except ValueError as e:
         has_host_bits = "host bits" in str(e)
-        raise ValueError("names an address within a network, not the network" if has_host_bits else "is no network") from None
+        raise ValueError(
+            "names an address within a network, not the network" if has_host_bits else "is no network"
+        ) from None
 
 
 class Found(NamedTuple):
-    """The client's address; and whether both headers were there and named different ones, so that neither was believed."""
+    """The client's address; and whether both headers were there and named different ones, so that
+    neither was believed.
+    """
 
     address: str
     differ: bool = False
 
 
 def plain(address: str) -> str:
-    """A socket's peer as text that is the same for the same machine: an IPv4 address mapped into IPv6 is an IPv4 address."""
+    """A socket's peer as text that is the same for the same machine: an IPv4 address mapped into
+    IPv6 is an IPv4 address.
+    """
     if ":" not in address:
         return address
     found = _read(address)
@@ -74,20 +92,30 @@ def plain(address: str) -> str:
 
 
 def counted_as(address: str) -> str:
-    """What a limit by address counts: an IPv6 address by its network, as one machine has 2^64 of them."""
+    """What a limit by address counts: an IPv6 address by its network, as one machine has 2^64 of
+    them.
+    """
     if ":" not in address or (found := _read(address)) is None or found.version == 4:
         return address
     return str(ipaddress.ip_network((found, PREFIX_V6), strict=False))
 
 
 def is_private(address: str) -> bool:
-    """An address that many clients on the internet cannot have: such a peer with many connections is a proxy."""
+    """An address that many clients on the internet cannot have: such a peer with many connections
+    is a proxy.
+    """
     found = _read(address)
     return found is not None and (found.is_private or found.is_loopback or found.is_link_local)
 
 
-def find(peer: str, forwarded_for: Sequence[str], forwarded: Sequence[str], trusted: Networks, header: Header = "auto") -> Found:
-    """The client's address. `forwarded_for`, `forwarded`: the lines of both headers, in order; `header`: which of them counts."""
+def find(
+    peer: str, forwarded_for: Sequence[str], forwarded: Sequence[str], trusted: Networks, header: Header = "auto"
+) -> Found:
+    """The client's address.
+
+    `forwarded_for`, `forwarded`: the lines of both headers, in order; `header`: which of them
+    counts.
+    """
     if peer not in trusted:
         return Found(peer)
     by_list = _walk(peer, _listed(forwarded_for), trusted) if forwarded_for and header != "forwarded" else None
@@ -119,10 +147,12 @@ def _listed(lines: Sequence[str]) -> Iterator[str | None]:
 
 
 def _elements(lines: Sequence[str]) -> Iterator[str | None]:
-    """The addresses of Forwarded's `for`, from the right. A line that is not well-formed says nothing, and ends it.
+    """The addresses of Forwarded's `for`, from the right.
 
-    Each line is read by itself, whole: a quote that a client leaves open must not hide what a proxy wrote behind it. So a line that is too long to be
-    read says nothing either.
+    A line that is not well-formed says nothing, and ends it.
+
+    Each line is read by itself, whole: a quote that a client leaves open must not hide what a proxy
+    wrote behind it. So a line that is too long to be read says nothing either.
     """
     left = FORWARDED_CHARS_MAX
     for line in reversed(lines):
@@ -136,7 +166,9 @@ def _elements(lines: Sequence[str]) -> Iterator[str | None]:
 
 
 def _nodes(line: str) -> list[str | None] | None:
-    """The `for` of each element of a line as it is written, or None if the line is not as RFC 7239 has it."""
+    """The `for` of each element of a line as it is written, or None if the line is not as RFC 7239
+    has it.
+    """
     nodes: list[str | None] = []
     at, node = 0, None
     while True:
@@ -159,7 +191,9 @@ def _nodes(line: str) -> list[str | None] | None:
 
 
 def _node(text: str) -> str | None:
-    """An address as one of the headers writes it: bare, or with a port, an IPv6 address with a port in brackets."""
+    """An address as one of the headers writes it: bare, or with a port, an IPv6 address with a port
+    in brackets.
+    """
     if (found := _read(text)) is not None:
         return str(found)
     match = _WITH_PORT.fullmatch(text)

@@ -1,7 +1,10 @@
-"""The command `chatd`: parse, call, print. Exit status: 0 done, 1 it failed, 2 a setting or a flag is wrong.
+"""The command `chatd`: parse, call, print.
 
-`chatd` alone is `chatd serve`. Every command takes all settings as flags, so that one line can be edited into another; only `chatd serve --help` and
-`chatd config --help` list them. A TOML file is named by `--config`.
+Exit status: 0 done, 1 it failed, 2 a setting or a flag is wrong.
+
+`chatd` alone is `chatd serve`. Every command takes all settings as flags, so that one line can be
+edited into another; only `chatd serve --help` and `chatd config --help` list them. A TOML file is
+named by `--config`.
 """
 
 from __future__ import annotations
@@ -17,22 +20,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import structlog
 
-from chatd import __version__, config, descriptors, entry, log, notify, process_metrics, redis_url
+from chatd import __version__, config, log, process_metrics
+from chatd.cluster.redis import url as redis_url
 from chatd.config import Settings
-from chatd.entry import FAILED
 from chatd.errors import ChatdError, SettingError
-
-if TYPE_CHECKING:
-    import psycopg
+from chatd.ops import descriptors, sd_notify, surroundings
+from chatd.ops.surroundings import FAILED
 
 CONNECT_S: Final = 5  # what a tool sends must have arrived by then
 TTL_S: Final = 86_400  # of `chatd token`
 TAIL_TTL_S: Final = 3_600
-GC_THRESHOLD: Final = (50_000, 20, 100)  # of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
+# Of 100,000 live objects nearly none are garbage: look rarely (docs/performance.md)
+GC_THRESHOLD: Final = (50_000, 20, 100)
 
 EPILOG: Final = """\
 examples:
@@ -61,11 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Callable[[argparse.Namespace], int] = options.run
         return run(options)
 
-    return entry.run(command)
+    return surroundings.run(command)
 
 
 class _Parser(argparse.ArgumentParser):
-    """A wrong flag is told in one line, as a wrong setting is; text that cannot be written is an error."""
+    """A wrong flag is told in one line, as a wrong setting is; text that cannot be written is an
+    error.
+    """
 
     def error(self, message: str) -> NoReturn:
         raise SettingError(f"{config.one_line(message)}; see `{self.prog} --help`")
@@ -80,23 +85,32 @@ def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
     if not flag.startswith("-"):
         return f"{flag}: is one word too many; see `{parser.prog} --help`"
     near = difflib.get_close_matches(flag.replace("_", "-"), list(parser._option_string_actions), n=1)
-    return f"{flag}: is no flag of `{parser.prog}`; " + (f"did you mean {near[0]}?" if near else f"see `{parser.prog} --help`")
+    return f"{flag}: is no flag of `{parser.prog}`; " + (
+        f"did you mean {near[0]}?" if near else f"see `{parser.prog} --help`"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="chatd", description="A real-time 1:1 chat server.", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="chatd",
+        description="A real-time 1:1 chat server.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"chatd {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], help: str, *relevant: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], help: str, *relevant: str
+    ) -> argparse.ArgumentParser:
         """With the names of the settings that matter to it; without any, all are listed."""
         flags = " ".join(f"--{name.replace('_', '-')}" for name in relevant)
         epilog = f"all settings of `chatd serve` are taken too; what matters here: {flags}" if relevant else None
         sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
         sub.set_defaults(run=run, parser=sub)
-        sub.add_argument("--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)")
+        sub.add_argument(
+            "--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)"
+        )
         config.add_flags(sub, shown=not relevant)
         return sub
 
@@ -108,20 +122,42 @@ def _parser() -> argparse.ArgumentParser:
     relevant = "keys_file", "data_dir", "jwt_audience", "jwt_issuer", "token_ttl_max_s"
     sub = command("token", _token, "print a token for a user, signed by the key in force", *relevant)
     sub.add_argument("user", metavar="USER", help="user id")
-    sub.add_argument("--ttl-s", type=_ttl_s, metavar="S", help=f"how long it is valid (default: {TTL_S} s, or token_ttl_max_s if that is less)")
+    sub.add_argument(
+        "--ttl-s",
+        type=_ttl_s,
+        metavar="S",
+        help=f"how long it is valid (default: {TTL_S} s, or token_ttl_max_s if that is less)",
+    )
     _add_keys(command)
     sub = command("tail", _tail, "show a user's messages as they come", "host", "port", "keys_file", "data_dir")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
-    command("doctor", _doctor, "check database, Redis, clock and limits, and say what to do", "database_url", "redis_url", "keys_file", "data_dir")
-    sub = command("nodes", _nodes, "list the nodes: sessions, versions, how old their leases are", "redis_url", "redis_prefix", "lease_ms")
+    command(
+        "doctor",
+        _doctor,
+        "check database, Redis, clock and limits, and say what to do",
+        "database_url",
+        "redis_url",
+        "keys_file",
+        "data_dir",
+    )
+    sub = command(
+        "nodes",
+        _nodes,
+        "list the nodes: sessions, versions, how old their leases are",
+        "redis_url",
+        "redis_prefix",
+        "lease_ms",
+    )
     sub.add_argument("--json", action="store_true", help="for machines")
     asked = "database_url", "data_dir", "redis_url", "redis_prefix", "admin_host", "admin_port"
     sub = command("user", _user, "show a user's sessions, cursors and queues, and why nothing may come through", *asked)
     sub.add_argument("what", choices=("show",), help="show: what the database and the nodes know; no message is read")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--json", action="store_true", help="for machines")
-    sub = command("epoch", _epoch, "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir")
+    sub = command(
+        "epoch", _epoch, "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir"
+    )
     renew = "make a new one, so that all clients drop what they hold: before the first start on restored data"
     sub.add_argument("--renew", action="store_true", help=renew)
     return parser
@@ -129,10 +165,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub = command("keys", _keys, "make a key for the keys file, or list those that it has", "keys_file")
-    sub.add_argument("what", choices=("new", "list"), help="new: add a key, or make the file; list: which there are, without their secrets")
-    sub.add_argument("--alg", choices=("HS256", "EdDSA", "RS256"), default="HS256", help="of the new key (default: HS256)")
+    sub.add_argument(
+        "what",
+        choices=("new", "list"),
+        help="new: add a key, or make the file; list: which there are, without their secrets",
+    )
+    sub.add_argument(
+        "--alg", choices=("HS256", "EdDSA", "RS256"), default="HS256", help="of the new key (default: HS256)"
+    )
     sub.add_argument("--kid", metavar="KID", help="name of the new key (default: the day)")
-    sub.add_argument("--group", metavar="GROUP", help="who may read a file that is made, besides its owner (default: nobody)")
+    sub.add_argument(
+        "--group", metavar="GROUP", help="who may read a file that is made, besides its owner (default: nobody)"
+    )
 
 
 def _ttl_s(text: str) -> int:
@@ -142,7 +186,10 @@ def _ttl_s(text: str) -> int:
 
 
 def _settings(options: argparse.Namespace, *, database: bool = False, keys: bool = False) -> Settings:
-    """The settings, and the log set up by them. `database`, `keys`: what the command uses, and what it may so need data_dir for."""
+    """The settings, and the log set up by them.
+
+    `database`, `keys`: what the command uses, and what it may so need data_dir for.
+    """
     settings = config.load(vars(options), options.config_file)
     log.setup(settings.log_level, settings.log_format, node=settings.node_name)
     for warning in settings._warnings:
@@ -173,7 +220,7 @@ def _serve(options: argparse.Namespace) -> int:
     settings, few = descriptors.fitted(settings)
 
     async def life() -> None:
-        notify.on_orphaned(_orphaned)
+        sd_notify.on_orphaned(_orphaned)
         node = Node(settings, process_metrics.age_s())
         node.on_ready = lambda: _tell(node.port, settings, few)
         await node.run()
@@ -191,7 +238,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 async def _supervise(settings: Settings) -> int:
-    from chatd.workers import Supervisor
+    from chatd.ops.supervisor import Supervisor
 
     supervisor = Supervisor(settings)
     if settings.development:
@@ -210,14 +257,16 @@ def _tell(port: int, settings: Settings, few: str | None) -> None:
     if few is not None:
         server = structlog.get_logger("server")
         (server.info if settings.development else server.warning)("descriptors.few", reason=few)
-    if settings.development and not notify.is_worker():
+    if settings.development and not sd_notify.is_worker():
         _invite(port, settings)
 
 
 def _invite(port: int, settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     with contextlib.suppress(OSError):  # a node is not for its output
-        print(f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True)
+        print(
+            f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True
+        )
 
 
 def _config(options: argparse.Namespace) -> int:
@@ -228,18 +277,23 @@ def _config(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _database(settings: Settings, *, make: bool = False) -> Iterator[str]:
-    """For a command that needs the database: the configured one, or the embedded one, of a running chatd or started for this."""
+    """For a command that needs the database: the configured one, or the embedded one, of a running
+    chatd or started for this.
+    """
     if settings.database_url is not None:
         yield settings.database_url.get_secret_value()
         return
-    from chatd.embedded import visit
+    from chatd.postgres.embedded import visit
 
     with visit(settings.data_dir, make=make) as conninfo:
         yield conninfo
 
 
 def _no_pooler_by_transaction(conninfo: str) -> None:
-    """Through it the lock of migrations would stay with some session of the pooler. Raises SettingError; who meets another fault tells it."""
+    """Through it the lock of migrations would stay with some session of the pooler.
+
+    Raises SettingError; who meets another fault tells it.
+    """
     from chatd.postgres.connection import Opener
     from chatd.postgres.faults import Outage
 
@@ -251,7 +305,7 @@ def _no_pooler_by_transaction(conninfo: str) -> None:
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    from chatd import migrate
+    from chatd.postgres import migrate
 
     with _database(_settings(options, database=True), make=not options.dry_run) as conninfo:
         _no_pooler_by_transaction(conninfo)
@@ -267,14 +321,16 @@ def _token(options: argparse.Namespace) -> int:
     settings = _settings(options, keys=True)
     ttl_s, most_s = options.ttl_s, settings.token_ttl_max_s
     if ttl_s is not None and most_s and ttl_s > most_s:
-        raise SettingError(f"--ttl-s: {ttl_s} is over token_ttl_max_s, so a server of these settings refuses the token; give {most_s} or less")
+        raise SettingError(
+            f"--ttl-s: {ttl_s} is over token_ttl_max_s, so a server of these settings refuses the token; give {most_s} or less"
+        )
     print(_issue(settings, options.user, ttl_s or TTL_S))
     return 0
 
 
 def _issue(settings: Settings, name: str, ttl_s: int) -> str:
     """A token that a server of these settings takes, for `ttl_s` or as long as it may be."""
-    from chatd.auth import Keys, issue
+    from chatd.chat.auth import Keys, issue
     from chatd.ids import user_id
 
     try:
@@ -286,8 +342,8 @@ def _issue(settings: Settings, name: str, ttl_s: int) -> str:
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from chatd import keys_file
-    from chatd.auth import Keys
+    from chatd.chat.auth import Keys
+    from chatd.ops import keys_file
 
     path = _settings(options).keys_file
     if path is None:
@@ -298,8 +354,12 @@ def _keys(options: argparse.Namespace) -> int:
     is_there = path.exists()
     kid = keys_file.add(path, options.alg, options.kid, options.group)
     print(kid, flush=True)
-    then = "reload the nodes (SIGHUP) before you sign with it" if is_there else "what issues your users' tokens signs with it"
-    entry.say(f"{'added to' if is_there else 'made'} {path}; {then}")
+    then = (
+        "reload the nodes (SIGHUP) before you sign with it"
+        if is_there
+        else "what issues your users' tokens signs with it"
+    )
+    surroundings.say(f"{'added to' if is_there else 'made'} {path}; {then}")
     return 0
 
 
@@ -312,11 +372,15 @@ def _tail(options: argparse.Namespace) -> int:
     url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
     _check_websocket(url)
     _issue(settings, options.user, 1)  # a wrong name is told now
-    entry.say(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it")
+    surroundings.say(f"{options.user} at {url}: messages show as they come; Ctrl-C ends it")
     try:
-        asyncio.run(tail(url, lambda _renew: _issue(settings, options.user, TAIL_TTL_S), out=sys.stdout, err=sys.stderr))
+        asyncio.run(
+            tail(url, lambda _renew: _issue(settings, options.user, TAIL_TTL_S), out=sys.stdout, err=sys.stderr)
+        )
     except ClientError as e:
-        raise ChatdError(f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?") from None
+        raise ChatdError(
+            f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?"
+        ) from None
     return 0
 
 
@@ -327,11 +391,13 @@ def _check_websocket(url: str) -> None:
     try:
         parse_uri(url)
     except (InvalidURI, ValueError):
-        raise SettingError(f"--url: {config.one_line(url)} is no address of a WebSocket; give ws://host:port/ws or wss://host/ws") from None
+        raise SettingError(
+            f"--url: {config.one_line(url)} is no address of a WebSocket; give ws://host:port/ws or wss://host/ws"
+        ) from None
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from chatd import doctor
+    from chatd.ops import doctor
 
     settings = _settings(options, database=True, keys=True)
     findings = doctor.examine(settings)
@@ -341,7 +407,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _nodes(options: argparse.Namespace) -> int:
-    from chatd import nodes
+    from chatd.ops import nodes
 
     rows = asyncio.run(nodes.read(_settings(options)))
     print(nodes.as_json(rows) if options.json else nodes.table(rows))
@@ -349,9 +415,9 @@ def _nodes(options: argparse.Namespace) -> int:
 
 
 def _user(options: argparse.Namespace) -> int:
-    from chatd import user_report
-    from chatd.embedded import Embedded
     from chatd.ids import user_id
+    from chatd.ops import user_report
+    from chatd.postgres.embedded import Embedded
 
     settings = _settings(options)
     try:
@@ -359,69 +425,30 @@ def _user(options: argparse.Namespace) -> int:
     except ValueError as e:
         raise SettingError(f"USER: {options.user!r} is no user id: {e}") from None
     if settings.embedded and not Embedded(settings.data_dir).made:
-        raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
+        raise SettingError(
+            f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url"
+        )
     with _database(settings) as conninfo:
         report = user_report.read(settings, conninfo, user)
     print(user_report.as_json(report) if options.json else user_report.text(report))
     return 0
 
 
-def _one_primary(conninfo: str) -> None:
-    """Each server has an epoch of its own: with two that take writes, that of the wrong one would be shown or renewed. Raises SettingError."""
-    from chatd.postgres import hosts
-
-    if len(hosts.each(conninfo)) > 1 and len(found := hosts.primaries(conninfo)) > 1:
-        raise SettingError(
-            f"database_url: {len(found)} of its servers take writes ({', '.join(found)}); stop the old primary, or name one alone by --database-url"
-        )
-
-
 def _epoch(options: argparse.Namespace) -> int:
-
-    import psycopg
-
-    from chatd.embedded import Embedded
-    from chatd.postgres import faults
-    from chatd.postgres.connection import Opener
+    from chatd.postgres import epoch
+    from chatd.postgres.embedded import Embedded
 
     settings = _settings(options, database=True)
     if settings.embedded and not Embedded(settings.data_dir).made:
-        raise SettingError(f"data_dir: no chatd has made a database in {settings.data_dir} yet; give another --data-dir, or --database-url")
-    try:
-        with _database(settings) as conninfo, psycopg.connect(Opener(conninfo).conninfo("epoch", CONNECT_S), autocommit=True) as conn:
-            _one_primary(conninfo)
-            if options.renew:
-                _renew(conn)
-            row = conn.execute("SELECT epoch FROM meta").fetchone()
-    except psycopg.Error as e:
-        remedy = {"schema": "; run `chatd migrate` first", "standby": ""}.get(faults.kind(e), "; check --database-url")
-        raise ChatdError(f"the epoch cannot be read or set: {faults.sentence(e)}{remedy}") from None
-    print(row[0] if row else "")
+        raise SettingError(
+            f"data_dir: no chatd has made a database in {settings.data_dir} yet; "
+            "give another --data-dir, or --database-url"
+        )
+    with _database(settings) as conninfo:
+        print(epoch.read(conninfo, CONNECT_S, renew=options.renew))
     if options.renew:
-        entry.say("running nodes notice within a second")
+        surroundings.say("running nodes notice within a second")
     return 0
-
-
-def _renew(conn: psycopg.Connection[Any]) -> None:
-    """A new epoch; and rows of another cluster's transactions get ids of this one's, in steps that nobody waits for long."""
-    import uuid
-
-    import psycopg
-
-    from chatd.postgres.log_state import successor
-    from chatd.postgres.watch import RESTAMP, RESTAMP_ROWS
-
-    has_restamp = "SELECT true FROM pg_attribute WHERE attrelid = 'meta'::regclass AND attname = 'restamp'"
-    with conn.transaction():
-        before = conn.execute("SELECT epoch FROM meta FOR UPDATE").fetchone()
-        conn.execute("UPDATE meta SET epoch = %s", (successor(str(before[0]) if before else "", uuid.uuid4().hex),))
-        if conn.execute("SELECT to_regclass('feed')").fetchone() != (None,):  # a backup of an older release has none
-            conn.execute("DELETE FROM feed")
-        is_new = conn.execute(has_restamp).fetchone() is not None  # else the migration has it done
-        if is_new:
-            conn.execute("UPDATE meta SET restamp = 0")
-    while is_new and psycopg.RawCursor(conn).execute(RESTAMP, (RESTAMP_ROWS,)).fetchone() == (True,):
-        pass
 
 
 if __name__ == "__main__":

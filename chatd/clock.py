@@ -1,19 +1,24 @@
-"""The two clocks of a node: a monotonic one for durations, and one wall clock for everything that is judged or shown.
+"""The two clocks of a node: a monotonic one for durations, and one wall clock for everything that
+is judged or shown.
 
     now()        seconds, monotonic: timeouts, rates, grace times. No step of any wall clock reaches it.
     now_ms()     ms since 1970: whether a token has ended, last-seen, `pong`. The monotonic clock plus an offset.
-    steady_ms()  the same without its steps: which of two sessions is the newer (steady.py).
+    steady_ms()  the same without its steps: which of two sessions is the newer (core/steady_time.py).
 
-The offset is taken from PostgreSQL's clock (`sync`), so that all nodes of a database have one clock and the host's own does not matter.
-Until PostgreSQL was read once, it is taken from the host's (`watch`). Either source may be stepped: set by an operator or by NTP, moved by a
-failover, or resumed after a suspend. A reading that differs by more than `STEP_MS` and the uncertainty of both, its own and that of what we go by,
-is a step: the offset follows at once, back too. Smaller differences are noise or slow drift: the offset follows by a part of them, and `now_ms`
-waits rather than goes back.
+The offset is taken from PostgreSQL's clock (`sync`), so that all nodes of a database have one clock
+and the host's own does not matter. Until PostgreSQL was read once, it is taken from the host's
+(`watch`). Either source may be stepped: set by an operator or by NTP, moved by a failover, or
+resumed after a suspend. A reading that differs by more than `STEP_MS` and the uncertainty of both,
+its own and that of what we go by, is a step: the offset follows at once, back too. Smaller
+differences are noise or slow drift: the offset follows by a part of them, and `now_ms` waits rather
+than goes back.
 
-Versions must rise although `now_ms` may go back: they are made from `now_ms() + ahead_ms`, a clock that never goes back and runs on.
+Versions must rise although `now_ms` may go back: they are made from `now_ms() + ahead_ms`, a clock
+that never goes back and runs on.
 
-Turned down: `time.time()` wherever a wall time is needed. A host that started with a clock a month off, set right later, closed good sessions
-with 4002 or kept ended ones, because one half of the code had read it before and the other after. Pure: both clocks are arguments.
+Turned down: `time.time()` wherever a wall time is needed. A host that started with a clock a month
+off, set right later, closed good sessions with 4002 or kept ended ones, because one half of the
+code had read it before and the other after. Pure: both clocks are arguments.
 """
 
 from __future__ import annotations
@@ -26,7 +31,8 @@ if TYPE_CHECKING:
 
 STEP_MS: Final = 1_000  # a difference beyond noise and drift
 RTT_S_MAX: Final = 0.05  # a slower reading says too little for small corrections, unless there is nothing better
-RTT_FORGETS: Final = 1.1  # a reading passed over makes the next one count sooner: the database may have moved farther away
+# A reading passed over makes the next one count sooner: the database may have moved farther away
+RTT_FORGETS: Final = 1.1
 
 
 def _ignored(step_ms: int) -> None:
@@ -34,9 +40,24 @@ def _ignored(step_ms: int) -> None:
 
 
 class Clock:
-    """`now`: the monotonic source; `host_s`: the host's wall clock. `stepped(ms)`, if set, hears of each step after it is made."""
+    """`now`: the monotonic source; `host_s`: the host's wall clock.
 
-    __slots__ = ("_host_offset_ms", "_host_s", "_last_ms", "_offset_ms", "_rtt_s", "_stepped", "ahead_ms", "moved_ms", "now", "stepped", "synced")
+    `stepped(ms)`, if set, hears of each step after it is made.
+    """
+
+    __slots__ = (
+        "_host_offset_ms",
+        "_host_s",
+        "_last_ms",
+        "_offset_ms",
+        "_rtt_s",
+        "_stepped",
+        "ahead_ms",
+        "moved_ms",
+        "now",
+        "stepped",
+        "synced",
+    )
 
     def __init__(self, now: Callable[[], float], host_s: Callable[[], float]) -> None:
         self.now = now
@@ -60,13 +81,19 @@ class Clock:
         return self.now_ms() / 1000
 
     def steady_ms(self) -> int:
-        """`now_ms` as it would be had no source ever been stepped. It goes back only by small corrections."""
+        """`now_ms` as it would be had no source ever been stepped.
+
+        It goes back only by small corrections.
+        """
         return int(self._offset_ms - self.moved_ms + self.now() * 1000)
 
     def watch(self) -> int:
-        """Compare the host's clock with the monotonic one; call it about once a second. Gives the step in ms, 0 if there was none.
+        """Compare the host's clock with the monotonic one; call it about once a second.
 
-        Once PostgreSQL was read, a step of the host's clock changes nothing here, but PostgreSQL may run on the same host: read it again.
+        Gives the step in ms, 0 if there was none.
+
+        Once PostgreSQL was read, a step of the host's clock changes nothing here, but PostgreSQL
+        may run on the same host: read it again.
         """
         offset_ms = self._host_s() * 1000 - self.now() * 1000
         moved_ms = offset_ms - self._host_offset_ms
@@ -80,7 +107,9 @@ class Clock:
         return step_ms
 
     def sync(self, db_ms: int, rtt_s: float) -> None:
-        """PostgreSQL's clock, read within the last `rtt_s`: it may have been read at any moment of that time."""
+        """PostgreSQL's clock, read within the last `rtt_s`: it may have been read at any moment of
+        that time.
+        """
         error_ms = db_ms + rtt_s * 500 - self.now() * 1000 - self._offset_ms
         if not self.synced:  # nobody has been told a time yet
             self.synced = True

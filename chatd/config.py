@@ -6,14 +6,16 @@
      |                   default
      └ name: flag `--port`, variable `CHATD_PORT`, TOML key `port`; its suffix is the unit
 
-`load` merges default < TOML file < environment < flags, and remembers where each value came from: the one thing an
-operator needs from an error is *which* of the four to look at. It raises `SettingError`: one line with the setting,
-its origin, what is wrong and what would be right. Secrets never reach a message.
+`load` merges default < TOML file < environment < flags, and remembers where each value came from:
+the one thing an operator needs from an error is *which* of the four to look at. It raises
+`SettingError`: one line with the setting, its origin, what is wrong and what would be right.
+Secrets never reach a message.
 
-Rejected: pydantic-settings (its sources drop the origin, pass over unknown names in silence, read `os.environ`
-behind the caller's back, want JSON for lists). `Settings(...)` sees its arguments and nothing else: what a test
-builds does not depend on the machine. Rejected: TOML tables; a flat name is the same in all four places.
-argparse hands on text and pydantic alone judges it, so that a wrong flag reads like a wrong file.
+Rejected: pydantic-settings (its sources drop the origin, pass over unknown names in silence, read
+`os.environ` behind the caller's back, want JSON for lists). `Settings(...)` sees its arguments and
+nothing else: what a test builds does not depend on the machine. Rejected: TOML tables; a flat name
+is the same in all four places. argparse hands on text and pydantic alone judges it, so that a wrong
+flag reads like a wrong file.
 """
 
 from __future__ import annotations
@@ -30,7 +32,16 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args, get_origin
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from chatd import injected, shapes
@@ -98,7 +109,8 @@ class Settings(BaseModel):
         None, "PostgreSQL as a libpq URL; unset runs the embedded one. Flags show in process lists: prefer the file"
     )
     redis_url: SecretStr | None = _storage(
-        None, "Redis: redis[s]://host, unix:///socket, redis+sentinel://host,host/service or redis+cluster://host,host; unset: a single node"
+        None,
+        "Redis: redis[s]://host, unix:///socket, redis+sentinel://host,host/service or redis+cluster://host,host; unset: a single node",
     )
 
     keys_file: Path | None = _access(
@@ -108,24 +120,33 @@ class Settings(BaseModel):
     jwt_issuer: str | None = _access(None, "The `iss` that tokens must have; unset takes any")
     jwt_leeway_s: int = _access(5, "How far the token issuer's clock may be from ours", 0, 300)
     token_ttl_max_s: int = _access(
-        0, "Longest time that a token may be valid for: `exp` minus `iat`, or what is left of it without `iat`; 0: any", 0, TOKEN_TTL_S_MAX
+        0,
+        "Longest time that a token may be valid for: `exp` minus `iat`, or what is left of it without `iat`; 0: any",
+        0,
+        TOKEN_TTL_S_MAX,
     )
     origins: list[str] = _access([], "Further web origins to allow, such as https://chat.example.org, by commas")
 
     trusted_proxies: list[str] = _proxy(
-        [], "Networks (CIDR) of the proxies in front, by commas: only what a peer in them says of a client's address is believed"
+        [],
+        "Networks (CIDR) of the proxies in front, by commas: only what a peer in them says of a client's address is believed",
     )
     forwarded_header: Literal["auto", "x-forwarded-for", "forwarded"] = _proxy(
-        "auto", "The header in which the proxy names the client; auto: whichever is there, and none where both are and differ"
+        "auto",
+        "The header in which the proxy names the client; auto: whichever is there, and none where both are and differ",
     )
-    proxy_protocol: bool = _proxy(False, "Each connection begins with a PROXY header (version 1 or 2), and comes from a trusted proxy")
+    proxy_protocol: bool = _proxy(
+        False, "Each connection begins with a PROXY header (version 1 or 2), and comes from a trusted proxy"
+    )
 
     heartbeat_ms: int = _limit(20_000, "A peer silent for so long is closed", 1000, 600_000)
     hello_ms: int = _limit(5000, "Time from the handshake to hello", 100, 60_000)
     handshake_ms: int = _limit(5000, "Time for the WebSocket handshake", 100, 60_000)
     connections_max: int = _limit(100_000, "Connections of this node", 1, 10_000_000)
     connections_per_address_max: int = _limit(10_000, "Connections from one address", 1, 10_000_000)
-    unauthenticated_max: int = _limit(2000, "Connections that have not said hello yet; one more closes the oldest of them", 1, 1_000_000)
+    unauthenticated_max: int = _limit(
+        2000, "Connections that have not said hello yet; one more closes the oldest of them", 1, 1_000_000
+    )
     unauthenticated_per_address_max: int = _limit(
         400, "Those of one address (IPv6: of one /64); one more closes its oldest", 1, 1_000_000
     )
@@ -165,17 +186,23 @@ class Settings(BaseModel):
 
     node_name: str | None = _nodes(None, "What logs and `chatd nodes` call this node; unset: its host and port")
     redis_prefix: str = _nodes("chatd", "Begins the names of all keys and channels in Redis; one for each database")
-    lease_ms: int = _nodes(5000, "A node that Redis has not heard of for so long is dead, and its users are offline", 1000, 60_000)
-
-    other_nodes: Literal["warn", "refuse"] = _nodes(
-        "warn", "Another node on this database that shares no Redis with this one (redis_url forgotten, another prefix): warn, or refuse to start"
+    lease_ms: int = _nodes(
+        5000, "A node that Redis has not heard of for so long is dead, and its users are offline", 1000, 60_000
     )
 
-    workers: int = _run(1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64)
+    other_nodes: Literal["warn", "refuse"] = _nodes(
+        "warn",
+        "Another node on this database that shares no Redis with this one (redis_url forgotten, another prefix): warn, or refuse to start",
+    )
+
+    workers: int = _run(
+        1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64
+    )
     drain_ms: int = _run(10_000, "Time that clients get to leave when the server stops", 0, 600_000)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe events to log")
     log_format: Literal["auto", "json", "pretty", "journal"] = _run(
-        "auto", "journal is json with each line's priority before it; auto is pretty on a terminal, journal under systemd, json elsewhere"
+        "auto",
+        "journal is json with each line's priority before it; auto is pretty on a terminal, journal under systemd, json elsewhere",
     )
 
     @property
@@ -184,7 +211,9 @@ class Settings(BaseModel):
         return self.keys_file is None
 
     def token_ttl_s(self, wanted_s: int) -> int:
-        """How long a token made here is valid for: as long as wanted, or as `token_ttl_max_s` allows."""
+        """How long a token made here is valid for: as long as wanted, or as `token_ttl_max_s`
+        allows.
+        """
         return min(wanted_s, self.token_ttl_max_s or wanted_s)
 
     @property
@@ -227,7 +256,9 @@ class Settings(BaseModel):
         return self
 
     def _contradictions(self) -> Iterator[str]:
-        """Sentences `setting: what is wrong; remedy` on values that are right alone and wrong together."""
+        """Sentences `setting: what is wrong; remedy` on values that are right alone and wrong
+        together.
+        """
         need = self.body_bytes_max * ESCAPE_FACTOR + ENVELOPE_BYTES_MAX
         if self.frame_bytes_max <= need:
             yield f"frame_bytes_max: cannot hold body_bytes_max with every byte escaped; give more than {need}"
@@ -264,7 +295,8 @@ def _expanded(path: Path) -> Path:
         raise ValueError("begins with a home folder that is not known here") from None
 
 
-# -- reading -------------------------------------------------------------------------------------------------------
+# -- reading
+# -------------------------------------------------------------------------------------------------------
 
 
 def load(
@@ -272,8 +304,8 @@ def load(
 ) -> Settings:
     """Settings from flags, environment (default: the process's) and TOML file. Raises SettingError.
 
-    `argv_overrides` may be `vars()` of the whole namespace: what is no setting is the caller's. Without `config_file`
-    the variable CHATD_CONFIG may name one. An empty variable counts as unset.
+    `argv_overrides` may be `vars()` of the whole namespace: what is no setting is the caller's.
+    Without `config_file` the variable CHATD_CONFIG may name one. An empty variable counts as unset.
     """
     environ = os.environ if environ is None else environ
     if config_file is None and environ.get(CONFIG_VARIABLE):
@@ -302,7 +334,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if len(data) > CONFIG_BYTES_MAX:
             raise OSError(None, f"it has more than {CONFIG_BYTES_MAX} bytes")
         if data.startswith(codecs.BOM_UTF8):
-            raise OSError(None, "it begins with a byte order mark, which TOML does not know; save it as UTF-8 without one")
+            raise OSError(
+                None, "it begins with a byte order mark, which TOML does not know; save it as UTF-8 without one"
+            )
         values = tomllib.loads(data.decode())
     except OSError as error:
         raise SettingError(one_line(f"--config: cannot read {path}: {error.strerror}; name another file")) from None
@@ -339,7 +373,10 @@ def _did_you_mean(name: str, spell: Callable[[str], str] = str) -> str:
 
 
 def _sentence(error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    """The first thing wrong: `port: 70000 from CHATD_PORT is wrong (...); give an integer from 0 to 65535`."""
+    """The first thing wrong:
+
+    `port: 70000 from CHATD_PORT is wrong (...); give an integer from 0 to 65535`.
+    """
     first = error.errors(include_url=False)[0]
     text = first["msg"].removeprefix("Value error, ")
     if first["loc"]:
@@ -364,7 +401,8 @@ def _shorten(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-# -- derived from the fields ---------------------------------------------------------------------------------------
+# -- derived from the fields
+# ---------------------------------------------------------------------------------------
 
 _UNITS = {  # by suffix; the first that fits, as frames_per_s is no time
     "_per_ms": "ms", "_per_s": "per second", "_per_hour": "per hour",
@@ -422,7 +460,9 @@ def _text(value: object) -> str:
 
 
 def mask_password(url: str) -> str:
-    """A URL or libpq string with `***` for its password; where `@` is ambiguous, too much is masked."""
+    """A URL or libpq string with `***` for its password; where `@` is ambiguous, too much is
+    masked.
+    """
     url = re.sub(r"(?s)(://[^:/?#@]*):.*@", r"\1:***@", url)
     url = re.sub(r"([?&](?:ssl|sentinel_)?password=)[^&#]*", r"\1***", url)
     return re.sub(r"(?<![?&\w])((?:ssl)?password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s']+)", r"\1***", url)
@@ -437,13 +477,20 @@ def _groups() -> dict[str, list[tuple[str, FieldInfo]]]:
 
 
 def add_flags(parser: argparse.ArgumentParser, *, shown: bool = True) -> None:
-    """One flag per setting, in groups, in `--help` or not. A flag not given is absent from the namespace, so that `load` can tell."""
+    """One flag per setting, in groups, in `--help` or not.
+
+    A flag not given is absent from the namespace, so that `load` can tell.
+    """
     for title, fields in _groups().items():
         group = parser.add_argument_group(title)
         for name, field in fields:
             default = f"{_default_text(field)} {_unit(name)}".strip()
             text = f"{field.description} (default: {default})".replace("%", "%%")
-            options: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": text if shown else argparse.SUPPRESS}
+            options: dict[str, Any] = {
+                "dest": name,
+                "default": argparse.SUPPRESS,
+                "help": text if shown else argparse.SUPPRESS,
+            }
             if field.annotation is bool:
                 options["action"] = argparse.BooleanOptionalAction
             else:
@@ -452,13 +499,17 @@ def add_flags(parser: argparse.ArgumentParser, *, shown: bool = True) -> None:
 
 
 def effective(settings: Settings) -> list[tuple[str, str, str]]:
-    """(name, value without passwords, where it came from) of every setting, in the order of the fields."""
+    """(name, value without passwords, where it came from) of every setting, in the order of the
+    fields.
+    """
     origins = settings._origins
     return [(name, _text(getattr(settings, name)), origins.get(name, "default")) for name in Settings.model_fields]
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The variables that give these settings to another process: passwords too, as the environment, unlike flags, is not shown to everybody."""
+    """The variables that give these settings to another process: passwords too, as the environment,
+    unlike flags, is not shown to everybody.
+    """
     values = {name: getattr(settings, name) for name in Settings.model_fields}
     return {
         ENV_PREFIX + name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else _text(value)

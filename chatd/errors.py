@@ -6,8 +6,8 @@
     │   └── Retryable     nobody's fault that waiting would not heal: carries `retry_ms`
     └── SettingError      the operator's: one line that names the remedy, exit status 2
 
-`CloseCode` lists why the server ends a connection. The tables in `docs/protocol.md` sections 9 and 10 are held to this
-module by `tests/unit/test_errors.py`. Pure: imports nothing.
+`CloseCode` lists why the server ends a connection. The tables in `docs/protocol.md` sections 9 and
+10 are held to this module by `tests/unit/test_errors.py`. Pure: imports nothing.
 """
 
 from __future__ import annotations

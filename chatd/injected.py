@@ -1,8 +1,11 @@
-"""Variables that a cluster sets without being asked, and that are no settings although their names begin as ours do. Pure.
+"""Variables that a cluster sets without being asked, and that are no settings although their names
+begin as ours do. Pure.
 
-Kubernetes gives every container the address of each Service of its namespace (`enableServiceLinks`), as Docker's links did. For a Service named
-`chatd` these are CHATD_SERVICE_HOST, CHATD_SERVICE_PORT[_NAME], CHATD_PORT=tcp://10.0.0.1:8080 and CHATD_PORT_8080_TCP[_PROTO|_PORT|_ADDR]; for one
-named `chatd-admin` the same behind CHATD_ADMIN_. A port that is a URL is never meant as a setting. An unknown name that Kubernetes would not make is
+Kubernetes gives every container the address of each Service of its namespace
+(`enableServiceLinks`), as Docker's links did. For a Service named `chatd` these are
+CHATD_SERVICE_HOST, CHATD_SERVICE_PORT[_NAME], CHATD_PORT=tcp://10.0.0.1:8080 and
+CHATD_PORT_8080_TCP[_PROTO|_PORT|_ADDR]; for one named `chatd-admin` the same behind CHATD_ADMIN_. A
+port that is a URL is never meant as a setting. An unknown name that Kubernetes would not make is
 still an error: it is a setting misspelt.
 """
 
@@ -14,7 +17,9 @@ from typing import Final
 
 _LINK: Final = re.compile(r"(tcp|udp|sctp)://[^\s]+:[0-9]+")
 _PORT: Final = re.compile(r"CHATD_(?:[A-Z0-9_]+_)?PORT(?:_[0-9]+_(?:TCP|UDP|SCTP))?")
-_PART: Final = re.compile(r"CHATD_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR))")
+_PART: Final = re.compile(
+    r"CHATD_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)_(?:PROTO|PORT|ADDR))"
+)
 
 
 def is_injected(variable: str, value: str) -> bool:

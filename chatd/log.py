@@ -3,15 +3,19 @@
     log = structlog.get_logger("chat")             the module's name
     log.info("session.closed", user=..., code=...)  event = noun.verb; facts as keys; never a sentence with values in it
 
-Everything takes one way out: structlog's events and the libraries' `logging` records alike pass `mask` before they are rendered. That is the last
-line of defence and no licence: who logs names facts, never a message or a token. It knows a closed set of types and shows any other object as its
-type's name, so that no `repr` lets a frame out; of an exception it keeps the first line, as PostgreSQL's DETAIL lines quote rows. Libraries are held
-at warning (info when ours is debug): below it, websockets shows whole frames.
+Everything takes one way out: structlog's events and the libraries' `logging` records alike pass
+`mask` before they are rendered. That is the last line of defence and no licence: who logs names
+facts, never a message or a token. It knows a closed set of types and shows any other object as its
+type's name, so that no `repr` lets a frame out; of an exception it keeps the first line, as
+PostgreSQL's DETAIL lines quote rows. Libraries are held at warning (info when ours is debug): below
+it, websockets shows whole frames.
 
-An event below the level costs a method call. Where even that is too much, look at `DEBUG_ON` (read it through the module, after `setup`).
-A line costs some 20 us, and much of what is logged can be caused from outside. So each event has a bucket (`EVENT_PER_S`), and writing waits for
-nobody: what a pipe does not take waits in a bounded queue (`log_writer`). Lines left out are counted, and `log.dropped` tells it. A stderr that is
-gone loses events and nothing else. Events at debug have no bucket: who asks for them wants all.
+An event below the level costs a method call. Where even that is too much, look at `DEBUG_ON` (read
+it through the module, after `setup`). A line costs some 20 us, and much of what is logged can be
+caused from outside. So each event has a bucket (`EVENT_PER_S`), and writing waits for nobody: what
+a pipe does not take waits in a bounded queue (`log_writer`). Lines left out are counted, and
+`log.dropped` tells it. A stderr that is gone loses events and nothing else. Events at debug have no
+bucket: who asks for them wants all.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ import structlog
 
 from chatd import log_writer
 from chatd.config import mask_password
-from chatd.limits import TokenBucket
+from chatd.core.rate_limit import TokenBucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +46,9 @@ if TYPE_CHECKING:
 DEBUG_ON = False  # set by `setup`
 
 MASKED: Final = "***"
-SECRET_KEYS: Final = frozenset({"authorization", "body", "cookie", "frame", "k", "password", "payload", "secret", "token"})
+SECRET_KEYS: Final = frozenset(
+    {"authorization", "body", "cookie", "frame", "k", "password", "payload", "secret", "token"}
+)
 TEXT_CHARS_MAX: Final = 2_000
 DEPTH_MAX: Final = 4
 ITEMS_MAX: Final = 50
@@ -56,10 +62,15 @@ _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": loggi
 
 
 def setup(
-    level: Literal["debug", "info", "warning", "error"], format: Literal["auto", "json", "pretty", "journal"], stream: BinaryIO | None = None,
-    *, node: str | None = None,
-) -> None:  # fmt: skip
-    """Configure structlog and `logging` for this process. Calling it again replaces what was; `stream` is stderr's bytes unless given.
+    level: Literal["debug", "info", "warning", "error"],
+    format: Literal["auto", "json", "pretty", "journal"],
+    stream: BinaryIO | None = None,
+    *,
+    node: str | None = None,
+) -> None:
+    """Configure structlog and `logging` for this process.
+
+    Calling it again replaces what was; `stream` is stderr's bytes unless given.
 
     `node`: who speaks, where several processes write to one place.
     """
@@ -88,7 +99,8 @@ def setup(
             root.removeHandler(handler)
     root.addHandler(Bridge())
     root.setLevel(logging.INFO if DEBUG_ON else max(_LEVELS[level], logging.WARNING))
-    # A line for each connection that the pool cannot have, or finds ended: `database.outage` has told that once, with its reason.
+    # A line for each connection that the pool cannot have, or finds ended: `database.outage` has
+    # told that once, with its reason.
     logging.getLogger("psycopg.pool").setLevel(logging.INFO if DEBUG_ON else logging.ERROR)
 
 
@@ -155,7 +167,9 @@ class _Buckets:
 
 
 class _JournalOutput(_Output):
-    """Each line begins with its priority as sd-daemon(3) has it, which systemd takes off: so `journalctl -p warning` finds warnings."""
+    """Each line begins with its priority as sd-daemon(3) has it, which systemd takes off: so
+    `journalctl -p warning` finds warnings.
+    """
 
     __slots__ = ()
 
@@ -178,7 +192,10 @@ class _JournalOutput(_Output):
 
 
 def is_journal(stream: BinaryIO) -> bool:
-    """Does systemd's journal read this stream? JOURNAL_STREAM names what it reads, and is inherited by those whose stderr goes elsewhere."""
+    """Does systemd's journal read this stream?
+
+    JOURNAL_STREAM names what it reads, and is inherited by those whose stderr goes elsewhere.
+    """
     try:
         at = os.fstat(stream.fileno())
     except (OSError, ValueError):
@@ -187,18 +204,23 @@ def is_journal(stream: BinaryIO) -> bool:
 
 
 class Bridge(logging.Handler):
-    """Hands the libraries' records to structlog. Only their first line: asyncio's further ones show what a callback was given."""
+    """Hands the libraries' records to structlog.
+
+    Only their first line: asyncio's further ones show what a callback was given.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage()
             exc_info = record.exc_info if record.exc_info and record.exc_info[1] else None
-            structlog.get_logger(record.name).log(record.levelno, "library", msg=text.partition("\n")[0], exc_info=exc_info)
+            structlog.get_logger(record.name).log(
+                record.levelno, "library", msg=text.partition("\n")[0], exc_info=exc_info
+            )
         except Exception:
             self.handleError(record)
 
 
-# ---- processors -----------------------------------------------------------------------------------------------------------------
+# ---- processors ----------------------------------------------------------------------------------
 
 
 def _name_logger(logger: Any, method: str, event: EventDict) -> EventDict:
@@ -215,7 +237,10 @@ def _name_node(node: str) -> Processor:
 
 
 def mask(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Take out what no log may hold, and turn every value into plain JSON. `exc_info` becomes `exception`, a text."""
+    """Take out what no log may hold, and turn every value into plain JSON.
+
+    `exc_info` becomes `exception`, a text.
+    """
     error = _error_of(event.pop("exc_info", None))
     shown: EventDict = {key: _masked(key, value, 0) for key, value in event.items()}
     if error is not None:
@@ -259,11 +284,13 @@ def _mask_text(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Shows control characters as escapes: a renderer for terminals prints an exception's text as it is."""
+    """Shows control characters as escapes: a renderer for terminals prints an exception's text as
+    it is.
+    """
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-# ---- exceptions -----------------------------------------------------------------------------------------------------------------
+# ---- exceptions ----------------------------------------------------------------------------------
 
 
 def _error_of(exc_info: object) -> BaseException | None:
@@ -284,7 +311,9 @@ def _say(error: BaseException) -> str:
 
 
 def _tell(error: BaseException) -> Iterator[str]:
-    """The lines of a traceback, innermost exception last as Python has it, but with the first line of each message alone."""
+    """The lines of a traceback, innermost exception last as Python has it, but with the first line
+    of each message alone.
+    """
     waiting: list[tuple[str, BaseException]] = [("", error)]
     told: set[int] = set()
     while waiting and len(told) < CHAIN_MAX:
@@ -307,7 +336,7 @@ def _frames(tb: TracebackType | None) -> Iterator[str]:
         yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}: {frame.line}'
 
 
-# ---- rendering ------------------------------------------------------------------------------------------------------------------
+# ---- rendering -----------------------------------------------------------------------------------
 
 
 def _to_json(logger: Any, method: str, event: EventDict) -> bytes:
@@ -321,7 +350,9 @@ def _to_json(logger: Any, method: str, event: EventDict) -> bytes:
 
 
 def _pretty(colors: bool) -> Processor:
-    """Values with spaces or control characters are shown as Python literals: nothing in them can act on the terminal."""
+    """Values with spaces or control characters are shown as Python literals: nothing in them can
+    act on the terminal.
+    """
     renderer = structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", repr_native_str=True, pad_event_to=24)
 
     def render(logger: Any, method: str, event: EventDict) -> bytes:

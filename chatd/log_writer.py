@@ -1,13 +1,15 @@
-"""How lines of the log get out without anybody waiting for it: a bounded queue, and a thread that writes.
+"""How lines of the log get out without anybody waiting for it: a bounded queue, and a thread that
+writes.
 
     put(line) ──► queue, `QUEUE_BYTES_MAX` at most ──thread──► write(2)          past the bound: dropped and counted
 
-Writing blocks when whoever reads does not: a pipe to a stopped process, a terminal held by ^S. In the loop that stops the node,
-and who can cause lines can fill a pipe. A descriptor cannot be asked beforehand (it is writable, and a line of 10 KB blocks),
-and O_NONBLOCK would be set for all processes that share it.
+Writing blocks when whoever reads does not: a pipe to a stopped process, a terminal held by ^S. In
+the loop that stops the node, and who can cause lines can fill a pipe. A descriptor cannot be asked
+beforehand (it is writable, and a line of 10 KB blocks), and O_NONBLOCK would be set for all
+processes that share it.
 
-The thread writes with `os.write`: a buffered stream has a lock, and a daemon thread that holds it ends the interpreter with an abort.
-At the end of the process what waits gets `FLUSH_S`.
+The thread writes with `os.write`: a buffered stream has a lock, and a daemon thread that holds it
+ends the interpreter with an abort. At the end of the process what waits gets `FLUSH_S`.
 """
 
 from __future__ import annotations
@@ -100,7 +102,10 @@ def writer(fd: int) -> LogWriter:
 
 
 def may_block(fd: int) -> bool:
-    """Whether a write waits for somebody who reads. A file takes its lines at once, and who reads it finds them there."""
+    """Whether a write waits for somebody who reads.
+
+    A file takes its lines at once, and who reads it finds them there.
+    """
     return not stat.S_ISREG(os.fstat(fd).st_mode)
 
 

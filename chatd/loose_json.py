@@ -2,16 +2,18 @@
 
     orjson.loads ──refuses──► read_object ──► dict, the bad values marked │ None: no object at all
 
-A browser makes `"\\ud83d"` of a text that was cut inside an emoji. Such a frame shows its `t` and `id`. Answered with `id` 0, its sender would
-never learn which of its requests is at fault, and an outbox would send it again on every connection. So the faults of one value stay that value's:
+A browser makes `"\\ud83d"` of a text that was cut inside an emoji. Such a frame shows its `t` and
+`id`. Answered with `id` 0, its sender would never learn which of its requests is at fault, and an
+outbox would send it again on every connection. So the faults of one value stay that value's:
 
 - a lone surrogate stays in its string, and whoever checks that string refuses it;
 - a number beyond every bound, `NaN` and `Infinity` are floats, so no field takes them;
 - a string with raw control characters, which JSON wants escaped, is `UNREADABLE`;
 - a value nested beyond what the parser takes is `UNREADABLE`.
 
-What stands under a key that the request does not use harms nobody, as any unknown key. A frame whose structure is wrong (a missing bracket, a
-trailing comma, an escape that does not exist) is None: what its keys are would be a guess. It costs 2 ms at most for 16 KB; the session counts these
+What stands under a key that the request does not use harms nobody, as any unknown key. A frame
+whose structure is wrong (a missing bracket, a trailing comma, an escape that does not exist) is
+None: what its keys are would be a guess. It costs 2 ms at most for 16 KB; the session counts these
 frames as any others.
 """
 
@@ -41,12 +43,17 @@ _STRICT: Final = json.JSONDecoder(parse_int=_integer)
 _LOOSE: Final = json.JSONDecoder(parse_int=_integer, strict=False)
 _CONTROL: Final = re.compile("[\x00-\x1f]")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-# A run of brackets, after whatever is none. Possessive, and always matched at one place: a string that does not end costs one pass.
-_BRACKETS: Final = re.compile(r'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(?P<opened>[\[{]++)|(?P<closed>[\]}]++))', re.DOTALL)
+# A run of brackets, after whatever is none. Possessive, and always matched at one place: a string
+# that does not end costs one pass.
+_BRACKETS: Final = re.compile(
+    r'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(?P<opened>[\[{]++)|(?P<closed>[\]}]++))', re.DOTALL
+)
 
 
 def read_object(payload: bytes) -> dict[str, Any] | None:
-    """The object of a frame that is no JSON for its values alone; None where it is no object in UTF-8, or not even that."""
+    """The object of a frame that is no JSON for its values alone; None where it is no object in
+    UTF-8, or not even that.
+    """
     try:
         text = payload.decode()
         try:
@@ -63,7 +70,10 @@ def read_object(payload: bytes) -> dict[str, Any] | None:
 
 
 def _marked(value: object) -> object:
-    """Somewhere in the frame a control character stands raw. Where, the parser does not say: a string that has any may be the one."""
+    """Somewhere in the frame a control character stands raw.
+
+    Where, the parser does not say: a string that has any may be the one.
+    """
     return UNREADABLE if type(value) is str and _CONTROL.search(value) else value
 
 
@@ -103,7 +113,10 @@ def _past(text: str, at: int, mark: str) -> int:
 
 
 def _end(text: str, at: int) -> int:
-    """Where the array or object that begins here ends. Raises ValueError where it does not, or is not worth the search."""
+    """Where the array or object that begins here ends.
+
+    Raises ValueError where it does not, or is not worth the search.
+    """
     depth = 0
     for _ in range(RUNS_MAX):
         if (run := _BRACKETS.match(text, at)) is None:

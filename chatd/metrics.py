@@ -1,8 +1,9 @@
 """What is counted, with names and units, for Prometheus.
 
-On the message path a count is `metrics.sends += 1` on a slotted object (30 ns); prometheus_client's own counters take a lock and cost
-0.5 to 1.5 us. The library does what it is good at: exposition, through a collector that reads these at scrape time.
-Histograms have buckets that show the budgets (p95 < 200 ms, p99 < 500 ms, presence <= 1 s).
+On the message path a count is `metrics.sends += 1` on a slotted object (30 ns); prometheus_client's
+own counters take a lock and cost 0.5 to 1.5 us. The library does what it is good at: exposition,
+through a collector that reads these at scrape time. Histograms have buckets that show the budgets
+(p95 < 200 ms, p99 < 500 ms, presence <= 1 s).
 """
 
 from __future__ import annotations
@@ -100,10 +101,14 @@ COUNTERS: Final = {
     "log_lines_dropped": "lines of the log that were left out: too many of one event, or nobody reads the log",
 }
 
-# name -> help, labels; each is an attribute of Metrics of that name, a dict from the labels' values to a count. The values are of closed sets.
+# name -> help, labels; each is an attribute of Metrics of that name, a dict from the labels' values
+# to a count. The values are of closed sets.
 LABELLED: Final = {
     "connections_refused": ("connections that never became a session", ("reason",)),
-    "connections_closed": ("sessions ended, by why; `code` 0: the connection was lost, or the client's own code", ("reason", "code")),
+    "connections_closed": (
+        "sessions ended, by why; `code` 0: the connection was lost, or the client's own code",
+        ("reason", "code"),
+    ),
     "hellos_refused": ("hellos refused", ("code",)),
     "errors": ("requests answered with an error", ("code",)),
 }
@@ -117,7 +122,18 @@ def _count(counts: Counts, *values: str) -> None:
 class Metrics(Collector):
     """All series of a node. Gauges are functions, set by `server.py`, read at scrape time."""
 
-    __slots__ = (*COUNTERS, *LABELLED, "failures", "commit_s", "batch_rows", "loop_lag_s", "send_s", "gauges", "infos", "registry")
+    __slots__ = (
+        *COUNTERS,
+        *LABELLED,
+        "failures",
+        "commit_s",
+        "batch_rows",
+        "loop_lag_s",
+        "send_s",
+        "gauges",
+        "infos",
+        "registry",
+    )
 
     sends: int
     sends_ok: int
@@ -190,7 +206,9 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self.registry.register(self)
         OwnProcess(registry=self.registry)
-        self.info("build_info", "the release that runs, always 1", version=__version__, python=platform.python_version())
+        self.info(
+            "build_info", "the release that runs, always 1", version=__version__, python=platform.python_version()
+        )
 
     def gauge(self, name: str, help: str, read: Callable[[], float]) -> None:
         """Add a gauge `chatd_NAME`."""
@@ -225,7 +243,9 @@ class Metrics(Collector):
             for values, n in getattr(self, name).items():
                 family.add_metric(values, n)
             yield family
-        failures = CounterMetricFamily("chatd_database_failures", "what PostgreSQL did not do because of an outage, by kind", labels=["kind"])
+        failures = CounterMetricFamily(
+            "chatd_database_failures", "what PostgreSQL did not do because of an outage, by kind", labels=["kind"]
+        )
         for kind, n in self.failures.items():
             failures.add_metric([kind], n)
         yield failures

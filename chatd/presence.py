@@ -1,18 +1,25 @@
-"""Who is online, by the sessions of this node and by what other nodes say; and who watches whom. Pure: `now` (seconds) and `now_ms` are arguments.
+"""Who is online, by the sessions of this node and by what other nodes say; and who watches whom.
+
+Pure: `now` (seconds) and `now_ms` are arguments.
 
     user ── sessions here (device -> away or not) ──┬──► one status ──change──► watchers here
          └─ seats: how other nodes have them ───────┘
-              └─ what this node says of them ──► `take_dirty` ──► other nodes (`mirror.py`)
+              └─ what this node says of them ──► `take_dirty` ──► other nodes (`cluster/presence_sync.py`)
 
-A user is online if any device is, away if all are, offline without one. A device whose session ended counts as it did for a grace time, so that a
-quick reconnect does not flap (not to away either, where another device is idle; nor to offline, where it comes back to another node); `due` ends it.
-Each change gets a version that rises (milliseconds, at least one more than the last, and above all that other nodes said of the user), also over a
-restart of the node and where the wall clock is set back: newer replaces older at every watcher.
+A user is online if any device is, away if all are, offline without one. A device whose session
+ended counts as it did for a grace time, so that a quick reconnect does not flap (not to away
+either, where another device is idle; nor to offline, where it comes back to another node); `due`
+ends it. Each change gets a version that rises (milliseconds, at least one more than the last, and
+above all that other nodes said of the user), also over a restart of the node and where the wall
+clock is set back: newer replaces older at every watcher.
 
-A single node (no `boot`) is told nothing and says nothing: it pays one empty slot a user. A node among others keeps what they say of those users
-alone who are watched or held here; all of one boot goes at once when its lease has ended. How news and answers that cross are put right: `roster.py`.
+A single node (no `boot`) is told nothing and says nothing: it pays one empty slot a user. A node
+among others keeps what they say of those users alone who are watched or held here; all of one boot
+goes at once when its lease has ended. How news and answers that cross are put right:
+`core/remote_presence.py`.
 
-What is not here: who *may* watch whom (services; it needs conversations), and last-seen times of users who are not in memory (store).
+What is not here: who *may* watch whom (services; it needs conversations), and last-seen times of
+users who are not in memory (store).
 """
 
 from __future__ import annotations
@@ -21,15 +28,17 @@ import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
 from typing import Final, NamedTuple
 
-from chatd import roster
+from chatd.core import remote_presence
+from chatd.core.remote_presence import Device, Node, Own, Question, Remote, Roster, Seat, Status, merged
 from chatd.ids import DeviceId, UserId
-from chatd.roster import Device, Node, Own, Question, Remote, Roster, Seat, Status, merged
 
 __all__ = ["Change", "Device", "Presence", "Question", "Remote", "Status"]
 
 OPENING_AGAIN_S: Final = 0.25  # a grace time that is over is put off by so much while a session of the user opens
 PASSING_AGAIN_S: Final = 0.03  # or while a device that came and left is still to be said
-AHEAD_MS_MAX: Final = 60_000  # no node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody here
+# No node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody
+# here
+AHEAD_MS_MAX: Final = 60_000
 
 
 class Change(NamedTuple):
@@ -78,9 +87,12 @@ class _User:
 
 
 class Presence:
-    """The map. Methods that can change a status give the Change, or None; the caller tells it to the watchers.
+    """The map.
 
-    `boot`: what this node is called among others, another one each time it starts; None: there are no others.
+    Methods that can change a status give the Change, or None; the caller tells it to the watchers.
+
+    `boot`: what this node is called among others, another one each time it starts; None: there are
+    no others.
     """
 
     def __init__(self, grace_s: float, boot: str | None = None) -> None:
@@ -102,19 +114,27 @@ class Presence:
         """Users who are here."""
         return self._here
 
-    # ---- sessions -----------------------------------------------------------------------------------------------------------------
+    # ---- sessions --------------------------------------------------------------------------------
 
     def attach(self, user: UserId, device: DeviceId, steady_ms: int) -> int:
-        """A session takes the device's place; its hello is under way. Gives since when: later than any session of the device that is known.
+        """A session takes the device's place; its hello is under way.
 
-        What other nodes say from now on is compared with this time, and not with that of the session before it. `connect` or `disconnect` follows.
+        Gives since when: later than any session of the device that is known.
+
+        What other nodes say from now on is compared with this time, and not with that of the
+        session before it. `connect` or `disconnect` follows.
         """
         if not self.mirrored:
             return steady_ms
         entry = self._users.get(user)
         known = [one.attached_ms for one in (*self._mine(user), *self._own[user].devices) if one.id == device]
-        known += [one.attached_ms for seat in (entry.seats if entry is not None else ()) for one in seat.devices if one.id == device]
-        at = max([steady_ms, *(min(one + 1, roster.V_MAX) for one in known)])
+        known += [
+            one.attached_ms
+            for seat in (entry.seats if entry is not None else ())
+            for one in seat.devices
+            if one.id == device
+        ]
+        at = max([steady_ms, *(min(one + 1, remote_presence.V_MAX) for one in known)])
         self._attaching.setdefault(user, {})[device] = at
         return at
 
@@ -131,7 +151,8 @@ class Presence:
     def connect(self, user: UserId, device: DeviceId, away: bool, now_ms: int) -> Change | None:
         """A session has said hello, or tells that its device is idle or not.
 
-        Once the change is told, ask for `displaced` and `surplus`: the same device may have come to another node meanwhile.
+        Once the change is told, ask for `displaced` and `surplus`: the same device may have come to
+        another node meanwhile.
         """
         entry = self._users.get(user)
         if entry is None:
@@ -168,7 +189,8 @@ class Presence:
     def due(self, now: float, now_ms: int, is_opening: Callable[[UserId], bool] = lambda user: False) -> list[Change]:
         """What the grace times that are over change. Call it by `next_due`.
 
-        None ends while a session of the user `is_opening`, which may take long, or while a device that came and left is still to be said.
+        None ends while a session of the user `is_opening`, which may take long, or while a device
+        that came and left is still to be said.
         """
         changes = []
         while self._due and self._due[0][0] <= now:
@@ -176,7 +198,13 @@ class Presence:
             entry = self._users.get(user)
             if entry is None or entry.leaving.get(device, (None,))[0] != at:
                 continue  # back again, or gone anew with a later time
-            if again_s := OPENING_AGAIN_S if is_opening(user) else PASSING_AGAIN_S if self._own.is_passing(user, now) else 0.0:
+            if (
+                again_s := OPENING_AGAIN_S
+                if is_opening(user)
+                else PASSING_AGAIN_S
+                if self._own.is_passing(user, now)
+                else 0.0
+            ):
                 entry.leaving[device] = (now + again_s, entry.leaving[device][1])
                 heapq.heappush(self._due, (now + again_s, user, device))
                 continue
@@ -193,7 +221,10 @@ class Presence:
         return changes
 
     def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
-        """The wall clock was set. Versions run `ahead_ms` before it from now on; nobody was last seen in the future."""
+        """The wall clock was set.
+
+        Versions run `ahead_ms` before it from now on; nobody was last seen in the future.
+        """
         self.ahead_ms = ahead_ms
         for entry in self._users.values():
             if entry.seen_ms is not None and entry.seen_ms > now_ms:
@@ -206,11 +237,15 @@ class Presence:
                 attaching[device] = max(0, at + by_ms)
         for user in list(self._own.keys()):
             if (entry := self._users.get(user)) is not None and (devices := self._own[user].devices):
-                moved = [Device(one.id, max(0, one.attached_ms + by_ms), max(0, one.active_ms + by_ms)) for one in devices]
+                moved = [
+                    Device(one.id, max(0, one.attached_ms + by_ms), max(0, one.active_ms + by_ms)) for one in devices
+                ]
                 self._say(user, entry, tuple(moved), now_ms, False)
 
     def told_v(self, now_ms: int) -> int:
-        """The version of a status that is told without a change: above all that was told before, below whatever happens next."""
+        """The version of a status that is told without a change: above all that was told before,
+        below whatever happens next.
+        """
         return now_ms + self.ahead_ms - 1
 
     def next_due(self) -> float | None:
@@ -232,15 +267,18 @@ class Presence:
         return Change(user, entry.status, entry.v, entry.seen_ms if entry.status is Status.OFFLINE else None)
 
     def _forget(self, user: UserId, entry: _User) -> None:
-        # Last-seen is in PostgreSQL. Versions run ahead of the clock where changes come faster than milliseconds; so the next one of this
-        # user rises above all that were forgotten.
+        # Last-seen is in PostgreSQL. Versions run ahead of the clock where changes come faster than
+        # milliseconds; so the next one of this user rises above all that were forgotten.
         self._v = max(self._v, entry.v)
         self._users.pop(user, None)
 
-    # ---- watching -----------------------------------------------------------------------------------------------------------------
+    # ---- watching --------------------------------------------------------------------------------
 
     def watch(self, watcher: Hashable, old: Iterable[UserId], new: Iterable[UserId]) -> list[UserId]:
-        """Replace what a session watches. Gives those of whom nothing was kept until now: other nodes are to be asked about them."""
+        """Replace what a session watches.
+
+        Gives those of whom nothing was kept until now: other nodes are to be asked about them.
+        """
         names = dict.fromkeys(new)
         unknown: list[UserId] = []
         for user in names:
@@ -264,14 +302,19 @@ class Presence:
         return self._watchers.get(user, ())
 
     def status(self, user: UserId) -> Change | None:
-        """The user's status, or None if nothing is known here: offline, and last-seen is in PostgreSQL."""
+        """The user's status, or None if nothing is known here: offline, and last-seen is in
+        PostgreSQL.
+        """
         entry = self._users.get(user)
         return None if entry is None else self._change(user, entry)
 
-    # ---- whom to keep -------------------------------------------------------------------------------------------------------------
+    # ---- whom to keep ----------------------------------------------------------------------------
 
     def hold(self, user: UserId) -> bool:
-        """The services hold the user: where else they are, and with which devices, is wanted. True if other nodes are to be asked. Idempotent."""
+        """The services hold the user: where else they are, and with which devices, is wanted.
+
+        True if other nodes are to be asked. Idempotent.
+        """
         if not self.mirrored or user in self._held:
             return False
         self._held.add(user)
@@ -285,7 +328,11 @@ class Presence:
 
     def keeps(self, user: UserId) -> bool:
         """Whether what other nodes say of the user is kept: watched, held, or here."""
-        return user in self._watchers or user in self._held or ((entry := self._users.get(user)) is not None and entry.here)
+        return (
+            user in self._watchers
+            or user in self._held
+            or ((entry := self._users.get(user)) is not None and entry.here)
+        )
 
     def wanted(self) -> Set[UserId]:
         """All users who are kept, as it is now: whom to ask a boot about."""
@@ -300,12 +347,16 @@ class Presence:
             entry.seats = ()
             self._forget(user, entry)
 
-    # ---- other nodes --------------------------------------------------------------------------------------------------------------
+    # ---- other nodes -----------------------------------------------------------------------------
 
     def remote(self, boot: str, user: UserId, said: Remote, now_ms: int) -> Change | None:
-        """A node says how a user is there: one word of its stream. Older ones than known, and those of a dead boot, are passed over."""
+        """A node says how a user is there: one word of its stream.
+
+        Older ones than known, and those of a dead boot, are passed over.
+        """
         kept = self.keeps(user)
-        # Nothing is kept of most users that are spoken of; a boot without kept users and questions is not worth a node.
+        # Nothing is kept of most users that are spoken of; a boot without kept users and questions
+        # is not worth a node.
         node = self._others.believed(boot) if kept else self._others.get(boot)
         if node is None or (kept and said.v <= node.told.get(user, -1)):
             return None
@@ -313,15 +364,21 @@ class Presence:
         return self._hear(node, user, said, now_ms) if kept else None
 
     def asked(self, boot: str) -> Question:
-        """Call it before a boot's hash is read, and give it to `resync` with the answer. A boot thought dead is believed again from now on."""
+        """Call it before a boot's hash is read, and give it to `resync` with the answer.
+
+        A boot thought dead is believed again from now on.
+        """
         return self._others.ask(boot)
 
     def resync(self, boot: str, answer: Mapping[UserId, Remote | None], asked: Question, now_ms: int) -> list[Change]:
-        """What a boot's hash has of the users asked about, None for those who are not in it. Users whose field could not be read are left out.
+        """What a boot's hash has of the users asked about, None for those who are not in it.
 
-        A word of the stream that came after the question may be older or newer than the answer: the higher version wins. A user who is not in
-        the hash is offline there, unless the stream spoke of them since, or a later question was answered first. If the answer was the newer
-        one, that will be heard from the stream; `roster.py` says why nothing can be missed.
+        Users whose field could not be read are left out.
+
+        A word of the stream that came after the question may be older or newer than the answer: the
+        higher version wins. A user who is not in the hash is offline there, unless the stream spoke
+        of them since, or a later question was answered first. If the answer was the newer one, that
+        will be heard from the stream; `core/remote_presence.py` says why nothing can be missed.
         """
         node = self._others.get(boot)
         if node is None or not node.answered(asked, answer):
@@ -342,7 +399,10 @@ class Presence:
         return changes
 
     def forget_boot(self, boot: str, now_ms: int, seen_ms: int | None) -> list[Change]:
-        """The node is dead: its users are not there any more, last seen at `seen_ms`. Costs by the users kept of it."""
+        """The node is dead: its users are not there any more, last seen at `seen_ms`.
+
+        Costs by the users kept of it.
+        """
         node = self._others.bury(boot)
         changes = []
         for user in () if node is None else node.told:
@@ -364,7 +424,8 @@ class Presence:
                 return None
             entry = self._users[user] = _User(self._v)
         if said.here:
-            # Devices are compared with those that are here: of users who are only watched they would be dead weight.
+            # Devices are compared with those that are here: of users who are only watched they
+            # would be dead weight.
             entry.seats = node.seat(entry.seats, said, said.devices if user in self._held or entry.here else ())
             change = self._update(user, entry, max(now_ms, v - self.ahead_ms))
         else:
@@ -375,7 +436,9 @@ class Presence:
         return change
 
     def _silent(self, node: Node, user: UserId, now_ms: int) -> Change | None:
-        """The node does not have the user; the word that they left was lost, and with it when that was."""
+        """The node does not have the user; the word that they left was lost, and with it when that
+        was.
+        """
         entry = self._users.get(user)
         if entry is None:
             return None
@@ -397,47 +460,74 @@ class Presence:
     def known(self, boot: str) -> list[UserId]:
         """The users kept here that this boot has."""
         node = self._others.get(boot)
-        seated = ((user, entry.seats) for user in (() if node is None else node.told) if (entry := self._users.get(user)) is not None)
+        seated = (
+            (user, entry.seats)
+            for user in (() if node is None else node.told)
+            if (entry := self._users.get(user)) is not None
+        )
         return [user for user, seats in seated if any(seat.boot == boot for seat in seats)]
 
-    # ---- devices over nodes -------------------------------------------------------------------------------------------------------
+    # ---- devices over nodes ----------------------------------------------------------------------
 
     def elsewhere(self, user: UserId) -> bool:
-        """Whether another node has this user not offline, as far as is known: right for kept users once the nodes were asked."""
+        """Whether another node has this user not offline, as far as is known: right for kept users
+        once the nodes were asked.
+        """
         return (entry := self._users.get(user)) is not None and entry.seats != ()
 
     def displaced(self, user: UserId) -> list[DeviceId]:
         """The user's devices here that were attached elsewhere later: to be closed as replaced."""
         entry = self._users.get(user)
-        return [] if entry is None or not entry.seats else roster.displaced(self.boot, self._mine(user), entry.seats)
+        return (
+            []
+            if entry is None or not entry.seats
+            else remote_presence.displaced(self.boot, self._mine(user), entry.seats)
+        )
 
     def surplus(self, user: UserId, devices_max: int) -> list[DeviceId]:
-        """The user's devices here to be closed because there are too many over all nodes, and they are the longest idle."""
+        """The user's devices here to be closed because there are too many over all nodes, and they
+        are the longest idle.
+        """
         entry = self._users.get(user)
         if entry is None or not entry.seats:
             return []
         live = self._own.live(user)
         attaching = self._attaching.get(user)
-        if attaching:  # a device whose next session is under way is not idle; one that is new counts once its hello is over
-            live = tuple([one if (at := attaching.get(one.id)) is None else Device(one.id, at, max(at, one.active_ms)) for one in live])
-        return roster.surplus(self.boot, live, entry.seats, devices_max)
+        # A device whose next session is under way is not idle; one that is new counts once its
+        # hello is over
+        if attaching:
+            live = tuple(
+                [
+                    one if (at := attaching.get(one.id)) is None else Device(one.id, at, max(at, one.active_ms))
+                    for one in live
+                ]
+            )
+        return remote_presence.surplus(self.boot, live, entry.seats, devices_max)
 
     def _mine(self, user: UserId) -> tuple[Device, ...]:
-        """The user's devices here, those whose hello is under way included: each as its newest session."""
+        """The user's devices here, those whose hello is under way included: each as its newest
+        session.
+        """
         live = self._own.live(user)
         attaching = self._attaching.get(user)
         if not attaching:
             return live
-        return (*(one for one in live if one.id not in attaching), *(Device(id, at, at) for id, at in attaching.items()))
+        return (
+            *(one for one in live if one.id not in attaching),
+            *(Device(id, at, at) for id, at in attaching.items()),
+        )
 
-    # ---- what this node says ------------------------------------------------------------------------------------------------------
+    # ---- what this node says ---------------------------------------------------------------------
 
     def on_dirty(self, call: Callable[[], None]) -> None:
         """Call this whenever there is something to say after all was taken."""
         self._own.on_dirty = call
 
     def take_dirty(self, limit: int) -> list[tuple[UserId, Remote]]:
-        """What is to be said, those waiting longest first. If it cannot be sent, say all anew (`local_entries`): it is not dirty any more."""
+        """What is to be said, those waiting longest first.
+
+        If it cannot be sent, say all anew (`local_entries`): it is not dirty any more.
+        """
         taken = self._own.take(limit)
         for user, devices in self._own.passed(user for user, _ in taken):
             if (entry := self._users.get(user)) is not None:
@@ -445,18 +535,26 @@ class Presence:
         return taken
 
     def local_entries(self) -> Iterator[tuple[UserId, Remote]]:
-        """All users who are here, each as it stands when its turn comes; the map may change meanwhile, and who comes meanwhile is dirty."""
+        """All users who are here, each as it stands when its turn comes; the map may change
+        meanwhile, and who comes meanwhile is dirty.
+        """
         return self._own.entries()
 
     def touch(self, user: UserId, device: DeviceId, active_ms: int) -> None:
-        """A device here did something, at `active_ms` of steady time: to be said where `surplus` may compare it."""
+        """A device here did something, at `active_ms` of steady time: to be said where `surplus`
+        may compare it.
+        """
         if (entry := self._users.get(user)) is not None and self.mirrored:
             devices = self._own[user].devices
-            moved = [one._replace(active_ms=max(active_ms, one.active_ms)) if one.id == device else one for one in devices]
+            moved = [
+                one._replace(active_ms=max(active_ms, one.active_ms)) if one.id == device else one for one in devices
+            ]
             self._say(user, entry, tuple(moved), 0, False)
 
     def bump(self, now_ms: int) -> None:
-        """This node was thought dead: all its users are to be said anew, above what was told of them meanwhile."""
+        """This node was thought dead: all its users are to be said anew, above what was told of
+        them meanwhile.
+        """
         for user in list(self._own.keys()):
             said, entry = self._own[user], self._users.get(user)
             v = max(now_ms + self.ahead_ms, 1 + (said.v if entry is None else entry.v))
@@ -467,7 +565,10 @@ class Presence:
             self._own[user] = said._replace(v=v)
 
     def _say(self, user: UserId, entry: _User, devices: tuple[Device, ...], now_ms: int, raised: bool) -> None:
-        """Note what other nodes are to hear of the user, if it is news. `raised`: its version was, for the same news; so all are told the same."""
+        """Note what other nodes are to hear of the user, if it is news.
+
+        `raised`: its version was, for the same news; so all are told the same.
+        """
         status = merged(entry.aways())
         old = self._own[user]
         if status is old.status and devices == old.devices:

@@ -2,14 +2,17 @@
 
     bytes ──decode──► Request (a NamedTuple per type)          facts ──encode──► bytes
 
-`decode` never guesses: what comes out is valid in itself (types, ranges, text, ids); whether it is *allowed* is the session's and
-the services' business. It raises `errors.ClientFault` and nothing else, with the request's id in `Fault.id` as far as it could be read.
-The contract is `docs/protocol.md`; `docs/schema/` is held to this module by a test.
+`decode` never guesses: what comes out is valid in itself (types, ranges, text, ids); whether it is
+*allowed* is the session's and the services' business. It raises `errors.ClientFault` and nothing
+else, with the request's id in `Fault.id` as far as it could be read. The contract is
+`docs/protocol.md`; `docs/schema/` is held to this module by a test.
 
-JSON is read by orjson: it refuses invalid UTF-8, lone surrogates, NaN and nesting beyond its limit, and of equal keys keeps the last. What it refuses
-is read once more by `loose_json`, so that a fault of one value is answered with the request's id and not with 0.
-Requests are NamedTuples and not frozen dataclasses: these are made once per message, and a frozen `__init__` of seven
-fields costs 1.1 us against 0.3 us. Frames are put together with `%` on bytes: 0.5 us against 1.1 us for orjson on a dict.
+JSON is read by orjson: it refuses invalid UTF-8, lone surrogates, NaN and nesting beyond its limit,
+and of equal keys keeps the last. What it refuses is read once more by `loose_json`, so that a fault
+of one value is answered with the request's id and not with 0. Requests are NamedTuples and not
+frozen dataclasses: these are made once per message, and a frozen `__init__` of seven fields costs
+1.1 us against 0.3 us. Frames are put together with `%` on bytes: 0.5 us against 1.1 us for orjson
+on a dict.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ VERSION: Final = 1
 SUBPROTOCOL: Final = "chatd.v1"
 ID_MAX: Final = 2**53 - 1
 BODY_BYTES_MAX: Final = 2048
-ENVELOPE_BYTES_MAX: Final = 4096  # all of a send but its body: ids of 64 characters at up to 12 bytes each, twice, and the keys
+# All of a send but its body: ids of 64 characters at up to 12 bytes each, twice, and the keys
+ENVELOPE_BYTES_MAX: Final = 4096
 FRAME_BYTES_MAX: Final = 16_384
 CURSORS_MAX: Final = 500
 WATCH_MAX: Final = 200
@@ -37,7 +41,8 @@ PAGE_DEFAULT: Final = 50
 TOKEN_CHARS_MAX: Final = 8_192
 FEATURES_MAX: Final = 32
 
-# A body of control characters alone would be refused, so each of its bytes takes at most 6 as an escape (\uXXXX).
+# A body of control characters alone would be refused, so each of its bytes takes at most 6 as an
+# escape (\uXXXX).
 assert FRAME_BYTES_MAX >= BODY_BYTES_MAX * 6 + ENVELOPE_BYTES_MAX
 
 MESSAGE: Final = 0
@@ -48,7 +53,8 @@ KINDS: Final = (b"message", b"edit", b"delete")
 _CID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_SINCE = re.compile(r"[0-9a-f]{1,16}\.[0-9a-f]{1,16}\.[0-9a-f]{1,8}|[0-9]{1,19}")  # chatd/postgres/mark.py; what earlier releases gave lists all
+# chatd/postgres/mark.py; what earlier releases gave lists all
+_SINCE = re.compile(r"[0-9a-f]{1,16}\.[0-9a-f]{1,16}\.[0-9a-f]{1,8}|[0-9]{1,19}")
 _CONV = re.compile(r"[1-9][0-9]{0,18}")
 
 
@@ -177,10 +183,23 @@ class PingRequest(NamedTuple):
 
 Entering: TypeAlias = Send | Edit | Delete  # requests that make an entry
 Request: TypeAlias = (
-    Hello | Send | Edit | Delete | Ack | Read | History | Conversations | Typing | SetPresence | Watch | Skip | Refresh | PingRequest
+    Hello
+    | Send
+    | Edit
+    | Delete
+    | Ack
+    | Read
+    | History
+    | Conversations
+    | Typing
+    | SetPresence
+    | Watch
+    | Skip
+    | Refresh
+    | PingRequest
 )
 
-# ---- decode ---------------------------------------------------------------------------------------------------------------------
+# ---- decode --------------------------------------------------------------------------------------
 
 
 def _bad(field: str, what: str) -> errors.BadField:
@@ -204,7 +223,8 @@ def _user(value: object, field: str) -> UserId:
 
 
 def _conv(value: object, field: str) -> ConvId:
-    # 19 digits can pass 2^63 - 1: such a conversation cannot exist, and PostgreSQL must not be asked for it.
+    # 19 digits can pass 2^63 - 1: such a conversation cannot exist, and PostgreSQL must not be
+    # asked for it.
     if type(value) is not str:
         raise _bad(field, "must be a conversation id")
     if not _CONV.fullmatch(value) or (number := int(value)) > 2**63 - 1:
@@ -225,7 +245,8 @@ def _where(o: dict[str, Any]) -> tuple[ConvId | None, UserId | None]:
 def _seq(o: dict[str, Any], key: str, least: int = 1) -> Seq:
     value = o.get(key)
     if type(value) is not int:
-        if type(value) is not float or not abs(value) > ID_MAX:  # the parser makes a float of an integer beyond its own; NaN is no integer
+        # The parser makes a float of an integer beyond its own; NaN is no integer
+        if type(value) is not float or not abs(value) > ID_MAX:
             raise _bad(key, "must be an integer")
     elif least <= value <= ID_MAX:
         return Seq(value)
@@ -249,7 +270,10 @@ def _message(o: dict[str, Any]) -> tuple[Seq | None, Cid | None]:
 
 
 def _body(o: dict[str, Any], bounds: Bounds) -> str:
-    """Text as `docs/protocol.md` section 2 allows it. `isprintable` is the quick way past the pattern for most texts."""
+    """Text as `docs/protocol.md` section 2 allows it.
+
+    `isprintable` is the quick way past the pattern for most texts.
+    """
     body = o.get("body")
     if type(body) is not str:
         if body is UNREADABLE:
@@ -258,7 +282,9 @@ def _body(o: dict[str, Any], bounds: Bounds) -> str:
     try:
         size = len(body) if body.isascii() else len(body.encode())
     except UnicodeEncodeError:
-        raise errors.BadText("body has half a character (a lone surrogate): cut a text between characters", field="body") from None
+        raise errors.BadText(
+            "body has half a character (a lone surrogate): cut a text between characters", field="body"
+        ) from None
     if size > bounds.body_bytes:
         raise errors.TooLong(f"body has {size} bytes of UTF-8; {bounds.body_bytes} is the most")
     if not body:
@@ -304,7 +330,8 @@ def _cursors(o: dict[str, Any]) -> dict[ConvId, Seq]:
     for c, seq in value.items():
         if type(seq) is not int or not 0 <= seq <= ID_MAX:
             raise _bad("cursors", "must give an integer from 0 for each conversation")
-        if _CONV.fullmatch(c) and int(c) < 2**63:  # a conversation that is not the user's is passed over, also a malformed one
+        # A conversation that is not the user's is passed over, also a malformed one
+        if _CONV.fullmatch(c) and int(c) < 2**63:
             cursors[ConvId(int(c))] = Seq(seq)
     return cursors
 
@@ -413,7 +440,7 @@ def decode(payload: bytes, last_id: int, bounds: Bounds = DEFAULT_BOUNDS) -> Req
         raise Fault(id, e) from None
 
 
-# ---- encode ---------------------------------------------------------------------------------------------------------------------
+# ---- encode --------------------------------------------------------------------------------------
 
 dumps = orjson.dumps
 
@@ -463,8 +490,21 @@ def err(id: int, error: errors.Refused) -> bytes:
     return dumps(facts)
 
 
-def entry(c: int, seq: int, ts: int, from_json: bytes, to_json: bytes, kind: int, ref: int | None, body: str | None, cid: str | None) -> bytes:
-    """A live entry; only a message has no `ref`. `from_json`, `to_json`: user ids as JSON. `cid` for the sender's devices only."""
+def entry(
+    c: int,
+    seq: int,
+    ts: int,
+    from_json: bytes,
+    to_json: bytes,
+    kind: int,
+    ref: int | None,
+    body: str | None,
+    cid: str | None,
+) -> bytes:
+    """A live entry; only a message has no `ref`.
+
+    `from_json`, `to_json`: user ids as JSON. `cid` for the sender's devices only.
+    """
     if kind == MESSAGE:
         tail = b',"body":%b}' % dumps(body)
     elif kind == EDIT:
@@ -476,11 +516,16 @@ def entry(c: int, seq: int, ts: int, from_json: bytes, to_json: bytes, kind: int
     )  # fmt: skip
 
 
-LATER_KIND: Final = b"other"  # of a release after this one, whose nodes write beside ours during an upgrade: clients pass it over, and its seq counts
+# Of a release after this one, whose nodes write beside ours during an upgrade: clients pass it
+# over, and its seq counts
+LATER_KIND: Final = b"other"
 
 
 class Stored(NamedTuple):
-    """An entry as the log holds it now, in the order of the columns of `sql/queries/entries_*.sql`. Times in ms."""
+    """An entry as the log holds it now, in the order of the columns of `sql/queries/entries_*.sql`.
+
+    Times in ms.
+    """
 
     seq: int
     ts: int
@@ -496,7 +541,10 @@ class Stored(NamedTuple):
 
 
 def stored_entry(head: bytes, e: Stored, from_json: bytes, to_json: bytes, own: bool) -> bytes:
-    """An entry as it stands now. `head`: b'{' for an item of history, or `entry_head(c)` for a push."""
+    """An entry as it stands now.
+
+    `head`: b'{' for an item of history, or `entry_head(c)` for a push.
+    """
     tail = b""
     kind = KINDS[e.kind] if 0 <= e.kind < len(KINDS) else LATER_KIND
     if own:
@@ -515,7 +563,13 @@ def entry_head(c: int) -> bytes:
 
 
 def receipt(c: int, from_json: bytes, to_json: bytes, delivered: int, read: int) -> bytes:
-    return b'{"t":"receipt","c":"%d","from":%b,"to":%b,"delivered":%d,"read":%d}' % (c, from_json, to_json, delivered, read)
+    return b'{"t":"receipt","c":"%d","from":%b,"to":%b,"delivered":%d,"read":%d}' % (
+        c,
+        from_json,
+        to_json,
+        delivered,
+        read,
+    )
 
 
 def typing(c: int, from_json: bytes, to_json: bytes) -> bytes:
@@ -523,7 +577,10 @@ def typing(c: int, from_json: bytes, to_json: bytes) -> bytes:
 
 
 def parties(frame: bytes, side: int) -> tuple[UserId, UserId] | None:
-    """(a, b) of the conversation of an entry's frame, made by that side; None if it does not tell. For what another node sends."""
+    """(a, b) of the conversation of an entry's frame, made by that side; None if it does not tell.
+
+    For what another node sends.
+    """
     try:
         o = orjson.loads(frame)
         one, other = user_id(o["from"]), user_id(o["to"])

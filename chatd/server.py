@@ -5,8 +5,9 @@
     drain    no new connections ─► notice to clients ─► what is in the lanes is committed and acked ─► close 1012
     stop     in the opposite order of start; the database last
 
-A second signal forces. Exit status 0 only after a whole drain. Tasks are made in `_watch` (for the life of the node: one that ends stops the node,
-loudly) and `_spawn` (short work for one request: it handles its own errors).
+A second signal forces. Exit status 0 only after a whole drain. Tasks are made in `_watch` (for the
+life of the node: one that ends stops the node, loudly) and `_spawn` (short work for one request: it
+handles its own errors).
 """
 
 from __future__ import annotations
@@ -23,42 +24,47 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from chatd import descriptors, ending, framing, listening, migrate, notify, protocol, retention
 from chatd import log as logs
-from chatd.admin import Admin
-from chatd.alarm import Alarm
-from chatd.auth import Keys, Verifier, issue
-from chatd.census import Census
+from chatd import protocol
+from chatd.chat.auth import Keys, Verifier, issue
+from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
+from chatd.chat.hello import Services
 from chatd.chat.ports import Admission, Alone, OtherNodes, OwnCount, Rates
 from chatd.chat.presence_push import PresencePush
 from chatd.clock import Clock
 from chatd.config import Settings
-from chatd.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
-from chatd.crowd import Crowd
-from chatd.delivery import Delivery
-from chatd.embedded import Embedded
-from chatd.embedded_owner import EmbeddedOwner
+from chatd.core.conversations import Registry
+from chatd.core.session import State
+from chatd.core.steady_time import Steady
+from chatd.core.write_pacing import BUSY_TURN_S
 from chatd.errors import ChatdError, CloseCode, SettingError
-from chatd.flushing import BUSY_TURN_S
-from chatd.hub import Hub
 from chatd.ids import ConvId, UserId
+from chatd.loop import ending
+from chatd.loop.alarm import Alarm
+from chatd.loop.pulse import Pulse
 from chatd.metrics import Metrics
-from chatd.node_view import about_user
-from chatd.opening import Services
-from chatd.pages import Pages
+from chatd.net import listen_errors
+from chatd.net.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
+from chatd.net.full_log import Crowd
+from chatd.net.listener import Hub
+from chatd.net.pages import Pages
+from chatd.net.revocation import Revocation
+from chatd.ops import descriptors, sd_notify
+from chatd.ops.admin import Admin
+from chatd.ops.readiness import Readiness
+from chatd.ops.user_view import about_user
+from chatd.postgres import migrate, partitions
+from chatd.postgres.census import Census
+from chatd.postgres.embedded import Embedded
+from chatd.postgres.embedded_owner import EmbeddedOwner
 from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
-from chatd.pulse import Pulse
-from chatd.readiness import Readiness
-from chatd.registry import Registry
-from chatd.revocation import Revocation
-from chatd.session import State
-from chatd.steady import Steady
 from chatd.store import Limits, Store
+from chatd.wire import framing
 
 if TYPE_CHECKING:
-    from chatd.cluster import Cluster
+    from chatd.cluster.node import Cluster
 
 log = structlog.get_logger("server")
 
@@ -73,7 +79,8 @@ DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody loo
 NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
 NOTICE_MS_MIN: Final = 200.0
 NOTICE_MS_MAX: Final = 5_000
-RESTART_MARGIN: Final = 1.5  # of a lone node's last start: the drain comes before the next, and a busy machine takes longer
+# Of a lone node's last start: the drain comes before the next, and a busy machine takes longer
+RESTART_MARGIN: Final = 1.5
 
 
 class Node:
@@ -104,7 +111,7 @@ class Node:
         self._keys, self._verifier = self._load_keys(None)
         self._revocation: Revocation | None = None
 
-    # ---- parts ----------------------------------------------------------------------------------------------------------------------
+    # ---- parts -----------------------------------------------------------------------------------
 
     def _load_keys(self, known: Keys | None) -> tuple[Keys, Verifier]:
         s = self.settings
@@ -114,19 +121,25 @@ class Node:
         return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s, s.token_ttl_max_s)
 
     def reload_keys(self) -> None:
-        """Read the key file again (SIGHUP): keys are rotated without a restart, and sessions of removed keys end. A wrong file changes nothing."""
+        """Read the key file again (SIGHUP): keys are rotated without a restart, and sessions of
+        removed keys end. A wrong file changes nothing.
+        """
         if self.port:
-            notify.reloading()
+            sd_notify.reloading()
         try:
             self._swap_keys()
         except SettingError as e:
             self.metrics.reload_failures += 1
             log.error("keys.kept", reason=str(e))
         if self.port:  # before, it would not be true
-            notify.ready()
+            sd_notify.ready()
 
     def _swap_keys(self) -> None:
-        """Raises SettingError. In one turn: a hello is judged by the old keys and is looked at as a session, or it is judged by the new ones."""
+        """Raises SettingError.
+
+        In one turn: a hello is judged by the old keys and is looked at as a session, or it is
+        judged by the new ones.
+        """
         old, (self._keys, self._verifier) = self._keys, self._load_keys(self._keys)
         added = [key.kid for key in self._keys.all() if not old.keeps(key)]
         removed = [key.kid for key in old.all() if not self._keys.keeps(key)]
@@ -137,7 +150,9 @@ class Node:
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
         s = self.settings
-        return issue(self._keys, user, s.token_ttl_s(DEV_TOKEN_TTL_S), self._clock.now_s(), s.jwt_audience, s.jwt_issuer)
+        return issue(
+            self._keys, user, s.token_ttl_s(DEV_TOKEN_TTL_S), self._clock.now_s(), s.jwt_audience, s.jwt_issuer
+        )
 
     chat: Chat
     hub: Hub
@@ -151,21 +166,42 @@ class Node:
         clock.stepped = self._clock_stepped
         self._steady = Steady(clock, s.lease_ms / 1000)
         presence_push = PresencePush(
-            self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms, spawn=self._spawn, alarm=self._alarm,
-        )  # fmt: skip
+            self.presence,
+            self.registry,
+            self.store,
+            metrics,
+            now=clock.now,
+            now_ms=clock.now_ms,
+            spawn=self._spawn,
+            alarm=self._alarm,
+        )
         rates = Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
         others: OtherNodes = Alone()
         admission: Admission = OwnCount(rates, clock.now)
         if s.redis_url is not None:
-            from chatd.cluster import Cluster  # a single node does without redis-py's 10 MB
+            from chatd.cluster.node import Cluster  # a single node does without redis-py's 10 MB
 
             self.cluster = Cluster(
-                s, self.store, self.presence, self.registry, metrics, rates=rates, boot=self._boot, facts=self._facts, clock=clock,
+                s,
+                self.store,
+                self.presence,
+                self.registry,
+                metrics,
+                rates=rates,
+                boot=self._boot,
+                facts=self._facts,
+                clock=clock,
                 steady=self._steady,
-            )  # fmt: skip
+            )
             others, admission = self.cluster.relay, self.cluster.quota
         self.delivery = Delivery(
-            self.registry, self.store, metrics, now=clock.now, spawn=self._spawn, presence_push=presence_push, others=others
+            self.registry,
+            self.store,
+            metrics,
+            now=clock.now,
+            spawn=self._spawn,
+            presence_push=presence_push,
+            others=others,
         )
         self.store.health.is_settling = lambda: self.store.is_outcome_unknown or self.delivery.gaps.is_settling
         self.services = Services(
@@ -179,23 +215,36 @@ class Node:
             refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),
         )  # fmt: skip
         self.chat = Chat(self.services, self.delivery, self._alarm)
-        self.store.moved, self.store.held = self._log_moved, lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
+        self.store.moved, self.store.held = (
+            self._log_moved,
+            lambda: {conv.id: conv.head for conv in self.registry.convs.values()},
+        )
         self.store.latest = self._latest
         if self.cluster is not None:
             self.cluster.attach(self.services, self.delivery, self.chat)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.hub = Hub(self.services, self.chat, pages, self._loop, self._boot)
         self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self._spawn)
-        self.retention = retention.Retention(
-            self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s, ahead=s.partitions_ahead, metrics=metrics,
-            held=lambda: self.registry.convs, floors=self._floors,
-        )  # fmt: skip
+        self.retention = partitions.Retention(
+            self.store.opener,
+            retention_s=s.retention_days * 86_400,
+            partition_s=s.partition_s,
+            ahead=s.partitions_ahead,
+            metrics=metrics,
+            held=lambda: self.registry.convs,
+            floors=self._floors,
+        )
         self.store.on_partition = self.retention.wake
         metrics.failures = self.store.health.counts
         self._make_census()
         self.readiness = Readiness(
-            self.store, state=self._state, missing=self.retention.wake, redis=self._redis_away, spawn=self._spawn, now=clock.now
-        )  # fmt: skip
+            self.store,
+            state=self._state,
+            missing=self.retention.wake,
+            redis=self._redis_away,
+            spawn=self._spawn,
+            now=clock.now,
+        )
         self._make_gauges()
 
     def _make_gauges(self) -> None:
@@ -203,18 +252,42 @@ class Node:
             ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
             ("sessions_now", "sessions of this node: devices that have said hello", lambda: self.registry.sessions),
             ("users_online_now", "users with a session here, or in its grace time", lambda: len(self.presence)),
-            ("nodes_unheard", "other nodes on this database that this one does not hear: they share no Redis", lambda: len(self.census.unheard)),
+            (
+                "nodes_unheard",
+                "other nodes on this database that this one does not hear: they share no Redis",
+                lambda: len(self.census.unheard),
+            ),
             ("users_held", "users in memory", lambda: len(self.registry.users)),
             ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
             ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
-            ("turn_seconds", f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more", lambda: self.hub.flusher.turn_s),
-            ("database_up", "1 while PostgreSQL takes what this node writes and reads", lambda: self.store.health.trouble is None),
-            ("reads_queued", "reads of clients that wait for their turn at the pool", lambda: self.store.read_turns.waiting),
-            ("hellos_queued", "pages of hellos that wait for their turn at the pool", lambda: self.store.hello_turns.waiting),
+            (
+                "turn_seconds",
+                f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more",
+                lambda: self.hub.flusher.turn_s,
+            ),
+            (
+                "database_up",
+                "1 while PostgreSQL takes what this node writes and reads",
+                lambda: self.store.health.trouble is None,
+            ),
+            (
+                "reads_queued",
+                "reads of clients that wait for their turn at the pool",
+                lambda: self.store.read_turns.waiting,
+            ),
+            (
+                "hellos_queued",
+                "pages of hellos that wait for their turn at the pool",
+                lambda: self.store.hello_turns.waiting,
+            ),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
             ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.reads.in_use),
             ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.reads.waiting),
-            ("ready", "1 while this node serves, as far as it knows without asking: /readyz asks", lambda: not self.readiness.known()),
+            (
+                "ready",
+                "1 while this node serves, as far as it knows without asking: /readyz asks",
+                lambda: not self.readiness.known(),
+            ),
             ("descriptors_open", "descriptors of this process that are open", descriptors.held),
             ("descriptors_max", "descriptors that this process may have", descriptors.limit),
         ):
@@ -223,9 +296,12 @@ class Node:
     def _make_census(self) -> None:
         s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
         self.census = Census(
-            boot=self._boot, name=s.node_name or f"{socket.gethostname()}:{s.port}", now=self._clock.now,
-            grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000, heard=frozenset if mirror is None else lambda: mirror.listed,
-        )  # fmt: skip
+            boot=self._boot,
+            name=s.node_name or f"{socket.gethostname()}:{s.port}",
+            now=self._clock.now,
+            grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000,
+            heard=frozenset if mirror is None else lambda: mirror.listed,
+        )
         watch = self.store.watch
         watch.errand, watch.clock, watch.pulse = self.census, self._clock.sync, self._pulse
 
@@ -235,10 +311,17 @@ class Node:
     def _facts(self) -> dict[str, object]:
         """What `chatd nodes` shows."""
         s = self.settings
-        return {"port": self.port, "admin": [s.admin_host, self.admin_port], "sessions": self.registry.sessions, "users": len(self.presence)}
+        return {
+            "port": self.port,
+            "admin": [s.admin_host, self.admin_port],
+            "sessions": self.registry.sessions,
+            "users": len(self.presence),
+        }
 
     def _log_moved(self, fall: Fall) -> None:
-        """The log is another one: what is in memory of the one before is dropped, and all sessions begin again."""
+        """The log is another one: what is in memory of the one before is dropped, and all sessions
+        begin again.
+        """
         self.registry.forget_conversations()
         self.delivery.gaps.reset()
         if self.cluster is not None:
@@ -258,7 +341,7 @@ class Node:
             if conv is not None:
                 conv.floor = max(conv.floor, floor)
 
-    # ---- tasks ----------------------------------------------------------------------------------------------------------------------
+    # ---- tasks -----------------------------------------------------------------------------------
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
@@ -276,15 +359,20 @@ class Node:
         task.add_done_callback(lambda task: None if task.cancelled() else self._fail(name, task.exception()))
 
     def _fail(self, name: str, error: BaseException | None) -> None:
-        """What must not happen: the node stops, and is started anew by whoever supervises it, rather than live on without a part."""
+        """What must not happen: the node stops, and is started anew by whoever supervises it,
+        rather than live on without a part.
+        """
         log.critical("task.died", task=name, exc_info=error)
         if not self._failed.done():
             self._failed.set_exception(error or ChatdError(f"{name} ended"))
 
-    # ---- start ----------------------------------------------------------------------------------------------------------------------
+    # ---- start -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bring everything up, in order; raises SettingError with a remedy. `stop` undoes it, also when it failed half-way."""
+        """Bring everything up, in order; raises SettingError with a remedy.
+
+        `stop` undoes it, also when it failed half-way.
+        """
         began = self._clock.now()
         conninfo = await self._start_database()
         self._make_parts(conninfo)
@@ -315,13 +403,15 @@ class Node:
         await self._listen()
         self._restart_ms = (self._age_s + self._clock.now() - began) * 1000
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
-        notify.ready()
+        sd_notify.ready()
         self.on_ready()
 
     async def _await_database(self) -> None:
-        """Wait while the database answers and cannot be used, such as a standby before its promotion; `/readyz` tells why."""
+        """Wait while the database answers and cannot be used, such as a standby before its
+        promotion; `/readyz` tells why.
+        """
         while reason := await self.store.usable():
-            notify.waiting(reason)
+            sd_notify.waiting(reason)
             await asyncio.sleep(DATABASE_POLL_S)
 
     async def _start_database(self) -> str:
@@ -340,10 +430,15 @@ class Node:
         s = self.settings
         try:
             self._server = await self._loop.create_server(
-                lambda: Connection(self.hub), s.host, s.port, backlog=BACKLOG, reuse_address=True, reuse_port=notify.is_worker()
+                lambda: Connection(self.hub),
+                s.host,
+                s.port,
+                backlog=BACKLOG,
+                reuse_address=True,
+                reuse_port=sd_notify.is_worker(),
             )
         except (OSError, UnicodeError) as e:
-            raise listening.refused("", s.host, s.port, e) from e
+            raise listen_errors.refused("", s.host, s.port, e) from e
         for one in self._server.sockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # likewise
@@ -357,7 +452,7 @@ class Node:
             try:
                 self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
             except (OSError, UnicodeError) as e:
-                raise listening.refused("admin_", s.admin_host, s.admin_port, e) from e
+                raise listen_errors.refused("admin_", s.admin_host, s.admin_port, e) from e
 
     def _state(self) -> dict[str, str]:
         """What keeps this node from serving that is its own affair, by part."""
@@ -386,10 +481,16 @@ class Node:
 
     def _about(self, user: UserId) -> dict[str, object]:
         """For `chatd user show`: what this node knows of a user."""
-        facts = {**self._facts(), "boot": self._boot, "name": self.census.name, "problems": self.readiness.known(), "degraded": self._degraded()}
+        facts = {
+            **self._facts(),
+            "boot": self._boot,
+            "name": self.census.name,
+            "problems": self.readiness.known(),
+            "degraded": self._degraded(),
+        }
         return {"node": facts, **about_user(self.registry, user, now=self._clock.now(), now_ms=self._clock.now_ms())}
 
-    # ---- serve ----------------------------------------------------------------------------------------------------------------------
+    # ---- serve -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Start, serve until a signal, drain, stop. Raises what made it fail."""
@@ -409,7 +510,7 @@ class Node:
             starting.result()
             waits: list[asyncio.Future[Any]] = [stopping, self._failed]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            notify.stopping()
+            sd_notify.stopping()
             if stopping.done():
                 drain = self._loop.create_task(self.drain())
                 force = self._loop.create_task(forced.wait())
@@ -423,14 +524,17 @@ class Node:
         if forced.is_set():
             raise ChatdError("forced to stop before the drain was over")
         if left:
-            raise ChatdError(f"{left} entries had no answer from the database when the drain was over; none of them was acked")
+            raise ChatdError(
+                f"{left} entries had no answer from the database when the drain was over; none of them was acked"
+            )
         if self._failed.done():
             self._failed.result()
 
     async def _sweep(self) -> None:
-        """Once a second: deadlines, heartbeats, tokens, users who are gone; and how late this runs is the loop's lag.
+        """Once a second: deadlines, heartbeats, tokens, users who are gone; and how late this runs
+        is the loop's lag.
 
-        It is the one timer of a node that is idle (pulse.py).
+        It is the one timer of a node that is idle (loop/pulse.py).
         """
         due, crowd = self._clock.now(), Crowd(self.settings.connections_max)
         while True:
@@ -444,7 +548,7 @@ class Node:
             self.chat.release()
             self._tell_dropped()
             crowd.look(len(self.hub.connections), self._clock.now())
-            notify.alive()
+            sd_notify.alive()
 
     def _tell_dropped(self) -> None:
         lines, self._dropped = logs.dropped() - self._dropped, logs.dropped()
@@ -459,7 +563,11 @@ class Node:
 
     def _clock_stepped(self, by_ms: int) -> None:
         self.metrics.clock_steps += 1
-        log.warning("clock.stepped", by_ms=by_ms, msg="PostgreSQL's clock was set, or it runs elsewhere now: tokens are judged by the new time")
+        log.warning(
+            "clock.stepped",
+            by_ms=by_ms,
+            msg="PostgreSQL's clock was set, or it runs elsewhere now: tokens are judged by the new time",
+        )
         self.presence.clock_stepped(self._clock.ahead_ms, self._clock.now_ms())
         self.retention.wake()  # another day may have begun
 
@@ -469,7 +577,7 @@ class Node:
             await self._alarm.rings(TICK_S)
             self.chat.tick()
 
-    # ---- drain and stop -------------------------------------------------------------------------------------------------------------
+    # ---- drain and stop --------------------------------------------------------------------------
 
     async def drain(self) -> None:
         """Let clients go without losing anything: within `drain_ms`."""
@@ -482,7 +590,9 @@ class Node:
             self._server.close()
         first_ms, last_ms = self._notice_ms()
         self._drain_grace_s = last_ms / 1000 + DRAIN_GRACE_S
-        notice = self.chat.notice = lambda: protocol.frame("notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms)))
+        notice = self.chat.notice = lambda: protocol.frame(
+            "notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms))
+        )
         for connection in list(self.hub.connections):
             if (session := connection.session) is not None and session.state is State.LIVE:
                 connection.send(framing.encode_text(notice()))
@@ -497,7 +607,9 @@ class Node:
         log.info("drain.done", left=len(self.hub.connections), pending=self.store.pending)
 
     def _notice_ms(self) -> tuple[float, float]:
-        """When clients are to come back, at the earliest and at the latest: at once if other nodes serve, else when this one is there again."""
+        """When clients are to come back, at the earliest and at the latest: at once if other nodes
+        serve, else when this one is there again.
+        """
         window_ms = min(NOTICE_MS_MAX, max(NOTICE_MS_MIN, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
         alone_ms = min(NOTICE_MS_MAX, self._restart_ms * RESTART_MARGIN) if self.cluster is None else 0.0
         return alone_ms, alone_ms + window_ms
@@ -530,9 +642,13 @@ class Node:
 
 def _store_limits(s: Settings) -> Limits:
     return Limits(
-        lanes=s.lanes, batch_rows_max=s.batch_rows_max, lane_queue_max=s.lane_queue_max, lane_deadline_ms=s.lane_deadline_ms,
-        pool_max=s.pool_max, reads_queue_max=s.reads_queue_max, edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms,
+        lanes=s.lanes,
+        batch_rows_max=s.batch_rows_max,
+        lane_queue_max=s.lane_queue_max,
+        lane_deadline_ms=s.lane_deadline_ms,
+        pool_max=s.pool_max,
+        reads_queue_max=s.reads_queue_max,
+        edit_window_ms=s.edit_window_ms,
+        cursor_flush_ms=s.cursor_flush_ms,
         feed=s.redis_url is not None,
-    )  # fmt: skip
-
-
+    )

@@ -3,7 +3,8 @@
     check(name, text)     raises ValueError: a sentence without the value, which may be a secret
     WORDS[name]           what a right value is, for errors, `--help` and the docs page
 
-A value that can never work is wrong here already, with its own reason: an origin that no browser sends, a host that no resolver takes.
+A value that can never work is wrong here already, with its own reason: an origin that no browser
+sends, a host that no resolver takes.
 """
 
 from __future__ import annotations
@@ -69,7 +70,11 @@ def overlap(host: str, other: str) -> bool:
 
 def _host(text: str) -> None:
     labels = [] if ":" in text else text.removesuffix(".").split(".")
-    if _HOST.fullmatch(text) is None or len(text) > HOST_CHARS_MAX or not all(0 < len(label) <= LABEL_CHARS_MAX for label in labels):
+    if (
+        _HOST.fullmatch(text) is None
+        or len(text) > HOST_CHARS_MAX
+        or not all(0 < len(label) <= LABEL_CHARS_MAX for label in labels)
+    ):
         raise ValueError("is wrong")
 
 

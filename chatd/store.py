@@ -1,14 +1,17 @@
-"""PostgreSQL as chatd sees it: the log (through the lanes of `writer.py`), reads, and what is written behind.
+"""PostgreSQL as chatd sees it: the log (through the lanes of `postgres/lanes.py`), reads, and what
+is written behind.
 
     append(item) ──► lanes: one connection each                    sends; durable before anybody hears of them
     history, listings, resync, resolve ──► pool, bounded wait      reads, and the making of conversations
-    feed, states ──► one connection (feedreader.py)                what other nodes have written
+    feed, states ──► one connection (postgres/change_feed_reader.py)                what other nodes have written
     cursor_moved, seen ──► dirty maps ──flush_s later──► pool      not durable at once, by design: coalesced, only forward
 
-Every method raises `errors.Unavailable` when the database cannot do it now and `errors.Overloaded` when too many wait for it; nothing else that a
-caller must handle, but `Locked` and `DataRefused` of `resolve`. What an error means: postgres/faults.py.
-Reads are repeated on another connection when theirs turns out dead: after a restart of PostgreSQL the pool is full of dead ones, and psycopg's pool
-finds out by using them. What was read of one log is not given to the next (`LogState.generation`).
+Every method raises `errors.Unavailable` when the database cannot do it now and `errors.Overloaded`
+when too many wait for it; nothing else that a caller must handle, but `Locked` and `DataRefused` of
+`resolve`. What an error means: postgres/faults.py. Reads are repeated on another connection when
+theirs turns out dead: after a restart of PostgreSQL the pool is full of dead ones, and psycopg's
+pool finds out by using them. What was read of one log is not given to the next
+(`LogState.generation`).
 """
 
 from __future__ import annotations
@@ -24,23 +27,25 @@ import structlog
 from psycopg import errors as pg
 from psycopg_pool import PoolTimeout, TooManyRequests
 
-from chatd import errors, pgarrays, writer
-from chatd.behind import Behind
-from chatd.feedreader import FeedPage, FeedReader
+from chatd import errors
+from chatd.core.batch import Item, LaneQueue
+from chatd.core.conversation import Conversation
 from chatd.ids import ConvId, UserId
-from chatd.lanes import Item, LaneQueue
 from chatd.metrics import Metrics
+from chatd.postgres import arrays as pgarrays
 from chatd.postgres import connection, faults, mark
+from chatd.postgres import lanes as writer
+from chatd.postgres.change_feed_reader import FeedPage, FeedReader
 from chatd.postgres.connection import Backend, Connection, Opener
+from chatd.postgres.fair_queue import Turns
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState
 from chatd.postgres.pool import Pool
+from chatd.postgres.queries import name_of, query
 from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
+from chatd.postgres.write_behind import Behind
 from chatd.protocol import Stored
-from chatd.queries import name_of, query
-from chatd.registry import Conversation
-from chatd.turns import Turns
 
 log = structlog.get_logger("store")
 
@@ -49,11 +54,14 @@ K = TypeVar("K")
 READ_RETRY_MS: Final = 1_000
 READ_TIMEOUT_S: Final = 5.0
 
-# psycopg's pool doubles its pauses up to this, and nobody can hurry it: with its default of 300 s, reads stayed away for a minute after an
-# outage of three. Past it the pool lets go of the attempt, and the next read starts a new one at once.
+# psycopg's pool doubles its pauses up to this, and nobody can hurry it: with its default of 300 s,
+# reads stayed away for a minute after an outage of three. Past it the pool lets go of the attempt,
+# and the next read starts a new one at once.
 RECONNECT_S: Final = 2.0
 
-STOP_FLUSH_S: Final = 0.7  # at the end: with a database that is away the node must still end within its drain (server.DRAIN_MARGIN_MS)
+# At the end: with a database that is away the node must still end within its drain
+# (server.DRAIN_MARGIN_MS)
+STOP_FLUSH_S: Final = 0.7
 STOP_AGAIN_S: Final = 0.02
 STOP_CLOSE_S: Final = 0.5
 BEGIN: Final = UserId("")  # before all users, by name
@@ -116,7 +124,9 @@ class Head(NamedTuple):
 
 
 class Changed(NamedTuple):
-    """One page of what a hello needs: the mark and time of its snapshot, the conversations, and where the next page begins; None: it was the last."""
+    """One page of what a hello needs: the mark and time of its snapshot, the conversations, and
+    where the next page begins; None: it was the last.
+    """
 
     mark: str
     now_ms: int
@@ -150,7 +160,9 @@ class Limits(NamedTuple):
 
 
 class Store:
-    """Open with `start`, close with `stop`; `tasks` are to be watched by the node: none may end before `stop`."""
+    """Open with `start`, close with `stop`; `tasks` are to be watched by the node: none may end
+    before `stop`.
+    """
 
     def __init__(self, conninfo: str, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
@@ -161,12 +173,18 @@ class Store:
         self.log = LogState()  # which log this is
         self.opener = Opener(conninfo, self.log)
         self.health = Health(time.monotonic)
-        self.moved: Callable[[Fall], None] = lambda fall: None  # set by the owner: the log is another one, drop what is held of it
+        # Set by the owner: the log is another one, drop what is held of it
+        self.moved: Callable[[Fall], None] = lambda fall: None
         self.held: Callable[[], Mapping[ConvId, int]] = dict  # likewise: the heads in memory
         self.latest: Callable[[], Latest | None] = lambda: None  # likewise: of the last entry
         self.watch = Watch(
-            self.opener, self.health, moved=self._log_moved, held=lambda: self.held(), acked=self._acked, latest=lambda: self.latest()
-        )  # fmt: skip
+            self.opener,
+            self.health,
+            moved=self._log_moved,
+            held=lambda: self.held(),
+            acked=self._acked,
+            latest=lambda: self.latest(),
+        )
         self._dead_before = 0.0  # monotonic: a connection that was last used then has turned out dead
         self._cursors: Behind[ConvId, Conversation] = Behind(self._write_cursors)
         self._unwritten: dict[UserId, bool] = {}  # users with a cursor that no flush has taken yet
@@ -176,15 +194,23 @@ class Store:
         self._cursors_stuck: set[ConvId] = set()
         self._users_stuck: set[UserId] = set()
         self._feed = FeedReader(self.opener)
-        # Of the pool's connections clients' reads leave half to the rest, and hellos a quarter. So neither waits for the other's queue, nor does
-        # what the node needs for sends (`resolve`, heads, gaps), which waits for no turn.
+        # Of the pool's connections clients' reads leave half to the rest, and hellos a quarter. So
+        # neither waits for the other's queue, nor does what the node needs for sends (`resolve`,
+        # heads, gaps), which waits for no turn.
         self.read_turns = Turns(max(limits.pool_max // 2, 1), max(limits.pool_max // 2, 1), limits.reads_queue_max)
         self.hello_turns = Turns(max(limits.pool_max * 3 // 4, 1), 1, HELLOS_WAITING_MAX)
         self._pool = Pool(
-            lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2), connection_class=Connection, min_size=1, max_size=limits.pool_max,
-            max_waiting=limits.reads_queue_max, timeout=READ_TIMEOUT_S, reconnect_timeout=RECONNECT_S,
-            kwargs={"autocommit": True, "prepare_threshold": 0}, configure=self._configure, open=False,
-        )  # fmt: skip
+            lambda: self.opener.conninfo("reads", READ_TIMEOUT_S * 2),
+            connection_class=Connection,
+            min_size=1,
+            max_size=limits.pool_max,
+            max_waiting=limits.reads_queue_max,
+            timeout=READ_TIMEOUT_S,
+            reconnect_timeout=RECONNECT_S,
+            kwargs={"autocommit": True, "prepare_threshold": 0},
+            configure=self._configure,
+            open=False,
+        )
 
     @property
     def reads(self) -> Reads:
@@ -196,19 +222,29 @@ class Store:
     def epoch(self) -> str:
         return self.log.epoch
 
-    # ---- life -------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     async def start(self, outcome: writer.Outcome) -> list[Coroutine[Any, Any, None]]:
-        """Connect, read what the database says of itself, and give the tasks to run. Raises Unavailable, SettingError."""
+        """Connect, read what the database says of itself, and give the tasks to run.
+
+        Raises Unavailable, SettingError.
+        """
         await self.learn_log()
         self.lanes = [
             writer.Lane(
-                n, self.opener, LaneQueue(self.limits.batch_rows_max), outcome, self.metrics, self.health,
-                deadline_s=self.limits.lane_deadline_ms / 1000, edit_window_s=self.limits.edit_window_ms / 1000, partition=self.make_partition,
+                n,
+                self.opener,
+                LaneQueue(self.limits.batch_rows_max),
+                outcome,
+                self.metrics,
+                self.health,
+                deadline_s=self.limits.lane_deadline_ms / 1000,
+                edit_window_s=self.limits.edit_window_ms / 1000,
+                partition=self.make_partition,
                 feed=self.limits.feed,
             )
             for n in range(self.limits.lanes)
-        ]  # fmt: skip
+        ]
         for lane in self.lanes:
             lane.others = [other for other in self.lanes if other is not lane]
             lane.stuck = self.lanes[0].stuck
@@ -228,12 +264,14 @@ class Store:
         """Another log was adopted: nothing that was meant for the one before is written to it."""
         for lane in self.lanes:
             lane.drop()
-        self._cursors = Behind(self._write_cursors)  # the old one's flush, if one is under way, has nowhere to come back to
+        # The old one's flush, if one is under way, has nowhere to come back to
+        self._cursors = Behind(self._write_cursors)
         self._unwritten = {}
         self.moved(fall)
 
     async def usable(self) -> str:
-        """Why the database cannot be used yet although it answers: a reason that waiting may heal; empty: it can.
+        """Why the database cannot be used yet although it answers: a reason that waiting may heal;
+        empty: it can.
 
         Raises SettingError for what only the operator can mend, ChatdError if it does not answer.
         """
@@ -252,7 +290,10 @@ class Store:
         return ""
 
     async def learn_log(self) -> None:
-        """See which log the database holds; before anything else is asked of it. Raises Unavailable."""
+        """See which log the database holds; before anything else is asked of it.
+
+        Raises Unavailable.
+        """
         if not self.log.is_known:
             try:
                 await self.watch.start()
@@ -269,7 +310,9 @@ class Store:
         await self._pool.close(timeout=STOP_CLOSE_S)
 
     async def _flush_at_last(self) -> None:
-        """Write what is behind, with what time there is: a connection that was cut just now, or a row that is locked, is soon there again."""
+        """Write what is behind, with what time there is: a connection that was cut just now, or a
+        row that is locked, is soon there again.
+        """
         reason = "the database does not answer"
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_FLUSH_S):
@@ -285,7 +328,7 @@ class Store:
                     await asyncio.sleep(STOP_AGAIN_S)
         log.warning("flush.lost", cursors=len(self._cursors), users=len(self._users), reason=reason)
 
-    # ---- the log ----------------------------------------------------------------------------------------------------------------
+    # ---- the log ---------------------------------------------------------------------------------
 
     def append(self, item: Item) -> bool:
         """Queue an entry for its lane; False: the lane is full, and nothing was queued."""
@@ -314,20 +357,26 @@ class Store:
 
     async def make_partition(self, days_ahead: float = 0.0) -> bool:
         """Make the partition that holds a time, `days_ahead` days from now; False if it was there."""
-        rows = await self._rows("SELECT make_partition(clock_timestamp() + make_interval(secs => $1))", (days_ahead * 86_400,))
+        rows = await self._rows(
+            "SELECT make_partition(clock_timestamp() + make_interval(secs => $1))", (days_ahead * 86_400,)
+        )
         made = rows[0][0] is not None
         self.metrics.partitions_made += made
         if made:
             self.on_partition()
         return made
 
-    # ---- reads ------------------------------------------------------------------------------------------------------------------
+    # ---- reads -----------------------------------------------------------------------------------
 
-    async def resolve(self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None], lock_ms: int = 0) -> list[ConvRow]:
-        """The conversations of pairs (a <= b), made where missing; without those whose `known` user has never been here.
+    async def resolve(
+        self, pairs: Sequence[tuple[UserId, UserId]], known: Sequence[UserId | None], lock_ms: int = 0
+    ) -> list[ConvRow]:
+        """The conversations of pairs (a <= b), made where missing; without those whose `known` user
+        has never been here.
 
-        Raises Locked if another transaction makes one of them for longer than `lock_ms` (0: it waits as long as a read may take), or if the database
-        refuses one of several; DataRefused if it refuses the only one.
+        Raises Locked if another transaction makes one of them for longer than `lock_ms` (0: it
+        waits as long as a read may take), or if the database refuses one of several; DataRefused if
+        it refuses the only one.
         """
         generation = self.log.generation
         if any(known):
@@ -335,7 +384,10 @@ class Store:
         asked = dict(zip(pairs, known, strict=True))
         found: list[ConvRow] = []
         for _ in range(3):  # a pair that another node makes at this moment is in neither half of the query's answer
-            arrays = [pgarrays.TextArray(column) for column in ([a for a, _ in asked], [b for _, b in asked], list(asked.values()))]
+            arrays = [
+                pgarrays.TextArray(column)
+                for column in ([a for a, _ in asked], [b for _, b in asked], list(asked.values()))
+            ]
             try:
                 rows = await self._rows(RESOLVE, (*arrays, str(lock_ms)), refusable=True)
             except errors.DataRefused as e:
@@ -355,15 +407,20 @@ class Store:
                 break
         return found
 
-    async def list_changed(self, user: UserId, since: str | None, after: UserId, all_rows: bool, named: Sequence[ConvId]) -> Changed:
-        """One page of a user's conversations, in order of the other participant from behind `after`: of those looked at the ones that changed since
-        the mark, those named, or all. A void mark counts as none. It waits for its turn among hellos.
+    async def list_changed(
+        self, user: UserId, since: str | None, after: UserId, all_rows: bool, named: Sequence[ConvId]
+    ) -> Changed:
+        """One page of a user's conversations, in order of the other participant from behind
+        `after`: of those looked at the ones that changed since the mark, those named, or all. A
+        void mark counts as none. It waits for its turn among hellos.
         """
         await self._flush_cursors_of(user)
         known = mark.read(since, self.epoch)
         xid, started = (known.xid, known.started) if known is not None else (0, 0)
         async with self.hello_turns.turn(user):
-            rows = await self._rows(LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started))
+            rows = await self._rows(
+                LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started)
+            )
         new = str(mark.made(rows[0][0], rows[0][1], self.epoch))
         return Changed(new, rows[0][2], [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3])
 
@@ -418,9 +475,12 @@ class Store:
         """How many partitions lie ahead of the one in use: readiness and metrics tell it."""
         return int((await self._rows(PARTITIONS_LEFT, (self.partition_s,)))[0][0])
 
-    async def _rows(self, sql: LiteralString, params: Sequence[object], *, refusable: bool = False) -> list[tuple[Any, ...]]:
-        """Run a query that may be repeated: all of ours may. Raises DataRefused for a fault of the data only if it is `refusable`: else nobody asked
-        for what is refused, and it is an outage of that query.
+    async def _rows(
+        self, sql: LiteralString, params: Sequence[object], *, refusable: bool = False
+    ) -> list[tuple[Any, ...]]:
+        """Run a query that may be repeated: all of ours may. Raises DataRefused for a fault of the
+        data only if it is `refusable`: else nobody asked for what is refused, and it is an outage
+        of that query.
         """
         generation = self.log.generation
         last: Exception = psycopg.OperationalError("no connection that is of this log")
@@ -429,7 +489,9 @@ class Store:
             try:
                 async with asyncio.timeout(READ_TIMEOUT_S * 2), self._pool.connection() as conn:
                     quiet_s = time.monotonic() - conn.used_at
-                    if conn.generation != self.log.generation or (quiet_s > connection.PROVE_AFTER_S and not await self._is_good(conn)):
+                    if conn.generation != self.log.generation or (
+                        quiet_s > connection.PROVE_AFTER_S and not await self._is_good(conn)
+                    ):
                         await conn.close()  # the pool makes another
                         continue
                     cur = psycopg.AsyncRawCursor(conn)
@@ -461,10 +523,15 @@ class Store:
                 self.health.ok("reads")
                 self.health.ok(f"reads {name_of(sql)}")
             return rows
-        raise self._unavailable("the database cannot do this now", last, f"reads {name_of(sql)}" if _is_answer(last) else "reads") from last
+        raise self._unavailable(
+            "the database cannot do this now", last, f"reads {name_of(sql)}" if _is_answer(last) else "reads"
+        ) from last
 
     async def _is_good(self, conn: Connection) -> bool:
-        """Does one that was quiet live? It is asked; where one is dead, those that were quiet for longer are not even asked."""
+        """Does one that was quiet live?
+
+        It is asked; where one is dead, those that were quiet for longer are not even asked.
+        """
         if conn.used_at <= self._dead_before or not await connection.is_alive(conn):
             self._dead_before = max(self._dead_before, conn.used_at)
             return False
@@ -487,10 +554,12 @@ class Store:
                 self.health.failed("reads", e)
             raise
 
-    # ---- the feed: over a connection of its own, one at a time -----------------------------------------------------------------------
+    # ---- the feed: over a connection of its own, one at a time -----------------------------------
 
     async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage:
-        """What was committed since a snapshot, if it is not later than `until_ms`; see feedreader.py."""
+        """What was committed since a snapshot, if it is not later than `until_ms`; see
+        postgres/change_feed_reader.py.
+        """
         return await self._feed.page(snapshot, until_ms)
 
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]:
@@ -498,9 +567,11 @@ class Store:
         return [ConvRow(*row) for row in await self._feed.rows(STATES, (pgarrays.TextArray(users), since))]
 
     async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]:
-        """All conversations of one user, a page in order of the other participant from behind `after`; and where the next begins, None: nowhere.
+        """All conversations of one user, a page in order of the other participant from behind
+        `after`; and where the next begins, None: nowhere.
 
-        All: what changed is the user's own view (list_changed.sql), and a node is to know the cursors of both sides.
+        All: what changed is the user's own view (list_changed.sql), and a node is to know the
+        cursors of both sides.
         """
         rows = await self._rows(LIST_CHANGED, (user, 0, after, LIST_ROWS_MAX, True, pgarrays.BigintArray([]), 0))
         return [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3]
@@ -510,18 +581,21 @@ class Store:
         return [ConvRow(*row) for row in await self._feed.rows(STATES_OF, (pgarrays.BigintArray(convs),))]
 
     async def feed_prune(self, done: str, upto: str, rows: int) -> int | None:
-        """Take out what snapshot `upto` sees and `done` does not, `rows` at most; gives how many went, None: another node is at it."""
+        """Take out what snapshot `upto` sees and `done` does not, `rows` at most; gives how many
+        went, None: another node is at it.
+        """
         ours, gone = (await self._feed.rows(FEED_PRUNE, (done, upto, rows)))[0]
         return int(gone) if ours else None
 
-    # ---- written behind -----------------------------------------------------------------------------------------------------------
+    # ---- written behind --------------------------------------------------------------------------
 
     def cursor_moved(self, conv: Conversation) -> None:
         """A cursor of a conversation went forward: write it within `cursor_flush_ms`."""
         self._cursors.put(conv.id, conv)
         if self._rests:
             self._begin_flush()
-        self._unwritten[conv.a] = self._unwritten[conv.b] = True  # no set: this is on the path of an ack, and to add is a call
+        # No set: this is on the path of an ack, and to add is a call
+        self._unwritten[conv.a] = self._unwritten[conv.b] = True
 
     def user_seen(self, user: UserId, now_ms: int) -> None:
         """A user came or went."""
@@ -534,7 +608,10 @@ class Store:
         self._to_write.set()
 
     async def flush(self) -> None:
-        """Write behind now, also what was locked before. Raises Unavailable; what could not be written stays and is tried again."""
+        """Write behind now, also what was locked before.
+
+        Raises Unavailable; what could not be written stays and is tried again.
+        """
         await self._cursors.flush(late=True)
         await self._users.flush(late=True)
 
@@ -568,11 +645,17 @@ class Store:
         return await self._write_unlocked(list(users), self._users_stuck, write, locked)
 
     async def _write_unlocked(
-        self, keys: list[K], stuck: set[K], write: Callable[[list[K]], Awaitable[None]], locked: Callable[[list[K]], Awaitable[set[K]]]
+        self,
+        keys: list[K],
+        stuck: set[K],
+        write: Callable[[list[K]], Awaitable[None]],
+        locked: Callable[[list[K]], Awaitable[set[K]]],
     ) -> Collection[K]:
-        """Gives the keys whose row another transaction holds: they are written later, and the others now.
+        """Gives the keys whose row another transaction holds: they are written later, and the
+        others now.
 
-        `stuck`: those that were locked the last time; it is asked whether they still are, so that a lock is waited for once and not by each flush.
+        `stuck`: those that were locked the last time; it is asked whether they still are, so that a
+        lock is waited for once and not by each flush.
         """
         suspects = [key for key in keys if key in stuck]
         stuck.difference_update(suspects)
@@ -599,7 +682,8 @@ class Store:
                 await self.flush()
             except errors.Refused as e:
                 log.warning("flush.late", cursors=len(self._cursors), users=len(self._users), reason=str(e))
-            if not self._cursors and not self._users:  # else some were locked, or came meanwhile, or the database is away
+            # Else some were locked, or came meanwhile, or the database is away
+            if not self._cursors and not self._users:
                 self._rests = True
                 self._to_write.clear()
 
@@ -616,7 +700,9 @@ def _is_answer(e: BaseException) -> bool:
 
 
 def _ended(e: psycopg.Error) -> bool:
-    """The connection's end, not an answer to the statement: operator_intervention and connection_exception."""
+    """The connection's end, not an answer to the statement: operator_intervention and
+    connection_exception.
+    """
     return (e.sqlstate or "")[:3] in ("57P", "08P") or (e.sqlstate or "")[:2] == "08"
 
 

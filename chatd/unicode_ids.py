@@ -1,15 +1,19 @@
-"""Which texts may become a user id: the rule of docs/protocol.md section 2, by the tables of one version of Unicode. Pure.
+"""Which texts may become a user id: the rule of docs/protocol.md section 2, by the tables of one
+version of Unicode. Pure.
 
-Python's own tables are of another version in each release of Python, so nodes would disagree about one id, and refuse what is newer than they are.
-The tables here are those of two libraries, pinned in setup.cfg: `unicodedata2` (category, combining class, NFC, names), whose version is Unicode's,
-and `idna` (Joining_Type). `UNICODE` names that version; a test holds that both libraries have it, so an upgrade is a deliberate step.
+Python's own tables are of another version in each release of Python, so nodes would disagree about
+one id, and refuse what is newer than they are. The tables here are those of two libraries, pinned
+in setup.cfg: `unicodedata2` (category, combining class, NFC, names), whose version is Unicode's,
+and `idna` (Joining_Type). `UNICODE` names that version; a test holds that both libraries have it,
+so an upgrade is a deliberate step.
 
     user_id (ids.py)    what may name somebody who is known: length, no controls. For whatever is looked up.
     new_user_id         what may become a name: a hello of somebody who never was here, the first message to somebody.
 
-Only names that come in new are judged by Unicode, so no upgrade of the tables, or of this rule, shuts out a user whom the database knows.
-Rejected: `regex`, which has all properties, but neither NFC nor its own Unicode version, and costs 27 ms at start; PRECIS (RFC 8264), which
-allows U+2800 and goes by Python's tables.
+Only names that come in new are judged by Unicode, so no upgrade of the tables, or of this rule,
+shuts out a user whom the database knows. Rejected: `regex`, which has all properties, but neither
+NFC nor its own Unicode version, and costs 27 ms at start; PRECIS (RFC 8264), which allows U+2800
+and goes by Python's tables.
 """
 
 from __future__ import annotations
@@ -30,19 +34,23 @@ _VISIBLE: Final = frozenset("LMNPS")  # general categories by their first letter
 ZWNJ: Final = "\u200c"
 ZWJ: Final = "\u200d"
 
-# Default_Ignorable_Code_Point, those of categories L, M, N, P and S: renderers show nothing for them. The others are Cf or Cn, refused as such.
-# Variation selectors are among them: "\u2764\ufe0f" and "\u2764" would be two ids that look alike in many fonts.
+# Default_Ignorable_Code_Point, those of categories L, M, N, P and S: renderers show nothing for
+# them. The others are Cf or Cn, refused as such. Variation selectors are among them: "\u2764\ufe0f"
+# and "\u2764" would be two ids that look alike in many fonts.
 _IGNORABLE: Final = "\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef"
-# Letters, marks and symbols whose glyph is empty by the code charts. Unicode has no property for them.
-# Braille pattern blank, Egyptian full and half blank, Khitan filler, musical null notehead.
+# Letters, marks and symbols whose glyph is empty by the code charts. Unicode has no property for
+# them. Braille pattern blank, Egyptian full and half blank, Khitan filler, musical null notehead.
 _BLANK: Final = "\u2800\U00013441\U00013442\U00016fe4\U0001d159"
 _UNSEEN: Final = re.compile(f"[{_IGNORABLE}{_BLANK}]")
 
 
 def new_user_id(text: str) -> UserId:
-    """Check a text that is to become a user id: 1-64 visible characters in NFC, with inner spaces at most.
+    """Check a text that is to become a user id:
 
-    Raises ValueError with a sentence that says what is wrong. A request may name 200 (`watch`): the worst name costs some 30 us, a usual one 6.
+    1-64 visible characters in NFC, with inner spaces at most.
+
+    Raises ValueError with a sentence that says what is wrong. A request may name 200 (`watch`): the
+    worst name costs some 30 us, a usual one 6.
     """
     id = user_id(text)
     if text.isascii():
@@ -58,17 +66,22 @@ def new_user_id(text: str) -> UserId:
 
 
 def _check_unseen(text: str, categories: str) -> None:
-    """Of what is not visible by its category, a space may stand anywhere, and a joiner where it has a use. Raises ValueError."""
+    """Of what is not visible by its category, a space may stand anywhere, and a joiner where it has a use.
+
+    Raises ValueError.
+    """
     contexts = None
     for at, category in enumerate(categories):
         if category in _VISIBLE or text[at] == " ":
             continue
         contexts = contexts or _Contexts(text)
         if not contexts.allow(at):
-            raise ValueError(f"a user id has visible characters of Unicode {UNICODE} only, and U+{ord(text[at]):04X} is none here")
+            raise ValueError(
+                f"a user id has visible characters of Unicode {UNICODE} only, and U+{ord(text[at]):04X} is none here"
+            )
 
 
-# ---- joiners: UTS #39 section 3.1.1, limited contexts for joining controls --------------------------------------------------------------
+# ---- joiners: UTS #39 section 3.1.1, limited contexts for joining controls -----------------------
 #
 #   A1  /$LJ $T* ZWNJ $T* $RJ/               a cursive connection is broken: Persian
 #   A2  /$L $M* $V $M1* ZWNJ $M1* $L/        a conjunct is broken
@@ -83,12 +96,16 @@ _RIGHT_OF_BREAK: Final = re.compile(r"T*[DR]")
 _VIRAMA: Final = re.compile(r"l[vnm]*[vw][vn]*\Z")
 _LETTER: Final = re.compile(r"[vn]*l")
 _NO_VOWEL: Final = re.compile(r"[vn]*(?:[lx]|\Z)")
-_VOWEL: Final = re.compile(r"VOWEL|SARA|LAKKHANGYAO")  # of letters with that property; the test against `regex` holds them to be all
+# Of letters with that property; the test against `regex` holds them to be all
+_VOWEL: Final = re.compile(r"VOWEL|SARA|LAKKHANGYAO")
 _VIRAMA_CLASS: Final = 9  # Canonical_Combining_Class=Virama
 
 
 class _Contexts:
-    """What stands around the joiners of one text. Each character is classed once, however many joiners there are: 32 of them fit into a name."""
+    """What stands around the joiners of one text.
+
+    Each character is classed once, however many joiners there are: 32 of them fit into a name.
+    """
 
     __slots__ = ("_conjunct", "_first", "_joining", "_mixed", "_text")
 
@@ -122,9 +139,13 @@ class _Contexts:
         return at + 1 == len(self._text) or not _is_vowel(self._text[b.end() - 1])
 
 
-# Joining_Type, where a character has one: "U" else. idna's ranges are (first << 32 | first behind); the test against `regex` reads them too.
+# Joining_Type, where a character has one: "U" else. idna's ranges are (first << 32 | first behind);
+# the test against `regex` reads them too.
 _JOINING_TYPES: Final = {
-    chr(point): kind for kind in "DLRT" for span in idnadata.joining_types[kind] for point in range(span >> 32, span & 0xFFFF_FFFF)
+    chr(point): kind
+    for kind in "DLRT"
+    for span in idnadata.joining_types[kind]
+    for point in range(span >> 32, span & 0xFFFF_FFFF)
 }
 _CACHED: Final = 4_096  # characters: more than there are in the scripts that joiners are used in
 
@@ -133,7 +154,8 @@ _CACHED: Final = 4_096  # characters: more than there are in the scripts that jo
 def _conjunct_class(char: str) -> str:
     """A character as one letter.
 
-    l: letter. v, w: virama, nonspacing and spacing. n: nonspacing mark of another class; m: of class 0. c: other mark. x: all else.
+    l: letter. v, w: virama, nonspacing and spacing. n: nonspacing mark of another class; m: of
+    class 0. c: other mark. x: all else.
     """
     category, combining = unicodedata2.category(char), unicodedata2.combining(char)
     if category != "Mn":

@@ -1,4 +1,6 @@
-"""A file that is there whole or not at all, for a reader at any instant and after a crash, and with the right owner and mode from the first byte."""
+"""A file that is there whole or not at all, for a reader at any instant and after a crash, and with
+the right owner and mode from the first byte.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ class Access(NamedTuple):
 
 
 def write(path: Path, text: bytes, access: Access, *, replace: bool) -> None:
-    """Without `replace`, a file that is there by now stays and raises FileExistsError. Raises OSError."""
+    """Without `replace`, a file that is there by now stays and raises FileExistsError.
+
+    Raises OSError.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
     try:

@@ -1,4 +1,6 @@
-"""What users do and see on the page in a real browser, by Playwright. The fixture is in tests/fix_browser.py.
+"""What users do and see on the page in a real browser, by Playwright.
+
+The fixture is in tests/fix_browser.py.
 
     Browsing    one browser and one chatd: `await browsing.tab("alice")` is a tab of a profile of its own; `browsing.server` for peers
     Tab         what a user does and sees there; `page` is Playwright's
@@ -20,7 +22,8 @@ Size: TypeAlias = ViewportSize
 PHONE: Final[Size] = {"width": 390, "height": 800}
 LOW: Final[Size] = {"width": 1100, "height": 420}
 DESK: Final[Size] = {"width": 1100, "height": 800}
-# What is drawn because of something is drawn in the next frame, and what follows from that in the one after it.
+# What is drawn because of something is drawn in the next frame, and what follows from that in the
+# one after it.
 SETTLED: Final = """() => new Promise((done) => {
   let left = 6;
   const step = () => ((left -= 1) === 0 ? setTimeout(done) : requestAnimationFrame(step));
@@ -72,7 +75,9 @@ class Tab:
         await self.page.evaluate(SETTLED)
 
     async def scroll(self, script: str) -> None:
-        """Set the pane's place to what `script` makes of `pane` (its element) and `at(text)` (the end of a message)."""
+        """Set the pane's place to what `script` makes of `pane` (its element) and `at(text)` (the
+        end of a message).
+        """
         await self.page.evaluate(
             """(script) => {
               const pane = document.querySelector('.scroller');

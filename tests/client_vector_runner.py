@@ -1,6 +1,9 @@
-"""Runs the vectors of `tests/vectors/client/` against a client: plays the server. The format is in tests/vectors/README.md.
+"""Runs the vectors of `tests/vectors/client/` against a client: plays the server.
 
-Nothing but `websockets` and `json` here either. A client is tried through a `Subject`, a few lines that map these four words to its own.
+The format is in tests/vectors/README.md.
+
+Nothing but `websockets` and `json` here either. A client is tried through a `Subject`, a few lines
+that map these four words to its own.
 """
 
 from __future__ import annotations
@@ -21,12 +24,25 @@ ITEM: Frame = {
     "ts": 1790000000000, "delivered": 0, "read": 0, "peer_delivered": 0, "peer_read": 0, "unread": 0, "open": True,
 }  # fmt: skip
 WELCOME: Frame = {
-    "user": "alice", "v": 1, "features": [], "epoch": "e1", "ts": 1790000000000, "heartbeat_ms": 20000, "exp": 4000000000000,
+    "user": "alice",
+    "v": 1,
+    "features": [],
+    "epoch": "e1",
+    "ts": 1790000000000,
+    "heartbeat_ms": 20000,
+    "exp": 4000000000000,
     "limits": {
-        "frame_bytes": 16384, "body_bytes": 2048, "messages": 10, "per_ms": 5000, "watch": 200, "history": 100, "edit_ms": 900000, "resync": 500,
+        "frame_bytes": 16384,
+        "body_bytes": 2048,
+        "messages": 10,
+        "per_ms": 5000,
+        "watch": 200,
+        "history": 100,
+        "edit_ms": 900000,
+        "resync": 500,
     },
     "presence": [],
-}  # fmt: skip
+}
 
 
 class Subject(Protocol):
@@ -36,10 +52,14 @@ class Subject(Protocol):
         """Begin to connect. Tokens: `old`, and `new` when another one is needed."""
 
     def send(self, to: str, body: str) -> asyncio.Future[Frame]:
-        """Send a message; the future has {"seq": ...} once it is stored, {"code": ...} once it is refused for good."""
+        """Send a message; the future has {"seq": ...} once it is stored, {"code": ...} once it is
+        refused for good.
+        """
 
     async def shown(self, count: int) -> list[Frame]:
-        """Wait until so many entries of known kinds were given to the application; all of them, as in history, with `c`."""
+        """Wait until so many entries of known kinds were given to the application; all of them, as
+        in history, with `c`.
+        """
 
     async def ended(self) -> None:
         """Wait until it has given up."""
@@ -119,10 +139,14 @@ class ClientRunner:
                 raise Mismatch("no such step")
 
     def _as_asked(self, given: Frame) -> Frame:
-        """With a mark only what the hello names is listed; `page` and `reset` answer a cursor alone."""
+        """With a mark only what the hello names is listed; `page` and `reset` answer a cursor
+        alone.
+        """
         named = self._hello.get("cursors", {})
         items = [item for item in given["conversations"] if "since" not in self._hello or item["c"] in named]
-        cursorless = [{k: v for k, v in item.items() if k not in ("page", "reset") or item["c"] in named} for item in items]
+        cursorless = [
+            {k: v for k, v in item.items() if k not in ("page", "reset") or item["c"] in named} for item in items
+        ]
         return {**given, "conversations": cursorless}
 
     async def _storm(self, closes: list[int | Frame], step: Frame) -> None:
@@ -164,13 +188,23 @@ class ClientRunner:
             return
 
     def _welcome(self, given: Frame) -> Frame:
-        frame = {"t": "welcome", "id": self._hello["id"], **WELCOME, "device": self._hello["device"], "conversations": [], "more": False, **given}
+        frame = {
+            "t": "welcome",
+            "id": self._hello["id"],
+            **WELCOME,
+            "device": self._hello["device"],
+            "conversations": [],
+            "more": False,
+            **given,
+        }
         frame["conversations"] = [{**ITEM, **item} for item in frame["conversations"]]
         return frame if frame["more"] else {"since": "s1", **frame}
 
     def _filled(self, frame: Frame) -> Frame:
         stored = self._values._stored
-        return {key: stored[value] if isinstance(value, str) and value in stored else value for key, value in frame.items()}
+        return {
+            key: stored[value] if isinstance(value, str) and value in stored else value for key, value in frame.items()
+        }
 
     async def _send(self, frame: Frame) -> None:
         assert self._ws is not None

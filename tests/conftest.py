@@ -10,19 +10,39 @@ from hypothesis import HealthCheck, settings
 from tests import places  # noqa: F401 (before anything makes a file)
 
 pytest_plugins = [
-    "tests.fix_postgres", "tests.fix_process", "tests.fix_redis", "tests.fix_server", "tests.fix_cluster", "tests.fix_engine",
-    "tests.fix_mirror", "tests.fix_pgbouncer", "tests.fix_failover", "tests.fix_browser",
+    "tests.fix_postgres",
+    "tests.fix_process",
+    "tests.fix_redis",
+    "tests.fix_server",
+    "tests.fix_cluster",
+    "tests.fix_engine",
+    "tests.fix_mirror",
+    "tests.fix_pgbouncer",
+    "tests.fix_failover",
+    "tests.fix_browser",
 ]
 
-# No test fails for a slow machine: two workers share two cores, and the first draw of text takes seconds there.
+# No test fails for a slow machine: two workers share two cores, and the first draw of text takes
+# seconds there.
 settings.register_profile("chatd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chatd")
 
-# Workers take whole files, in this order (`--no-loadscope-reorder`): what takes long begins first, so that the short ones fill up the end.
+# Workers take whole files, in this order (`--no-loadscope-reorder`): what takes long begins first,
+# so that the short ones fill up the end.
 ORDER: Final = (
-    "tests/integration/test_bench.py", "tests/cluster/", "tests/chaos/", "tests/faults/", "tests/integration/", "tests/unit/test_session_order.py",
-    "tests/web/", "tests/unit/test_web_js.py", "tests/tidy/", "tests/wire/", "tests/oracles/", "tests/unit/",
-)  # fmt: skip
+    "tests/integration/test_bench.py",
+    "tests/cluster/",
+    "tests/chaos/",
+    "tests/faults/",
+    "tests/integration/",
+    "tests/unit/test_session_order.py",
+    "tests/web/",
+    "tests/unit/test_web_js.py",
+    "tests/tidy/",
+    "tests/wire/",
+    "tests/oracles/",
+    "tests/unit/",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

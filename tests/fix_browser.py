@@ -1,9 +1,12 @@
-"""The page in a real Chromium, Debian's, driven by Playwright: `make setup` installs both where it may; where one is missing the tests skip aloud.
+"""The page in a real Chromium, Debian's, driven by Playwright:
+
+`make setup` installs both where it may; where one is missing the tests skip aloud.
 
     browsing    one Chromium and one chatd for a module (`tests/browser.py`)
 
-Tests of such a module run in one event loop: `pytestmark = pytest.mark.asyncio(loop_scope="module")`. They share the database: each has users of its
-own, by `browsing.user("alice")`.
+Tests of such a module run in one event loop: `pytestmark =
+pytest.mark.asyncio(loop_scope="module")`. They share the database: each has users of its own, by
+`browsing.user("alice")`.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import pytest_asyncio
 from pydantic import SecretStr
 
 from chatd.config import Settings
-from chatd.embedded import Embedded
+from chatd.postgres.embedded import Embedded
 from chatd.server import Node
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_postgres import databases
@@ -38,14 +41,21 @@ def _chromium() -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser_and_server(postgres: Embedded, template_db: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Browsing]:
+async def browser_and_server(
+    postgres: Embedded, template_db: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Browsing]:
     binary = _chromium()
     from playwright.async_api import async_playwright, expect
 
     from tests.browser import WAIT_MS, Browsing
 
     folder = tmp_path_factory.mktemp("browser")
-    limits: dict[str, Any] = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
+    limits: dict[str, Any] = {
+        "rate_messages": 10_000,
+        "frames_per_s": 100_000,
+        "frames_burst": 100_000,
+        "new_conversations_per_hour": 10_000,
+    }
     expect.set_options(timeout=WAIT_MS)
     databases_of_module = databases(postgres, template_db)
     database = next(databases_of_module)()

@@ -1,4 +1,5 @@
-"""Several nodes as real processes over one PostgreSQL and one Redis of the test's own, and clients that go from node to node.
+"""Several nodes as real processes over one PostgreSQL and one Redis of the test's own, and clients
+that go from node to node.
 
     make_nodes      `await make_nodes(3, rate_messages=1000)`: a `Nodes`: its processes, and where clients connect
     Roamer          a fault client that dials another node when its own is gone, as behind a load balancer
@@ -42,7 +43,9 @@ class Nodes:
 
 
 class Roamer(Client):
-    """Dials its home first, and after each end any of the nodes: so neighbours stay spread over nodes, whichever die."""
+    """Dials its home first, and after each end any of the nodes: so neighbours stay spread over
+    nodes, whichever die.
+    """
 
     def __init__(self, urls: Sequence[str], token: str, user: str, device: str, rng: random.Random) -> None:
         self._urls, self._dice, self._dialled = list(urls), random.Random(rng.getrandbits(64)), False
@@ -63,11 +66,17 @@ MakeNodes: TypeAlias = Callable[..., Awaitable[Nodes]]
 
 @pytest.fixture
 def make_nodes(own_postgres: OwnPostgres, own_redis: OwnRedis, make_process: MakeProcess) -> MakeNodes:
-    async def make(n: int, *, before: Sequence[str] = (), each: Sequence[dict[str, Any]] = (), **settings: Any) -> Nodes:
+    async def make(
+        n: int, *, before: Sequence[str] = (), each: Sequence[dict[str, Any]] = (), **settings: Any
+    ) -> Nodes:
         nodes = []
         for k in range(n):
             place = {"database_url": own_postgres.conninfo, "redis_url": own_redis.url, "node_name": f"node{k + 1}"}
-            nodes.append(await make_process(before[k] if k < len(before) else "", **{**place, **settings, **(each[k] if each else {})}))
+            nodes.append(
+                await make_process(
+                    before[k] if k < len(before) else "", **{**place, **settings, **(each[k] if each else {})}
+                )
+            )
         return Nodes(nodes)
 
     return make

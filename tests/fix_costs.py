@@ -7,8 +7,9 @@
     Tables      rows, index entries and buffers that PostgreSQL touched, from its own statistics, made exact by a flush of them
     syscalls    reads and writes of a process, from the kernel's own count
 
-Clients and node share a loop, so a count is of what one turn of it does and not of how the machine schedules. What runs beside the path by the clock
-(the sweep, a flush of cursors, autovacuum) can only add; so `least` measures some times and takes the least of each figure.
+Clients and node share a loop, so a count is of what one turn of it does and not of how the machine
+schedules. What runs beside the path by the clock (the sweep, a flush of cursors, autovacuum) can
+only add; so `least` measures some times and takes the least of each figure.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from chatd.store import Store
 
 WAIT_S: Final = 10.0  # for what must come; far beyond what it takes
 ROUNDS: Final = 3
-TRACED: Final = re.compile(rb"^([FB])\t(\d+)\t(\w+)", re.MULTILINE)  # the first line of each message; a statement's text has more
+# The first line of each message; a statement's text has more
+TRACED: Final = re.compile(rb"^([FB])\t(\d+)\t(\w+)", re.MULTILINE)
 TRACE_BYTES_MAX: Final = 1 << 24
 BODY: Final = "x" * 100
 HOME: Final = str(Path(chatd.__file__).parent) + os.sep
@@ -44,13 +46,15 @@ Figures = dict[str, float]
 
 
 async def least(measure: Callable[[], Awaitable[Figures]], rounds: int = ROUNDS) -> Figures:
-    """The least of each figure of some rounds; the first one only warms up: statements are prepared, buffers are read."""
+    """The least of each figure of some rounds; the first one only warms up: statements are
+    prepared, buffers are read.
+    """
     await measure()
     seen = [await measure() for _ in range(rounds)]
     return {name: min(one[name] for one in seen) for name in seen[0]}
 
 
-# ---- clients -----------------------------------------------------------------------------------------------------------------------------
+# ---- clients -------------------------------------------------------------------------------------
 
 
 def masked(payload: bytes) -> bytes:
@@ -62,7 +66,10 @@ def masked(payload: bytes) -> bytes:
 
 
 class Wire(asyncio.Protocol):
-    """One connection of `user`. `frames` and `bytes_in` count what came since the last `reset`; `texts` keeps it."""
+    """One connection of `user`.
+
+    `frames` and `bytes_in` count what came since the last `reset`; `texts` keeps it.
+    """
 
     def __init__(self, user: str) -> None:
         self.user = user
@@ -146,15 +153,20 @@ class Wire(asyncio.Protocol):
         return self.frame("send", **{"to": to, "cid": str(uuid.uuid4()), "body": BODY, **keys})
 
     def put(self, data: bytes) -> None:
-        """In one write, which is a system call here and now: when this returns, it is with the kernel."""
+        """In one write, which is a system call here and now: when this returns, it is with the
+        kernel.
+        """
         self.transport.write(data)
 
 
-# ---- calls -------------------------------------------------------------------------------------------------------------------------------
+# ---- calls ---------------------------------------------------------------------------------------
 
 
 class Calls:
-    """Counts of this thread while entered. `python` of all modules, `c` of what chatd's own code calls: by (module, function)."""
+    """Counts of this thread while entered.
+
+    `python` of all modules, `c` of what chatd's own code calls: by (module, function).
+    """
 
     def __init__(self) -> None:
         self.python: Counter[tuple[str, str]] = Counter()
@@ -168,7 +180,9 @@ class Calls:
         sys.setprofile(self._see)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         sys.setprofile(self._before)
 
     def _module(self, code: CodeType) -> str:
@@ -177,7 +191,11 @@ class Calls:
         if module is None:
             path = Path(name)
             library = next((part for part in ("asyncio", "psycopg") if part in path.parts), "")
-            module = f"chatd.{path.stem}" if name.startswith(HOME) else library
+            module = (
+                ".".join(("chatd", *path.with_suffix("").parts[len(Path(HOME).parts) :]))
+                if name.startswith(HOME)
+                else library
+            )
             self._modules[name] = module
         return module
 
@@ -185,7 +203,11 @@ class Calls:
         if event == "call":
             code = frame.f_code
             module = self._module(code)
-            if module == "asyncio" and frame.f_back is not None and self._module(frame.f_back.f_code).startswith("chatd."):
+            if (
+                module == "asyncio"
+                and frame.f_back is not None
+                and self._module(frame.f_back.f_code).startswith("chatd.")
+            ):
                 self.python[("asyncio from chatd", code.co_name)] += 1
             self.python[(module, code.co_name)] += 1
         elif event == "c_call":
@@ -202,11 +224,15 @@ class Calls:
 
     def of(self, *modules: str) -> int:
         """The same of some modules."""
-        return sum(self._sum(counts, f"chatd.{module}", whole=True) for counts in (self.python, self.c) for module in modules)
+        return sum(
+            self._sum(counts, f"chatd.{module}", whole=True) for counts in (self.python, self.c) for module in modules
+        )
 
     @property
     def beneath(self) -> int:
-        """Calls of functions of psycopg and asyncio, and of C functions by psycopg; the clients have some of asyncio's."""
+        """Calls of functions of psycopg and asyncio, and of C functions by psycopg; the clients
+        have some of asyncio's.
+        """
         return self._sum(self.python, "psycopg") + self._sum(self.python, "asyncio", whole=True) + self.c_of_psycopg
 
     def named(self, name: str) -> int:
@@ -236,7 +262,7 @@ def lines_run(call: Callable[[], object]) -> int:
     return lines
 
 
-# ---- PostgreSQL --------------------------------------------------------------------------------------------------------------------------
+# ---- PostgreSQL ----------------------------------------------------------------------------------
 
 
 class Traffic(NamedTuple):
@@ -250,7 +276,9 @@ class Traffic(NamedTuple):
 
 
 class Trips:
-    """Traces every connection that a store holds now: lanes that are connected, and those of the pool."""
+    """Traces every connection that a store holds now: lanes that are connected, and those of the
+    pool.
+    """
 
     def __init__(self, store: Store) -> None:
         self._traced: list[tuple[psycopg.AsyncConnection[Any], int]] = []
@@ -265,7 +293,9 @@ class Trips:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for conn, _ in self._traced:
             conn.pgconn.untrace()
 
@@ -309,7 +339,10 @@ TOUCHED: Final = """
 
 
 class Tables:
-    """PostgreSQL's own counts of a database, as differences. Backends tell theirs at most once a second: they are asked to first."""
+    """PostgreSQL's own counts of a database, as differences.
+
+    Backends tell theirs at most once a second: they are asked to first.
+    """
 
     def __init__(self, conninfo: str, store: Store) -> None:
         self._store = store
@@ -319,7 +352,9 @@ class Tables:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
 
     async def take(self) -> dict[str, int]:
@@ -336,10 +371,12 @@ class Tables:
         return {name: value - last.get(name, 0) for name, value in now.items()}
 
 
-# ---- the kernel --------------------------------------------------------------------------------------------------------------------------
+# ---- the kernel ----------------------------------------------------------------------------------
 
 
 def syscalls(pid: int) -> tuple[int, int]:
-    """(reads, writes) of a process so far. libuv uses read and write for sockets, which count; libpq's recv and send do not."""
+    """(reads, writes) of a process so far. libuv uses read and write for sockets, which count;
+    libpq's recv and send do not.
+    """
     lines = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
     return int(lines["syscr"]), int(lines["syscw"])

@@ -5,7 +5,8 @@
     shape           the URL of a running Redis, of each shape in turn
     Listening       `async with Listening(engine) as heard`: a connected subscription; what it heard is in `heard.ear`
 
-A test that is for some shapes says which: `@pytest.mark.parametrize("shape", ["tls", "cluster"], indirect=True)`.
+A test that is for some shapes says which: `@pytest.mark.parametrize("shape", ["tls", "cluster"],
+indirect=True)`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,23 @@ import pytest
 import pytest_asyncio
 from redis import exceptions
 
-from chatd.engine import Away, Client, Engine, Event, Message, Ponged, Subscribed, Subscription
+from chatd.cluster.redis.client import Away, Client, Engine, Event, Message, Ponged, Subscribed, Subscription
 from chatd.errors import SettingError
 from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary
 
 SOON_S: Final = 15.0  # far beyond what it takes
-SHAPES: Final = ["plain", "password", "user", "database", "unix", "tls", "sentinel", "cluster", "tls sentinel", "tls cluster"]
+SHAPES: Final = [
+    "plain",
+    "password",
+    "user",
+    "database",
+    "unix",
+    "tls",
+    "sentinel",
+    "cluster",
+    "tls sentinel",
+    "tls cluster",
+]
 
 
 @pytest.fixture(params=SHAPES)
@@ -45,13 +57,31 @@ def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
 
 
 def one_server(request: pytest.FixtureRequest) -> str:
-    server: OwnRedis = request.getfixturevalue("make_redis")(password=None if request.param == "plain" else "p/w", tls=request.param == "tls")
+    server: OwnRedis = request.getfixturevalue("make_redis")(
+        password=None if request.param == "plain" else "p/w", tls=request.param == "tls"
+    )
     if request.param == "user":
-        server.command("ACL", "SETUSER", "app", "on", ">s:3", "~{chatd}:*", "resetchannels", "&chatd:*", "+@all", "-@admin", "-@dangerous")
+        server.command(
+            "ACL",
+            "SETUSER",
+            "app",
+            "on",
+            ">s:3",
+            "~{chatd}:*",
+            "resetchannels",
+            "&chatd:*",
+            "+@all",
+            "-@admin",
+            "-@dangerous",
+        )
     return {
-        "plain": server.url, "password": server.url, "user": f"redis://app:s%3A3@127.0.0.1:{server.port}", "database": f"{server.url}/3",
-        "unix": server.unix_url, "tls": server.tls_url,
-    }[request.param]  # fmt: skip
+        "plain": server.url,
+        "password": server.url,
+        "user": f"redis://app:s%3A3@127.0.0.1:{server.port}",
+        "database": f"{server.url}/3",
+        "unix": server.unix_url,
+        "tls": server.tls_url,
+    }[request.param]
 
 
 class Ear:

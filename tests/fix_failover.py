@@ -1,12 +1,15 @@
-"""PostgreSQL clusters of the test's own over TCP, with the wheel's programs: a primary and its standby, restores, recoveries.
+"""PostgreSQL clusters of the test's own over TCP, with the wheel's programs: a primary and its
+standby, restores, recoveries.
 
     Cluster         one folder and one port: `start`, `stop` (immediate: a crash), `copy_of` (pg_basebackup), `promote`, `dump`, `recover_to`
     Pair            a primary and a standby, and one URL with both hosts: `lag`, `fail_over`, `old_primary_back`, `rebuild`
     make_cluster    `make_cluster()`: a running one with chatd's schema; `make_cluster(is_new=True)`: of another system identifier, and without it
     pair            a running Pair with chatd's schema
 
-What a standby lacks is decided by `lag`: the process on the primary that sends it the log is stopped (SIGSTOP) and killed with the primary. As with a
-slow link, what had been sent is there, and nothing after it. Everything is stopped and removed at the end of the test, also if pytest is killed.
+What a standby lacks is decided by `lag`: the process on the primary that sends it the log is
+stopped (SIGSTOP) and killed with the primary. As with a slow link, what had been sent is there, and
+nothing after it. Everything is stopped and removed at the end of the test, also if pytest is
+killed.
 """
 
 from __future__ import annotations
@@ -26,17 +29,24 @@ from typing import Any, Final, TypeAlias
 import psycopg
 import pytest
 
-from chatd import embedded
-from chatd.migrate import migrate
+from chatd.postgres import embedded
+from chatd.postgres.migrate import migrate
 from tests.ports import free_port
 
 WAIT_S: Final = 30.0
 POLL_S: Final = 0.01
 DATABASE: Final = "chatd"
 SETTINGS: Final = {
-    "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "shared_buffers": "32MB", "wal_level": "replica", "wal_init_zero": "off",
-    "log_min_messages": "warning", "timezone": "UTC", "hot_standby": "on", "max_connections": "60",
-}  # fmt: skip
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "32MB",
+    "wal_level": "replica",
+    "wal_init_zero": "off",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+    "hot_standby": "on",
+    "max_connections": "60",
+}
 
 
 class Cluster:
@@ -60,11 +70,19 @@ class Cluster:
     def run(self, program: str, *arguments: object, within: str | None = None) -> str:
         """One of the wheel's programs, to its end; gives what it printed."""
         command = [*embedded._prefix(self._owner), str(embedded._binaries() / program), *map(str, arguments)]
-        done = subprocess.run(command, cwd=self.folder, input=within, capture_output=True, text=True, env=embedded._environment(), check=False)
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            input=within,
+            capture_output=True,
+            text=True,
+            env=embedded._environment(),
+            check=False,
+        )
         assert done.returncode == 0, f"{program}: {done.stderr[-2000:]}"
         return done.stdout
 
-    # ---- how to connect -----------------------------------------------------------------------------------------------------------
+    # ---- how to connect --------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -81,27 +99,49 @@ class Cluster:
             row = conn.execute(statement, values).fetchone()
             return None if row is None else row[0]
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     def init(self) -> None:
         self.run(
-            "initdb", "-D", self.data, "-U", embedded.USER, "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions",
-            "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-        )  # fmt: skip
+            "initdb",
+            "-D",
+            self.data,
+            "-U",
+            embedded.USER,
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--no-sync",
+            "--no-instructions",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+        )
 
     def start(self, port: int | None = None) -> None:
-        """Run it, and return once it takes connections. `port`: another one for once, where no node looks for it."""
+        """Run it, and return once it takes connections.
+
+        `port`: another one for once, where no node looks for it.
+        """
         settings = {**SETTINGS, **self.settings, "port": str(port or self.port)}
         command = [*embedded._prefix(self._owner), str(embedded._binaries() / "postgres"), "-D", str(self.data)]
         with self.log_file.open("ab") as output:
             self._server = subprocess.Popen(
-                [*command, *(f"--{name}={value}" for name, value in settings.items())], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, env=embedded._environment(),
-            )  # fmt: skip
+                [*command, *(f"--{name}={value}" for name, value in settings.items())],
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=embedded._environment(),
+            )
         self._watcher = subprocess.Popen(
-            ["/bin/sh", "-c", embedded._WATCHER, "chatd-watcher", str(self._server.pid), str(self.data)], cwd="/", stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+            ["/bin/sh", "-c", embedded._WATCHER, "chatd-watcher", str(self._server.pid), str(self.data)],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         self.until(self._is_ready, "it takes connections")
 
     def _is_ready(self) -> bool:
@@ -143,7 +183,7 @@ class Cluster:
         text = self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
-    # ---- replication, backups ---------------------------------------------------------------------------------------------------------
+    # ---- replication, backups --------------------------------------------------------------------
 
     def clear(self) -> None:
         """Nothing of the data is left."""
@@ -155,7 +195,19 @@ class Cluster:
     def backup_of(self, other: Cluster, *, is_standby: bool = False) -> None:
         """A base backup of a running one, in place of what was here."""
         self.clear()
-        self.run("pg_basebackup", "-d", other.url, "-D", self.data, "-c", "fast", "--no-sync", "-X", "stream", *["-R"] * is_standby)
+        self.run(
+            "pg_basebackup",
+            "-d",
+            other.url,
+            "-D",
+            self.data,
+            "-c",
+            "fast",
+            "--no-sync",
+            "-X",
+            "stream",
+            *["-R"] * is_standby,
+        )
 
     def hold_sender(self) -> None:
         """What the standby has not got by now it never gets."""
@@ -177,15 +229,21 @@ class Cluster:
         self.settings |= {"archive_mode": "on", "archive_command": f"cp %p {self.archive}/%f"}
 
     def recover(self, other: Cluster, restore_point: str) -> None:
-        """A base backup of `other` is here: go on from its archive until the restore point, and take writes then."""
+        """A base backup of `other` is here: go on from its archive until the restore point, and
+        take writes then.
+        """
         other.ask("SELECT pg_walfile_name(pg_switch_wal())")
         want = other.ask("SELECT pg_walfile_name(pg_current_wal_lsn() - 1)")
-        other.until(lambda: other.ask("SELECT last_archived_wal >= %s FROM pg_stat_archiver", want), "the log is archived")
+        other.until(
+            lambda: other.ask("SELECT last_archived_wal >= %s FROM pg_stat_archiver", want), "the log is archived"
+        )
         (self.data / "recovery.signal").touch()
         self._own(self.data / "recovery.signal")
         recovery = {
-            "restore_command": f"cp {other.archive}/%f %p", "recovery_target_name": restore_point, "recovery_target_action": "promote"
-        }  # fmt: skip
+            "restore_command": f"cp {other.archive}/%f %p",
+            "recovery_target_name": restore_point,
+            "recovery_target_action": "promote",
+        }
         kept, self.settings = self.settings, {**self.settings, **recovery}
         self.start()
         self.settings = kept
@@ -193,7 +251,9 @@ class Cluster:
 
 
 class Pair:
-    """`primary` and `standby` change places with each failover; `url` names both, always in the same order."""
+    """`primary` and `standby` change places with each failover; `url` names both, always in the
+    same order.
+    """
 
     def __init__(self, primary: Cluster, standby: Cluster) -> None:
         self.primary, self.standby = primary, standby
@@ -249,7 +309,9 @@ MakeCluster: TypeAlias = Callable[..., Cluster]
 
 @pytest.fixture(scope="session")
 def cluster_template() -> Iterator[Path]:
-    """The folder of a cluster with chatd's schema, not running: a copy of it is faster to have than a new one."""
+    """The folder of a cluster with chatd's schema, not running: a copy of it is faster to have than
+    a new one.
+    """
     owner = embedded._run_as(None)
     with tempfile.TemporaryDirectory(prefix="chatd-pair-") as place:
         cluster = Cluster(Path(place) / "template", owner)

@@ -1,7 +1,9 @@
-"""A chatd in memory, for tests of clients: the contract of docs/protocol.md over real WebSockets, and faults on demand.
+"""A chatd in memory, for tests of clients: the contract of docs/protocol.md over real WebSockets,
+and faults on demand.
 
-`fault(session, frame)` is asked before each request is handled. It answers None (handle it), or one of the words below, or an `err` frame
-without `id`. Nothing here is shared with the server's code or with the client's: what this file and the client agree on, they agree on by the page.
+`fault(session, frame)` is asked before each request is handled. It answers None (handle it), or one
+of the words below, or an `err` frame without `id`. Nothing here is shared with the server's code or
+with the client's: what this file and the client agree on, they agree on by the page.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ class Conv:
         return out
 
     def page(self, entries: list[Frame], reader: str) -> list[Frame]:
-        """A page of history, of entries in rising order: in it one text is told once, by its message or else by its latest edit."""
+        """A page of history, of entries in rising order: in it one text is told once, by its
+        message or else by its latest edit.
+        """
         out: list[Frame] = []
         told: set[int] = set()
         messages = {e["seq"] for e in entries if e["kind"] == "message"}
@@ -84,9 +88,18 @@ class Conv:
         mine, theirs = self.cursors.get(user, [0, 0]), self.cursors.get(self.peer(user), [0, 0])
         unread = sum(e["from"] != user and e["kind"] == "message" and e["seq"] > mine[1] for e in self.log)
         return {
-            "c": self.c, "peer": self.peer(user), "head": self.head, "floor": self.floor, "ts": self.log[-1]["ts"] if self.log else 0,
-            "delivered": mine[0], "read": mine[1], "peer_delivered": theirs[0], "peer_read": theirs[1], "unread": unread, "open": self.open,
-        }  # fmt: skip
+            "c": self.c,
+            "peer": self.peer(user),
+            "head": self.head,
+            "floor": self.floor,
+            "ts": self.log[-1]["ts"] if self.log else 0,
+            "delivered": mine[0],
+            "read": mine[1],
+            "peer_delivered": theirs[0],
+            "peer_read": theirs[1],
+            "unread": unread,
+            "open": self.open,
+        }
 
 
 class Session:
@@ -128,7 +141,10 @@ class Session:
 
 
 class FakeChatd:
-    """`async with`, which also ends a test that hangs; `url`. A token is `<user>` or `<user>/<anything>`."""
+    """`async with`, which also ends a test that hangs; `url`.
+
+    A token is `<user>` or `<user>/<anything>`.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -154,7 +170,9 @@ class FakeChatd:
         return self
 
     async def listen(self, port: int = 0) -> None:
-        self._server = await serve(self._serve, "127.0.0.1", port, subprotocols=[Subprotocol("chatd.v1")], compression=None)
+        self._server = await serve(
+            self._serve, "127.0.0.1", port, subprotocols=[Subprotocol("chatd.v1")], compression=None
+        )
         self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/ws"
 
     @property
@@ -168,13 +186,15 @@ class FakeChatd:
         self._server.close()
         await self._server.wait_closed()
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
             await self.stop()
         finally:
             await self._deadline.__aexit__(kind, error, trace)
 
-    # ---- what tests do to it ------------------------------------------------------------------------------------------------------------
+    # ---- what tests do to it ---------------------------------------------------------------------
 
     def conv(self, one: str, two: str) -> Conv:
         users = (min(one, two), max(one, two))
@@ -195,13 +215,21 @@ class FakeChatd:
     def add(self, conv: Conv, sender: str, kind: str, cid: str, made_by: Session | None = None, **keys: Any) -> Frame:
         self.now = next(self._clock)
         entry = {
-            "seq": conv.head + 1, "ts": T0 + self.now, "from": sender, "to": conv.peer(sender), "kind": kind, "cid": cid, **keys,
-        }  # fmt: skip
+            "seq": conv.head + 1,
+            "ts": T0 + self.now,
+            "from": sender,
+            "to": conv.peer(sender),
+            "kind": kind,
+            "cid": cid,
+            **keys,
+        }
         conv.log.append(entry)
         conv.changed = self.now
         for session in list(self.sessions.values()):
             if session is not made_by and session.user in conv.users:
-                session.push(t="entry", c=conv.c, **{k: v for k, v in entry.items() if k != "cid" or session.user == sender})
+                session.push(
+                    t="entry", c=conv.c, **{k: v for k, v in entry.items() if k != "cid" or session.user == sender}
+                )
         return entry
 
     def session(self, user: str) -> Session:
@@ -221,7 +249,7 @@ class FakeChatd:
             self.connected.clear()
             await self.connected.wait()
 
-    # ---- the protocol -------------------------------------------------------------------------------------------------------------------
+    # ---- the protocol ----------------------------------------------------------------------------
 
     async def _serve(self, ws: ServerConnection) -> None:
         session = Session(self, ws)
@@ -263,7 +291,11 @@ class FakeChatd:
             session.cut()
         elif reply is not None:
             session.push(**({"t": "ok", "id": frame["id"]} | reply))
-        if reply is not None and frame["t"] == "hello" and (code := {"unauthorized": 4001, "token_expired": 4002}.get(reply.get("code", ""))):
+        if (
+            reply is not None
+            and frame["t"] == "hello"
+            and (code := {"unauthorized": 4001, "token_expired": 4002}.get(reply.get("code", "")))
+        ):
             session.close(code)
 
     def _on_hello(self, session: Session, frame: Frame) -> Frame | None:
@@ -309,9 +341,17 @@ class FakeChatd:
             if n == 0:
                 exp = {} if self.token_ms is None else {"exp": T0 + self.now + self.token_ms}
                 frame |= {
-                    "user": session.user, "device": session.device, "v": 1, "features": [], "epoch": self.epoch, "ts": T0 + self.now,
-                    "heartbeat_ms": 20_000, "limits": {"history": 100, "body_bytes": 2048}, "presence": [], **exp,
-                }  # fmt: skip
+                    "user": session.user,
+                    "device": session.device,
+                    "v": 1,
+                    "features": [],
+                    "epoch": self.epoch,
+                    "ts": T0 + self.now,
+                    "heartbeat_ms": 20_000,
+                    "limits": {"history": 100, "body_bytes": 2048},
+                    "presence": [],
+                    **exp,
+                }
             if n + 1 == len(pages):
                 frame["since"] = str(self.now)
             session.push(**frame)
@@ -327,7 +367,9 @@ class FakeChatd:
         return conv
 
     def _block(self, session: Session, frame: Frame, fault: Frame) -> None:
-        """A retryable refusal of an entry blocks its conversation, unless an earlier one does already."""
+        """A retryable refusal of an entry blocks its conversation, unless an earlier one does
+        already.
+        """
         if frame["t"] in ("send", "edit", "delete"):
             conv = self._where(session, frame)
             if session.blocked.get(conv.c, frame["cid"]) != frame["cid"]:
@@ -381,7 +423,14 @@ class FakeChatd:
             self.now = conv.changed = next(self._clock)
             for other in self.sessions.values():
                 if other is not session and other.user in conv.users:
-                    other.push(t="receipt", c=conv.c, **{"from": session.user}, to=conv.peer(session.user), delivered=mine[0], read=mine[1])
+                    other.push(
+                        t="receipt",
+                        c=conv.c,
+                        **{"from": session.user},
+                        to=conv.peer(session.user),
+                        delivered=mine[0],
+                        read=mine[1],
+                    )
         return {"c": conv.c, "delivered": mine[0], "read": mine[1]}
 
     _on_ack = _on_read = _cursor
@@ -404,7 +453,9 @@ class FakeChatd:
         return {"c": conv.c, "entries": page, "more": more, "head": conv.head, "floor": conv.floor}
 
     def _on_conversations(self, session: Session, frame: Frame) -> Frame:
-        mine = sorted((c for c in self.convs.values() if session.user in c.users and c.log), key=lambda c: -c.log[-1]["ts"])
+        mine = sorted(
+            (c for c in self.convs.values() if session.user in c.users and c.log), key=lambda c: -c.log[-1]["ts"]
+        )
         start, limit = int(frame.get("cursor", 0)), frame.get("limit", 50)
         page = [c.item(session.user) for c in mine[start : start + limit]]
         return {"conversations": page} | ({"cursor": str(start + limit)} if start + limit < len(mine) else {})

@@ -1,6 +1,6 @@
 """A seam: hold a call back where it is made, see that it was reached, and let it go on.
 
-    gate = Gate(monkeypatch, place, "name")     calls of place.name wait for gate.open(); `await gate.reached.wait()` until there is one
+gate = Gate(monkeypatch, place, "name")     calls of place.name wait for gate.open(); `await gate.reached.wait()` until there is one
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ import pytest
 
 
 class Gate:
-    """Holds a coroutine function back: `reached` is set when it is called, and it goes on after `open`. `only`: which calls, by their arguments."""
+    """Holds a coroutine function back:
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, only: Callable[..., bool] = lambda *_, **__: True) -> None:
+    `reached` is set when it is called, and it goes on after `open`. `only`: which calls, by their
+    arguments.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, place: Any, name: str, only: Callable[..., bool] = lambda *_, **__: True
+    ) -> None:
         self.reached, self.opened = asyncio.Event(), asyncio.Event()
         real = getattr(place, name)
 

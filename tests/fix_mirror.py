@@ -1,4 +1,5 @@
-"""Presence over nodes without PostgreSQL: mirrors in this process over a Redis of the test's own, to be held up at any step.
+"""Presence over nodes without PostgreSQL: mirrors in this process over a Redis of the test's own,
+to be held up at any step.
 
     make_mirror     `await make_mirror("a")`: a `Seat`: presence, bus and mirror of one node, running; killed at the end
     Seat            `come`, `go`, `watch`; `told` are the changes that its watchers were shown; `kill` is kill -9
@@ -14,14 +15,14 @@ from typing import Any, TypeAlias
 
 import pytest_asyncio
 
-from chatd.bus import Bus
 from chatd.clock import Clock
-from chatd.engine import Engine
+from chatd.cluster.presence_sync import Mirror
+from chatd.cluster.pubsub import Bus
+from chatd.cluster.redis.client import Engine
+from chatd.core.steady_time import Steady
 from chatd.ids import DeviceId, UserId
 from chatd.metrics import Metrics
-from chatd.mirror import Mirror
 from chatd.presence import Change, Presence
-from chatd.steady import Steady
 from tests.fix_redis import OwnRedis
 
 LEASE_MS = 1_000
@@ -39,9 +40,19 @@ class Seat:
         self.presence = Presence(0.0, self.boot)
         self.bus = Bus(self.engine, prefix, self.metrics, self.boot)
         self.mirror = Mirror(
-            self.engine, self.bus, self.presence, self.metrics, boot=self.boot, prefix=prefix, lease_ms=lease_ms, name=name,
-            now=time.monotonic, now_ms=lambda: int(time.time() * 1000), steady=Steady(Clock(time.monotonic, time.time), lease_ms / 1000), facts=dict,
-        )  # fmt: skip
+            self.engine,
+            self.bus,
+            self.presence,
+            self.metrics,
+            boot=self.boot,
+            prefix=prefix,
+            lease_ms=lease_ms,
+            name=name,
+            now=time.monotonic,
+            now_ms=lambda: int(time.time() * 1000),
+            steady=Steady(Clock(time.monotonic, time.time), lease_ms / 1000),
+            facts=dict,
+        )
         self.mirror.listener = self.bus.listener = self
         self.told: list[Change] = []
         self.heard_frames: list[tuple[UserId, bytes]] = []
@@ -49,8 +60,12 @@ class Seat:
 
     def start(self) -> None:
         work: list[Coroutine[Any, Any, None]] = [
-            self.bus.run_publisher(), self.bus.run(), self.mirror.run_beat(), self.mirror.run_flush(), self.mirror.run_read(),
-        ]  # fmt: skip
+            self.bus.run_publisher(),
+            self.bus.run(),
+            self.mirror.run_beat(),
+            self.mirror.run_flush(),
+            self.mirror.run_read(),
+        ]
         self.tasks = [asyncio.create_task(one) for one in work]
 
     async def kill(self) -> None:
@@ -64,7 +79,7 @@ class Seat:
     def lives(self) -> bool:
         return bool(self.tasks) and not any(task.done() for task in self.tasks)
 
-    # ---- its users ----------------------------------------------------------------------------------------------------------------
+    # ---- its users -------------------------------------------------------------------------------
 
     def come(self, *users: str) -> None:
         for user in users:
@@ -85,7 +100,7 @@ class Seat:
         change = self.presence.status(UserId(user))
         return "offline" if change is None else change.status.value
 
-    # ---- the listeners' -----------------------------------------------------------------------------------------------------------
+    # ---- the listeners' --------------------------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:
         if change is not None:

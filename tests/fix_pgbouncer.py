@@ -1,4 +1,6 @@
-"""PgBouncer before the tests' PostgreSQL, from Debian's package: `make setup` installs it where it may; where it is missing the tests skip aloud.
+"""PgBouncer before the tests' PostgreSQL, from Debian's package:
+
+`make setup` installs it where it may; where it is missing the tests skip aloud.
 
     make_bouncer    `make_bouncer(conninfo, pool_mode="session", ignore_startup_parameters="options")`: the conninfo to use instead
 """
@@ -19,7 +21,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from chatd import embedded
+from chatd.postgres import embedded
 
 START_S_MAX: Final = 20.0
 PORT: Final = 6432
@@ -41,21 +43,33 @@ def make_bouncer() -> Iterator[MakeBouncer]:
     def make(conninfo: str, **settings: object) -> str:
         to = conninfo_to_dict(conninfo)
         place = Path(str(to["host"]))
-        owner = pwd.getpwuid(place.stat().st_uid)  # whoever PostgreSQL runs as: its socket is closed to others, and PgBouncer refuses root, too
+        # Whoever PostgreSQL runs as: its socket is closed to others, and PgBouncer refuses root,
+        # too
+        owner = pwd.getpwuid(place.stat().st_uid)
         folder = Path(tempfile.mkdtemp(prefix="chatd-bouncer-"))
         os.chown(folder, owner.pw_uid, owner.pw_gid)
         said = {
-            "unix_socket_dir": folder, "listen_port": PORT, "auth_type": "any", "pool_mode": "session", "max_client_conn": 500,
-            "default_pool_size": 100, "logfile": folder / "log", **settings,
-        }  # fmt: skip
+            "unix_socket_dir": folder,
+            "listen_port": PORT,
+            "auth_type": "any",
+            "pool_mode": "session",
+            "max_client_conn": 500,
+            "default_pool_size": 100,
+            "logfile": folder / "log",
+            **settings,
+        }
         config = folder / "pgbouncer.ini"
         lines = [f"{name} = {value}" for name, value in said.items()]
         config.write_text(
-            f"[databases]\n{to['dbname']} = host={place} port=5432 user={to['user']} dbname={to['dbname']}\n[pgbouncer]\n" + "\n".join(lines) + "\n"
+            f"[databases]\n{to['dbname']} = host={place} port=5432 user={to['user']} dbname={to['dbname']}\n[pgbouncer]\n"
+            + "\n".join(lines)
+            + "\n"
         )
         config.chmod(0o644)
         command = [*(embedded._prefix(owner) if os.geteuid() == 0 else []), _binary(), str(config)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         running.append((process, folder))
         through = make_conninfo(host=str(folder), port=PORT, user=str(to["user"]), dbname=str(to["dbname"]))
         deadline = time.monotonic() + START_S_MAX

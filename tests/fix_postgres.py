@@ -1,7 +1,8 @@
 """A real PostgreSQL for the tests: one server a session, one database a test.
 
-The server is chatd's own embedded one, in a folder that goes with the session; its watcher stops it however the session ends. A database is
-a copy of a migrated template (60 ms), so no test sees another's rows.
+The server is chatd's own embedded one, in a folder that goes with the session; its watcher stops it
+however the session ends. A database is a copy of a migrated template (60 ms), so no test sees
+another's rows.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from chatd.embedded import Embedded
-from chatd.migrate import migrate
+from chatd.postgres.embedded import Embedded
+from chatd.postgres.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,7 +49,9 @@ def template_db(postgres: Embedded) -> str:
 
 @pytest.fixture
 def make_db(postgres: Embedded, template_db: str) -> Iterator[Callable[[], str]]:
-    """Makes databases with chatd's schema and nothing in it, not even partitions; gives the conninfo of each."""
+    """Makes databases with chatd's schema and nothing in it, not even partitions; gives the
+    conninfo of each.
+    """
     yield from databases(postgres, template_db)
 
 

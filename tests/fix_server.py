@@ -31,7 +31,11 @@ WAIT_S = 10.0  # for what must come; far beyond what it takes
 
 
 class Peer:
-    """One connection: `request` waits for its reply and keeps what is pushed meanwhile; `push` gives the next pushed frame."""
+    """One connection:
+
+    `request` waits for its reply and keeps what is pushed meanwhile; `push` gives the next pushed
+    frame.
+    """
 
     def __init__(self, ws: ClientConnection) -> None:
         self.ws = ws

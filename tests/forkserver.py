@@ -1,15 +1,19 @@
-"""Nodes by fork: one interpreter that has read all of chatd, and each node a child of it. Their start is then a tenth of a second, not one.
+"""Nodes by fork: one interpreter that has read all of chatd, and each node a child of it.
 
-Most of a start's CPU is Python reading modules (0.65 of 0.8 s), and the suite starts some 200 nodes on two cores. A child is a process like any
-other: its own memory, files, signals and end. What it shares with its siblings is the seed of Python's hashes; the generators of random numbers that
-modules hold are seeded anew. A test for which the start itself matters takes an interpreter of its own (`make_process(before=...)`).
+Their start is then a tenth of a second, not one.
+
+Most of a start's CPU is Python reading modules (0.65 of 0.8 s), and the suite starts some 200 nodes
+on two cores. A child is a process like any other: its own memory, files, signals and end. What it
+shares with its siblings is the seed of Python's hashes; the generators of random numbers that
+modules hold are seeded anew. A test for which the start itself matters takes an interpreter of its
+own (`make_process(before=...)`).
 
     ForkServer ──(arguments, environment, log)──► this file as a process ──fork──► a node
         ▲                                                  │
         └───────────────(how it ended)─────────────────────┘
 
-A `Child` has the part of `subprocess.Popen` that the tests use. Signals go by pidfd: a pid may be another's by then. With the tests' end, however it
-comes, the server ends its children by SIGKILL.
+A `Child` has the part of `subprocess.Popen` that the tests use. Signals go by pidfd: a pid may be
+another's by then. With the tests' end, however it comes, the server ends its children by SIGKILL.
 """
 
 from __future__ import annotations
@@ -46,7 +50,10 @@ class Child:
         self._status: int | None = None
 
     def ended_fd(self) -> int:
-        """A descriptor that can be read once it has ended; the caller closes it. It has not been waited for yet."""
+        """A descriptor that can be read once it has ended; the caller closes it.
+
+        It has not been waited for yet.
+        """
         return os.dup(self._ended.fileno())
 
     def poll(self) -> int | None:
@@ -94,7 +101,9 @@ class ForkServer:
         ours.settimeout(START_S_MAX)
         with theirs:
             command = [sys.executable, "-m", "tests.forkserver", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[1])
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], cwd=Path(__file__).parents[1]
+            )
         self._line = ours
         return ours
 
@@ -104,11 +113,14 @@ class ForkServer:
             self._process.wait()
 
 
-# ---- the server ------------------------------------------------------------------------------------------------------------------------
+# ---- the server ----------------------------------------------------------------------------------
 
 
 def read_modules() -> None:
-    """All that a node may need. What only some need, and a test asks for (`redis`), has its own interpreter there."""
+    """All that a node may need.
+
+    What only some need, and a test asks for (`redis`), has its own interpreter there.
+    """
     import chatd
 
     for module in pkgutil.walk_packages(chatd.__path__, "chatd."):

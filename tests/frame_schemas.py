@@ -1,7 +1,8 @@
 """The JSON schemas of `docs/schema/` as validators.
 
-`pattern` means what ECMA 262 means by it: Python's `$` would let a newline at the end through. `strict=True` also forbids keys that the schema does
-not name: readers must ignore such keys, but our own server must not send any.
+`pattern` means what ECMA 262 means by it: Python's `$` would let a newline at the end through.
+`strict=True` also forbids keys that the schema does not name: readers must ignore such keys, but
+our own server must not send any.
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ _Validator: Any = extend(Draft202012Validator, {"pattern": _pattern})  # type: i
 def validator(name: str, *, strict: bool = False) -> Any:
     """The validator of `client/NAME` or `server/NAME`."""
     schemas = {uri: _strict(schema) if strict else schema for uri, schema in _schemas().items()}
-    registry: Registry[Any] = Registry().with_resources((uri, DRAFT202012.create_resource(schema)) for uri, schema in schemas.items())
+    registry: Registry[Any] = Registry().with_resources(
+        (uri, DRAFT202012.create_resource(schema)) for uri, schema in schemas.items()
+    )
     return _Validator({"$ref": f"file:///{name}.json"}, registry=registry)
 
 
 @functools.cache
 def _schemas() -> dict[str, Any]:
-    schemas = {f"file:///{path.relative_to(FOLDER).as_posix()}": json.loads(path.read_text()) for path in FOLDER.rglob("*.json")}
+    schemas = {
+        f"file:///{path.relative_to(FOLDER).as_posix()}": json.loads(path.read_text())
+        for path in FOLDER.rglob("*.json")
+    }
     for schema in schemas.values():
         del schema["$schema"]  # jsonschema would leave our validator for the one that it names
     return schemas
@@ -69,7 +75,9 @@ def problems(frame: dict[str, Any]) -> list[str]:
     """What is wrong with a frame of the server's; empty if one schema takes it, key by key."""
     found = []
     for name in schemas_of(frame):
-        errors = [f"{name}: {error.json_path} {error.message}" for error in validator(name, strict=True).iter_errors(frame)]
+        errors = [
+            f"{name}: {error.json_path} {error.message}" for error in validator(name, strict=True).iter_errors(frame)
+        ]
         if not errors:
             return []
         found += errors

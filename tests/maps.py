@@ -1,11 +1,13 @@
-"""What must hold between a node's maps: whoever changes one of them and not the others is found here.
+"""What must hold between a node's maps: whoever changes one of them and not the others is found
+here.
 
     await check_maps(node)   wait until the node is at rest, then compare; raises AssertionError with all that is wrong
     wrong(node)              what is wrong whatever the node is doing: these laws hold in every loop turn
     at_work(node)            what is under way
 
-The laws: every held conversation is linked from each held, loaded user who is in it; what is linked is the object that the registry holds; nobody is
-counted who is gone. At rest: nothing is queued, nothing missing, nothing awaited, and every counter of work under way is back at its start.
+The laws: every held conversation is linked from each held, loaded user who is in it; what is linked
+is the object that the registry holds; nobody is counted who is gone. At rest: nothing is queued,
+nothing missing, nothing awaited, and every counter of work under way is back at its start.
 """
 
 from __future__ import annotations
@@ -14,16 +16,19 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 
-from chatd.registry import Registry
+from chatd.core.conversations import Registry
+from chatd.core.session import Session, State
 from chatd.server import Node
-from chatd.session import Session, State
 
 REST_S = 20.0  # far beyond what it takes
 POLL_S = 0.01
 
 
 async def check_maps(node: Node, seconds: float = REST_S) -> None:
-    """Wait until nothing is under way, then compare. What is still under way after `seconds` has leaked."""
+    """Wait until nothing is under way, then compare.
+
+    What is still under way after `seconds` has leaked.
+    """
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while at_work(node):
@@ -85,7 +90,11 @@ def _sessions(node: Node) -> Iterator[str]:
 
 def at_work(node: Node) -> list[str]:
     """What is under way; a node at rest has nothing of it."""
-    return [*_log_at_work(node), *_services_at_work(node), *(one for c in node.hub.connections if c.session for one in _session_at_work(c.session))]
+    return [
+        *_log_at_work(node),
+        *_services_at_work(node),
+        *(one for c in node.hub.connections if c.session for one in _session_at_work(c.session)),
+    ]
 
 
 def _log_at_work(node: Node) -> Iterator[str]:
@@ -117,7 +126,11 @@ def _services_at_work(node: Node) -> Iterator[str]:
             f"{len(entrance._resolving)} pairs and {entrance._resolving_n} sends ({dict(entrance._resolving_of)}) wait for a conversation,"
             f" {len(entrance._to_make)} to be made by {entrance._makers}"
         )
-    for name, turns in (("listings", services.listings), ("hellos", node.store.hello_turns), ("reads", node.store.read_turns)):
+    for name, turns in (
+        ("listings", services.listings),
+        ("hellos", node.store.hello_turns),
+        ("reads", node.store.read_turns),
+    ):
         if turns.running or turns.waiting:
             yield f"{turns.running} {name} are under way, {turns.waiting} wait"
     for user in node.registry.users.values():

@@ -1,4 +1,5 @@
-"""A client's outbox and a node in simulated time: what the pure parts of both make of delays, losses and crowds.
+"""A client's outbox and a node in simulated time: what the pure parts of both make of delays,
+losses and crowds.
 
     Outbox ── requests ──► Node (sessions, the gate, one lane, a log) ── answers ──► Outbox
 
@@ -17,28 +18,28 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import orjson
 
 from chatd import errors
 from chatd.client import outbox as client_outbox
+from chatd.cluster.shared_limits import RATE, read_answer, row_of
+from chatd.core.admission import Gate
+from chatd.core.batch import PROBE, Batch, Item, LaneQueue
+from chatd.core.conversation import Conversation
+from chatd.core.rate_limit import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
+from chatd.core.session import End, Session, State, Throttled, User, Verdict
 from chatd.errors import CloseCode
-from chatd.gate import Gate
 from chatd.ids import Cid, ConvId, UserId
-from chatd.lanes import PROBE, Batch, Item, LaneQueue
-from chatd.limits import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
 from chatd.protocol import Send
-from chatd.quota import RATE, read_answer, row_of
-from chatd.registry import Conversation, User
-from chatd.session import End, Session, State, Throttled, Verdict
 from tests.quota_model import US, Model
 from tests.samples import request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from chatd.gate import Call
+    from chatd.core.admission import Call
 
 ALICE = UserId("alice")
 PER_PERIOD, PERIOD_S = 10, 5.0
@@ -99,7 +100,10 @@ class Line:
 
 
 class Node:
-    """One node with one user, and one lane. With `redis` its limits are shared, with `beside` the database is another node's, too."""
+    """One node with one user, and one lane.
+
+    With `redis` its limits are shared, with `beside` the database is another node's, too.
+    """
 
     def __init__(self, world: World, trouble: Trouble, redis: Model | None = None, beside: Node | None = None) -> None:
         self.world, self.trouble = world, trouble
@@ -155,12 +159,17 @@ class Node:
         resent_early = session.order.arrive(peer, entry.cid, self.world.now)
         if isinstance(resent_early, errors.Blocked):
             return resent_early
-        if not self.gate.put(self.user.window, self.world.now, lambda came: self.through(session, entry, peer, resent_early, came)):  # type: ignore[arg-type]
+        window = cast("SharedWindow", self.user.window)
+        if not self.gate.put(
+            window, self.world.now, lambda came: self.through(session, entry, peer, resent_early, came)
+        ):
             return session.not_queued(peer, entry, errors.Overloaded("full", retry_ms=200))
         return None
 
     def through(self, session: Session, entry: Send, peer: UserId, resent_early: bool, came: float) -> None:
-        error = session.order.recheck(peer, entry.cid, entry.id) or self.queued(session, entry, peer, session.judge(peer, resent_early, came))
+        error = session.order.recheck(peer, entry.cid, entry.id) or self.queued(
+            session, entry, peer, session.judge(peer, resent_early, came)
+        )
         if error is not None:
             self.answer[session](entry.id, error)
 
@@ -195,16 +204,27 @@ class Node:
         silent = world.random.random() < self.trouble.silences
         answer: list[bytes] = []
         if not silent or world.random.random() < 0.5:
-            world.at(world.now + world.random.uniform(0, self.trouble.gate_s / 2), lambda: answer.append(self.ask(call)))
+            world.at(
+                world.now + world.random.uniform(0, self.trouble.gate_s / 2), lambda: answer.append(self.ask(call))
+            )
         if silent:
             world.at(world.now + DEADLINE_S, lambda: self.alone(call))
         else:
-            world.at(world.now + self.trouble.gate_s / 2 + world.random.uniform(0, self.trouble.gate_s / 2), lambda: self.decide(call, answer[0]))
+            world.at(
+                world.now + self.trouble.gate_s / 2 + world.random.uniform(0, self.trouble.gate_s / 2),
+                lambda: self.decide(call, answer[0]),
+            )
 
     def ask(self, call: Call) -> bytes:
         assert self.redis is not None
-        args = [orjson.dumps([[PER_PERIOD, PERIOD_S * US]]), orjson.dumps([row_of(ask) for ask in call.asks]), int(FORGET_S * US)]
-        return self.redis.answer(REDIS_EPOCH_US + round(self.world.now * US), [ask.window.user for ask in call.asks], args)
+        args = [
+            orjson.dumps([[PER_PERIOD, PERIOD_S * US]]),
+            orjson.dumps([row_of(ask) for ask in call.asks]),
+            int(FORGET_S * US),
+        ]
+        return self.redis.answer(
+            REDIS_EPOCH_US + round(self.world.now * US), [ask.window.user for ask in call.asks], args
+        )
 
     def decide(self, call: Call, answer: bytes) -> None:
         mark, rows = read_answer(answer, len(call.asks))
@@ -251,7 +271,9 @@ class Node:
             for item in batch.items:
                 for one in (item, *(item.twins or ())):
                     self.free(one, give_back=True)
-                    self.tell(one, one.session.failed(one.peer, one.cid, one.id, errors.Unavailable("away", retry_ms=100)))
+                    self.tell(
+                        one, one.session.failed(one.peer, one.cid, one.id, errors.Unavailable("away", retry_ms=100))
+                    )
             return
         notes = self.append(batch)
         for item, note in notes:
@@ -348,8 +370,10 @@ class Outbox(ABC):
 
 
 class Eager(Outbox):
-    """A queue per conversation, sent as it is written. After a refusal it awaits what is on its way in that conversation, then the time that was told
-    (of the rate: everywhere), and sends all of the queue again, with `retry`."""
+    """A queue per conversation, sent as it is written. After a refusal it awaits what is on its way
+    in that conversation, then the time that was told (of the rate: everywhere), and sends all of
+    the queue again, with `retry`.
+    """
 
     def __init__(self, world: World, node: Node, name: str) -> None:
         super().__init__(world, node, name)

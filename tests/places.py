@@ -1,9 +1,13 @@
-"""Where the tests' files lie: in memory, where that has room. What PostgreSQL syncs costs nothing there, and its settings stay those of production.
+"""Where the tests' files lie: in memory, where that has room.
 
-A DROP DATABASE alone writes and syncs every file of the databases made before it: on two cores and one disk that was 0.2 to 1.3 s a test. No test
-asks what a machine that loses its power would keep; those that kill processes find all that was written, on a disk or not.
+What PostgreSQL syncs costs nothing there, and its settings stay those of production.
 
-Importing this sets TMPDIR for the tests and their processes. The path is short, as those of Unix sockets must be.
+A DROP DATABASE alone writes and syncs every file of the databases made before it: on two cores and
+one disk that was 0.2 to 1.3 s a test. No test asks what a machine that loses its power would keep;
+those that kill processes find all that was written, on a disk or not.
+
+Importing this sets TMPDIR for the tests and their processes. The path is short, as those of Unix
+sockets must be.
 """
 
 from __future__ import annotations
@@ -21,7 +25,9 @@ def _has_room() -> bool:
     try:
         disk = os.statvfs(MEMORY)
         memory = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return min(disk.f_bavail * disk.f_frsize, int(memory["MemAvailable"].split()[0]) << 10) >= FREE_BYTES_MIN and os.access(MEMORY, os.W_OK)
+        return min(
+            disk.f_bavail * disk.f_frsize, int(memory["MemAvailable"].split()[0]) << 10
+        ) >= FREE_BYTES_MIN and os.access(MEMORY, os.W_OK)
     except (OSError, KeyError):
         return False
 

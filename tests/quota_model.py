@@ -1,6 +1,8 @@
-"""What the script of chatd/quota.py is to do, said anew: with the whole past, by counting, and by a clock of the test's.
+"""What the script of chatd/cluster/shared_limits.py is to do, said anew: with the whole past, by
+counting, and by a clock of the test's.
 
-The unit tests use it in Redis's place; `tests/cluster/test_quota.py` holds Redis to it, call by call, so that what they show is true.
+The unit tests use it in Redis's place; `tests/cluster/test_quota.py` holds Redis to it, call by
+call, so that what they show is true.
 """
 
 from __future__ import annotations
@@ -43,7 +45,15 @@ class Model:
         return b" ".join(b"%d" % word for word in words)
 
     def one(
-        self, now: int, key: str, most: int, period: int, forget: int, want: int, returned: Sequence[int], struck: Sequence[int]
+        self,
+        now: int,
+        key: str,
+        most: int,
+        period: int,
+        forget: int,
+        want: int,
+        returned: Sequence[int],
+        struck: Sequence[int],
     ) -> tuple[int, int, int, int, int]:
         state = self.states[key]
         for mark in returned:

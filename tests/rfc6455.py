@@ -1,4 +1,6 @@
-"""Client frames of RFC 6455, right or wrong on purpose, written byte for byte: neither chatd's framing nor websockets' has a part in it."""
+"""Client frames of RFC 6455, right or wrong on purpose, written byte for byte: neither chatd's
+framing nor websockets' has a part in it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,20 @@ def xor(payload: bytes, mask: bytes) -> bytes:
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = MASK, form: int = 0, size: int | None = None
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bytes | None = MASK,
+    form: int = 0,
+    size: int | None = None,
 ) -> bytes:
-    """One frame. `mask` None: unmasked; `form`: 16 or 64 writes the length in so many bits, 0 in as few as possible; `size`: the length to claim."""
+    """One frame.
+
+    `mask` None: unmasked; `form`: 16 or 64 writes the length in so many bits, 0 in as few as
+    possible; `size`: the length to claim.
+    """
     size = len(payload) if size is None else size
     form = form or (7 if size < 126 else 16 if size < 65_536 else 64)
     masked = 0 if mask is None else 0x80

@@ -1,4 +1,7 @@
-"""One good request of each type, as a client writes it. Tests take one and spoil what they are about."""
+"""One good request of each type, as a client writes it.
+
+Tests take one and spoil what they are about.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,16 @@ OTHER_CID: Final = "0b5c1a52-6a7e-4c55-8f0e-1a2b3c4d5e6f"
 
 REQUESTS: Final[dict[str, dict[str, Any]]] = {
     "hello": {
-        "t": "hello", "v": 1, "token": "eyJ.a.b", "device": "phone-7c1", "epoch": "5f1c", "cursors": {"12": 57, "90": 0}, "since": "731",
-        "watch": ["bob", "carol"], "state": "away", "features": ["x"],
+        "t": "hello",
+        "v": 1,
+        "token": "eyJ.a.b",
+        "device": "phone-7c1",
+        "epoch": "5f1c",
+        "cursors": {"12": 57, "90": 0},
+        "since": "731",
+        "watch": ["bob", "carol"],
+        "state": "away",
+        "features": ["x"],
     },
     "send": {"t": "send", "to": "bob", "cid": CID, "body": "hi", "retry": True},
     "edit": {"t": "edit", "c": "12", "cid": CID, "ref": 64, "body": "hi there"},
@@ -26,7 +37,7 @@ REQUESTS: Final[dict[str, dict[str, Any]]] = {
     "skip": {"t": "skip", "c": "12", "cid": CID},
     "refresh": {"t": "refresh", "token": "eyJ.a.b"},
     "ping": {"t": "ping"},
-}  # fmt: skip
+}
 
 
 def request(t: str, id: int = 1, /, **keys: object) -> bytes:

@@ -1,7 +1,8 @@
-"""A client of chatd written from docs/protocol.md alone, with nothing but `websockets` and `json`: the page must be enough.
+"""A client of chatd written from docs/protocol.md alone, with nothing but `websockets` and `json`:
+the page must be enough.
 
-It keeps what an app would: the messages of each conversation as they stand, an outbox that survives connections, the places to resync from.
-Section numbers are the page's.
+It keeps what an app would: the messages of each conversation as they stand, an outbox that survives
+connections, the places to resync from. Section numbers are the page's.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ NEW_TOKEN = {4001, 4002}
 
 
 class Outgoing:
-    """One entry on its way (section 5). `sent`: the id of the request that is out; `tried`: it may be in the log."""
+    """One entry on its way (section 5).
+
+    `sent`: the id of the request that is out; `tried`: it may be in the log.
+    """
 
     def __init__(self, keys: Frame) -> None:
         self.keys = keys
@@ -33,9 +37,12 @@ class Outgoing:
 
 
 class Stranger:
-    """`token(renew)` gives a token. `shown`: every entry in the order in which the app got it; `texts`: how messages stand.
+    """`token(renew)` gives a token.
 
-    `patience`: the part of the page's back-off that it waits; a test that cuts the line often takes less than 1.
+    `shown`: every entry in the order in which the app got it; `texts`: how messages stand.
+
+    `patience`: the part of the page's back-off that it waits; a test that cuts the line often takes
+    less than 1.
     """
 
     def __init__(self, url: str, token: Callable[[bool], str], device: str = "stranger", patience: float = 1.0) -> None:
@@ -58,7 +65,7 @@ class Stranger:
         self._asked: dict[int, tuple[Frame, Outgoing | None]] = {}
         self._wait_s = self._live_at = 0.0
 
-    # ---- for the app --------------------------------------------------------------------------------------------------------------
+    # ---- for the app -----------------------------------------------------------------------------
 
     def send(self, to: str, body: str) -> asyncio.Future[Frame]:
         """The future has the `ok`, or the `err` that means never."""
@@ -82,7 +89,7 @@ class Stranger:
         if self._ws is not None:
             self._ws.transport.abort()
 
-    # ---- connections (sections 3 and 10) ---------------------------------------------------------------------------------------------
+    # ---- connections (sections 3 and 10) ---------------------------------------------------------
 
     async def run(self) -> None:
         """Stay connected until the server says not to come back, or until cancelled."""
@@ -151,7 +158,7 @@ class Stranger:
         self._asked[self._id] = (frame, one)
         self._out.put_nowait(frame)
 
-    # ---- frames ---------------------------------------------------------------------------------------------------------------------
+    # ---- frames ----------------------------------------------------------------------------------
 
     def _take(self, frame: Frame) -> None:
         """Section 2, be liberal: whatever is not known is passed over."""
@@ -188,12 +195,15 @@ class Stranger:
                 self._post(one.keys, one)
 
     def _listed(self, item: Frame, c: str, head: int) -> None:
-        """Where this conversation starts on this connection; what lies before that and is not held has to be paged."""
+        """Where this conversation starts on this connection; what lies before that and is not held
+        has to be paged.
+        """
         if item.get("reset"):
             self.texts = {key: state for key, state in self.texts.items() if key[0] != c}
             self.heads[c] = head
         elif c not in self.heads:
-            self.heads[c] = 0 if self.known else head  # it began since the last welcome: all of it was missed; else it is for scrolling back
+            # It began since the last welcome: all of it was missed; else it is for scrolling back
+            self.heads[c] = 0 if self.known else head
         self.listed[c] = head
         self.heads[c] = max(self.heads[c], item["floor"] - 1)  # what has passed retention is not to be had
         if item.get("page") or (c not in self._named and self.heads[c] < head):
@@ -213,7 +223,9 @@ class Stranger:
             self._fetch(c)
 
     def _entry(self, c: str, entry: Frame) -> None:
-        """Sections 3 and 4: a seq that is held already is ignored; a jump does not happen, and if it does, reconnect."""
+        """Sections 3 and 4: a seq that is held already is ignored; a jump does not happen, and if
+        it does, reconnect.
+        """
         seq, head = entry["seq"], self.heads.get(c, 0)
         if seq <= head:
             return
@@ -240,7 +252,7 @@ class Stranger:
         if rev >= self.texts.get((c, ref), (-1, None))[0]:
             self.texts[(c, ref)] = (rev, body)
 
-    # ---- the outbox (section 5) -------------------------------------------------------------------------------------------------------
+    # ---- the outbox (section 5) ------------------------------------------------------------------
 
     def _answered(self, one: Outgoing, answer: Frame) -> None:
         if answer["t"] == "ok":

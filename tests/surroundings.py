@@ -1,9 +1,11 @@
-"""Commands of chatd in the surroundings that nobody thinks of: a closed descriptor, a full disk, no home, hardly any descriptors.
+"""Commands of chatd in the surroundings that nobody thinks of: a closed descriptor, a full disk, no
+home, hardly any descriptors.
 
     python tests/surroundings.py < orders.json > results.json
 
-An order is (surroundings, arguments); a result (status, stdout, stderr). One interpreter reads all of chatd and forks for each order, which takes a
-tenth of what an interpreter of its own takes. What a child may no longer read after it has given up its rights is read before.
+An order is (surroundings, arguments); a result (status, stdout, stderr). One interpreter reads all
+of chatd and forks for each order, which takes a tenth of what an interpreter of its own takes. What
+a child may no longer read after it has given up its rights is read before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Runs the vectors of `tests/vectors/server/` against a live server. The format is in tests/vectors/README.md.
+"""Runs the vectors of `tests/vectors/server/` against a live server.
 
-Written with nothing but `websockets` and `json`, as any SDK's author would: it is also a check that the page and the vectors are enough. The caller
-gives the URL, a way to make tokens, and, for vectors that ask for it, a way to make the server drain.
+The format is in tests/vectors/README.md.
+
+Written with nothing but `websockets` and `json`, as any SDK's author would: it is also a check that
+the page and the vectors are enough. The caller gives the URL, a way to make tokens, and, for
+vectors that ask for it, a way to make the server drain.
 """
 
 from __future__ import annotations
@@ -63,9 +66,14 @@ class Link:
 
 
 class Runner:
-    """Runs one vector. `token(user, options)` makes a token; `frames` keeps what the server sent, for further checks."""
+    """Runs one vector.
 
-    def __init__(self, url: str, token: Callable[[str, Frame], str], drain: Callable[[], Awaitable[None]] | None = None) -> None:
+    `token(user, options)` makes a token; `frames` keeps what the server sent, for further checks.
+    """
+
+    def __init__(
+        self, url: str, token: Callable[[str, Frame], str], drain: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.url = url
         self.frames: list[Frame] = []
         self._token = token
@@ -133,13 +141,15 @@ class Runner:
         else:
             await self._raw(link, step)
 
-    # ---- steps ------------------------------------------------------------------------------------------------------------------
+    # ---- steps -----------------------------------------------------------------------------------
 
     async def _open(self, step: Frame) -> None:
         protocols = [Subprotocol(name) for name in step.get("subprotocols", ["chatd.v1"])]
         url = self.url.removesuffix("/ws") + step.get("path", "/ws")
         try:
-            ws = await connect(url, subprotocols=protocols or None, origin=step.get("origin"), compression=None, max_size=1 << 24)
+            ws = await connect(
+                url, subprotocols=protocols or None, origin=step.get("origin"), compression=None, max_size=1 << 24
+            )
         except InvalidStatus as e:
             if e.response.status_code != step.get("http"):
                 raise Mismatch(f"HTTP status {e.response.status_code}") from None
@@ -204,7 +214,7 @@ class Runner:
             return False
         return True
 
-    # ---- values -----------------------------------------------------------------------------------------------------------------
+    # ---- values ----------------------------------------------------------------------------------
 
     def value(self, value: Any) -> Any:
         """What stands for a value in something that is sent."""

@@ -1,1 +1,3 @@
-"""What an attacker does to a node, for `python -m bench attack`: kinds (a table), attacker (one connection of it), old_logs (what it reads)."""
+"""What an attacker does to a node, for `python -m bench attack`: kinds (a table), attacker (one
+connection of it), old_logs (what it reads).
+"""

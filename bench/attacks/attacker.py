@@ -1,10 +1,12 @@
-"""One connection of an attacker: it dials, shakes hands, says hello where its kind does, writes what its kind has as fast as it may, and is closed.
+"""One connection of an attacker: it dials, shakes hands, says hello where its kind does, writes
+what its kind has as fast as it may, and is closed.
 
     dial ─► upgrade ─► [hello ─► welcome] ─► frames, until the server closes ─► `ended`
               └──────────┴──────────┴─ or leaves by itself: `leaves`
 
-"As fast as it may" is until the kernel takes no more (`per_s` None), or at a pace: the frames that a connection may send, so that it is not closed
-and goes on to cost. Masks are zero: a frame is its payload behind a head, and is cheap to make.
+"As fast as it may" is until the kernel takes no more (`per_s` None), or at a pace: the frames that
+a connection may send, so that it is not closed and goes on to cost. Masks are zero: a frame is its
+payload behind a head, and is cheap to make.
 """
 
 from __future__ import annotations
@@ -38,7 +40,10 @@ class Step(enum.Enum):
 
 
 class Tally:
-    """What all connections of an attack have seen. `closes`: by code; `statuses`: of HTTP, but for 101; `errors`: `err` by code."""
+    """What all connections of an attack have seen.
+
+    `closes`: by code; `statuses`: of HTTP, but for 101; `errors`: `err` by code.
+    """
 
     def __init__(self) -> None:
         self.closes: Counter[int] = Counter()
@@ -123,7 +128,7 @@ class Attacker(asyncio.Protocol):
         elif payload.startswith(b'{"t":"err"') and (code := ERROR.search(payload)) is not None:
             self._tally.errors[code[1].decode()] += 1
 
-    # ---- out ------------------------------------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def _begin(self) -> None:
         """It is where its kind attacks from."""
@@ -182,7 +187,7 @@ class Attacker(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_soon(self._more)
 
-    # ---- the end --------------------------------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """Leave by a reset."""

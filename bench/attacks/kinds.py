@@ -1,7 +1,10 @@
-"""The kinds of attack, each a row: what it sends, how fast, and with which codes it may be closed. Pure.
+"""The kinds of attack, each a row: what it sends, how fast, and with which codes it may be closed.
 
-A kind is of a stranger (no token: `hello` None or forged) or of a user with a token. Users' kinds go at one of two paces: as fast as the kernel takes
-it, which ends in a close; or as fast as a connection may stay (`ALLOWED`), which goes on for as long as it likes and is often the dearer one.
+Pure.
+
+A kind is of a stranger (no token: `hello` None or forged) or of a user with a token. Users' kinds
+go at one of two paces: as fast as the kernel takes it, which ends in a close; or as fast as a
+connection may stay (`ALLOWED`), which goes on for as long as it likes and is often the dearer one.
 Add a row for each new request, and for each thing that a client makes the server do.
 """
 
@@ -35,7 +38,11 @@ class Leaves(enum.Enum):
 
 
 class Who(NamedTuple):
-    """An attacker's connection. `peers`: users with whom it has an open conversation; `deep`, `edited`: names of long conversations of its own."""
+    """An attacker's connection.
+
+    `peers`: users with whom it has an open conversation; `deep`, `edited`: names of long
+    conversations of its own.
+    """
 
     user: str
     device: str
@@ -64,8 +71,10 @@ def forged(who: Who) -> bytes:
 
 
 class Kind(NamedTuple):
-    """`codes`: closes that are right. `must_end`: it has to be closed at least once. `times`: connections where one is asked for, 0 if there are none
-    at all; `of_user`: so many of them are devices of one user. `seconds`: it takes at least so long to show."""
+    """`codes`: closes that are right. `must_end`: it has to be closed at least once. `times`:
+    connections where one is asked for, 0 if there are none at all; `of_user`: so many of them are
+    devices of one user. `seconds`: it takes at least so long to show.
+    """
 
     name: str
     what: str
@@ -89,7 +98,7 @@ class Kind(NamedTuple):
     admin: bool = False
 
 
-# ---- what they send -------------------------------------------------------------------------------------------------------------------------
+# ---- what they send ------------------------------------------------------------------------------
 
 
 def same(frame: bytes) -> Frames:
@@ -138,15 +147,20 @@ def _watched(who: Who, id: int) -> dict[str, object]:
 
 
 def _typing_and_cursors(who: Who, id: int, n: int) -> bytes:
-    return b"".join(wire.request(("typing", "ack", "read")[i % 3], i, 0, **_peer(who, i), **({"seq": 2} if i % 3 else {})) for i in range(id, id + n))
+    return b"".join(
+        wire.request(("typing", "ack", "read")[i % 3], i, 0, **_peer(who, i), **({"seq": 2} if i % 3 else {}))
+        for i in range(id, id + n)
+    )
 
 
 def _grow(who: Who, id: int, n: int) -> bytes:
     """Edits of one message, and pages of its conversation between them."""
     return b"".join(
-        wire.request("edit", i, 0, **_edit(who, i)) if i % EDIT_EACH == 0 else wire.request("history", i, 0, c=who.edited, limit=100)
+        wire.request("edit", i, 0, **_edit(who, i))
+        if i % EDIT_EACH == 0
+        else wire.request("history", i, 0, c=who.edited, limit=100)
         for i in range(id, id + n)
-    )  # fmt: skip
+    )
 
 
 def _hoard(who: Who) -> bytes:
@@ -187,7 +201,8 @@ PING: Final = wire.frame(b"", 0, wire.PING)
 PONG: Final = wire.frame(b"", 0, wire.PONG)
 LONE: Final = frozenset({NO_CODE})
 RATE: Final = frozenset({4008})
-HELLO_RATE: Final = frozenset({4008, 4009})  # one that was closed comes again at once, and is over the rate of hellos soon
+# One that was closed comes again at once, and is over the rate of hellos soon
+HELLO_RATE: Final = frozenset({4008, 4009})
 
 
 def _allowed(name: str, what: str, frames: Frames, **more: object) -> Kind:
@@ -205,15 +220,45 @@ KINDS: Final = (
     # ---- strangers
     Kind("pongs", "six-byte pongs before hello", RATE, must_end=True, frames=same(PONG), batch=2_000),
     Kind(
-        "fragments", "a message in one-byte fragments, before hello", RATE, must_end=True, first=lambda who: wire.frame(b"x", 0, 0x01),
-        frames=same(wire.frame(b"x", 0, CONT)), batch=2_000,
+        "fragments",
+        "a message in one-byte fragments, before hello",
+        RATE,
+        must_end=True,
+        first=lambda who: wire.frame(b"x", 0, 0x01),
+        frames=same(wire.frame(b"x", 0, CONT)),
+        batch=2_000,
     ),
-    Kind("after-close", "unreadable frames, then pongs after our close", frozenset({4000}), True, first=_unreadable_then_pongs,
-         frames=same(PONG), stays=True, seconds=5.0, batch=2_000),
-    Kind("silent", "connections without a hello, 2,000 held", frozenset({4003, 4009, NO_CODE}), True, answers_pings=False, times=2_000, seconds=8.0),
     Kind(
-        "dribble", "the head of an upgrade byte by byte, on 300 connections", LONE, True, head=lambda who: upgrade(who)[:-2] + b"X-Filler: ",
-        shakes=False, frames=_endless_head, per_s=50.0, times=300, seconds=8.0,
+        "after-close",
+        "unreadable frames, then pongs after our close",
+        frozenset({4000}),
+        True,
+        first=_unreadable_then_pongs,
+        frames=same(PONG),
+        stays=True,
+        seconds=5.0,
+        batch=2_000,
+    ),
+    Kind(
+        "silent",
+        "connections without a hello, 2,000 held",
+        frozenset({4003, 4009, NO_CODE}),
+        True,
+        answers_pings=False,
+        times=2_000,
+        seconds=8.0,
+    ),
+    Kind(
+        "dribble",
+        "the head of an upgrade byte by byte, on 300 connections",
+        LONE,
+        True,
+        head=lambda who: upgrade(who)[:-2] + b"X-Filler: ",
+        shakes=False,
+        frames=_endless_head,
+        per_s=50.0,
+        times=300,
+        seconds=8.0,
     ),
     Kind("heads", "upgrades with a head of 16 KB, left at once", LONE, head=_big_head, leaves=Leaves.SHAKEN, times=4),
     Kind("noise", "what is no HTTP", LONE, head=_noise, times=8),
@@ -221,11 +266,33 @@ KINDS: Final = (
     Kind("pages", "the page by plain HTTP", LONE, head=_page, times=8),
     Kind("admin", "metrics from the admin port", LONE, head=_metrics, times=8, admin=True),
     Kind("closes", "upgrades and a close", frozenset({1000, NO_CODE}), True, first=_close, times=8),
-    Kind("compressed", "frames with a bit of compression", frozenset({1002}), True, first=lambda who: wire.frame(b"x", 0, wire.TEXT | 0x40), times=8),
-    Kind("forged-hellos", "hellos with a token that nobody signed", frozenset({4001, 4009, NO_CODE}), True, hello=forged, times=8),
+    Kind(
+        "compressed",
+        "frames with a bit of compression",
+        frozenset({1002}),
+        True,
+        first=lambda who: wire.frame(b"x", 0, wire.TEXT | 0x40),
+        times=8,
+    ),
+    Kind(
+        "forged-hellos",
+        "hellos with a token that nobody signed",
+        frozenset({4001, 4009, NO_CODE}),
+        True,
+        hello=forged,
+        times=8,
+    ),
     # ---- users: connections
     Kind("hello-drops", "hellos, left at once", frozenset({4009, NO_CODE}), hello=hello, leaves=Leaves.HELLO, times=8),
-    Kind("hellos", "the same device again and again", frozenset({4004, 4009, NO_CODE}), True, hello=hello, times=8, of_user=10_000),
+    Kind(
+        "hellos",
+        "the same device again and again",
+        frozenset({4004, 4009, NO_CODE}),
+        True,
+        hello=hello,
+        times=8,
+        of_user=10_000,
+    ),
     # ---- users: floods
     _flood("ws-pings", "WebSocket pings", same(PING), batch=2_000),
     _flood("pings", "requests in large segments", each("ping"), batch=500),
@@ -236,21 +303,58 @@ KINDS: Final = (
     _allowed("errors", "requests that are refused", each("history", lambda who, id: {"c": "999999", "limit": 100})),
     _allowed("reads", "the largest pages of history", each("history", lambda who, id: {"c": who.deep, "limit": 100})),
     _allowed("lists", "the largest pages of the list", each("conversations", lambda who, id: {"limit": 100})),
-    _allowed("bad-cursors", "pages of the list from nowhere", each("conversations", lambda who, id: {"limit": 100, "cursor": "1.x"})),
+    _allowed(
+        "bad-cursors",
+        "pages of the list from nowhere",
+        each("conversations", lambda who, id: {"limit": 100, "cursor": "1.x"}),
+    ),
     _allowed("grown", "one message edited again and again, and its pages", _grow),
     _allowed("edits", "edits over the rate", each("edit", _edit)),
     _allowed("dups", "a message that is there, again and again", each("send", _again)),
     _allowed("strangers", "messages to ever new users", each("send", _stranger)),
     _allowed("watch-churn", "lists of 200 watched users, in turns", each("watch", _watched)),
-    _allowed("typing", "ten devices type", each("typing", lambda who, id: {"to": who.peers[0]}), times=DEVICES, of_user=DEVICES),
-    _allowed("typing-many", "ten devices type to many, ack and read", _typing_and_cursors, times=DEVICES, of_user=DEVICES),
-    _allowed("presence", "ten devices flap", each("presence", lambda who, id: {"state": "away" if id % 2 else "online"}), times=DEVICES,
-             of_user=DEVICES),
+    _allowed(
+        "typing",
+        "ten devices type",
+        each("typing", lambda who, id: {"to": who.peers[0]}),
+        times=DEVICES,
+        of_user=DEVICES,
+    ),
+    _allowed(
+        "typing-many", "ten devices type to many, ack and read", _typing_and_cursors, times=DEVICES, of_user=DEVICES
+    ),
+    _allowed(
+        "presence",
+        "ten devices flap",
+        each("presence", lambda who, id: {"state": "away" if id % 2 else "online"}),
+        times=DEVICES,
+        of_user=DEVICES,
+    ),
     _allowed("refreshes", "new tokens", each("refresh", lambda who, id: {"token": who.token})),
     _allowed("skips", "cids given up", each("skip", lambda who, id: {**_peer(who, id), "cid": _cid()})),
-    Kind("deaf", "refused requests at full speed, and reads no answer", frozenset({4006, 4008, 4009, NO_CODE}), must_end=True, hello=hello,
-         frames=each("nonsense"), reads_after_s=21.0, answers_pings=False, seconds=24.0),
-    Kind("hoard", "ten devices ask for pages, and read nothing", frozenset({4006, 4007, NO_CODE}), hello=hello, first=_hoard, reads_after_s=21.0,
-         answers_pings=False, must_end=True, times=DEVICES, of_user=DEVICES, seconds=24.0),
-)  # fmt: skip
+    Kind(
+        "deaf",
+        "refused requests at full speed, and reads no answer",
+        frozenset({4006, 4008, 4009, NO_CODE}),
+        must_end=True,
+        hello=hello,
+        frames=each("nonsense"),
+        reads_after_s=21.0,
+        answers_pings=False,
+        seconds=24.0,
+    ),
+    Kind(
+        "hoard",
+        "ten devices ask for pages, and read nothing",
+        frozenset({4006, 4007, NO_CODE}),
+        hello=hello,
+        first=_hoard,
+        reads_after_s=21.0,
+        answers_pings=False,
+        must_end=True,
+        times=DEVICES,
+        of_user=DEVICES,
+        seconds=24.0,
+    ),
+)
 BY_NAME: Final = {kind.name: kind for kind in KINDS}

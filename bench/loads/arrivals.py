@@ -1,7 +1,8 @@
 """Users who come, say hello, and stay: storms of hellos, and idle connections.
 
-`come` is a closed loop of `at_once` dialling at the same time; with all of them at once it is a storm as after a restart. A user's time starts when
-it dials, and with `from_start` when the storm began, so that waiting for a turn counts.
+`come` is a closed loop of `at_once` dialling at the same time; with all of them at once it is a
+storm as after a restart. A user's time starts when it dials, and with `from_start` when the storm
+began, so that waiting for a turn counts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ class Arrivals(Load):
         self._came = 0
 
     async def come(self, n: int, at_once: int, at: float = 0.0) -> dict[str, Any]:
-        """The next n users, from time `at` on; gives what it took, from dialling and from the start."""
+        """The next n users, from time `at` on; gives what it took, from dialling and from the
+        start.
+        """
         users = range(self._came, self._came + n)
         self._came += n
         await asyncio.sleep(max(0.0, at - time.perf_counter()))
@@ -47,7 +50,9 @@ class _Lateness:
 
     def __init__(self) -> None:
         self._late: list[float] = []
-        self._task = asyncio.ensure_future(Pacer(TICKS_PER_S, 10**9, lambda i, due: self._late.append(time.perf_counter() - due)).run())
+        self._task = asyncio.ensure_future(
+            Pacer(TICKS_PER_S, 10**9, lambda i, due: self._late.append(time.perf_counter() - due)).run()
+        )
 
     def stop(self) -> Latencies:
         self._task.cancel()

@@ -1,6 +1,8 @@
-"""An attacker's machine: a kind of attack on so many connections at once, each made again whenever it ends.
+"""An attacker's machine: a kind of attack on so many connections at once, each made again whenever
+it ends.
 
-It comes from addresses of its own (127.0.0.2 and further ones), as limits are by address. Order: fire.
+It comes from addresses of its own (127.0.0.2 and further ones), as limits are by address. Order:
+fire.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from bench.attacks.attacker import Attacker, Tally
 from bench.attacks.kinds import BY_NAME, Kind, Who
 from bench.crowd import Endpoint
 from bench.generator import Load
-from chatd.auth import issue
+from chatd.chat.auth import issue
 from chatd.ids import UserId
 
 TOKEN_TTL_S: Final = 86_400.0
@@ -27,9 +29,13 @@ DIALLING_MAX: Final = 64  # at once
 
 
 class Attacks(Load):
-    """`users`: [name, conversation to read, conversation to edit] of each attacker; `peers`: users with whom all of them have an open one."""
+    """`users`: [name, conversation to read, conversation to edit] of each attacker; `peers`: users
+    with whom all of them have an open one.
+    """
 
-    def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, users: list[list[str]], peers: list[str], admin_port: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tag: str, seed: int, *, users: list[list[str]], peers: list[str], admin_port: int
+    ) -> None:
         super().__init__(endpoint, tag, seed)
         os.setpriority(os.PRIO_PROCESS, 0, 0)  # it is no measure: it goes when those who measure have gone
         self._users, self._peers, self._admin_port = users, peers, admin_port
@@ -50,9 +56,16 @@ class Attacks(Load):
             slot.cancel()
         await asyncio.gather(*slots, return_exceptions=True)
         return {
-            "connections": n, "dials": tally.dials, "refused_dials": tally.refused_dials, "frames": tally.frames, "bytes_out": tally.bytes_out,
-            "bytes_in": tally.bytes_in, "closes": dict(tally.closes), "statuses": dict(tally.statuses), "errors": dict(tally.errors),
-        }  # fmt: skip
+            "connections": n,
+            "dials": tally.dials,
+            "refused_dials": tally.refused_dials,
+            "frames": tally.frames,
+            "bytes_out": tally.bytes_out,
+            "bytes_in": tally.bytes_in,
+            "closes": dict(tally.closes),
+            "statuses": dict(tally.statuses),
+            "errors": dict(tally.errors),
+        }
 
     async def _slot(self, kind: Kind, n: int, place: int, tally: Tally, gate: asyncio.Semaphore) -> None:
         """One connection after the other."""

@@ -1,7 +1,9 @@
-"""Honest users beside an attack: requests `ping` and messages between pairs in an open loop, and newcomers who connect and say hello.
+"""Honest users beside an attack: requests `ping` and messages between pairs in an open loop, and
+newcomers who connect and say hello.
 
-Orders: connect, open_all, then any number of fire + facts. u and u ^ 1 are peers. Latency counts from when a thing was due. As clients do, they send
-again what is refused with a time to wait, and what was refused behind it, in order.
+Orders: connect, open_all, then any number of fire + facts. u and u ^ 1 are peers. Latency counts
+from when a thing was due. As clients do, they send again what is refused with a time to wait, and
+what was refused behind it, in order.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Honest(Load):
         self._late_s: list[float] = []
         self._come_s: list[float] = []
 
-    # ---- orders ---------------------------------------------------------------------------------------------------------------------
+    # ---- orders ----------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         await self.crowd.connect()
@@ -74,7 +76,9 @@ class Honest(Load):
             self._late_s.append(time.perf_counter() - due)
 
         await asyncio.gather(
-            Pacer(pings, len(self._ping_s), ping, start=at).run(), self._send(sends, int(sends * seconds), at), self._come(comes, seconds, at)
+            Pacer(pings, len(self._ping_s), ping, start=at).run(),
+            self._send(sends, int(sends * seconds), at),
+            self._come(comes, seconds, at),
         )
         await self._drain()
 
@@ -86,14 +90,22 @@ class Honest(Load):
         ledger, first = self.ledger, self._first
         n, whole = ledger.n - first, ledger.account(0, ledger.n)
         return {
-            "lost": whole.lost, "duplicated": whole.duplicated, "reordered": whole.reordered, "stray": whole.stray, "errors": dict(self.errors),
-            "dropped": dict(self.crowd.dropped), "ping": Latencies(self._ping_s).text(), "come": Latencies(self._come_s).text(),
-            "ack": Latencies(ledger.latencies(first, n, ledger.acked_at)).text(), "unanswered": sum(map(math.isinf, self._ping_s)),
-            "delivery": Latencies(ledger.latencies(first, n, ledger.deliveries_at)).text(), "kept_out": sum(map(math.isinf, self._come_s)),
+            "lost": whole.lost,
+            "duplicated": whole.duplicated,
+            "reordered": whole.reordered,
+            "stray": whole.stray,
+            "errors": dict(self.errors),
+            "dropped": dict(self.crowd.dropped),
+            "ping": Latencies(self._ping_s).text(),
+            "come": Latencies(self._come_s).text(),
+            "ack": Latencies(ledger.latencies(first, n, ledger.acked_at)).text(),
+            "unanswered": sum(map(math.isinf, self._ping_s)),
+            "delivery": Latencies(ledger.latencies(first, n, ledger.deliveries_at)).text(),
+            "kept_out": sum(map(math.isinf, self._come_s)),
             "lag": Latencies([*self._late_s, *ledger.lags(first, n)]).text(),
-        }  # fmt: skip
+        }
 
-    # ---- the rest -------------------------------------------------------------------------------------------------------------------
+    # ---- the rest --------------------------------------------------------------------------------
 
     async def _send(self, rate: float, n: int, at: float) -> None:
         ledger, first, crowd = self.ledger, self.ledger.n, self.crowd
@@ -111,7 +123,11 @@ class Honest(Load):
         user = self.ledger.sender_of(k)
         client = self.crowd.clients[user]
         self._sends[user, client.next_id] = k
-        client.write(wire.message(k, client.next_id, self.crowd.names[user ^ 1], self.endpoint.run, BODY_BYTES, self.rng.getrandbits(32)))
+        client.write(
+            wire.message(
+                k, client.next_id, self.crowd.names[user ^ 1], self.endpoint.run, BODY_BYTES, self.rng.getrandbits(32)
+            )
+        )
         client.next_id += 1
 
     def _was_refused(self, user: int, frame: dict[str, Any]) -> None:
@@ -129,7 +145,9 @@ class Honest(Load):
             self._write(k)
 
     async def _come(self, rate: float, seconds: float, at: float) -> None:
-        """One after the other is due, from dialling to the welcome; one that cannot come is infinitely late."""
+        """One after the other is due, from dialling to the welcome; one that cannot come is
+        infinitely late.
+        """
         coming: list[asyncio.Task[float]] = []
         for i in range(int(rate * seconds)):
             await asyncio.sleep(max(0.0, at + i / rate - time.perf_counter()))

@@ -1,8 +1,9 @@
-"""Messages between pairs in an open loop, as a client would: every one accounted for, acked and read as asked, over several devices, through
-reconnects.
+"""Messages between pairs in an open loop, as a client would: every one accounted for, acked and
+read as asked, over several devices, through reconnects.
 
-Orders: connect, open_all, then any number of prepare + fire, then facts. A message is sent from one of its sender's devices and is delivered when all
-of the peer's devices and the sender's others have it.
+Orders: connect, open_all, then any number of prepare + fire, then facts. A message is sent from one
+of its sender's devices and is delivered when all of the peer's devices and the sender's others have
+it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from bench.ledger import Ledger
 from bench.pace import Pacer, weighted
 
 OPENING_RATE: Final = 1_000.0  # first messages a second: each makes a conversation
-READY_MADE_MAX: Final = 600_000  # frames made beforehand, of some 250 bytes; in a longer phase each is made when it is due
+# Frames made beforehand, of some 250 bytes; in a longer phase each is made when it is due
+READY_MADE_MAX: Final = 600_000
 ID_BITS: Final = 20  # between two sends of a connection there is room for so many other requests' ids
 
 
@@ -31,9 +33,19 @@ class Messages(Load):
     """u and u ^ 1 are peers."""
 
     def __init__(
-        self, endpoint: Endpoint, tag: str, seed: int, *, connections: int, devices: int = 1, hot: float = 0.0, burst: int = 1,
-        bodies: list[list[float]] | None = None, ack: bool = False, read: float = 0.0,
-    ) -> None:  # fmt: skip
+        self,
+        endpoint: Endpoint,
+        tag: str,
+        seed: int,
+        *,
+        connections: int,
+        devices: int = 1,
+        hot: float = 0.0,
+        burst: int = 1,
+        bodies: list[list[float]] | None = None,
+        ack: bool = False,
+        read: float = 0.0,
+    ) -> None:
         super().__init__(endpoint, tag, seed)
         self.hot, self.burst, self.bodies, self.ack, self.read = hot, burst, bodies or [[1.0, 100, 200]], ack, read
         self.users, self.devices = connections // devices, devices
@@ -55,7 +67,7 @@ class Messages(Load):
         self._returns_s: list[float] = []
         self._shift = ID_BITS if ack or read else 0  # the ids of plain sends are as short as can be
 
-    # ---- orders ---------------------------------------------------------------------------------------------------------------------
+    # ---- orders ----------------------------------------------------------------------------------
 
     async def connect(self, at_once: int = CONNECTING_MAX) -> int:
         return len(await self.crowd.connect(at_once))
@@ -74,7 +86,10 @@ class Messages(Load):
         self._frames = [self._frame(k) for k in ready]
 
     async def fire(self, rate: float, at: float, churn_per_s: float = 0.0) -> dict[str, Any]:
-        """Send what was prepared, from time `at` on; wait until all has come through or the drain is over. Some reconnect meanwhile."""
+        """Send what was prepared, from time `at` on; wait until all has come through or the drain is over.
+
+        Some reconnect meanwhile.
+        """
         churning = asyncio.ensure_future(self._churn(churn_per_s)) if churn_per_s else None
         self._pacer = Pacer(rate, self._rate_n, self._fire, start=at, burst=self.burst)
         await self._pacer.run()
@@ -89,13 +104,21 @@ class Messages(Load):
     def progress(self) -> dict[str, Any]:
         ledger = self.ledger
         errors, dropped = dict(self.errors), dict(self.crowd.dropped)
-        return {"sent": ledger.n, "acked": ledger.acks, "delivered": ledger.deliveries, "errors": errors, "dropped": dropped}
+        return {
+            "sent": ledger.n,
+            "acked": ledger.acks,
+            "delivered": ledger.deliveries,
+            "errors": errors,
+            "dropped": dropped,
+        }
 
     def leave(self) -> None:
         self.crowd.leave()
 
     def facts(self, windows: int = 1) -> dict[str, Any]:
-        """What became of the last phase, cut into so many windows by the time due; disorder and losses are of all phases."""
+        """What became of the last phase, cut into so many windows by the time due; disorder and
+        losses are of all phases.
+        """
         ledger, first, n = self.ledger, self._first, self._rate_n
         part, whole = ledger.account(first, n), ledger.account(0, ledger.n)
         self._answers.add(self._answer_s)
@@ -104,21 +127,39 @@ class Messages(Load):
         spans = [(a, b - a) for a, b in pairwise(edges)]
         last = max((at for at in ledger.deliveries_at[first:] if at == at), default=0.0)
         return {
-            "sent": part.sent, "acked": part.acked, "delivered": part.delivered, "lost": whole.lost, "duplicated": whole.duplicated,
-            "reordered": whole.reordered, "stray": whole.stray, "errors": dict(self.errors), "dropped": dict(self.crowd.dropped),
-            "first_due": ledger.due_at[first], "last_delivery": last, "counts": dict(self.counts), "unanswered": len(self._asked) + self._refused,
+            "sent": part.sent,
+            "acked": part.acked,
+            "delivered": part.delivered,
+            "lost": whole.lost,
+            "duplicated": whole.duplicated,
+            "reordered": whole.reordered,
+            "stray": whole.stray,
+            "errors": dict(self.errors),
+            "dropped": dict(self.crowd.dropped),
+            "first_due": ledger.due_at[first],
+            "last_delivery": last,
+            "counts": dict(self.counts),
+            "unanswered": len(self._asked) + self._refused,
             "delivery": [Latencies(ledger.latencies(*span, ledger.deliveries_at)).text() for span in spans],
             "ack": [Latencies(ledger.latencies(*span, ledger.acked_at)).text() for span in spans],
             "lag": [Latencies(ledger.lags(*span)).text() for span in spans],
-            "cursor": self._answers.text(), "return": Latencies(self._returns_s).text(),
-        }  # fmt: skip
+            "cursor": self._answers.text(),
+            "return": Latencies(self._returns_s).text(),
+        }
 
-    # ---- sending --------------------------------------------------------------------------------------------------------------------
+    # ---- sending ---------------------------------------------------------------------------------
 
     def _frame(self, k: int) -> bytes:
         u, rng = self.ledger.sender_of(k), self.rng
         low, high = self._body()
-        return wire.message(k, k + 2 << self._shift, self.crowd.names[u ^ 1], self.endpoint.run, rng.randint(low, high), rng.getrandbits(32))
+        return wire.message(
+            k,
+            k + 2 << self._shift,
+            self.crowd.names[u ^ 1],
+            self.endpoint.run,
+            rng.randint(low, high),
+            rng.getrandbits(32),
+        )
 
     def _body(self) -> tuple[int, int]:
         """A span of lengths, of the mix."""
@@ -155,7 +196,7 @@ class Messages(Load):
         client.next_id += 1
         self.counts[t] += 1
 
-    # ---- receiving ------------------------------------------------------------------------------------------------------------------
+    # ---- receiving -------------------------------------------------------------------------------
 
     def on_text(self, conn: int, payload: bytes, at: float) -> None:
         if self._pacer is not None and at >= self._pacer.next_due:
@@ -170,7 +211,8 @@ class Messages(Load):
             if self.ledger.delivered(user, entry[0], entry[1], at, device):
                 if self.ack:
                     self._cursor(conn, "ack", entry[1])
-                if self.read and entry[0] * 2_654_435_761 % 2**32 < self.read * 2**32:  # spread evenly, the same in each run
+                # Spread evenly, the same in each run
+                if self.read and entry[0] * 2_654_435_761 % 2**32 < self.read * 2**32:
                     self._cursor(conn, "read", entry[1])
         elif (id := wire.read_cursors(payload)) is not None:
             if (asked := self._asked.pop((conn, id), None)) is not None:
@@ -190,12 +232,16 @@ class Messages(Load):
         else:
             self.errors["unexpected " + frame["t"]] += 1
 
-    # ---- leaving and coming back ------------------------------------------------------------------------------------------------------
+    # ---- leaving and coming back -----------------------------------------------------------------
 
     async def _churn(self, per_s: float) -> None:
-        """So many a second go and come back at once, each with its cursor; of those who wait for no ack, as only a retry would tell of that one."""
+        """So many a second go and come back at once, each with its cursor; of those who wait for no
+        ack, as only a retry would tell of that one.
+        """
         assert self.devices == 1, "a cursor is kept for one device"
-        self.crowd.hello = lambda u: {"epoch": self.crowd.epoch, "cursors": {self._conv[u]: self.ledger.last_seq(u)}} if self._conv[u] else {}
+        self.crowd.hello = lambda u: (
+            {"epoch": self.crowd.epoch, "cursors": {self._conv[u]: self.ledger.last_seq(u)}} if self._conv[u] else {}
+        )
         tasks: set[asyncio.Task[None]] = set()
         started, n = time.perf_counter(), 0
         try:

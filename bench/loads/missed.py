@@ -1,6 +1,8 @@
-"""One client who missed much, behind a slow line: it comes with its cursors, and reads until it has all, whole and in order, on one connection.
+"""One client who missed much, behind a slow line: it comes with its cursors, and reads until it has
+all, whole and in order, on one connection.
 
-Order: come, which takes as long as the line does. The line is in this process (`slow_line`), as nothing else runs here.
+Order: come, which takes as long as the line does. The line is in this process (`slow_line`), as
+nothing else runs here.
 """
 
 from __future__ import annotations
@@ -18,12 +20,15 @@ from bench.slow_line import SlowLine
 
 
 class Missed(Load):
-    """`logs`: the names of the user's conversations, in each of which seqs 1 ... `head` were missed. It is over when nothing has come
-    for the drain's time, too."""
+    """`logs`: the names of the user's conversations, in each of which seqs 1 ... `head` were
+    missed. It is over when nothing has come for the drain's time, too.
+    """
 
     DRAIN_S = 40.0  # twice the time after which a node gives a client up
 
-    def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, user: str, logs: list[str], head: int, bytes_per_s: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tag: str, seed: int, *, user: str, logs: list[str], head: int, bytes_per_s: float
+    ) -> None:
         super().__init__(endpoint, tag, seed)
         self._user, self._logs, self._head, self._bytes_per_s = user, logs, head, bytes_per_s
         self._at = dict.fromkeys(logs, 0)  # the last seq of each
@@ -49,9 +54,13 @@ class Missed(Load):
             crowd.leave()
             await line.stop()
         return {
-            "seconds": seconds, "bytes": self._bytes, "missing": self._left, "wrong": dict(self.wrong), "connections": line.connections,
+            "seconds": seconds,
+            "bytes": self._bytes,
+            "missing": self._left,
+            "wrong": dict(self.wrong),
+            "connections": line.connections,
             "dropped": dict(crowd.dropped),
-        }  # fmt: skip
+        }
 
     def _text(self, conn: int, payload: bytes, at: float) -> None:
         self._heard_at = at

@@ -1,8 +1,9 @@
-"""People who scroll back: history pages at several depths, and lists of conversations, in an open loop over a filled database.
+"""People who scroll back: history pages at several depths, and lists of conversations, in an open
+loop over a filled database.
 
-Each request is due at a fixed time; its latency counts from then to the answer. What comes back is checked: a page is an unbroken run of seqs that
-ends below where it was asked, with as many messages as the log has there; a list has as many items as there are. A wrong answer is counted as
-`wrong`.
+Each request is due at a fixed time; its latency counts from then to the answer. What comes back is
+checked: a page is an unbroken run of seqs that ends below where it was asked, with as many messages
+as the log has there; a list has as many items as there are. A wrong answer is counted as `wrong`.
 """
 
 from __future__ import annotations
@@ -26,17 +27,28 @@ PAGE: Final = 50
 
 
 class Reads(Load):
-    """`logs` are conversations to read: [c, reader (a place in `users`), floor, head, size]; `hub` (a place, too) asks for its list."""
+    """`logs` are conversations to read: [c, reader (a place in `users`), floor, head, size]; `hub`
+    (a place, too) asks for its list.
+    """
 
     def __init__(
-        self, endpoint: Endpoint, tag: str, seed: int, *, users: list[str], logs: list[list[Any]], depths: list[float], hub: int,
+        self,
+        endpoint: Endpoint,
+        tag: str,
+        seed: int,
+        *,
+        users: list[str],
+        logs: list[list[Any]],
+        depths: list[float],
+        hub: int,
         hub_conversations: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(endpoint, tag, seed)
         self.crowd = Crowd(endpoint, users, self.rng)
         self.crowd.on_text = self.on_text
         sizes = sorted({log[4] for log in logs})
-        self._logs = [[log for log in logs if log[4] == size] for size in sizes]  # all sizes are read as often, in turns
+        # All sizes are read as often, in turns
+        self._logs = [[log for log in logs if log[4] == size] for size in sizes]
         self._depths, self._hub, self._hub_n = depths, hub, hub_conversations
         self._pages: dict[int, tuple[int, int]] = {}  # request -> (before, floor)
         self._kind: list[str] = []
@@ -62,7 +74,10 @@ class Reads(Load):
     async def fire(self, pages: float, lists: float, seconds: float, at: float) -> None:
         """So many pages and lists a second; each depth in turns, over random logs."""
         ends = at + seconds
-        await asyncio.gather(self._read(pages, int(pages * seconds), at, self._page), self._read(lists, int(lists * seconds), at, self._list))
+        await asyncio.gather(
+            self._read(pages, int(pages * seconds), at, self._page),
+            self._read(lists, int(lists * seconds), at, self._list),
+        )
         until = max(ends, time.perf_counter()) + self.drain_s
         while self._waiting and time.perf_counter() < until:
             await asyncio.sleep(0.01)
@@ -113,29 +128,46 @@ class Reads(Load):
         seqs = [entry["seq"] for entry in frame["entries"]]
         messages = sum(entry["kind"] == "message" for entry in frame["entries"])
         whole = messages == PAGE or (seqs and seqs[0] == floor)
-        if not seqs or seqs[-1] != before - 1 or seqs != list(range(seqs[0], before)) or not whole or frame["floor"] != floor:
+        if (
+            not seqs
+            or seqs[-1] != before - 1
+            or seqs != list(range(seqs[0], before))
+            or not whole
+            or frame["floor"] != floor
+        ):
             self.wrong["page"] += 1
 
     def facts(self, windows: int = 1) -> dict[str, Any]:
         kinds = sorted(set(self._kind))
-        by_kind = {kind: Latencies(t for t, k in zip(self._took_s, self._kind, strict=True) if k == kind) for kind in kinds}
+        by_kind = {
+            kind: Latencies(t for t, k in zip(self._took_s, self._kind, strict=True) if k == kind) for kind in kinds
+        }
         first = min(self._due_at, default=0.0)
         span = max(max(self._due_at, default=0.0) - first, 1e-9) / windows
-        parts: dict[tuple[bool, int], list[float]] = {(is_list, w): [] for is_list in (False, True) for w in range(windows)}
+        parts: dict[tuple[bool, int], list[float]] = {
+            (is_list, w): [] for is_list in (False, True) for w in range(windows)
+        }
         for due, took, kind in zip(self._due_at, self._took_s, self._kind, strict=True):
             parts[kind == "list", min(windows - 1, int((due - first) / span))].append(took)
         pages, lists = ([Latencies(parts[is_list, w]) for w in range(windows)] for is_list in (False, True))
         return {
-            "asked": len(self._kind), "unanswered": sum(map(math.isinf, self._took_s)), "errors": dict(self.errors),
+            "asked": len(self._kind),
+            "unanswered": sum(map(math.isinf, self._took_s)),
+            "errors": dict(self.errors),
             "wrong": sum(self.wrong.values()),
-            "by_kind": {kind: found.text() for kind, found in by_kind.items()}, "pages": [p.text() for p in pages],
-            "lists": [x.text() for x in lists], "lag": Latencies(s - d for s, d in zip(self._sent_at, self._due_at, strict=True)).text(),
+            "by_kind": {kind: found.text() for kind, found in by_kind.items()},
+            "pages": [p.text() for p in pages],
+            "lists": [x.text() for x in lists],
+            "lag": Latencies(s - d for s, d in zip(self._sent_at, self._due_at, strict=True)).text(),
             "dropped": dict(self.crowd.dropped),
-        }  # fmt: skip
+        }
 
 
 def page_before(floor: int, head: int, depth: float, rng: random.Random) -> int:
-    """The `before` of a page at that depth: 0 is the newest page, 1 the oldest. Never so low that nothing is left."""
+    """The `before` of a page at that depth:
+
+    0 is the newest page, 1 the oldest. Never so low that nothing is left.
+    """
     span = head - floor + 1
     newest, oldest = head + 1, min(head + 1, floor + PAGE)
     at = newest - depth * (newest - oldest)

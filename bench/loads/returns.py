@@ -1,7 +1,9 @@
-"""A reconnect storm: clients who went, got messages meanwhile, and all come back at once for what they missed.
+"""A reconnect storm: clients who went, got messages meanwhile, and all come back at once for what
+they missed.
 
-Client i has one conversation, with writer i modulo the number of writers. Orders: connect, open_all, then per storm: depart, write, come_back. A
-client is back when it has its last missed entry; its time counts from the start of the storm, whenever its turn to dial came.
+Client i has one conversation, with writer i modulo the number of writers. Orders: connect,
+open_all, then per storm: depart, write, come_back. A client is back when it has its last missed
+entry; its time counts from the start of the storm, whenever its turn to dial came.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ BODY_BYTES: Final = 100
 
 
 class Returns(Load):
-    """Users 0 ... clients-1 are the clients, then come the writers; conversation i has the ends 2i (the client) and 2i + 1 (its writer)."""
+    """Users 0 ... clients-1 are the clients, then come the writers; conversation i has the ends 2i
+    (the client) and 2i + 1 (its writer).
+    """
 
     DRAIN_S = 30.0
 
@@ -34,7 +38,9 @@ class Returns(Load):
         self.crowd = Crowd(endpoint, self.names(clients + writers), self.rng)
         self.crowd.on_text = self.on_text
         self.crowd.hello = self._hello
-        self.ledger = Ledger(2 * clients, [clients + (end >> 1) % writers if end & 1 else end >> 1 for end in range(2 * clients)])
+        self.ledger = Ledger(
+            2 * clients, [clients + (end >> 1) % writers if end & 1 else end >> 1 for end in range(2 * clients)]
+        )
         self.errors: Counter[str] = Counter()
         self._conv = [""] * clients
         self._missing = [0] * clients  # entries that a client has still to get
@@ -45,7 +51,7 @@ class Returns(Load):
             return {}
         return {"epoch": self.crowd.epoch, "cursors": {self._conv[user]: self.ledger.last_seq(2 * user)}}
 
-    # ---- orders ---------------------------------------------------------------------------------------------------------------------
+    # ---- orders ----------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         await self.crowd.connect()
@@ -89,11 +95,15 @@ class Returns(Load):
         """Over the whole run."""
         whole = self.ledger.account(0, self.ledger.n)
         return {
-            "lost": whole.lost, "duplicated": whole.duplicated, "reordered": whole.reordered, "stray": whole.stray, "errors": dict(self.errors),
+            "lost": whole.lost,
+            "duplicated": whole.duplicated,
+            "reordered": whole.reordered,
+            "stray": whole.stray,
+            "errors": dict(self.errors),
             "dropped": dict(self.crowd.dropped),
-        }  # fmt: skip
+        }
 
-    # ---- the rest -------------------------------------------------------------------------------------------------------------------
+    # ---- the rest --------------------------------------------------------------------------------
 
     async def _send(self, ends: list[int], rate: float, deliver: bool = True) -> None:
         ledger, first = self.ledger, self.ledger.n

@@ -1,7 +1,9 @@
-"""Users who change between away and online at fixed times, and others who watch them; every push that is due is accounted for.
+"""Users who change between away and online at fixed times, and others who watch them; every push
+that is due is accounted for.
 
-`watchers=W`: each user is watched by W others (its peer u ^ 1 if W is 1, else the W nearest in a ring). `fan=True`: user 0 alone changes, all watch
-it. Who watches and who is watched have both sent once, or nothing would flow. A push carries the state alone: one that a watcher had not seen when
+`watchers=W`: each user is watched by W others (its peer u ^ 1 if W is 1, else the W nearest in a
+ring). `fan=True`: user 0 alone changes, all watch it. Who watches and who is watched have both sent
+once, or nothing would flow. A push carries the state alone: one that a watcher had not seen when
 the next change of that user was due counts as lost.
 """
 
@@ -30,7 +32,9 @@ BODY_BYTES: Final = 20
 class Statuses(Load):
     DRAIN_S = 3.0
 
-    def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, connections: int, watchers: int = 1, fan: bool = False) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tag: str, seed: int, *, connections: int, watchers: int = 1, fan: bool = False
+    ) -> None:
         super().__init__(endpoint, tag, seed)
         self.crowd = Crowd(endpoint, self.names(connections), self.rng)
         self.fan = fan
@@ -46,13 +50,16 @@ class Statuses(Load):
         self._acks = 0
         self.errors: Counter[str] = Counter()
 
-    # ---- orders ---------------------------------------------------------------------------------------------------------------------
+    # ---- orders ----------------------------------------------------------------------------------
 
     async def connect(self) -> None:
         await self.crowd.connect()
 
     async def open_all(self, rate: float) -> None:
-        """A message each way between all who watch each other. Their pushes of first statuses are not counted."""
+        """A message each way between all who watch each other.
+
+        Their pushes of first statuses are not counted.
+        """
         names, run = self.crowd.names, self.endpoint.run
         sends = [(w, u) for u, several in enumerate(self.watchers) for w in several]
         if self.fan:
@@ -69,11 +76,18 @@ class Statuses(Load):
         while self._acks < len(sends) and time.perf_counter() < until:
             await asyncio.sleep(0.01)
         if self._acks < len(sends):
-            raise ConnectionError(f"{len(sends) - self._acks} first messages were not acked, errors {dict(self.errors)}")
+            raise ConnectionError(
+                f"{len(sends) - self._acks} first messages were not acked, errors {dict(self.errors)}"
+            )
         await asyncio.sleep(SETTLE_S)
 
     def prepare(self, n: int) -> None:
-        self._changes = Changes(self.crowd, self.watchers, array("l", [0]) * n if self.fan else rounds(self.crowd.n, n, self.rng), self._user_of)
+        self._changes = Changes(
+            self.crowd,
+            self.watchers,
+            array("l", [0]) * n if self.fan else rounds(self.crowd.n, n, self.rng),
+            self._user_of,
+        )
         self.crowd.on_text = self._changes.on_text
 
     async def fire(self, rate: float, at: float) -> None:
@@ -115,7 +129,8 @@ class Changes:
         self.crowd, self.who = crowd, who
         self._watchers, self._user_of = watchers, user_of
         self._away = [False] * crowd.n
-        self._open: dict[int, tuple[int, set[int]]] = {}  # user -> the change that is on its way, and who has not seen it
+        # User -> the change that is on its way, and who has not seen it
+        self._open: dict[int, tuple[int, set[int]]] = {}
         self._seen_s: list[list[float]] = [[] for _ in who]
         self.due_at, self.sent_at = (array("d", [math.nan]) * len(who) for _ in range(2))
         self._versions: dict[tuple[int, int], int] = {}
@@ -167,9 +182,16 @@ class Changes:
 
         spans = list(pairwise(edges))
         return {
-            "changes": n, "due": self.due, "seen": self.seen, "lost": self.due - self.seen, "reordered": self.reordered, "unasked": self.unasked,
-            "errors": dict(self.errors), "presence": [seen(a, b).text() for a, b in spans], "lag": [lag(a, b).text() for a, b in spans],
-        }  # fmt: skip
+            "changes": n,
+            "due": self.due,
+            "seen": self.seen,
+            "lost": self.due - self.seen,
+            "reordered": self.reordered,
+            "unasked": self.unasked,
+            "errors": dict(self.errors),
+            "presence": [seen(a, b).text() for a, b in spans],
+            "lag": [lag(a, b).text() for a, b in spans],
+        }
 
 
 LOAD = Statuses

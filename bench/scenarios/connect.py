@@ -1,7 +1,11 @@
-"""A storm of hellos: N users come at once, as after a restart; the time each takes from dialling to its last welcome frame.
+"""A storm of hellos:
 
-`--at-once` dial at the same time; the rest wait their turn in the bench, and their time starts when they dial. One process makes all of them, so
-its own CPU is a good part of what is measured: `cores` tells. They come in ten parts, one after the other, so that `compare` can tell noise.
+N users come at once, as after a restart; the time each takes from dialling to its last welcome
+frame.
+
+`--at-once` dial at the same time; the rest wait their turn in the bench, and their time starts when
+they dial. One process makes all of them, so its own CPU is a good part of what is measured: `cores`
+tells. They come in ten parts, one after the other, so that `compare` can tell noise.
 """
 
 from __future__ import annotations
@@ -25,9 +29,15 @@ FIRST = 100  # users who come before, as the first pay for what is made once
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=2_000, metavar="N", help="users who come (default: 2000)")
-    parser.add_argument("--at-once", type=int, default=200, metavar="N", help="dialling at the same time (default: 200)")
-    parser.add_argument("--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)")
-    parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="from dialling to welcome (default: 500)")
+    parser.add_argument(
+        "--at-once", type=int, default=200, metavar="N", help="dialling at the same time (default: 200)"
+    )
+    parser.add_argument(
+        "--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)"
+    )
+    parser.add_argument(
+        "--budget-p99-ms", type=float, default=500, metavar="MS", help="from dialling to welcome (default: 500)"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -48,9 +58,13 @@ async def run(options: argparse.Namespace) -> int:
             hello = latency.merged(one["hello"] for one in came)
             whole.merge(hello)
             lag.merge(latency.merged(one["lag"] for one in came))
-            windows.append({
-                **hello.figures(), "hellos_per_s": round(n * g / wall_s, 1), **report.each(target.cpu().since(cpu), n * g, target.own),
-            })  # fmt: skip
+            windows.append(
+                {
+                    **hello.figures(),
+                    "hellos_per_s": round(n * g / wall_s, 1),
+                    **report.each(target.cpu().since(cpu), n * g, target.own),
+                }
+            )
             progress.at((part + 1) * n * g)
         seconds, used = time.perf_counter() - started, target.cpu().since(before)
         target.check()
@@ -59,9 +73,17 @@ async def run(options: argparse.Namespace) -> int:
             dropped.update(await one.do("dropped"))
         await asyncio.gather(*(one.do("leave") for one in (warm, *generators)))
         figures = {
-            "connections": whole.n, "at_once": options.at_once, "seconds_to_all": round(seconds, 3), "hellos_per_s": round(whole.n / seconds, 1),
-            "dropped": dict(dropped), "lost": dropped.total(), **whole.figures(),
-            "client_loop_lag_p99_ms": lag.at(99), **report.costs(used, seconds, whole.n, target.own),
-            "windows": windows, "curves": {"hello": whole.curve()}, **report.context(options, target),
-        }  # fmt: skip
+            "connections": whole.n,
+            "at_once": options.at_once,
+            "seconds_to_all": round(seconds, 3),
+            "hellos_per_s": round(whole.n / seconds, 1),
+            "dropped": dict(dropped),
+            "lost": dropped.total(),
+            **whole.figures(),
+            "client_loop_lag_p99_ms": lag.at(99),
+            **report.costs(used, seconds, whole.n, target.own),
+            "windows": windows,
+            "curves": {"hello": whole.curve()},
+            **report.context(options, target),
+        }
     return report.finish(options, figures, {"p99_ms": options.budget_p99_ms, "lost": 0.0})

@@ -1,7 +1,8 @@
-"""Two nodes against one: what a message costs that crosses from node to node over Redis, and how long it takes.
+"""Two nodes against one: what a message costs that crosses from node to node over Redis, and how
+long it takes.
 
-The same load over each layout, one after the other, each on a fresh database. With two nodes every message crosses: the peers of a pair are never at
-the same one.
+The same load over each layout, one after the other, each on a fresh database. With two nodes every
+message crosses: the peers of a pair are never at the same one.
 
     one          a node, no Redis
     one-redis    a node that has a Redis (for nodes that may come)
@@ -29,8 +30,12 @@ LAYOUTS: Final = {"one": (1, False), "one-redis": (1, True), "two": (2, True)}
 
 def flags(parser: argparse.ArgumentParser) -> None:
     sending_flags(parser, rate=1_000, connections=300, seconds=15)
-    parser.add_argument("--layouts", default="one,two", metavar="L,...", help=f"of {', '.join(LAYOUTS)} (default: one,two)")
-    parser.add_argument("--budget-p99-ms", type=float, default=25, metavar="MS", help="of delivery from node to node (default: 25)")
+    parser.add_argument(
+        "--layouts", default="one,two", metavar="L,...", help=f"of {', '.join(LAYOUTS)} (default: one,two)"
+    )
+    parser.add_argument(
+        "--budget-p99-ms", type=float, default=25, metavar="MS", help="of delivery from node to node (default: 25)"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -58,7 +63,11 @@ async def run(options: argparse.Namespace) -> int:
         for part in ("server", "postgres"):
             one, two = (figures[f"{layout}_{part}_cpu_us_per_msg"] for layout in ("one", "two"))
             figures[f"{part}_two_to_one"] = round(two / one, 2) if one and two else None
-    figures |= {"windows": [{k: v for w in several for k, v in w.items()} for several in zip(*windows, strict=True)], "curves": curves, **context}
+    figures |= {
+        "windows": [{k: v for w in several for k, v in w.items()} for several in zip(*windows, strict=True)],
+        "curves": curves,
+        **context,
+    }
     most = {f"{layout.replace('-', '_')}_{name}": 0.0 for layout in layouts for name in NONE}
     return report.finish(options, figures, most | ({"two_p99_ms": options.budget_p99_ms} if "two" in layouts else {}))
 

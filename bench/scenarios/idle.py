@@ -1,7 +1,8 @@
 """Memory of an idle connection that has said hello: PSS of the server before and after N of them.
 
-Kernel socket buffers and PostgreSQL are not in it. The first connections pay for what is made once, so some come before the first reading. They come
-in steps, with a reading after each: `windows` has them, and `compare` tells noise by how they differ.
+Kernel socket buffers and PostgreSQL are not in it. The first connections pay for what is made once,
+so some come before the first reading. They come in steps, with a reading after each: `windows` has
+them, and `compare` tells noise by how they differ.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ SETTLE_S: Final = 3.0
 
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=5_000, metavar="N", help="idle users (default: 5000)")
-    parser.add_argument("--settle-s", type=float, default=SETTLE_S, metavar="S", help="waited before each reading (default: 3)")
+    parser.add_argument(
+        "--settle-s", type=float, default=SETTLE_S, metavar="S", help="waited before each reading (default: 3)"
+    )
     parser.add_argument("--budget-kib", type=float, default=12, metavar="KIB", help="PSS a connection (default: 12)")
 
 
@@ -44,7 +47,12 @@ async def run(options: argparse.Namespace) -> int:
             await crowd.do("come", n=n, at_once=64)
             await asyncio.sleep(options.settle_s)
             now = target.memory_kib()
-            windows.append({"pss_kib_per_connection": round((now[0] - last[0]) / n, 2), "rss_kib_per_connection": round((now[1] - last[1]) / n, 2)})
+            windows.append(
+                {
+                    "pss_kib_per_connection": round((now[0] - last[0]) / n, 2),
+                    "rss_kib_per_connection": round((now[1] - last[1]) / n, 2),
+                }
+            )
             last = now
             say(f"  {(step + 1) * n} connections: {(now[0] - before[0]) / n / (step + 1):.2f} KiB each")
         target.check()

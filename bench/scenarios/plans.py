@@ -1,9 +1,12 @@
-"""What each statement reads from a log of --rows messages over 30 days, in buffers: planned on empty tables, and planned again when it is analysed.
+"""What each statement reads from a log of --rows messages over 30 days, in buffers: planned on
+empty tables, and planned again when it is analysed.
 
-Sessions are set as a node sets them and plan every statement on the empty database; then the log is filled by COPY (10M rows take some minutes),
-with autovacuum off. Each statement is explained in these sessions, and what it writes is rolled back. `empty`: as planned on empty tables;
-`analysed`: after VACUUM ANALYZE, when PostgreSQL has planned again. `ratio` is the largest of empty to analysed: 1 where it makes no difference.
-Buffers say no time: the figures are the same on every machine, and for an index one page more for each level that it gains.
+Sessions are set as a node sets them and plan every statement on the empty database; then the log is
+filled by COPY (10M rows take some minutes), with autovacuum off. Each statement is explained in
+these sessions, and what it writes is rolled back. `empty`: as planned on empty tables; `analysed`:
+after VACUUM ANALYZE, when PostgreSQL has planned again. `ratio` is the largest of empty to
+analysed: 1 where it makes no difference. Buffers say no time: the figures are the same on every
+machine, and for an index one page more for each level that it gains.
 """
 
 from __future__ import annotations
@@ -21,11 +24,10 @@ from bench import fill, report
 from bench.report import say
 from bench.scenarios.history import rows
 from bench.target import Target
-from chatd import feedreader
+from chatd.core.conversation import pair_check
 from chatd.ids import UserId
-from chatd.postgres import connection
-from chatd.queries import query
-from chatd.registry import pair_check
+from chatd.postgres import change_feed_reader, connection
+from chatd.postgres.queries import query
 
 EXAMPLES = """\
   python -m bench plans                     10M messages, some 8 minutes
@@ -34,11 +36,15 @@ SOME: Final = 20  # conversations of a statement that takes several
 RATIO_MAX: Final = 1.1
 NO_CONVERSATION: Final = "CH002"  # sql/functions/append.sql
 SLACK: Final = 15  # buffers: what the layout of a table makes of it
-FENCE: Final = "SELECT epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || tableoid FROM meta"
+FENCE: Final = (
+    "SELECT epoch || ' ' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) || '/' || tableoid FROM meta"
+)
 
 
 class Probe(NamedTuple):
-    """One statement: a query by name, the session's settings, its parameters' types and values, and the most buffers."""
+    """One statement: a query by name, the session's settings, its parameters' types and values, and
+    the most buffers.
+    """
 
     name: str
     settings: Any
@@ -48,7 +54,13 @@ class Probe(NamedTuple):
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", type=rows, default=10_000_000, metavar="N", help="messages in the database, such as 500k (default: 10M)")
+    parser.add_argument(
+        "--rows",
+        type=rows,
+        default=10_000_000,
+        metavar="N",
+        help="messages in the database, such as 500k (default: 10M)",
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -57,13 +69,21 @@ async def run(options: argparse.Namespace) -> int:
         target.need_own("plans: what a node's statements read")
         empty, analysed, partitions = await asyncio.to_thread(_measure, options, target.conninfo, logs, now)
         figures: dict[str, Any] = {
-            "rows": options.rows, "partitions": partitions, "statements": len(empty),
+            "rows": options.rows,
+            "partitions": partitions,
+            "statements": len(empty),
             "over": sorted(name for name, (buffers, most) in {**empty, **analysed}.items() if buffers > most),
             "ratio": max(round(empty[name][0] / max(analysed[name][0], SLACK), 3) for name in empty),
-            "buffers": {name: [empty[name][0], analysed[name][0], most] for name, (_, most) in empty.items()}, **report.context(options, target),
-        }  # fmt: skip
+            "buffers": {name: [empty[name][0], analysed[name][0], most] for name, (_, most) in empty.items()},
+            **report.context(options, target),
+        }
     figures["over_n"] = len(figures.pop("over"))
-    print(report.columns([("statement", "empty", "analysed", "most"), *((n, *map(str, b)) for n, b in figures["buffers"].items())], left={0}))
+    print(
+        report.columns(
+            [("statement", "empty", "analysed", "most"), *((n, *map(str, b)) for n, b in figures["buffers"].items())],
+            left={0},
+        )
+    )
     return report.finish(options, figures, {"over_n": 0.0, "ratio": RATIO_MAX})
 
 
@@ -83,17 +103,23 @@ def _measure(options: argparse.Namespace, conninfo: str, logs: list[fill.Log], n
         probes = _probes(logs, partitions, fence)
         for n, probe in enumerate(probes):
             if (session := sessions.get(id(probe.settings))) is None:
-                session = sessions[id(probe.settings)] = psycopg.connect(conninfo, autocommit=True, prepare_threshold=None)
+                session = sessions[id(probe.settings)] = psycopg.connect(
+                    conninfo, autocommit=True, prepare_threshold=None
+                )
                 for name, value in probe.settings.items():
                     session.execute("SELECT set_config(%s, %s, false)", (name, value))
             session.execute(f"PREPARE s{n} ({probe.types}) AS {query(probe.name.split(',')[0])}")
             _explain(session, n, probe, is_empty=True)
         fill.fill(conninfo, options.rows, options.seed, now, analyse=False)
-        empty = {probe.name: (_explain(sessions[id(probe.settings)], n, probe), probe.most) for n, probe in enumerate(probes)}
+        empty = {
+            probe.name: (_explain(sessions[id(probe.settings)], n, probe), probe.most) for n, probe in enumerate(probes)
+        }
         say("vacuum, analyze")
         with psycopg.connect(conninfo, autocommit=True) as conn:
             conn.execute("VACUUM (ANALYZE)")
-        analysed = {probe.name: (_explain(sessions[id(probe.settings)], n, probe), probe.most) for n, probe in enumerate(probes)}
+        analysed = {
+            probe.name: (_explain(sessions[id(probe.settings)], n, probe), probe.most) for n, probe in enumerate(probes)
+        }
         return empty, analysed, partitions
     finally:
         for session in sessions.values():
@@ -107,7 +133,10 @@ def _one(conn: psycopg.Connection[Any], statement: str) -> Any:
 
 
 def _explain(conn: psycopg.Connection[Any], n: int, probe: Probe, is_empty: bool = False) -> int:
-    """Buffers of the second execution: the first one reads the catalog. On empty tables `append` refuses what it does not know, planned by then."""
+    """Buffers of the second execution: the first one reads the catalog.
+
+    On empty tables `append` refuses what it does not know, planned by then.
+    """
     execute = sql.SQL("EXECUTE {}({})").format(sql.Identifier(f"s{n}"), sql.SQL(", ").join(map(_literal, probe.args)))
     row = None
     for _ in range(2):
@@ -135,7 +164,7 @@ def _nodes(plan: dict[str, Any]) -> list[dict[str, Any]]:
 def _probes(logs: list[fill.Log], partitions: int, fence: str) -> list[Probe]:
     """Every statement of the message path and of reads, on logs of each size."""
     sizes = {size: [log for log in logs if log.size == size and not log.base] for size in ("deep", "middle", "small")}
-    reads, feed, lane = connection.READ, feedreader.SETTINGS, connection.LANE
+    reads, feed, lane = connection.READ, change_feed_reader.SETTINGS, connection.LANE
     each = 4 * partitions  # three pages of an index and a row
     page = each + 60
     some = sizes["small"][:SOME]
@@ -150,25 +179,61 @@ def _probes(logs: list[fill.Log], partitions: int, fence: str) -> list[Probe]:
         ]
     heads = [log.head for log in some]
     probes += [
-        Probe("entries_many", reads, "bigint[], bigint[], bigint[], bigint", (ids, [head - 10 for head in heads], heads, 200), (each + 20) * n),
-        Probe("heads", reads, "bigint[]", (ids,), 4 * n), Probe("floors", reads, "bigint[]", (ids,), 4 * n),
-        Probe("seen", reads, "text[]", (people,), 4 * n), Probe("states_of", feed, "bigint[]", (ids,), 8 * n),
+        Probe(
+            "entries_many",
+            reads,
+            "bigint[], bigint[], bigint[], bigint",
+            (ids, [head - 10 for head in heads], heads, 200),
+            (each + 20) * n,
+        ),
+        Probe("heads", reads, "bigint[]", (ids,), 4 * n),
+        Probe("floors", reads, "bigint[]", (ids,), 4 * n),
+        Probe("seen", reads, "text[]", (people,), 4 * n),
+        Probe("states_of", feed, "bigint[]", (ids,), 8 * n),
         Probe("states", feed, "text[], text", (people, "0"), 8 * n),
-        Probe("resolve", reads, "text[], text[], text[], text", ([log.a for log in some], [log.b for log in some], people, "0"), 12 * n),
-        Probe("list_changed", reads, "text, bigint, bigint, bigint, boolean, bigint[], bigint", (people[0], 0, 0, 1000, True, [], 0), 20),
+        Probe(
+            "resolve",
+            reads,
+            "text[], text[], text[], text",
+            ([log.a for log in some], [log.b for log in some], people, "0"),
+            12 * n,
+        ),
+        Probe(
+            "list_changed",
+            reads,
+            "text, bigint, bigint, bigint, boolean, bigint[], bigint",
+            (people[0], 0, 0, 1000, True, [], 0),
+            20,
+        ),
         Probe("list_conversations", reads, "text, bigint, bigint, bigint", (people[0], None, None, 50), 20),
-        Probe("flush_cursors", reads, "bigint[], bigint[], bigint[], bigint[], bigint[]", (ids, heads, [0] * n, heads, [0] * n), 20 * n),
-        Probe("flush_cursors, read", reads, "bigint[], bigint[], bigint[], bigint[], bigint[]",
-            (ids, heads, [head - 1 for head in heads], heads, [head - 1 for head in heads]), (20 + 2 * each) * n),
+        Probe(
+            "flush_cursors",
+            reads,
+            "bigint[], bigint[], bigint[], bigint[], bigint[]",
+            (ids, heads, [0] * n, heads, [0] * n),
+            20 * n,
+        ),
+        Probe(
+            "flush_cursors, read",
+            reads,
+            "bigint[], bigint[], bigint[], bigint[], bigint[]",
+            (ids, heads, [head - 1 for head in heads], heads, [head - 1 for head in heads]),
+            (20 + 2 * each) * n,
+        ),
         Probe("flush_users", reads, "text[], bigint[]", (people, [2**52] * n), 10 * n),
         *_batches(lane, sizes, fence, each),
-    ]  # fmt: skip
+    ]
     return probes
 
 
 def _batches(lane: Any, sizes: dict[str, list[fill.Log]], fence: str, each: int) -> list[Probe]:
-    """Fresh messages, retries that are probed for in all of the log, edits of a long conversation's last and first message."""
-    messages_types, changes_types = "bigint[], text[], text[], integer[]", "bigint[], smallint[], text[], text[], smallint[], bigint[], integer[]"
+    """Fresh messages, retries that are probed for in all of the log, edits of a long conversation's
+    last and first message.
+    """
+    messages_types, changes_types = (
+        "bigint[], text[], text[], integer[]",
+        "bigint[], smallint[], text[], text[], smallint[], bigint[], integer[]",
+    )
     types = f"text, integer, integer, {messages_types}, {changes_types}, interval"
     some, deep = sizes["small"][:SOME], sizes["deep"][0]
 
@@ -181,7 +246,12 @@ def _batches(lane: Any, sizes: dict[str, list[fill.Log]], fence: str, each: int)
         return (fence, len(some), flags, *batch, *([[]] * 7), "900 s")
 
     refs = [deep.head - 50 - n for n in range(5) if (deep.head - 50 - n) % fill.PERIOD]
-    edits = [[deep.id] * len(refs), [fill.side_of(ref) for ref in refs], [str(uuid.UUID(int=99 + n)) for n in range(len(refs))], ["ho"] * len(refs)]
+    edits = [
+        [deep.id] * len(refs),
+        [fill.side_of(ref) for ref in refs],
+        [str(uuid.UUID(int=99 + n)) for n in range(len(refs))],
+        ["ho"] * len(refs),
+    ]
     edits += [[2] * len(refs), refs, [flags_of(deep, 0) >> 3] * len(refs)]
     return [
         Probe("append, nothing", lane, types, (fence, 0, 0, *([[]] * 11), "900 s"), 10),

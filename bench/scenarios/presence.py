@@ -1,9 +1,12 @@
-"""Users change their status at a fixed rate: latency until each who watches has seen it, of every push.
+"""Users change their status at a fixed rate: latency until each who watches has seen it, of every
+push.
 
-N users in N/2 pairs, each watching the other (`--watchers W`: each is watched by W others; `--fan`: one user changes, all others watch), who have
-both sent once (or nothing would flow). Changes alternate between away and online; each is due at a fixed time. A change that a watcher had not seen
-when the next one of that user was due counts as lost, for a push carries the state alone. A server tells a user's changes about once a second: ask
-for no more. `--beside R` others send messages meanwhile, from a process of their own: `send_*`.
+N users in N/2 pairs, each watching the other (`--watchers W`: each is watched by W others; `--fan`:
+one user changes, all others watch), who have both sent once (or nothing would flow). Changes
+alternate between away and online; each is due at a fixed time. A change that a watcher had not seen
+when the next one of that user was due counts as lost, for a push carries the state alone. A server
+tells a user's changes about once a second: ask for no more. `--beside R` others send messages
+meanwhile, from a process of their own: `send_*`.
 """
 
 from __future__ import annotations
@@ -27,24 +30,44 @@ OPENING_RATE = 2_000.0
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rate", type=float, default=200, metavar="R", help="changes a second, all users together (default: 200)")
+    parser.add_argument(
+        "--rate", type=float, default=200, metavar="R", help="changes a second, all users together (default: 200)"
+    )
     parser.add_argument("--connections", type=int, default=1_000, metavar="N", help="users online (default: 1000)")
     parser.add_argument("--seconds", type=float, default=20, metavar="S", help="what is measured (default: 20)")
-    parser.add_argument("--watchers", type=int, default=1, metavar="W", help="who watch each user: 1, or an even number (default: 1)")
+    parser.add_argument(
+        "--watchers", type=int, default=1, metavar="W", help="who watch each user: 1, or an even number (default: 1)"
+    )
     parser.add_argument("--fan", action="store_true", help="one user changes, all others watch")
-    parser.add_argument("--beside", type=float, default=0, metavar="R", help="messages a second that others send meanwhile (default: 0)")
-    parser.add_argument("--beside-connections", type=int, default=500, metavar="N", help="of those others (default: 500)")
-    parser.add_argument("--budget-p99-ms", type=float, default=250, metavar="MS", help="from due to seen (default: 250)")
-    parser.add_argument("--budget-send-p95-ms", type=float, default=200, metavar="MS", help="of the others' deliveries (default: 200)")
-    parser.add_argument("--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)")
+    parser.add_argument(
+        "--beside", type=float, default=0, metavar="R", help="messages a second that others send meanwhile (default: 0)"
+    )
+    parser.add_argument(
+        "--beside-connections", type=int, default=500, metavar="N", help="of those others (default: 500)"
+    )
+    parser.add_argument(
+        "--budget-p99-ms", type=float, default=250, metavar="MS", help="from due to seen (default: 250)"
+    )
+    parser.add_argument(
+        "--budget-send-p95-ms", type=float, default=200, metavar="MS", help="of the others' deliveries (default: 200)"
+    )
+    parser.add_argument(
+        "--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
-    if not options.fan and (options.connections % 2 or (options.watchers != 1 and options.watchers % 2) or options.watchers >= options.connections):
+    if not options.fan and (
+        options.connections % 2
+        or (options.watchers != 1 and options.watchers % 2)
+        or options.watchers >= options.connections
+    ):
         raise TargetError("--watchers is 1 or an even number below --connections, and --connections is even")
     n, windows = max(1, round(options.rate * options.seconds)), windows_of(options.seconds)
     async with Target(options) as target, Gang(target, options.seed) as gang:
-        crowd = await gang.add("statuses", "p", connections=options.connections, watchers=options.watchers, fan=options.fan)
+        crowd = await gang.add(
+            "statuses", "p", connections=options.connections, watchers=options.watchers, fan=options.fan
+        )
         say(f"{options.connections} users come, and send to whom they watch")
         await crowd.do("connect")
         await crowd.do("open_all", rate=OPENING_RATE)
@@ -75,20 +98,32 @@ async def run(options: argparse.Namespace) -> int:
             others.cpu, others.wall_s = [cpu[0], end], wall_s
             mine = others.figures("send_")
             figures |= {name: value for name, value in mine.items() if "cpu" not in name and name != "send_cores"}
-            parts = [part | {f"send_{k}": v for k, v in w.items() if k.startswith("p")} for part, w in zip(parts, others.windows(), strict=True)]
+            parts = [
+                part | {f"send_{k}": v for k, v in w.items() if k.startswith("p")}
+                for part, w in zip(parts, others.windows(), strict=True)
+            ]
             curves["send"] = others.curves()["delivery"]
         figures |= {"windows": parts, "curves": curves, **report.context(options, target)}
     most = {"lost": 0.0, "reordered": 0.0, "errors_n": 0.0, "p99_ms": options.budget_p99_ms}
     if others:
-        most |= {f"send_{name}": 0.0 for name in NONE} | {"send_p95_ms": options.budget_send_p95_ms, "send_p99_ms": options.budget_send_p99_ms}
+        most |= {f"send_{name}": 0.0 for name in NONE} | {
+            "send_p95_ms": options.budget_send_p95_ms,
+            "send_p99_ms": options.budget_send_p99_ms,
+        }
     return report.finish(options, figures, most)
 
 
 def _figures(options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, Any]:
     return {
-        "rate": options.rate, "connections": options.connections, "seconds": options.seconds,
+        "rate": options.rate,
+        "connections": options.connections,
+        "seconds": options.seconds,
         "watchers": options.connections - 1 if options.fan else options.watchers,
-        **{name: facts[name] for name in ("changes", "due", "seen", "lost", "reordered", "unasked", "errors", "dropped")},
-        "errors_n": sum(facts["errors"].values()), **latency.merged(facts["presence"]).figures(),
+        **{
+            name: facts[name]
+            for name in ("changes", "due", "seen", "lost", "reordered", "unasked", "errors", "dropped")
+        },
+        "errors_n": sum(facts["errors"].values()),
+        **latency.merged(facts["presence"]).figures(),
         "generator_lag_p99_ms": latency.merged(facts["lag"]).at(99),
-    }  # fmt: skip
+    }

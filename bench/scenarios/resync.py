@@ -1,13 +1,18 @@
-"""A reconnect storm: N clients with unread entries all come back at once; until each has what it missed, once, while others go on sending.
+"""A reconnect storm:
 
-Each client has a conversation with one of N/20 writers. All go; the writers send `--unread` messages to each; then all come back with their cursors.
-A client is back when its last missed entry is there: `back_*` counts from the start of the storm, waiting for a turn to dial included. Others, in a
-process of their own, send at a fixed rate all the while; their latencies during the storms are `send_*`. Storms are repeated for `compare`, each a
-window.
+N clients with unread entries all come back at once; until each has what it missed, once, while
+others go on sending.
 
-`--fresh-log` is a new installation: the node's sessions plan their statements on empty tables, then messages of others fill the log, and nobody
-analyses it (`--analyse`: somebody does, which is what to compare with). `log_buffers_per_client` is what of the log's tables and indexes was read for
-each who came back; with `--beside 0` it is theirs alone.
+Each client has a conversation with one of N/20 writers. All go; the writers send `--unread`
+messages to each; then all come back with their cursors. A client is back when its last missed entry
+is there: `back_*` counts from the start of the storm, waiting for a turn to dial included. Others,
+in a process of their own, send at a fixed rate all the while; their latencies during the storms are
+`send_*`. Storms are repeated for `compare`, each a window.
+
+`--fresh-log` is a new installation: the node's sessions plan their statements on empty tables, then
+messages of others fill the log, and nobody analyses it (`--analyse`: somebody does, which is what
+to compare with). `log_buffers_per_client` is what of the log's tables and indexes was read for each
+who came back; with `--beside 0` it is theirs alone.
 """
 
 from __future__ import annotations
@@ -41,18 +46,52 @@ FLUSH_S = 11.0  # by then an idle session of PostgreSQL has told what it read
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--clients", type=int, default=10_000, metavar="N", help="clients who come back (default: 10000)")
+    parser.add_argument(
+        "--clients", type=int, default=10_000, metavar="N", help="clients who come back (default: 10000)"
+    )
     parser.add_argument("--unread", type=int, default=5, metavar="M", help="entries that each has missed (default: 5)")
-    parser.add_argument("--storms", type=int, default=1, metavar="K", help="times that all go and come back (default: 1)")
-    parser.add_argument("--at-once", type=int, default=500, metavar="N", help="dialling at the same time (default: 500)")
-    parser.add_argument("--beside", type=float, default=500, metavar="R", help="messages a second that others send meanwhile (default: 500)")
-    parser.add_argument("--beside-connections", type=int, default=200, metavar="N", help="of those others (default: 200)")
-    parser.add_argument("--storm-s", type=float, default=25, metavar="S", help="how long they send from the start of a storm (default: 25)")
-    parser.add_argument("--fresh-log", type=rows, default=0, metavar="N", help="messages of others, put into the log once the node has planned")
+    parser.add_argument(
+        "--storms", type=int, default=1, metavar="K", help="times that all go and come back (default: 1)"
+    )
+    parser.add_argument(
+        "--at-once", type=int, default=500, metavar="N", help="dialling at the same time (default: 500)"
+    )
+    parser.add_argument(
+        "--beside",
+        type=float,
+        default=500,
+        metavar="R",
+        help="messages a second that others send meanwhile (default: 500)",
+    )
+    parser.add_argument(
+        "--beside-connections", type=int, default=200, metavar="N", help="of those others (default: 200)"
+    )
+    parser.add_argument(
+        "--storm-s",
+        type=float,
+        default=25,
+        metavar="S",
+        help="how long they send from the start of a storm (default: 25)",
+    )
+    parser.add_argument(
+        "--fresh-log",
+        type=rows,
+        default=0,
+        metavar="N",
+        help="messages of others, put into the log once the node has planned",
+    )
     parser.add_argument("--analyse", action="store_true", help="VACUUM ANALYZE the fresh log")
-    parser.add_argument("--flush-s", type=float, default=FLUSH_S, metavar="S", help="waited before what was read is counted (default: 11)")
+    parser.add_argument(
+        "--flush-s",
+        type=float,
+        default=FLUSH_S,
+        metavar="S",
+        help="waited before what was read is counted (default: 11)",
+    )
     parser.add_argument("--budget-s", type=float, default=20, metavar="S", help="until all are back (default: 20)")
-    parser.add_argument("--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)")
+    parser.add_argument(
+        "--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -68,7 +107,13 @@ async def run(options: argparse.Namespace) -> int:
         if options.beside:
             others = await Senders.start(target, gang, shares(options.beside_connections, options.beside, 1), tag="o")
             await others.warm_up(1.0)
-        windows, back, hello, send, lag = [], latency.Latencies(), latency.Latencies(), latency.Latencies(), latency.Latencies()
+        windows, back, hello, send, lag = (
+            [],
+            latency.Latencies(),
+            latency.Latencies(),
+            latency.Latencies(),
+            latency.Latencies(),
+        )
         late = latency.Latencies()
         missing, judged = 0, dict.fromkeys(("lost", "duplicated", "reordered", "stray"), 0)
         for storm in range(options.storms):
@@ -80,33 +125,60 @@ async def run(options: argparse.Namespace) -> int:
             buffers = (await _log_buffers(target, options.flush_s) - before) / options.clients if target.own else None
             missing += came["missing"]
             delivery = others.merged("delivery") if others else latency.Latencies()
-            for total, one in ((back, latency.merged([came["back"]])), (hello, latency.merged([came["hello"]])), (send, delivery)):
+            for total, one in (
+                (back, latency.merged([came["back"]])),
+                (hello, latency.merged([came["hello"]])),
+                (send, delivery),
+            ):
                 total.merge(one)
             if others:
                 late.merge(others.merged("lag"))
             lag.merge(latency.merged([came["lag"]]))
-            windows.append({
-                "seconds_to_all": round(came["seconds"], 3), **latency.merged([came["back"]]).figures("back_"), **delivery.figures("send_"),
-                "log_buffers_per_client": buffers, **report.each(cpu, options.clients * options.unread, target.own),
-            })  # fmt: skip
+            windows.append(
+                {
+                    "seconds_to_all": round(came["seconds"], 3),
+                    **latency.merged([came["back"]]).figures("back_"),
+                    **delivery.figures("send_"),
+                    "log_buffers_per_client": buffers,
+                    **report.each(cpu, options.clients * options.unread, target.own),
+                }
+            )
         facts = await crowd.do("facts")
         for name in judged:
             judged[name] = facts[name] + (others.total(name) if others else 0)
         figures: dict[str, Any] = {
-            "clients": options.clients, "unread": options.unread, "storms": options.storms,
-            "seconds_to_all": max(w["seconds_to_all"] for w in windows), "missing": missing, **judged, "errors": facts["errors"],
-            "dropped": facts["dropped"], **back.figures("back_"), **hello.figures("hello_"), **send.figures("send_"),
-            "generator_lag_p99_ms": late.at(99) if others else 0.0, "client_loop_lag_p99_ms": lag.at(99),
-            "fresh_log": options.fresh_log, "analysed": options.analyse, "log_buffers_per_client": windows[-1]["log_buffers_per_client"],
+            "clients": options.clients,
+            "unread": options.unread,
+            "storms": options.storms,
+            "seconds_to_all": max(w["seconds_to_all"] for w in windows),
+            "missing": missing,
+            **judged,
+            "errors": facts["errors"],
+            "dropped": facts["dropped"],
+            **back.figures("back_"),
+            **hello.figures("hello_"),
+            **send.figures("send_"),
+            "generator_lag_p99_ms": late.at(99) if others else 0.0,
+            "client_loop_lag_p99_ms": lag.at(99),
+            "fresh_log": options.fresh_log,
+            "analysed": options.analyse,
+            "log_buffers_per_client": windows[-1]["log_buffers_per_client"],
             "cores": report.costs(cpu, wall_s, options.clients, target.own)["cores"],
-            "windows": windows, "curves": {"back": back.curve(), "hello": hello.curve(), "send": send.curve()}, **report.context(options, target),
-        }  # fmt: skip
+            "windows": windows,
+            "curves": {"back": back.curve(), "hello": hello.curve(), "send": send.curve()},
+            **report.context(options, target),
+        }
     most = {"missing": 0.0, **dict.fromkeys(judged, 0.0), "seconds_to_all": options.budget_s}
-    return report.finish(options, figures, most | ({"send_p99_ms": options.budget_send_p99_ms} if options.beside else {}))
+    return report.finish(
+        options, figures, most | ({"send_p99_ms": options.budget_send_p99_ms} if options.beside else {})
+    )
 
 
 async def _new_installation(options: argparse.Namespace, target: Target, gang: Gang) -> None:
-    """The node's sessions plan a resync on empty tables; then others' messages fill them. No autovacuum: it would analyse when it comes to it."""
+    """The node's sessions plan a resync on empty tables; then others' messages fill them.
+
+    No autovacuum: it would analyse when it comes to it.
+    """
     target.need_own("--fresh-log: what a node has planned")
     now = time.time()
     with psycopg.connect(target.conninfo, autocommit=True) as conn:
@@ -120,8 +192,12 @@ async def _new_installation(options: argparse.Namespace, target: Target, gang: G
     await few.do("write", unread=1, rate=WRITING_RATE)
     came = await few.do("come_back", at_once=PLANNERS, at=soon())
     await few.do("leave")
-    say(f"{PLANNERS} came back to a log of {3 * PLANNERS} messages, {came['missing']} missing; now {options.fresh_log:,} messages of others")
-    filling = partial(fill.fill, target.conninfo, options.fresh_log, options.seed, now, first_id=FRESH_ID, analyse=options.analyse)
+    say(
+        f"{PLANNERS} came back to a log of {3 * PLANNERS} messages, {came['missing']} missing; now {options.fresh_log:,} messages of others"
+    )
+    filling = partial(
+        fill.fill, target.conninfo, options.fresh_log, options.seed, now, first_id=FRESH_ID, analyse=options.analyse
+    )
     await asyncio.to_thread(filling)
 
 
@@ -138,7 +214,9 @@ async def _log_buffers(target: Target, flush_s: float) -> int:
     return int(row[0])
 
 
-async def _storm(options: argparse.Namespace, target: Target, crowd: Generator, others: Senders | None) -> tuple[dict[str, Any], Any, float]:
+async def _storm(
+    options: argparse.Namespace, target: Target, crowd: Generator, others: Senders | None
+) -> tuple[dict[str, Any], Any, float]:
     """All come back while the others send; gives what came, and what it cost."""
     if others:
         await others.prepare(options.storm_s)

@@ -1,9 +1,11 @@
 """The highest rate that holds: doubled until a window fails, then bisected.
 
-A window holds if every message of it is acked and delivered exactly once, in order, within the budget (p95 200 ms, p99 500 ms), with the generator
-itself in time. One that fails for its latency alone is tried once more. Each is sent by new users over new connections, so that what one leaves
-behind (refused sends, queues) is none of the next one's; PostgreSQL's segments are written beforehand. After the search the highest rate that held is
-measured again for `--final` seconds: those figures are the report's.
+A window holds if every message of it is acked and delivered exactly once, in order, within the
+budget (p95 200 ms, p99 500 ms), with the generator itself in time. One that fails for its latency
+alone is tried once more. Each is sent by new users over new connections, so that what one leaves
+behind (refused sends, queues) is none of the next one's; PostgreSQL's segments are written
+beforehand. After the search the highest rate that held is measured again for `--final` seconds:
+those figures are the report's.
 """
 
 from __future__ import annotations
@@ -24,30 +26,56 @@ EXAMPLES = """\
   python -m bench saturate --connections 1000 --start 8000    1,000, from a rate that is known to hold
   python -m bench saturate --limit 4000 --window 1            a quick look"""
 LATE = "the generator was late itself"
-TRIED = ("rate", *NONE, "p50_ms", "p95_ms", "p99_ms", "generator_lag_p99_ms", "errors", "dropped", "holds", "why")  # what is kept of each window
+# What is kept of each window
+TRIED = ("rate", *NONE, "p50_ms", "p95_ms", "p99_ms", "generator_lag_p99_ms", "errors", "dropped", "holds", "why")
 SETTLE_S = 1.0  # between windows: the last one's connections are gone
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connections", type=int, default=200, metavar="N", help="connections, in pairs of users (default: 200)")
-    parser.add_argument("--start", type=float, default=2_000, metavar="R", help="the first rate, messages a second (default: 2000)")
-    parser.add_argument("--limit", type=float, default=1_000_000, metavar="R", help="never more than that (default: 1000000)")
+    parser.add_argument(
+        "--connections", type=int, default=200, metavar="N", help="connections, in pairs of users (default: 200)"
+    )
+    parser.add_argument(
+        "--start", type=float, default=2_000, metavar="R", help="the first rate, messages a second (default: 2000)"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=1_000_000, metavar="R", help="never more than that (default: 1000000)"
+    )
     parser.add_argument("--window", type=float, default=5, metavar="S", help="how long each rate is held (default: 5)")
-    parser.add_argument("--final", type=float, default=10, metavar="S", help="how long the highest is held again (default: 10)")
-    parser.add_argument("--resolution", type=float, default=0.05, metavar="PART", help="bisect until the step is below that part (default: 0.05)")
-    parser.add_argument("--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)")
-    parser.add_argument("--warm-wal-mib", type=int, default=512, metavar="MIB", help="WAL written first, to have segments ready (default: 512)")
+    parser.add_argument(
+        "--final", type=float, default=10, metavar="S", help="how long the highest is held again (default: 10)"
+    )
+    parser.add_argument(
+        "--resolution",
+        type=float,
+        default=0.05,
+        metavar="PART",
+        help="bisect until the step is below that part (default: 0.05)",
+    )
+    parser.add_argument(
+        "--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)"
+    )
+    parser.add_argument(
+        "--warm-wal-mib",
+        type=int,
+        default=512,
+        metavar="MIB",
+        help="WAL written first, to have segments ready (default: 512)",
+    )
     parser.add_argument("--budget-p95-ms", type=float, default=200, metavar="MS", help="of delivery (default: 200)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="of delivery (default: 500)")
-    parser.add_argument("--budget-rate", type=float, default=0, metavar="R", help="the highest rate is to be that or more (default: 0)")
+    parser.add_argument(
+        "--budget-rate", type=float, default=0, metavar="R", help="the highest rate is to be that or more (default: 0)"
+    )
 
 
 Judge = Callable[[float], Awaitable[bool]]
 
 
 async def search(start: float, limit: float, resolution: float, holds: Judge) -> float:
-    """The highest rate that `holds`, within `resolution`; 0.0 if none does. Doubling from `start`, then halving the step; below `start` if that
-    fails."""
+    """The highest rate that `holds`, within `resolution`; 0.0 if none does. Doubling from `start`,
+    then halving the step; below `start` if that fails.
+    """
     low, high, rate = 0.0, 0.0, min(start, limit)
     while not (low and high):
         if await holds(rate):
@@ -79,7 +107,9 @@ async def run(options: argparse.Namespace) -> int:
         async def once(rate: float, seconds: float) -> dict[str, Any]:
             figures = await _window(options, target, rate, seconds, f"w{len(tried)}-")
             tried.append({name: figures[name] for name in TRIED})
-            say(f"  {rate:,.0f}/s {'holds' if figures['holds'] else 'fails: ' + figures['why']}; p95 {figures['p95_ms']}, p99 {figures['p99_ms']} ms")
+            say(
+                f"  {rate:,.0f}/s {'holds' if figures['holds'] else 'fails: ' + figures['why']}; p95 {figures['p95_ms']}, p99 {figures['p99_ms']} ms"
+            )
             return figures
 
         async def holds(rate: float) -> bool:
@@ -97,10 +127,15 @@ async def run(options: argparse.Namespace) -> int:
                 break
             highest *= 1 - options.resolution
         figures = {
-            "highest_rate": round(highest, 1) if final["holds"] else None, "connections": options.connections, "wal_segments_ready": ready,
-            "bounded_by_generator": any(one["why"] == LATE and one["rate"] > highest for one in tried),  # more --generators may find more
-            **{name: value for name, value in final.items() if name not in ("holds", "why")}, "tried": tried, **report.context(options, target),
-        }  # fmt: skip
+            "highest_rate": round(highest, 1) if final["holds"] else None,
+            "connections": options.connections,
+            "wal_segments_ready": ready,
+            # More --generators may find more
+            "bounded_by_generator": any(one["why"] == LATE and one["rate"] > highest for one in tried),
+            **{name: value for name, value in final.items() if name not in ("holds", "why")},
+            "tried": tried,
+            **report.context(options, target),
+        }
     most = {**NONE, "p95_ms": options.budget_p95_ms, "p99_ms": options.budget_p99_ms}
     return report.finish(options, figures, most, {"highest_rate": options.budget_rate})
 
@@ -112,6 +147,12 @@ async def _window(options: argparse.Namespace, target: Target, rate: float, seco
         await senders.measure(seconds, windows_of(seconds))
         await senders.leave()
     await asyncio.sleep(SETTLE_S)
-    figures = {"rate": rate, "seconds": seconds, **senders.figures(), "windows": senders.windows(), "curves": senders.curves()}
+    figures = {
+        "rate": rate,
+        "seconds": seconds,
+        **senders.figures(),
+        "windows": senders.windows(),
+        "curves": senders.curves(),
+    }
     over, late = report.judge(figures, {**NONE, "p95_ms": options.budget_p95_ms, "p99_ms": options.budget_p99_ms})
     return figures | {"holds": not over and not late, "why": "; ".join(over) or (LATE if late else "")}

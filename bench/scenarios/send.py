@@ -1,7 +1,8 @@
 """Messages between pairs at a fixed rate: latency from the time due, and what became of each.
 
-N users in N/2 pairs, all of them sending, in rounds of a shuffled order. First each user sends once (which makes the conversations), then a
-warm-up at the rate, then the window that is measured; each phase is drained before the next. Losses and disorder count in all phases.
+N users in N/2 pairs, all of them sending, in rounds of a shuffled order. First each user sends once
+(which makes the conversations), then a warm-up at the rate, then the window that is measured; each
+phase is drained before the next. Losses and disorder count in all phases.
 """
 
 from __future__ import annotations
@@ -29,12 +30,29 @@ def flags(parser: argparse.ArgumentParser) -> None:
     sending_flags(parser, rate=2_000, connections=500, seconds=30)
     parser.add_argument("--body-min", type=int, default=100, metavar="BYTES", help="shortest text (default: 100)")
     parser.add_argument("--body-max", type=int, default=200, metavar="BYTES", help="longest text (default: 200)")
-    parser.add_argument("--body-mix", type=body_mix, metavar="SHARE:MIN-MAX,...", help="several spans of lengths instead; the shares add up to 1")
-    parser.add_argument("--burst", type=int, default=1, metavar="B", help="messages that are due at the same time (default: 1)")
-    parser.add_argument("--hot", type=float, default=0.0, metavar="SHARE", help="share of all messages that one conversation gets (default: 0)")
+    parser.add_argument(
+        "--body-mix",
+        type=body_mix,
+        metavar="SHARE:MIN-MAX,...",
+        help="several spans of lengths instead; the shares add up to 1",
+    )
+    parser.add_argument(
+        "--burst", type=int, default=1, metavar="B", help="messages that are due at the same time (default: 1)"
+    )
+    parser.add_argument(
+        "--hot",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of all messages that one conversation gets (default: 0)",
+    )
     parser.add_argument("--devices", type=int, default=1, metavar="D", help="connections of a user (default: 1)")
-    parser.add_argument("--ack", choices=("none", "all"), default="none", help="clients ack every delivery (default: none)")
-    parser.add_argument("--read", type=float, default=0.0, metavar="SHARE", help="and say of so many that they are read (default: 0)")
+    parser.add_argument(
+        "--ack", choices=("none", "all"), default="none", help="clients ack every delivery (default: none)"
+    )
+    parser.add_argument(
+        "--read", type=float, default=0.0, metavar="SHARE", help="and say of so many that they are read (default: 0)"
+    )
     parser.add_argument("--budget-p95-ms", type=float, default=200, metavar="MS", help="of delivery (default: 200)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="of delivery (default: 500)")
 
@@ -62,13 +80,26 @@ async def run(options: argparse.Namespace) -> int:
     async with Target(options) as target, Gang(target, options.seed) as gang:
         ready = target.warm_wal(options.warm_wal_mib)
         senders = await Senders.start(
-            target, gang, parts, bodies=bodies, burst=options.burst, devices=options.devices, ack=options.ack == "all", read=options.read
+            target,
+            gang,
+            parts,
+            bodies=bodies,
+            burst=options.burst,
+            devices=options.devices,
+            ack=options.ack == "all",
+            read=options.read,
         )
         await senders.warm_up(min(WARMUP_S, options.seconds))
         await senders.measure(options.seconds, windows_of(options.seconds))
         figures = {
-            "rate": options.rate, "connections": sum(p.connections for p in parts), "seconds": options.seconds, "wal_segments_ready": ready,
-            **senders.figures(), "windows": senders.windows(), "curves": senders.curves(), **report.context(options, target),
-        }  # fmt: skip
+            "rate": options.rate,
+            "connections": sum(p.connections for p in parts),
+            "seconds": options.seconds,
+            "wal_segments_ready": ready,
+            **senders.figures(),
+            "windows": senders.windows(),
+            "curves": senders.curves(),
+            **report.context(options, target),
+        }
     most = {**NONE, "p95_ms": options.budget_p95_ms, "p99_ms": options.budget_p99_ms}
     return report.finish(options, figures, most | ({"unanswered": 0.0} if "unanswered" in figures else {}))

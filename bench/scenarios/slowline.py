@@ -1,8 +1,11 @@
-"""A client who missed much, behind a slow line such as a phone's: it gets all of it, in order and once, on one connection.
+"""A client who missed much, behind a slow line such as a phone's: it gets all of it, in order and
+once, on one connection.
 
-It has conversations of 500 missed entries of 2 KB each (more of one are not sent unasked), `--mb` in all, and comes with its cursors through a proxy
-that carries `--mbit` a second. It answers pings as it reads them, behind what is on the line already: a node that hands the kernel too much loses it.
-Honest users are beside it (`bench.beside`): what they feel, and the node's memory before it comes and at most while it reads.
+It has conversations of 500 missed entries of 2 KB each (more of one are not sent unasked), `--mb`
+in all, and comes with its cursors through a proxy that carries `--mbit` a second. It answers pings
+as it reads them, behind what is on the line already: a node that hands the kernel too much loses
+it. Honest users are beside it (`bench.beside`): what they feel, and the node's memory before it
+comes and at most while it reads.
 """
 
 from __future__ import annotations
@@ -30,10 +33,22 @@ MARGIN: Final = 1.1  # frames' heads and the line's own turns
 
 
 def flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mb", type=float, default=21, metavar="MB", help="what it missed, in millions of bytes (default: 21)")
-    parser.add_argument("--mbit", type=float, default=2, metavar="R", help="its line carries, in millions of bits a second (default: 2)")
-    parser.add_argument("--budget-rss-mib", type=float, default=16, metavar="MIB", help="more that the node holds while it reads (default: 16)")
-    parser.add_argument("--budget-ping-p99-ms", type=float, default=100, metavar="MS", help="of the honest (default: 100)")
+    parser.add_argument(
+        "--mb", type=float, default=21, metavar="MB", help="what it missed, in millions of bytes (default: 21)"
+    )
+    parser.add_argument(
+        "--mbit", type=float, default=2, metavar="R", help="its line carries, in millions of bits a second (default: 2)"
+    )
+    parser.add_argument(
+        "--budget-rss-mib",
+        type=float,
+        default=16,
+        metavar="MIB",
+        help="more that the node holds while it reads (default: 16)",
+    )
+    parser.add_argument(
+        "--budget-ping-p99-ms", type=float, default=100, metavar="MS", help="of the honest (default: 100)"
+    )
 
 
 async def run(options: argparse.Namespace) -> int:
@@ -48,7 +63,8 @@ async def run(options: argparse.Namespace) -> int:
         say(f"measured: {n * ENTRIES} entries come at {options.mbit:g} Mbit/s: some {expected_s:.0f} s")
         progress = asyncio.ensure_future(report.tick(expected_s))
         felt, came = await asyncio.gather(
-            beside.feel(target, people, expected_s * MARGIN, soon()), client.do("come", epoch=await asyncio.to_thread(_epoch, target))
+            beside.feel(target, people, expected_s * MARGIN, soon()),
+            client.do("come", epoch=await asyncio.to_thread(_epoch, target)),
         )
         progress.cancel()
         figures = _figures(options, felt, came) | report.context(options, target)
@@ -62,11 +78,17 @@ async def run(options: argparse.Namespace) -> int:
 def _figures(options: argparse.Namespace, felt: dict[str, Any], came: dict[str, Any]) -> dict[str, Any]:
     seconds = came["seconds"]
     return {
-        "mb": round(came["bytes"] / 1e6, 1), "mbit": options.mbit, "seconds": round(seconds, 1),
-        "mbit_read": round(came["bytes"] * 8 / 1e6 / max(seconds, 1e-9), 2), "missing": came["missing"], "wrong_n": sum(came["wrong"].values()),
-        "connections": came["connections"], "lost_connections": sum(came["dropped"].values()), **felt,
+        "mb": round(came["bytes"] / 1e6, 1),
+        "mbit": options.mbit,
+        "seconds": round(seconds, 1),
+        "mbit_read": round(came["bytes"] * 8 / 1e6 / max(seconds, 1e-9), 2),
+        "missing": came["missing"],
+        "wrong_n": sum(came["wrong"].values()),
+        "connections": came["connections"],
+        "lost_connections": sum(came["dropped"].values()),
+        **felt,
         "rss_growth_mib": round(felt["rss_most_mib"] - felt["rss_before_mib"], 1),
-    }  # fmt: skip
+    }
 
 
 def _epoch(target: Target) -> str:

@@ -1,9 +1,11 @@
 """A long run under load with people coming and going: does anything grow?
 
-Messages between pairs at a fixed rate, each accounted for, while `--churn` (1 %) of the connections go and come back each second with their cursors.
-Every `--every` seconds: memory (PSS) of the server, its descriptors, threads, gauges (connections, conversations in memory, asyncio tasks where the
-server tells them), and the plans that PostgreSQL keeps for it. At the end: the slope of memory over the last five minutes (or the last half of a
-shorter run), and the growth of each count there. The generator's lag is reported all along.
+Messages between pairs at a fixed rate, each accounted for, while `--churn` (1 %) of the connections
+go and come back each second with their cursors. Every `--every` seconds: memory (PSS) of the
+server, its descriptors, threads, gauges (connections, conversations in memory, asyncio tasks where
+the server tells them), and the plans that PostgreSQL keeps for it. At the end: the slope of memory
+over the last five minutes (or the last half of a shorter run), and the growth of each count there.
+The generator's lag is reported all along.
 """
 
 from __future__ import annotations
@@ -29,7 +31,13 @@ NOT_GROWING = ("server_handles", "server_threads", "postgres_sessions", "postgre
 
 def flags(parser: argparse.ArgumentParser) -> None:
     sending_flags(parser, rate=5_000, connections=1_000, seconds=600)
-    parser.add_argument("--churn", type=float, default=0.01, metavar="SHARE", help="of connections that go and come back each second (default: 0.01)")
+    parser.add_argument(
+        "--churn",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of connections that go and come back each second (default: 0.01)",
+    )
     parser.add_argument("--every", type=float, default=5, metavar="S", help="between two readings (default: 5)")
     parser.add_argument("--budget-slope-percent", type=float, default=1, metavar="P", help="of memory (default: 1)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="of delivery (default: 500)")
@@ -55,12 +63,28 @@ async def run(options: argparse.Namespace) -> int:
         counted = [name for name in NOT_GROWING if name in series]
         come_back = senders.merged("return")
         figures = {
-            "rate": options.rate, "connections": options.connections, "seconds": options.seconds, "churn": options.churn, "wal_segments_ready": ready,
-            **senders.figures(), "returns": come_back.n, "return_p50_ms": come_back.at(50), "return_p99_ms": come_back.at(99),
-            "judged_over_s": end_s, "pss_slope_percent": slope_percent(series["server_pss_mib"], end_s),
-            **{f"{name}_growth": growth(series[name], end_s) for name in counted}, "not_told_by_server": sorted(set(NOT_GROWING) - set(counted)),
-            "windows": senders.windows(), "curves": senders.curves() | {"return": come_back.curve()}, "series": series,
+            "rate": options.rate,
+            "connections": options.connections,
+            "seconds": options.seconds,
+            "churn": options.churn,
+            "wal_segments_ready": ready,
+            **senders.figures(),
+            "returns": come_back.n,
+            "return_p50_ms": come_back.at(50),
+            "return_p99_ms": come_back.at(99),
+            "judged_over_s": end_s,
+            "pss_slope_percent": slope_percent(series["server_pss_mib"], end_s),
+            **{f"{name}_growth": growth(series[name], end_s) for name in counted},
+            "not_told_by_server": sorted(set(NOT_GROWING) - set(counted)),
+            "windows": senders.windows(),
+            "curves": senders.curves() | {"return": come_back.curve()},
+            "series": series,
             **report.context(options, target),
-        }  # fmt: skip
-    most = {**NONE, "p99_ms": options.budget_p99_ms, "pss_slope_percent": options.budget_slope_percent, **{f"{name}_growth": 0.0 for name in counted}}
+        }
+    most = {
+        **NONE,
+        "p99_ms": options.budget_p99_ms,
+        "pss_slope_percent": options.budget_slope_percent,
+        **{f"{name}_growth": 0.0 for name in counted},
+    }
     return report.finish(options, figures, most)

@@ -2,9 +2,11 @@
 
     Session.receive ──Effect──► Chat.handle ──► a method per request type ──► Store | Presence | Delivery ──► reply
 
-Everything that a session has decided alone (limits, order, states) has happened before; here ids are checked against the session's user.
-Requests that need no database are answered in the same loop turn. Reads run as tasks, each under way until its answer has left the queue of its
-connection: at most `READS_MAX` a session and `USER_READS_MAX` a user, and at the database one user after another (turns.py).
+Everything that a session has decided alone (limits, order, states) has happened before; here ids
+are checked against the session's user. Requests that need no database are answered in the same loop
+turn. Reads run as tasks, each under way until its answer has left the queue of its connection: at
+most `READS_MAX` a session and `USER_READS_MAX` a user, and at the database one user after another
+(postgres/fair_queue.py).
 """
 
 from __future__ import annotations
@@ -17,33 +19,46 @@ from typing import Any, Final, TypeAlias
 
 import structlog
 
-from chatd import errors, framing, hello_rates, history, opening, protocol, resync
+from chatd import errors, protocol
 from chatd import log as logs
-from chatd.alarm import Alarm
-from chatd.delivery import Delivery
-from chatd.entering import Entrance
+from chatd.chat import hello as opening
+from chatd.chat import history, resync
+from chatd.chat.delivery import Delivery
+from chatd.chat.hello import Services
+from chatd.chat.send import Entrance
+from chatd.chat.typing_push import TypingPush
+from chatd.core import hello_rates
+from chatd.core.conversation import Conversation
+from chatd.core.conversations import check_name
+from chatd.core.recent_conversations import Place
+from chatd.core.session import Effect, End, Reply, Session, State, Throttled, User
 from chatd.ids import UserId
+from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.opening import Services
-from chatd.recent import Place
-from chatd.registry import Conversation, User, check_name
-from chatd.session import Effect, End, Reply, Session, State, Throttled
 from chatd.store import ConvRow
-from chatd.typing_push import TypingPush
+from chatd.wire import framing
 
 log = structlog.get_logger("chat")
 
-Work: TypeAlias = Callable[[], Coroutine[Any, Any, bytes | Callable[[], bytes]]]  # a read: made by the task that runs it
+# A read: made by the task that runs it
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, bytes | Callable[[], bytes]]]
 
 READS_MAX: Final = 8  # reads of one session under way at once
-USER_READS_MAX: Final = 16  # of all sessions of a user: two devices that come back at the same time; 4 MB of answers (history.PAGE_BYTES_MAX)
+# Of all sessions of a user: two devices that come back at the same time; 4 MB of answers
+# (history.PAGE_BYTES_MAX)
+USER_READS_MAX: Final = 16
 READS_RETRY_MS: Final = 200  # what is under way of a client that reads is answered by then
-NAMES_A_FRAME: Final = 10  # of a `watch` count as a frame of their own: each is judged, looked up, and shown: 0.2 to 1 ms for 10
+# Of a `watch` count as a frame of their own: each is judged, looked up, and shown: 0.2 to 1 ms for
+# 10
+NAMES_A_FRAME: Final = 10
 LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
 
 
 class Chat:
-    """`handle` is called for each effect of a session; never raises. `tick` is to be called when `alarm` rings."""
+    """`handle` is called for each effect of a session; never raises.
+
+    `tick` is to be called when `alarm` rings.
+    """
 
     def __init__(self, services: Services, delivery: Delivery, alarm: Alarm) -> None:
         self.s = services
@@ -63,7 +78,9 @@ class Chat:
             protocol.Ack: self._cursor,
             protocol.Read: self._cursor,
             protocol.History: lambda session, r: self._read(session, r.id, partial(self._history, session, r)),
-            protocol.Conversations: lambda session, r: self._read(session, r.id, partial(self._conversations, session, r)),
+            protocol.Conversations: lambda session, r: self._read(
+                session, r.id, partial(self._conversations, session, r)
+            ),
             protocol.Typing: self._typing,
             protocol.SetPresence: self._set_presence,
             protocol.Watch: self._begin_watch,
@@ -82,11 +99,18 @@ class Chat:
             return
         self.metrics.requests += 1
         if logs.DEBUG_ON:
-            log.debug("request", user=session.user.id if session.user else None, type=type(effect).__name__, id=getattr(effect, "id", None))
+            log.debug(
+                "request",
+                user=session.user.id if session.user else None,
+                type=type(effect).__name__,
+                id=getattr(effect, "id", None),
+            )
         try:
             self._handlers[type(effect)](session, effect)
         except errors.Refused as e:
-            e.__traceback__ = None  # its frames may hold it, and over the limit there are thousands a second: none is to wait for the collector
+            # Its frames may hold it, and over the limit there are thousands a second: none is to
+            # wait for the collector
+            e.__traceback__ = None
             self.metrics.error(e.code)
             request = effect.request if isinstance(effect, Throttled) else effect
             assert not isinstance(request, Reply | End)
@@ -137,7 +161,7 @@ class Chat:
         for request in deferred:
             self.handle(session, request)
 
-    # ---- entries: see entering.py ---------------------------------------------------------------------------------------------------
+    # ---- entries: see chat/send.py ---------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
@@ -154,7 +178,7 @@ class Chat:
         session.order.skip(peer, request.cid)
         self._send(session, protocol.ok(request.id))
 
-    # ---- cursors and typing -------------------------------------------------------------------------------------------------------------
+    # ---- cursors and typing ----------------------------------------------------------------------
 
     def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
         assert session.user is not None
@@ -169,7 +193,8 @@ class Chat:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(opening.OVERTAKEN_S_MAX):
                 await self.s.caught_up(conv)
-        if self.s.registry.convs.get(conv.id) is not conv:  # the log is another one since: its cursors are not this one's
+        # The log is another one since: its cursors are not this one's
+        if self.s.registry.convs.get(conv.id) is not conv:
             raise errors.Unavailable("the log is another one: connect again", retry_ms=opening.OPEN_RETRY_MS)
         if request.seq > conv.head and conv.gap is not None and request.seq <= conv.gap.upto:
             raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=opening.OPEN_RETRY_MS)
@@ -199,15 +224,21 @@ class Chat:
         self._send(session, protocol.ok(request.id))
         self.typing.typed(conv, conv.side(user.id), session)
 
-    # ---- reads --------------------------------------------------------------------------------------------------------------------------
+    # ---- reads -----------------------------------------------------------------------------------
 
     def _read(self, session: Session, id: int, work: Work) -> None:
-        """Run a read as a task and reply with what it gives; a function is called in the turn in which the reply is sent."""
+        """Run a read as a task and reply with what it gives; a function is called in the turn in
+        which the reply is sent.
+        """
         user = session.user
         assert user is not None
         if session.reads >= READS_MAX or user.reads >= USER_READS_MAX:
             self.metrics.reads_refused += 1
-            whose = f"{READS_MAX} reads at once on a connection" if session.reads >= READS_MAX else f"{USER_READS_MAX} reads of a user at once"
+            whose = (
+                f"{READS_MAX} reads at once on a connection"
+                if session.reads >= READS_MAX
+                else f"{USER_READS_MAX} reads of a user at once"
+            )
             raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
         session.read_begins()
         user.reads += 1
@@ -225,7 +256,9 @@ class Chat:
         try:
             payload = await work()
             await self.delivery.drained(session)
-            if session.gone:  # nobody hears it; and the log may have moved since, into whose memory nothing of before must get
+            # Nobody hears it; and the log may have moved since, into whose memory nothing of before
+            # must get
+            if session.gone:
                 return
             if callable(payload):
                 payload = payload()
@@ -239,7 +272,10 @@ class Chat:
         self._send(session, payload)
 
     async def _takes(self, session: Session) -> bool:
-        """Wait for room for an answer, as nothing is read for a client that does not read. False: it has gone."""
+        """Wait for room for an answer, as nothing is read for a client that does not read.
+
+        False: it has gone.
+        """
         await self.delivery.drained(session)
         return not session.gone
 
@@ -266,7 +302,8 @@ class Chat:
             raise errors.Unavailable("what the user has is being looked at again", retry_ms=opening.OPEN_RETRY_MS)
         before = None if request.cursor is None else _place(request.cursor)
         for _ in range(LISTS_MAX):
-            page = self.s.registry.recent(user, before, request.limit + 1)  # one more tells whether this is the last page
+            # One more tells whether this is the last page
+            page = self.s.registry.recent(user, before, request.limit + 1)
             is_last, page = len(page) <= request.limit, page[: request.limit]
             last = [Place(conv.ts, conv.id) for conv in page[-1:]]
             rows = await self._rows_of(user, page)
@@ -275,7 +312,9 @@ class Chat:
             if session.gone or not opening.ahead(self.s, rows):
                 break
         facts: dict[str, object] = {} if is_last else {"cursor": _cursor_of(*last)}
-        return lambda: protocol.reply(request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts)
+        return lambda: protocol.reply(
+            request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts
+        )
 
     async def _rows_of(self, user: User, page: list[Conversation]) -> list[ConvRow]:
         """What the database has of a page. Raises Unavailable."""
@@ -287,7 +326,7 @@ class Chat:
             raise opening.another_log(self.s)  # a row never goes
         return [found[conv.id] for conv in page]
 
-    # ---- presence: see presence_push.py ---------------------------------------------------------------------------------------------
+    # ---- presence: see presence_push.py ----------------------------------------------------------
 
     def _begin_watch(self, session: Session, request: protocol.Watch) -> None:
         session.frames.owe(self.s.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
@@ -311,15 +350,19 @@ class Chat:
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
         assert session.user is not None
         self._send(session, protocol.ok(request.id))
-        self.s.presence_push.announce(self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms()))
+        self.s.presence_push.announce(
+            self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms())
+        )
 
-    # ---- the rest -------------------------------------------------------------------------------------------------------------------------
+    # ---- the rest --------------------------------------------------------------------------------
 
     def _refresh(self, session: Session, request: protocol.Refresh) -> None:
         assert session.user is not None
         if wait := hello_rates.of_user(session.user, self.s.now()):  # a signature is what a hello costs most
             self.metrics.hellos_limited += 1
-            raise errors.Overloaded("too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait))
+            raise errors.Overloaded(
+                "too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait)
+            )
         try:
             identity = self.s.verify(request.token)
             if identity.user != session.user.id:
@@ -355,7 +398,10 @@ class Chat:
         return user is not None and any(session.state is State.OPENING for session in user.sessions.values())
 
     def tick(self) -> None:
-        """What is due: grace times that are over, what was held back. To be called when the alarm rings, which it sets again."""
+        """What is due: grace times that are over, what was held back.
+
+        To be called when the alarm rings, which it sets again.
+        """
         self.s.presence_push.tick(self._is_opening)
         self.typing.tick()
         for at in (self.s.presence_push.next_due(), self.typing.next_due()):
@@ -366,22 +412,29 @@ class Chat:
         if gone := self.s.registry.release(self.s.now()):
             self.s.others.release(gone)
 
-    # ---- other nodes ----------------------------------------------------------------------------------------------------------------------
+    # ---- other nodes -----------------------------------------------------------------------------
 
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
-        """Tell other nodes which devices of these users did something in the last `seconds`: the users have some there, too."""
+        """Tell other nodes which devices of these users did something in the last `seconds`: the
+        users have some there, too.
+        """
         opening.tell_activity(self.s, users, seconds)
 
 
 def _place(cursor: str) -> Place:
-    """Where a page begins. Cursors are in us, as nodes of the release before make them; ours are in whole ms and end with 999."""
+    """Where a page begins.
+
+    Cursors are in us, as nodes of the release before make them; ours are in whole ms and end with
+    999.
+    """
     try:
         us, id = map(int, cursor.split("."))
         if not (0 <= us < 2**62 and 0 <= id < 2**62):
             raise ValueError
     except ValueError:
         raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
-    return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)  # ms are rounded: rather one twice than one never
+    # Ms are rounded: rather one twice than one never
+    return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)
 
 
 def _cursor_of(last: Place) -> str:

@@ -1,10 +1,12 @@
-"""What the services need of other nodes, and of the limits that all nodes share: protocols, and what stands for them where a node is alone. Pure.
+"""What the services need of other nodes, and of the limits that all nodes share: protocols, and
+what stands for them where a node is alone. Pure.
 
     OtherNodes   Relay (cluster, over Redis)   or  Alone      who else has a user; entries, receipts and typing for them
     Admission    Quota (cluster, over Redis)   or  OwnCount   may this user send, or open a conversation, now?
 
-Which of the two it is, the node decides once, when it is made. No service asks whether there are other nodes, with two exceptions that are facts of
-the log and of time, told by the ports themselves: `OtherNodes.share_log` and `Admission.decides_at_once`.
+Which of the two it is, the node decides once, when it is made. No service asks whether there are
+other nodes, with two exceptions that are facts of the log and of time, told by the ports
+themselves: `OtherNodes.share_log` and `Admission.decides_at_once`.
 """
 
 from __future__ import annotations
@@ -12,31 +14,39 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from chatd.limits import Penalty, SlidingWindow
+from chatd.core.rate_limit import Penalty, SlidingWindow
 
 if TYPE_CHECKING:
+    from chatd.core.batch import Item
+    from chatd.core.conversation import Conversation
+    from chatd.core.session import User
     from chatd.ids import UserId
-    from chatd.lanes import Item
-    from chatd.registry import Conversation, User
 
 NEW_PERIOD_S: Final = 3_600.0  # of the limit of new conversations
 
 
 class OtherNodes(Protocol):
-    """The other nodes on this log. Nothing of it raises. `me` and `peer`: users as they are held here, None where they are not."""
+    """The other nodes on this log.
+
+    Nothing of it raises. `me` and `peer`: users as they are held here, None where they are not.
+    """
 
     @property
     def share_log(self) -> bool:
         """They write to the log: what is in it may not have been delivered here yet."""
 
     async def arrive(self, user: UserId, watch: Iterable[UserId]) -> None:
-        """A session of the user begins: return when what others publish for them comes here, and what is known of those they watch. Bounded."""
+        """A session of the user begins: return when what others publish for them comes here, and
+        what is known of those they watch. Bounded.
+        """
 
     async def look(self, users: Iterable[UserId]) -> None:
         """Return when it is known which of these are online elsewhere. Bounded."""
 
     async def look_back(self, user: User) -> None:
-        """A session of a user who is elsewhere, too, is live now: look whether anything was missed before the other node knew of it."""
+        """A session of a user who is elsewhere, too, is live now: look whether anything was missed
+        before the other node knew of it.
+        """
 
     def pages(self) -> int:
         """How often what others wrote has been read from the log so far."""
@@ -79,13 +89,17 @@ class Admission(Protocol):
 
     @property
     def decides_at_once(self) -> bool:
-        """`put` runs what it is given before it returns, and a window may be taken from without asking."""
+        """`put` runs what it is given before it returns, and a window may be taken from without
+        asking.
+        """
 
     def windows(self, user: UserId) -> Windows:
         """A new user's limits."""
 
     def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
-        """Run `then(arrived_at)` when it is known what the window grants; False: too many wait, and it never runs. In the order of the calls."""
+        """Run `then(arrived_at)` when it is known what the window grants; False: too many wait, and
+        it never runs. In the order of the calls.
+        """
 
     async def take(self, window: SlidingWindow) -> tuple[float, float]:
         """Take one: (wait in seconds, when it was taken), as of `SlidingWindow.take`."""
@@ -121,7 +135,10 @@ class Alone:
 
 
 class OwnCount:
-    """This node's own count decides, and nothing waits. Implements Admission. `now`: seconds, monotonic."""
+    """This node's own count decides, and nothing waits.
+
+    Implements Admission. `now`: seconds, monotonic.
+    """
 
     decides_at_once: Final = True
 
@@ -131,8 +148,10 @@ class OwnCount:
     def windows(self, user: UserId) -> Windows:
         rates = self._rates
         return Windows(
-            SlidingWindow(rates.messages, rates.per_s), Penalty(rates.strikes_max), SlidingWindow(rates.new_per_hour, NEW_PERIOD_S)
-        )  # fmt: skip
+            SlidingWindow(rates.messages, rates.per_s),
+            Penalty(rates.strikes_max),
+            SlidingWindow(rates.new_per_hour, NEW_PERIOD_S),
+        )
 
     def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
         then(self._now())

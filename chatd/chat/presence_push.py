@@ -1,11 +1,14 @@
-"""Presence to sessions: a change to those who watch, a status to those who ask. Who may see whom is decided here.
+"""Presence to sessions: a change to those who watch, a status to those who ask.
+
+Who may see whom is decided here.
 
     Presence ──Change──► announce ──► Pace ──► sessions here that watch the user and may see them
     hello, `watch` ──► snapshot, statuses ──► what the session is told at first
     Delivery: both have sent ──► conversation_opened ──► those who watched in vain until now
 
-Presence is watched, not broadcast, and it flows once both have sent in their conversation. A status has a version, and newer replaces older: a push
-that crosses a snapshot does no harm. Who is online is in presence.py; last-seen times of users who are not in memory are read from the store.
+Presence is watched, not broadcast, and it flows once both have sent in their conversation. A status
+has a version, and newer replaces older: a push that crosses a snapshot does no harm. Who is online
+is in presence.py; last-seen times of users who are not in memory are read from the store.
 """
 
 from __future__ import annotations
@@ -14,15 +17,16 @@ import contextlib
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
-from chatd import errors, framing, protocol
-from chatd.alarm import Alarm
+from chatd import errors, protocol
+from chatd.core.coalescing import PRESENCE_BURST, PRESENCE_S, Pace
+from chatd.core.conversations import Registry
+from chatd.core.session import Session, State
 from chatd.ids import UserId
+from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.pace import PRESENCE_BURST, PRESENCE_S, Pace
 from chatd.presence import Change, Presence, Status
-from chatd.registry import Registry
-from chatd.session import Session, State
 from chatd.store import Store
+from chatd.wire import framing
 
 
 def may_see(watcher: Session, user: UserId) -> bool:
@@ -36,23 +40,34 @@ def may_see(watcher: Session, user: UserId) -> bool:
 
 
 class PresencePush:
-    """`tick` is to be called by the time that `alarm` is given, and by `next_due` once a session of a user has ended.
+    """`tick` is to be called by the time that `alarm` is given, and by `next_due` once a session of
+    a user has ended.
 
     `now`: seconds, monotonic; `now_ms`: since 1970; `spawn` starts a watched task.
     """
 
     def __init__(
-        self, presence: Presence, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float], now_ms: Callable[[], int],
-        spawn: Callable[[Coroutine[Any, Any, None]], object], alarm: Alarm,
-    ) -> None:  # fmt: skip
+        self,
+        presence: Presence,
+        registry: Registry,
+        store: Store,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        now_ms: Callable[[], int],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        alarm: Alarm,
+    ) -> None:
         self._presence, self._registry, self._store, self._metrics = presence, registry, store, metrics
         self._now, self._now_ms, self._spawn, self._alarm = now, now_ms, spawn, alarm
         self._pace: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
 
-    # ---- changes --------------------------------------------------------------------------------------------------------------------
+    # ---- changes ---------------------------------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:
-        """Push a status to those who watch it and may see it: at most one a second of a user, and the last one always."""
+        """Push a status to those who watch it and may see it: at most one a second of a user, and
+        the last one always.
+        """
         if change is None:
             return
         self._metrics.presence_changes += 1
@@ -92,7 +107,10 @@ class PresencePush:
                 session.sink.send(frame)
 
     def tick(self, is_opening: Callable[[UserId], bool]) -> None:
-        """Tell of grace times that are over, and what was held back. `is_opening`: a session of the user is in its hello."""
+        """Tell of grace times that are over, and what was held back.
+
+        `is_opening`: a session of the user is in its hello.
+        """
         for change in self._presence.due(self._now(), self._now_ms(), is_opening):
             self.announce(change)
         for _, change in self._pace.due(self._now()):
@@ -100,10 +118,13 @@ class PresencePush:
         self._metrics.presence_merged = self._pace.merged
 
     def next_due(self) -> float | None:
-        """When `tick` is to be called next: the end of a grace time, or of what holds a push back. None: nothing is due."""
+        """When `tick` is to be called next: the end of a grace time, or of what holds a push back.
+
+        None: nothing is due.
+        """
         return min((at for at in (self._presence.next_due(), self._pace.next_due()) if at is not None), default=None)
 
-    # ---- what a session is told at first ----------------------------------------------------------------------------------------------
+    # ---- what a session is told at first ---------------------------------------------------------
 
     async def snapshot(self, session: Session) -> list[dict[str, object]]:
         """The statuses of all whom the session watches, as the wire has them."""
@@ -111,16 +132,23 @@ class PresencePush:
         seen = await self.last_seen(session, users)
         return self.statuses(session, users, seen)
 
-    def statuses(self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[dict[str, object]]:
+    def statuses(
+        self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]
+    ) -> list[dict[str, object]]:
         """As of now: to be sent in this turn of the loop, before a change is pushed."""
         return [self._status_for(session, user, seen.get(user)).facts() for user in users]
 
     def unseen(self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[UserId]:
         """Those of them who are away, and of whom `seen` does not say since when."""
-        return [user for user in users if user not in seen and self._presence.status(user) is None and may_see(session, user)]
+        return [
+            user
+            for user in users
+            if user not in seen and self._presence.status(user) is None and may_see(session, user)
+        ]
 
     async def last_seen(self, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
-        """When those of them who are away were last seen, in ms, from the database; None: it does not know.
+        """When those of them who are away were last seen, in ms, from the database; None: it does
+        not know.
 
         Also of those who leave while it is asked.
         """
@@ -142,7 +170,9 @@ class PresencePush:
             return {}
 
     def push_changed(self, session: Session, told: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
-        """Push what changed between the snapshot and going live; changes are pushed to live sessions only."""
+        """Push what changed between the snapshot and going live; changes are pushed to live
+        sessions only.
+        """
         before = {facts["user"]: facts["state"] for facts in told}
         for user in session.watching:
             now = self._status_for(session, user, seen.get(user))
@@ -155,12 +185,15 @@ class PresencePush:
         return self.status(user, seen_ms)
 
     def status(self, user: UserId, seen_ms: int | None) -> Change:
-        """A user's status as of now, with a version just below now: above what the client was told before, also by other nodes, and below what
-        is told next.
+        """A user's status as of now, with a version just below now: above what the client was told
+        before, also by other nodes, and below what is told next.
         """
         change = self._presence.status(user) or self.offline(user, seen_ms)
         return change._replace(v=max(change.v, self._presence.told_v(self._now_ms())))
 
     def offline(self, user: UserId, seen_ms: int | None) -> Change:
-        """The status of somebody who is not in memory. Its version is just below now, so that whatever happens next is newer."""
+        """The status of somebody who is not in memory.
+
+        Its version is just below now, so that whatever happens next is newer.
+        """
         return Change(user, Status.OFFLINE, self._presence.told_v(self._now_ms()), seen_ms)

@@ -1,8 +1,22 @@
-"""The Python SDK of chatd. `Client` for apps and bots; `Connection` for tools that want the bare protocol. docs/client.md is its page."""
+"""The Python SDK of chatd.
+
+`Client` for apps and bots; `Connection` for tools that want the bare protocol. docs/client.md is
+its page.
+"""
 
 from chatd.client.client import Client, Token
 from chatd.client.connection import Connection
-from chatd.client.errors import ClientError, Closed, ConnectionLost, EpochChanged, NoToken, OutboxFull, ProtocolError, RequestError, Stopped
+from chatd.client.errors import (
+    ClientError,
+    Closed,
+    ConnectionLost,
+    EpochChanged,
+    NoToken,
+    OutboxFull,
+    ProtocolError,
+    RequestError,
+    Stopped,
+)
 from chatd.client.frames import (
     ConversationItem,
     ConversationPage,
@@ -21,7 +35,30 @@ from chatd.client.frames import (
 )
 
 __all__ = [
-    "Client", "ClientError", "Closed", "Connection", "ConnectionLost", "ConversationItem", "ConversationPage", "Entry", "EpochChanged", "Event",
-    "Frame", "Limits", "NoToken", "Notice", "OutboxFull", "Page", "Presence", "ProtocolError", "Receipt", "RequestError", "Reset", "Sent", "Stopped",
-    "Token", "Typing", "Unsent",
-]  # fmt: skip
+    "Client",
+    "ClientError",
+    "Closed",
+    "Connection",
+    "ConnectionLost",
+    "ConversationItem",
+    "ConversationPage",
+    "Entry",
+    "EpochChanged",
+    "Event",
+    "Frame",
+    "Limits",
+    "NoToken",
+    "Notice",
+    "OutboxFull",
+    "Page",
+    "Presence",
+    "ProtocolError",
+    "Receipt",
+    "RequestError",
+    "Reset",
+    "Sent",
+    "Stopped",
+    "Token",
+    "Typing",
+    "Unsent",
+]

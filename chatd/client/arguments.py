@@ -1,4 +1,7 @@
-"""What an app passes in, checked before it becomes a frame: only what would make one that cannot be sent. Pure."""
+"""What an app passes in, checked before it becomes a frame: only what would make one that cannot be sent.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from chatd.ids import user_id
 
 
 def check_user(peer: str) -> None:
-    """Only the server knows by which Unicode it goes. Raises RequestError, as the server would answer."""
+    """Only the server knows by which Unicode it goes.
+
+    Raises RequestError, as the server would answer.
+    """
     try:
         user_id(peer)
     except ValueError as e:

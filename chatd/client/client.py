@@ -6,14 +6,17 @@
             ...
 
 Guarantees, and what they rest on:
-- `send`, `edit`, `delete` return once the entry is durable, and raise RequestError only when it is not in the log and never will be. Until one of
-  the two is known they go on, over reconnects, with the same cid.
-- `entries` gives every entry after the place where this client started, once and in order of seq per conversation: the peer's, and this user's
-  own, whichever device sent them. With `state` it goes on where that state was taken. See inbox.py for how, and for the bound on memory.
+- `send`, `edit`, `delete` return once the entry is durable, and raise RequestError only when it is
+  not in the log and never will be. Until one of the two is known they go on, over reconnects, with
+  the same cid.
+- `entries` gives every entry after the place where this client started, once and in order of seq
+  per conversation: the peer's, and this user's own, whichever device sent them. With `state` it
+  goes on where that state was taken. See inbox.py for how, and for the bound on memory.
 - Nothing here waits for a slow reader of `entries` or `events`.
 
-A client is for one event loop, and lives once: `open`, then `close`; what outlives it is `state()`. Neighbours: `session.py` is one of its
-connections, `desk.py` what it keeps between them, `dial.py` says when to connect again. docs/client.md is the page for those who use it.
+A client is for one event loop, and lives once: `open`, then `close`; what outlives it is `state()`.
+Neighbours: `session.py` is one of its connections, `desk.py` what it keeps between them, `dial.py`
+says when to connect again. docs/client.md is the page for those who use it.
 """
 
 from __future__ import annotations
@@ -54,16 +57,29 @@ REPLY_CIDS: Final = uuid.UUID("3c1f0f4e-7a52-4a0b-9d0e-6f1d6b1a2c58")  # namespa
 
 
 class Client:
-    """See the module. `token`: the token, or a callable (also async) that gives it; it is called with True when a new one is needed.
+    """See the module.
 
-    `device` must be stable per installation: another connection with the same one ends this one for good. `state`: what `state()` gave in an
-    earlier process. `auto_ack`: entries that were taken from `entries` count as delivered. `options` go to `websockets.connect`.
+    `token`: the token, or a callable (also async) that gives it; it is called with True when a new
+    one is needed.
+
+    `device` must be stable per installation: another connection with the same one ends this one for
+    good. `state`: what `state()` gave in an earlier process. `auto_ack`: entries that were taken
+    from `entries` count as delivered. `options` go to `websockets.connect`.
     """
 
     def __init__(
-        self, url: str, *, token: Token, device: str, state: Mapping[str, Any] | None = None, auto_ack: bool = True,
-        queue_max: int = QUEUE_MAX, outbox_max: int = ITEMS_MAX, options: Mapping[str, Any] | None = None, rng: random.Random | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        url: str,
+        *,
+        token: Token,
+        device: str,
+        state: Mapping[str, Any] | None = None,
+        auto_ack: bool = True,
+        queue_max: int = QUEUE_MAX,
+        outbox_max: int = ITEMS_MAX,
+        options: Mapping[str, Any] | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
         self.url, self.device = url, device
         self._token, self._auto_ack, self._options = token, auto_ack, options
         self._desk = Desk(queue_max, outbox_max)
@@ -77,10 +93,13 @@ class Client:
         self._closing = False
         self._task: asyncio.Task[None] | None = None
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, and wait for the first welcome, however long it takes. Raises Stopped where trying again would not help."""
+        """Connect, and wait for the first welcome, however long it takes.
+
+        Raises Stopped where trying again would not help.
+        """
         if self._task is not None or self._ended is not None:
             raise RuntimeError("a Client lives once: make a new one, with state= to go on from the old one")
         self._task = asyncio.create_task(self._keep_connected(), name=f"chatd client {self.device}")
@@ -91,7 +110,11 @@ class Client:
             raise
 
     async def close(self, *, drain: bool = True, drain_s: float = DRAIN_S) -> None:
-        """End it. With `drain`, what waits in the outbox is sent before, for `drain_s` at most; the rest stays in `state()`. Idempotent."""
+        """End it.
+
+        With `drain`, what waits in the outbox is sent before, for `drain_s` at most; the rest stays
+        in `state()`. Idempotent.
+        """
         self._closing = True
         if drain and self._ended is None and self._task is not None:
             try:
@@ -110,7 +133,9 @@ class Client:
         await self.open()
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close(drain=kind is None)
 
     @property
@@ -136,27 +161,31 @@ class Client:
     def state(self) -> dict[str, Any]:
         """What a later `Client(state=...)` needs to go on from here: JSON-able, a copy.
 
-        It counts each entry that `entries` has given as done, the one in hand too; and it holds what is not yet known to be sent. Costs time
-        in proportion to the number of conversations.
+        It counts each entry that `entries` has given as done, the one in hand too; and it holds
+        what is not yet known to be sent. Costs time in proportion to the number of conversations.
         """
         return self._desk.save()
 
-    # ---- sending --------------------------------------------------------------------------------------------------------------------------
+    # ---- sending ---------------------------------------------------------------------------------
 
     async def send(self, peer: str, body: str, *, cid: str | None = None) -> Sent:
-        """Send a message to the user `peer`; returns once it is durable. Calls in one conversation keep their order.
+        """Send a message to the user `peer`; returns once it is durable.
 
-        With a `cid` of your own (a UUID) the send is done once however often it is asked for, by any process, for as long as history is kept.
-        Cancelling takes the message back only if it has surely not been stored; otherwise it goes on being sent: it may be in the log, now or later.
-        Raises RequestError (refused for good), OutboxFull, Stopped.
+        Calls in one conversation keep their order.
+
+        With a `cid` of your own (a UUID) the send is done once however often it is asked for, by
+        any process, for as long as history is kept. Cancelling takes the message back only if it
+        has surely not been stored; otherwise it goes on being sent: it may be in the log, now or
+        later. Raises RequestError (refused for good), OutboxFull, Stopped.
         """
         return await self._enter(peer, "message", body, None, cid)
 
     async def edit(self, peer: str, seq: int, body: str, *, cid: str | None = None, refcid: str | None = None) -> Sent:
         """Give one's own message `seq` another text. As `send`; also raises EpochChanged.
 
-        `refcid`: the cid of that message (`Entry.cid`). Known for the messages of this client and those that it was given; without it an edit that
-        is not stored before the log is restored from a backup raises EpochChanged, for another message may stand at `seq` now.
+        `refcid`: the cid of that message (`Entry.cid`). Known for the messages of this client and
+        those that it was given; without it an edit that is not stored before the log is restored
+        from a backup raises EpochChanged, for another message may stand at `seq` now.
         """
         return await self._enter(peer, "edit", body, seq, cid, refcid)
 
@@ -165,10 +194,14 @@ class Client:
         return await self._enter(peer, "delete", None, seq, cid, refcid)
 
     def reply_cid(self, entry: Entry, n: int = 0) -> str:
-        """A cid for the n-th thing sent because of `entry`: the same whenever it is asked for, so that handling an entry twice sends once."""
+        """A cid for the n-th thing sent because of `entry`: the same whenever it is asked for, so
+        that handling an entry twice sends once.
+        """
         return str(uuid.uuid5(REPLY_CIDS, f"{self.epoch}/{entry.c}/{entry.seq}/{n}"))
 
-    async def _enter(self, peer: str, kind: str, body: str | None, ref: int | None, cid: str | None, refcid: str | None = None) -> Sent:
+    async def _enter(
+        self, peer: str, kind: str, body: str | None, ref: int | None, cid: str | None, refcid: str | None = None
+    ) -> Sent:
         if self._closing or self._ended is not None:
             raise self._ended or Closed()
         check_user(peer)
@@ -176,7 +209,9 @@ class Client:
             check_body(body, self.limits.body_bytes)
         doubtful = cid is not None
         cid = str(uuid.uuid4()) if cid is None else checked_cid(cid)
-        item, future = self._desk.add(peer, cid, kind, body, ref, None if refcid is None else checked_cid(refcid), doubtful=doubtful)
+        item, future = self._desk.add(
+            peer, cid, kind, body, ref, None if refcid is None else checked_cid(refcid), doubtful=doubtful
+        )
         try:
             return await future
         except asyncio.CancelledError:
@@ -184,14 +219,21 @@ class Client:
                 self._session.skip(peer, cid)
             raise
 
-    # ---- receiving ------------------------------------------------------------------------------------------------------------------------
+    # ---- receiving -------------------------------------------------------------------------------
 
     def entries(self) -> Stream[Entry]:
-        """Every entry, once. Ends after `close`; raises Stopped if the client ended otherwise, after the last entry it had."""
+        """Every entry, once.
+
+        Ends after `close`; raises Stopped if the client ended otherwise, after the last entry it
+        had.
+        """
         return Stream(self._next_entry)
 
     def events(self) -> Stream[Event]:
-        """Receipts, presence, typing, notices, resets, refusals of what nobody waits for. A newer one replaces an older one about the same thing."""
+        """Receipts, presence, typing, notices, resets, refusals of what nobody waits for.
+
+        A newer one replaces an older one about the same thing.
+        """
         return Stream(self._next_event)
 
     async def _next_entry(self) -> Entry | None:
@@ -222,7 +264,10 @@ class Client:
         return event
 
     async def read(self, peer: str, seq: int) -> None:
-        """The user has seen everything up to `seq`. Told to the server soon, together with others; nothing is waited for."""
+        """The user has seen everything up to `seq`.
+
+        Told to the server soon, together with others; nothing is waited for.
+        """
         self._desk.cursors.read(self._known(peer, seq), seq)
         self._desk.to_tell.set()
 
@@ -236,13 +281,18 @@ class Client:
         if c is None:
             raise RequestError("no_conversation", "no such conversation of yours")
         if not 1 <= seq <= self._desk.inbox.places[c].head:
-            raise RequestError("bad_seq", f"seq {seq} is beyond the head, {self._desk.inbox.places[c].head}", field="seq")
+            raise RequestError(
+                "bad_seq", f"seq {seq} is beyond the head, {self._desk.inbox.places[c].head}", field="seq"
+            )
         return c
 
-    # ---- asking ---------------------------------------------------------------------------------------------------------------------------
+    # ---- asking ----------------------------------------------------------------------------------
 
     async def history(self, peer: str, *, before: int | None = None, after: int | None = None, limit: int = 50) -> Page:
-        """A page of the log: the newest, or older than `before`, or newer than `after`. `limit` counts messages."""
+        """A page of the log: the newest, or older than `before`, or newer than `after`.
+
+        `limit` counts messages.
+        """
         check_user(peer)
         keys = {"before": before, "after": after, "limit": limit}
         reply = await self._ask("history", {k: v for k, v in keys.items() if v is not None}, peer)
@@ -253,11 +303,18 @@ class Client:
         return page
 
     async def conversations(self, *, limit: int = 50, cursor: str | None = None) -> ConversationPage:
-        """A page of the conversations, the latest entry first; go on with the `cursor` of the page before."""
-        return frames.conversation_page(await self._ask("conversations", {"limit": limit} | ({} if cursor is None else {"cursor": cursor})))
+        """A page of the conversations, the latest entry first; go on with the `cursor` of the page
+        before.
+        """
+        return frames.conversation_page(
+            await self._ask("conversations", {"limit": limit} | ({} if cursor is None else {"cursor": cursor}))
+        )
 
     async def watch(self, users: Sequence[str]) -> tuple[Presence, ...]:
-        """Whose presence `events` tells, from now on and over reconnects; replaces the last list. Returns how they stand now."""
+        """Whose presence `events` tells, from now on and over reconnects; replaces the last list.
+
+        Returns how they stand now.
+        """
         for user in users:
             check_user(user)
         self._desk.watch(tuple(dict.fromkeys(users)))
@@ -266,7 +323,10 @@ class Client:
         return snapshot
 
     async def typing(self, peer: str) -> None:
-        """Tell `peer` that one is typing; lost without a word where there is no connection. Raises RequestError (`not_open`)."""
+        """Tell `peer` that one is typing; lost without a word where there is no connection.
+
+        Raises RequestError (`not_open`).
+        """
         check_user(peer)
         session = self._session
         if session is None:
@@ -286,7 +346,9 @@ class Client:
             await self._ask("presence", {"state": "away" if away else "online"})
 
     async def _ask(self, t: str, keys: dict[str, Any], peer: str | None = None) -> Frame:
-        """A request that may be asked any number of times: over reconnects and after `retry_ms`, until there is an answer."""
+        """A request that may be asked any number of times: over reconnects and after `retry_ms`,
+        until there is an answer.
+        """
         while True:
             session = await self._live()
             try:
@@ -299,7 +361,7 @@ class Client:
                     raise
                 await asyncio.sleep(e.retry_ms / 1000)
 
-    # ---- the connection -------------------------------------------------------------------------------------------------------------------
+    # ---- the connection --------------------------------------------------------------------------
 
     async def _live(self) -> Session:
         """The session, once there is one. Raises Stopped."""
@@ -402,7 +464,12 @@ class Client:
         return self._dial.closed(link.close_code or 1012, named_s=wait_s)
 
     def _hello(self, token: str) -> dict[str, Any]:
-        keys: dict[str, Any] = {"token": token, "device": self.device, "state": "away" if self._desk.away else "online", "features": []}
+        keys: dict[str, Any] = {
+            "token": token,
+            "device": self.device,
+            "state": "away" if self._desk.away else "online",
+            "features": [],
+        }
         if self._bare:
             return keys | self._desk.inbox.bare()
         room = self.limits.frame_bytes - len(orjson.dumps(keys)) - HELLO_MARGIN_BYTES

@@ -1,12 +1,14 @@
-"""One connection to chatd, without reconnecting, outbox or cursors: for tools, tests, and clients that want those their own way.
+"""One connection to chatd, without reconnecting, outbox or cursors: for tools, tests, and clients
+that want those their own way.
 
     async with await Connection.open(url, token, device="probe-1") as connection:
         ok = await connection.request("send", to="bob", cid=str(uuid.uuid4()), body="hi")
         async for push in connection.pushes:
             print(push)
 
-Frames are dicts, as docs/protocol.md has them. Requests may be pipelined: `ask` sends at once, in the order of the calls. Pushes wait in a queue
-of `PUSHES_MAX`; when it is full nothing more is read, replies neither, until somebody takes some: the server's bound for slow consumers then holds.
+Frames are dicts, as docs/protocol.md has them. Requests may be pipelined: `ask` sends at once, in
+the order of the calls. Pushes wait in a queue of `PUSHES_MAX`; when it is full nothing more is
+read, replies neither, until somebody takes some: the server's bound for slow consumers then holds.
 """
 
 from __future__ import annotations
@@ -38,8 +40,13 @@ class Connection:
         link.on_over = self._news.set
 
     @classmethod
-    async def dial(cls, url: str, *, options: Mapping[str, Any] | None = None, tap: Callable[[Frame], None] | None = None) -> Self:
-        """The WebSocket alone, before `hello`. `options` go to `websockets.connect`; `tap` sees each push at once, even while `pushes` is not read.
+    async def dial(
+        cls, url: str, *, options: Mapping[str, Any] | None = None, tap: Callable[[Frame], None] | None = None
+    ) -> Self:
+        """The WebSocket alone, before `hello`.
+
+        `options` go to `websockets.connect`; `tap` sees each push at once, even while `pushes` is
+        not read.
 
         Raises OSError, TimeoutError, and websockets' exceptions.
         """
@@ -50,7 +57,10 @@ class Connection:
         cls, url: str, token: str, *, device: str,
         options: Mapping[str, Any] | None = None, tap: Callable[[Frame], None] | None = None, **hello_keys: Any,
     ) -> Self:  # fmt: skip
-        """Dial and say hello; returns when the welcome is complete. Further `hello_keys`: `cursors`, `since`, `epoch`, `watch`, `state`, ..."""
+        """Dial and say hello; returns when the welcome is complete.
+
+        Further `hello_keys`: `cursors`, `since`, `epoch`, `watch`, `state`, ...
+        """
         connection = await cls.dial(url, options=options, tap=tap)
         try:
             await connection.hello(token=token, device=device, **hello_keys)
@@ -60,7 +70,10 @@ class Connection:
         return connection
 
     async def hello(self, **keys: Any) -> Frame:
-        """Say hello with these keys, `v` included. `welcome` has then all pages of the answer as one."""
+        """Say hello with these keys, `v` included.
+
+        `welcome` has then all pages of the answer as one.
+        """
         self.welcome = await self._link.hello(keys)
         return self.welcome
 
@@ -73,7 +86,10 @@ class Connection:
         return self._link.future(t, keys)
 
     def send_text(self, text: str) -> None:
-        """Send any text as a frame, as it is: for trying what a server does with it. The reply comes as a push."""
+        """Send any text as a frame, as it is: for trying what a server does with it.
+
+        The reply comes as a push.
+        """
         self._link.send_text(text)
 
     @property
@@ -97,11 +113,16 @@ class Connection:
 
     @property
     def pushes(self) -> Stream[Frame]:
-        """Whatever comes that is no reply to a request of this class, in order; ends with the connection."""
+        """Whatever comes that is no reply to a request of this class, in order; ends with the
+        connection.
+        """
         return Stream(self._next)
 
     async def next(self, t: str | None = None) -> Frame:
-        """The next push; with `t`, the next of that type, while others are dropped. Raises ConnectionLost."""
+        """The next push; with `t`, the next of that type, while others are dropped.
+
+        Raises ConnectionLost.
+        """
         while (frame := await self._next()) is not None:
             if t is None or frame.get("t") == t:
                 return frame
@@ -138,5 +159,7 @@ class Connection:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.close()

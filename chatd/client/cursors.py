@@ -1,8 +1,9 @@
 """This user's own cursors: what the server is known to have, and what it is still to be told. Pure.
 
-Only forward. Coalesced: however many entries came, one `ack` or `read` a conversation goes out; `read` moves `delivered` along, so with it
-there is no `ack`. The server may forget the last second of them in a crash; so what a welcome says replaces what was known, and what
-was wanted beyond it is told again.
+Only forward. Coalesced: however many entries came, one `ack` or `read` a conversation goes out;
+`read` moves `delivered` along, so with it there is no `ack`. The server may forget the last second
+of them in a crash; so what a welcome says replaces what was known, and what was wanted beyond it is
+told again.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class _Cursor:
 
 
 class Cursors:
-    """`ack` and `read` want; `due` gives what to send; `known`, `again` or `refused` tells what became of it."""
+    """`ack` and `read` want; `due` gives what to send; `known`, `again` or `refused` tells what
+    became of it.
+    """
 
     def __init__(self) -> None:
         self._of: dict[str, _Cursor] = {}
@@ -64,11 +67,16 @@ class Cursors:
         cursor.delivered, cursor.read = max(cursor.delivered, delivered), max(cursor.read, read)
 
     def welcomed(self, items: Iterable[ConversationItem]) -> None:
-        """A new connection: what it lists replaces what was known, and what was on its way before is to be told again."""
+        """A new connection: what it lists replaces what was known, and what was on its way before
+        is to be told again.
+        """
         for item in items:
             cursor = self._at(item.c)
             cursor.delivered, cursor.read = item.delivered, item.read
-            cursor.want_delivered, cursor.want_read = min(cursor.want_delivered, item.head), min(cursor.want_read, item.head)
+            cursor.want_delivered, cursor.want_read = (
+                min(cursor.want_delivered, item.head),
+                min(cursor.want_read, item.head),
+            )
         self._dirty = dict.fromkeys(c for c, cursor in self._of.items() if cursor.pending)
 
     @property

@@ -1,7 +1,8 @@
 """What a client holds from one connection to the next, and who waits for what.
 
-The pure parts (inbox, outbox, cursors) with the asyncio events that tell of a change in them. `client.py` (the app's side) and `session.py` (the
-connection's side) both work on one Desk and know nothing else of each other.
+The pure parts (inbox, outbox, cursors) with the asyncio events that tell of a change in them.
+`client.py` (the app's side) and `session.py` (the connection's side) both work on one Desk and know
+nothing else of each other.
 
     app ── send ──► outbox ── to_send ──► session          session ── push ──► inbox ── arrived ──► entries()
     app ── take ──► inbox ─── to_fill ──► session          session ── answer ► waiting futures, events
@@ -17,7 +18,20 @@ from typing import Any, Final
 
 from chatd.client.cursors import Cursors
 from chatd.client.errors import ClientError, EpochChanged, RequestError
-from chatd.client.frames import ConversationItem, Entry, Event, Limits, Notice, Presence, Receipt, Reset, Sent, Typing, Unsent, Welcome
+from chatd.client.frames import (
+    ConversationItem,
+    Entry,
+    Event,
+    Limits,
+    Notice,
+    Presence,
+    Receipt,
+    Reset,
+    Sent,
+    Typing,
+    Unsent,
+    Welcome,
+)
 from chatd.client.inbox import Inbox
 from chatd.client.outbox import Item, Outbox, Then
 
@@ -29,7 +43,10 @@ OWN_MAX: Final = 10_000  # own messages whose cids are kept for edits and delete
 
 
 class Events:
-    """What `Client.events` gives. A newer one about the same thing replaces the older, so a slow reader sees how things stand now."""
+    """What `Client.events` gives.
+
+    A newer one about the same thing replaces the older, so a slow reader sees how things stand now.
+    """
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
@@ -81,15 +98,27 @@ class Desk:
         self.emptied.set()
         self._waiting: dict[tuple[str, str], list[asyncio.Future[Sent]]] = {}
         self._presence: dict[str, Presence] = {}
-        self._own: OrderedDict[tuple[str, int], str] = OrderedDict()  # (peer, seq) -> cid of own messages, the latest last
+        # (peer, seq) -> cid of own messages, the latest last
+        self._own: OrderedDict[tuple[str, int], str] = OrderedDict()
         self._peers: dict[str, tuple[int, int]] = {}  # by conversation: how far the peer has got
 
-    # ---- sends --------------------------------------------------------------------------------------------------------------------------
+    # ---- sends -----------------------------------------------------------------------------------
 
     def add(
-        self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, refcid: str | None = None, *, doubtful: bool
-    ) -> tuple[Item, asyncio.Future[Sent]]:  # fmt: skip
-        """Queue an item; the future gets what becomes of it. `refcid`: found here where it is not given. Raises OutboxFull."""
+        self,
+        peer: str,
+        cid: str,
+        kind: str,
+        body: str | None,
+        ref: int | None,
+        refcid: str | None = None,
+        *,
+        doubtful: bool,
+    ) -> tuple[Item, asyncio.Future[Sent]]:
+        """Queue an item; the future gets what becomes of it.
+
+        `refcid`: found here where it is not given. Raises OutboxFull.
+        """
         if ref is not None and refcid is None:
             refcid = self._own.get((peer, ref))
         item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, doubtful=doubtful)
@@ -100,7 +129,10 @@ class Desk:
         return item, future
 
     def leave(self, item: Item, future: asyncio.Future[Sent]) -> Then:
-        """Whoever awaited `future` was cancelled. What `Outbox.abandon` says, once nobody else waits."""
+        """Whoever awaited `future` was cancelled.
+
+        What `Outbox.abandon` says, once nobody else waits.
+        """
         futures = self._waiting.get((item.peer, item.cid), [])
         if future in futures:
             futures.remove(future)
@@ -131,10 +163,14 @@ class Desk:
             self._own.popitem(last=False)
 
     def ref_of(self, item: Item) -> int | None:
-        """The seq of the message that a change is of; None if it was named by its cid alone, and is not known here."""
+        """The seq of the message that a change is of; None if it was named by its cid alone, and is
+        not known here.
+        """
         if item.ref is not None or item.refcid is None:
             return item.ref
-        return next((seq for (peer, seq), cid in reversed(self._own.items()) if peer == item.peer and cid == item.refcid), None)
+        return next(
+            (seq for (peer, seq), cid in reversed(self._own.items()) if peer == item.peer and cid == item.refcid), None
+        )
 
     def failed(self, item: Item, error: ClientError) -> None:
         """It has left the outbox, and will not be in the log."""
@@ -163,7 +199,7 @@ class Desk:
         for event in (self.arrived, self.events.news, self.emptied):
             event.set()
 
-    # ---- what comes in --------------------------------------------------------------------------------------------------------------------
+    # ---- what comes in ---------------------------------------------------------------------------
 
     def enter(self, welcome: Welcome) -> None:
         """A whole welcome."""
@@ -174,7 +210,10 @@ class Desk:
             self._peers.clear()
             self._own.clear()
             for item in self.outbox.new_epoch():
-                self.failed(item, EpochChanged(f"the log was restored from a backup: this {item.kind} may mean another message now"))
+                self.failed(
+                    item,
+                    EpochChanged(f"the log was restored from a backup: this {item.kind} may mean another message now"),
+                )
         for reset in resets:
             self.events.add(reset)
         self.cursors.welcomed(welcome.items)
@@ -226,13 +265,17 @@ class Desk:
         self.watched = users
         self._presence = {user: p for user, p in self._presence.items() if user in set(users)}
 
-    # ---- over a restart -------------------------------------------------------------------------------------------------------------------
+    # ---- over a restart --------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
         """All that must outlive the process, as JSON can hold it."""
         return {
-            "version": STATE_VERSION, "user": self.user, **self.inbox.save(), "outbox": self.outbox.save(), "cursors": self.cursors.save(),
-        }  # fmt: skip
+            "version": STATE_VERSION,
+            "user": self.user,
+            **self.inbox.save(),
+            "outbox": self.outbox.save(),
+            "cursors": self.cursors.save(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """What `save` gave; into a fresh desk. Raises ValueError for what it did not."""

@@ -1,12 +1,16 @@
-"""When to connect again after a connection ended or none came about: section 10 of docs/protocol.md. Pure.
+"""When to connect again after a connection ended or none came about: section 10 of docs/protocol.md.
 
-The caller tells what happened (`closed`, `refused`, `unreachable`, `live`, `settled`) and gets a `Next`: how long to wait, whether the next token
-must be a new one, or that it is over.
+Pure.
 
-Delays: full jitter below 0.25 s where the page says "at once", then below 0.5 s, 1 s, 2 s ... 30 s. Even the first try has its jitter, because the
-clients of a node that dies are all cut off at one instant. A time that the server named is kept to as it is the first time (it spreads its clients
-itself), and has the jitter on top from then on. A welcome alone does not set the delays back, because a server may close right after it, each time; a
-connection that has lived for `SETTLED_S` does.
+The caller tells what happened (`closed`, `refused`, `unreachable`, `live`, `settled`) and gets a
+`Next`: how long to wait, whether the next token must be a new one, or that it is over.
+
+Delays: full jitter below 0.25 s where the page says "at once", then below 0.5 s, 1 s, 2 s ... 30 s.
+Even the first try has its jitter, because the clients of a node that dies are all cut off at one
+instant. A time that the server named is kept to as it is the first time (it spreads its clients
+itself), and has the jitter on top from then on. A welcome alone does not set the delays back,
+because a server may close right after it, each time; a connection that has lived for `SETTLED_S`
+does.
 """
 
 from __future__ import annotations
@@ -25,7 +29,8 @@ RATE_LIMITED_S: Final = 60.0
 DOUBLINGS_MAX: Final = 6  # 0.5 s * 2^6 is over 30 s
 SETTLED_S: Final = 10.0  # the life of a connection, from its welcome on, after which the next loss is a first one
 
-# What follows a close: at once and then with back-off; with back-off from the first try; after RATE_LIMITED_S; with another token; not at all.
+# What follows a close: at once and then with back-off; with back-off from the first try; after
+# RATE_LIMITED_S; with another token; not at all.
 Rule: TypeAlias = Literal["at_once", "backoff", "wait", "token", "stop"]
 
 CLOSES: Final[Mapping[int, tuple[Rule, str]]] = MappingProxyType({
@@ -79,7 +84,9 @@ class Dial:
         self._tries = 0
 
     def closed(self, code: int, *, named_s: float | None = None) -> Next:
-        """A connection ended with a close code; `named_s`: how long the server said to wait (`notice`)."""
+        """A connection ended with a close code; `named_s`: how long the server said to wait
+        (`notice`).
+        """
         rule, reason = CLOSES.get(code, LOST)
         match rule:
             case "stop":
@@ -89,7 +96,9 @@ class Dial:
             case "wait":
                 return Next(RATE_LIMITED_S, reason)
             case "at_once" | "backoff":
-                return Next(self._backoff(at_once=rule == "at_once") if named_s is None else self._named(named_s), reason)
+                return Next(
+                    self._backoff(at_once=rule == "at_once") if named_s is None else self._named(named_s), reason
+                )
 
     def left(self, reason: str) -> Next:
         """This client ended the connection, because something was wrong with it."""
@@ -102,8 +111,17 @@ class Dial:
         return Next(None if retry_ms is None else self._named(retry_ms / 1000), code)
 
     def unreachable(self, http_status: int | None = None) -> Next:
-        """No connection came about. A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load balancer's."""
-        if http_status is not None and 400 <= http_status < 500 and http_status not in (408, 425, 429) and not self._been_live:
+        """No connection came about.
+
+        A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load
+        balancer's.
+        """
+        if (
+            http_status is not None
+            and 400 <= http_status < 500
+            and http_status not in (408, 425, 429)
+            and not self._been_live
+        ):
             return Next(None, f"http_{http_status}")
         return Next(self._backoff(at_once=False), "unreachable")
 

@@ -10,8 +10,8 @@
     └── Stopped           the client has ended and does not come back by itself: `reason`, `close_code`
         └── Closed        because `close()` was called
 
-A send that raises RequestError is not in the log and never will be. Stopped says nothing of the kind: what was on its way may be
-in the log, and `Client.state()` still holds it.
+A send that raises RequestError is not in the log and never will be. Stopped says nothing of the
+kind: what was on its way may be in the log, and `Client.state()` still holds it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class ClientError(ChatdError):
 class RequestError(ClientError):
     """An `err` in answer to one request. `str()` is the server's sentence with the code before it."""
 
-    def __init__(self, code: str, msg: str = "", *, retry_ms: int | None = None, field: str | None = None, cid: str | None = None) -> None:
+    def __init__(
+        self, code: str, msg: str = "", *, retry_ms: int | None = None, field: str | None = None, cid: str | None = None
+    ) -> None:
         super().__init__(f"{code}: {msg}" if msg else code)
         self.code, self.msg, self.retry_ms, self.field, self.cid = code, msg, retry_ms, field, cid
 
@@ -62,7 +64,10 @@ class OutboxFull(ClientError):
 
 
 class EpochChanged(ClientError):
-    """The server's log was restored from a backup. Read the conversation anew before you edit or delete in it."""
+    """The server's log was restored from a backup.
+
+    Read the conversation anew before you edit or delete in it.
+    """
 
 
 class NoToken(ClientError):
@@ -70,7 +75,11 @@ class NoToken(ClientError):
 
 
 class Stopped(ClientError):
-    """The client has ended. `reason` is a name of section 10 of docs/protocol.md, an error code, or a word of the client's own."""
+    """The client has ended.
+
+    `reason` is a name of section 10 of docs/protocol.md, an error code, or a word of the client's
+    own.
+    """
 
     def __init__(self, reason: str, close_code: int | None = None, detail: str = "") -> None:
         super().__init__(f"the client stopped: {reason}" + (f" ({detail})" if detail else ""))

@@ -1,9 +1,11 @@
 """What the server tells, as typed facts; and the reading of them from JSON objects. Pure.
 
-Liberal where docs/protocol.md asks for it: unknown keys are passed over, unknown kinds and states are kept as strings for the caller to
-ignore. Strict where something must be there: a key that is missing or of another type raises ProtocolError, never KeyError.
+Liberal where docs/protocol.md asks for it: unknown keys are passed over, unknown kinds and states
+are kept as strings for the caller to ignore. Strict where something must be there: a key that is
+missing or of another type raises ProtocolError, never KeyError.
 
-All times are integer milliseconds since 1970 UTC by the server's database. `c` names a conversation and is opaque.
+All times are integer milliseconds since 1970 UTC by the server's database. `c` names a conversation
+and is opaque.
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ KINDS: Final = ("message", "edit", "delete")
 class Entry:
     """One line of a conversation's log.
 
-    `own`: this user made it, here or on another device. `ref`: the message that an edit or delete changes. A message may come with
-    its later fate already in it: `rev` is the seq of its last change, `edited` or `deleted` the time of it, `body` None if deleted.
+    `own`: this user made it, here or on another device. `ref`: the message that an edit or delete
+    changes. A message may come with its later fate already in it: `rev` is the seq of its last
+    change, `edited` or `deleted` the time of it, `body` None if deleted.
     """
 
     c: str
@@ -43,7 +46,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """Where a send, edit or delete stands in the log. `dup`: it had been stored before this answer was asked for."""
+    """Where a send, edit or delete stands in the log.
+
+    `dup`: it had been stored before this answer was asked for.
+    """
 
     c: str
     seq: int
@@ -64,7 +70,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """`state` is `online`, `away`, `offline` or `hidden`; `seen` the time last seen, where the server tells it."""
+    """`state` is `online`, `away`, `offline` or `hidden`; `seen` the time last seen, where the
+    server tells it.
+    """
 
     user: str
     state: str
@@ -90,9 +98,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The log is another one (a failover, a restore from a backup): any `c` and `seq` of before is void.
+    """The log is another one (a failover, a restore from a backup): any `c` and `seq` of before is
+    void.
 
-    With `c`: that conversation has lost entries that this client was given, or goes on at its head (docs/client.md).
+    With `c`: that conversation has lost entries that this client was given, or goes on at its head
+    (docs/client.md).
     """
 
     c: str | None
@@ -101,7 +111,9 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Unsent:
-    """A send that nobody waits for any more (its await was cancelled, or it comes from a saved state) was refused for good."""
+    """A send that nobody waits for any more (its await was cancelled, or it comes from a saved
+    state) was refused for good.
+    """
 
     peer: str
     cid: str
@@ -117,7 +129,10 @@ Event: TypeAlias = Receipt | Presence | Typing | Notice | Reset | Unsent
 
 @dataclass(frozen=True, slots=True)
 class ConversationItem:
-    """One conversation in a list. `delivered`, `read` are this user's cursors. `page`, `reset`: see section 3 of docs/protocol.md."""
+    """One conversation in a list.
+
+    `delivered`, `read` are this user's cursors. `page`, `reset`: see section 3 of docs/protocol.md.
+    """
 
     c: str
     peer: str
@@ -136,7 +151,10 @@ class ConversationItem:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """An unbroken run of a log, in rising order. `more`: there are further ones in the direction asked for."""
+    """An unbroken run of a log, in rising order.
+
+    `more`: there are further ones in the direction asked for.
+    """
 
     c: str
     entries: tuple[Entry, ...]
@@ -168,7 +186,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """All pages of a welcome in one. `exp_ms`: when the token ends, by the server's clock, which stood at `ts`."""
+    """All pages of a welcome in one.
+
+    `exp_ms`: when the token ends, by the server's clock, which stood at `ts`.
+    """
 
     user: str
     epoch: str
@@ -180,7 +201,7 @@ class Welcome:
     since: str | None
 
 
-# ---- reading ----------------------------------------------------------------------------------------------------------------------
+# ---- reading -------------------------------------------------------------------------------------
 
 
 def _str(o: Mapping[str, Any], key: str) -> str:
@@ -214,11 +235,19 @@ def entry(o: Mapping[str, Any], c: str, user: str) -> Entry:
     sender, to, body, cid = _str(o, "from"), _str(o, "to"), o.get("body"), o.get("cid")
     own = sender == user
     return Entry(
-        c, to if own else sender, integer(o, "seq"), integer(o, "ts"), own, _str(o, "kind"),
+        c,
+        to if own else sender,
+        integer(o, "seq"),
+        integer(o, "ts"),
+        own,
+        _str(o, "kind"),
         body if isinstance(body, str) else None,
-        _integer_or_none(o, "ref"), _integer_or_none(o, "rev"), _integer_or_none(o, "edited"), _integer_or_none(o, "deleted"),
+        _integer_or_none(o, "ref"),
+        _integer_or_none(o, "rev"),
+        _integer_or_none(o, "edited"),
+        _integer_or_none(o, "deleted"),
         cid if isinstance(cid, str) else None,
-    )  # fmt: skip
+    )
 
 
 def pushed_entry(o: Mapping[str, Any], user: str) -> Entry:
@@ -229,10 +258,20 @@ def pushed_entry(o: Mapping[str, Any], user: str) -> Entry:
 def item(o: Mapping[str, Any]) -> ConversationItem:
     """An item of `welcome` or `conversations`."""
     return ConversationItem(
-        _str(o, "c"), _str(o, "peer"), integer(o, "head"), integer(o, "floor"), integer(o, "ts"), integer(o, "delivered"), integer(o, "read"),
-        integer(o, "peer_delivered"), integer(o, "peer_read"), integer(o, "unread"),
-        open=o.get("open") is True, page=o.get("page") is True, reset=o.get("reset") is True,
-    )  # fmt: skip
+        _str(o, "c"),
+        _str(o, "peer"),
+        integer(o, "head"),
+        integer(o, "floor"),
+        integer(o, "ts"),
+        integer(o, "delivered"),
+        integer(o, "read"),
+        integer(o, "peer_delivered"),
+        integer(o, "peer_read"),
+        integer(o, "unread"),
+        open=o.get("open") is True,
+        page=o.get("page") is True,
+        reset=o.get("reset") is True,
+    )
 
 
 def receipt(o: Mapping[str, Any], user: str) -> Receipt:
@@ -276,7 +315,9 @@ def page(o: Mapping[str, Any], user: str) -> Page:
 def conversation_page(o: Mapping[str, Any]) -> ConversationPage:
     """The `ok` to `conversations`."""
     cursor = o.get("cursor")
-    return ConversationPage(tuple(item(x) for x in _objects(o, "conversations")), cursor if isinstance(cursor, str) else None)
+    return ConversationPage(
+        tuple(item(x) for x in _objects(o, "conversations")), cursor if isinstance(cursor, str) else None
+    )
 
 
 def limits(o: Mapping[str, Any]) -> Limits:

@@ -4,20 +4,25 @@
                                           │   in `queue` │  still missing │ highest known to exist
                                           └ the app has them              └ a new push is head + 1
 
-Guarantee: `take` gives every entry after the place where the client started exactly once and in order of seq, per conversation, over any
-number of connections and restarts; except what passed retention meanwhile, and except where the log itself was reset (`Reset` says so).
+Guarantee: `take` gives every entry after the place where the client started exactly once and in
+order of seq, per conversation, over any number of connections and restarts; except what passed
+retention meanwhile, and except where the log itself was reset (`Reset` says so).
 
-Another epoch is another log, mostly with the same beginning: a failover to a standby that lagged, a restore. A conversation goes on there after the
-last entry that is the same in both, by its seq and time. The times of the last entries taken are kept for that (`proof`). History is asked
-where the head does not settle it. Where none of them is in the new log, the conversation goes on at its head. What was not taken is dropped and comes
-again from the new log, if that has it.
+Another epoch is another log, mostly with the same beginning: a failover to a standby that lagged, a
+restore. A conversation goes on there after the last entry that is the same in both, by its seq and
+time. The times of the last entries taken are kept for that (`proof`). History is asked where the
+head does not settle it. Where none of them is in the new log, the conversation goes on at its head.
+What was not taken is dropped and comes again from the new log, if that has it.
 
-Bounded without holding up the connection: when the queue is full, or when the server says that there is too much to send, a conversation falls
+Bounded without holding up the connection: when the queue is full, or when the server says that
+there is too much to send, a conversation falls
 *behind*: its pushes only raise `head`, and history brings what lies between as there is room (`want`, `fetched`). So a slow app
-costs the memory of `queue_max` entries and one page, and never stops the replies to its own requests.
+costs the memory of `queue_max` entries and one page, and never stops the replies to its own
+requests.
 
-The mark `since` may be used while for every conversation `head` >= its head at the mark: what is not listed has then no entries that this
-client does not know of. All of a welcome is taken at once (`enter`), or nothing of it.
+The mark `since` may be used while for every conversation `head` >= its head at the mark: what is
+not listed has then no entries that this client does not know of. All of a welcome is taken at once
+(`enter`), or nothing of it.
 """
 
 from __future__ import annotations
@@ -51,8 +56,9 @@ class Step(enum.Enum):
 class Place:
     """Of one conversation; see the drawing. `ts`: of the last entry, to name the recent ones.
 
-    `taken_ts`: of the one at `taken`; 0: not known. `is_new`: it began while this client looked on, and nothing of it was taken.
-    `proof`: seq -> time of entries taken from the log before. Until one of them is found in this log, `taken` and `seq` stand before them all.
+    `taken_ts`: of the one at `taken`; 0: not known. `is_new`: it began while this client looked on,
+    and nothing of it was taken. `proof`: seq -> time of entries taken from the log before. Until
+    one of them is found in this log, `taken` and `seq` stand before them all.
     """
 
     peer: str
@@ -67,7 +73,11 @@ class Place:
 
 
 class Inbox:
-    """The caller: `hello` before a connection, `enter` with its whole welcome, then `push`, `want` and `fetched` in order of arrival."""
+    """The caller:
+
+    `hello` before a connection, `enter` with its whole welcome, then `push`, `want` and `fetched`
+    in order of arrival.
+    """
 
     def __init__(self, queue_max: int = QUEUE_MAX) -> None:
         self.queue_max = queue_max
@@ -78,12 +88,16 @@ class Inbox:
         self.queue: deque[Entry] = deque()
         self._behind: OrderedDict[str, None] = OrderedDict()
         self._named: frozenset[str] = frozenset()
-        self._recent: OrderedDict[tuple[str, int], int] = OrderedDict()  # (peer, seq) -> time of what was taken before `taken`, the latest last
+        # (peer, seq) -> time of what was taken before `taken`, the latest last
+        self._recent: OrderedDict[tuple[str, int], int] = OrderedDict()
 
-    # ---- a new connection -----------------------------------------------------------------------------------------------------------
+    # ---- a new connection ------------------------------------------------------------------------
 
     def hello(self, room_bytes: int, cursors_max: int = protocol.CURSORS_MAX) -> dict[str, Any]:
-        """The keys of `hello` that make it a resync; at most `room_bytes` of JSON. With no room at all, everything is listed."""
+        """The keys of `hello` that make it a resync; at most `room_bytes` of JSON.
+
+        With no room at all, everything is listed.
+        """
         self._named = frozenset()
         if self.epoch is None:
             return {}
@@ -93,7 +107,8 @@ class Inbox:
             return {}
         if self.since is not None:
             keys["since"] = self.since
-        # One that is behind is fetched by history anyway, so its cursor would bring the same entries twice.
+        # One that is behind is fetched by history anyway, so its cursor would bring the same
+        # entries twice.
         current = ((place.ts, c, place.seq) for c, place in self.places.items() if place.seq == place.head)
         cursors = keys["cursors"] = {}
         for _, c, seq in heapq.nlargest(cursors_max, current):
@@ -105,7 +120,9 @@ class Inbox:
         return keys
 
     def bare(self) -> dict[str, Any]:
-        """Instead of `hello`, where a server refuses that: it lists everything, and nothing is forgotten here."""
+        """Instead of `hello`, where a server refuses that: it lists everything, and nothing is
+        forgotten here.
+        """
         self._named = frozenset()
         return {}
 
@@ -116,7 +133,8 @@ class Inbox:
             resets = [Reset(None, None), *self._change_log(welcome.items)]
         for item in welcome.items:
             resets += self._list(item)
-        for c, place in self.places.items():  # also those that are not listed: the last connection may have ended before it brought all
+        # Also those that are not listed: the last connection may have ended before it brought all
+        for c, place in self.places.items():
             if c not in self._named and place.seq < place.head:
                 self._fall_behind(c, place)
         self.epoch, self.since = welcome.epoch, welcome.since
@@ -143,7 +161,11 @@ class Inbox:
             if place.proof:
                 shown[place.peer] = place.proof
             elif place.taken and not place.is_new:
-                times = {seq: ts for seq, ts in recent.get(place.peer, {}).items() if place.taken - PROOF_MAX < seq <= place.taken}
+                times = {
+                    seq: ts
+                    for seq, ts in recent.get(place.peer, {}).items()
+                    if place.taken - PROOF_MAX < seq <= place.taken
+                }
                 shown[place.peer] = times | ({place.taken: place.taken_ts} if place.taken_ts else {})
         return shown
 
@@ -180,7 +202,8 @@ class Inbox:
     def _list(self, item: ConversationItem) -> list[Reset]:
         place = self.places.get(item.c)
         if place is None:
-            # After a first welcome every conversation is known; one that is not began after the mark, so all of it is missing.
+            # After a first welcome every conversation is known; one that is not began after the
+            # mark, so all of it is missing.
             first = self.epoch is None
             start = item.head if first else item.floor - 1
             self.places[item.c] = Place(item.peer, start, start, item.head, item.ts, item.ts if first else 0, not first)
@@ -200,7 +223,7 @@ class Inbox:
             self._catch_up(item.c, place)
         return []
 
-    # ---- entries --------------------------------------------------------------------------------------------------------------------
+    # ---- entries ---------------------------------------------------------------------------------
 
     def push(self, entry: Entry) -> Step:
         """An entry of the connection, or the `ok` that takes its place."""
@@ -229,7 +252,10 @@ class Inbox:
         return c, self.places[c].seq
 
     def fetched(self, after: int, page: Page) -> tuple[bool, list[Reset]]:
-        """The answer to what `want` asked for. False: it brought nothing, so asking again would not either."""
+        """The answer to what `want` asked for.
+
+        False: it brought nothing, so asking again would not either.
+        """
         place = self.places.get(page.c)
         if place is None or not place.behind or place.seq != after:
             return True, []
@@ -263,7 +289,9 @@ class Inbox:
 
     def _accept(self, entry: Entry, place: Place) -> None:
         place.seq = entry.seq
-        if entry.kind in KINDS:  # others are of a later version of the protocol: they have a place in the log, and nothing to show
+        # Others are of a later version of the protocol: they have a place in the log, and nothing
+        # to show
+        if entry.kind in KINDS:
             self.queue.append(entry)
 
     def _fall_behind(self, c: str, place: Place) -> None:
@@ -284,7 +312,7 @@ class Inbox:
         self._catch_up(c, place)
         return Reset(c, place.peer)
 
-    # ---- over a restart -------------------------------------------------------------------------------------------------------------
+    # ---- over a restart --------------------------------------------------------------------------
 
     def save(self) -> dict[str, Any]:
         """What the app has taken, as JSON can hold it."""
@@ -305,8 +333,9 @@ class Inbox:
 
 
 def _retold(entries: Sequence[Entry], seq: int) -> Sequence[Entry]:
-    """Those behind `seq` of a page. A page tells a text once, with its message if it has that: a message up to `seq`, which the app has and is not
-    given again, leaves its text to its latest edit.
+    """Those behind `seq` of a page. A page tells a text once, with its message if it has that: a
+    message up to `seq`, which the app has and is not given again, leaves its text to its latest
+    edit.
     """
     texts = {entry.seq: entry.body for entry in entries if entry.seq <= seq and entry.kind == "message"}
     if not texts:

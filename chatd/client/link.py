@@ -3,11 +3,13 @@
     ask() ─► queue ─► writer task ─► socket        socket ─► reader task ─┬─ reply ─► the `answer` given to ask()
                                                                           └─ push  ─► on_frame
 
-Callbacks and not futures, because order across replies and pushes is part of the protocol: an `ok` takes an entry's place in the log, and
-a future would be seen one loop turn later than the push behind it. `Connection` puts futures on top for whoever does not need that.
+Callbacks and not futures, because order across replies and pushes is part of the protocol: an `ok`
+takes an entry's place in the log, and a future would be seen one loop turn later than the push
+behind it. `Connection` puts futures on top for whoever does not need that.
 
-A link lives once. Every request is answered exactly once: by its reply, or by None when the link is over; after that nothing is called.
-An exception that `on_frame` or an `answer` raises ends the link, and `wait_over` raises it. The several pages of a `welcome` are one reply here.
+A link lives once. Every request is answered exactly once: by its reply, or by None when the link is
+over; after that nothing is called. An exception that `on_frame` or an `answer` raises ends the
+link, and `wait_over` raises it. The several pages of a `welcome` are one reply here.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ _REPLIES: Final = frozenset({"ok", "err", "pong"})
 
 
 class Link:
-    """Made by `open`; `on_frame` gets what is no reply to a request of `ask`, and may be replaced at any time. `on_over` is the last call."""
+    """Made by `open`; `on_frame` gets what is no reply to a request of `ask`, and may be replaced
+    at any time. `on_over` is the last call.
+    """
 
     def __init__(self, ws: ClientConnection) -> None:
         self._ws = ws
@@ -66,17 +70,24 @@ class Link:
 
     @classmethod
     async def open(cls, url: str, options: Mapping[str, Any] | None = None) -> Link:
-        """Connect; `options` go to `websockets.connect`. Raises what that raises: OSError, TimeoutError, WebSocketException."""
+        """Connect; `options` go to `websockets.connect`.
+
+        Raises what that raises: OSError, TimeoutError, WebSocketException.
+        """
         settings: dict[str, Any] = {
             "subprotocols": [Subprotocol(protocol.SUBPROTOCOL)], "compression": None, "max_size": FRAME_IN_BYTES_MAX,
             "open_timeout": CONNECT_S, "close_timeout": CLOSE_S, "ping_interval": PING_S, "ping_timeout": PONG_S,
         }  # fmt: skip
         return cls(await connect(url, **(settings | dict(options or {}))))
 
-    # ---- out --------------------------------------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def ask(self, t: str, keys: Mapping[str, Any], answer: Answer) -> None:
-        """Send a request. `answer` is called later, once. Raises RequestError for what no frame can hold, and then nothing was sent."""
+        """Send a request.
+
+        `answer` is called later, once. Raises RequestError for what no frame can hold, and then
+        nothing was sent.
+        """
         try:
             payload = orjson.dumps({"t": t, **keys, "id": self.last_id + 1})
         except TypeError as e:
@@ -101,9 +112,13 @@ class Link:
         return await self.future(t, keys)
 
     def future(self, t: str, keys: Mapping[str, Any]) -> asyncio.Future[Frame]:
-        """Send a request now; its reply comes by the future. Cancelling that drops the reply and nothing else."""
+        """Send a request now; its reply comes by the future.
+
+        Cancelling that drops the reply and nothing else.
+        """
         future: asyncio.Future[Frame] = self._loop.create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())  # who drops it need not hear of the end of the link
+        # Who drops it need not hear of the end of the link
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
 
         def answer(frame: Frame | None) -> None:
             if future.done():
@@ -119,7 +134,10 @@ class Link:
         return future
 
     async def hello(self, keys: Mapping[str, Any]) -> Frame:
-        """Say hello; gives all pages of the welcome as one. Raises RequestError, ConnectionLost, TimeoutError."""
+        """Say hello; gives all pages of the welcome as one.
+
+        Raises RequestError, ConnectionLost, TimeoutError.
+        """
         async with asyncio.timeout(CONNECT_S) as deadline:
             self.on_page = lambda: deadline.reschedule(self._loop.time() + CONNECT_S)
             try:
@@ -127,7 +145,7 @@ class Link:
             finally:
                 self.on_page = lambda: None
 
-    # ---- in ---------------------------------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Read no further frames until `resume`: the server's own bound then holds."""
@@ -174,7 +192,7 @@ class Link:
             del self._pages[number]
             self._pending.pop(number)[0](whole)
 
-    # ---- life -------------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
         try:

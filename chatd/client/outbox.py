@@ -1,18 +1,24 @@
-"""What this client has to say and no answer to yet: one queue per conversation, in the order it was said. Pure.
+"""What this client has to say and no answer to yet: one queue per conversation, in the order it was said.
 
-Guarantee: an item leaves only by `ok`, by an own entry with its cid, by an error that no retry can heal, or by `abandon` while it is
-sure that the server has not done it. So nothing is called failed while its outcome is unknown. Section 5 of docs/protocol.md is the contract.
+Pure.
+
+Guarantee: an item leaves only by `ok`, by an own entry with its cid, by an error that no retry can
+heal, or by `abandon` while it is sure that the server has not done it. So nothing is called failed
+while its outcome is unknown. Section 5 of docs/protocol.md is the contract.
 
       add ──► QUEUED ──next()──► SENT ──ok, own entry──► gone
                 ▲                 │ └──err without retry_ms──► gone, FAILED
                 └──err + retry_ms, blocked, disconnected──┘
 
-Sends are pipelined: `WINDOW_MAX` in one conversation, `FLYING_MAX` over all. A retryable refusal makes the conversation's window one, because
-the server refuses (`blocked`) whatever follows; `rate_limited` makes the window over all one, because the rate is the user's. Each success
-widens both by one. Conversations are keyed by peer: that name holds before the first message and over a change of epoch, which `c` does not.
+Sends are pipelined: `WINDOW_MAX` in one conversation, `FLYING_MAX` over all. A retryable refusal
+makes the conversation's window one, because the server refuses (`blocked`) whatever follows;
+`rate_limited` makes the window over all one, because the rate is the user's. Each success widens
+both by one. Conversations are keyed by peer: that name holds before the first message and over a
+change of epoch, which `c` does not.
 
-`now` is in seconds, of any one clock. The caller sends all that `next` returns, in that order, and calls again at `wake_at`.
-Every step costs O(1) in the length of the outbox, or O(log n) where something waits for a time.
+`now` is in seconds, of any one clock. The caller sends all that `next` returns, in that order, and
+calls again at `wake_at`. Every step costs O(1) in the length of the outbox, or O(log n) where
+something waits for a time.
 """
 
 from __future__ import annotations
@@ -56,7 +62,10 @@ class Then(enum.Enum):
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """One send, edit or delete. `doubtful`: some try may have been done for all we know; `code`: of the last refusal."""
+    """One send, edit or delete.
+
+    `doubtful`: some try may have been done for all we know; `code`: of the last refusal.
+    """
 
     peer: str
     cid: str
@@ -97,9 +106,20 @@ class Outbox:
         self._until = 0.0  # nothing goes anywhere before this time
 
     def add(
-        self, peer: str, cid: str, kind: str, body: str | None, ref: int | None, *, refcid: str | None = None, doubtful: bool = False
-    ) -> Item:  # fmt: skip
-        """Queue an item; the one that has this (peer, cid) already is returned as it is. Raises OutboxFull."""
+        self,
+        peer: str,
+        cid: str,
+        kind: str,
+        body: str | None,
+        ref: int | None,
+        *,
+        refcid: str | None = None,
+        doubtful: bool = False,
+    ) -> Item:
+        """Queue an item; the one that has this (peer, cid) already is returned as it is.
+
+        Raises OutboxFull.
+        """
         queue = self._queues.get(peer)
         if queue is not None and (known := queue.items.get(cid)) is not None:
             return known
@@ -113,7 +133,9 @@ class Outbox:
         return item
 
     def disconnected(self) -> None:
-        """The connection is gone: what was on its way has an unknown outcome; blocks, waits and windows ended with it."""
+        """The connection is gone: what was on its way has an unknown outcome; blocks, waits and
+        windows ended with it.
+        """
         self._later.clear()
         self._flying, self._window, self._until = 0, FLYING_MAX, 0.0
         for peer, queue in list(self._queues.items()):
@@ -143,7 +165,9 @@ class Outbox:
                 del self._ready[peer]
                 continue
             if queue.settling and any(item.state is State.SENT for item in islice(queue.items.values(), WINDOW_MAX)):
-                del self._ready[peer]  # what was on its way when one was refused may yet be: nothing may overtake it. Its answer comes first
+                # What was on its way when one was refused may yet be: nothing may overtake it. Its
+                # answer comes first
+                del self._ready[peer]
                 continue
             queue.settling = False
             for item in islice(queue.items.values(), queue.window):
@@ -159,7 +183,9 @@ class Outbox:
         return out
 
     def wake_at(self) -> float | None:
-        """When `next` can have something again by the mere passing of time; None if only an answer or an `add` can change that."""
+        """When `next` can have something again by the mere passing of time; None if only an answer
+        or an `add` can change that.
+        """
         if self._flying >= self._window:
             return None
         if self._ready:
@@ -167,7 +193,10 @@ class Outbox:
         return max(self._later[0][0], self._until) if self._later else None
 
     def settle(self, peer: str, cid: str) -> Item | None:
-        """`ok` came, or an entry of one's own with this cid: it is in the log. None if nothing waited for it."""
+        """`ok` came, or an entry of one's own with this cid: it is in the log.
+
+        None if nothing waited for it.
+        """
         queue = self._queues.get(peer)
         item = queue.items.get(cid) if queue is not None else None
         if queue is None or item is None:
@@ -179,7 +208,10 @@ class Outbox:
         return item
 
     def refuse(self, item: Item, code: str, retry_ms: int | None, blocked_by: str | None, now: float) -> Then:
-        """An `err` came to the item's last try. SKIP: give up the cid `blocked_by`, which is not in this outbox."""
+        """An `err` came to the item's last try.
+
+        SKIP: give up the cid `blocked_by`, which is not in this outbox.
+        """
         queue = self._queues.get(item.peer)
         if queue is None or queue.items.get(item.cid) is not item:
             return Then.AGAIN  # settled by its entry meanwhile
@@ -205,7 +237,11 @@ class Outbox:
         return Then.AGAIN
 
     def abandon(self, item: Item) -> Then:
-        """Nobody waits for it any more. AGAIN: it may be in the log and so it goes on; else it is gone, and for SKIP the server waits for it."""
+        """Nobody waits for it any more.
+
+        AGAIN: it may be in the log and so it goes on; else it is gone, and for SKIP the server
+        waits for it.
+        """
         queue = self._queues.get(item.peer)
         if queue is None or queue.items.get(item.cid) is not item:
             return Then.GONE
@@ -218,7 +254,10 @@ class Outbox:
         return Then.SKIP
 
     def new_epoch(self) -> list[Item]:
-        """The log is another one. What names no place in the old one stays: sends, and changes by `refcid`, which from now on name nothing else.
+        """The log is another one.
+
+        What names no place in the old one stays: sends, and changes by `refcid`, which from now on
+        name nothing else.
 
         Changes by `ref` alone go, because another message of their author may stand there now.
         """
@@ -249,6 +288,7 @@ class Outbox:
         self.size -= 1
         if queue.items:
             self._ready[item.peer] = None
-        elif queue.window == WINDOW_MAX:  # a narrow window is a block that the server may still hold: it outlives its items
+        # A narrow window is a block that the server may still hold: it outlives its items
+        elif queue.window == WINDOW_MAX:
             del self._queues[item.peer]
             self._ready.pop(item.peer, None)

@@ -1,4 +1,5 @@
-"""One connection of a `Client`, from its welcome to its end: the outbox out, the log in, both kept by the desk.
+"""One connection of a `Client`, from its welcome to its end: the outbox out, the log in, both kept
+by the desk.
 
 Five loops, each woken by an event of the desk, none of which outlives the connection:
 
@@ -6,8 +7,9 @@ Five loops, each woken by an event of the desk, none of which outlives the conne
     _tell     cursors -> ack, read                   _refresh  a new token before the old one ends
     _listen_for_silence
 
-What comes in is handled in the reader's own turn and in its order (see link.py). The session ends by the link's end, or by `_end` with a reason:
-`silent`, `jump`, `protocol` (the server broke its promise), `restart` (it said that it goes away). Then the caller reconnects.
+What comes in is handled in the reader's own turn and in its order (see link.py). The session ends
+by the link's end, or by `_end` with a reason: `silent`, `jump`, `protocol` (the server broke its
+promise), `restart` (it said that it goes away). Then the caller reconnects.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ REFRESH_LEAST_S: Final = 1.0
 class Session:
     """`run` once. `draining`: the server goes away; it still answers, and takes nothing new."""
 
-    def __init__(self, desk: Desk, link: Link, new_token: Callable[[], Awaitable[str]] | None, *, said_away: bool) -> None:
+    def __init__(
+        self, desk: Desk, link: Link, new_token: Callable[[], Awaitable[str]] | None, *, said_away: bool
+    ) -> None:
         self.desk = desk
         self.link = link
         self.draining = False
@@ -50,10 +54,13 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
 
-    # ---- life -----------------------------------------------------------------------------------------------------------------------------
+    # ---- life ------------------------------------------------------------------------------------
 
     def enter(self, welcome: Welcome, held: Iterable[Frame]) -> None:
-        """Take the welcome and the pushes that overtook it. Nothing may be read from the link between the two and this."""
+        """Take the welcome and the pushes that overtook it.
+
+        Nothing may be read from the link between the two and this.
+        """
         self.link.frame_bytes_max = welcome.limits.frame_bytes
         self.link.on_over = self._over.set
         self.desk.enter(welcome)
@@ -107,7 +114,7 @@ class Session:
         c = self.desk.inbox.names.get(peer)
         return {"to": peer} if c is None else {"c": c}
 
-    # ---- out --------------------------------------------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     async def _pump(self) -> None:
         outbox, to_send = self.desk.outbox, self.desk.to_send
@@ -142,13 +149,16 @@ class Session:
         sent = frames.sent(reply)
         self.desk.stored(item.peer, item.cid, sent)
         if not sent.dup:  # a dup stands outside the order; its entry comes, or came, by itself
-            entry = frames.Entry(sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, self.desk.ref_of(item), cid=item.cid)
+            entry = frames.Entry(
+                sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, self.desk.ref_of(item), cid=item.cid
+            )
             self._placed(self.desk.inbox.push(entry))
 
     def _refused(self, item: Item, error: RequestError) -> None:
         match self.desk.outbox.refuse(item, error.code, error.retry_ms, error.cid, self._loop.time()):
             case Then.FAILED:
-                is_gone = error.code == "no_message" and item.ref is None  # its message was in the log before, and is not in this one
+                # Its message was in the log before, and is not in this one
+                is_gone = error.code == "no_message" and item.ref is None
                 gone = EpochChanged(f"the log was restored from a backup, without the message of this {item.kind}")
                 self.desk.failed(item, gone if is_gone else error)
             case Then.SKIP:
@@ -190,7 +200,7 @@ class Session:
         else:
             self.desk.seen(frames.presences(reply))
 
-    # ---- in ---------------------------------------------------------------------------------------------------------------------------------
+    # ---- in --------------------------------------------------------------------------------------
 
     def _pushed(self, frame: Frame) -> None:
         if self.reason is not None:
@@ -243,7 +253,10 @@ class Session:
                 continue
             c, after = want
             try:
-                page = frames.page(await self.link.request("history", {"c": c, "after": after, "limit": desk.limits.history}), desk.user)
+                page = frames.page(
+                    await self.link.request("history", {"c": c, "after": after, "limit": desk.limits.history}),
+                    desk.user,
+                )
             except ConnectionLost:
                 return
             except ProtocolError as e:
@@ -265,10 +278,12 @@ class Session:
                 self._end("protocol")
                 return
 
-    # ---- time -------------------------------------------------------------------------------------------------------------------------------
+    # ---- time ------------------------------------------------------------------------------------
 
     async def _refresh(self, welcome: Welcome) -> None:
-        """By the server's clock, as it stood at the welcome: the clock of this machine may be wrong."""
+        """By the server's clock, as it stood at the welcome: the clock of this machine may be
+        wrong.
+        """
         if self._new_token is None or welcome.exp_ms is None:
             return
         started, exp_ms = self._loop.time(), welcome.exp_ms

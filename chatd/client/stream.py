@@ -1,4 +1,7 @@
-"""An async iterator over whatever a coroutine gives next. A class and no async generator: leaving a loop over one leaves nothing to clean up."""
+"""An async iterator over whatever a coroutine gives next.
+
+A class and no async generator: leaving a loop over one leaves nothing to clean up.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ T = TypeVar("T")
 
 
 class Stream(Generic[T]):
-    """`pull` waits for the next item; None ends the iteration. Several may iterate: each item goes to one of them."""
+    """`pull` waits for the next item; None ends the iteration.
+
+    Several may iterate: each item goes to one of them.
+    """
 
     __slots__ = ("_pull",)
 

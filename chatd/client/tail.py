@@ -5,8 +5,9 @@ r"""A live view of one user's messages, a line each, for trying things out: `cha
     20:15:02 bob > [edits 61] hi!
     20:15:09 bob > [deletes 61]
 
-It looks on and changes nothing: no ack, no read. What others wrote never reaches the terminal as anything but text: whatever Python does not call
-printable (control and format characters, bidi overrides among them, separators, unassigned) is shown as an escape, and a backslash is doubled.
+It looks on and changes nothing: no ack, no read. What others wrote never reaches the terminal as
+anything but text: whatever Python does not call printable (control and format characters, bidi
+overrides among them, separators, unassigned) is shown as an escape, and a backslash is doubled.
 While no server can be reached it says so, on another stream: once an outage, and when that is over.
 """
 
@@ -30,7 +31,10 @@ ESCAPES: Final = {"\n": r"\n", "\t": r"\t", "\\": r"\\"}
 
 
 async def tail(url: str, token: Token, *, out: TextIO, err: TextIO) -> None:
-    """Print until cancelled: entries to `out`, how the connection fares to `err`. Raises Stopped where the client ends otherwise."""
+    """Print until cancelled: entries to `out`, how the connection fares to `err`.
+
+    Raises Stopped where the client ends otherwise.
+    """
     client = Client(url, token=token, device=f"tail-{uuid.uuid4().hex[:12]}", auto_ack=False)
     client._dial = _TellingDial(url, err, renewable=not isinstance(token, str))
     async with client:

@@ -1,1 +1,4 @@
-"""The functional core: what chatd decides, without a loop, a clock, a socket or a database. `now` is an argument, in seconds."""
+"""The functional core: what chatd decides, without a loop, a clock, a socket or a database.
+
+`now` is an argument, in seconds.
+"""

@@ -1,20 +1,24 @@
-"""The order of one session's entries in each conversation (invariant 10): which are refused because an earlier one failed. Pure.
+"""The order of one session's entries in each conversation (invariant 10): which are refused because
+an earlier one failed. Pure.
 
     arrive ──► (a wait: the conversation is made, all nodes' limits are asked) ──► recheck ──► the lane ──► overtaken ──► written
                                                                                     │               │
                                                         not_queued ◄────────────────┘               └──► failed
 
-Two maps by peer hold it. `blocked`: after a retryable error to an entry, later ones in that conversation are refused until its cid is sent again or
-given up. `cuts`: entries that were queued behind one that failed in its lane must not be written either, not even when that one is back, because then
-it stands behind them. Earlier and later go by the ids of the requests: an entry that never got into a lane (too many frames, a full queue) must not
-stop those before it that did.
+Two maps by peer hold it. `blocked`: after a retryable error to an entry, later ones in that
+conversation are refused until its cid is sent again or given up. `cuts`: entries that were queued
+behind one that failed in its lane must not be written either, not even when that one is back,
+because then it stands behind them. Earlier and later go by the ids of the requests: an entry that
+never got into a lane (too many frames, a full queue) must not stop those before it that did.
 
-Sending again before `retry_ms` costs a penalty (`Penalty`), whatever the cid. What was on its way already is not held against the client, so there
-must be a sign that it has read a refusal: it sends that cid again, or gives it up by `skip`. From then on every entry of the session before that time
+Sending again before `retry_ms` costs a penalty (`Penalty`), whatever the cid. What was on its way
+already is not held against the client, so there must be a sign that it has read a refusal: it sends
+that cid again, or gives it up by `skip`. From then on every entry of the session before that time
 is resent early.
 
-Most sessions never have any trouble: they share `UNTROUBLED`, which is never written to, and get one of their own (`Session.own_order`) with the
-first entry that fails or is probed. So an idle session pays one slot.
+Most sessions never have any trouble: they share `UNTROUBLED`, which is never written to, and get
+one of their own (`Session.own_order`) with the first entry that fails or is probed. So an idle
+session pays one slot.
 """
 
 from __future__ import annotations
@@ -22,16 +26,21 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from chatd import errors
+from chatd.core.rate_limit import EARLY_SLACK_S
 from chatd.ids import Cid, UserId
-from chatd.limits import EARLY_SLACK_S
 
-# Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what was pipelined behind its entry, which is
-# what the order is in danger from, has long arrived. Without a bound, sends to ever new names would fill the memory.
+# Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what
+# was pipelined behind its entry, which is what the order is in danger from, has long arrived.
+# Without a bound, sends to ever new names would fill the memory.
 BLOCKS_MAX: Final = 1_000
 
 
 class Block(NamedTuple):
-    """A conversation waits for this entry. `id`: the request that failed; `until`: the time that its client was told to wait for, 0 if none."""
+    """A conversation waits for this entry.
+
+    `id`: the request that failed; `until`: the time that its client was told to wait for, 0 if
+    none.
+    """
 
     cid: Cid
     id: int
@@ -54,14 +63,19 @@ class SendOrder:
         self.blocked: dict[UserId, Block] = {}  # the entry that must be sent again first
         self.cuts: dict[UserId, Cut] = {}  # what of the queue must not be written
         self.probing: dict[UserId, int] = {}  # probes whose answer is out
-        self.warned_until = 0.0  # the client knows that it is over the rate until then: it has answered a refusal that said so
+        # The client knows that it is over the rate until then: it has answered a refusal that said
+        # so
+        self.warned_until = 0.0
 
-    # ---- on the way in --------------------------------------------------------------------------------------------------------------
+    # ---- on the way in ---------------------------------------------------------------------------
 
     def arrive(self, peer: UserId, cid: Cid, now: float) -> bool | errors.Blocked:
-        """An entry has just been read. Refused if an earlier one is waited for; else: is it resent early?
+        """An entry has just been read.
 
-        Early is before a `retry_ms` that its sender has read. If it is the one that is waited for, later ones may follow it.
+        Refused if an earlier one is waited for; else: is it resent early?
+
+        Early is before a `retry_ms` that its sender has read. If it is the one that is waited for,
+        later ones may follow it.
         """
         if (block := self.blocked.get(peer)) is not None:
             if block.cid != cid:
@@ -70,9 +84,11 @@ class SendOrder:
         return now < self.warned_until
 
     def recheck(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry that had to wait is about to be queued, all before it are: may it be, or has one of those failed since it arrived?
+        """An entry that had to wait is about to be queued, all before it are: may it be, or has one
+        of those failed since it arrived?
 
-        What got no place after it arrived (a later id) does not stand before it, whatever it blocks.
+        What got no place after it arrived (a later id) does not stand before it, whatever it
+        blocks.
         """
         if (waiting := self.overtaken(peer, id)) is not None:
             return blocked(waiting)
@@ -83,7 +99,10 @@ class SendOrder:
         return None
 
     def overtaken(self, peer: UserId, id: int) -> Cid | None:
-        """For an entry that a lane has queued: the cid before it that has failed since. Then it must not be written."""
+        """For an entry that a lane has queued: the cid before it that has failed since.
+
+        Then it must not be written.
+        """
         if (cut := self.cuts.get(peer)) is not None and id <= cut.id:
             return cut.cid
         return None
@@ -94,11 +113,13 @@ class SendOrder:
             self._answered(peer, block)
 
     def _answered(self, peer: UserId, block: Block) -> None:
-        """The client has read the refusal that blocked a conversation: it does as that said, or gives the entry up."""
+        """The client has read the refusal that blocked a conversation: it does as that said, or
+        gives the entry up.
+        """
         del self.blocked[peer]
         self.warned_until = max(self.warned_until, block.until - EARLY_SLACK_S)
 
-    # ---- what became of it: only of a session's own, never of UNTROUBLED --------------------------------------------------------------
+    # ---- what became of it: only of a session's own, never of UNTROUBLED -------------------------
 
     def probe(self, peer: UserId) -> None:
         """An entry goes to the lane as a probe: what follows it there is one, too, until `probed`."""
@@ -112,10 +133,13 @@ class SendOrder:
             del self.probing[peer]
 
     def failed(self, peer: UserId, cid: Cid, id: int, read_upto: int) -> errors.Blocked | None:
-        """An entry in its lane was not written, or nobody knows. Blocks the conversation until it is sent again.
+        """An entry in its lane was not written, or nobody knows.
 
-        `read_upto`: the last request of the session so far; what it has queued up to there stands behind this entry.
-        If an earlier entry is waited for, that is the error to give instead of the entry's own.
+        Blocks the conversation until it is sent again.
+
+        `read_upto`: the last request of the session so far; what it has queued up to there stands
+        behind this entry. If an earlier entry is waited for, that is the error to give instead of
+        the entry's own.
         """
         assert self is not UNTROUBLED
         waiting = self.overtaken(peer, id)
@@ -128,7 +152,10 @@ class SendOrder:
         return None
 
     def not_queued(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry did not get into a lane: those before it that did go on. Blocks the conversation until it is sent again; else as `failed`."""
+        """An entry did not get into a lane: those before it that did go on.
+
+        Blocks the conversation until it is sent again; else as `failed`.
+        """
         assert self is not UNTROUBLED
         waiting = self._wait_for(peer, cid, id)
         return None if waiting is None else blocked(waiting)
@@ -138,7 +165,9 @@ class SendOrder:
         self.blocked[peer] = self.blocked[peer]._replace(until=until)
 
     def _wait_for(self, peer: UserId, cid: Cid, id: int) -> Cid | None:
-        """Block a conversation for an entry; gives the cid of an earlier one instead, if that is waited for."""
+        """Block a conversation for an entry; gives the cid of an earlier one instead, if that is
+        waited for.
+        """
         block = self.blocked.get(peer)
         if block is not None and block.id <= id:
             return None if block.cid == cid else block.cid

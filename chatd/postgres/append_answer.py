@@ -2,12 +2,14 @@
 
     rows of `append` ──read──► Answer ──► writer (what was acked), delivery (who is told)
 
-A row with a conversation's first new seq stands for all new messages of the batch there: they have the seqs from it on, in order. Every other
-item has a row of its own, whose place is `ord`: from 0 among the messages, from -1 down among the changes (edits and deletes). See `append` in
+A row with a conversation's first new seq stands for all new messages of the batch there: they have
+the seqs from it on, in order. Every other item has a row of its own, whose place is `ord`: from 0
+among the messages, from -1 down among the changes (edits and deletes). See `append` in
 sql/migrations.
 
-Guarantee: each item of the batch is in the answer. An item for which `append` gave nothing, or what cannot be true (a seq or a time that is none,
-another conversation), has no outcome, and must not get an `ok`: the batch counts as an outage of unknown outcome.
+Guarantee: each item of the batch is in the answer. An item for which `append` gave nothing, or what
+cannot be true (a seq or a time that is none, another conversation), has no outcome, and must not
+get an `ok`: the batch counts as an outage of unknown outcome.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from chatd.postgres.faults import Outage
 
 if TYPE_CHECKING:
+    from chatd.core.batch import Batch
+    from chatd.core.conversation import Conversation
     from chatd.ids import ConvId
-    from chatd.lanes import Batch
-    from chatd.registry import Conversation
 
 REF: Final = "ref "  # and a seq: a change that named its message by a cid is written, and this is the message's
 
 
 class What(enum.Enum):
-    """What became of an item that has a result of its own. The values are the notes of `append`; `WRITTEN` has none."""
+    """What became of an item that has a result of its own.
+
+    The values are the notes of `append`; `WRITTEN` has none.
+    """
 
     WRITTEN = None
     DUPLICATE = "dup"
@@ -38,18 +43,25 @@ class What(enum.Enum):
 
 
 HAVE_SEQ: Final = frozenset((What.WRITTEN, What.DUPLICATE))
-OF_MESSAGES: Final = frozenset((What.DUPLICATE, What.LIMITED))  # a message that was written is one of its conversation's run
+# A message that was written is one of its conversation's run
+OF_MESSAGES: Final = frozenset((What.DUPLICATE, What.LIMITED))
 
 
 class First(NamedTuple):
-    """Of a conversation's new messages: the seq of the first one, and the time of all, in ms since 1970 by PostgreSQL's clock."""
+    """Of a conversation's new messages: the seq of the first one, and the time of all, in ms since
+    1970 by PostgreSQL's clock.
+    """
 
     seq: int
     ts: int
 
 
 class Result(NamedTuple):
-    """Of one item. `seq`, `ts` (ms): of the entry that it made or repeats, else 0; `ref`: of a change that named its message by its cid, else 0."""
+    """Of one item.
+
+    `seq`, `ts` (ms): of the entry that it made or repeats, else 0; `ref`: of a change that named
+    its message by its cid, else 0.
+    """
 
     what: What
     seq: int = 0
@@ -58,7 +70,11 @@ class Result(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """For a whole batch. A message that is not in `messages` is one of the new ones that its conversation's `First` stands for."""
+    """For a whole batch.
+
+    A message that is not in `messages` is one of the new ones that its conversation's `First`
+    stands for.
+    """
 
     firsts: dict[ConvId, First]  # by conversation
     messages: dict[int, Result]  # by place among the batch's messages: those that made no entry
@@ -69,7 +85,10 @@ NO_RESULTS: Final[list[Result]] = []  # nearly every batch has no changes
 
 
 def read(rows: list[tuple[Any, ...]], batch: Batch, convs: set[ConvId]) -> Answer:
-    """The rows of `append`. `convs`: of the batch's messages. Raises Outage where one of the items has no answer."""
+    """The rows of `append`.
+
+    `convs`: of the batch's messages. Raises Outage where one of the items has no answer.
+    """
     try:
         answer = _typed(rows, batch)
         if answer is not None and _is_whole(answer, batch, convs):
@@ -101,7 +120,11 @@ def _typed(rows: list[tuple[Any, ...]], batch: Batch) -> Answer | None:
             changes[-1 - ord] = result
     if not batch.changes:
         return Answer(firsts, messages, NO_RESULTS)
-    return Answer(firsts, messages, [changes[n] for n in range(len(batch.changes))]) if len(changes) == len(batch.changes) else None
+    return (
+        Answer(firsts, messages, [changes[n] for n in range(len(batch.changes))])
+        if len(changes) == len(batch.changes)
+        else None
+    )
 
 
 def _result(seq: int | None, ts: int | None, note: str | None) -> Result:
@@ -123,7 +146,8 @@ def _is_whole(answer: Answer, batch: Batch, convs: set[ConvId]) -> bool:
 
 
 def is_behind(batch: Batch, answer: Answer, delivered: list[int]) -> bool:
-    """A new entry got a seq that had been delivered before the batch went: the log has lost what was there, under this connection.
+    """A new entry got a seq that had been delivered before the batch went: the log has lost what
+    was there, under this connection.
 
     `delivered`: the heads of the items' conversations at that time.
     """

@@ -2,16 +2,20 @@
 
     open ─► connect ─► SET what correctness and plans rest on ─► read it back, in another statement ─► is it the log that we know?
 
-Settings go as statements, not as the startup packet's `options`: poolers refuse these, or drop them in silence. Then `synchronous_commit` would be
-what the role or the database says. What could not be set, or does not hold in the next statement, is an outage: nothing is written over such a
+Settings go as statements, not as the startup packet's `options`: poolers refuse these, or drop them
+in silence. Then `synchronous_commit` would be what the role or the database says. What could not be
+set, or does not hold in the next statement, is an outage: nothing is written over such a
 connection. The operator's own `options` in the URL (a search_path) stay and are applied first.
 
-A pooler by transaction gives a client's statements to sessions that others use, too. It is found by a mark that each of our connections leaves in its
-session: who finds the mark of another live connection of this process shares its session.
+A pooler by transaction gives a client's statements to sessions that others use, too. It is found by
+a mark that each of our connections leaves in its session: who finds the mark of another live
+connection of this process shares its session.
 
-Behind a firewall that forgets idle connections nothing comes back for what is sent, not even a reset: keepalives well under 4 minutes keep the path
-open, and `tcp_user_timeout` ends a connection whose data is not acknowledged. That takes seconds; so whoever has not used a connection for
-`PROVE_AFTER_S` asks it for a sign of life first (`is_alive`), and opens another one where none comes within `PROVE_S`.
+Behind a firewall that forgets idle connections nothing comes back for what is sent, not even a
+reset: keepalives well under 4 minutes keep the path open, and `tcp_user_timeout` ends a connection
+whose data is not acknowledged. That takes seconds; so whoever has not used a connection for
+`PROVE_AFTER_S` asks it for a sign of life first (`is_alive`), and opens another one where none
+comes within `PROVE_S`.
 """
 
 from __future__ import annotations
@@ -29,12 +33,11 @@ import structlog
 from psycopg import waiting
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from chatd import pgarrays
-from chatd.postgres import faults, hosts
+from chatd.postgres import arrays, faults, hosts
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import LogState, Sight, Verdict
 from chatd.postgres.planner import PLANNER
-from chatd.queries import query
+from chatd.postgres.queries import query
 
 log = structlog.get_logger("database")
 
@@ -47,17 +50,27 @@ PROVE_AFTER_S: Final = 5.0  # without an answer; in a busy connection no stateme
 PROVE_S: Final = 0.5
 STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 
-# For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks. DateStyle, TimeZone: psycopg reads no other.
-# row_security: rows that a policy hides are an error, not a log with holes.
+# For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks.
+# DateStyle, TimeZone: psycopg reads no other. row_security: rows that a policy hides are an error,
+# not a log with holes.
 COMMON: Final[Mapping[str, str]] = {
-    "client_encoding": "UTF8", "DateStyle": "ISO, MDY", "TimeZone": "UTC", "default_transaction_isolation": "read committed",
-    "default_transaction_deferrable": "off", "idle_in_transaction_session_timeout": "0", "idle_session_timeout": "0",
-    "row_security": "off", "statement_timeout": f"{int(STATEMENT_S * 1000)}ms", "lock_timeout": "0",
-}  # fmt: skip
-NEWER: Final = {"transaction_timeout": ("0", 17_00_00)}  # setting -> value, and the version of PostgreSQL that has it first
+    "client_encoding": "UTF8",
+    "DateStyle": "ISO, MDY",
+    "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "row_security": "off",
+    "statement_timeout": f"{int(STATEMENT_S * 1000)}ms",
+    "lock_timeout": "0",
+}
+# Setting -> value, and the version of PostgreSQL that has it first
+NEWER: Final = {"transaction_timeout": ("0", 17_00_00)}
 READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}
 LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning", "lock_timeout": "300ms"}
-FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}  # what this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
+# What this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
+FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}
 MARK: Final = "chatd.connection"
 
 # synchronous_commit: on, or what is stronger. An operator who has remote_apply keeps it.
@@ -73,8 +86,9 @@ _READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('
 HEADS: Final = query("heads")
 SIGHT: Final = "SELECT epoch, identity, log_identity() FROM meta"
 
-# A wait for a synchronous standby that an administrator has cut short: committed, but not where it must be. Other warnings come from statements, as
-# a trigger's (pl_exec.c), or with each transaction id once few are left (varsup.c): what is written stands all the same.
+# A wait for a synchronous standby that an administrator has cut short: committed, but not where it
+# must be. Other warnings come from statements, as a trigger's (pl_exec.c), or with each transaction
+# id once few are left (varsup.c): what is written stands all the same.
 SYNC_SOURCE: Final = "syncrep.c"
 WARN_AGAIN_S: Final = 600.0
 _warned_at: dict[str, float] = {}  # source of a warning -> when it was logged; as many as PostgreSQL has files
@@ -93,8 +107,9 @@ class Backend(NamedTuple):
 class Connection(psycopg.AsyncConnection[Any]):
     """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
 
-    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would hold a lane or a reader for so long past its
-    deadline. The statement ends by itself at `statement_timeout`.
+    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would
+    hold a lane or a reader for so long past its deadline. The statement ends by itself at
+    `statement_timeout`.
     """
 
     backend: Backend | None = None  # who serves it; None: PostgreSQL does not say
@@ -112,7 +127,10 @@ class Connection(psycopg.AsyncConnection[Any]):
             raise
 
     def note(self, diag: psycopg.errors.Diagnostic) -> None:
-        """A notice of the server. What is not known to come from a statement may speak of its commit."""
+        """A notice of the server.
+
+        What is not known to come from a statement may speak of its commit.
+        """
         if diag.severity_nonlocalized != "WARNING":
             return
         source = diag.source_file
@@ -133,29 +151,40 @@ class Opener:
     def __init__(self, conninfo: str, state: LogState | None = None) -> None:
         self._conninfo = conninfo
         self.state = state or LogState()
-        self._last: list[tuple[str, str]] = []  # (host, port) of several that are asked after the others: an old primary, a standby
+        # (host, port) of several that are asked after the others: an old primary, a standby
+        self._last: list[tuple[str, str]] = []
 
     def conninfo(self, name: str, deadline_s: float) -> str:
-        """What libpq gets: keepalives and deadlines, and of several hosts the primary, unless the operator says otherwise."""
+        """What libpq gets: keepalives and deadlines, and of several hosts the primary, unless the
+        operator says otherwise.
+        """
         own = conninfo_to_dict(self._conninfo)
         extra: dict[str, str | int] = {"connect_timeout": CONNECT_S, **KEEPALIVES}
         if "," in str(own.get("host") or "") + str(own.get("hostaddr") or ""):
             extra["target_session_attrs"] = "primary"
         extra = {key: value for key, value in extra.items() if own.get(key) is None}
         return make_conninfo(
-            self._conninfo, **extra, **self._in_order(own), client_encoding="UTF8", tcp_user_timeout=int(deadline_s * 1000),
+            self._conninfo,
+            **extra,
+            **self._in_order(own),
+            client_encoding="UTF8",
+            tcp_user_timeout=int(deadline_s * 1000),
             application_name=f"chatd {name}",
-        )  # fmt: skip
+        )
 
     def _in_order(self, own: Mapping[str, Any]) -> dict[str, str]:
-        """Host, address and port lists of libpq, with those that were no use last; nothing if there is one host alone."""
+        """Host, address and port lists of libpq, with those that were no use last; nothing if there
+        is one host alone.
+        """
         lists = {key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None}
         places = _places(lists)
         if len(places) == 1 or not self._last:
             return {}
         if len(ports := lists.get("port", [""])) == 1:  # libpq: one port is for all hosts
             lists["port"] = ports * len(places)
-        order = sorted(range(len(places)), key=lambda i: self._last.index(places[i]) + 1 if places[i] in self._last else 0)
+        order = sorted(
+            range(len(places)), key=lambda i: self._last.index(places[i]) + 1 if places[i] in self._last else 0
+        )
         return {key: ",".join(values[i] for i in order) for key, values in lists.items()}
 
     def each(self) -> dict[tuple[str, str], Opener]:
@@ -175,16 +204,26 @@ class Opener:
         self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
 
     def _learn(self, conn: Connection) -> None:
-        """Hosts that were asked before this one were of no use. To ask one that hangs again costs each connection `CONNECT_S`."""
+        """Hosts that were asked before this one were of no use.
+
+        To ask one that hangs again costs each connection `CONNECT_S`.
+        """
         own = conninfo_to_dict(self._conninfo)
         own |= self._in_order(own)
-        places = _places({key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None})
+        places = _places(
+            {key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None}
+        )
         if own.get("load_balance_hosts") != "random" and (place := _place(conn)) in places:
             for before in places[: places.index(place)]:
                 self.avoid(before)
 
-    async def open(self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True) -> Connection:
-        """A connection that is set, read back and, unless the caller does it, compared. Raises Outage."""
+    async def open(
+        self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True
+    ) -> Connection:
+        """A connection that is set, read back and, unless the caller does it, compared.
+
+        Raises Outage.
+        """
         try:
             async with asyncio.timeout(deadline_s):
                 conn = await Connection.connect(self.conninfo(name, deadline_s), autocommit=True, prepare_threshold=0)
@@ -198,7 +237,10 @@ class Opener:
             raise faults.outage(e, is_unknown=False) from e
 
     async def try_out(self, name: str, deadline_s: float) -> None:
-        """Can connections be had that are as chatd needs them? Two at a time: one alone does not show a pooler by transaction. Raises Outage."""
+        """Can connections be had that are as chatd needs them?
+
+        Two at a time: one alone does not show a pooler by transaction. Raises Outage.
+        """
         first = await self.open(name, LANE, deadline_s, compare=False)
         try:
             await close(await self.open(name, LANE, deadline_s, compare=False))
@@ -207,7 +249,7 @@ class Opener:
 
     async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
-        pgarrays.register(conn)
+        arrays.register(conn)
         conn.opened_at = conn.used_at = time.monotonic()
         self._learn(conn)
         conn.add_notice_handler(conn.note)
@@ -226,28 +268,38 @@ class Opener:
             self.avoid(_place(conn))
             raise Outage(
                 "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
-                " `chatd epoch --renew`", "old-primary", is_unknown=False,
-            )  # fmt: skip
+                " `chatd epoch --renew`",
+                "old-primary",
+                is_unknown=False,
+            )
         if verdict is Verdict.MOVED:
             self.state.suspect()
             raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
 
     async def compare_heads(self, conn: Connection, acked: Mapping[int, int]) -> None:
-        """Does the log have what was acked? A storage that was set back shows nothing else. Raises Outage if not, and has the watch look."""
+        """Does the log have what was acked?
+
+        A storage that was set back shows nothing else. Raises Outage if not, and has the watch
+        look.
+        """
         if not acked:
             return
         cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-        await cur.execute(HEADS, (pgarrays.BigintArray(list(acked)),), binary=True)
+        await cur.execute(HEADS, (arrays.BigintArray(list(acked)),), binary=True)
         heads = {row[0]: row[1] for row in await cur.fetchall()}
         if any(heads.get(id, 0) < seq for id, seq in acked.items()):
-            if conn.generation == self.state.generation:  # else that has been found, and these are acks of the log before
+            # Else that has been found, and these are acks of the log before
+            if conn.generation == self.state.generation:
                 self.state.suspect(is_behind=True)
             raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
 
     async def holds(self, conn: Connection, id: int, a: str, b: str, head: int) -> bool:
-        """Is this conversation in the log as the node knows it: between these two, and not behind? Raises Outage, psycopg.Error."""
+        """Is this conversation in the log as the node knows it: between these two, and not behind?
+
+        Raises Outage, psycopg.Error.
+        """
         cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-        await cur.execute(HEADS, (pgarrays.BigintArray([id]),), binary=True)
+        await cur.execute(HEADS, (arrays.BigintArray([id]),), binary=True)
         return any(row[1] >= head and (row[5], row[6]) == (a, b) for row in await cur.fetchall())
 
 
@@ -259,7 +311,10 @@ def _places(lists: Mapping[str, list[str]]) -> list[tuple[str, str]]:
     """(host or address, port) of libpq's lists."""
     names = lists.get("host") or lists.get("hostaddr") or [""]
     ports = lists.get("port") or [""]
-    return [(name, port or DEFAULT_PORT) for name, port in zip(names, ports * len(names) if len(ports) == 1 else ports, strict=False)]
+    return [
+        (name, port or DEFAULT_PORT)
+        for name, port in zip(names, ports * len(names) if len(ports) == 1 else ports, strict=False)
+    ]
 
 
 STANDBY: Final = "the database is a standby and takes no writes: point database_url at the primary, or promote it"
@@ -277,7 +332,8 @@ async def close(conn: Connection, within_s: float = 1.0) -> None:
 def is_stale(conn: Connection, e: BaseException) -> bool:
     """May the session be at fault, and a new one give another answer?
 
-    It keeps plans, which no longer fit once a column has another type. One that is new answers as all others would: so none is renewed without end.
+    It keeps plans, which no longer fit once a column has another type. One that is new answers as
+    all others would: so none is renewed without end.
     """
     return faults.kind(e) in OF_SESSION and time.monotonic() - conn.opened_at > RENEW_S
 
@@ -287,7 +343,10 @@ RENEW_S: Final = 5.0
 
 
 async def is_alive(conn: Connection) -> bool:
-    """Does it answer at once? If not it is closed: nothing was asked of it whose outcome would matter."""
+    """Does it answer at once?
+
+    If not it is closed: nothing was asked of it whose outcome would matter.
+    """
     try:
         async with asyncio.timeout(PROVE_S):
             await psycopg.AsyncRawCursor(conn).execute(PROVE, prepare=False)
@@ -311,7 +370,10 @@ async def sight(conn: Connection) -> Sight:
 
 
 def check_encoding(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
-    """Text is stored byte for byte in UTF-8, and in no other encoding of the database. Raises Outage."""
+    """Text is stored byte for byte in UTF-8, and in no other encoding of the database.
+
+    Raises Outage.
+    """
     encoding = conn.info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):  # None: a pooler does not say
         raise Outage(ENCODING.format(encoding), "encoding", is_unknown=False)
@@ -321,12 +383,18 @@ ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it wi
 
 
 async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
-    """Set, and read back in another statement. Raises Outage where something does not hold, psycopg.Error where it cannot be set."""
-    wanted = {**settings, **{name: value for name, (value, since) in NEWER.items() if conn.info.server_version >= since}}
+    """Set, and read back in another statement.
+
+    Raises Outage where something does not hold, psycopg.Error where it cannot be set.
+    """
+    wanted = {
+        **settings,
+        **{name: value for name, (value, since) in NEWER.items() if conn.info.server_version >= since},
+    }
     mark = f"{_life}.{next(_numbers)}"
-    names = pgarrays.TextArray(list(wanted))
+    names = arrays.TextArray(list(wanted))
     is_durable = "synchronous_commit" not in wanted
-    values = pgarrays.TextArray(list(wanted.values()))
+    values = arrays.TextArray(list(wanted.values()))
     cur = await psycopg.AsyncRawCursor(conn).execute(_SET, (names, values, MARK, mark, is_durable), prepare=False)
     row = await cur.fetchone()
     assert row is not None
@@ -338,9 +406,16 @@ async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
     assert row is not None
     if shared or row[0] != mark or row[6] != pid:
         raise Outage(faults.POOLER, "pooler", is_unknown=False)
-    for name, now, then in (*zip(wanted, row[3], then_values, strict=True), ("synchronous_commit", row[1], commit or row[1])):
+    for name, now, then in (
+        *zip(wanted, row[3], then_values, strict=True),
+        ("synchronous_commit", row[1], commit or row[1]),
+    ):
         if now != then:
-            raise Outage(f"{name} is {now!r} although it was set to {then!r}: something between changes it", "settings", is_unknown=False)
+            raise Outage(
+                f"{name} is {now!r} although it was set to {then!r}: something between changes it",
+                "settings",
+                is_unknown=False,
+            )
     if row[2] != "UTF8":
         raise Outage(ENCODING.format(row[2]), "encoding", is_unknown=False)
     if row[4]:

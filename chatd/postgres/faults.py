@@ -8,9 +8,11 @@
                      STRANGER    a conversation is not there, or is between others
                      OUTAGE      all else, known or not
 
-The rule: an outage, unless the SQLSTATE speaks of the row (PostgreSQL, Appendix A, Error Codes). psycopg's own classes say something else: a database
-that is read-only for a moment (25006) is an InternalError there, a missing right (42501) a ProgrammingError. Sessions outlive an outage; a data fault
-is the client's. So an unknown code must be an outage: to take it for a data fault would refuse messages for good.
+The rule: an outage, unless the SQLSTATE speaks of the row (PostgreSQL, Appendix A, Error Codes).
+psycopg's own classes say something else: a database that is read-only for a moment (25006) is an
+InternalError there, a missing right (42501) a ProgrammingError. Sessions outlive an outage; a data
+fault is the client's. So an unknown code must be an outage: to take it for a data fault would
+refuse messages for good.
 """
 
 from __future__ import annotations
@@ -34,7 +36,10 @@ class Fault(enum.Enum):
 
 
 class Outage(Exception):
-    """The database cannot do it now. `kind`: one of KINDS. `is_unknown`: the statement may have been carried out all the same."""
+    """The database cannot do it now.
+
+    `kind`: one of KINDS. `is_unknown`: the statement may have been carried out all the same.
+    """
 
     def __init__(self, sentence: str, kind: str = "away", *, is_unknown: bool = True) -> None:
         super().__init__(sentence)
@@ -42,14 +47,16 @@ class Outage(Exception):
         self.is_unknown = is_unknown
 
 
-# data_exception, integrity_constraint_violation, with_check_option_violation; a trigger's RAISE EXCEPTION without a code.
+# data_exception, integrity_constraint_violation, with_check_option_violation; a trigger's RAISE
+# EXCEPTION without a code.
 _DATA_CLASSES: Final = ("22", "23", "44")
 _DATA_CODES: Final = ("P0001",)
 _CONFLICTS: Final = ("40001", "40P01")  # serialization_failure, deadlock_detected
 MOVED_CODE: Final = "CH001"  # sql/functions/append.sql
 STRANGER_CODE: Final = "CH002"
 
-# kind -> what an operator is to read beside PostgreSQL's own words; longest prefix of the SQLSTATE first
+# kind -> what an operator is to read beside PostgreSQL's own words; longest prefix of the SQLSTATE
+# first
 KINDS: Final = {
     "25006": "read-only",
     "53100": "disk-full",
@@ -64,7 +71,9 @@ KINDS: Final = {
     "28": "refused",
     "3D": "refused",
     "3F": "schema",
-    "26000": "pooler",  # a prepared statement of ours is not there, or one of another's is: the session is not ours alone
+    # A prepared statement of ours is not there, or one of another's is: the session is not ours
+    # alone
+    "26000": "pooler",
     "42P05": "pooler",
     "42501": "no-right",
     "42": "schema",
@@ -108,8 +117,8 @@ def kind(error: BaseException) -> str:
     return "other" if code else "away"
 
 
-# What libpq says of a standby where a primary was asked for: it has no SQLSTATE. The last server of several may have said something else: the whole
-# text is searched.
+# What libpq says of a standby where a primary was asked for: it has no SQLSTATE. The last server of
+# several may have said something else: the whole text is searched.
 _NO_PRIMARY_WORDS: Final = "server is in hot standby mode"
 NO_PRIMARY: Final = "no server in database_url is a primary that answers: promote a standby, or name the primary there"
 TIMEOUT: Final = (
@@ -119,7 +128,9 @@ TIMEOUT: Final = (
 
 
 def sentence(error: BaseException) -> str:
-    """One line, for the log and for readiness. libpq's messages hold host, user and database, never a password."""
+    """One line, for the log and for readiness. libpq's messages hold host, user and database, never
+    a password.
+    """
     if isinstance(error, TimeoutError) and not str(error):
         return TIMEOUT
     if not isinstance(error, Outage) and kind(error) == "standby":

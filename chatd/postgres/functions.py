@@ -1,8 +1,9 @@
-"""The functions in the database: each file of `sql/functions` is one function as this release has it.
+"""The functions in the database: each file of `sql/functions` is one function as this release has
+it.
 
 `chatd migrate` compares the files with the database and applies those that differ, all in one
 transaction, after the pending `pre` migrations and before the `post` ones that follow
-(chatd/migrate.py). sql/functions/README.md has the rules for who changes one.
+(chatd/postgres/migrate.py). sql/functions/README.md has the rules for who changes one.
 
     version in the database    this release's file
     greater                    is an older one: the function is left as it is
@@ -19,7 +20,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from chatd.queries import folder as sql_folder
+from chatd.postgres.queries import folder as sql_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -33,7 +34,10 @@ _FILE: Final = re.compile(r"-- version: (\d+)\n(?:--.*\n)+(CREATE OR REPLACE FUN
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A file of sql/functions. `version` rises with each change of `statement`; `body` stands between its `$$`."""
+    """A file of sql/functions.
+
+    `version` rises with each change of `statement`; `body` stands between its `$$`.
+    """
 
     name: str
     version: int
@@ -47,14 +51,20 @@ class Function:
 
 
 class Difference(NamedTuple):
-    """How the database differs from this release. `stale`: to be applied; `newer`: with the version that is there."""
+    """How the database differs from this release.
+
+    `stale`: to be applied; `newer`: with the version that is there.
+    """
 
     stale: list[Function]
     newer: list[tuple[Function, int]]
 
 
 def read(folder: Path | None = None) -> list[Function]:
-    """The functions of this release, or of the tree of SQL files in `folder`. Raises ValueError if one is malformed."""
+    """The functions of this release, or of the tree of SQL files in `folder`.
+
+    Raises ValueError if one is malformed.
+    """
     return [_read(path) for path in sorted(((folder or sql_folder()) / "functions").glob("*.sql"))]
 
 
@@ -66,7 +76,10 @@ def _read(path: Path) -> Function:
 
 
 def compare(conn: psycopg.Connection[Any], functions: Sequence[Function]) -> Difference:
-    """Changes nothing. A database without the books (an older one, or an empty one) has everything to be applied."""
+    """Changes nothing.
+
+    A database without the books (an older one, or an empty one) has everything to be applied.
+    """
     applied: dict[str, tuple[int, str]] = {}
     if conn.execute("SELECT to_regclass(%s)", (BOOKS,)).fetchone() != (None,):
         rows = conn.execute("SELECT name, version, sha256 FROM _chatd_function").fetchall()

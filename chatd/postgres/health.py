@@ -3,10 +3,12 @@
     failed(part, error) ──► parts that fail ──► `reason`: a sentence; `kind`: a stable word (faults.KINDS)
     ok(part) ───────────────┘
 
-An outage is one line in the log at its start and one at its end, however many statements fail in between. A query to which the database answers with
-an error is a part of its own: that others are served does not say that this one is. The watch (postgres/watch.py) looks once a second and is right
-about what can be seen by reading. What only a write shows is reported by who writes: it counts for `STALE_S` after the last failure, as an idle node
-has nobody to report that it is over. After a full disk the watch tries to write by itself (`lacks_disk`).
+An outage is one line in the log at its start and one at its end, however many statements fail in
+between. A query to which the database answers with an error is a part of its own: that others are
+served does not say that this one is. The watch (postgres/watch.py) looks once a second and is right
+about what can be seen by reading. What only a write shows is reported by who writes: it counts for
+`STALE_S` after the last failure, as an idle node has nobody to report that it is over. After a full
+disk the watch tries to write by itself (`lacks_disk`).
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ class Health:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        # Those that fail now. Who was served looks here before it says so: that is on the path of a message.
+        # Those that fail now. Who was served looks here before it says so: that is on the path of a
+        # message.
         self.parts: dict[str, Trouble] = {}
-        # Commits that hang, set by the owner: until a batch is committed, or those are decided, what failed before is not over however old it is.
+        # Commits that hang, set by the owner: until a batch is committed, or those are decided,
+        # what failed before is not over however old it is.
         self.is_settling: Callable[[], bool] = lambda: False
         self._logged_at: float | None = None
         self.counts: dict[str, int] = {}  # failures by kind
@@ -76,8 +80,11 @@ class Health:
     def ok(self, part: str) -> None:
         """A statement of this part was carried out."""
         over = self.parts.pop(part, None)
-        if part == "watch" and over is not None:  # what reads failed by, too, is over, also for those that nobody asks for again soon
-            self.parts = {name: trouble for name, trouble in self.parts.items() if name == "lanes" or trouble.kind != over.kind}
+        # What reads failed by, too, is over, also for those that nobody asks for again soon
+        if part == "watch" and over is not None:
+            self.parts = {
+                name: trouble for name, trouble in self.parts.items() if name == "lanes" or trouble.kind != over.kind
+            }
         elif self.parts and self.trouble is None:
             self.parts.clear()
         if self._logged_at is not None and self.trouble is None:

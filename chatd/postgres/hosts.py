@@ -1,7 +1,10 @@
-"""Of the servers that `database_url` names, which take writes? For tools: `chatd doctor` and `chatd epoch`.
+"""Of the servers that `database_url` names, which take writes?
 
-A node goes by the epochs before its own, and so keeps off an old primary that is back (old_primaries.py, log_state.py). A tool is new each time and
-knows none: where two servers take writes it must say so, and not take the first.
+For tools: `chatd doctor` and `chatd epoch`.
+
+A node goes by the epochs before its own, and so keeps off an old primary that is back
+(old_primaries.py, log_state.py). A tool is new each time and knows none: where two servers take
+writes it must say so, and not take the first.
 """
 
 from __future__ import annotations
@@ -22,14 +25,17 @@ def each(conninfo: str) -> dict[str, str]:
     count = max((len(lists[key]) for key in ("host", "hostaddr") if key in lists), default=1)
     found = {}
     for n in range(count):
-        one = {key: values[n] if len(values) > 1 else values[0] for key, values in lists.items()}  # libpq: one port is for all hosts
+        # Libpq: one port is for all hosts
+        one = {key: values[n] if len(values) > 1 else values[0] for key, values in lists.items()}
         name = f"{one.get('host') or one.get('hostaddr') or 'local'}:{one.get('port') or _DEFAULT_PORT}"
         found[name] = make_conninfo(conninfo, **one, target_session_attrs="any")
     return found
 
 
 def primaries(conninfo: str) -> list[str]:
-    """Those of several servers that are no standby, by host:port; one that does not answer is passed over."""
+    """Those of several servers that are no standby, by host:port; one that does not answer is
+    passed over.
+    """
     found = []
     for name, alone in each(conninfo).items():
         try:

@@ -1,23 +1,29 @@
 """Which log a node holds in memory, and whether the database still has that one. Pure.
 
-A log is named by its epoch, a random word in the table `meta`, and by where it is: cluster, timeline, database and table (`log_identity()` in
-sql/functions/log_identity.sql). `meta.identity` says where the log was when its epoch was made.
+A log is named by its epoch, a random word in the table `meta`, and by where it is: cluster,
+timeline, database and table (`log_identity()` in sql/functions/log_identity.sql). `meta.identity`
+says where the log was when its epoch was made.
 
     look(epoch, recorded, actual) ──► SAME       the node goes on
                                       MOVED      another epoch, or the log is at another place than recorded: it may have lost its end
                                       LEFT       an epoch that was left behind: the old primary is back. Nothing is to be written to it
                                       STANDBY    it takes no writes
 
-A promotion and a restore put the log at another place with the old epoch still in it: who finds that first makes a new epoch (store.adopt). What was
-lost cannot be known for sure: a node that died with the primary has acked entries of which nobody else knows. So each move has a new epoch, also one
-that lost nothing (docs/decisions/0020). A move back to an epoch that was left is not made by itself: two servers that both take writes would send a
-node to and fro, and each would lose what the other has. A node that was started since knows the epochs before by the epoch: it ends with their tags.
+A promotion and a restore put the log at another place with the old epoch still in it: who finds
+that first makes a new epoch (store.adopt). What was lost cannot be known for sure: a node that died
+with the primary has acked entries of which nobody else knows. So each move has a new epoch, also
+one that lost nothing (docs/decisions/0020). A move back to an epoch that was left is not made by
+itself: two servers that both take writes would send a node to and fro, and each would lose what the
+other has. A node that was started since knows the epochs before by the epoch: it ends with their
+tags.
 
-What identity cannot show is what is missing, or another's, in a log that is where it was. Then the epoch is renewed as well, and memory begins anew
-with what is there. Where something else makes the log and memory differ, such as a trigger that changes rows, that heals nothing: so renewals of this
+What identity cannot show is what is missing, or another's, in a log that is where it was. Then the
+epoch is renewed as well, and memory begins anew with what is there. Where something else makes the
+log and memory differ, such as a trigger that changes rows, that heals nothing: so renewals of this
 kind are bounded (`Renewals`).
 
-`generation` counts the logs that this node has held. Whatever was asked of one generation is not used in the next.
+`generation` counts the logs that this node has held. Whatever was asked of one generation is not
+used in the next.
 """
 
 from __future__ import annotations
@@ -37,12 +43,17 @@ TAG_CHARS: Final = 8
 
 
 def successor(epoch: str, word: str) -> str:
-    """A new epoch of a random word, with the tags of the one before and of those before that: 43 characters."""
+    """A new epoch of a random word, with the tags of the one before and of those before that:
+
+    43 characters.
+    """
     return "-".join((word[:WORD_CHARS], tag(epoch), *tags(epoch)[: TAGS - 1]))
 
 
 def tags(epoch: str) -> list[str]:
-    """Of the epochs before it, the latest first; none where the installation made it, or an earlier release."""
+    """Of the epochs before it, the latest first; none where the installation made it, or an earlier
+    release.
+    """
     return epoch.split("-")[1:]
 
 
@@ -61,7 +72,10 @@ class Verdict(enum.Enum):
 
 
 class Sight(NamedTuple):
-    """What a connection sees of the log: `meta.epoch`, `meta.identity` and `log_identity()`; the last is None on a standby."""
+    """What a connection sees of the log:
+
+    `meta.epoch`, `meta.identity` and `log_identity()`; the last is None on a standby.
+    """
 
     epoch: str
     recorded: str | None
@@ -74,7 +88,9 @@ class LogState:
     def __init__(self) -> None:
         self.epoch = ""
         self.identity = ""
-        self.fence = ""  # what a batch is fenced by: epoch, timeline and table. A connection's cluster and database cannot change
+        # What a batch is fenced by: epoch, timeline and table. A connection's cluster and database
+        # cannot change
+        self.fence = ""
         self.generation = 0
         self.suspected = asyncio.Event()  # somebody has seen another log: the watch is to look at once
         self.is_behind = False  # entries that were acked are not there, although the log is where it was
@@ -112,7 +128,9 @@ class LogState:
 
 
 class Renewals:
-    """When an epoch may be renewed for what is missing in a log that is where it was: at once, then after pauses that double. `now` in s."""
+    """When an epoch may be renewed for what is missing in a log that is where it was: at once, then
+    after pauses that double. `now` in s.
+    """
 
     def __init__(self) -> None:
         self._not_before = -math.inf

@@ -2,13 +2,16 @@
 
     xid.started.log    in hexadecimal; opaque to clients
 
-xid: the oldest transaction that was running when the listing was made (`pg_snapshot_xmin`): whatever that one or a later one changes is listed next
-time. Ids of transactions mean something in one cluster only, so the mark names its log, and is void in another: all is listed.
+xid: the oldest transaction that was running when the listing was made (`pg_snapshot_xmin`):
+whatever that one or a later one changes is listed next time. Ids of transactions mean something in
+one cluster only, so the mark names its log, and is void in another: all is listed.
 
-started: when that server was started. After a crash it may give ids again that it had given to transactions which were never flushed to disk. A
-change by such an id can be older than the mark by number and newer in truth. The ids of at most some 0.6 s are given again, the most that the WAL
-writer may be late (3 x wal_writer_delay; PostgreSQL, Asynchronous Commit). So a mark of an earlier start counts as `AGAIN` transactions older.
-What is listed for nothing costs little; what is missed is lost to the client.
+started: when that server was started. After a crash it may give ids again that it had given to
+transactions which were never flushed to disk. A change by such an id can be older than the mark by
+number and newer in truth. The ids of at most some 0.6 s are given again, the most that the WAL
+writer may be late (3 x wal_writer_delay; PostgreSQL, Asynchronous Commit). So a mark of an earlier
+start counts as `AGAIN` transactions older. What is listed for nothing costs little; what is missed
+is lost to the client.
 """
 
 from __future__ import annotations

@@ -1,11 +1,16 @@
-"""Of several hosts in the URL, which one has the log, where more than one takes writes? Asked once, when a node starts.
+"""Of several hosts in the URL, which one has the log, where more than one takes writes?
 
-After a failover the old primary may be back, with nobody who keeps it from taking writes. A node that runs knows its own log (log_state.py). One that
-starts knows nothing, and libpq gives it the first primary of the URL. So it asks each host. One whose epoch another one tells of as left is old;
-where no node has made a new epoch yet, the one with the lower timeline is. Old ones are asked after the others from then on. Where neither shows
-which one is old (`chatd epoch --renew` on an old primary), the order of the URL stands.
+Asked once, when a node starts.
 
-A host that does not answer within `ASK_S` is passed over: a start does not wait for a machine that is gone.
+After a failover the old primary may be back, with nobody who keeps it from taking writes. A node
+that runs knows its own log (log_state.py). One that starts knows nothing, and libpq gives it the
+first primary of the URL. So it asks each host. One whose epoch another one tells of as left is old;
+where no node has made a new epoch yet, the one with the lower timeline is. Old ones are asked after
+the others from then on. Where neither shows which one is old (`chatd epoch --renew` on an old
+primary), the order of the URL stands.
+
+A host that does not answer within `ASK_S` is passed over: a start does not wait for a machine that
+is gone.
 """
 
 from __future__ import annotations
@@ -32,12 +37,18 @@ async def ask(opener: Opener) -> None:
     if len(hosts) == 1:
         return
     seen = await asyncio.gather(*(_look(host) for host in hosts.values()))
-    sights = {place: sight for place, sight in zip(hosts, seen, strict=True) if sight is not None and sight.actual is not None}
+    sights = {
+        place: sight for place, sight in zip(hosts, seen, strict=True) if sight is not None and sight.actual is not None
+    }
     old = [place for place, sight in sights.items() if any(is_older(sight, other) for other in sights.values())]
     for place in old:
         opener.avoid(place)
     if old:
-        log.error("database.primaries", not_used=[":".join(place) for place in old], reason="an old primary is back: stop it, or make it a standby")
+        log.error(
+            "database.primaries",
+            not_used=[":".join(place) for place in old],
+            reason="an old primary is back: stop it, or make it a standby",
+        )
 
 
 def is_older(one: Sight, other: Sight) -> bool:

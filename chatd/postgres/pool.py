@@ -11,11 +11,13 @@ from chatd.postgres.connection import Connection
 
 
 class Pool(AsyncConnectionPool[Connection]):
-    """psycopg's, but that a reader who is cancelled while it gives its connection back does not take it along.
+    """psycopg's, but that a reader who is cancelled while it gives its connection back does not
+    take it along.
 
-    The pool counts a connection that nobody has as one that is in use, and makes no other in its place: with the last one
-    all reads of the node have ended, and only a restart brings them back. Turned down: a `reset`, with which a task of the
-    pool's takes all connections back: more calls than a read may cost (test_costs.py).
+    The pool counts a connection that nobody has as one that is in use, and makes no other in its
+    place: with the last one all reads of the node have ended, and only a restart brings them back.
+    Turned down: a `reset`, with which a task of the pool's takes all connections back: more calls
+    than a read may cost (test_costs.py).
     """
 
     async def putconn(self, conn: Connection) -> None:

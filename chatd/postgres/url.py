@@ -1,7 +1,11 @@
-"""Is `database_url` one that libpq takes? Asked before anything connects, so that a wrong one is told as a wrong setting and not as a server away.
+"""Is `database_url` one that libpq takes?
 
-libpq's own words quote the piece that it could not read, which in a URL with an unescaped `@`, `?` or `%` is a piece of the password. So of them only
-what stands before the quote is told; a parameter's name is told only by the known one that it is nearest to.
+Asked before anything connects, so that a wrong one is told as a wrong setting and not as a server
+away.
+
+libpq's own words quote the piece that it could not read, which in a URL with an unescaped `@`, `?`
+or `%` is a piece of the password. So of them only what stands before the quote is told; a
+parameter's name is told only by the known one that it is nearest to.
 """
 
 from __future__ import annotations
@@ -25,7 +29,14 @@ _CHOICES: Final = {
     "channel_binding": ("disable", "prefer", "require"),
     "gssencmode": ("disable", "prefer", "require"),
 }
-_NUMBERS: Final = ("connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
+_NUMBERS: Final = (
+    "connect_timeout",
+    "keepalives",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
+    "tcp_user_timeout",
+)
 
 
 def check(url: str) -> None:
@@ -61,7 +72,10 @@ def _wrong_shape(said: str) -> NoReturn:
     if quote and ("query parameter" in what or "connection option" in what) and "separator" not in what:
         known = [option.keyword.decode() for option in Conninfo.get_defaults()]
         near = difflib.get_close_matches(name, known, n=1)
-        _wrong("has a parameter that libpq does not know", f"did you mean {near[0]}?" if near else f"take it out, or {ENCODE}")
+        _wrong(
+            "has a parameter that libpq does not know",
+            f"did you mean {near[0]}?" if near else f"take it out, or {ENCODE}",
+        )
     if "percent" in what or "%00" in said:
         _wrong("has a % that encodes no character", ENCODE)
     _wrong(f"cannot be read ({what.strip(' :').split(chr(10))[0] or 'libpq does not take it'})", SHAPE)

@@ -1,15 +1,20 @@
-"""Once a second: is the log the one that this node knows, and does the database take writes? And what is done where it is another one.
+"""Once a second: is the log the one that this node knows, and does the database take writes?
+
+And what is done where it is another one.
 
     look ──► SAME       the clock is read; the outage, if there was one, is over
              MOVED      adopt: a new epoch for all nodes, under the lock of the row of `meta`, unless another node has made it
                         ─► `moved` is called: memory of the log is dropped, all sessions are closed with 1012 (server.py)
              LEFT, STANDBY, an error      an outage, with its reason
 
-Every connection compares what it sees when it is opened (postgres/connection.py) and has the watch look at once where that is another log; nothing is
-written over it. So the watch finds by itself what happens to an idle node, and to a log under a connection that stays: `chatd epoch --renew`, a dump
-restored in place, rows that were taken out or set back. Of these it sees the newest entry that this node knows: whatever sets a log back takes that.
+Every connection compares what it sees when it is opened (postgres/connection.py) and has the watch
+look at once where that is another log; nothing is written over it. So the watch finds by itself
+what happens to an idle node, and to a log under a connection that stays: `chatd epoch --renew`, a
+dump restored in place, rows that were taken out or set back. Of these it sees the newest entry that
+this node knows: whatever sets a log back takes that.
 
-How far the log fell back is counted by what this node holds in memory: what other nodes have acked is not known here.
+How far the log fell back is counted by what this node holds in memory: what other nodes have acked
+is not known here.
 """
 
 from __future__ import annotations
@@ -23,15 +28,14 @@ from typing import Any, Final, NamedTuple, Protocol
 import psycopg
 import structlog
 
-from chatd import pgarrays
 from chatd.ids import ConvId
-from chatd.postgres import connection, faults, old_primaries
+from chatd.loop.pulse import Pulse
+from chatd.postgres import arrays, connection, faults, old_primaries
 from chatd.postgres.connection import Connection, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict, successor
-from chatd.pulse import Pulse
-from chatd.queries import query
+from chatd.postgres.queries import query
 
 log = structlog.get_logger("database")
 
@@ -44,12 +48,16 @@ COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
 COUNT_CONVS: Final = 5_000  # a query
 RESTAMP_ROWS: Final = 500  # conversations a transaction: their senders wait for it, some 10 ms if each row is written
 RESTAMP_S: Final = 0.25  # of each second
-DISK_S: Final = 0.3  # between two tries of the disk, so that a probe is right within 0.5 s; one costs PostgreSQL some 2 ms
-# Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and leaves nothing behind.
+# Between two tries of the disk, so that a probe is right within 0.5 s; one costs PostgreSQL some 2
+# ms
+DISK_S: Final = 0.3
+# Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and
+# leaves nothing behind.
 SPILL: Final = "SELECT count(*) FROM (SELECT repeat(n::text, 100) FROM generate_series(1, 1000) n ORDER BY 1) t"
 WATCH: Final = query("watch")
 NODES: Final = query("nodes")
-# Both in one statement and so in one round trip: the answer of each is a wake of an idle node. The parameters of WATCH come behind those of NODES.
+# Both in one statement and so in one round trip: the answer of each is a wake of an idle node. The
+# parameters of WATCH come behind those of NODES.
 WATCH_NODES: Final = "\n".join(
     (
         "SELECT w.*, (SELECT array_agg(ARRAY[n.key::text, n.name, n.address] ORDER BY n.key) FROM (",
@@ -62,14 +70,17 @@ WATCH_NODES: Final = "\n".join(
 RESTAMP: Final = query("restamp")
 
 
-# What waiting may heal, although the database answers: a standby will be promoted, a disk will have room again.
+# What waiting may heal, although the database answers: a standby will be promoted, a disk will have
+# room again.
 WAITED_FOR: Final = frozenset(("standby", "read-only", "starting", "stopping"))
 # What only the operator can mend.
 SETTINGS: Final = {"encoding", "pooler", "settings"}
 
 
 class Latest(NamedTuple):
-    """The conversation of the last entry that this node knows: how far it goes at least, and whose it is (registry.pair_check)."""
+    """The conversation of the last entry that this node knows: how far it goes at least, and whose
+    it is (registry.pair_check).
+    """
 
     id: ConvId
     head: int
@@ -80,17 +91,24 @@ NOTHING: Final = (None, None, None)
 
 
 class Errand(Protocol):
-    """Who else asks over the connection of the watch (census.py)."""
+    """Who else asks over the connection of the watch (postgres/census.py)."""
 
     def asks(self) -> tuple[int, float] | None:
-        """The parameters of NODES, to be asked together with the log's state; None: nothing is asked now."""
+        """The parameters of NODES, to be asked together with the log's state; None: nothing is
+        asked now.
+        """
 
     async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
-        """The log is the one that is known. `nodes`: the rows of NODES; None if they were not asked for. Raises what psycopg raises."""
+        """The log is the one that is known.
+
+        `nodes`: the rows of NODES; None if they were not asked for. Raises what psycopg raises.
+        """
 
 
 class Fall(NamedTuple):
-    """How far the log fell back, by what this node held: conversations behind or gone, and entries that are not there. None: not counted."""
+    """How far the log fell back, by what this node held: conversations behind or gone, and entries
+    that are not there. None: not counted.
+    """
 
     conversations: int | None
     entries: int | None
@@ -99,21 +117,28 @@ class Fall(NamedTuple):
 class Watch:
     """`start` before anything else asks the database, then `run` for the node's life.
 
-    `moved` is called when another log is adopted, with the state already changed, in the same turn of the loop. `held` gives the heads of all
-    conversations in memory, `acked` those of the lanes' last batches, `latest` that of the last entry that this node knows.
-    `clock(database's time in ms, how long the answer took in s)`.
+    `moved` is called when another log is adopted, with the state already changed, in the same turn
+    of the loop. `held` gives the heads of all conversations in memory, `acked` those of the lanes'
+    last batches, `latest` that of the last entry that this node knows. `clock(database's time in
+    ms, how long the answer took in s)`.
     """
 
     def __init__(
-        self, opener: Opener, health: Health, *, moved: Callable[[Fall], None], held: Callable[[], Mapping[ConvId, int]],
-        acked: Callable[[], Mapping[int, int]], latest: Callable[[], Latest | None],
-    ) -> None:  # fmt: skip
+        self,
+        opener: Opener,
+        health: Health,
+        *,
+        moved: Callable[[Fall], None],
+        held: Callable[[], Mapping[ConvId, int]],
+        acked: Callable[[], Mapping[int, int]],
+        latest: Callable[[], Latest | None],
+    ) -> None:
         self._opener, self._health = opener, health
         self._moved, self._held, self._acked, self._latest = moved, held, acked, latest
         self._renewals = Renewals()
         self._is_told = False  # that the log and memory differ, and that the epoch was renewed for it only a while ago
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
-        self.errand: Errand | None = None  # what else is asked over this connection (census.py)
+        self.errand: Errand | None = None  # what else is asked over this connection (postgres/census.py)
         self.pulse = Pulse()  # whose beat it is time to look at; the owner's
         self._conn: Connection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
@@ -125,14 +150,18 @@ class Watch:
         return self._opener.state
 
     async def probe(self) -> None:
-        """Can the database be used, whatever schema it has? Raises Outage, whose `kind` tells whether waiting helps."""
+        """Can the database be used, whatever schema it has?
+
+        Raises Outage, whose `kind` tells whether waiting helps.
+        """
         await old_primaries.ask(self._opener)
         conn = await self._opener.open("start", connection.COMMON, START_S, compare=False)
         try:
             cur = await conn.execute("SELECT current_setting('transaction_read_only') = 'on'")
             if await cur.fetchone() == (True,):
                 raise Outage(READ_ONLY, "read-only", is_unknown=False)
-            # A second one beside it: one alone does not show a pooler by transaction, which would keep the locks of migrations, too.
+            # A second one beside it: one alone does not show a pooler by transaction, which would
+            # keep the locks of migrations, too.
             await connection.close(await self._opener.open("start", connection.COMMON, START_S, compare=False))
         except (psycopg.Error, OSError) as e:
             raise faults.outage(e, is_unknown=False) from e
@@ -169,7 +198,10 @@ class Watch:
                 pass
 
     async def answers(self, within_s: float) -> bool:
-        """Look now, at the disk, too; whether the look is over in this time, with whatever result: `health` has it."""
+        """Look now, at the disk, too; whether the look is over in this time, with whatever result:
+
+        `health` has it.
+        """
         looked, self._is_asked = self._looked, True
         self._state.suspected.set()
         try:
@@ -218,7 +250,9 @@ class Watch:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
     async def _try_disk(self, conn: Connection) -> None:
-        """Somebody asks whether the node serves, or a write has failed for want of disk: on an idle node no write would tell."""
+        """Somebody asks whether the node serves, or a write has failed for want of disk: on an idle
+        node no write would tell.
+        """
         if time.monotonic() - self._disk_tried_at < DISK_S:
             return
         self._is_asked, self._disk_tried_at = False, time.monotonic()
@@ -235,7 +269,9 @@ class Watch:
         self._health.ok("disk")
 
     async def _restamp(self, conn: Connection) -> None:
-        """Some steps of what is to be done once after a restore; the next look goes on, of this node or of another."""
+        """Some steps of what is to be done once after a restore; the next look goes on, of this
+        node or of another.
+        """
         until = time.monotonic() + RESTAMP_S
         async with asyncio.timeout(DEADLINE_S):
             while time.monotonic() < until:
@@ -245,9 +281,15 @@ class Watch:
                     return
 
     def _may_adopt(self, seen: Sight) -> bool:
-        """A log that is where it was, and differs from memory again although that began anew a while ago: told once, and not adopted yet."""
+        """A log that is where it was, and differs from memory again although that began anew a
+        while ago: told once, and not adopted yet.
+        """
         state = self._state
-        if not state.is_behind or (seen.epoch, seen.recorded, seen.actual) != (state.epoch, state.identity, state.identity):
+        if not state.is_behind or (seen.epoch, seen.recorded, seen.actual) != (
+            state.epoch,
+            state.identity,
+            state.identity,
+        ):
             return True
         if self._renewals.may(time.monotonic()):
             self._is_told = False
@@ -255,7 +297,10 @@ class Watch:
         state.is_behind = False
         if not self._is_told:
             self._is_told = True
-            log.error("log.differs", reason="log and memory differ again after the epoch was renewed for that: does a trigger change rows?")
+            log.error(
+                "log.differs",
+                reason="log and memory differ again after the epoch was renewed for that: does a trigger change rows?",
+            )
         return False
 
     async def _connect(self) -> tuple[Connection, bool]:
@@ -284,16 +329,28 @@ class Watch:
                 await conn.execute("UPDATE meta SET epoch = %s, identity = %s, restamp = 0", (epoch, actual))
                 await conn.execute("DELETE FROM feed")  # its rows are of another cluster's transactions
                 if is_first:
-                    log.error("log.moved", epoch=epoch, was=recorded, now=actual, reason="a failover or a restore; clients begin anew by the epoch")
+                    log.error(
+                        "log.moved",
+                        epoch=epoch,
+                        was=recorded,
+                        now=actual,
+                        reason="a failover or a restore; clients begin anew by the epoch",
+                    )
         if is_first:
             state.adopt(epoch, actual)
             return
         fall = await self._count(conn)
         state.adopt(epoch, actual)
         log.error(
-            "log.moved", epoch_was=before[0], epoch=epoch, was=before[1], now=actual, conversations_behind=fall.conversations,
-            entries_lost=fall.entries, reason="a failover, a restore or `chatd epoch --renew`; all sessions are closed and begin again",
-        )  # fmt: skip
+            "log.moved",
+            epoch_was=before[0],
+            epoch=epoch,
+            was=before[1],
+            now=actual,
+            conversations_behind=fall.conversations,
+            entries_lost=fall.entries,
+            reason="a failover, a restore or `chatd epoch --renew`; all sessions are closed and begin again",
+        )
         self._moved(fall)
 
     async def _count(self, conn: Connection) -> Fall:
@@ -305,7 +362,7 @@ class Watch:
                 for at in range(0, len(held), COUNT_CONVS):
                     part = held[at : at + COUNT_CONVS]
                     cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
-                    await cur.execute(connection.HEADS, (pgarrays.BigintArray([id for id, _ in part]),), binary=True)
+                    await cur.execute(connection.HEADS, (arrays.BigintArray([id for id, _ in part]),), binary=True)
                     heads = {row[0]: row[1] for row in await cur.fetchall()}
                     for id, head in part:
                         if (missing := head - heads.get(id, 0)) > 0:
@@ -321,4 +378,6 @@ class Watch:
             await connection.close(conn)
 
 
-READ_ONLY: Final = "the database is read-only (default_transaction_read_only): its disk may be full, or a failover is under way"
+READ_ONLY: Final = (
+    "the database is read-only (default_transaction_read_only): its disk may be full, or a failover is under way"
+)

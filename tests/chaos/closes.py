@@ -1,4 +1,5 @@
-"""Who was closed with 4004 and 4005, judged at that moment by who was there: the nodes run in this process, so their order is known exactly.
+"""Who was closed with 4004 and 4005, judged at that moment by who was there: the nodes run in this
+process, so their order is known exactly.
 
     Closes(lease_s)                   `sittings` are all sessions since their hello, `wrong` the sentences; none is right
     installed(closes)                 wraps where a session takes its device's place, is active, and ends
@@ -7,7 +8,8 @@
     4005    the user has more devices than may be, and no other that could go is idle for longer. A node that has too many by
             itself closes the longest idle of its own; over several nodes all decide by what each told of its devices
 
-What other nodes know of a session is late: its end by a lease, if its node or Redis is away; its activity by SETTLED_S.
+What other nodes know of a session is late: its end by a lease, if its node or Redis is away; its
+activity by SETTLED_S.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from typing import Any, Final
 
 import pytest
 
-from chatd import opening
-from chatd.connection import Connection
+from chatd.chat import hello as opening
+from chatd.core.session import Session, State
 from chatd.errors import CloseCode
-from chatd.session import Session, State
+from chatd.net.connection import Connection
 
 SETTLED_S: Final = opening.SURPLUS_S + 0.5  # before this a device may have been told to be idle that is not
 KNOWN_S: Final = 1.0  # a lease more, and all nodes know of a session, or of its end
@@ -78,8 +80,14 @@ class Closes:
             self._too_many(sitting)
 
     def _replaced(self, closed: Sitting) -> None:
-        mine = [one for one in self.sittings.values() if one is not closed and (one.user, one.device) == (closed.user, closed.device)]
-        if not any(one.n > closed.n or (one.services != closed.services and one.at > closed.at - CLOCKS_S) for one in mine):
+        mine = [
+            one
+            for one in self.sittings.values()
+            if one is not closed and (one.user, one.device) == (closed.user, closed.device)
+        ]
+        if not any(
+            one.n > closed.n or (one.services != closed.services and one.at > closed.at - CLOCKS_S) for one in mine
+        ):
             self.wrong.append(f"{closed} was closed as replaced, and nothing of its device came after it")
 
     def _too_many(self, closed: Sitting) -> None:
@@ -91,17 +99,29 @@ class Closes:
             over = 1
         else:
             known = [one for one in there if not one.ended_at or one.code == CloseCode.TOO_MANY_DEVICES]
-            idler = [one for one in known if self._is_known(one, now) and one.active_at(now) + CLOCKS_S < closed.active_at(now - SETTLED_S)]
+            idler = [
+                one
+                for one in known
+                if self._is_known(one, now) and one.active_at(now) + CLOCKS_S < closed.active_at(now - SETTLED_S)
+            ]
             over = len(there) - self.devices_max
         if over <= 0:
             self.wrong.append(f"{closed} was closed as one too many, beside {[one.device for one in there]}")
         elif len(idler) >= over:
-            self.wrong.append(f"{closed} was closed as the longest idle, and {[str(one) for one in idler]} were idle for longer")
+            self.wrong.append(
+                f"{closed} was closed as the longest idle, and {[str(one) for one in idler]} were idle for longer"
+            )
 
     def _newest(self, closed: Sitting, now: float) -> list[Sitting]:
-        """Of each device of the user the newest session that another node may think there, by when they began; `closed` itself."""
+        """Of each device of the user the newest session that another node may think there, by when
+        they began; `closed` itself.
+        """
         late_s = self.lease_s + KNOWN_S
-        mine = [one for one in self.sittings.values() if one.user == closed.user and (not one.ended_at or one.ended_at > now - late_s)]
+        mine = [
+            one
+            for one in self.sittings.values()
+            if one.user == closed.user and (not one.ended_at or one.ended_at > now - late_s)
+        ]
         newest = {one.device: one for one in mine}
         newest[closed.device] = closed
         return sorted(newest.values(), key=lambda one: one.n)

@@ -2,12 +2,14 @@
 
     Convergence.look(now, truth, wrong)      again and again; `late` is what was wrong for longer than is promised
 
-Promised is: right within `bound_s` of the last fault. A change after that (a session that comes or goes, two who have
-both written) is seen within `CHANGE_S`: what is told is compared with `truth`, and a change of that begins a new count.
+Promised is: right within `bound_s` of the last fault. A change after that (a session that comes or
+goes, two who have both written) is seen within `CHANGE_S`: what is told is compared with `truth`,
+and a change of that begins a new count.
 
-Time is counted as far as this loop had it: of a pause between two looks only `LOOK_S_MAX` counts. The nodes run here too,
-and what a busy machine keeps from all of them is nobody's fault. Likewise a call to Redis that had no answer in time,
-although nothing was in its way any more: `failures` rises, and it is the last fault then.
+Time is counted as far as this loop had it: of a pause between two looks only `LOOK_S_MAX` counts.
+The nodes run here too, and what a busy machine keeps from all of them is nobody's fault. Likewise a
+call to Redis that had no answer in time, although nothing was in its way any more: `failures`
+rises, and it is the last fault then.
 """
 
 from __future__ import annotations

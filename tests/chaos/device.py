@@ -1,10 +1,13 @@
-"""A device that does everything which docs/protocol.md allows, and writes down each answer that the page does not.
+"""A device that does everything which docs/protocol.md allows, and writes down each answer that the
+page does not.
 
     Device(Client)      outbox, resync and paging are the fault client's; here are the other requests, and how connections begin and end
     Life                one connection of a device: when it said hello, was welcomed and ended, and with which code
 
-`wanted`: it is to be connected. It dials whichever node the world names. `hop` leaves the old connection open and silent and comes to another
-node, as a phone does that changes networks: the server is to close the old one with 4004. After 4004 and 4005 it stays away until it is wanted again.
+`wanted`: it is to be connected. It dials whichever node the world names. `hop` leaves the old
+connection open and silent and comes to another node, as a phone does that changes networks: the
+server is to close the old one with 4004. After 4004 and 4005 it stays away until it is wanted
+again.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any, Final
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
 
 from tests.faults.checker import Acked, Got
 from tests.faults.client import Client
@@ -46,14 +50,23 @@ class Life:
 class Device(Client):
     """`where` gives (number, URL) of a node to dial; `lives` are all connections, of all devices."""
 
-    def __init__(self, user: str, device: str, token: str, rng: random.Random, where: Callable[[], tuple[int, str]], lives: list[Life]) -> None:
+    def __init__(
+        self,
+        user: str,
+        device: str,
+        token: str,
+        rng: random.Random,
+        where: Callable[[], tuple[int, str]],
+        lives: list[Life],
+    ) -> None:
         super().__init__("", token, user, device, rng)
         self.where, self.lives = where, lives
         self.wanted = asyncio.Event()
         self.life: Life | None = None
         self.is_alone = False  # the node: another one may be behind the one that we come from
         self.away = False
-        self.told: dict[tuple[str, str], tuple[int, int]] = {}  # (conversation, user) -> cursors, the highest that was told
+        # (conversation, user) -> cursors, the highest that was told
+        self.told: dict[tuple[str, str], tuple[int, int]] = {}
         self.moved: dict[tuple[str, str], tuple[int, int]] = {}  # the same, as answered to our own requests
         self.spoke: dict[str, set[str]] = {}  # conversation -> whose messages were seen
         self.items: list[dict[str, Any]] = []  # the last list of conversations
@@ -63,7 +76,8 @@ class Device(Client):
         self._asked: dict[int, dict[str, Any]] = {}
         self._named: dict[str, int] = {}
         self._known: dict[str, int] = {}  # conversations that this connection gives from further back than we have them
-        self._held: dict[str, list[Got | Acked]] = {}  # by conversation that is being paged: what its pages have not reached
+        # By conversation that is being paged: what its pages have not reached
+        self._held: dict[str, list[Got | Acked]] = {}
         self._talks: asyncio.Task[None] | None = None
         self._ghosts: set[asyncio.Task[None]] = set()
 
@@ -75,7 +89,7 @@ class Device(Client):
     def is_up(self) -> bool:
         return self._ws is not None
 
-    # ---- connections ------------------------------------------------------------------------------------------------------------------
+    # ---- connections -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         try:
@@ -84,7 +98,8 @@ class Device(Client):
                 number, url = self.where()
                 life = Life(self.history.user, self.history.device, number)
                 with contextlib.suppress(OSError, InvalidHandshake, EOFError, TimeoutError):
-                    ws = await connect(url, subprotocols=["chatd.v1"], compression=None, ping_interval=None, open_timeout=5)  # type: ignore[list-item]
+                    chatd_v1 = [Subprotocol("chatd.v1")]
+                    ws = await connect(url, subprotocols=chatd_v1, compression=None, ping_interval=None, open_timeout=5)
                     await self._live(ws, life)
                 self._lost()
                 await asyncio.sleep(self._rng.uniform(0, PAUSE_S))
@@ -168,11 +183,18 @@ class Device(Client):
         super()._lost()
         self._asked = {}
 
-    # ---- hello -----------------------------------------------------------------------------------------------------------------------------
+    # ---- hello -----------------------------------------------------------------------------------
 
     async def _talk(self, ws: ClientConnection) -> None:
         self._last_id = 1
-        hello: dict[str, Any] = {"t": "hello", "id": 1, "v": 1, "token": self.token, "device": self.history.device, **self._position()}
+        hello: dict[str, Any] = {
+            "t": "hello",
+            "id": 1,
+            "v": 1,
+            "token": self.token,
+            "device": self.history.device,
+            **self._position(),
+        }
         if self.watch:
             hello["watch"] = self.watch
         if self.away:
@@ -227,13 +249,18 @@ class Device(Client):
 
     def _begin(self, items: list[dict[str, Any]]) -> None:
         listed = {item["c"] for item in items}
-        # What is neither named nor listed comes from where this node is, which may be behind the one that we come from: the same.
+        # What is neither named nor listed comes from where this node is, which may be behind the
+        # one that we come from: the same.
         self._known = {c: seq for c, seq in self.have.items() if c not in self._named and c not in listed}
         for item in items:
             c = item["c"]
             if c in self.have and c not in self._named and not item.get("page"):
-                item["page"] = True  # one that is listed and was not named starts at head + 1, like one that is to be paged
-                if item["head"] < self.have[c]:  # of a node that is behind the one we come from: what we have comes again, to be ignored
+                # One that is listed and was not named starts at head + 1, like one that is to be
+                # paged
+                item["page"] = True
+                # Of a node that is behind the one we come from: what we have comes again, to be
+                # ignored
+                if item["head"] < self.have[c]:
                     self._known[c] = item["head"] = self.have[c]
             self._listed[c] = max(self._listed.get(c, 0), item["head"])
             self._took(item)
@@ -249,7 +276,7 @@ class Device(Client):
         old = self.told.get((c, user), (0, 0))
         self.told[c, user] = (max(old[0], delivered), max(old[1], read))
 
-    # ---- requests ----------------------------------------------------------------------------------------------------------------------
+    # ---- requests --------------------------------------------------------------------------------
 
     def ask(self, t: str, **keys: Any) -> None:
         """Send a request if connected; its answer is judged by `_answer`."""
@@ -303,15 +330,20 @@ class Device(Client):
             self._looked(request, frame)
         elif t in ("send", "edit", "delete"):
             place = next((e for e in self.history.events if isinstance(e, Acked) and e.cid == request["cid"]), None)
-            if not frame.get("dup") or (place is not None and (place.c, place.seq, place.ts) != (frame["c"], frame["seq"], frame["ts"])):
+            if not frame.get("dup") or (
+                place is not None and (place.c, place.seq, place.ts) != (frame["c"], frame["seq"], frame["ts"])
+            ):
                 self.faults.append(f"a retry of {place} got {frame}")
 
     def _looked(self, request: dict[str, Any], frame: dict[str, Any]) -> None:
         """A page of history beside the resync: an unbroken run, as the log has it."""
         entries = frame["entries"]
-        if [e["seq"] for e in entries] != list(range(entries[0]["seq"], entries[0]["seq"] + len(entries)) if entries else []):
+        if [e["seq"] for e in entries] != list(
+            range(entries[0]["seq"], entries[0]["seq"] + len(entries)) if entries else []
+        ):
             self.faults.append(f"{request} got seqs {[e['seq'] for e in entries]}")
-        # A node that was not told in the hello how far we are may be behind the one that we come from.
+        # A node that was not told in the hello how far we are may be behind the one that we come
+        # from.
         if request["c"] in self._named and frame["head"] < self._named[request["c"]]:
             self.faults.append(f"{request} got a head of {frame['head']}, and {self._named[request['c']]} was named")
 
@@ -332,7 +364,7 @@ class Device(Client):
         else:
             self.faults.append(f"{request} got {err}")
 
-    # ---- what comes ----------------------------------------------------------------------------------------------------------------------
+    # ---- what comes ------------------------------------------------------------------------------
 
     def _got(self, c: str, e: dict[str, Any], paged: bool = False) -> None:
         cid = e.get("cid")

@@ -1,10 +1,12 @@
-"""Where a node of a world runs: in the world's loop, or apart, in a thread with a loop of its own that can be held up, as SIGSTOP does to a process.
+"""Where a node of a world runs: in the world's loop, or apart, in a thread with a loop of its own
+that can be held up, as SIGSTOP does to a process.
 
     await home.run(work)        what `work` gives; it runs in the node's loop
     home.look(at)               the same for a plain function, at once: what reads the node's maps
     await home.hold_up(s)       nothing of the node runs for so long: its sockets fill, its timers are late, its lease ends
 
-A pause of the world's own loop would hold up the servers' faults and all devices, so that nobody was there to see what it does.
+A pause of the world's own loop would hold up the servers' faults and all devices, so that nobody
+was there to see what it does.
 """
 
 from __future__ import annotations
@@ -57,7 +59,13 @@ class Apart(Home):
 
     async def end(self) -> list[str]:
         await self.run(self._loop.shutdown_asyncgens())
-        left = self.look(lambda: [repr(task) for task in asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)} if not task.done()])
+        left = self.look(
+            lambda: [
+                repr(task)
+                for task in asyncio.all_tasks(self._loop) - {asyncio.current_task(self._loop)}
+                if not task.done()
+            ]
+        )
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()

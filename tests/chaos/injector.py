@@ -3,8 +3,9 @@
     Injector.around(call)        before and after it: nothing, a pause in which others run, a failure, a hang
     installed(injector)          wraps Store's methods, the driver's `execute` under them, and Engine and Subscription
 
-A failure before the call leaves nothing done; one after it loses the answer of what was done. A hang ends by the caller's deadline, with either.
-The wrappers stand in the classes, so all nodes of the process are met. Nothing is injected while `is_on` is false.
+A failure before the call leaves nothing done; one after it loses the answer of what was done. A
+hang ends by the caller's deadline, with either. The wrappers stand in the classes, so all nodes of
+the process are met. Nothing is injected while `is_on` is false.
 """
 
 from __future__ import annotations
@@ -21,23 +22,51 @@ import psycopg
 import pytest
 from redis.asyncio.connection import AbstractConnection
 
-import chatd.bus
+import chatd.cluster.pubsub
 from chatd import errors
-from chatd.engine import Away, Engine, Event, Subscription
+from chatd.cluster.redis.client import Away, Engine, Event, Subscription
 from chatd.store import Store
 
 HANG_S: Final = 0.4
 RETRY_MS: Final = 30
 
-# Which of Store's methods are wrapped; `True`: its answer can be lost, too. Where it cannot, what lies between the driver and the caller is one turn.
+# Which of Store's methods are wrapped; `True`: its answer can be lost, too. Where it cannot, what
+# lies between the driver and the caller is one turn.
 STORE: Final = {
-    "resolve": True, "list_changed": True, "list_conversations": True, "entries_before": True, "entries_after": True, "entries_many": True,
-    "heads": True, "seen": True, "feed": False, "states": True, "states_of": True, "feed_prune": True, "make_partition": True, "ping": True,
-    "partitions_left": True, "_write_cursors": True, "_write_users": True,
-}  # fmt: skip
+    "resolve": True,
+    "list_changed": True,
+    "list_conversations": True,
+    "entries_before": True,
+    "entries_after": True,
+    "entries_many": True,
+    "heads": True,
+    "seen": True,
+    "feed": False,
+    "states": True,
+    "states_of": True,
+    "feed_prune": True,
+    "make_partition": True,
+    "ping": True,
+    "partitions_left": True,
+    "_write_cursors": True,
+    "_write_users": True,
+}
 
 # SQLSTATEs that PostgreSQL may answer with at any statement; those in CUTS end the connection.
-ANSWERS: Final = ("40001", "40P01", "25006", "53100", "53200", "53300", "55P03", "57014", "58030", "XX000", "0A000", "42501")
+ANSWERS: Final = (
+    "40001",
+    "40P01",
+    "25006",
+    "53100",
+    "53200",
+    "53300",
+    "55P03",
+    "57014",
+    "58030",
+    "XX000",
+    "0A000",
+    "42501",
+)
 CUTS: Final = ("57P01", "57P02", "08006")
 
 
@@ -155,7 +184,11 @@ def _wrap_driver(injector: Injector, patch: pytest.MonkeyPatch) -> None:
                 injector.counts[f"driver: {code}"] += 1
                 return psycopg.errors.lookup(code)("chaos")
             self.connection.pgconn.finish()
-            return psycopg.errors.lookup(rng.choice(CUTS))("chaos") if rng.random() < 0.3 else psycopg.OperationalError("chaos: cut")
+            return (
+                psycopg.errors.lookup(rng.choice(CUTS))("chaos")
+                if rng.random() < 0.3
+                else psycopg.OperationalError("chaos: cut")
+            )
 
         return await injector.around("driver", call, fault)
 
@@ -184,7 +217,7 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Engine, "run", chaotic_run)
     patch.setattr(Subscription, "events", chaotic_events)
     patch.setattr(Subscription, "_write", chaotic_write)
-    put = chatd.bus.Bus._put
+    put = chatd.cluster.pubsub.Bus._put
 
     def lossy_put(self: Any, channel: str, data: bytes) -> None:
         if injector.hits(injector.bus_lost):
@@ -192,4 +225,4 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
             return
         put(self, channel, data)
 
-    patch.setattr(chatd.bus.Bus, "_put", lossy_put)
+    patch.setattr(chatd.cluster.pubsub.Bus, "_put", lossy_put)

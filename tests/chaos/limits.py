@@ -1,13 +1,14 @@
-"""The limits that all nodes share, judged by what was sent and acked: no period holds more than it may, whoever is over is told, nobody for good.
+"""The limits that all nodes share, judged by what was sent and acked: no period holds more than it
+may, whoever is over is told, nobody for good.
 
     over(...)            pure: the periods that hold more acks than the limit and the outages in them allow
     Outages              when nodes counted alone, and when Redis forgot
     await probe(...)     once all is quiet: a user over the rate, and one over the new conversations, at two nodes at once
     await crowd(...)     the same for one with too many devices, over all nodes
 
-An entry took its place in the period between its first send and its first `ok`. Only what lies in a period with both
-ends is counted, so whatever this machine was busy with, a finding is one. While Redis is away, and for one period after
-it forgot, docs/cluster.md allows the limit at each node.
+An entry took its place in the period between its first send and its first `ok`. Only what lies in a
+period with both ends is counted, so whatever this machine was busy with, a finding is one. While
+Redis is away, and for one period after it forgot, docs/cluster.md allows the limit at each node.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import pytest
 
-from chatd.gate import Gate
+from chatd.core.admission import Gate
 from tests.chaos.device import TOO_MANY, Device, Life
 from tests.faults.client import Client
 
@@ -75,7 +76,14 @@ def spans(clients: Iterable[Client]) -> dict[str, list[Span]]:
     return {user: list(of_cid.values()) for user, of_cid in found.items()}
 
 
-def over(user: str, acked: Sequence[Span], limit: int, period_s: float, outages: Outages, nodes: Callable[[float, float], int]) -> list[str]:
+def over(
+    user: str,
+    acked: Sequence[Span],
+    limit: int,
+    period_s: float,
+    outages: Outages,
+    nodes: Callable[[float, float], int],
+) -> list[str]:
     """`nodes`: how many there were between two times."""
     wrong = []
     for since in sorted({sent for sent, _ in acked}):
@@ -90,14 +98,22 @@ def over(user: str, acked: Sequence[Span], limit: int, period_s: float, outages:
 async def probe(
     places: Sequence[str], names: tuple[str, str], token: Callable[[str], str], rng: random.Random, outages: Outages
 ) -> list[str]:  # fmt: skip
-    """`places`: URLs of the nodes, two of which are used. `names`: of a user who sends much, and of one who opens much."""
+    """`places`:
+
+    URLs of the nodes, two of which are used. `names`: of a user who sends much, and of one who
+    opens much.
+    """
     two = [*places, *places][:2] if len(places) < 2 else rng.sample(list(places), 2)
     clients = [Client(url, token(name), name, f"{name}-{n}", rng) for n, url in enumerate(two) for name in names]
     lives = [asyncio.create_task(client.run()) for client in clients]
     try:
         return await _probed(clients, names, outages)
     except TimeoutError:
-        left = [(client.history.device, client.unsent, client.errors[-1:]) for client in clients if client.unsent or not client.live.is_set()]
+        left = [
+            (client.history.device, client.unsent, client.errors[-1:])
+            for client in clients
+            if client.unsent or not client.live.is_set()
+        ]
         return [f"for good: not within {FOR_GOOD_S} s: {left}"]
     finally:
         for life in lives:
@@ -144,11 +160,18 @@ async def _probed(clients: Sequence[Client], names: tuple[str, str], outages: Ou
     of = spans(clients)
     wrong = over(names[0], of[names[0]], MESSAGES, PER_MS / 1000, outages, lambda *_: 2)
     wrong += over(names[1], of[names[1]], NEW, HOUR_S, outages, lambda *_: 2)
-    for name, code, period_s in ((names[0], "rate_limited", PER_MS / 1000), (names[1], "too_many_conversations", HOUR_S)):
+    for name, code, period_s in (
+        (names[0], "rate_limited", PER_MS / 1000),
+        (names[1], "too_many_conversations", HOUR_S),
+    ):
         mine = [client for client in clients if client.history.user == name]
         sent = [at for client in mine for at in client.sent_at.values()]
         told = [frame for client in mine for frame in client.errors if frame["code"] == code]
-        if not told and max(sent) - min(sent) < period_s and not outages.touch(min(sent) - period_s, max(sent) + period_s):
+        if (
+            not told
+            and max(sent) - min(sent) < period_s
+            and not outages.touch(min(sent) - period_s, max(sent) + period_s)
+        ):
             wrong.append(f"untold: {name} was over a limit, and nobody said {code}")
         wrong += [f"untold: {frame} says no time" for frame in told if not frame.get("retry_ms")]
         wrong += [f"{client.history.device}: {fault}" for client in mine for fault in client.faults]

@@ -1,4 +1,5 @@
-"""How a world is run: the waits of the code are shortened, the clocks of PostgreSQL and Redis step as the injector says, what is logged is kept.
+"""How a world is run: the waits of the code are shortened, the clocks of PostgreSQL and Redis step
+as the injector says, what is logged is kept.
 
     findings = await run(world)       what is wrong; none is right
 """
@@ -17,34 +18,56 @@ import pytest
 import structlog
 
 from chatd.clock import Clock
-from chatd.engine import Engine, Script
+from chatd.cluster.redis.client import Engine, Script
 from tests.chaos import closes, limits
 from tests.chaos.injector import Injector, installed
 from tests.chaos.world import World
 
-TRACE_VARIABLE: Final = "CHAOS_TRACE"  # a folder: findings, the plan and the nodes' logs of each seed that fails are written there
+# A folder: findings, the plan and the nodes' logs of each seed that fails are written there
+TRACE_VARIABLE: Final = "CHAOS_TRACE"
 CONNECT_S: Final = 0.5
 CLOCK_KEY: Final = "chaos:clock"  # in Redis: how far its clock is off, in s
 
 # The same waits in the same relations, shorter.
 HURRIED: Final = (
-    ("registry", "LINGER_S", 0.4), ("store", "READ_TIMEOUT_S", 0.4), ("store", "READ_RETRY_MS", 60), ("feedreader", "DEADLINE_S", 0.6),
-    ("gaps", "FILL_RETRY_S", 0.06), ("resync", "FILL_RETRY_S", 0.06), ("cluster", "FEED_S", 0.25), ("cluster", "FEED_AWAY_S", 0.05),
-    ("opening", "OPEN_RETRY_MS", 60), ("entering", "RETRY_MS", 60), ("quota", "TRIAL_S", 0.2), ("quota", "TRIAL_MAX_S", 0.5),
-    ("bus", "PING_S", 0.25), ("bus", "PUBLISH_S", 0.3), ("bus", "BACKOFF_MAX_S", 0.2), ("presence_keys", "CALL_S", 0.3),
-    ("writer", "BACKOFF_MAX_S", 0.2), ("feed", "BACKOFF_MAX_S", 0.2), ("postgres.watch", "LOOK_S", 0.2), ("postgres.watch", "DEADLINE_S", 0.6),
-    ("engine", "RENEW_S", 0.05), ("server", "DRAIN_GRACE_S", 1.0), ("quota", "HOUR_S", limits.HOUR_S),
-    ("limits", "LONG_S", limits.HOUR_S / 2), ("limits", "ASK_AGAIN_S", 0.1),
-)  # fmt: skip
+    ("core.conversations", "LINGER_S", 0.4),
+    ("store", "READ_TIMEOUT_S", 0.4),
+    ("store", "READ_RETRY_MS", 60),
+    ("postgres.change_feed_reader", "DEADLINE_S", 0.6),
+    ("chat.gap_fill", "FILL_RETRY_S", 0.06),
+    ("chat.resync", "FILL_RETRY_S", 0.06),
+    ("cluster.node", "FEED_S", 0.25),
+    ("cluster.node", "FEED_AWAY_S", 0.05),
+    ("chat.hello", "OPEN_RETRY_MS", 60),
+    ("chat.send", "RETRY_MS", 60),
+    ("cluster.shared_limits", "TRIAL_S", 0.2),
+    ("cluster.shared_limits", "TRIAL_MAX_S", 0.5),
+    ("cluster.pubsub", "PING_S", 0.25),
+    ("cluster.pubsub", "PUBLISH_S", 0.3),
+    ("cluster.pubsub", "BACKOFF_MAX_S", 0.2),
+    ("cluster.presence_keys", "CALL_S", 0.3),
+    ("postgres.lanes", "BACKOFF_MAX_S", 0.2),
+    ("cluster.change_feed", "BACKOFF_MAX_S", 0.2),
+    ("postgres.watch", "LOOK_S", 0.2),
+    ("postgres.watch", "DEADLINE_S", 0.6),
+    ("cluster.redis.client", "RENEW_S", 0.05),
+    ("server", "DRAIN_GRACE_S", 1.0),
+    ("cluster.shared_limits", "HOUR_S", limits.HOUR_S),
+    ("core.rate_limit", "LONG_S", limits.HOUR_S / 2),
+    ("core.rate_limit", "ASK_AGAIN_S", 0.1),
+)
 
 
 async def run(world: World) -> list[str]:
     """The findings; those of the maps, the logs and the tasks included."""
     world.injector.script_offset_key = CLOCK_KEY
     with (
-        _hurried(world.injector), installed(world.injector), limits.watched(world.outages, time.monotonic), closes.installed(world.closes),
+        _hurried(world.injector),
+        installed(world.injector),
+        limits.watched(world.outages, time.monotonic),
+        closes.installed(world.closes),
         structlog.testing.capture_logs() as logs,
-    ):  # fmt: skip
+    ):
         world.logs = logs
         tasks = asyncio.all_tasks()
         findings = await world.run()
@@ -52,7 +75,9 @@ async def run(world: World) -> list[str]:
     findings += [f"a task is left: {task!r}" for task in asyncio.all_tasks() - tasks if not task.done()]
     findings += [f"a task is left: {task}" for task in world.left]
     if (folder := os.environ.get(TRACE_VARIABLE)) and findings:
-        Path(folder, f"chaos-{world.seed}-{world.size}.log").write_text("\n".join([*findings, "", *world.log, "", *map(str, logs)]))
+        Path(folder, f"chaos-{world.seed}-{world.size}.log").write_text(
+            "\n".join([*findings, "", *world.log, "", *map(str, logs)])
+        )
     return findings
 
 
@@ -69,7 +94,9 @@ def _hurried(injector: Injector) -> Iterator[None]:
     def skewed(self: Script, engine: Engine, text: str) -> None:
         for name in ("t", "time"):
             read = f"local {name} = redis.call('TIME')\n"
-            text = text.replace(read, f"{read}{name}[1] = {name}[1] + (tonumber(redis.call('GET', '{CLOCK_KEY}') or '0'))\n")
+            text = text.replace(
+                read, f"{read}{name}[1] = {name}[1] + (tonumber(redis.call('GET', '{CLOCK_KEY}') or '0'))\n"
+            )
         made(self, engine, text)
 
     with pytest.MonkeyPatch.context() as patch:

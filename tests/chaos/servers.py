@@ -1,8 +1,10 @@
-"""What happens to PostgreSQL and Redis while the nodes run: killed backends, read-only moments, locks, steps of clocks, a Redis that is emptied, cut
-off, frozen, restarted, or replaced by a replica that lags. Each fault is over when its coroutine returns.
+"""What happens to PostgreSQL and Redis while the nodes run: killed backends, read-only moments,
+locks, steps of clocks, a Redis that is emptied, cut off, frozen, restarted, or replaced by a
+replica that lags. Each fault is over when its coroutine returns.
 
-The replica is cut off from its master some time before it takes its place: so it lacks what was written since. The nodes reach Redis by a proxy.
-Clocks are stepped where nodes read them: PostgreSQL's in `Clock.sync`, Redis's in the scripts (test_seeds.py).
+The replica is cut off from its master some time before it takes its place: so it lacks what was
+written since. The nodes reach Redis by a proxy. Clocks are stepped where nodes read them:
+PostgreSQL's in `Clock.sync`, Redis's in the scripts (test_seeds.py).
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ LONGER_THAN_LEASE_S: Final = 1.4
 
 @dataclass(slots=True)
 class Place:
-    """Where the nodes find what they need. `redis`: two servers; the second is the one that a failover goes to."""
+    """Where the nodes find what they need.
+
+    `redis`: two servers; the second is the one that a failover goes to.
+    """
 
     conninfo: str
     folder: Path
@@ -38,23 +43,44 @@ class Servers:
     """`of_postgres` and `of_redis` give the faults; `note` is told what happens."""
 
     def __init__(
-        self, place: Place, proxy: TcpProxy, injector: Injector, rng: random.Random, note: Callable[[str], None], outages: Outages
-    ) -> None:  # fmt: skip
-        self.place, self.proxy, self.injector, self.rng, self.note, self.outages = place, proxy, injector, rng, note, outages
+        self,
+        place: Place,
+        proxy: TcpProxy,
+        injector: Injector,
+        rng: random.Random,
+        note: Callable[[str], None],
+        outages: Outages,
+    ) -> None:
+        self.place, self.proxy, self.injector, self.rng, self.note, self.outages = (
+            place,
+            proxy,
+            injector,
+            rng,
+            note,
+            outages,
+        )
 
     def of_postgres(self) -> list[Callable[[], Awaitable[None]]]:
         return [self._kill_backends, self._read_only, self._lock_row, self._step_database_clock]
 
     def of_redis(self) -> list[Callable[[], Awaitable[None]]]:
         return [
-            self._flush_redis, self._cut_redis, self._swallow_redis, self._fail_over, self._step_redis_clock, self._restart_redis, self._freeze_redis,
-        ]  # fmt: skip
+            self._flush_redis,
+            self._cut_redis,
+            self._swallow_redis,
+            self._fail_over,
+            self._step_redis_clock,
+            self._restart_redis,
+            self._freeze_redis,
+        ]
 
-    # ---- PostgreSQL ---------------------------------------------------------------------------------------------------------------
+    # ---- PostgreSQL ------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
     async def _admin(self) -> Any:
-        conn = await psycopg.AsyncConnection.connect(self.place.conninfo, autocommit=True, options="-c default_transaction_read_only=off")
+        conn = await psycopg.AsyncConnection.connect(
+            self.place.conninfo, autocommit=True, options="-c default_transaction_read_only=off"
+        )
         try:
             yield conn
         finally:
@@ -66,8 +92,9 @@ class Servers:
         async with self._admin() as conn:
             await conn.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%' AND random() < %s"
-                " AND datname = current_database()", (share,),
-            )  # fmt: skip
+                " AND datname = current_database()",
+                (share,),
+            )
 
     async def _read_only(self) -> None:
         self.note("read-only")
@@ -98,7 +125,7 @@ class Servers:
         """Redis loses some of what it knew, about now."""
         self.outages.forgot.append(asyncio.get_running_loop().time())
 
-    # ---- Redis --------------------------------------------------------------------------------------------------------------------
+    # ---- Redis -----------------------------------------------------------------------------------
 
     async def _flush_redis(self) -> None:
         self.note("FLUSHALL")

@@ -1,6 +1,7 @@
 """Chaos by seeds: see world.py. A handful here.
 
-`CHAOS_SEEDS=200` runs as many, and watches presence for longer; `CHAOS_SEED=17` or `CHAOS_SEED=17,17,18` those.
+`CHAOS_SEEDS=200` runs as many, and watches presence for longer; `CHAOS_SEED=17` or
+`CHAOS_SEED=17,17,18` those.
 """
 
 from __future__ import annotations
@@ -40,13 +41,18 @@ async def run_seeds(nodes: int, place: Place, make_db: Callable[[], str]) -> Non
         findings = await run(world)
         took = asyncio.get_running_loop().time() - began
         if findings:
-            failed.append("\n".join([f"CHAOS_SEED={seed}, {nodes} nodes: {len(findings)} findings", *findings[:SHOWN], "", *world.log]))
+            failed.append(
+                "\n".join(
+                    [f"CHAOS_SEED={seed}, {nodes} nodes: {len(findings)} findings", *findings[:SHOWN], "", *world.log]
+                )
+            )
             print(f"seed {seed}: FAILED\n{failed[-1]}", flush=True)
             continue
         print(
             f"seed {seed}: {took:.1f} s, {sum(device.acked for device in world.devices)} acks, {len(world.lives)} connections,"
-            f" {sum(world.injector.counts.values())} injected, presence right after {world.convergence.right_s:.1f} s", flush=True,
-        )  # fmt: skip
+            f" {sum(world.injector.counts.values())} injected, presence right after {world.convergence.right_s:.1f} s",
+            flush=True,
+        )
     assert not failed, f"{len(failed)} of {len(_seeds())} seeds failed\n" + "\n\n".join(failed[:3])
 
 

@@ -10,17 +10,18 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from chatd import opening, roster
+from chatd.chat import hello
+from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.presence_push import PresencePush
-from chatd.delivery import Delivery
+from chatd.cluster.presence_sync import Mirror
+from chatd.core import remote_presence
+from chatd.core.admission import Gate
+from chatd.core.conversations import Registry
+from chatd.core.session import Session, State
+from chatd.core.steady_time import Steady
 from chatd.errors import CloseCode, RateLimited
-from chatd.gate import Gate
-from chatd.mirror import Mirror
-from chatd.registry import Registry
-from chatd.session import Session, State
-from chatd.steady import Steady
-from chatd.writer import Lane
+from chatd.postgres.lanes import Lane
 from tests.chaos import limits, world
 from tests.chaos.injector import Odds
 from tests.chaos.running import run
@@ -107,12 +108,12 @@ def few_devices(patch: Patch) -> None:
 
 def busiest_closed(patch: Patch) -> None:
     few_devices(patch)
-    patch.setattr(opening, "min", max, raising=False)
+    patch.setattr(hello, "min", max, raising=False)
 
 
 def closed_as_too_many(patch: Patch) -> None:
     """By the second device."""
-    real = opening._attach
+    real = hello._attach
 
     def attach(s: Any, *args: Any) -> Any:
         settings, s.settings = s.settings, s.settings.model_copy(update={"devices_max": 1})
@@ -121,7 +122,7 @@ def closed_as_too_many(patch: Patch) -> None:
         finally:
             s.settings = settings
 
-    patch.setattr(opening, "_attach", attach)
+    patch.setattr(hello, "_attach", attach)
 
 
 def status_lost(patch: Patch) -> None:
@@ -183,7 +184,7 @@ def limit_untold(patch: Patch) -> None:
 def too_many_stay(patch: Patch) -> None:
     """Where they are at several nodes."""
     patch.setattr(limits, "FOR_GOOD_S", 2.0)
-    patch.setattr(roster, "surplus", lambda *_: [])
+    patch.setattr(remote_presence, "surplus", lambda *_: [])
 
 
 def times_of_the_wall(patch: Patch) -> None:
@@ -207,10 +208,19 @@ def not_listed_again(patch: Patch) -> None:
 
 
 BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
-    (push_lost, "order: "), (push_twice, "twice: "), (push_late, "order: "), (batch_lost, "lost: "), (wrong_one_replaced, "was closed as replaced"),
-    (newer_replaced, "was closed as replaced"), (busiest_closed, "as the longest idle"), (closed_as_too_many, "as one too many"),
-    (status_lost, " sees "), (receipt_lost, "was told"), (link_lost, "has no link to it"), (read_uncounted, "'reads'"),
-]  # fmt: skip
+    (push_lost, "order: "),
+    (push_twice, "twice: "),
+    (push_late, "order: "),
+    (batch_lost, "lost: "),
+    (wrong_one_replaced, "was closed as replaced"),
+    (newer_replaced, "was closed as replaced"),
+    (busiest_closed, "as the longest idle"),
+    (closed_as_too_many, "as one too many"),
+    (status_lost, " sees "),
+    (receipt_lost, "was told"),
+    (link_lost, "has no link to it"),
+    (read_uncounted, "'reads'"),
+]
 
 
 # With several nodes, and these faults.
@@ -223,19 +233,39 @@ AMONG: Final[list[tuple[Callable[[Patch], None], str, tuple[str, ...]]]] = [
 
 @pytest.mark.parametrize(("bug", "sign"), BUGS, ids=[bug.__name__ for bug, _ in BUGS])
 async def test_a_bug_is_found(
-    bug: Callable[[Patch], None], sign: str, make_db: Callable[[], str], make_redis: MakeRedis, tmp_path: Path, monkeypatch: Patch
-) -> None:  # fmt: skip
-    """Within some seeds: a short one may end before anybody could see the bug, such as a status that nobody watched."""
+    bug: Callable[[Patch], None],
+    sign: str,
+    make_db: Callable[[], str],
+    make_redis: MakeRedis,
+    tmp_path: Path,
+    monkeypatch: Patch,
+) -> None:
+    """Within some seeds: a short one may end before anybody could see the bug, such as a status
+    that nobody watched.
+    """
     bug(monkeypatch)
-    await find(sign, lambda seed, place: World(seed, 1, place, chaos_s=0.6, quiet_s=0.8, odds=CALM, only=()), make_db, [make_redis()], tmp_path)
+    await find(
+        sign,
+        lambda seed, place: World(seed, 1, place, chaos_s=0.6, quiet_s=0.8, odds=CALM, only=()),
+        make_db,
+        [make_redis()],
+        tmp_path,
+    )
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(("bug", "sign", "faults"), AMONG, ids=[f"{bug.__name__}-{'-'.join(faults)}" for bug, _, faults in AMONG])
+@pytest.mark.parametrize(
+    ("bug", "sign", "faults"), AMONG, ids=[f"{bug.__name__}-{'-'.join(faults)}" for bug, _, faults in AMONG]
+)
 async def test_a_bug_among_nodes_is_found(
-    bug: Callable[[Patch], None], sign: str, faults: tuple[str, ...], make_db: Callable[[], str], make_redis: MakeRedis, tmp_path: Path,
+    bug: Callable[[Patch], None],
+    sign: str,
+    faults: tuple[str, ...],
+    make_db: Callable[[], str],
+    make_redis: MakeRedis,
+    tmp_path: Path,
     monkeypatch: Patch,
-) -> None:  # fmt: skip
+) -> None:
     def make(seed: int, place: Place) -> World:
         one = World(seed, 2, place, chaos_s=0.6 if faults else 0.1, quiet_s=3.0, odds=CALM, only=faults)
         one.is_tight, one.has_apart = not faults, "hold_up_node" in faults

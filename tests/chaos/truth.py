@@ -1,6 +1,8 @@
-"""What must be so once all is quiet, beside what tests/faults/checker.py and closes.py hold: presence, cursors, lists, and the nodes' maps.
+"""What must be so once all is quiet, beside what tests/faults/checker.py and closes.py hold:
+presence, cursors, lists, and the nodes' maps.
 
-Each function gives sentences; none is right. `maps` looks into a node, all others at what devices were told and at PostgreSQL.
+Each function gives sentences; none is right. `maps` looks into a node, all others at what devices
+were told and at PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from typing import Any
 
 import psycopg
 
+from chatd.core.session import State
 from chatd.ids import UserId
 from chatd.server import Node
-from chatd.session import State
 from tests.chaos.device import Device, Life
 from tests.faults.checker import Entry
 
@@ -31,20 +33,31 @@ def state_of(user: str, devices: Iterable[Device]) -> str:
 def is_open(a: str, b: str, log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]]) -> bool:
     if a == b:
         return True
-    return any(users == {a, b} and {e.sender for e in log[c] if e.kind == "message"} == {a, b} for c, users in who.items())
+    return any(
+        users == {a, b} and {e.sender for e in log[c] if e.kind == "message"} == {a, b} for c, users in who.items()
+    )
 
 
 Looks = dict[tuple[str, str, int, str], str]
 
 
-def looks(devices: Sequence[Device], lives: Sequence[Life], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]]) -> Looks:
+def looks(
+    devices: Sequence[Device], lives: Sequence[Life], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]]
+) -> Looks:
     """(user, device, connection, watched user) -> how that one is to look there."""
     lives_of = {id(device.life) for device in devices if device.is_up}
-    haunted = {life.user for life in lives if life.live_at and not life.ended_at and id(life) not in lives_of}  # whose old connection is half-open
+    # Whose old connection is half-open
+    haunted = {life.user for life in lives if life.live_at and not life.ended_at and id(life) not in lives_of}
     return {
-        (me, device.history.device, id(device.life), user): state_of(user, devices) if is_open(me, user, log, who) else "hidden"
-        for device in devices if device.is_up for me in (device.history.user,) for user in device.watched if user not in haunted
-    }  # fmt: skip
+        (me, device.history.device, id(device.life), user): state_of(user, devices)
+        if is_open(me, user, log, who)
+        else "hidden"
+        for device in devices
+        if device.is_up
+        for me in (device.history.user,)
+        for user in device.watched
+        if user not in haunted
+    }
 
 
 def presence(devices: Sequence[Device], right: Looks) -> Iterator[str]:
@@ -57,9 +70,16 @@ def presence(devices: Sequence[Device], right: Looks) -> Iterator[str]:
 
 
 def cursors(
-    devices: Sequence[Device], stored: Cursors, log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]], *, exact: bool
-) -> Iterator[str]:  # fmt: skip
-    """Every device knows both sides' cursors as they are stored, and what it was answered is stored. Not `exact`: a node died with the last ones.
+    devices: Sequence[Device],
+    stored: Cursors,
+    log: Mapping[str, Sequence[Entry]],
+    who: Mapping[str, set[str]],
+    *,
+    exact: bool,
+) -> Iterator[str]:
+    """Every device knows both sides' cursors as they are stored, and what it was answered is stored.
+
+    Not `exact`: a node died with the last ones.
 
     Until both have sent, it knows nothing of the other's.
     """
@@ -83,7 +103,9 @@ def _covers(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return one[0] >= other[0] and one[1] >= other[1]
 
 
-def lists(devices: Sequence[Device], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]], stored: Cursors) -> Iterator[str]:
+def lists(
+    devices: Sequence[Device], log: Mapping[str, Sequence[Entry]], who: Mapping[str, set[str]], stored: Cursors
+) -> Iterator[str]:
     """The lists of conversations that were just asked for."""
     for device in devices:
         me = device.history.user
@@ -105,10 +127,16 @@ def lists(devices: Sequence[Device], log: Mapping[str, Sequence[Entry]], who: Ma
 
 
 def haunted(lives: Sequence[Life]) -> Iterator[str]:
-    """Sessions that should be gone: another of their device was welcomed later, and lived for long enough that all nodes heard of it."""
+    """Sessions that should be gone: another of their device was welcomed later, and lived for long
+    enough that all nodes heard of it.
+    """
     for life in lives:
         if not life.ended_at and life.live_at:
-            newer = [one for one in lives if (one.user, one.device) == (life.user, life.device) and one.hello_at > life.hello_at and one.live_at]
+            newer = [
+                one
+                for one in lives
+                if (one.user, one.device) == (life.user, life.device) and one.hello_at > life.hello_at and one.live_at
+            ]
             if any(not one.ended_at for one in newer):
                 yield f"{life} is open still, and {newer[-1]} came after it"
 
@@ -126,11 +154,14 @@ def read_cursors(conn: psycopg.Connection[Any]) -> Cursors:
     return stored
 
 
-# ---- inside a node ---------------------------------------------------------------------------------------------------------------------
+# ---- inside a node -------------------------------------------------------------------------------
 
 
 def maps(node: Node, heads: Mapping[str, int]) -> Iterator[str]:
-    """What of a quiet node's maps does not fit together. `heads`: of all conversations, as PostgreSQL has them."""
+    """What of a quiet node's maps does not fit together.
+
+    `heads`: of all conversations, as PostgreSQL has them.
+    """
     registry, users, convs = node.registry, node.registry.users, node.registry.convs
     for id, conv in convs.items():
         for one, other in ((conv.a, conv.b), (conv.b, conv.a)):
@@ -160,9 +191,14 @@ def maps(node: Node, heads: Mapping[str, int]) -> Iterator[str]:
 def _sessions(name: str, sessions: Iterable[Any]) -> Iterator[str]:
     for session in sessions:
         facts = {
-            "state": session.state is not State.LIVE, "behind": session.behind, "held": session.held, "reads": session.reads,
-            "probing": session.order.probing, "moved": session.moved, "deferred": session.deferred,
-        }  # fmt: skip
+            "state": session.state is not State.LIVE,
+            "behind": session.behind,
+            "held": session.held,
+            "reads": session.reads,
+            "probing": session.order.probing,
+            "moved": session.moved,
+            "deferred": session.deferred,
+        }
         if left := {key: value for key, value in facts.items() if value}:
             yield f"a session of {name} has {left}"
 
@@ -170,13 +206,25 @@ def _sessions(name: str, sessions: Iterable[Any]) -> Iterator[str]:
 def _work(node: Node) -> Iterator[str]:
     entrance, gaps, store = node.chat.entrance, node.delivery.gaps, node.store
     facts: dict[str, Any] = {
-        "resolving": entrance._resolving, "resolving_n": entrance._resolving_n, "resolving_of": entrance._resolving_of, "to_make": entrance._to_make,
-        "makers": entrance._makers, "gaps": gaps._open, "fillers": gaps._fillers, "poked": gaps._poked, "looking": gaps._looking,
-        "awaited": gaps._awaited, "pending": store.pending, "cursors": len(store._cursors), "users": len(store._users),
-        "listings": node.services.listings.running, "reads": store.read_turns.running, "hellos": store.hello_turns.running,
+        "resolving": entrance._resolving,
+        "resolving_n": entrance._resolving_n,
+        "resolving_of": entrance._resolving_of,
+        "to_make": entrance._to_make,
+        "makers": entrance._makers,
+        "gaps": gaps._open,
+        "fillers": gaps._fillers,
+        "poked": gaps._poked,
+        "looking": gaps._looking,
+        "awaited": gaps._awaited,
+        "pending": store.pending,
+        "cursors": len(store._cursors),
+        "users": len(store._users),
+        "listings": node.services.listings.running,
+        "reads": store.read_turns.running,
+        "hellos": store.hello_turns.running,
         "outcome_unknown": [lane._outcome_unknown for lane in store.lanes if lane._outcome_unknown],
         "tasks": [task.get_coro() for task in node._tasks],
-    }  # fmt: skip
+    }
     if node.cluster is not None:
         facts["quota"] = len(node.cluster.quota.gate)
     if left := {key: value for key, value in facts.items() if value}:
@@ -192,7 +240,12 @@ def _presence(node: Node) -> Iterator[str]:
     if leaving:
         yield f"{leaving} are leaving still"
     watchers = {(session, user) for user, sessions in node.presence._watchers.items() for session in sessions}
-    watching = {(session, user) for one in node.registry.users.values() for session in one.sessions.values() for user in session.watching}
+    watching = {
+        (session, user)
+        for one in node.registry.users.values()
+        for session in one.sessions.values()
+        for user in session.watching
+    }
     if watchers != watching:
         yield f"{len(watchers - watching)} watch who are not there or do not, {len(watching - watchers)} are not among the watchers"
     if node.cluster is not None:

@@ -1,4 +1,5 @@
-"""What is judged once the last fault is over: that all comes right in time, and then that nothing is wrong (truth.py, checker.py, limits.py).
+"""What is judged once the last fault is over: that all comes right in time, and then that nothing
+is wrong (truth.py, checker.py, limits.py).
 
     findings = await Verdict(world).settled()       sentences; none is right
 """
@@ -9,6 +10,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import psycopg
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
 POLL_S: Final = 0.02
 READ_SHARE: Final = 8  # a reading is good for so many times as long as it took
-UNANSWERED: Final = frozenset(("lease.late", "presence.late", "publish.failed", "redis.away"))  # logged where Redis had no answer in time
+# Logged where Redis had no answer in time
+UNANSWERED: Final = frozenset(("lease.late", "presence.late", "publish.failed", "redis.away"))
 
 Logs: TypeAlias = tuple[dict[str, list[checker.Entry]], dict[str, set[str]]]
 
@@ -47,7 +50,8 @@ class Verdict:
         self._forgets()
         if presence := self._world.convergence.late or self._seen():
             for n, home in enumerate(self._world.homes):
-                self._world.log += [] if n in self._world.down else home.look(lambda n=n: [*truth.seats([self._world.nodes[n]])])  # type: ignore[misc]
+                if n not in self._world.down:
+                    self._world.log += home.look(partial(self._seats, n))
         wrong += presence
         wrong += await self._until(self._receipts, loop.time() + min(5, self._world.quiet_s))
         wrong += await self._until(self._listed, loop.time() + min(5, self._world.quiet_s))
@@ -57,13 +61,23 @@ class Verdict:
         self._forgets()
         return wrong + ([] if presence else self._seen()) + self._checked()
 
+    def _seats(self, n: int) -> list[str]:
+        return [*truth.seats([self._world.nodes[n]])]
+
     async def _limits(self) -> list[str]:
         world = self._world
         wrong = [
-            one for user, acked in limits.spans(world.devices).items()
-            for one in limits.over(user, acked, limits.MESSAGES, limits.PER_MS / 1000, world.outages, world.nodes_between)
-        ]  # fmt: skip
-        away = lambda: ["for good: a node still counts alone"] * any(node.cluster and node.cluster.quota.open for node in world.living)  # noqa: E731
+            one
+            for user, acked in limits.spans(world.devices).items()
+            for one in limits.over(
+                user, acked, limits.MESSAGES, limits.PER_MS / 1000, world.outages, world.nodes_between
+            )
+        ]
+
+        def away() -> list[str]:
+            alone = any(node.cluster and node.cluster.quota.open for node in world.living)
+            return ["for good: a node still counts alone"] * alone
+
         wrong += await self._until(away, asyncio.get_running_loop().time() + min(5, world.quiet_s))
         urls = [f"ws://127.0.0.1:{node.port}/ws" for node in world.living]
         names = (f"much{world.seed}", f"opens{world.seed}")
@@ -88,7 +102,10 @@ class Verdict:
         return True
 
     def _logs(self) -> Logs:
-        """The log. It is read now and then only: reading holds up the nodes, which are in this loop, too."""
+        """The log.
+
+        It is read now and then only: reading holds up the nodes, which are in this loop, too.
+        """
         if self._read is None or time.monotonic() > self._read_at + READ_SHARE * self._reading_s:
             began = time.monotonic()
             self._read = self._read_logs()
@@ -101,9 +118,15 @@ class Verdict:
         return {c: log[c] for c in who}, who
 
     def _delivered(self) -> list[str]:
-        wrong = [f"{d.history.device} is not connected" for d in self._world.devices if d.wanted.is_set() and not d.is_up]
+        wrong = [
+            f"{d.history.device} is not connected" for d in self._world.devices if d.wanted.is_set() and not d.is_up
+        ]
         up = [d for d in self._world.devices if d.is_up]
-        wrong += [f"{d.history.device} has {d.unsent} unsent: {next(q[0] for q in d.outbox.values() if q)}" for d in up if d.unsent]
+        wrong += [
+            f"{d.history.device} has {d.unsent} unsent: {next(q[0] for q in d.outbox.values() if q)}"
+            for d in up
+            if d.unsent
+        ]
         wrong += [f"{d.history.device} has no answer to {d.unanswered}" for d in up if d.unanswered]
         if wrong:
             return wrong
@@ -123,7 +146,9 @@ class Verdict:
         """What is wrong with what devices are told of users."""
         right = truth.looks(self._world.devices, self._world.lives, *self._logs())
         wrong = list(truth.presence(self._world.devices, right))
-        failures = sum(line["event"] in UNANSWERED for line in self._world.logs) + sum(node.metrics.lease_failures for node in self._world.nodes)
+        failures = sum(line["event"] in UNANSWERED for line in self._world.logs) + sum(
+            node.metrics.lease_failures for node in self._world.nodes
+        )
         self._world.convergence.look(asyncio.get_running_loop().time(), right, wrong, failures)
         return wrong
 
@@ -136,7 +161,11 @@ class Verdict:
         return list(truth.cursors(self._world.devices, self._stored(who), log, who, exact=not self._world.node_died))
 
     def _listed(self) -> list[str]:
-        if unanswered := [f"{d.history.device} has no answer to {d.unanswered}" for d in self._world.devices if d.is_up and d.unanswered]:
+        if unanswered := [
+            f"{d.history.device} has no answer to {d.unanswered}"
+            for d in self._world.devices
+            if d.is_up and d.unanswered
+        ]:
             return unanswered
         log, who = self._logs()
         wrong = list(truth.lists(self._world.devices, log, who, self._stored(who)))
@@ -160,5 +189,9 @@ class Verdict:
         findings = checker.check([d.history for d in self._world.devices], log)
         for device in self._world.devices:
             if device.is_up:
-                findings += checker.missing(device.history, {c: log[c] for c, users in who.items() if device.history.user in users})
-        return [f"{f.what}: {f.sentence}" for f in findings] + [f"{d.history.device}: {fault}" for d in self._world.devices for fault in d.faults]
+                findings += checker.missing(
+                    device.history, {c: log[c] for c, users in who.items() if device.history.user in users}
+                )
+        return [f"{f.what}: {f.sentence}" for f in findings] + [
+            f"{d.history.device}: {fault}" for d in self._world.devices for fault in d.faults
+        ]

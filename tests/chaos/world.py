@@ -1,9 +1,11 @@
-"""A world of one seed: nodes in this event loop over a real PostgreSQL and Redis, devices that do anything, faults in between, and then quiet.
+"""A world of one seed: nodes in this event loop over a real PostgreSQL and Redis, devices that do
+anything, faults in between, and then quiet.
 
     World.run()      start ─► chaos for `chaos_s` ─► the last fault is over ─► quiet ─► findings
 
-All of it is drawn from the seed; how the loop and the servers interleave it is not, so a seed is replayed as its plan, not to the last turn.
-`log` is the plan as it was carried out, and is shown with the findings.
+All of it is drawn from the seed; how the loop and the servers interleave it is not, so a seed is
+replayed as its plan, not to the last turn. `log` is the plan as it was carried out, and is shown
+with the findings.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from chatd.auth import Keys, issue
+from chatd.chat.auth import Keys, issue
 from chatd.config import Settings
 from chatd.errors import Unavailable
 from chatd.ids import UserId
@@ -38,20 +40,42 @@ START_TRIES: Final = 5
 DAY_S: Final = 86_400
 DEVICES_MAX: Final = 4
 ROOM: Final[dict[str, Any]] = {
-    "rate_messages": 5_000, "frames_per_s": 50_000, "frames_burst": 50_000, "new_conversations_per_hour": 5_000, "presence_grace_ms": 150,
-    "lease_ms": int(LEASE_S * 1000), "lane_deadline_ms": 400, "cursor_flush_ms": 100, "devices_max": DEVICES_MAX, "admin_port": -1,
-    "lanes": 2, "pool_max": 3, "drain_ms": 3_000, "partitions_ahead": 1,
-}  # fmt: skip
+    "rate_messages": 5_000,
+    "frames_per_s": 50_000,
+    "frames_burst": 50_000,
+    "new_conversations_per_hour": 5_000,
+    "presence_grace_ms": 150,
+    "lease_ms": int(LEASE_S * 1000),
+    "lane_deadline_ms": 400,
+    "cursor_flush_ms": 100,
+    "devices_max": DEVICES_MAX,
+    "admin_port": -1,
+    "lanes": 2,
+    "pool_max": 3,
+    "drain_ms": 3_000,
+    "partitions_ahead": 1,
+}
 
 
 class World:
     """One seed's."""
 
     def __init__(
-        self, seed: int, nodes: int, place: Place, *, chaos_s: float = 1.2, quiet_s: float = QUIET_S_MAX, odds: Odds | None = None,
-        only: Sequence[str] | None = None, is_patient: bool = False,
-    ) -> None:  # fmt: skip
-        """`only`: of the faults these, by name. `is_patient`: watch presence for as long as it may change, also when it is right before."""
+        self,
+        seed: int,
+        nodes: int,
+        place: Place,
+        *,
+        chaos_s: float = 1.2,
+        quiet_s: float = QUIET_S_MAX,
+        odds: Odds | None = None,
+        only: Sequence[str] | None = None,
+        is_patient: bool = False,
+    ) -> None:
+        """`only`: of the faults these, by name.
+
+        `is_patient`: watch presence for as long as it may change, also when it is right before.
+        """
         self.seed, self.size, self.place, self.chaos_s, self.quiet_s = seed, nodes, place, chaos_s, quiet_s
         self.only, self.is_patient, self.devices_max = only, is_patient, DEVICES_MAX
         self.rng = random.Random(f"{seed}/{nodes}")
@@ -71,7 +95,9 @@ class World:
         self._lived: list[tuple[float, float]] = []  # from when to when each of `nodes` was there
         self._stay_until = 0.0  # a node that has drained keeps its users for so long before its lease begins to lapse
         self.proxy = TcpProxy(place.redis[0].port)
-        self.servers = Servers(place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note, self.outages)
+        self.servers = Servers(
+            place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note, self.outages
+        )
         self.is_tight = nodes > 1 and seed % 3 == 1  # users come to their limits
         self.has_apart = nodes > 1 and seed % 2 == 0  # a node that can be held up
         self._keys = Keys.development(place.folder)
@@ -89,14 +115,18 @@ class World:
     def note(self, what: str) -> None:
         self.log.append(f"{asyncio.get_running_loop().time():.3f} {what}")
 
-    # ---- nodes ---------------------------------------------------------------------------------------------------------------------
+    # ---- nodes -----------------------------------------------------------------------------------
 
     async def start_node(self, home: Home | None = None) -> None:
         s = {"database_url": SecretStr(self.place.conninfo), "data_dir": self.place.folder, "port": 0, **ROOM}
         if self.is_tight:
             s |= limits.ROOM
         if self.size > 1:
-            s |= {"redis_url": SecretStr(f"redis://127.0.0.1:{self.proxy.port}"), "redis_prefix": "chaos", "node_name": f"n{len(self.nodes)}"}
+            s |= {
+                "redis_url": SecretStr(f"redis://127.0.0.1:{self.proxy.port}"),
+                "redis_prefix": "chaos",
+                "node_name": f"n{len(self.nodes)}",
+            }
         home = home or Home()
         node = await home.run(_started(Settings(**s)))
         self.nodes.append(node)
@@ -115,7 +145,7 @@ class World:
     def living(self) -> list[Node]:
         return [node for n, node in enumerate(self.nodes) if n not in self.down]
 
-    # ---- devices -------------------------------------------------------------------------------------------------------------------
+    # ---- devices ---------------------------------------------------------------------------------
 
     def add(self, user: str, device: str) -> Device:
         one = Device(user, device, self.token(user), random.Random(self.rng.getrandbits(64)), self.where, self.lives)
@@ -187,7 +217,7 @@ class World:
         elif what < 0.75:
             await device.leave()
 
-    # ---- faults --------------------------------------------------------------------------------------------------------------------
+    # ---- faults ----------------------------------------------------------------------------------
 
     async def _faults(self, until: float) -> None:
         loop = asyncio.get_running_loop()
@@ -230,7 +260,7 @@ class World:
                 await home.hold_up(held_s)
                 self.note(f"node {n} goes on")
 
-    # ---- a run -----------------------------------------------------------------------------------------------------------------------
+    # ---- a run -----------------------------------------------------------------------------------
 
     async def run(self) -> list[str]:
         """Chaos, then quiet; gives what is wrong."""
@@ -277,7 +307,8 @@ class World:
         return sum(user == device.history.user for user, _ in taken) >= DEVICES_MAX
 
     def token(self, user: str) -> str:
-        return issue(self._keys, UserId(user), 60 * DAY_S, time.time() - 7 * DAY_S, None, None)  # good whatever the clock is set to
+        # Good whatever the clock is set to
+        return issue(self._keys, UserId(user), 60 * DAY_S, time.time() - 7 * DAY_S, None, None)
 
     async def _end(self) -> None:
         for task in [*self._acting, *self._running]:
@@ -292,7 +323,10 @@ class World:
 
 
 async def _started(settings: Settings) -> Node:
-    """A node of the loop that this runs in. Again where it did not start: the waits are short, and the machine may be busy."""
+    """A node of the loop that this runs in.
+
+    Again where it did not start: the waits are short, and the machine may be busy.
+    """
     for tries in range(START_TRIES, 0, -1):
         node = Node(settings)
         try:
@@ -324,4 +358,3 @@ async def crash_node(node: Node) -> None:
         node.cluster.mirror.leave = nothing  # type: ignore[method-assign, assignment]
     node.store.flush = nothing  # type: ignore[method-assign]
     await node.stop()
-

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from chatd.bus import Bus
-from chatd.engine import Engine, Event, Message, Subscribed
+from chatd.cluster.pubsub import Bus
+from chatd.cluster.redis.client import Engine, Event, Message, Subscribed
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from tests.faults.tcp_proxy import TcpProxy
@@ -43,7 +43,9 @@ class Ears:
 async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made_again(
     own_redis: OwnRedis, make_redis: MakeRedis, make_mirror: MakeMirror
 ) -> None:
-    """A proxy keeps it there, and the isolated master answers its pings; commands go to the new one."""
+    """A proxy keeps it there, and the isolated master answers its pings; commands go to the new
+    one.
+    """
     proxy, new = TcpProxy(own_redis.port), make_redis()
     await proxy.start()
     try:
@@ -53,7 +55,10 @@ async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made
         reconnects = a.metrics.bus_reconnects
         proxy.upstream = new.port
         own_redis.command("CLIENT", "KILL", "TYPE", "normal")
-        await until(lambda: a.metrics.bus_reconnects > reconnects and a.bus.up, "it notices that it does not hear itself, and subscribes again")
+        await until(
+            lambda: a.metrics.bus_reconnects > reconnects and a.bus.up,
+            "it notices that it does not hear itself, and subscribes again",
+        )
         await until(lambda: int(new.command("PUBLISH", "chatd:u:alice", "x")) == 1, "it is subscribed at the new one")
         await until(lambda: (ALICE, b"x") in a.heard_frames, "and hears")
         assert a.lives
@@ -109,11 +114,13 @@ class Slow:
 
 
 @pytest.mark.parametrize("again", ["before the confirmation", "after it"])
-async def test_a_subscription_that_is_confirmed_after_its_release_is_none(engine: Engine, monkeypatch: pytest.MonkeyPatch, again: str) -> None:
+async def test_a_subscription_that_is_confirmed_after_its_release_is_none(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
     slow, channel = Slow(), "chatd:u:alice"
     slow.confirms = lambda name: name != channel
     monkeypatch.setattr(engine, "subscription", lambda: slow)
-    monkeypatch.setattr("chatd.bus.PING_S", 60.0)
+    monkeypatch.setattr("chatd.cluster.pubsub.PING_S", 60.0)
     bus = Bus(engine, "chatd", Metrics(), "0" * 16)
     bus.listener = Ears()
     task = asyncio.create_task(bus.run())
@@ -147,8 +154,12 @@ async def test_a_subscription_that_is_confirmed_after_its_release_is_none(engine
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_nodes_that_decided_differently_on_sharded_channels_agree(own_cluster: OwnCluster, make_mirror: MakeMirror) -> None:
-    """One takes the masters for new enough, as after a rolling upgrade; the other looked before that."""
+async def test_nodes_that_decided_differently_on_sharded_channels_agree(
+    own_cluster: OwnCluster, make_mirror: MakeMirror
+) -> None:
+    """One takes the masters for new enough, as after a rolling upgrade; the other looked before
+    that.
+    """
     a = await make_mirror("a", url=own_cluster.url)
     b = await make_mirror("b", url=own_cluster.url, lease_ms=60_000)
     await until(lambda: a.mirror.nodes == 1, "a knows b")

@@ -1,4 +1,6 @@
-"""Which of a user's sessions is closed when the same device, or one too many, connects to another node: 4004 and 4005 say "do not reconnect".
+"""Which of a user's sessions is closed when the same device, or one too many, connects to another node:
+
+4004 and 4005 say "do not reconnect".
 
 Two nodes in this process; PostgreSQL's clock is stepped where they read it.
 """
@@ -11,9 +13,9 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from chatd import opening
+from chatd.chat import hello as opening
 from chatd.clock import Clock
-from chatd.cluster import Cluster
+from chatd.cluster.node import Cluster
 from chatd.ids import UserId
 from tests.fix_gate import Gate
 from tests.fix_mirror import until
@@ -81,7 +83,9 @@ def elsewhere(server: Server, user: str) -> bool:
     return server.node.presence.elsewhere(user)  # type: ignore[arg-type]
 
 
-async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_session(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_session(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The word about the second session comes while the hello of the third is under way."""
     a, b = await make_pair()
     mirror = a.node.cluster.mirror  # type: ignore[union-attr]
@@ -107,7 +111,10 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
 
 
 async def test_a_session_of_before_a_step_of_the_clock_is_the_older_one(make_pair: MakePair, steps: Steps) -> None:
-    """Whichever node has read it. A step back of 5 s is one after which the older session's time seems right."""
+    """Whichever node has read it.
+
+    A step back of 5 s is one after which the older session's time seems right.
+    """
     a, b = await make_pair()
     watcher = await b.connect("bob", watch=["alice"])
     for step_ms in (-5_000, -HOUR_MS, 5_000, HOUR_MS):
@@ -173,8 +180,12 @@ async def test_one_device_too_many_closes_one_where_each_node_has_some(make_pair
         await lives(peer)
 
 
-async def test_who_comes_back_to_another_node_does_not_look_offline_meanwhile(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grace time on the first node ended while the hello to the second one waited for its listing: offline, then online."""
+async def test_who_comes_back_to_another_node_does_not_look_offline_meanwhile(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grace time on the first node ended while the hello to the second one waited for its
+    listing: offline, then online.
+    """
     one, two = await make_pair(presence_grace_ms=0)
     alice, bob = await one.connect("alice"), await one.connect("bob", watch=["alice"])
     await alice.say("bob")

@@ -1,4 +1,6 @@
-"""One node of several that leaves, or is slow: its own users move or wait, the others' notice nothing."""
+"""One node of several that leaves, or is slow: its own users move or wait, the others' notice
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ CLOSED_RESTART, REPLACED = 1012, 4004
 DELAY_S = 0.3
 
 
-# ---- a drain -----------------------------------------------------------------------------------------------------------------------------
+# ---- a drain -------------------------------------------------------------------------------------
 
 
 async def drain(traffic: Traffic, nodes: Nodes, n: int) -> None:
@@ -45,7 +47,9 @@ async def drain(traffic: Traffic, nodes: Nodes, n: int) -> None:
     leaving.terminate()
     assert await leaving.ended() == 0, leaving.said()
     ended = loop.time()
-    await traffic.until(lambda: all(one.live.is_set() and one.connections > before[one.history.user][0] for one in moving), QUIET_S_MAX)
+    await traffic.until(
+        lambda: all(one.live.is_set() and one.connections > before[one.history.user][0] for one in moving), QUIET_S_MAX
+    )
     moved = sorted(next(at for at in one.live_at if at > began) - began for one in moving)
     notices = [one.notices[before[one.history.user][1] :] for one in moving]
     assert [[notice["kind"] for notice in some] for some in notices] == [["drain"]] * len(moving)
@@ -65,12 +69,17 @@ async def judged(traffic: Traffic, nodes: Nodes, database_url: str, since: float
     """All is there, once; nobody ever looked offline."""
     await traffic.settle(database_url, set())
     acks, came = traffic.acks(since), traffic.deliveries(since)
-    print(traffic.verify(database_url, set()), f"acks p99 {share(acks, 0.99) * 1000:.0f} ms, max {acks[-1]:.2f} s; deliveries max {came[-1]:.2f} s")
+    print(
+        traffic.verify(database_url, set()),
+        f"acks p99 {share(acks, 0.99) * 1000:.0f} ms, max {acks[-1]:.2f} s; deliveries max {came[-1]:.2f} s",
+    )
     assert traffic.offline(since) == []
     assert traffic.wrong_presence(set()) == []
 
 
-async def test_a_node_that_drains_under_load_is_missed_by_nobody(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_a_node_that_drains_under_load_is_missed_by_nobody(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await nodes_of(3, make_process, fresh_db, own_redis.url)
     await together(nodes)
     async with traffic_at(nodes, users=60, rate=150) as traffic:
@@ -82,7 +91,9 @@ async def test_a_node_that_drains_under_load_is_missed_by_nobody(fresh_db: str, 
 
 
 @pytest.mark.slow
-async def test_three_nodes_are_upgraded_in_turn_under_load(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_three_nodes_are_upgraded_in_turn_under_load(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await nodes_of(3, make_process, fresh_db, own_redis.url)
     await together(nodes)
     async with traffic_at(nodes, users=60, rate=150) as traffic:
@@ -91,12 +102,21 @@ async def test_three_nodes_are_upgraded_in_turn_under_load(fresh_db: str, own_re
             await traffic.posts(50)
             await drain(traffic, nodes, n)
             await nodes[n].start()
-        await until(lambda: "node3" in [line["name"] for line in told(nodes[0], "node.left")], "the last of the old leases has lapsed", 3 * LEASE_S)
+        await until(
+            lambda: "node3" in [line["name"] for line in told(nodes[0], "node.left")],
+            "the last of the old leases has lapsed",
+            3 * LEASE_S,
+        )
         await judged(traffic, nodes, fresh_db, began)
 
 
-async def test_who_is_told_to_wait_longer_than_a_lease_does_not_look_offline(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
-    """A node of 5,000 clients spreads them over 5 s, and a lease is as long. Here it is 20 and 2 s and 1 s."""
+async def test_who_is_told_to_wait_longer_than_a_lease_does_not_look_offline(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
+    """A node of 5,000 clients spreads them over 5 s, and a lease is as long.
+
+    Here it is 20 and 2 s and 1 s.
+    """
     wide = "import chatd.server; chatd.server.NOTICE_MS_PER_CLIENT = 100.0; chatd.server.DRAIN_GRACE_S = 1.0"
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[wide, wide], lease_ms=1_000)
     await together(nodes)
@@ -109,8 +129,12 @@ async def test_who_is_told_to_wait_longer_than_a_lease_does_not_look_offline(fre
         await judged(traffic, nodes, fresh_db, began)
 
 
-async def test_a_node_that_has_just_started_knows_who_is_where(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
-    """Clients come at once in a rolling upgrade, and nobody is to look offline to them; also where Redis is far."""
+async def test_a_node_that_has_just_started_knows_who_is_where(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
+    """Clients come at once in a rolling upgrade, and nobody is to look offline to them; also where
+    Redis is far.
+    """
     async with SlowWay(own_redis.socket, 0.02) as way:
         one = (await nodes_of(1, make_process, fresh_db, own_redis.url))[0]
         async with peer_at(one, "alice", "old") as alice, peer_at(one, "bob") as bob:
@@ -120,11 +144,13 @@ async def test_a_node_that_has_just_started_knows_who_is_where(fresh_db: str, ow
                 assert [facts["state"] for facts in peer.welcome["presence"]] == ["online"]
 
 
-# ---- slow --------------------------------------------------------------------------------------------------------------------------------
+# ---- slow ----------------------------------------------------------------------------------------
 
 
 class SlowWay:
-    """A unix socket beside a server's, where everything takes `delay_s` longer, each way, in order and unbounded in between."""
+    """A unix socket beside a server's, where everything takes `delay_s` longer, each way, in order
+    and unbounded in between.
+    """
 
     def __init__(self, upstream: Path, delay_s: float) -> None:
         self.delay_s = delay_s
@@ -186,7 +212,9 @@ def slow_postgresql(conninfo: str, delay_s: float) -> tuple[SlowWay, str]:
     return way, make_conninfo(conninfo, host=str(way.folder))
 
 
-async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     way, slow_url = slow_postgresql(fresh_db, 0.0)
     async with way:
         nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}])
@@ -199,7 +227,9 @@ async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(fresh_db: str, 
             slow = traffic.acks(began, but=lambda one: one.home != nodes[0].url)
             fast = traffic.acks(began, but=lambda one: one.home != nodes[1].url)
             for name, acks in (("slow", slow), ("other", fast)):
-                print(f"acks of the {name} node: median {share(acks, 0.5) * 1000:.0f} ms, p99 {share(acks, 0.99) * 1000:.0f} ms")
+                print(
+                    f"acks of the {name} node: median {share(acks, 0.5) * 1000:.0f} ms, p99 {share(acks, 0.99) * 1000:.0f} ms"
+                )
             assert slow[0] > 2 * DELAY_S
             assert share(fast, 0.99) < ACK_S_P99
             await judged(traffic, nodes, fresh_db, began)
@@ -208,12 +238,16 @@ async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(fresh_db: str, 
 
 
 @pytest.mark.slow  # to start is slow
-async def test_a_node_with_a_slow_way_has_the_right_clock(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_a_node_with_a_slow_way_has_the_right_clock(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     """Which of two sessions of one device is the later one is told by the nodes' clocks."""
     delay_s = 0.1  # a start takes some fifty round trips
     way, slow_url = slow_postgresql(fresh_db, delay_s)
     async with way:
-        nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}], partitions_ahead=1)
+        nodes = await nodes_of(
+            2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}], partitions_ahead=1
+        )
         await together(nodes)
         async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
             for peer in (alice, bob):

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chatd import engine as engine_module
-from chatd.engine import GIVEN_UP_MAX, Away, Client, Engine, Message, Subscription
+from chatd.cluster.redis import client as engine_module
+from chatd.cluster.redis.client import GIVEN_UP_MAX, Away, Client, Engine, Message, Subscription
+from chatd.cluster.redis.connect import CONNECTIONS_MAX
 from chatd.errors import SettingError
-from chatd.redis_clients import CONNECTIONS_MAX
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Ear, Listening, MakeEngine, fail, refused
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel
@@ -43,7 +43,9 @@ async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: Mak
         await engine.publish([(name, b"\xff\x00\r\n" + name.encode()) for name in names])
         await engine.publish([("chatd:u:0", b"%d" % n) for n in range(50)])
         await heard.ear.until(lambda ear: len(ear.messages) == 2_550)
-        assert {m.channel: m.data for m in heard.ear.messages if m.data[0] == 0xFF} == {name: b"\xff\x00\r\n" + name.encode() for name in names}
+        assert {m.channel: m.data for m in heard.ear.messages if m.data[0] == 0xFF} == {
+            name: b"\xff\x00\r\n" + name.encode() for name in names
+        }
         assert [int(m.data) for m in heard.ear.messages if m.data[0] != 0xFF] == list(range(50))
         await heard.subscription.unsubscribe(names[1:])
         await heard.pong()
@@ -84,22 +86,31 @@ async def test_nothing_asked_is_nothing_done(engine: Engine) -> None:
         await heard.ear.until(lambda ear: ear.messages == [Message("chatd:u:1", b"")])
 
 
-# ---- the wrong setting -------------------------------------------------------------------------------------------------------------------
+# ---- the wrong setting ---------------------------------------------------------------------------
 
 
-async def test_a_wrong_or_missing_password_is_told_and_not_waited_for(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+async def test_a_wrong_or_missing_password_is_told_and_not_waited_for(
+    make_redis: MakeRedis, make_engine: MakeEngine
+) -> None:
     server = make_redis(password="right")
     here = f"127.0.0.1:{server.port}"
     assert "does not take" in await refused(make_engine(f"redis://:hidden@{here}"))
     assert "does not take" in await refused(make_engine(f"redis://hidden@{here}"))
     assert "asks for one" in await refused(make_engine(f"redis://{here}"))
-    assert "does not take" in await refused(make_engine(f"redis://:hidden@127.0.0.1:{make_redis().port}"))  # this one asks for none
+    # This one asks for none
+    assert "does not take" in await refused(make_engine(f"redis://:hidden@127.0.0.1:{make_redis().port}"))
 
 
-@pytest.mark.parametrize("rules", [["~*", "&other:*", "+@all"], ["~other:*", "&*", "+@all"], ["~*", "&*", "+@all", "-@scripting"], ["+ping"]])
-async def test_a_user_who_may_too_little_is_told_what_is_needed(rules: list[str], own_redis: OwnRedis, make_engine: MakeEngine) -> None:
+@pytest.mark.parametrize(
+    "rules", [["~*", "&other:*", "+@all"], ["~other:*", "&*", "+@all"], ["~*", "&*", "+@all", "-@scripting"], ["+ping"]]
+)
+async def test_a_user_who_may_too_little_is_told_what_is_needed(
+    rules: list[str], own_redis: OwnRedis, make_engine: MakeEngine
+) -> None:
     own_redis.command("ACL", "SETUSER", "app", "on", ">hidden", "resetchannels", *rules)
-    assert "~{chatd}:* resetchannels &chatd:*" in await refused(make_engine(f"redis://app:hidden@127.0.0.1:{own_redis.port}"))
+    assert "~{chatd}:* resetchannels &chatd:*" in await refused(
+        make_engine(f"redis://app:hidden@127.0.0.1:{own_redis.port}")
+    )
 
 
 async def test_another_shape_than_the_server_has_is_told(
@@ -114,20 +125,26 @@ async def test_another_shape_than_the_server_has_is_told(
 async def test_a_certificate_of_nobody_is_not_trusted(make_redis: MakeRedis, make_engine: MakeEngine) -> None:
     server = make_redis(tls=True)
     assert "ssl_ca_certs" in await refused(make_engine(f"rediss://127.0.0.1:{server.tls_port}"))
-    assert "ssl_ca_certs" in await refused(make_engine(server.tls_url.replace("127.0.0.1", "localhost")))  # the certificate names the address alone
+    # The certificate names the address alone
+    assert "ssl_ca_certs" in await refused(make_engine(server.tls_url.replace("127.0.0.1", "localhost")))
     await make_engine(server.tls_url.replace("127.0.0.1", "localhost") + "&ssl_check_hostname=false").check()
     await make_engine(f"rediss://127.0.0.1:{server.tls_port}?ssl_cert_reqs=none").check()
     with pytest.raises(Away):  # no TLS there: it may be a proxy that is not up yet
         await make_engine(f"rediss://127.0.0.1:{server.port}").check()
 
 
-# ---- away --------------------------------------------------------------------------------------------------------------------------------
+# ---- away ----------------------------------------------------------------------------------------
 
 
 async def test_where_nothing_listens_all_is_away(own_redis: OwnRedis, make_engine: MakeEngine) -> None:
     own_redis.kill()
     here = f"127.0.0.1:{own_redis.port}"
-    for url in (f"redis://{here}", f"unix://{own_redis.socket}", f"redis+sentinel://{here}/main", f"redis+cluster://{here}"):
+    for url in (
+        f"redis://{here}",
+        f"unix://{own_redis.socket}",
+        f"redis+sentinel://{here}/main",
+        f"redis+cluster://{here}",
+    ):
         engine = make_engine(url)
         for asked in (
             engine.check(),
@@ -141,7 +158,9 @@ async def test_where_nothing_listens_all_is_away(own_redis: OwnRedis, make_engin
             assert str(e.value)
 
 
-async def test_a_kill_is_away_and_a_restart_is_back_at_the_first_call(own_redis: OwnRedis, engine: Engine, make_engine: MakeEngine) -> None:
+async def test_a_kill_is_away_and_a_restart_is_back_at_the_first_call(
+    own_redis: OwnRedis, engine: Engine, make_engine: MakeEngine
+) -> None:
     script = engine.script("return redis.call('INCR', KEYS[1])")
     assert await script(["{chatd}:n"], []) == 1
     own_redis.kill()
@@ -151,7 +170,8 @@ async def test_a_kill_is_away_and_a_restart_is_back_at_the_first_call(own_redis:
     assert await script(["{chatd}:n"], []) == 1  # empty: neither the key nor the script is there
     await engine.publish([("chatd:u:1", b"x")])
     own_redis.start()
-    await make_engine(own_redis.url).command("PING")  # the loop has turned, and nobody has used the connection that is gone
+    # The loop has turned, and nobody has used the connection that is gone
+    await make_engine(own_redis.url).command("PING")
     await engine.publish([("chatd:u:1", b"x")])
 
 
@@ -161,7 +181,11 @@ async def test_a_subscription_that_broke_says_so_and_stays_broken(own_redis: Own
             await heard.to("chatd:u:1")
             broken()
             await heard.ear.until_away()
-            for asked in (heard.subscription.subscribe(["chatd:u:2"]), heard.subscription.unsubscribe(["chatd:u:1"]), heard.subscription.ping()):
+            for asked in (
+                heard.subscription.subscribe(["chatd:u:2"]),
+                heard.subscription.unsubscribe(["chatd:u:1"]),
+                heard.subscription.ping(),
+            ):
                 with pytest.raises(Away):
                     await asked
             with pytest.raises(Away):
@@ -187,7 +211,12 @@ async def test_a_frozen_redis_is_away_within_the_deadline(own_redis: OwnRedis, m
     await engine.command("PING")
     own_redis.freeze()
     loop = asyncio.get_running_loop()
-    for asked in (engine.command("PING"), engine.publish([("a", b"")]), engine.check(), engine.subscription().connect()):
+    for asked in (
+        engine.command("PING"),
+        engine.publish([("a", b"")]),
+        engine.check(),
+        engine.subscription().connect(),
+    ):
         began = loop.time()
         with pytest.raises(Away) as e:
             await asked
@@ -223,7 +252,10 @@ async def test_a_full_redis_refuses_writes_and_still_publishes(own_redis: OwnRed
         await heard.to("chatd:u:1")
         own_redis.config("maxmemory-policy", "noeviction")
         own_redis.config("maxmemory", 1)
-        for asked in (engine.command("HSET", "{chatd}:h", "a", 1), engine.script("return redis.call('HSET', KEYS[1], 'a', 1)")(["{chatd}:h"], [])):
+        for asked in (
+            engine.command("HSET", "{chatd}:h", "a", 1),
+            engine.script("return redis.call('HSET', KEYS[1], 'a', 1)")(["{chatd}:h"], []),
+        ):
             with pytest.raises(Away, match="memory"):
                 await asked
         await engine.publish([("chatd:u:1", b"x")])
@@ -250,7 +282,7 @@ async def test_a_replica_refuses_writes(make_redis: MakeRedis, make_engine: Make
         await engine.command("GET", "{chatd}:a")
 
 
-# ---- each its own answer -----------------------------------------------------------------------------------------------------------------
+# ---- each its own answer -------------------------------------------------------------------------
 
 
 async def test_after_commands_given_up_everybody_gets_their_own_answer(own_redis: OwnRedis, engine: Engine) -> None:
@@ -262,7 +294,9 @@ async def test_after_commands_given_up_everybody_gets_their_own_answer(own_redis
             async with asyncio.timeout(0.05):
                 await (engine.command("ECHO", f"lost {n}") if n % 2 else script([], [f"lost {n}"]))
     own_redis.thaw()
-    answers = await asyncio.gather(*(engine.command("ECHO", n) for n in range(20)), *(script([], [n]) for n in range(20, 30)))
+    answers = await asyncio.gather(
+        *(engine.command("ECHO", n) for n in range(20)), *(script([], [n]) for n in range(20, 30))
+    )
     assert answers == [b"%d" % n for n in range(30)]
 
 
@@ -314,11 +348,14 @@ async def test_after_a_failure_there_is_a_new_client_and_calls_on_the_old_one_co
         await engine.publish([("chatd:u:1", b"x")])
         await heard.ear.until(lambda ear: len(ear.messages) == 1)
         async with asyncio.timeout(SOON_S):
-            while int(own_redis.info("clients")["connected_clients"]) > 3:  # the new client's, the subscription's, and the one that asks
+            # The new client's, the subscription's, and the one that asks
+            while int(own_redis.info("clients")["connected_clients"]) > 3:
                 await asyncio.sleep(0.01)
 
 
-async def test_what_the_command_alone_got_wrong_makes_no_new_client(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_the_command_alone_got_wrong_makes_no_new_client(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_module, "RENEW_S", 0)
     old = engine.client
     for words in (("HGETALL",), ("NONSENSE",), ("EVAL", "return redis.call('NONSENSE')", 0)):
@@ -330,7 +367,9 @@ async def test_what_the_command_alone_got_wrong_makes_no_new_client(engine: Engi
     assert engine.client is old
 
 
-async def test_calls_that_are_given_up_in_a_row_make_a_new_client(own_redis: OwnRedis, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_calls_that_are_given_up_in_a_row_make_a_new_client(
+    own_redis: OwnRedis, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_module, "RENEW_S", 0)
     old = engine.client
 
@@ -373,10 +412,12 @@ async def test_closing_wakes_whoever_waits_for_an_event(shape: str, make_engine:
         await heard.subscription.close()
 
 
-# ---- through a proxy ---------------------------------------------------------------------------------------------------------------------
+# ---- through a proxy -----------------------------------------------------------------------------
 
 
-async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(engine: Engine, proxy: TcpProxy, make_engine: MakeEngine) -> None:
+async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(
+    engine: Engine, proxy: TcpProxy, make_engine: MakeEngine
+) -> None:
     through = make_engine(f"redis://127.0.0.1:{proxy.port}")
     await through.publish([("chatd:u:1", b"before")])
     async with Listening(engine) as heard:
@@ -435,19 +476,43 @@ async def test_a_redis_that_speaks_no_redis_is_away(make_engine: MakeEngine) -> 
 
 
 @pytest.mark.parametrize(
-    "fault", [ValueError("x"), KeyError("x"), UnicodeDecodeError("utf-8", b"x", 0, 1, "x"), IndexError(), TypeError(), ArithmeticError()]
+    "fault",
+    [
+        ValueError("x"),
+        KeyError("x"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "x"),
+        IndexError(),
+        TypeError(),
+        ArithmeticError(),
+    ],
 )
-async def test_what_redis_py_cannot_read_is_away(engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Exception) -> None:
+async def test_what_redis_py_cannot_read_is_away(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
     async def answer(*_: object, **__: object) -> None:
         raise fault
 
     monkeypatch.setattr(engine.client, "execute_command", answer)
-    for asked in (engine.command("PING"), engine.publish([("a", b"")]), engine.script("return 1")([], []), engine.check()):
+    for asked in (
+        engine.command("PING"),
+        engine.publish([("a", b"")]),
+        engine.script("return 1")([], []),
+        engine.check(),
+    ):
         with pytest.raises(Away, match="cannot be read"):
             await asked
 
 
-GARBAGE = [b"HTTP/1.1 400 Bad Request\r\n\r\n", b":x\r\n", b"$x\r\n", b"*-7\r\n", b"*1\r\n$-9\r\n", b"\xff\xfe\r\n", b"*9999999\r\n", b"+\xff\r\n"]
+GARBAGE = [
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b":x\r\n",
+    b"$x\r\n",
+    b"*-7\r\n",
+    b"*1\r\n$-9\r\n",
+    b"\xff\xfe\r\n",
+    b"*9999999\r\n",
+    b"+\xff\r\n",
+]
 
 
 @pytest.mark.parametrize("answer", GARBAGE)

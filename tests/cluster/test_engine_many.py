@@ -1,4 +1,7 @@
-"""The engine against servers that take each other's place: Sentinels with their master and replica, and a Cluster."""
+"""The engine against servers that take each other's place:
+
+Sentinels with their master and replica, and a Cluster.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from chatd import engine as engine_module
-from chatd.engine import Away
+from chatd.cluster.redis import client as engine_module
+from chatd.cluster.redis.client import Away
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Listening, MakeEngine, fail, refused, until_back
 from tests.fix_redis import MakeRedis, OwnCluster, OwnSentinel, version
@@ -17,11 +20,13 @@ from tests.fix_redis import MakeRedis, OwnCluster, OwnSentinel, version
 pytestmark = pytest.mark.cluster
 
 
-# ---- Sentinel ----------------------------------------------------------------------------------------------------------------------------
+# ---- Sentinel ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("end", ["kill", "freeze"])
-async def test_a_failover_is_away_and_then_another_master(end: str, own_sentinel: OwnSentinel, make_engine: MakeEngine) -> None:
+async def test_a_failover_is_away_and_then_another_master(
+    end: str, own_sentinel: OwnSentinel, make_engine: MakeEngine
+) -> None:
     engine = make_engine(own_sentinel.url, connect_s=0.5)
     old, new = own_sentinel.master, own_sentinel.replica
     await asyncio.gather(*(engine.command("PING") for _ in range(5)))
@@ -46,7 +51,9 @@ async def test_a_failover_is_away_and_then_another_master(end: str, own_sentinel
     assert new.command("GET", "{chatd}:a") == (b"2" if end == "freeze" else None)
 
 
-async def test_a_sentinel_that_is_dead_or_hangs_is_passed_over(own_sentinel: OwnSentinel, make_redis: MakeRedis, make_engine: MakeEngine) -> None:
+async def test_a_sentinel_that_is_dead_or_hangs_is_passed_over(
+    own_sentinel: OwnSentinel, make_redis: MakeRedis, make_engine: MakeEngine
+) -> None:
     dead, hangs = make_redis(), make_redis()
     dead.kill()
     hangs.freeze()
@@ -70,10 +77,12 @@ async def test_sentinels_may_have_a_password_of_their_own(redis_folder: Path, ma
         servers.kill()
 
 
-# ---- Cluster -----------------------------------------------------------------------------------------------------------------------------
+# ---- Cluster -------------------------------------------------------------------------------------
 
 
-async def test_a_cluster_shards_its_channels_where_it_can(own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None) -> None:
+async def test_a_cluster_shards_its_channels_where_it_can(
+    own_cluster: OwnCluster, make_engine: MakeEngine, sharded_pubsub: None
+) -> None:
     engine = make_engine(own_cluster.url)
     names = [f"chatd:u:{n}" for n in range(300)]
     async with Listening(engine) as heard:
@@ -115,12 +124,18 @@ async def test_a_slot_that_moves_ends_the_subscription_and_stops_no_publish(
         await heard.ear.until(lambda ear: [m.data for m in ear.messages] == [b"x"])
 
 
-async def test_a_master_that_is_killed_is_away_until_it_is_back(own_cluster: OwnCluster, make_engine: MakeEngine) -> None:
+async def test_a_master_that_is_killed_is_away_until_it_is_back(
+    own_cluster: OwnCluster, make_engine: MakeEngine
+) -> None:
     engine = make_engine(own_cluster.url)
     names = [f"chatd:u:{n}" for n in range(30)]
     async with Listening(engine) as heard:
         await heard.to(*names)
-        dead = own_cluster.owner(names[0]) if version() >= (7,) else min(own_cluster.servers, key=lambda server: server.port)
+        dead = (
+            own_cluster.owner(names[0])
+            if version() >= (7,)
+            else min(own_cluster.servers, key=lambda server: server.port)
+        )
         dead.kill()
         await heard.ear.until_away()
         with pytest.raises(Away):

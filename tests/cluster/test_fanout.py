@@ -1,4 +1,6 @@
-"""Two people on two nodes notice nothing of it: entries, receipts, typing, presence, devices, retries; also when Redis loses every message."""
+"""Two people on two nodes notice nothing of it: entries, receipts, typing, presence, devices,
+retries; also when Redis loses every message.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ import pytest
 import pytest_asyncio
 import redis as redis_py
 
-from chatd.envelope import Codec
+from chatd.wire.node_messages import Codec
 from tests.faults.test_outage import peer_at
 from tests.fix_cluster import LEASE_S, LOSSY, MakeNodes, Nodes
 from tests.fix_redis import OwnRedis
@@ -40,7 +42,9 @@ async def befriend(one: Peer, a: str, other: Peer, b: str) -> str:
 
 
 async def watch_online(watcher: Peer, user: str) -> None:
-    """Watch a user who is online, and wait until that is seen: it may be still on its way from their node, and then it is pushed."""
+    """Watch a user who is online, and wait until that is seen: it may be still on its way from
+    their node, and then it is pushed.
+    """
     (states,) = (await watcher.request("watch", users=[user]))["presence"]
     while states["state"] != "online":
         states = await watcher.push("presence")
@@ -48,7 +52,11 @@ async def watch_online(watcher: Peer, user: str) -> None:
 
 
 async def test_the_first_message_and_all_others_reach_the_other_node(nodes: Nodes) -> None:
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[1], "alice", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[1], "alice", "d2") as tablet,
+    ):
         cid = str(uuid.uuid4())
         ok = await alice.say("bob", "first", cid=cid)
         got, own = await bob.push("entry"), await tablet.push("entry")
@@ -75,7 +83,11 @@ async def test_edits_and_deletes_too(nodes: Nodes) -> None:
 
 
 async def test_receipts_read_marks_and_typing(nodes: Nodes) -> None:
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[0], "bob", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[0], "bob", "d2") as tablet,
+    ):
         c = await befriend(alice, "alice", bob, "bob")
         await bob.request("read", c=c, seq=1)
         seen, own = await alice.push("receipt"), await tablet.push("receipt")
@@ -102,7 +114,11 @@ async def test_presence_is_seen_from_the_other_node(nodes: Nodes) -> None:
 
 async def test_a_retry_on_the_other_node_is_a_duplicate(nodes: Nodes) -> None:
     cid = str(uuid.uuid4())
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "alice", "d2") as tablet, peer_at(nodes[1], "bob") as bob:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "alice", "d2") as tablet,
+        peer_at(nodes[1], "bob") as bob,
+    ):
         first = await alice.say("bob", "once", cid=cid)
         again = await tablet.say("bob", "another body", cid=cid, retry=True)
         assert (again["dup"], again["seq"], again["ts"]) == (True, first["seq"], first["ts"])
@@ -111,7 +127,11 @@ async def test_a_retry_on_the_other_node_is_a_duplicate(nodes: Nodes) -> None:
 
 
 async def test_two_nodes_write_one_conversation_at_once(nodes: Nodes) -> None:
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[0], "bob", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[0], "bob", "d2") as tablet,
+    ):
         await befriend(alice, "alice", bob, "bob")
         await tablet.push("entry")
         await tablet.push("entry")
@@ -146,9 +166,15 @@ async def test_the_eleventh_device_closes_the_longest_idle_on_whichever_node(mak
 
 
 async def test_what_redis_loses_is_found(make_nodes: MakeNodes) -> None:
-    """Every publish is dropped: an entry with nothing behind it, the first one of a conversation, a receipt, an own read mark."""
+    """Every publish is dropped: an entry with nothing behind it, the first one of a conversation, a
+    receipt, an own read mark.
+    """
     nodes = await make_nodes(2, before=[LOSSY.format(share=1.0)] * 2)
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[0], "bob", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[0], "bob", "d2") as tablet,
+    ):
         slowest = 0.0
         for n in (1, 2, 3):
             ok = await alice.say("bob", str(n))
@@ -192,7 +218,10 @@ async def test_garbage_and_newer_versions_on_the_bus(nodes: Nodes, own_redis: Ow
         ):
             redis.publish("chatd:u:bob", data)
             redis.publish("chatd:presence", data)
-        redis.publish("chatd:presence", b'{"v":1,"boot":"' + b"00" * 8 + b'","n":1,"users":[["bob","sleeping",1,null,[]],["",1,2,3,4]]}')
+        redis.publish(
+            "chatd:presence",
+            b'{"v":1,"boot":"' + b"00" * 8 + b'","n":1,"users":[["bob","sleeping",1,null,[]],["",1,2,3,4]]}',
+        )
         redis.publish("chatd:u:carol", good)
         assert (await alice.say("bob", "still here"))["seq"] == 3
         assert (await bob.push("entry"))["body"] == "still here"
@@ -232,7 +261,10 @@ async def test_a_paused_node_that_comes_back_is_right_again_both_ways(nodes: Nod
         assert (back["user"], back["state"], back["v"] > gone["v"]) == ("bob", "online", True)
         async with asyncio.timeout(FOUND_S_MAX):
             pushed = [await bob.push(), await bob.push()]
-        assert {(p["t"], p.get("state"), p.get("seq")) for p in pushed} == {("presence", "away", None), ("entry", None, ok["seq"])}
+        assert {(p["t"], p.get("state"), p.get("seq")) for p in pushed} == {
+            ("presence", "away", None),
+            ("entry", None, ok["seq"]),
+        }
         assert (await bob.say("alice", "thanks"))["c"] == c
         assert (await alice.push("entry"))["body"] == "thanks"
 

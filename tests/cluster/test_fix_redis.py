@@ -43,7 +43,12 @@ def test_a_restart_is_empty_and_on_the_same_port(own_redis: OwnRedis) -> None:
 
 @pytest.mark.parametrize("state", ["run", "freeze"])
 def test_a_server_ends_with_whoever_started_it(state: str, redis_folder: Path) -> None:
-    tests = subprocess.Popen([sys.executable, "-c", STARTS_ONE, str(redis_folder), state], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    tests = subprocess.Popen(
+        [sys.executable, "-c", STARTS_ONE, str(redis_folder), state],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert tests.stdout is not None
     pid = int(tests.stdout.readline())
     assert _runs(pid)

@@ -1,4 +1,6 @@
-"""What happens on other nodes, or in other sessions, while a hello is between its listing and its welcome."""
+"""What happens on other nodes, or in other sessions, while a hello is between its listing and its
+welcome.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import chatd.bus
+import chatd.cluster.pubsub
 from chatd import errors
 from chatd.ids import ConvId, UserId
 from chatd.server import Node
@@ -23,9 +25,13 @@ pytestmark = pytest.mark.cluster
 
 
 class Held:
-    """Answers of one method of a store, held back until `go_on`; `asked` is set once there is one to hold."""
+    """Answers of one method of a store, held back until `go_on`; `asked` is set once there is one
+    to hold.
+    """
 
-    def __init__(self, node: Node, name: str, monkeypatch: pytest.MonkeyPatch, holds: Callable[..., bool] = lambda *_: True) -> None:
+    def __init__(
+        self, node: Node, name: str, monkeypatch: pytest.MonkeyPatch, holds: Callable[..., bool] = lambda *_: True
+    ) -> None:
         self.asked, self.go_on = asyncio.Event(), asyncio.Event()
         real = getattr(node.store, name)
 
@@ -42,7 +48,9 @@ class Held:
 async def test_what_the_others_listing_brought_is_not_missing(
     make_server: MakeServer, own_redis: OwnRedis, fresh_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bob's listing is older than alice's first entry to him, written on another node, and she comes to his node before his welcome."""
+    """Bob's listing is older than alice's first entry to him, written on another node, and she
+    comes to his node before his welcome.
+    """
     one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
     mark = (await two.connect("bob", "phone")).welcome
     alice = await one.connect("alice")
@@ -54,9 +62,11 @@ async def test_what_the_others_listing_brought_is_not_missing(
     await feed.asked.wait()  # what this answer does not have, the feed does not tell before `go_on`
     listing = Held(two.node, "list_changed", monkeypatch, lambda user, *_: user == "bob")
     bob = await two.open()
-    id = await bob.post("hello", v=1, token=two.token("bob"), device="phone", since=mark["since"], epoch=mark["epoch"], cursors={})
+    id = await bob.post(
+        "hello", v=1, token=two.token("bob"), device="phone", since=mark["since"], epoch=mark["epoch"], cursors={}
+    )
     await listing.asked.wait()
-    monkeypatch.setattr(chatd.bus, "DROPPED", 1.0)
+    monkeypatch.setattr(chatd.cluster.pubsub, "DROPPED", 1.0)
     first = await alice.say("bob", "1")
     again = await two.connect("alice")
     listing.go_on.set()
@@ -73,14 +83,18 @@ async def test_what_the_others_listing_brought_is_not_missing(
 async def test_a_mark_does_not_cover_what_was_not_delivered_yet(
     make_server: MakeServer, own_redis: OwnRedis, fresh_db: str, monkeypatch: pytest.MonkeyPatch, has_mark: bool
 ) -> None:
-    """Bob's node knows of alice's first entry by his listing alone, and he leaves before it has read it: the next listing has it again."""
+    """Bob's node knows of alice's first entry by his listing alone, and he leaves before it has
+    read it: the next listing has it again.
+    """
     one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
     stays = await two.connect("bob", "tablet")
-    asks: dict[str, Any] = {"cursors": {}, "since": stays.welcome["since"], "epoch": stays.welcome["epoch"]} if has_mark else {}
+    asks: dict[str, Any] = (
+        {"cursors": {}, "since": stays.welcome["since"], "epoch": stays.welcome["epoch"]} if has_mark else {}
+    )
     feed, gap = Held(two.node, "feed", monkeypatch), Held(two.node, "entries_many", monkeypatch)
     two.node.cluster.feed.wake()  # type: ignore[union-attr]
     await feed.asked.wait()
-    monkeypatch.setattr(chatd.bus, "DROPPED", 1.0)
+    monkeypatch.setattr(chatd.cluster.pubsub, "DROPPED", 1.0)
     sent = await (await one.connect("alice")).say("bob", "1")
     left = await two.connect("bob", "phone", **asks)
     assert [(item["c"], item["head"]) for item in left.welcome["conversations"]] == [(sent["c"], 0)]
@@ -95,7 +109,10 @@ async def test_a_mark_does_not_cover_what_was_not_delivered_yet(
 
 
 async def test_what_the_feed_finds_of_another_log_is_not_mixed(make_server: MakeServer, own_redis: OwnRedis) -> None:
-    """Its row was Bob's and Dave's under the id that memory has for Alice and Bob: Dave was given the object of these two."""
+    """Its row was Bob's and Dave's under the id that memory has for Alice and Bob:
+
+    Dave was given the object of these two.
+    """
     server = await make_server(redis_url=own_redis.url)
     alice, bob, c = await befriended(server)
     dave = await server.connect("dave")
@@ -108,7 +125,10 @@ async def test_what_the_feed_finds_of_another_log_is_not_mixed(make_server: Make
 async def test_a_hello_that_fails_after_it_listed_takes_nothing_from_another_that_went_by_its_listing(
     make_server: MakeServer, own_redis: OwnRedis, fresh_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Bob's phone lists, and fails when it looks again; his tablet came between. What begins then is pushed to it."""
+    """Bob's phone lists, and fails when it looks again; his tablet came between.
+
+    What begins then is pushed to it.
+    """
     one, two = [await make_server(database_url=fresh_db, redis_url=own_redis.url) for _ in range(2)]
     alice = await one.connect("alice")
     store, relay = two.node.store, two.node.services.others

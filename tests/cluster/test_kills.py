@@ -1,8 +1,9 @@
-"""Three nodes under load while nodes, Redis and PostgreSQL are killed at random: nothing acked is lost, nothing doubled, no order broken, no hole,
-and in the end every watcher knows who is there.
+"""Three nodes under load while nodes, Redis and PostgreSQL are killed at random: nothing acked is
+lost, nothing doubled, no order broken, no hole, and in the end every watcher knows who is there.
 
-`CHATD_FAULT_SEED` replays the schedule (not the machine's timing). `FAULT_SECONDS=60` makes the two slow ones last for a minute each: the suite as a
-whole is to stay under ten, so there they take 20 s.
+`CHATD_FAULT_SEED` replays the schedule (not the machine's timing). `FAULT_SECONDS=60` makes the two
+slow ones last for a minute each: the suite as a whole is to stay under ten, so there they take 20
+s.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ GROUPS = 4  # users talk to two others of a ring of so many, who sit on other no
 
 
 class Town:
-    """Users in rings of `GROUPS`, each with a device, neighbours on different nodes; each watches its neighbours."""
+    """Users in rings of `GROUPS`, each with a device, neighbours on different nodes; each watches
+    its neighbours.
+    """
 
     def __init__(self, nodes: Nodes, users: int, rate: float, rng: random.Random) -> None:
         self.rng, self.rate = rng, rate
@@ -112,7 +115,9 @@ class Town:
 
     def latencies(self) -> list[float]:
         """From the moment an entry was posted until its reader had it, in s, rising."""
-        acked = {e.cid: (e.c, e.seq) for c in self.clients.values() for e in c.history.events if isinstance(e, checker.Acked)}
+        acked = {
+            e.cid: (e.c, e.seq) for c in self.clients.values() for e in c.history.events if isinstance(e, checker.Acked)
+        }
         heard = [c.heard_at for c in self.clients.values()]
         return sorted(
             max(one[acked[cid]] for one in heard if acked[cid] in one) - at
@@ -135,7 +140,10 @@ class Town:
         for c, users in who.items():
             for user in users:
                 mine.setdefault(user, []).append(c)
-        await self.until(lambda: all(c.have.get(id, 0) >= len(log[id]) for c in here for id in mine.get(c.history.user, ())), within_s)
+        await self.until(
+            lambda: all(c.have.get(id, 0) >= len(log[id]) for c in here for id in mine.get(c.history.user, ())),
+            within_s,
+        )
 
     def verify(self, conninfo: str, gone: set[str]) -> str:
         log, who = read_log(conninfo)
@@ -180,7 +188,9 @@ async def wreck(nodes: Nodes, redis: OwnRedis, postgres: OwnPostgres, rng: rando
             await asyncio.to_thread(postgres.start)
 
 
-async def havoc(nodes: Nodes, own_redis: OwnRedis, own_postgres: OwnPostgres, *, users: int, rate: float, seconds: float) -> None:
+async def havoc(
+    nodes: Nodes, own_redis: OwnRedis, own_postgres: OwnPostgres, *, users: int, rate: float, seconds: float
+) -> None:
     rng = random.Random(seed())
     town = Town(nodes, users, rate, rng)
     town.start()
@@ -195,7 +205,10 @@ async def havoc(nodes: Nodes, own_redis: OwnRedis, own_postgres: OwnPostgres, *,
         wrong = town.wrong_presence(gone)
         assert not wrong, (len(wrong), wrong[:10])
         await town.settle(own_postgres.conninfo, gone)
-        print(town.verify(own_postgres.conninfo, gone), f"{town.posted} posted, presence right {took:.1f} s after the last fault")
+        print(
+            town.verify(own_postgres.conninfo, gone),
+            f"{town.posted} posted, presence right {took:.1f} s after the last fault",
+        )
     finally:
         await town.stop()
 
@@ -210,7 +223,10 @@ async def test_what_is_dropped_comes_within_2_s(make_nodes: MakeNodes, own_postg
         await town.until(lambda: town.posted >= 1_000, 60)
         await town.settle(own_postgres.conninfo, set())
         took = town.latencies()
-        print(town.verify(own_postgres.conninfo, set()), f"median {took[len(took) // 2] * 1000:.1f} ms, slowest {took[-1]:.2f} s")
+        print(
+            town.verify(own_postgres.conninfo, set()),
+            f"median {took[len(took) // 2] * 1000:.1f} ms, slowest {took[-1]:.2f} s",
+        )
         assert took[-1] <= FOUND_S_MAX
         assert took[len(took) * 9 // 10] > 0.1, "nothing was dropped"
     finally:
@@ -218,12 +234,16 @@ async def test_what_is_dropped_comes_within_2_s(make_nodes: MakeNodes, own_postg
 
 
 @pytest.mark.slow
-async def test_three_nodes_300_users_500_messages_a_second(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
+async def test_three_nodes_300_users_500_messages_a_second(
+    make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres
+) -> None:
     nodes = await make_nodes(3, **ROOM)
     await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=SECONDS)
 
 
 @pytest.mark.slow
-async def test_the_same_with_three_of_ten_publishes_lost(make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres) -> None:
+async def test_the_same_with_three_of_ten_publishes_lost(
+    make_nodes: MakeNodes, own_redis: OwnRedis, own_postgres: OwnPostgres
+) -> None:
     nodes = await make_nodes(3, before=[LOSSY.format(share=0.3)] * 3, **ROOM)
     await havoc(nodes, own_redis, own_postgres, users=300, rate=500, seconds=SECONDS)

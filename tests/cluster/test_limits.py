@@ -1,6 +1,8 @@
-"""What holds over nodes whichever a user talks to: rates, penalties and new conversations; reads and changes of what another node wrote; clocks.
+"""What holds over nodes whichever a user talks to: rates, penalties and new conversations; reads
+and changes of what another node wrote; clocks.
 
-And what nodes do one at a time: migrations and retention. And what one node alone never touches: Redis and the feed.
+And what nodes do one at a time: migrations and retention. And what one node alone never touches:
+Redis and the feed.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from chatd import migrate
-from chatd.auth import Keys, issue
+from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
+from chatd.postgres import migrate
 from tests.cluster.test_fanout import befriend, watch_online
 from tests.cluster.traffic import metrics, nodes_of, together, told, until
 from tests.faults.test_outage import peer_at
@@ -34,7 +36,8 @@ from tests.ports import free_port
 
 pytestmark = pytest.mark.cluster
 
-# A shared machine can stand still for 50 ms, and then each node goes by its own count: not what these tests are about.
+# A shared machine can stand still for 50 ms, and then each node goes by its own count: not what
+# these tests are about.
 PATIENT = "import chatd.quota; chatd.quota.Quota.__init__.__kwdefaults__['deadline_s'] = 5.0"
 MESSAGES, PERIOD_S = 10, 5.0
 LATE_S_MAX = 0.5
@@ -60,10 +63,12 @@ async def burst(peer: Peer, to: str, n: int) -> list[Frame]:
     return [replies[id] for id in ids]
 
 
-# ---- rates ---------------------------------------------------------------------------------------------------------------------------------
+# ---- rates ---------------------------------------------------------------------------------------
 
 
-async def test_ten_in_five_seconds_over_two_devices_on_two_nodes(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_ten_in_five_seconds_over_two_devices_on_two_nodes(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await limited(make_process, fresh_db, own_redis)
     async with peer_at(nodes[0], "alice", "phone") as phone, peer_at(nodes[1], "alice", "tablet") as tablet:
         began = time.monotonic()
@@ -74,7 +79,10 @@ async def test_ten_in_five_seconds_over_two_devices_on_two_nodes(fresh_db: str, 
         assert {reply["code"] for reply in refused} == {"rate_limited"}
         for reply in refused:
             assert PERIOD_S - (ended - began) - 0.1 < reply["retry_ms"] / 1000 <= PERIOD_S + 0.01
-        assert {reply["code"] for replies in floods for reply in replies if reply["t"] == "err"} == {"rate_limited", "blocked"}
+        assert {reply["code"] for replies in floods for reply in replies if reply["t"] == "err"} == {
+            "rate_limited",
+            "blocked",
+        }
 
         async def keep(peer: Peer, replies: list[Frame]) -> list[Frame]:
             """Wait as told, and send the one again that was refused."""
@@ -109,11 +117,15 @@ async def test_a_user_who_moves_gets_no_fresh_ten_and_their_penalty_moves_with_t
         for peer in ("carol", "dave"):
             elsewhere = await alice.say(peer)
             assert elsewhere["code"] == "rate_limited"
-            assert refused["retry_ms"] + 1_000 < elsewhere["retry_ms"] <= penalty["retry_ms"], "the other node knows of the penalty"
+            assert refused["retry_ms"] + 1_000 < elsewhere["retry_ms"] <= penalty["retry_ms"], (
+                "the other node knows of the penalty"
+            )
     assert time.monotonic() - began < 5, "this machine is too slow for the figures above"
 
 
-async def test_hammering_from_node_to_node_is_ended_by_the_strikes_of_all(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_hammering_from_node_to_node_is_ended_by_the_strikes_of_all(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await limited(make_process, fresh_db, own_redis, rate_messages=1, rate_per_ms=60_000, rate_penalties_max=5)
     async with peer_at(nodes[0], "alice", "phone") as phone, peer_at(nodes[1], "alice", "tablet") as tablet:
         assert (await phone.say("bob"))["t"] == "ok"
@@ -131,7 +143,9 @@ async def test_hammering_from_node_to_node_is_ended_by_the_strikes_of_all(fresh_
         assert strikes <= 2 + 7, "each device's first is no strike; and a node may be one behind the other"
 
 
-async def test_with_redis_stopped_each_node_counts_alone_and_says_so(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_with_redis_stopped_each_node_counts_alone_and_says_so(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, rate_messages=MESSAGES, rate_per_ms=60_000)
     await together(nodes)
     async with peer_at(nodes[0], "alice", "phone") as phone, peer_at(nodes[1], "alice", "tablet") as tablet:
@@ -152,7 +166,9 @@ async def test_with_redis_stopped_each_node_counts_alone_and_says_so(fresh_db: s
         await together(nodes)
 
 
-async def test_new_conversations_count_whichever_node_makes_them(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_new_conversations_count_whichever_node_makes_them(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await limited(make_process, fresh_db, own_redis, new_conversations_per_hour=3, rate_messages=1000)
     for n, home in enumerate((0, 1, 0)):
         async with peer_at(nodes[home], "alice") as alice:
@@ -164,13 +180,19 @@ async def test_new_conversations_count_whichever_node_makes_them(fresh_db: str, 
             assert (await alice.say("friend0"))["t"] == "ok", "what is there costs nothing"
 
 
-# ---- what another node wrote ---------------------------------------------------------------------------------------------------------------
+# ---- what another node wrote ---------------------------------------------------------------------
 
 
-async def test_reads_changes_and_tokens_work_on_a_node_that_wrote_nothing(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_reads_changes_and_tokens_work_on_a_node_that_wrote_nothing(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url)
     await together(nodes)
-    async with peer_at(nodes[0], "alice", "phone") as phone, peer_at(nodes[1], "alice", "tablet") as tablet, peer_at(nodes[0], "bob") as bob:
+    async with (
+        peer_at(nodes[0], "alice", "phone") as phone,
+        peer_at(nodes[1], "alice", "tablet") as tablet,
+        peer_at(nodes[0], "bob") as bob,
+    ):
         assert tablet.welcome["conversations"] == []
         for n in range(1, 6):
             ok = await phone.say("bob", f"frist {n}")
@@ -203,7 +225,7 @@ async def test_reads_changes_and_tokens_work_on_a_node_that_wrote_nothing(fresh_
         assert (await phone.push("receipt"))["read"] == 5
 
 
-# ---- clocks and names ----------------------------------------------------------------------------------------------------------------------
+# ---- clocks and names ----------------------------------------------------------------------------
 
 
 async def skewed(make_process: MakeProcess, database_url: str, redis: OwnRedis, **settings: Any) -> Nodes:
@@ -213,7 +235,9 @@ async def skewed(make_process: MakeProcess, database_url: str, redis: OwnRedis, 
     return nodes
 
 
-async def test_versions_rise_while_a_user_moves_between_clocks_a_minute_apart(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_versions_rise_while_a_user_moves_between_clocks_a_minute_apart(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await skewed(make_process, fresh_db, own_redis)
     async with peer_at(nodes[0], "alice", "ahead") as ahead, peer_at(nodes[1], "alice", "behind") as behind:
         async with peer_at(nodes[0], "bob", "old") as bob:
@@ -224,7 +248,8 @@ async def test_versions_rise_while_a_user_moves_between_clocks_a_minute_apart(fr
             (first,) = (await peer.request("watch", users=["bob"]))["presence"]
             highest[peer] = (first if first["state"] == "offline" else await until_offline(peer))["v"]
             peer.pushes.clear()
-        # He is away and online in turn, for a status that does not change is not told; the one before ends after its grace time.
+        # He is away and online in turn, for a status that does not change is not told; the one
+        # before ends after its grace time.
         for n in range(4):
             state = ("online", "away")[n % 2]
             async with peer_at(nodes[n % 2], "bob", f"d{n}", state=state):
@@ -235,7 +260,8 @@ async def test_versions_rise_while_a_user_moves_between_clocks_a_minute_apart(fr
                         highest[peer] = facts["v"]
                         if facts["state"] == state:
                             break
-                # A watcher that moves, too: what a node tells now replaces what the other one told before.
+                # A watcher that moves, too: what a node tells now replaces what the other one told
+                # before.
                 async with peer_at(nodes[(n + 1) % 2], "alice", "third", watch=["bob"]) as third:
                     (now,) = third.welcome["presence"]
                     assert now["state"] == state
@@ -249,14 +275,17 @@ async def until_offline(peer: Peer) -> Frame:
     return facts
 
 
-async def test_a_watcher_that_moves_between_clocks_sees_versions_rise(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_a_watcher_that_moves_between_clocks_sees_versions_rise(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await skewed(make_process, fresh_db, own_redis)
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
         await befriend(alice, "alice", bob, "bob")
         highest = 0
         for n in range(6):
             async with peer_at(nodes[n % 2], "alice", "moves", watch=["bob"]) as watcher:
-                # The same status may have another version here, or come a moment later, by the time that it took to hear of it.
+                # The same status may have another version here, or come a moment later, by the time
+                # that it took to hear of it.
                 (now,) = watcher.welcome["presence"]
                 while now["state"] != ("online", "away")[n % 2]:
                     now = await watcher.push("presence")
@@ -268,7 +297,9 @@ async def test_a_watcher_that_moves_between_clocks_sees_versions_rise(fresh_db: 
                 highest = facts["v"]
 
 
-async def test_tokens_times_and_takeovers_go_by_one_clock(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_tokens_times_and_takeovers_go_by_one_clock(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     nodes = await skewed(make_process, fresh_db, own_redis, jwt_leeway_s=0)
     ts = 0
     async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob:
@@ -307,7 +338,9 @@ class _WithToken:
         self.token = lambda _: token
 
 
-async def test_two_nodes_of_one_name_both_work_and_say_so_once(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_two_nodes_of_one_name_both_work_and_say_so_once(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     each = [{"node_name": "twin", "lease_ms": 1_000} for _ in range(2)]
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=each)
     await together(nodes)
@@ -321,7 +354,9 @@ async def test_two_nodes_of_one_name_both_work_and_say_so_once(fresh_db: str, ow
 
 
 @pytest.mark.slow
-async def test_a_node_that_starts_anew_is_no_namesake_of_itself(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_a_node_that_starts_anew_is_no_namesake_of_itself(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     brief = "import chatd.server; chatd.server.DRAIN_GRACE_S = 0.1"
     # It is up again while its last life's lease stands.
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[brief, brief], lease_ms=3_000)
@@ -339,10 +374,12 @@ async def test_a_node_that_starts_anew_is_no_namesake_of_itself(fresh_db: str, o
     assert [told(node, "node.same_name") for node in nodes.nodes] == [[], []]
 
 
-# ---- one at a time -------------------------------------------------------------------------------------------------------------------------
+# ---- one at a time -------------------------------------------------------------------------------
 
 
-async def test_nodes_that_start_at_once_on_nothing_migrate_once(empty_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_nodes_that_start_at_once_on_nothing_migrate_once(
+    empty_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     async with await psycopg.AsyncConnection.connect(empty_db, autocommit=True) as conn:
         # So that they come to it at the same time: all of them try, and none may begin.
         await conn.execute("SELECT pg_advisory_lock(%s)", (migrate.LOCK_KEY,))
@@ -361,19 +398,31 @@ async def test_nodes_that_start_at_once_on_nothing_migrate_once(empty_db: str, o
     nodes = await starting
     applied = Counter(line["name"] for node in nodes.nodes for line in told(node, "migrate.applied"))
     sql = Path(__file__).parents[2] / "sql"
-    names = [path.stem for path in (sql / "migrations").glob("*.sql")] + [f"functions/{path.stem}" for path in (sql / "functions").glob("*.sql")]
+    names = [path.stem for path in (sql / "migrations").glob("*.sql")] + [
+        f"functions/{path.stem}" for path in (sql / "functions").glob("*.sql")
+    ]
     assert applied == dict.fromkeys(names, 1)
     await together(nodes)
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[2], "bob", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[2], "bob", "d2") as tablet,
+    ):
         await alice.say("bob")
         assert [(await peer.push("entry"))["seq"] for peer in (bob, tablet)] == [1, 1]
 
 
-async def test_retention_works_on_one_node_at_a_time_and_all_learn_of_it(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_retention_works_on_one_node_at_a_time_and_all_learn_of_it(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     partition_s, olds = 2, 12  # two passes a second
     nodes = await nodes_of(3, make_process, fresh_db, own_redis.url, partition_s=partition_s, partitions_ahead=20)
     await together(nodes)
-    async with peer_at(nodes[0], "alice") as alice, peer_at(nodes[1], "bob") as bob, peer_at(nodes[2], "alice", "d2") as tablet:
+    async with (
+        peer_at(nodes[0], "alice") as alice,
+        peer_at(nodes[1], "bob") as bob,
+        peer_at(nodes[2], "alice", "d2") as tablet,
+    ):
         for _ in range(3):
             ok = await alice.say("bob", "old")
             await bob.push("entry")
@@ -387,7 +436,9 @@ async def test_retention_works_on_one_node_at_a_time_and_all_learn_of_it(fresh_d
             await asyncio.sleep(1.2)  # two passes of each
             assert [told(node, "partition.dropped") for node in nodes.nodes] == [[], [], []], "somebody else is at it"
         assert (await alice.say("bob", "new"))["seq"] == 4
-        await until(lambda: sum(len(told(node, "partition.dropped")) for node in nodes.nodes) >= olds, "they are dropped")
+        await until(
+            lambda: sum(len(told(node, "partition.dropped")) for node in nodes.nodes) >= olds, "they are dropped"
+        )
 
         async def floors() -> list[int]:
             return [(await peer.request("history", c=ok["c"]))["floor"] for peer in (alice, bob, tablet)]
@@ -404,10 +455,12 @@ async def test_retention_works_on_one_node_at_a_time_and_all_learn_of_it(fresh_d
     assert [told(node, "retention.late") for node in nodes.nodes] == [[], [], []]
 
 
-# ---- alone ---------------------------------------------------------------------------------------------------------------------------------
+# ---- alone ---------------------------------------------------------------------------------------
 
 
-async def test_one_node_without_redis_never_loads_it_and_knows_no_feed(fresh_db: str, make_process: MakeProcess, tmp_path: Path) -> None:
+async def test_one_node_without_redis_never_loads_it_and_knows_no_feed(
+    fresh_db: str, make_process: MakeProcess, tmp_path: Path
+) -> None:
     listed = tmp_path / "modules.json"
     before = f"import atexit, json, sys; atexit.register(lambda: open({str(listed)!r}, 'w').write(json.dumps(sorted(sys.modules))))"
     node = await make_process(before, database_url=fresh_db, admin_port=free_port(), cursor_flush_ms=10)
@@ -419,12 +472,18 @@ async def test_one_node_without_redis_never_loads_it_and_knows_no_feed(fresh_db:
         await alice.request("typing", c=c)
         assert (await bob.push("typing"))["from"] == "alice"
         async with await psycopg.AsyncConnection.connect(fresh_db) as conn:
-            rows = await (await conn.execute("SELECT application_name FROM pg_stat_activity WHERE datname = current_database()")).fetchall()
+            rows = await (
+                await conn.execute("SELECT application_name FROM pg_stat_activity WHERE datname = current_database()")
+            ).fetchall()
             assert {"chatd reads"} <= {name for (name,) in rows}
             assert "chatd feed" not in {name for (name,) in rows}
         said = await metrics(node)
         assert said["chatd_sends_ok_total"] == 2
-        assert (said["chatd_feed_reads_total"], said["chatd_publishes_total"], said["chatd_quota_calls_total"]) == (0, 0, 0)
+        assert (said["chatd_feed_reads_total"], said["chatd_publishes_total"], said["chatd_quota_calls_total"]) == (
+            0,
+            0,
+            0,
+        )
         assert not said.keys() & {"chatd_bus_up", "chatd_presence_stale", "chatd_quota_open", "chatd_nodes_known"}
     node.terminate()
     assert await node.ended() == 0
@@ -433,5 +492,15 @@ async def test_one_node_without_redis_never_loads_it_and_knows_no_feed(fresh_db:
         assert await (await conn.execute("SELECT count(*) FROM feed")).fetchone() == (0,)
     loaded = json.loads(listed.read_text())
     assert "chatd.server" in loaded
-    absent = ("redis", "hiredis", "chatd.cluster", "chatd.bus", "chatd.engine", "chatd.feed", "chatd.mirror", "chatd.quota", "chatd.relay")
+    absent = (
+        "redis",
+        "hiredis",
+        "chatd.cluster.node",
+        "chatd.cluster.pubsub",
+        "chatd.cluster.redis.client",
+        "chatd.cluster.change_feed",
+        "chatd.cluster.presence_sync",
+        "chatd.cluster.shared_limits",
+        "chatd.cluster.relay",
+    )
     assert [name for name in loaded if name.startswith(tuple(f"{name}." for name in absent)) or name in absent] == []

@@ -1,4 +1,6 @@
-"""Among nodes, too, every held conversation of a held user is linked to them: what others tell, and what the feed finds."""
+"""Among nodes, too, every held conversation of a held user is linked to them: what others tell, and
+what the feed finds.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,12 @@ OPENED_MAX = 2  # in an hour
 
 
 @pytest.mark.parametrize("bus_loses", [False, True], ids=["heard over the bus", "found by the feed"])
-async def test_a_row_made_here_gets_its_first_entry_on_another_node(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, bus_loses: bool) -> None:
-    """alice's first send makes the row on node a and is refused; bob says hello there; alice's other device sends it on node b."""
+async def test_a_row_made_here_gets_its_first_entry_on_another_node(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, bus_loses: bool
+) -> None:
+    """alice's first send makes the row on node a and is refused; bob says hello there; alice's
+    other device sends it on node b.
+    """
     a, b = await make_pair(rate_messages=1_000, new_conversations_per_hour=OPENED_MAX)
     assert b.node.cluster is not None
     if bus_loses:

@@ -1,4 +1,7 @@
-"""Presence over nodes, where Redis loses some of it, answers late, or holds what no node has written. Each drives one order of events."""
+"""Presence over nodes, where Redis loses some of it, answers late, or holds what no node has written.
+
+Each drives one order of events.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from chatd import gossip, presence_keys
-from chatd.engine import Away
+from chatd.cluster import presence_keys
+from chatd.cluster.redis.client import Away
+from chatd.core.remote_presence import Remote, Status
 from chatd.ids import UserId
-from chatd.roster import Remote, Status
+from chatd.wire import presence_codec
 from tests.fix_gate import Gate
 from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted, until
 from tests.fix_redis import OwnRedis
@@ -48,10 +52,14 @@ async def test_a_user_who_leaves_and_one_who_comes_while_the_hash_is_listed_agai
     right = {b"", b"\1", b"stays", b"comes"}
     await until(lambda: set(own_redis.command("HKEYS", own_key(a))) == right, "what changed is written, too")
     b.mirror.back()
-    await until(lambda: (b.sees("leaves"), b.sees("comes"), b.sees("stays")) == ("offline", "online", "online"), "b is right")
+    await until(
+        lambda: (b.sees("leaves"), b.sees("comes"), b.sees("stays")) == ("offline", "online", "online"), "b is right"
+    )
 
 
-async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothing(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothing(
+    make_mirror: MakeMirror, own_redis: OwnRedis
+) -> None:
     a = await make_mirror("a")
     a.come("alice")
     await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1, "she is in the hash")
@@ -59,15 +67,23 @@ async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothin
     said = a.presence._own[next(iter(a.presence._own.keys()))]
     before = late._writes
     own_redis.command("DEL", own_key(a))
-    await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writes > before, "it is listed again")
-    entry = gossip.encode_entry(said)
-    answer = await a.engine.script(presence_keys.WRITE)([own_key(a)], [before, before + 1, "99", 1_000, 1, "ghost", entry])
+    await until(
+        lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writes > before, "it is listed again"
+    )
+    entry = presence_codec.encode_entry(said)
+    answer = await a.engine.script(presence_keys.WRITE)(
+        [own_key(a)], [before, before + 1, "99", 1_000, 1, "ghost", entry]
+    )
     assert answer == 0
     assert own_redis.command("HEXISTS", own_key(a), "ghost") == 0
 
 
-async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_wrong(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
-    """What such a replica has is what the hash was before: it is put back as it was, and all connections are cut."""
+async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_wrong(
+    make_mirror: MakeMirror, own_redis: OwnRedis
+) -> None:
+    """What such a replica has is what the hash was before: it is put back as it was, and all
+    connections are cut.
+    """
     a, b = await make_mirror("a"), await make_mirror("b")
     await acquainted(a, b)
     await b.watch("stays", "leaves", "comes")
@@ -86,8 +102,12 @@ async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_
     await until(lambda: b.metrics.presence_reads > reads, "and b reads them")
     await until(lambda: not any(node.stale for node in b.mirror._leases.nodes.values()), "b has read all of it")
     assert (b.sees("stays"), b.sees("leaves"), b.sees("comes")) == ("online", "offline", "online")
-    assert [change.user for change in b.told[told:] if change.status.value == "offline" and change.user == "comes"] == []
-    assert [change.user for change in b.told[told:] if change.status.value == "online" and change.user == "leaves"] == []
+    assert [
+        change.user for change in b.told[told:] if change.status.value == "offline" and change.user == "comes"
+    ] == []
+    assert [
+        change.user for change in b.told[told:] if change.status.value == "online" and change.user == "leaves"
+    ] == []
 
 
 async def test_a_batch_written_after_such_a_failover_and_before_the_next_beat_does_not_hide_what_was_lost(
@@ -113,13 +133,17 @@ async def test_a_batch_written_after_such_a_failover_and_before_the_next_beat_do
     await until(lambda: b.sees("later") == "online", "b sees who came after it")
     reads = b.metrics.presence_reads
     b.mirror.back()
-    await until(lambda: b.metrics.presence_reads > reads and not b.mirror._leases.nodes[a.boot].stale, "b has read all of it")
+    await until(
+        lambda: b.metrics.presence_reads > reads and not b.mirror._leases.nodes[a.boot].stale, "b has read all of it"
+    )
     assert {user: b.sees(user) for user in ("stays", "leaves", "comes", "later")} == {
         "stays": "online", "leaves": "offline", "comes": "online", "later": "online",
     }  # fmt: skip
 
 
-async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(
+    make_mirror: MakeMirror, own_redis: OwnRedis
+) -> None:
     a, b = await make_mirror("a"), await make_mirror("b")
     await acquainted(a, b)
     a.come("alice", "bob")
@@ -130,7 +154,9 @@ async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(m
     await until(lambda: {b.sees(user) for user in ("alice", "bob", "carol")} == {"online"}, "b sees all three")
 
 
-async def test_a_node_that_died_is_gone_within_a_lease_although_beats_fail(make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_that_died_is_gone_within_a_lease_although_beats_fail(
+    make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = await make_mirror("a"), await make_mirror("b")
     await acquainted(a, b)
     await b.watch("alice")
@@ -152,11 +178,23 @@ async def test_a_node_that_died_is_gone_within_a_lease_although_beats_fail(make_
     assert n - beats < 25
 
 
-REPLIES: list[object] = [None, 7, b"x", [], [None], [1, 2, 3], [b"a", b"b", b"c"], [1, 0, [[b"x", 1, b"y"], [b"\xff" * 16, 1, b""], 5]], [1, 0, [[]]]]
+REPLIES: list[object] = [
+    None,
+    7,
+    b"x",
+    [],
+    [None],
+    [1, 2, 3],
+    [b"a", b"b", b"c"],
+    [1, 0, [[b"x", 1, b"y"], [b"\xff" * 16, 1, b""], 5]],
+    [1, 0, [[]]],
+]
 
 
 @pytest.mark.parametrize("reply", REPLIES, ids=repr)
-async def test_no_answer_of_the_beat_ends_it(make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch, reply: object) -> None:
+async def test_no_answer_of_the_beat_ends_it(
+    make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch, reply: object
+) -> None:
     a = await make_mirror("a")
     a.come("alice")
     asked = asyncio.Event()
@@ -179,13 +217,19 @@ async def test_no_answer_of_the_beat_ends_it(make_mirror: MakeMirror, monkeypatc
 
 
 TYPES: dict[str, tuple[object, ...]] = {
-    "string": ("SET", "x"), "list": ("RPUSH", "x"), "set": ("SADD", "x"), "zset": ("ZADD", 1, "x"), "hash": ("HSET", "x", "y"),
+    "string": ("SET", "x"),
+    "list": ("RPUSH", "x"),
+    "set": ("SADD", "x"),
+    "zset": ("ZADD", 1, "x"),
+    "hash": ("HSET", "x", "y"),
     "stream": ("XADD", "*", "x", "y"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", TYPES)
-async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(make_mirror: MakeMirror, own_redis: OwnRedis, kind: str) -> None:
+async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(
+    make_mirror: MakeMirror, own_redis: OwnRedis, kind: str
+) -> None:
     a, b = await make_mirror("a"), await make_mirror("b")
     await acquainted(a, b)
     a.come("alice")
@@ -205,8 +249,17 @@ async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(make_m
     assert b.lives
 
 
-INFOS = [b"", b"\xff", b"[]", b'{"n":"7"}', b'{"n":[]}', b'{"n":1e400}', b'{"grace_ms":"x","left":7}', b'{"name":5,"n":-1}',
-         b'{"name":null,"shards":"no"}']  # fmt: skip
+INFOS = [
+    b"",
+    b"\xff",
+    b"[]",
+    b'{"n":"7"}',
+    b'{"n":[]}',
+    b'{"n":1e400}',
+    b'{"grace_ms":"x","left":7}',
+    b'{"name":5,"n":-1}',
+    b'{"name":null,"shards":"no"}',
+]
 
 
 async def test_rows_of_wrong_types_beside_leases_end_nobody(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
@@ -228,7 +281,9 @@ async def test_rows_of_wrong_types_beside_leases_end_nobody(make_mirror: MakeMir
     assert b.lives
 
 
-async def test_a_row_that_redis_clock_going_back_left_in_the_future_goes(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+async def test_a_row_that_redis_clock_going_back_left_in_the_future_goes(
+    make_mirror: MakeMirror, own_redis: OwnRedis
+) -> None:
     """What a step back of a day leaves of a node that died before it."""
     seconds, _ = own_redis.command("TIME")
     future = (int(seconds) + 86_400) * 1000
@@ -252,7 +307,16 @@ async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirr
     a, b = await make_mirror("a"), await make_mirror("b")
     await acquainted(a, b)
     await b.watch("alice")
-    garbage = [b"", b"x", b"[]", b"\xff", b"{}", b'{"v":1}', b'{"v":1,"boot":"%s","n":9007199254740991,"users":[]}' % a.boot.encode(), b"[" * 10_000]
+    garbage = [
+        b"",
+        b"x",
+        b"[]",
+        b"\xff",
+        b"{}",
+        b'{"v":1}',
+        b'{"v":1,"boot":"%s","n":9007199254740991,"users":[]}' % a.boot.encode(),
+        b"[" * 10_000,
+    ]
     for data in garbage:
         own_redis.command("PUBLISH", "chatd:presence", data)
         own_redis.command("PUBLISH", f"chatd:echo:{b.boot}", data)
@@ -262,7 +326,9 @@ async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirr
     assert b.lives
 
 
-async def test_a_listing_that_a_failover_cuts_in_two_is_not_taken_for_whole(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
+async def test_a_listing_that_a_failover_cuts_in_two_is_not_taken_for_whole(
+    make_mirror: MakeMirror, own_redis: OwnRedis
+) -> None:
     """The replica has its beginning, and lacks what was listed after that."""
     a = await make_mirror("a")
     boot, key = "f" * 16, "{chatd}:on:" + "f" * 16
@@ -276,8 +342,12 @@ async def test_a_listing_that_a_failover_cuts_in_two_is_not_taken_for_whole(make
     assert (await keys.read(boot, [UserId("alice")])) is None
 
 
-async def test_no_two_listings_have_the_same_number(make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer to the end of the first is lost: a failover from the second to the first would not show."""
+async def test_no_two_listings_have_the_same_number(
+    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the end of the first is lost: a failover from the second to the first would not
+    show.
+    """
     a = await make_mirror("a")
     real = a.mirror._keys.write
     ends: list[int] = []

@@ -23,7 +23,9 @@ async def test_nodes_and_their_leases_are_listed(make_process: MakeProcess, fres
         assert result.returncode == 0, result.stderr
         return {one["name"]: one for one in json.loads(result.stdout)}
 
-    eventually(lambda: {name for name, one in listed().items() if one["stands"]} == {"web1", "web2"}, "both stand", own_redis)
+    eventually(
+        lambda: {name for name, one in listed().items() if one["stands"]} == {"web1", "web2"}, "both stand", own_redis
+    )
     told = listed()
     assert (told["web1"]["pid"], told["web1"]["port"]) == (web1.pid, web1.port)
     assert (told["web2"]["pid"], told["web2"]["port"]) == (web2.pid, web2.port)
@@ -33,7 +35,9 @@ async def test_nodes_and_their_leases_are_listed(make_process: MakeProcess, fres
     assert len(lines) == 3
     assert "lapsed" in lines[1]
     assert "lapsed" not in lines[2]
-    assert chatd("nodes", "--redis-url", own_redis.url).stdout.count("\n") == 1, "nodes of another prefix are another server's"
+    assert chatd("nodes", "--redis-url", own_redis.url).stdout.count("\n") == 1, (
+        "nodes of another prefix are another server's"
+    )
 
 
 def test_without_redis_it_says_so(own_redis: OwnRedis) -> None:

@@ -1,6 +1,8 @@
-"""Limits over nodes by a real Redis: exact while it answers, each node's own count while it does not, and never a wait longer than the deadline.
+"""Limits over nodes by a real Redis: exact while it answers, each node's own count while it does
+not, and never a wait longer than the deadline.
 
-The nodes of the first part are quotas alone, each with a connection of its own; those of the second are whole.
+The nodes of the first part are quotas alone, each with a connection of its own; those of the second
+are whole.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ import pytest_asyncio
 from websockets.exceptions import ConnectionClosed
 
 from chatd.chat.ports import Rates
-from chatd.engine import Engine
+from chatd.cluster.redis.client import Engine
+from chatd.cluster.shared_limits import DEADLINE_S, SCRIPT, Quota
+from chatd.core.rate_limit import FORGET_S, SharedWindow
 from chatd.ids import UserId
-from chatd.limits import FORGET_S, SharedWindow
 from chatd.metrics import Metrics
 from chatd.postgres.faults import Outage
-from chatd.quota import DEADLINE_S, SCRIPT, Quota
 from tests.fix_redis import OwnCluster, OwnRedis
 from tests.fix_server import MakeServer, Peer, Server
 from tests.quota_model import US, Model, most_in_any
@@ -54,12 +56,25 @@ class Watched:
 class QuotaNode:
     """A quota with its own connection, and the users it holds."""
 
-    def __init__(self, url: str, rates: Rates, calls: list[tuple[int, list[str], list[Any], bytes]], deadline_s: float = PATIENT_S) -> None:
+    def __init__(
+        self,
+        url: str,
+        rates: Rates,
+        calls: list[tuple[int, list[str], list[Any], bytes]],
+        deadline_s: float = PATIENT_S,
+    ) -> None:
         self.engine = Engine(url, connect_s=0.8)  # more than LATE_S_MAX: it is not to be what saves us
         self.metrics = Metrics()
         self.quota = Quota(
-            Watched(self.engine, calls), "chatd", self.metrics, rates, 1_000, now=time.monotonic, sleep=self._pause, deadline_s=deadline_s
-        )  # fmt: skip
+            Watched(self.engine, calls),
+            "chatd",
+            self.metrics,
+            rates,
+            1_000,
+            now=time.monotonic,
+            sleep=self._pause,
+            deadline_s=deadline_s,
+        )
         self.windows: dict[str, SharedWindow] = {}
         self.trials = 0
         self.task = asyncio.ensure_future(self.quota.run())
@@ -99,7 +114,9 @@ def calls() -> list[tuple[int, list[str], list[Any], bytes]]:
 
 
 @pytest_asyncio.fixture
-async def make_node(own_redis: OwnRedis, calls: list[tuple[int, list[str], list[Any], bytes]]) -> AsyncIterator[MakeNode]:
+async def make_node(
+    own_redis: OwnRedis, calls: list[tuple[int, list[str], list[Any], bytes]]
+) -> AsyncIterator[MakeNode]:
     nodes: list[QuotaNode] = []
 
     async def make(messages: int = 3, per_s: float = 60.0, deadline_s: float = PATIENT_S) -> QuotaNode:
@@ -113,15 +130,18 @@ async def make_node(own_redis: OwnRedis, calls: list[tuple[int, list[str], list[
         await node.stop()
 
 
-# ---- the script -----------------------------------------------------------------------------------------------------------------
+# ---- the script ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: int) -> None:
-    """Hundreds of random calls from several connections; then the model is asked the same at the times that Redis told."""
+    """Hundreds of random calls from several connections; then the model is asked the same at the
+    times that Redis told.
+    """
     rng = random.Random(seed)
     calls: list[tuple[int, list[str], list[Any], bytes]] = []
-    limits = [orjson.dumps([[most, 60_000], [2, 150_000]]) for most in (4, 4, 2)]  # as while nodes are restarted with another setting
+    # As while nodes are restarted with another setting
+    limits = [orjson.dumps([[most, 60_000], [2, 150_000]]) for most in (4, 4, 2)]
     marks: dict[str, list[int]] = defaultdict(list)
 
     async def caller(n: int) -> None:
@@ -133,7 +153,13 @@ async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: in
             for key in keys:
                 returned = [rng.choice(marks[key])] if marks[key] and rng.random() < 0.3 else []
                 struck = [rng.choice([5_000, 30_000])] if rng.random() < 0.05 else []
-                asks.append([1 + (key == "k3"), rng.randint(0, 5), *([returned, struck] if returned or struck or rng.random() < 0.1 else [])])
+                asks.append(
+                    [
+                        1 + (key == "k3"),
+                        rng.randint(0, 5),
+                        *([returned, struck] if returned or struck or rng.random() < 0.1 else []),
+                    ]
+                )
             answer = await script(keys, [rng.choice(limits), orjson.dumps(asks), 100_000])
             now, *numbers = map(int, answer.split())
             for key, granted in zip(keys, numbers[::5], strict=True):
@@ -149,7 +175,12 @@ async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: in
         assert model.answer(now, keys, args) == answer
         numbers = list(map(int, answer.split()))[1:]
         outcomes |= {tuple(number > 0 for number in numbers[n : n + 4]) for n in range(0, len(numbers), 5)}
-    assert {(True, False, False, False), (False, True, False, False), (False, True, True, True), (True, False, False, True)} <= outcomes
+    assert {
+        (True, False, False, False),
+        (False, True, False, False),
+        (False, True, True, True),
+        (True, False, False, True),
+    } <= outcomes
 
 
 async def test_what_is_no_state_of_ours_is_as_good_as_none(own_redis: OwnRedis, make_node: MakeNode) -> None:
@@ -164,8 +195,12 @@ async def test_what_is_no_state_of_ours_is_as_good_as_none(own_redis: OwnRedis, 
     assert not node.quota.open
 
 
-@pytest.mark.parametrize("state", ["1/0, 1, 1/0", "0, 0, 0/0", "-1, -1, -1", "1e300, 5, 1e300", "0, 0, 0, 1e300", "0, 0, 0, -5"])
-async def test_numbers_that_are_no_state_of_ours_are_as_good_as_none_too(own_redis: OwnRedis, make_node: MakeNode, state: str) -> None:
+@pytest.mark.parametrize(
+    "state", ["1/0, 1, 1/0", "0, 0, 0/0", "-1, -1, -1", "1e300, 5, 1e300", "0, 0, 0, 1e300", "0, 0, 0, -5"]
+)
+async def test_numbers_that_are_no_state_of_ours_are_as_good_as_none_too(
+    own_redis: OwnRedis, make_node: MakeNode, state: str
+) -> None:
     node = await make_node(messages=2)
     own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, "{chatd}:rate:a")
     assert [await node.take("a") == 0.0 for _ in range(3)] == [True, True, False]
@@ -173,13 +208,19 @@ async def test_numbers_that_are_no_state_of_ours_are_as_good_as_none_too(own_red
 
 
 @pytest.mark.parametrize("kind", ["rate", "penalty", "new"])
-async def test_what_a_clock_that_went_back_left_in_the_future_counts_from_now_on(own_redis: OwnRedis, make_node: MakeNode, kind: str) -> None:
+async def test_what_a_clock_that_went_back_left_in_the_future_counts_from_now_on(
+    own_redis: OwnRedis, make_node: MakeNode, kind: str
+) -> None:
     """As if Redis's clock had been a day ahead when the window was filled, or the penalty given."""
     most, period_s = 2, 0.3
     node = await make_node(messages=most, per_s=period_s)
     day_on = (int(own_redis.command("TIME")[0]) + 86_400) * US
     key = "{chatd}:new:alice" if kind == "new" else "{chatd}:rate:alice"
-    state = f"{day_on}, 1, {int(period_s * US)}" if kind == "penalty" else "0, 0, 0, " + ", ".join([str(day_on)] * (100 if kind == "new" else most))
+    state = (
+        f"{day_on}, 1, {int(period_s * US)}"
+        if kind == "penalty"
+        else "0, 0, 0, " + ", ".join([str(day_on)] * (100 if kind == "new" else most))
+    )
     own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, key)
     user = node.quota.windows(UserId("alice"))
     if kind == "new":
@@ -193,7 +234,9 @@ async def test_what_a_clock_that_went_back_left_in_the_future_counts_from_now_on
     assert (await node.quota.take(user.window))[0] == 0.0, "nobody is locked out for as long as the step"
 
 
-async def test_a_new_conversation_that_another_node_gives_back_can_be_made_here(own_redis: OwnRedis, make_node: MakeNode) -> None:
+async def test_a_new_conversation_that_another_node_gives_back_can_be_made_here(
+    own_redis: OwnRedis, make_node: MakeNode
+) -> None:
     a, b = await make_node(), await make_node()
     there, here = a.quota.windows(UserId("alice")).new_convs, b.quota.windows(UserId("alice")).new_convs
     taken = [await a.quota.take(there) for _ in range(100)]
@@ -226,7 +269,7 @@ async def test_state_is_small_and_goes_with_what_it_counts(own_redis: OwnRedis, 
     assert own_redis.command("EXISTS", "{chatd}:rate:alice") == 0
 
 
-# ---- exact over nodes -------------------------------------------------------------------------------------------------------------
+# ---- exact over nodes ----------------------------------------------------------------------------
 
 
 async def test_however_many_ask_at_once_no_period_holds_more_than_the_limit_and_none_is_left_empty(
@@ -284,7 +327,8 @@ async def test_a_penalty_holds_on_every_node_and_strikes_add_up(make_node: MakeN
             closes = penalty.refused(time.monotonic(), 1.0, True).close
             await node.quota.idle()
             assert not closes, n
-    assert not here.penalty.refused(time.monotonic(), 1.0, True).close  # the ninth, but it does not know yet of the one before
+    # The ninth, but it does not know yet of the one before
+    assert not here.penalty.refused(time.monotonic(), 1.0, True).close
     await one.quota.idle()
     assert here.penalty.refused(time.monotonic(), 1.0, True).close, "with six strikes of its own"
     await one.quota.idle()
@@ -295,11 +339,13 @@ async def test_a_penalty_holds_on_every_node_and_strikes_add_up(make_node: MakeN
     assert penalty.refused(time.monotonic(), 1.0, True).close
 
 
-# ---- faults of Redis --------------------------------------------------------------------------------------------------------------
+# ---- faults of Redis -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fault", ["killed", "frozen", "paused", "full", "read only"])
-async def test_while_redis_is_away_each_node_counts_alone_and_then_together_again(own_redis: OwnRedis, make_node: MakeNode, fault: str) -> None:
+async def test_while_redis_is_away_each_node_counts_alone_and_then_together_again(
+    own_redis: OwnRedis, make_node: MakeNode, fault: str
+) -> None:
     one, other = [await make_node(2, deadline_s=DEADLINE_S) for _ in range(2)]
     assert await one.take("before") == 0.0
     match fault:
@@ -366,11 +412,13 @@ async def test_on_a_cluster_too(own_cluster: OwnCluster) -> None:
             await node.stop()
 
 
-# ---- whole nodes ------------------------------------------------------------------------------------------------------------------
+# ---- whole nodes ---------------------------------------------------------------------------------
 
 
 @pytest_asyncio.fixture
-async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis) -> Callable[..., Awaitable[tuple[Server, Server]]]:
+async def make_pair(
+    make_server: MakeServer, fresh_db: str, own_redis: OwnRedis
+) -> Callable[..., Awaitable[tuple[Server, Server]]]:
     async def make(*, deadline_s: float = PATIENT_S, **settings: Any) -> tuple[Server, Server]:
         servers = [await make_server(database_url=fresh_db, redis_url=own_redis.url, **settings) for _ in range(2)]
         for server in servers:
@@ -461,7 +509,9 @@ async def test_new_conversations_an_hour_count_over_nodes_and_what_was_there_doe
     assert (await again.say("dave"))["t"] == "ok"
 
 
-async def test_who_may_open_no_more_does_not_stop_the_one_who_writes_to_them(make_pair: MakePair, own_redis: OwnRedis) -> None:
+async def test_who_may_open_no_more_does_not_stop_the_one_who_writes_to_them(
+    make_pair: MakePair, own_redis: OwnRedis
+) -> None:
     one, other = await make_pair(new_conversations_per_hour=1)
     alice, dave = await one.connect("alice", "phone"), await one.connect("dave")
     assert (await (await other.connect("alice", "tablet")).say("bob"))["t"] == "ok"
@@ -473,7 +523,8 @@ async def test_who_may_open_no_more_does_not_stop_the_one_who_writes_to_them(mak
     answer = await dave.post("send", to="alice", cid=str(uuid.uuid4()), body="of course")
     assert (await alice.reply(sent))["code"] == "too_many_conversations"
     assert (await dave.reply(answer))["seq"] == 1
-    assert [(await alice.push("entry"))["body"] for _ in range(2)] == ["hi", "of course"]  # the first of her own, from the other node
+    # The first of her own, from the other node
+    assert [(await alice.push("entry"))["body"] for _ in range(2)] == ["hi", "of course"]
     entrance = one.node.chat.entrance
     assert (entrance._resolving, entrance._resolving_of, entrance._resolving_n) == ({}, {}, 0)
 
@@ -496,7 +547,9 @@ async def test_hammering_over_two_nodes_ends_by_the_strikes_of_both(make_pair: M
     assert 5 < strikes <= 7, "a node learns of the other's with its own: it may be one behind"
 
 
-async def test_with_redis_frozen_sends_go_on_by_the_count_of_each_node(make_pair: MakePair, own_redis: OwnRedis) -> None:
+async def test_with_redis_frozen_sends_go_on_by_the_count_of_each_node(
+    make_pair: MakePair, own_redis: OwnRedis
+) -> None:
     one, other = await make_pair(rate_messages=5, rate_per_ms=600_000, deadline_s=DEADLINE_S)
     phone, tablet = await one.connect("alice", "phone"), await other.connect("alice", "tablet")
     await phone.say("bob")
@@ -541,7 +594,9 @@ async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_r
 async def test_what_may_have_been_written_keeps_its_slot_on_all_nodes(
     make_pair: Callable[..., Awaitable[tuple[Server, Server]]], monkeypatch: pytest.MonkeyPatch, is_unknown: bool
 ) -> None:
-    """The answer to a batch is lost, or says that nothing was done; the retry and what follows go to the other node."""
+    """The answer to a batch is lost, or says that nothing was done; the retry and what follows go
+    to the other node.
+    """
     one, two = await make_pair(rate_messages=3, rate_per_ms=600_000, lanes=1)
     phone, tablet = await one.connect("alice", "phone"), await two.connect("alice", "tablet")
     assert (await phone.say("alice", "1"))["t"] == "ok"

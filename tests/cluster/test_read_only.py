@@ -1,7 +1,9 @@
-"""The database turns read-only for some seconds under three nodes at work, as a managed service does whose disk is full, or a failover.
+"""The database turns read-only for some seconds under three nodes at work, as a managed service
+does whose disk is full, or a failover.
 
-Cursors move, sessions come, first messages go to new people all the while. No node dies, nothing acked is lost, sessions stay, and all is back within
-a second. READ_ONLY_SECONDS sets how long (6 in the field's case).
+Cursors move, sessions come, first messages go to new people all the while. No node dies, nothing
+acked is lost, sessions stay, and all is back within a second. READ_ONLY_SECONDS sets how long (6 in
+the field's case).
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ _names = itertools.count(1)
 
 
 async def comes_and_writes(process: Process, back: asyncio.Event, times: list[float]) -> None:
-    """Newcomers, one after the other: hello, a first message to somebody new, a read cursor. Whatever is refused is refused for now.
+    """Newcomers, one after the other: hello, a first message to somebody new, a read cursor.
+
+    Whatever is refused is refused for now.
 
     The time of the first ok after `back` is noted.
     """
@@ -101,7 +105,9 @@ class Spread:
     def url(self, _: str) -> None: ...
 
 
-async def test_read_only_for_seconds_kills_no_node_and_loses_nothing(own_postgres: OwnPostgres, make_nodes: MakeNodes) -> None:
+async def test_read_only_for_seconds_kills_no_node_and_loses_nothing(
+    own_postgres: OwnPostgres, make_nodes: MakeNodes
+) -> None:
     rng = random.Random(seed())
     ports = [free_port() for _ in range(3)]
     nodes = await make_nodes(3, each=[{"admin_port": port} for port in ports], **FAST)

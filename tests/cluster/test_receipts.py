@@ -1,4 +1,6 @@
-"""A receipt never passes the entry that it speaks of, also where that one was lost on its way to this node; nobody gets one who was not answered."""
+"""A receipt never passes the entry that it speaks of, also where that one was lost on its way to
+this node; nobody gets one who was not answered.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatd.envelope import Codec, Entry, Receipt
+from chatd.wire.node_messages import Codec, Entry, Receipt
 from tests.cluster.test_devices import MakePair, make_pair
 from tests.fix_mirror import until
 from tests.fix_server import Frame, Peer, Server
@@ -30,7 +32,9 @@ async def until_read(peer: Peer, seq: int) -> list[Frame]:
 
 
 @pytest.mark.parametrize("receipt_lost", [False, True], ids=["the receipt arrives", "the feed alone tells of both"])
-async def test_a_receipt_waits_for_the_entry_that_was_lost(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, receipt_lost: bool) -> None:
+async def test_a_receipt_waits_for_the_entry_that_was_lost(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, receipt_lost: bool
+) -> None:
     a, b = await make_pair()
     alice = await a.connect("alice", "phone")
     bob = await b.connect("bob")
@@ -54,7 +58,9 @@ async def test_a_receipt_waits_for_the_entry_that_was_lost(make_pair: MakePair, 
     head = 2
     for frame in frames:
         head = frame.get("seq", head)
-        assert frame["t"] == "entry" or max(frame["read"], frame["delivered"]) <= head, "no receipt is ahead of what was delivered"
+        assert frame["t"] == "entry" or max(frame["read"], frame["delivered"]) <= head, (
+            "no receipt is ahead of what was delivered"
+        )
     assert not a.node.delivery._early
 
 
@@ -75,7 +81,7 @@ async def test_a_receipt_for_what_will_never_be_moves_nothing(make_pair: MakePai
     assert conv.cursor(1) == (2, 2)
 
 
-# ---- who was not answered -----------------------------------------------------------------------------------------------------------------
+# ---- who was not answered ------------------------------------------------------------------------
 
 
 def loses(server: Server, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
@@ -91,9 +97,16 @@ async def told(peer: Peer) -> tuple[int, int, bool]:
     return item["peer_delivered"], item["peer_read"], item["open"]
 
 
-@pytest.mark.parametrize("lost", [(), (Receipt,), (Entry,), (Entry, Receipt)], ids=["none", "receipts", "entries", "both"])
-async def test_an_answer_on_another_node_brings_the_receipts(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, lost: tuple[type, ...]) -> None:
-    """Right: until it, whichever node the newcomer asks, nothing; behind its entry, what was read by then. Also of what the feed alone tells."""
+@pytest.mark.parametrize(
+    "lost", [(), (Receipt,), (Entry,), (Entry, Receipt)], ids=["none", "receipts", "entries", "both"]
+)
+async def test_an_answer_on_another_node_brings_the_receipts(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, lost: tuple[type, ...]
+) -> None:
+    """Right: until it, whichever node the newcomer asks, nothing; behind its entry, what was read by then.
+
+    Also of what the feed alone tells.
+    """
     a, b = await make_pair(cursor_flush_ms=10)
     newcomer, tablet = await a.connect("newcomer"), await b.connect("newcomer", "tablet")
     alice = await b.connect("alice")
@@ -114,17 +127,26 @@ async def test_an_answer_on_another_node_brings_the_receipts(make_pair: MakePair
     await alice.say("newcomer")
     for device in (newcomer, tablet):
         frames = await until_read(device, 1)
-        assert [(frame["t"], frame.get("seq"), frame.get("read")) for frame in frames] == [("entry", 2, None), ("receipt", None, 1)]
+        assert [(frame["t"], frame.get("seq"), frame.get("read")) for frame in frames] == [
+            ("entry", 2, None),
+            ("receipt", None, 1),
+        ]
         assert await told(device) == (1, 1, True)
 
 
 @pytest.mark.parametrize("first", ["the answer", "the receipt"])
-async def test_a_read_beside_the_first_answer_on_another_node_is_told(make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, first: str) -> None:
-    """Alice reads by one device while another one answers, on two nodes: the newcomer's node hears of either first. Right: both, and none before the
-    answer; the numbers only rise.
+async def test_a_read_beside_the_first_answer_on_another_node_is_told(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """Alice reads by one device while another one answers, on two nodes: the newcomer's node hears
+    of either first. Right: both, and none before the answer; the numbers only rise.
     """
     a, b = await make_pair()
-    newcomer, phone, desk = await a.connect("newcomer"), await b.connect("alice", "phone"), await a.connect("alice", "desk")
+    newcomer, phone, desk = (
+        await a.connect("newcomer"),
+        await b.connect("alice", "phone"),
+        await a.connect("alice", "desk"),
+    )
     c = (await newcomer.say("alice"))["c"]
     assert (await newcomer.say("alice"))["seq"] == 2
     for _ in range(2):

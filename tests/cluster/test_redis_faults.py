@@ -1,6 +1,7 @@
 """Redis that is wrong: not ours, full, read-only, silent, cut off.
 
-Nobody is declared dead for it, entries come by the feed, sends are acked as fast as ever, and all is well again without anybody's help.
+Nobody is declared dead for it, entries come by the feed, sends are acked as fast as ever, and all
+is well again without anybody's help.
 """
 
 from __future__ import annotations
@@ -34,19 +35,27 @@ SHORT_LEASE_S = 1.0
 CUTS = 8
 
 
-# ---- a password that is wrong ------------------------------------------------------------------------------------------------------------
+# ---- a password that is wrong --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
-    ("given", "says"), [(":wrong@", "user or password that Redis does not take"), ("", "has no password, and Redis asks for one")]
+    ("given", "says"),
+    [(":wrong@", "user or password that Redis does not take"), ("", "has no password, and Redis asks for one")],
 )
 def test_a_wrong_password_is_one_line_that_says_what_to_do(
     make_redis: MakeRedis, fresh_db: str, tmp_path: Path, given: str, says: str, workers: int
 ) -> None:
     redis = make_redis(password="the right one")
     url = f"redis://{given}127.0.0.1:{redis.port}"
-    flags = [f"--database-url={fresh_db}", f"--redis-url={url}", "--port=0", "--admin-port=-1", f"--data-dir={tmp_path}", f"--workers={workers}"]
+    flags = [
+        f"--database-url={fresh_db}",
+        f"--redis-url={url}",
+        "--port=0",
+        "--admin-port=-1",
+        f"--data-dir={tmp_path}",
+        f"--workers={workers}",
+    ]
     result: subprocess.CompletedProcess[str] = serve(*flags)
     said = [line for line in result.stderr.splitlines() if line.startswith("chatd: ")]
     assert (result.returncode, len(said)) == (2, 1), result.stderr
@@ -57,7 +66,9 @@ def test_a_wrong_password_is_one_line_that_says_what_to_do(
     assert "Traceback" not in result.stderr
 
 
-async def test_a_password_that_changes_is_told_and_awaited(fresh_db: str, make_redis: MakeRedis, make_process: MakeProcess) -> None:
+async def test_a_password_that_changes_is_told_and_awaited(
+    fresh_db: str, make_redis: MakeRedis, make_process: MakeProcess
+) -> None:
     redis = make_redis(password="old")
     nodes = await nodes_of(2, make_process, fresh_db, redis.url, lease_ms=int(SHORT_LEASE_S * 1000))
     await together(nodes)
@@ -80,7 +91,9 @@ async def test_a_password_that_changes_is_told_and_awaited(fresh_db: str, make_r
         assert (await alice.push("presence"))["state"] == "away"
         await alice.quiet()
     assert [told(node, "node.dead") for node in nodes.nodes] == [[], []]
-    assert not any("new" in line["reason"] or "old" in line["reason"] for node in nodes.nodes for line in told(node, "redis.away"))
+    assert not any(
+        "new" in line["reason"] or "old" in line["reason"] for node in nodes.nodes for line in told(node, "redis.away")
+    )
 
 
 def change_password(redis: OwnRedis, password: str) -> None:
@@ -100,11 +113,13 @@ async def stale(nodes: Nodes) -> bool:
     return all((one["chatd_bus_up"], one["chatd_presence_stale"]) == (0, 1) for one in said)
 
 
-# ---- full, read-only, silent --------------------------------------------------------------------------------------------------------------
+# ---- full, read-only, silent ---------------------------------------------------------------------
 
 
 class Fault(NamedTuple):
-    """How it begins (told how long it is to last) and ends; `bus`: what is published still goes through."""
+    """How it begins (told how long it is to last) and ends; `bus`: what is published still goes
+    through.
+    """
 
     begin: Callable[[OwnRedis, float], object]
     end: Callable[[OwnRedis], object]
@@ -114,16 +129,24 @@ class Fault(NamedTuple):
 FAULTS = {
     "full": Fault(lambda redis, _: redis.config("maxmemory", 1), lambda redis: redis.config("maxmemory", 0), True),
     "a replica of a dead master": Fault(
-        lambda redis, _: redis.command("REPLICAOF", "127.0.0.1", 1), lambda redis: redis.command("REPLICAOF", "NO", "ONE"), True
+        lambda redis, _: redis.command("REPLICAOF", "127.0.0.1", 1),
+        lambda redis: redis.command("REPLICAOF", "NO", "ONE"),
+        True,
     ),
     "frozen": Fault(lambda redis, _: redis.freeze(), lambda redis: redis.thaw(), False),
     "killed, and empty when it is back": Fault(lambda redis, _: redis.kill(), lambda redis: redis.start(), False),
-    "paused": Fault(lambda redis, s: redis.command("CLIENT", "PAUSE", int(s * 1000), "ALL"), lambda redis: redis.command("PING"), False),
-}  # fmt: skip
+    "paused": Fault(
+        lambda redis, s: redis.command("CLIENT", "PAUSE", int(s * 1000), "ALL"),
+        lambda redis: redis.command("PING"),
+        False,
+    ),
+}
 
 
 async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, lasts_s: float, lease_s: float) -> None:
-    """Have a fault under load, and somebody who goes and somebody who comes meanwhile; then wait for a lease and more."""
+    """Have a fault under load, and somebody who goes and somebody who comes meanwhile; then wait
+    for a lease and more.
+    """
     loop = asyncio.get_running_loop()
     began = loop.time()
     await asyncio.to_thread(fault.begin, redis, lasts_s)
@@ -156,7 +179,9 @@ async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, 
     assert came[-1] < FOUND_S_MAX
 
 
-async def while_redis_is(what: str, make_process: MakeProcess, database_url: str, redis: OwnRedis, lasts_s: float, lease_s: float) -> None:
+async def while_redis_is(
+    what: str, make_process: MakeProcess, database_url: str, redis: OwnRedis, lasts_s: float, lease_s: float
+) -> None:
     nodes = await nodes_of(2, make_process, database_url, redis.url, lease_ms=int(lease_s * 1000))
     await together(nodes)
     async with traffic_at(nodes) as traffic:
@@ -170,20 +195,28 @@ async def while_redis_is(what: str, make_process: MakeProcess, database_url: str
 
 
 @pytest.mark.parametrize("what", ["full", "frozen", "killed, and empty when it is back"])
-async def test_redis_that_is_of_no_use_for_three_leases(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess, what: str) -> None:
+async def test_redis_that_is_of_no_use_for_three_leases(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess, what: str
+) -> None:
     await while_redis_is(what, make_process, fresh_db, own_redis, 3 * SHORT_LEASE_S, SHORT_LEASE_S)
 
 
 @pytest.mark.slow
-async def test_paused_for_two_leases_of_production(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
+async def test_paused_for_two_leases_of_production(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
     await while_redis_is("paused", make_process, fresh_db, own_redis, 2 * LEASE_S, LEASE_S)
 
 
-# ---- cut off ------------------------------------------------------------------------------------------------------------------------------
+# ---- cut off -------------------------------------------------------------------------------------
 
 
-async def test_connections_cut_in_the_middle_lose_and_double_nothing(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
-    """At any byte of what goes to Redis, and of its answers: a script that ran and was not heard of, half a publish, half a message."""
+async def test_connections_cut_in_the_middle_lose_and_double_nothing(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
+    """At any byte of what goes to Redis, and of its answers: a script that ran and was not heard
+    of, half a publish, half a message.
+    """
     rng = random.Random(seed())
     proxies = [TcpProxy(own_redis.port) for _ in range(2)]
     for proxy in proxies:
@@ -206,9 +239,23 @@ async def test_connections_cut_in_the_middle_lose_and_double_nothing(fresh_db: s
             await traffic.settle(fresh_db, set())
             acks, came = traffic.acks(began), traffic.deliveries(began)
             said = [await metrics(node) for node in nodes.nodes]
-            print(traffic.verify(fresh_db, set()), f"{sum(proxy.connections for proxy in proxies)} connections to Redis", end=", ")
-            print(f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms; deliveries median {share(came, 0.5) * 1000:.0f} ms, max {came[-1]:.2f} s")
-            assert sum(one["chatd_bus_reconnects_total"] + one["chatd_lease_failures_total"] + one["chatd_publishes_lost_total"] for one in said) > 0
+            print(
+                traffic.verify(fresh_db, set()),
+                f"{sum(proxy.connections for proxy in proxies)} connections to Redis",
+                end=", ",
+            )
+            print(
+                f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms; deliveries median {share(came, 0.5) * 1000:.0f} ms, max {came[-1]:.2f} s"
+            )
+            assert (
+                sum(
+                    one["chatd_bus_reconnects_total"]
+                    + one["chatd_lease_failures_total"]
+                    + one["chatd_publishes_lost_total"]
+                    for one in said
+                )
+                > 0
+            )
             assert share(acks, 0.99) < ACK_S_P99
             assert came[-1] < FOUND_S_MAX
             assert traffic.offline(began) == []

@@ -1,6 +1,9 @@
-"""Every call to Redis fails with every kind of error: the node lives, and is right after it. Keys of wrong types: test_mirror.py.
+"""Every call to Redis fails with every kind of error: the node lives, and is right after it.
 
-A whole node in this process, with a neighbour that is left alone. Errors are injected where redis-py would raise them.
+Keys of wrong types: test_mirror.py.
+
+A whole node in this process, with a neighbour that is left alone. Errors are injected where
+redis-py would raise them.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import pytest
 import pytest_asyncio
 from redis import exceptions
 
-from chatd import engine as engine_module
+from chatd.cluster.redis import client as engine_module
 from tests.fix_mirror import until
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer, Peer, Server
@@ -28,11 +31,15 @@ ERRORS: dict[str, BaseException] = {
     "CLUSTERDOWN": exceptions.ClusterDownError("CLUSTERDOWN The cluster is down"),
     "MOVED": exceptions.MovedError("7000 127.0.0.1:1"),
     "TRYAGAIN": exceptions.TryAgainError("Multiple keys request during rehashing of slot"),
-    "MISCONF": exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk."),
+    "MISCONF": exceptions.ResponseError(
+        "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk."
+    ),
     "WRONGTYPE": exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"),
     "BUSY": exceptions.ResponseError("BUSY Redis is busy running a script."),
     "NOSCRIPT": exceptions.NoScriptError("No matching script."),
-    "script": exceptions.ResponseError("Error running script (call to f_0): @user_script:1: attempt to compare nil with number"),
+    "script": exceptions.ResponseError(
+        "Error running script (call to f_0): @user_script:1: attempt to compare nil with number"
+    ),
     "MASTERDOWN": exceptions.MasterDownError("Link with MASTER is down and replica-serve-stale-data is set to 'no'."),
     "NOREPLICAS": exceptions.ResponseError("NOREPLICAS Not enough good replicas to write."),
     "too many": exceptions.MaxConnectionsError("Too many connections"),
@@ -53,9 +60,11 @@ CALLS = 2  # of each kind
 
 
 @pytest_asyncio.fixture
-async def pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch) -> tuple[Server, Server]:
-    monkeypatch.setattr("chatd.quota.TRIAL_S", 0.05)
-    monkeypatch.setattr("chatd.quota.TRIAL_MAX_S", 0.05)
+async def pair(
+    make_server: MakeServer, fresh_db: str, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Server, Server]:
+    monkeypatch.setattr("chatd.cluster.shared_limits.TRIAL_S", 0.05)
+    monkeypatch.setattr("chatd.cluster.shared_limits.TRIAL_MAX_S", 0.05)
     monkeypatch.setattr(engine_module, "RENEW_S", 0.05)
     a, b = [await make_server(database_url=fresh_db, redis_url=own_redis.url, lease_ms=1_000) for _ in range(2)]
     await well(a, b)
@@ -64,7 +73,12 @@ async def pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis, monk
 
 async def well(*servers: Server) -> None:
     clusters = [server.node.cluster for server in servers if server.node.cluster is not None]
-    await until(lambda: all(one.bus.up and not one.mirror.stale and not one.quota.open and one.mirror.nodes == 1 for one in clusters), "all is well")
+    await until(
+        lambda: all(
+            one.bus.up and not one.mirror.stale and not one.quota.open and one.mirror.nodes == 1 for one in clusters
+        ),
+        "all is well",
+    )
 
 
 async def talks(alice: Peer, bob: Peer, n: int) -> None:

@@ -1,4 +1,6 @@
-"""`chatd serve --workers N` with real nodes: one port, one server, and whatever dies is there again."""
+"""`chatd serve --workers N` with real nodes: one port, one server, and whatever dies is there
+again.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from chatd import keys_file
-from chatd.auth import Keys, issue
+from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
+from chatd.ops import keys_file
 from tests.fix_process import EXIT_S_MAX, MakeProcess, Process
 from tests.fix_redis import OwnRedis
 from tests.fix_server import Peer
@@ -83,7 +85,9 @@ def serve(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
 
-async def test_one_port_a_killed_worker_comes_back_and_all_drain(make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis) -> None:
+async def test_one_port_a_killed_worker_comes_back_and_all_drain(
+    make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis
+) -> None:
     fleet = await make_process(workers=N, database_url=fresh_db, redis_url=own_redis.url, drain_ms=5_000)
     pids = worker_pids(fleet)
     assert sorted(pids) == list(range(N))
@@ -146,7 +150,9 @@ async def test_a_reload_ends_the_sessions_of_a_removed_key_at_each_worker(
     assert (len(counts), sum(counts.values())) == (2, 20), "that neither worker has any of 20: 2^-19"
 
 
-async def test_workers_drain_and_go_when_their_supervisor_is_killed(make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis) -> None:
+async def test_workers_drain_and_go_when_their_supervisor_is_killed(
+    make_process: MakeProcess, fresh_db: str, own_redis: OwnRedis
+) -> None:
     fleet = await make_process(workers=2, database_url=fresh_db, redis_url=own_redis.url, drain_ms=5_000)
     pids = worker_pids(fleet)
     async with crowd(fleet, 10) as peers:
@@ -158,7 +164,9 @@ async def test_workers_drain_and_go_when_their_supervisor_is_killed(make_process
         pass  # and nobody holds the port
 
 
-async def test_the_embedded_postgresql_is_the_supervisors(make_process: MakeProcess, own_redis: OwnRedis, tmp_path: Path) -> None:
+async def test_the_embedded_postgresql_is_the_supervisors(
+    make_process: MakeProcess, own_redis: OwnRedis, tmp_path: Path
+) -> None:
     fleet = await make_process(workers=2, redis_url=own_redis.url)
     postmaster = int((tmp_path / "postgres" / "postmaster.pid").read_text().split()[0])
     async with crowd(fleet, 4) as peers:
@@ -175,7 +183,18 @@ async def test_the_embedded_postgresql_is_the_supervisors(make_process: MakeProc
 def test_what_is_wrong_is_told_once_with_exit_status_2(own_redis: OwnRedis, fresh_db: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        common = ["--workers", "3", "--data-dir", str(tmp_path), "--database-url", fresh_db, "--redis-url", own_redis.url, "--admin-port", "-1"]
+        common = [
+            "--workers",
+            "3",
+            "--data-dir",
+            str(tmp_path),
+            "--database-url",
+            fresh_db,
+            "--redis-url",
+            own_redis.url,
+            "--admin-port",
+            "-1",
+        ]
         for flags, says in (
             (["--workers", "3", "--port", "0"], "--redis-url"),
             (["--workers", "65", "--port", "0"], "from 1 to 64"),

@@ -1,4 +1,5 @@
-"""People who talk from node to node while something is wrong, what they noticed, and what the nodes say of themselves.
+"""People who talk from node to node while something is wrong, what they noticed, and what the nodes
+say of themselves.
 
     Traffic         a `Town` of Travellers: `acks`, `presence_seen`, and all that a Town has
     Traveller       goes by a drain's notice, and writes down when its sends were acked and whom it saw go offline
@@ -29,7 +30,11 @@ QUIET_S_MAX = 30.0
 
 
 class Traveller(Roamer):
-    """`ack_s`: (when it was posted, how long until its ok), by the loop's clock. `offline`: (when, whom it saw go offline)."""
+    """`ack_s`:
+
+    (when it was posted, how long until its ok), by the loop's clock. `offline`: (when, whom it saw
+    go offline).
+    """
 
     def __init__(self, urls: Sequence[str], token: str, user: str, device: str, rng: random.Random) -> None:
         super().__init__(urls, token, user, device, rng)
@@ -89,11 +94,15 @@ class Traffic(Town):
         super().__init__(nodes, users, rate, rng)
         self.folk: dict[str, Traveller] = {}
         for n, name in enumerate(self.names):
-            one = self.folk[name] = Traveller(nodes.urls(n), nodes.token(name), name, "d1", random.Random(rng.getrandbits(64)))
+            one = self.folk[name] = Traveller(
+                nodes.urls(n), nodes.token(name), name, "d1", random.Random(rng.getrandbits(64))
+            )
             one.watch, one.timed = self.peers(name), True
         self.clients = dict(self.folk)
 
-    def acks(self, since: float, until: float = float("inf"), but: Callable[[Traveller], bool] = lambda _: False) -> list[float]:
+    def acks(
+        self, since: float, until: float = float("inf"), but: Callable[[Traveller], bool] = lambda _: False
+    ) -> list[float]:
         """How long sends that were posted in this time waited for their ok, rising."""
         return sorted(s for one in self.folk.values() if not but(one) for at, s in one.ack_s if since <= at < until)
 
@@ -137,7 +146,7 @@ def share(values: Sequence[float], part: float) -> float:
     return values[min(len(values) - 1, int(len(values) * part))]
 
 
-# ---- nodes -------------------------------------------------------------------------------------------------------------------------------
+# ---- nodes ---------------------------------------------------------------------------------------
 
 
 async def nodes_of(
@@ -147,7 +156,9 @@ async def nodes_of(
     """Nodes that started at the same time, each with an admin port."""
     own = [{"node_name": f"node{k + 1}", "admin_port": free_port(), **(each[k] if each else {})} for k in range(n)]
     common = {"database_url": database_url, "redis_url": redis_url, **ROOM, **settings}
-    return Nodes(await asyncio.gather(*(make_process(before[k] if before else "", **{**common, **own[k]}) for k in range(n))))
+    return Nodes(
+        await asyncio.gather(*(make_process(before[k] if before else "", **{**common, **own[k]}) for k in range(n)))
+    )
 
 
 def told(node: Process, event: str) -> list[dict[str, Any]]:

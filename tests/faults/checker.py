@@ -4,8 +4,9 @@
                                ├──► check() ──► findings: (what, sentence); none is right
     the log, from PostgreSQL ──┘
 
-A device's history is the list of what happened to it, in order: `Connected`, `Sent` (a cid, once, when it first went into its outbox), `Acked`,
-`Got`, and `Epoch` where the welcome named another log. The checker knows nothing of how chatd works; each rule is one of the promises of
+A device's history is the list of what happened to it, in order: `Connected`, `Sent` (a cid, once,
+when it first went into its outbox), `Acked`, `Got`, and `Epoch` where the welcome named another
+log. The checker knows nothing of how chatd works; each rule is one of the promises of
 docs/protocol.md. Each log has histories of its own: `by_epoch` takes them apart.
 """
 
@@ -41,7 +42,9 @@ class Connected(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """The welcome named this log, which is not the one before: all that was held of that one is dropped, and the outbox kept."""
+    """The welcome named this log, which is not the one before: all that was held of that one is
+    dropped, and the outbox kept.
+    """
 
     epoch: str
 
@@ -109,7 +112,9 @@ def check(histories: Sequence[History], log: Log) -> list[Finding]:
 
 
 def by_epoch(history: History) -> dict[str, History]:
-    """A device's history with each of the logs that it knew: what was sent before may be in every later one."""
+    """A device's history with each of the logs that it knew: what was sent before may be in every
+    later one.
+    """
     parts: dict[str, History] = {}
     now = History(history.user, history.device)
     sent: list[Event] = []
@@ -122,8 +127,13 @@ def by_epoch(history: History) -> dict[str, History]:
     return parts
 
 
-def foreign(histories: Sequence[History], parts: Sequence[History], log: Log, who: Mapping[str, set[str]]) -> list[Finding]:
-    """What stands in, or was given from, a log of other people. `histories` are those of all who send, `parts` what they saw of this log."""
+def foreign(
+    histories: Sequence[History], parts: Sequence[History], log: Log, who: Mapping[str, set[str]]
+) -> list[Finding]:
+    """What stands in, or was given from, a log of other people.
+
+    `histories` are those of all who send, `parts` what they saw of this log.
+    """
     sent = {(h.user, e.cid): e.to for h in histories for e in h.events if isinstance(e, Sent)}
     found = [
         Finding("foreign", f"{c} of {who[c]} has {entry}, which {entry.sender} sent to {to or 'nobody'}")
@@ -176,7 +186,9 @@ def _acks(history: History, log: Log) -> Iterator[Finding]:
             yield Finding("lost", f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} and is not in the log")
         elif all((entry.seq, entry.ts) != (e.seq, e.ts) for entry in here):
             what = "dup" if e.dup else "lost"
-            yield Finding(what, f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} at {e.ts}, the log has {here[0][:2]}")
+            yield Finding(
+                what, f"{e.cid} of {_who(history)} was acked as {e.c}/{e.seq} at {e.ts}, the log has {here[0][:2]}"
+            )
 
 
 def _seen(history: History) -> Iterator[Finding]:
@@ -187,7 +199,9 @@ def _seen(history: History) -> Iterator[Finding]:
 
 
 def _runs(history: History) -> Iterator[Finding]:
-    """On one connection a conversation's seqs rise by one; an ok that is no dup counts as its entry."""
+    """On one connection a conversation's seqs rise by one; an ok that is no dup counts as its
+    entry.
+    """
     last: dict[str, int] = {}
     for e in history.events:
         if isinstance(e, Connected):
@@ -218,20 +232,27 @@ def _bodies(histories: Sequence[History], log: Log) -> dict[tuple[str, int], set
         for entry in entries:
             at = (c, entry.seq if entry.kind == "message" or entry.ref is None else entry.ref)
             first = sent.get((entry.sender, entry.cid))
-            may.setdefault(at, set()).add(None if entry.kind == "delete" else first.body if first is not None else entry.body)
+            may.setdefault(at, set()).add(
+                None if entry.kind == "delete" else first.body if first is not None else entry.body
+            )
     return may
 
 
 def _told(history: History, log: Log) -> dict[tuple[str, int | None], float]:
-    """Per message: edits up to this seq need no text. A page that had the message had its text as of then; an edit has it as of its own seq.
+    """Per message: edits up to this seq need no text.
 
-    Such an edit may be beyond the head that the hello named: a page's copy of it is passed over then, as it is pushed, or acked to who made it.
+    A page that had the message had its text as of then; an edit has it as of its own seq.
+
+    Such an edit may be beyond the head that the hello named: a page's copy of it is passed over
+    then, as it is pushed, or acked to who made it.
     """
     told: dict[tuple[str, int | None], float] = {}
     for e in history.events:
         if isinstance(e, Got) and e.body is not None and (e.kind == "edit" or e.paged):
             at, upto = ((e.c, e.ref), float(e.seq)) if e.kind == "edit" else ((e.c, e.seq), math.inf)
-        elif isinstance(e, Acked) and 0 < e.seq <= len(log.get(e.c, ())) and (own := log[e.c][e.seq - 1]).kind == "edit":
+        elif (
+            isinstance(e, Acked) and 0 < e.seq <= len(log.get(e.c, ())) and (own := log[e.c][e.seq - 1]).kind == "edit"
+        ):
             at, upto = (e.c, own.ref), float(e.seq)
         else:
             continue
@@ -250,7 +271,9 @@ def _contents(history: History, log: Log, bodies: Mapping[tuple[str, int], set[s
             yield Finding("lost", f"{_who(history)} got {e.c}/{e.seq}, which is not in the log")
             continue
         given = (e.seq, e.ts, e.sender, e.kind, e.ref)
-        if given != (entry.seq, entry.ts, entry.sender, entry.kind, entry.ref) or (e.cid is not None and e.cid != entry.cid):
+        if given != (entry.seq, entry.ts, entry.sender, entry.kind, entry.ref) or (
+            e.cid is not None and e.cid != entry.cid
+        ):
             yield Finding("body", f"{_who(history)} got {given} for {entry}")
         elif e.kind == "edit" and e.paged and e.body is None and told.get((e.c, e.ref), 0) >= e.seq:
             continue  # a page tells a text once: with the message, or with a later edit of it

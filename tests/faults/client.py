@@ -1,10 +1,15 @@
-"""A client for the fault tests: `websockets`, `json` and docs/protocol.md, nothing of chatd's. It writes down everything that happens to it.
+"""A client for the fault tests:
 
-It does what that page asks of an outbox: one queue per peer, sent in order and pipelined; on a retryable error it waits and sends again from that
-entry on; after a reconnect all of the queue goes out again with `retry`; an `ok` or an own entry takes a cid out. It keeps per conversation the
-highest seq without holes and says so in `hello`; where a welcome starts a conversation further on, it pages what lies between. Where a welcome
-names another epoch it drops all of that but the outbox, whose edits and deletes name their message by its cid alone from then on.
-Whatever the page says cannot happen is in `faults`.
+`websockets`, `json` and docs/protocol.md, nothing of chatd's. It writes down everything that
+happens to it.
+
+It does what that page asks of an outbox: one queue per peer, sent in order and pipelined; on a
+retryable error it waits and sends again from that entry on; after a reconnect all of the queue goes
+out again with `retry`; an `ok` or an own entry takes a cid out. It keeps per conversation the
+highest seq without holes and says so in `hello`; where a welcome starts a conversation further on,
+it pages what lies between. Where a welcome names another epoch it drops all of that but the outbox,
+whose edits and deletes name their message by its cid alone from then on. Whatever the page says
+cannot happen is in `faults`.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
 
 from tests.faults.checker import Acked, Connected, Epoch, Got, History, Sent
 
@@ -30,7 +36,10 @@ HEAR_S_MAX = 15.0
 
 @dataclass(slots=True)
 class Waiting:
-    """An entry in the outbox. `id`: the request it is on its way as; 0: it waits. `tried`: it went out before."""
+    """An entry in the outbox.
+
+    `id`: the request it is on its way as; 0: it waits. `tried`: it went out before.
+    """
 
     to: str
     keys: dict[str, Any]
@@ -40,7 +49,11 @@ class Waiting:
 
 
 class Client:
-    """One device. `run` is its life; `post` puts something into the outbox; `changed` is set whenever something came."""
+    """One device.
+
+    `run` is its life; `post` puts something into the outbox; `changed` is set whenever something
+    came.
+    """
 
     def __init__(self, url: str, token: str, user: str, device: str, rng: random.Random) -> None:
         self.url, self.token = url, token
@@ -75,7 +88,7 @@ class Client:
         self.ok_at: list[tuple[float, str, str]] = []  # (when, conversation, cid) of each ok
         self.sent_at: dict[str, float] = {}  # cid -> when it went out for the first time
 
-    # ---- what the test does -----------------------------------------------------------------------------------------------------
+    # ---- what the test does ----------------------------------------------------------------------
 
     def post(self, to: str, kind: str = "message", body: str | None = None, ref: int | None = None) -> str:
         """Put an entry into the outbox, and on its way if nothing is waited for."""
@@ -99,14 +112,17 @@ class Client:
                 self.changed.clear()
                 await self.changed.wait()
 
-    # ---- connecting --------------------------------------------------------------------------------------------------------------
+    # ---- connecting ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, and again after each end, until cancelled."""
         try:
             while True:
                 with contextlib.suppress(OSError, InvalidHandshake, ConnectionClosed, TimeoutError, EOFError):
-                    async with connect(self.url, subprotocols=["chatd.v1"], compression=None, ping_interval=None, open_timeout=5) as ws:  # type: ignore[list-item]
+                    chatd_v1 = [Subprotocol("chatd.v1")]
+                    async with connect(
+                        self.url, subprotocols=chatd_v1, compression=None, ping_interval=None, open_timeout=5
+                    ) as ws:
                         await self._talk(ws)
                 self._lost()
                 await asyncio.sleep(self._rng.uniform(0, DIAL_S_MAX))
@@ -129,7 +145,14 @@ class Client:
 
     async def _talk(self, ws: ClientConnection) -> None:
         self._last_id = 1
-        hello: dict[str, Any] = {"t": "hello", "id": 1, "v": 1, "token": self.token, "device": self.history.device, "cursors": self.have}
+        hello: dict[str, Any] = {
+            "t": "hello",
+            "id": 1,
+            "v": 1,
+            "token": self.token,
+            "device": self.history.device,
+            "cursors": self.have,
+        }
         if self.watch:
             hello["watch"] = self.watch
         if self._since is not None:
@@ -167,7 +190,9 @@ class Client:
         if self._epoch is not None:
             self.have, self.mine, self._cids, self._since = {}, {}, {}, None
             for to, queue in self.outbox.items():
-                self.outbox[to] = [waiting for waiting in queue if "ref" not in waiting.keys or "refcid" in waiting.keys]
+                self.outbox[to] = [
+                    waiting for waiting in queue if "ref" not in waiting.keys or "refcid" in waiting.keys
+                ]
                 for waiting in self.outbox[to]:
                     waiting.moved = waiting.keys.pop("ref", None) is not None or waiting.moved
         self._epoch = epoch
@@ -194,7 +219,7 @@ class Client:
             self._pump(to)
         self.changed.set()
 
-    # ---- frames in -----------------------------------------------------------------------------------------------------------------
+    # ---- frames in -------------------------------------------------------------------------------
 
     def _frame(self, frame: dict[str, Any]) -> None:
         t = frame["t"]
@@ -222,7 +247,9 @@ class Client:
         cid = e.get("cid")
         if self.timed:
             self.heard_at[c, e["seq"]] = asyncio.get_running_loop().time()
-        self.history.events.append(Got(c, e["seq"], e["ts"], e["from"], e["kind"], e.get("ref"), e.get("body"), cid, paged))
+        self.history.events.append(
+            Got(c, e["seq"], e["ts"], e["from"], e["kind"], e.get("ref"), e.get("body"), cid, paged)
+        )
         if cid is not None and e["from"] == self.history.user:
             self._settle(e["to"], cid, e["seq"], e["kind"])
         if paged or c not in self._upto:
@@ -267,7 +294,8 @@ class Client:
             queue.remove(waiting)
             return
         if frame["code"] == "blocked" and frame["cid"] not in [one.keys["cid"] for one in queue]:
-            # It failed with its outcome unknown, and its own entry has settled it since: the server still waits for it.
+            # It failed with its outcome unknown, and its own entry has settled it since: the server
+            # still waits for it.
             self._request({"t": "skip", "to": waiting.to, "cid": frame["cid"]})
         for later in queue[queue.index(waiting) :]:
             later.id = 0  # whatever is behind it gets `blocked`
@@ -279,7 +307,7 @@ class Client:
         self._timers.pop(to, None)
         self._pump(to)
 
-    # ---- out -------------------------------------------------------------------------------------------------------------------------
+    # ---- out -------------------------------------------------------------------------------------
 
     def _pump(self, to: str) -> None:
         """Send what waits, in order; nothing overtakes what is waited for."""

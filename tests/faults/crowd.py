@@ -1,4 +1,6 @@
-"""Several pairs of users with two devices each who talk all the time, and what the end of such a run must look like."""
+"""Several pairs of users with two devices each who talk all the time, and what the end of such a
+run must look like.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def seed() -> int:
 class Crowd:
     """The clients. `talking`: they go on making entries."""
 
-    def __init__(self, place: Place, rng: random.Random, *, pairs: int = PAIRS, devices: int = 2, pause_s: float = 0.15) -> None:
+    def __init__(
+        self, place: Place, rng: random.Random, *, pairs: int = PAIRS, devices: int = 2, pause_s: float = 0.15
+    ) -> None:
         self.rng, self.pause_s = rng, pause_s
         self.users = [(f"a{n}", f"b{n}") for n in range(pairs)]
         self.clients = [
@@ -104,7 +108,10 @@ class Crowd:
         await asyncio.gather(*self._talk, return_exceptions=True)
 
     async def settle(self, conninfo: str, within_s: float = 30.0) -> dict[str, list[Entry]]:
-        """Wait until every outbox is empty and every device has all of its logs; gives the logs. What is wrong then is for `check`."""
+        """Wait until every outbox is empty and every device has all of its logs; gives the logs.
+
+        What is wrong then is for `check`.
+        """
         await self.quiet()
         with contextlib.suppress(TimeoutError):
             await self._until(lambda: not any(c.unsent for c in self.clients), within_s)

@@ -2,15 +2,17 @@
 
     chatd ──unix──► Proxy ──unix──► PostgreSQL
 
-It reads just enough of PostgreSQL's protocol 3.0: which prepared statements hold `append(`, when one of them is bound, and the ReadyForQuery that
-ends its answer. That byte comes after the commit took effect: so what is lost is the answer, never the work. `armed` says what to do the next time:
+It reads just enough of PostgreSQL's protocol 3.0: which prepared statements hold `append(`, when
+one of them is bound, and the ReadyForQuery that ends its answer. That byte comes after the commit
+took effect: so what is lost is the answer, never the work. `armed` says what to do the next time:
 
     "cut"     swallow the answer, then close both sides
     "hang"    swallow the answer, and everything after it, and close nothing
     "before"  swallow the request, then close both sides: nothing is done at all
     "stall"   swallow the request and close nothing
 
-`forget` is a firewall that forgets idle connections: those that are open carry nothing more, either way, and nobody closes them; new ones work.
+`forget` is a firewall that forgets idle connections: those that are open carry nothing more, either
+way, and nobody closes them; new ones work.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ SOCKET_NAME: Final = ".s.PGSQL.5432"
 
 
 class Messages:
-    """Cuts a byte stream of one direction into (type, whole message). The client's first message has no type: it is given as b""."""
+    """Cuts a byte stream of one direction into (type, whole message).
+
+    The client's first message has no type: it is given as b"".
+    """
 
     def __init__(self, *, untyped_first: bool) -> None:
         self._data = bytearray()
@@ -115,7 +120,10 @@ class Proxy:
 
 
 class _Link:
-    """One connection through the proxy. Each pump ends when its side does, or when the link is to be cut."""
+    """One connection through the proxy.
+
+    Each pump ends when its side does, or when the link is to be cut.
+    """
 
     def __init__(self, proxy: Proxy, down: asyncio.StreamWriter, up: asyncio.StreamWriter) -> None:
         self._proxy, self._down, self._up = proxy, down, up

@@ -1,4 +1,6 @@
-"""A client that behaves badly: a bare TCP socket that shakes hands and from then on does only what the test says; it answers no ping."""
+"""A client that behaves badly: a bare TCP socket that shakes hands and from then on does only what
+the test says; it answers no ping.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,11 @@ class Raw:
         """One masked text frame."""
         payload = json.dumps({"t": t, "id": id, **keys}).encode()
         mask = os.urandom(4)
-        head = struct.pack("!BB", 0x81, 0x80 | len(payload)) if len(payload) < 126 else struct.pack("!BBH", 0x81, 0xFE, len(payload))
+        head = (
+            struct.pack("!BB", 0x81, 0x80 | len(payload))
+            if len(payload) < 126
+            else struct.pack("!BBH", 0x81, 0xFE, len(payload))
+        )
         await self.write(head + mask + bytes(b ^ mask[n % 4] for n, b in enumerate(payload)))
 
     async def read(self) -> bytes:

@@ -1,9 +1,11 @@
-"""Real errors of PostgreSQL in place of a statement's answer: by SQLSTATE, at any statement of the node.
+"""Real errors of PostgreSQL in place of a statement's answer: by SQLSTATE, at any statement of the
+node.
 
     arm(code, text) ─► the next statements of that text ask the server to RAISE that code instead, over the same connection
 
-So class, message and diagnostics are those of a real ErrorResponse. `ends`: the connection is closed with it, as by a FATAL error. `CODES`: all that
-psycopg knows (PostgreSQL's errcodes.txt), and some that nobody does; those of the fence are ours and mean something else.
+So class, message and diagnostics are those of a real ErrorResponse. `ends`: the connection is
+closed with it, as by a FATAL error. `CODES`: all that psycopg knows (PostgreSQL's errcodes.txt),
+and some that nobody does; those of the fence are ours and mean something else.
 """
 
 from __future__ import annotations
@@ -33,12 +35,17 @@ RAISE: Final = """
 
 
 def is_data(code: str) -> bool:
-    """Whether this code speaks of the row (PostgreSQL's Appendix A). Without a constraint, 23514 is a partition that is missing."""
+    """Whether this code speaks of the row (PostgreSQL's Appendix A).
+
+    Without a constraint, 23514 is a partition that is missing.
+    """
     return (code[:2] in ("22", "23", "44") and code != "23514") or code == "P0001"
 
 
 class Injector:
-    """Put in place by `installed`; counts what was injected by statement, and notes all statements it has seen."""
+    """Put in place by `installed`; counts what was injected by statement, and notes all statements
+    it has seen.
+    """
 
     def __init__(self) -> None:
         self.choose: Callable[[str], str | None] = lambda text: None

@@ -1,4 +1,5 @@
-"""A proxy in front of any TCP server that cuts or swallows at a byte; what it carries it does not understand.
+"""A proxy in front of any TCP server that cuts or swallows at a byte; what it carries it does not
+understand.
 
     proxy = TcpProxy(server.port); await proxy.start()
     proxy.cut(requests=100)    forwards so many more bytes to the server, on all connections together, then closes both sides of that one
@@ -76,7 +77,9 @@ class TcpProxy:
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
             writers.append(up_writer)
-            await until_one_ends(self._pump(task, "requests", reader, up_writer), self._pump(task, "answers", up_reader, writer))
+            await until_one_ends(
+                self._pump(task, "requests", reader, up_writer), self._pump(task, "answers", up_reader, writer)
+            )
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -88,7 +91,9 @@ class TcpProxy:
             self._links.discard(task)
             self._holed.discard(task)
 
-    async def _pump(self, link: asyncio.Task[None], way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, link: asyncio.Task[None], way: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         """Ends when its side does, or when the link is to be cut."""
         while data := await reader.read(READ_BYTES):
             if self._swallows:

@@ -1,4 +1,6 @@
-"""Clients that misbehave cost a bounded amount of what chatd has, end by their code, and disturb nobody else."""
+"""Clients that misbehave cost a bounded amount of what chatd has, end by their code, and disturb
+nobody else.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ async def test_of_those_who_wait_for_hello_the_oldest_goes(start: Start) -> None
 
 
 async def test_a_consumer_that_never_reads(start: Start) -> None:
-    """Bob's devices read nothing while alice writes megabytes: each is closed with 4006, and memory stays within what the bound allows."""
+    """Bob's devices read nothing while alice writes megabytes: each is closed with 4006, and memory
+    stays within what the bound allows.
+    """
     bound = MIB
     chatd = await start(out_queue_bytes_max=bound, heartbeat_ms=60_000, rate_per_ms=10)
     async with peer_at(chatd, "alice") as alice, peer_at(chatd, "bob", "reader") as reader:
@@ -95,9 +99,13 @@ async def test_a_consumer_that_never_reads(start: Start) -> None:
         codes = await asyncio.wait_for(asyncio.gather(*(raw.closed() for raw in deaf)), 10)
         assert set(codes) <= {4006, 1006}, codes  # 1006: the three seconds for our side of the goodbye were over
         allowed = CONSUMERS * (bound + 65_536) + 6 * MIB
-        print(f"{sent * 2 / 1024:.0f} MiB to each of {CONSUMERS}; memory rose by {peak / MIB:.1f} MiB of {allowed / MIB:.0f} allowed")
+        print(
+            f"{sent * 2 / 1024:.0f} MiB to each of {CONSUMERS}; memory rose by {peak / MIB:.1f} MiB of {allowed / MIB:.0f} allowed"
+        )
         assert peak < allowed
-        assert (sent * len(BODY)) - KERNEL_BYTES > 1.5 * allowed, "an unbounded queue would have shown, also one that shares its frames"
+        assert (sent * len(BODY)) - KERNEL_BYTES > 1.5 * allowed, (
+            "an unbounded queue would have shown, also one that shares its frames"
+        )
         async with asyncio.timeout(10):
             while read[0] < sent:  # his device that reads has got all of it
                 progress.clear()
@@ -167,7 +175,9 @@ async def test_a_peer_that_vanished_without_a_word_is_found_by_ping(start: Start
 
 @pytest.mark.parametrize("how", ["fin", "reset", "half"])
 async def test_half_open_and_broken_connections_are_let_go(start: Start, how: str) -> None:
-    """The send that was on its way is in the log; the session is gone at once: alice sees bob go offline."""
+    """The send that was on its way is in the log; the session is gone at once: alice sees bob go
+    offline.
+    """
     chatd = await start(presence_grace_ms=0)
     async with peer_at(chatd, "alice") as alice:
         raw = await Raw.open(chatd.port)

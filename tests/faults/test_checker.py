@@ -1,4 +1,6 @@
-"""The checker finds nothing in a right run, and each seeded fault by its name: a checker that cannot fail proves nothing."""
+"""The checker finds nothing in a right run, and each seeded fault by its name: a checker that
+cannot fail proves nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ Run: TypeAlias = tuple[list[History], dict[str, list[Entry]]]
 
 
 def right_run(senders: list[int], cut_at: int = 0) -> Run:
-    """A faultless run of two users with two devices each; `senders` names the device of each message. Bob's phone reconnects at `cut_at`."""
+    """A faultless run of two users with two devices each; `senders` names the device of each message.
+
+    Bob's phone reconnects at `cut_at`.
+    """
     devices = [History("alice", "desk"), History("alice", "phone"), History("bob", "desk"), History("bob", "phone")]
     for device in devices:
         device.events.append(Connected({}))
@@ -32,7 +37,18 @@ def right_run(senders: list[int], cut_at: int = 0) -> Run:
             if device is me:
                 device.events.append(Acked("1", seq, entry.ts, entry.cid, False))
             else:
-                device.events.append(Got("1", seq, entry.ts, me.user, "message", None, entry.body, entry.cid if device.user == me.user else None))
+                device.events.append(
+                    Got(
+                        "1",
+                        seq,
+                        entry.ts,
+                        me.user,
+                        "message",
+                        None,
+                        entry.body,
+                        entry.cid if device.user == me.user else None,
+                    )
+                )
         if seq == cut_at:
             devices[3].events.append(Connected({"1": seq}))
     return devices, {"1": log}
@@ -111,16 +127,28 @@ def forget_the_last_push(histories: list[History], log: list[Entry]) -> None:
 
 
 FAULTS: list[tuple[Callable[[list[History], list[Entry]], None], str]] = [
-    (lose_an_acked_entry, "lost"), (write_an_entry_twice, "twice"), (push_an_entry_twice, "twice"), (swap_two_pushes, "order"),
-    (pass_over_a_push, "order"), (swap_two_of_one_sender, "order"), (make_a_hole, "hole"), (let_time_fall, "time"),
-    (answer_a_dup_with_another_seq, "dup"), (change_a_body, "body"), (push_under_another_name, "body"), (forget_the_last_push, "missing"),
-]  # fmt: skip
+    (lose_an_acked_entry, "lost"),
+    (write_an_entry_twice, "twice"),
+    (push_an_entry_twice, "twice"),
+    (swap_two_pushes, "order"),
+    (pass_over_a_push, "order"),
+    (swap_two_of_one_sender, "order"),
+    (make_a_hole, "hole"),
+    (let_time_fall, "time"),
+    (answer_a_dup_with_another_seq, "dup"),
+    (change_a_body, "body"),
+    (push_under_another_name, "body"),
+    (forget_the_last_push, "missing"),
+]
 
 
 @pytest.mark.parametrize(("fault", "what"), FAULTS, ids=[fault.__name__ for fault, _ in FAULTS])
 @given(middle=st.lists(st.integers(0, 3), max_size=10))
-def test_a_seeded_fault_is_found(fault: Callable[[list[History], list[Entry]], None], what: str, middle: list[int]) -> None:
-    histories, log = right_run([0, 1, 0, *middle, 0])  # alice's desk sends first, third and last; bob's phone reads all of it or sent some
+def test_a_seeded_fault_is_found(
+    fault: Callable[[list[History], list[Entry]], None], what: str, middle: list[int]
+) -> None:
+    # Alice's desk sends first, third and last; bob's phone reads all of it or sent some
+    histories, log = right_run([0, 1, 0, *middle, 0])
     fault(histories, log["1"])
     found = checker.check(histories, log) + [f for h in histories for f in checker.missing(h, log)]
     assert what in checker.counts(found)
@@ -130,7 +158,9 @@ def edited_run() -> Run:
     histories, log = right_run([0])
     histories[0].events += [Sent("cid2", "bob", "edit", 1, "new"), Acked("1", 2, 1_001, "cid2", False)]
     for history in histories[1:]:
-        history.events.append(Got("1", 2, 1_001, "alice", "edit", 1, "new", "cid2" if history.user == "alice" else None))
+        history.events.append(
+            Got("1", 2, 1_001, "alice", "edit", 1, "new", "cid2" if history.user == "alice" else None)
+        )
     log["1"] = [log["1"][0]._replace(body="new"), Entry(2, 1_001, "alice", "cid2", "edit", 1, None)]
     return histories, log
 
@@ -145,7 +175,9 @@ def test_a_message_may_read_as_sent_or_as_edited_and_as_nothing_else() -> None:
 
 
 def test_a_page_may_leave_an_edits_text_to_what_tells_it_and_to_nothing_else() -> None:
-    """As a page has them where a later edit, or the message, has the text; the later one may be pushed, or be one's own."""
+    """As a page has them where a later edit, or the message, has the text; the later one may be
+    pushed, or be one's own.
+    """
     histories, log = edited_run()
     log["1"].append(Entry(3, 1_002, "alice", "cid3", "edit", 1, None))
     log["1"][0] = log["1"][0]._replace(body="newer")
@@ -160,7 +192,9 @@ def test_a_page_may_leave_an_edits_text_to_what_tells_it_and_to_nothing_else() -
     assert len(found("bob")) == 1
     assert found("bob", Got("1", 3, 1_002, "alice", "edit", 1, "newer", None)) == []
     assert found("bob", Got("1", 1, 1_000, "alice", "message", None, "newer", None, True)) == []
-    assert len(found("bob", Got("1", 1, 1_000, "alice", "message", None, "new", None))) == 1, "a push has the text as of then"
+    assert len(found("bob", Got("1", 1, 1_000, "alice", "message", None, "new", None))) == 1, (
+        "a push has the text as of then"
+    )
     assert found("alice", own) == []
 
 

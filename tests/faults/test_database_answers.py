@@ -1,4 +1,6 @@
-"""A database that answers otherwise: another encoding, a role whose settings or rights are not chatd's, rows and schemas that were moved by hand."""
+"""A database that answers otherwise: another encoding, a role whose settings or rights are not
+chatd's, rows and schemas that were moved by hand.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,19 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from chatd.config import Settings
-from chatd.doctor import examine
 from chatd.errors import Refused
 from chatd.ids import UserId
-from chatd.migrate import migrate
+from chatd.ops.doctor import examine
 from chatd.postgres import connection, watch
 from chatd.postgres.health import Health
+from chatd.postgres.migrate import migrate
 from chatd.server import Node
 from tests.fix_server import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from chatd.embedded import Embedded
+    from chatd.postgres.embedded import Embedded
     from tests.fix_process import OwnPostgres
     from tests.fix_server import MakeServer, Peer
 
@@ -53,7 +55,9 @@ def make_encoded(postgres: Embedded) -> Iterator[Callable[[str], str]]:
     def make(encoding: str) -> str:
         made.append(f"encoded_{next(_numbers)}")
         with admin(make_conninfo(postgres.conninfo, dbname="postgres")) as conn:
-            conn.execute(f"CREATE DATABASE {made[-1]} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0")
+            conn.execute(
+                f"CREATE DATABASE {made[-1]} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+            )
         return make_conninfo(postgres.conninfo, dbname=made[-1])
 
     yield make
@@ -72,35 +76,52 @@ async def text_is_right(server: Server) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
-async def test_a_database_of_another_encoding_is_refused_in_one_sentence(make_encoded: Callable[[str], str], encoding: str) -> None:
+async def test_a_database_of_another_encoding_is_refused_in_one_sentence(
+    make_encoded: Callable[[str], str], encoding: str
+) -> None:
     url = make_encoded(encoding)
     done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "chatd", "serve", "--database-url", url, "--port", "0", "--admin-port", "-1"],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        subprocess.run,
+        [sys.executable, "-m", "chatd", "serve", "--database-url", url, "--port", "0", "--admin-port", "-1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 2, done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert f"encoding is {encoding}" in last
     assert "ENCODING 'UTF8'" in last
     assert "Traceback" not in done.stderr
     migrated = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "chatd", "migrate", "--database-url", url], capture_output=True, text=True, timeout=60, check=False
+        subprocess.run,
+        [sys.executable, "-m", "chatd", "migrate", "--database-url", url],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (migrated.returncode, f"encoding is {encoding}" in migrated.stderr) == (2, True), migrated.stderr
     with admin(url) as conn:
-        assert conn.execute("SELECT count(*) FROM pg_class WHERE relname = 'conversations'").fetchone() == (0,), "nothing was made in it"
+        assert conn.execute("SELECT count(*) FROM pg_class WHERE relname = 'conversations'").fetchone() == (0,), (
+            "nothing was made in it"
+        )
     found = await asyncio.to_thread(examine, Settings(data_dir=Path("/tmp"), database_url=SecretStr(url)))
     assert any(f.bad and encoding in f.what for f in found)
 
 
-async def test_a_database_whose_client_encoding_is_latin1_keeps_texts_right(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_a_database_whose_client_encoding_is_latin1_keeps_texts_right(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     url = make_db()
     with admin(url) as conn:
         conn.execute(f"ALTER DATABASE {conn.info.dbname} SET client_encoding = 'LATIN1'")
     await text_is_right(await make_server(database_url=url))
 
 
-async def test_pgclientencoding_changes_nothing(make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pgclientencoding_changes_nothing(
+    make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(os.environ, "PGCLIENTENCODING", "LATIN1")
     url = make_db()
     await text_is_right(await make_server(database_url=url))
@@ -150,7 +171,9 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
 ) -> None:
     owner, theirs = role_db
     role = psycopg.conninfo.conninfo_to_dict(theirs)["user"]
-    server = await make_server(database_url=theirs, cursor_flush_ms=50, frames_per_s=10_000, frames_burst=10_000, rate_messages=1_000)
+    server = await make_server(
+        database_url=theirs, cursor_flush_ms=50, frames_per_s=10_000, frames_burst=10_000, rate_messages=1_000
+    )
     alice, bob = await server.connect("alice"), await server.connect("bob")
     sent = await alice.say("bob")
     assert (await bob.push("entry"))["seq"] == 1
@@ -199,7 +222,9 @@ async def test_no_time_limit_of_the_role_ends_a_session(role_db: tuple[str, str]
 
 
 async def test_a_column_of_another_type_is_no_outage(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sessions keep plans for the type of before: each statement over them failed until the node was started anew."""
+    """Sessions keep plans for the type of before: each statement over them failed until the node
+    was started anew.
+    """
     monkeypatch.setattr(connection, "RENEW_S", 0.0)
     server = await make_server(pool_max=1)
     alice = await server.connect("alice")
@@ -213,7 +238,9 @@ async def test_a_column_of_another_type_is_no_outage(make_server: MakeServer, mo
     assert not await server.node._readiness()
 
 
-async def test_a_query_that_fails_beside_others_is_one_outage(make_server: MakeServer, role_db: tuple[str, str]) -> None:
+async def test_a_query_that_fails_beside_others_is_one_outage(
+    make_server: MakeServer, role_db: tuple[str, str]
+) -> None:
     """Each of the others was the end of it, and the next failure another one."""
     owner, theirs = role_db
     server = await make_server(database_url=theirs, cursor_flush_ms=1_000)
@@ -232,7 +259,10 @@ async def test_a_query_that_fails_beside_others_is_one_outage(make_server: MakeS
             await store.flush()
         await store.flush()
         assert not await server.node._readiness()
-    assert [entry["event"] for entry in logs if entry["event"].startswith("database.")] == ["database.outage", "database.back"]
+    assert [entry["event"] for entry in logs if entry["event"].startswith("database.")] == [
+        "database.outage",
+        "database.back",
+    ]
 
 
 async def test_rows_that_a_policy_hides_are_an_outage(make_server: MakeServer, role_db: tuple[str, str]) -> None:
@@ -251,13 +281,19 @@ async def test_rows_that_a_policy_hides_are_an_outage(make_server: MakeServer, r
 async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
     postgres: Embedded, fresh_db: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine of the old primary hangs; it was asked first, for longer than the watch waited, and so without end."""
+    """The machine of the old primary hangs; it was asked first, for longer than the watch waited,
+    and so without end.
+    """
     monkeypatch.setattr(watch, "DEADLINE_S", 1.0)
     place = psycopg.conninfo.conninfo_to_dict(fresh_db)
     with socket.create_server(("127.0.0.1", 0)) as hangs:  # it takes connections, and never answers
         hung = hangs.getsockname()[1]
-        opener = connection.Opener(make_conninfo(fresh_db, host=f"127.0.0.1,{place['host']}", port=f"{hung},5432", connect_timeout=2))
-        looks = watch.Watch(opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict, latest=lambda: None)
+        opener = connection.Opener(
+            make_conninfo(fresh_db, host=f"127.0.0.1,{place['host']}", port=f"{hung},5432", connect_timeout=2)
+        )
+        looks = watch.Watch(
+            opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict, latest=lambda: None
+        )
         await looks.start()
         await looks.close()
         after = psycopg.conninfo.conninfo_to_dict(opener.conninfo("test", 1.0))

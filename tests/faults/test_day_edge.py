@@ -1,7 +1,8 @@
 """One cid sent through two nodes at once, over many edges of a partition: never two entries.
 
-The days of this log are a second long. Both nodes are real, on one database, and know nothing of each other; each of alice's devices sends the
-same cid, one of them with `retry`. Bob listens on both.
+The days of this log are a second long. Both nodes are real, on one database, and know nothing of
+each other; each of alice's devices sends the same cid, one of them with `retry`. Bob listens on
+both.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ RACES_AT_ONCE = 4
 
 
 async def race(peers: tuple[Peer, Peer], cids: list[str], flags: tuple[bool, bool]) -> None:
-    """Each cid through both nodes at once; exactly one of each pair is fresh, the other a dup with its seq."""
+    """Each cid through both nodes at once; exactly one of each pair is fresh, the other a dup with
+    its seq.
+    """
     ids = [
         [await peer.post("send", to="bob", cid=cid, body=cid, **({"retry": True} if retry else {})) for cid in cids]
         for peer, retry in zip(peers, flags, strict=True)
@@ -69,7 +72,9 @@ async def races(make_server: MakeServer, make_db: Callable[[], str], days: int) 
     print(f"{rounds * RACES_AT_ONCE} races over {row[0]} days")
 
 
-async def test_one_cid_through_two_nodes_over_the_edge_of_a_day(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_one_cid_through_two_nodes_over_the_edge_of_a_day(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     await races(make_server, make_db, 3)
 
 

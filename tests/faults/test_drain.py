@@ -1,4 +1,6 @@
-"""SIGTERM under load: clients get a notice, what is in flight is committed and acked, the exit status is 0 within 10 s. A second one forces."""
+"""SIGTERM under load: clients get a notice, what is in flight is committed and acked, the exit
+status is 0 within 10 s. A second one forces.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ async def test_sigterm_under_load(own_postgres: OwnPostgres, make_process: MakeP
 
 
 async def test_what_is_in_flight_is_acked(own_postgres: OwnPostgres, make_process: MakeProcess) -> None:
-    """A burst is pipelined, and the signal comes right behind it: every send that was taken gets its ok, the others `unavailable`.
+    """A burst is pipelined, and the signal comes right behind it: every send that was taken gets
+    its ok, the others `unavailable`.
 
     What has not come by the time of the close has no answer, and is not in the log.
     """
@@ -65,7 +68,9 @@ async def test_what_is_in_flight_is_acked(own_postgres: OwnPostgres, make_proces
         assert conn.execute("SELECT count(*) FROM entries").fetchone() == (1 + len(oks),)
 
 
-async def test_no_new_connections_while_it_drains_and_a_second_signal_forces(own_postgres: OwnPostgres, make_process: MakeProcess) -> None:
+async def test_no_new_connections_while_it_drains_and_a_second_signal_forces(
+    own_postgres: OwnPostgres, make_process: MakeProcess
+) -> None:
     chatd = await make_process(database_url=own_postgres.conninfo, **FAST, lane_deadline_ms=60_000)
     async with peer_at(chatd, "alice") as alice:
         await alice.say("bob")

@@ -1,4 +1,6 @@
-"""The embedded PostgreSQL ends under its owner: it is started again, nothing acked is lost, sessions outlive it."""
+"""The embedded PostgreSQL ends under its owner: it is started again, nothing acked is lost,
+sessions outlive it.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,10 @@ import pytest
 import pytest_asyncio
 from websockets.asyncio.client import connect
 
-from chatd import embedded_owner
-from chatd.backoff import Backoff
 from chatd.config import Settings
-from chatd.embedded import Embedded, visit
+from chatd.loop.backoff import Backoff
+from chatd.postgres import embedded_owner
+from chatd.postgres.embedded import Embedded, visit
 from chatd.server import Node
 from tests.fix_server import Peer, Server
 
@@ -56,7 +58,17 @@ async def embedding() -> AsyncIterator[Make]:
     servers: list[Server] = []
 
     async def make(data_dir: Path, **settings: Any) -> Embedding:
-        node = Node(Settings(data_dir=data_dir, port=0, admin_port=0, rate_messages=10_000, frames_per_s=100_000, frames_burst=100_000, **settings))
+        node = Node(
+            Settings(
+                data_dir=data_dir,
+                port=0,
+                admin_port=0,
+                rate_messages=10_000,
+                frames_per_s=100_000,
+                frames_burst=100_000,
+                **settings,
+            )
+        )
         try:
             await node.start()
         except BaseException:
@@ -183,7 +195,9 @@ async def test_a_socket_that_a_cleaner_removed_comes_back_at_the_same_address(em
 
 
 async def test_a_full_disk_that_is_freed_again_loses_nothing_acked(embedding: Make, folder: Path) -> None:
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(folder)], capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(folder)], capture_output=True, text=True, check=False
+    )
     if mounted.returncode != 0:
         pytest.skip(f"needs a small file system, which only root may mount: {mounted.stderr.strip()}")
     try:
@@ -220,7 +234,10 @@ async def test_a_full_disk_that_is_freed_again_loses_nothing_acked(embedding: Ma
 
 @pytest.mark.parametrize("how", ["told", "looked for"])
 async def test_the_owner_of_workers_starts_it_again(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the supervisor keeps: the same object, without a node. Its end is told by the kernel, where that can (not on macOS)."""
+    """What the supervisor keeps: the same object, without a node.
+
+    Its end is told by the kernel, where that can (not on macOS).
+    """
     monkeypatch.setattr(embedded_owner, "LOOK_S", 3_600.0)
     if how == "looked for":
         monkeypatch.delattr(os, "pidfd_open")
@@ -262,7 +279,9 @@ async def test_a_stop_ends_a_start_that_is_under_way(folder: Path, monkeypatch: 
 
 
 @pytest.mark.cluster
-async def test_killed_under_workers_their_supervisor_starts_it_again(make_process: MakeProcess, own_redis: OwnRedis, tmp_path: Path) -> None:
+async def test_killed_under_workers_their_supervisor_starts_it_again(
+    make_process: MakeProcess, own_redis: OwnRedis, tmp_path: Path
+) -> None:
     supervisor = await make_process(workers=2, redis_url=own_redis.url, rate_messages=1_000)
     pid_file = tmp_path / "postgres" / "postmaster.pid"
     first = int(pid_file.read_text().split()[0])

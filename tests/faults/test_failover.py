@@ -1,8 +1,10 @@
-"""Failover to a standby that lags, under load: what it lacks is lost and nothing else; nobody reads or writes in another's log; nobody is stuck.
+"""Failover to a standby that lags, under load: what it lacks is lost and nothing else; nobody reads
+or writes in another's log; nobody is stuck.
 
-The devices' histories are taken apart by epoch. What they saw of the old log is checked against the old primary's data, what they saw of the new one
-against the new primary's: each in full, as if there were no other. `FAILOVERS=10` does ten in a row, to and fro; the suite does one with each number
-of nodes. CHATD_FAULT_SEED replays the schedule (not the machine's timing).
+The devices' histories are taken apart by epoch. What they saw of the old log is checked against the
+old primary's data, what they saw of the new one against the new primary's: each in full, as if
+there were no other. `FAILOVERS=10` does ten in a row, to and fro; the suite does one with each
+number of nodes. CHATD_FAULT_SEED replays the schedule (not the machine's timing).
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import pytest
 
 from chatd.cli import main
 from chatd.client import Client, Reset
-from chatd.migrate import migrate
-from chatd.queries import folder
+from chatd.postgres.migrate import migrate
+from chatd.postgres.queries import folder
 from tests.cluster.traffic import metrics, nodes_of, told
 from tests.faults import checker
 from tests.faults.client import Client as Device
@@ -34,7 +36,12 @@ from tests.fix_server import Frame, MakeServer, Peer, Server
 from tests.ports import free_port
 
 FAILOVERS = int(os.environ.get("FAILOVERS", "1"))
-FAST: dict[str, Any] = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
+FAST: dict[str, Any] = {
+    "rate_messages": 10_000,
+    "frames_per_s": 100_000,
+    "frames_burst": 100_000,
+    "new_conversations_per_hour": 10_000,
+}
 RESYNC_S_MAX = 10.0
 SETTLE_S_MAX = 60.0
 NEW_PAIRS = 40  # a sequence is logged 32 values ahead: with more than that, ids are given again
@@ -103,7 +110,9 @@ def judge(town: Town, epoch: str, logs: Logs, *, is_old: bool) -> str:
 
 
 def lost(old: Logs, new: Logs, acked: set[str]) -> tuple[int, int, int]:
-    """(entries that only the old log has, how many of these had been acked, ids that were given again to others)."""
+    """(entries that only the old log has, how many of these had been acked, ids that were given
+    again to others).
+    """
     have = {entry.cid for entries in new[0].values() for entry in entries}
     gone = [entry.cid for entries in old[0].values() for entry in entries if entry.cid not in have]
     again = [c for c, users in new[1].items() if c in old[1] and old[1][c] != users]
@@ -146,7 +155,9 @@ async def one_failover(town: Town, pair: Pair, rng: random.Random, number: int) 
     gone, gone_acked, again = lost(old, new, acked)
     print(f"   {gone} entries only in the old log, {gone_acked} of them acked; {again} ids given again to others")
     stored = {entry.cid for entries in new[0].values() for entry in entries}
-    unstored = [(c.history.user, cid) for c in town.clients for at, _, cid in c.ok_at if at >= began and cid not in stored]
+    unstored = [
+        (c.history.user, cid) for c in town.clients for at, _, cid in c.ok_at if at >= began and cid not in stored
+    ]
     assert not unstored, f"an ok after the promotion and no row: {unstored[:10]}"
     faults = [(c.history.device, fault) for c in town.clients for fault in c.faults]
     assert not faults, faults[:10]
@@ -193,11 +204,13 @@ async def test_one_node_over_a_failover_to_a_standby_that_lags(pair: Pair, make_
 
 
 @pytest.mark.cluster
-async def test_two_nodes_over_a_failover_to_a_standby_that_lags(pair: Pair, make_process: MakeProcess, make_redis: MakeRedis) -> None:
+async def test_two_nodes_over_a_failover_to_a_standby_that_lags(
+    pair: Pair, make_process: MakeProcess, make_redis: MakeRedis
+) -> None:
     await failovers(await nodes_of(2, make_process, pair.url, make_redis().url, **FAST), pair)
 
 
-# ---- the old primary, a dump, a point in time -----------------------------------------------------------------------------------------
+# ---- the old primary, a dump, a point in time ----------------------------------------------------
 
 
 async def peers(server: Server) -> tuple[Peer, Peer, Frame]:
@@ -214,9 +227,11 @@ ALL_OF_IT = """SELECT (SELECT jsonb_agg(to_jsonb(m)) FROM meta m)::text || (SELE
 
 
 async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make_server: MakeServer) -> None:
-    """It is the first host of the URL, takes writes, has entries that the new one lacks, and nobody has fenced it.
+    """It is the first host of the URL, takes writes, has entries that the new one lacks, and nobody
+    has fenced it.
 
-    Neither a node that was there before is fooled, whose connections end, nor one that starts beside both, also if the new primary is away then.
+    Neither a node that was there before is fooled, whose connections end, nor one that starts
+    beside both, also if the new primary is away then.
     """
     server = await make_server(database_url=pair.url, **FAST)
     alice, bob, first = await peers(server)
@@ -264,18 +279,26 @@ async def say_until_ok(peer: Peer, to: str, body: str, cid: str | None = None) -
 
 
 async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Path) -> None:
-    """The first one of the URL has become the standby since: a node of the next release did not start."""
-    url = pair.url.replace(str(pair.primary.port), "x").replace(str(pair.standby.port), str(pair.primary.port)).replace("x", str(pair.standby.port))
+    """The first one of the URL has become the standby since: a node of the next release did not
+    start.
+    """
+    url = (
+        pair.url.replace(str(pair.primary.port), "x")
+        .replace(str(pair.standby.port), str(pair.primary.port))
+        .replace("x", str(pair.standby.port))
+    )
     shutil.copytree(folder(), tmp_path, dirs_exist_ok=True)
     (tmp_path / "migrations" / "9999_pre_next.sql").write_text("CREATE TABLE of_next ()")
     assert await asyncio.to_thread(migrate, url, folder=tmp_path) == ["9999_pre_next"]
 
 
-# ---- restores ------------------------------------------------------------------------------------------------------------------------
+# ---- restores ------------------------------------------------------------------------------------
 
 
 class Before(NamedTuple):
-    """What clients hold of a log that is restored as it was with two entries, when a third one had been acked."""
+    """What clients hold of a log that is restored as it was with two entries, when a third one had
+    been acked.
+    """
 
     c: str
     epoch: str
@@ -297,14 +320,19 @@ async def with_three(server: Server, restore: Callable[[], None]) -> Before:
 
 
 async def begins_again(again: Server, before: Before) -> None:
-    """A mark and cursors of before do no harm, and nobody sees what is lost or misses what comes then."""
+    """A mark and cursors of before do no harm, and nobody sees what is lost or misses what comes
+    then.
+    """
     alice = await again.connect("alice", epoch=before.epoch, since=before.since, cursors={before.c: 3})
     assert alice.welcome["epoch"] != before.epoch
     (item,) = alice.welcome["conversations"]
     assert (item["head"], item.get("reset")) == (2, None), "all is listed; the cursor is of another epoch"
     bob = await again.connect("bob", since=before.since)
     assert len(bob.welcome["conversations"]) == 1, "a mark without its epoch is void, too"
-    async with Client(again.url, token=again.token("bob"), device="sdk", state=before.state) as client, asyncio.timeout(SETTLE_S_MAX):
+    async with (
+        Client(again.url, token=again.token("bob"), device="sdk", state=before.state) as client,
+        asyncio.timeout(SETTLE_S_MAX),
+    ):
         assert (await alice.say("bob", "3"))["seq"] == 3
         entry = await anext(client.entries())
         assert (entry.seq, entry.body) == (3, "3")
@@ -315,7 +343,9 @@ async def begins_again(again: Server, before: Before) -> None:
 
 
 async def with_and_without_renewal(new: Cluster, make_server: MakeServer, before: Before) -> None:
-    """The restored database, and a copy of it in which the operator renews the epoch before a node starts."""
+    """The restored database, and a copy of it in which the operator renews the epoch before a node
+    starts.
+    """
     url = f"{new.url.rpartition('/')[0]}/renewed"
     with new.sql("postgres") as conn:
         conn.execute(f"CREATE DATABASE renewed TEMPLATE {DATABASE} STRATEGY file_copy")
@@ -344,7 +374,9 @@ async def test_a_recovery_to_a_point_in_time_is_begun_again(make_cluster: MakeCl
     await with_and_without_renewal(new, make_server, before)
 
 
-async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(make_cluster: MakeCluster, make_server: MakeServer) -> None:
+async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(
+    make_cluster: MakeCluster, make_server: MakeServer
+) -> None:
     cluster = make_cluster()
     server = await make_server(database_url=cluster.url)
     alice, _bob, first = await peers(server)
@@ -355,7 +387,9 @@ async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(make_
     async with asyncio.timeout(SETTLE_S_MAX):
         while (await alice.say("bob", "3", cid=cid))["t"] != "ok":
             await asyncio.sleep(0.05)
-    back = await server.connect("bob", "late", epoch=late.welcome["epoch"], since=late.welcome["since"], cursors={first["c"]: 2})
+    back = await server.connect(
+        "bob", "late", epoch=late.welcome["epoch"], since=late.welcome["since"], cursors={first["c"]: 2}
+    )
     assert back.welcome["epoch"] == late.welcome["epoch"]
     assert [item["c"] for item in back.welcome["conversations"]] == [first["c"]]
     assert (await back.push("entry"))["seq"] == 3

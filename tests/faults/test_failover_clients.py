@@ -1,8 +1,11 @@
-"""Clients over a real failover to a standby that lags: nobody sees a message twice, nobody misses one, nobody is stuck, and cursors are right.
+"""Clients over a real failover to a standby that lags: nobody sees a message twice, nobody misses
+one, nobody is stuck, and cursors are right.
 
-One failover of one node, and three scenes on it: Python clients (chatd.client), the page's client (chatd/web, under Node), and devices that speak the
-bare protocol and look at their cursors. Each scene does something that both servers have (`before`), something that is lost with the primary
-(`lose`), something while there is no primary (`meanwhile`), and says what must be in the end (`after`).
+One failover of one node, and three scenes on it: Python clients (chatd.client), the page's client
+(chatd/web, under Node), and devices that speak the bare protocol and look at their cursors. Each
+scene does something that both servers have (`before`), something that is lost with the primary
+(`lose`), something while there is no primary (`meanwhile`), and says what must be in the end
+(`after`).
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ NODE = shutil.which("node")
 
 @asynccontextmanager
 async def within(claim: str, facts: Callable[[], str]) -> AsyncIterator[None]:
-    """A bound for what is waited for. Past it the test fails with what it waited for, and with how things stand there."""
+    """A bound for what is waited for.
+
+    Past it the test fails with what it waited for, and with how things stand there.
+    """
     try:
         async with asyncio.timeout(WAIT_S):
             yield
@@ -39,7 +45,9 @@ async def within(claim: str, facts: Callable[[], str]) -> AsyncIterator[None]:
 
 
 class App:
-    """A Python client and its app, which takes all that comes while `takes` is set, and connects while `dials` is. `shown`: (epoch, entry)."""
+    """A Python client and its app, which takes all that comes while `takes` is set, and connects
+    while `dials` is. `shown`: (epoch, entry).
+    """
 
     def __init__(self, server: Server, user: str) -> None:
         self.user = user
@@ -85,9 +93,14 @@ class App:
     def facts(self) -> str:
         """How things stand here, for whoever waited in vain."""
         client = self.client
-        lines = [f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()} dials={self.dials.is_set()}"]
+        lines = [
+            f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()} dials={self.dials.is_set()}"
+        ]
         lines += [f"  resets {self.resets}", f"  state {client.state()}", "  shown:"]
-        lines += [f"    {e.peer} {e.seq} at {e.ts} {e.kind} own={e.own} ref={e.ref} rev={e.rev} {e.body!r}, of {epoch}" for epoch, e in self.shown]
+        lines += [
+            f"    {e.peer} {e.seq} at {e.ts} {e.kind} own={e.own} ref={e.ref} rev={e.rev} {e.body!r}, of {epoch}"
+            for epoch, e in self.shown
+        ]
         return "\n".join(lines)
 
     async def until(self, claim: str, holds: Callable[[], bool]) -> None:
@@ -125,7 +138,16 @@ class Page:
     async def open(cls, server: Server, user: str, peer: str) -> Page:
         assert NODE is not None
         pipe = asyncio.subprocess.PIPE
-        command = [NODE, "--experimental-websocket", "--no-warnings", str(LIVE), server.url, server.token(user), f"{user}-1", peer]
+        command = [
+            NODE,
+            "--experimental-websocket",
+            "--no-warnings",
+            str(LIVE),
+            server.url,
+            server.token(user),
+            f"{user}-1",
+            peer,
+        ]
         return cls(user, await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 24))
 
     def say(self, *bodies: str) -> None:
@@ -137,14 +159,18 @@ class Page:
         async with within(f"{self.user}'s page {claim}", lambda: f"there: {self.facts}"):
             while not (self.facts and holds(self.facts)):
                 line = await self._process.stdout.readline()
-                assert line, f"{self.user}'s page has ended, and was to be seen that it {claim}; the last there: {self.facts}"
+                assert line, (
+                    f"{self.user}'s page has ended, and was to be seen that it {claim}; the last there: {self.facts}"
+                )
                 self.facts = json.loads(line)
 
     async def until_shown(self, bodies: list[str]) -> None:
         await self.until(f"shows {bodies}", lambda _: self.bodies() == bodies)
 
     async def until_all(self, bodies: list[str]) -> None:
-        await self.until(f"shows {bodies} and has sent all", lambda facts: sorted(self.bodies()) == bodies and not facts["unsent"])
+        await self.until(
+            f"shows {bodies} and has sent all", lambda facts: sorted(self.bodies()) == bodies and not facts["unsent"]
+        )
 
     def bodies(self) -> list[str]:
         return [body for _, _, _, body in self.facts["shown"]]
@@ -165,7 +191,9 @@ def logs(pair: Pair) -> dict[frozenset[str], list[Row]]:
 
 
 def as_shown(app: App, peer: str) -> list[Row]:
-    """What stays of what the app was given, if it goes by `Reset`: where the new log begins anew, what it was given from there on is void."""
+    """What stays of what the app was given, if it goes by `Reset`: where the new log begins anew,
+    what it was given from there on is void.
+    """
     kept: dict[int, Entry] = {}
     for _, entry in app.shown:
         if entry.peer == peer:
@@ -186,7 +214,8 @@ class Scene(Protocol):
 
 
 class PythonApps:
-    """Conversations of ann and ben, who lost some; cat and dan, whose app is slow; eve and fay, begun in the lost part; ben and fay, after it.
+    """Conversations of ann and ben, who lost some; cat and dan, whose app is slow; eve and fay,
+    begun in the lost part; ben and fay, after it.
 
     And of ann and gus, who lost nothing, and who is back late: what he has was edited by then.
     """
@@ -215,10 +244,13 @@ class PythonApps:
     async def meanwhile(self) -> None:
         self.gus.dials.clear()
         sends = (
-            self.ann.says("ben", "after 1", "after 2", "after 3"), self.eve.says("fay", "after"), self.cat.says("dan", "after"),
-            self.ben.says("fay", "new"), self.ann.client.edit("gus", self.of_gus.seq, "edited"),
+            self.ann.says("ben", "after 1", "after 2", "after 3"),
+            self.eve.says("fay", "after"),
+            self.cat.says("dan", "after"),
+            self.ben.says("fay", "new"),
+            self.ann.client.edit("gus", self.of_gus.seq, "edited"),
             self.ann.client.edit("ben", self.kept.seq, "edited"),
-        )  # fmt: skip
+        )
         self.waiting = asyncio.gather(*sends)
         self.gone = asyncio.create_task(self.ann.client.edit("ben", self.lost.seq, "of what is lost"))
 
@@ -228,13 +260,17 @@ class PythonApps:
             with pytest.raises(EpochChanged):
                 await self.gone
         assert sorted((edited.seq, *(sent.seq for sent in after))) == [3, 4, 5, 6]
-        await self.dan.until_told()  # what waits in the client is of the log before: whoever takes it before that has it
+        # What waits in the client is of the log before: whoever takes it before that has it
+        await self.dan.until_told()
         self.dan.takes.set()
         self.gus.dials.set()
         shown = (
-            (self.ben, "ann", "edited"), (self.fay, "eve", "after"), (self.dan, "cat", "after"), (self.fay, "ben", "new"),
+            (self.ben, "ann", "edited"),
+            (self.fay, "eve", "after"),
+            (self.dan, "cat", "after"),
+            (self.fay, "ben", "new"),
             (self.gus, "ann", "edited"),
-        )  # fmt: skip
+        )
         for app, peer, body in shown:
             await app.until_shown(peer, body)
         for app in self.apps:
@@ -254,10 +290,17 @@ class PythonApps:
                 if app.user in users:
                     (peer,) = set(users) - {app.user}
                     await app.until_all(peer, len(log))
-                    assert [row[:3] for row in as_shown(app, peer)] == [row[:3] for row in log], (app.user, peer, app.bodies(peer), log)
+                    assert [row[:3] for row in as_shown(app, peer)] == [row[:3] for row in log], (
+                        app.user,
+                        peer,
+                        app.bodies(peer),
+                        log,
+                    )
                     bodies = app.bodies(peer)
                     assert len(bodies) == len(set(bodies)), f"{app.user} saw a message of {peer} twice: {bodies}"
-        assert [reset.peer for reset in self.ben.resets] == [None, "ann"], "its log with ann has lost its end, and no other has"
+        assert [reset.peer for reset in self.ben.resets] == [None, "ann"], (
+            "its log with ann has lost its end, and no other has"
+        )
         for app in (self.dan, self.gus):
             assert [reset.peer for reset in app.resets] == [None], "what it had taken is there"
 
@@ -284,7 +327,9 @@ class Pages:
     async def lose(self) -> None:
         self.ida.say("lost 1", "lost 2")
         await self.jon.until_shown(["1", "2", "lost 1", "lost 2"])
-        await self.ida.until("shows all four and has sent them", lambda facts: len(facts["shown"]) == 4 and not facts["unsent"])
+        await self.ida.until(
+            "shows all four and has sent them", lambda facts: len(facts["shown"]) == 4 and not facts["unsent"]
+        )
 
     async def meanwhile(self) -> None:
         self.ida.say("after 1", "after 2")
@@ -301,7 +346,10 @@ class Pages:
 
 
 class Devices:
-    """kim and leo write to each other; kim and mia begin in the lost part. Cursors stand below the standby's head, at it, and beyond it."""
+    """kim and leo write to each other; kim and mia begin in the lost part.
+
+    Cursors stand below the standby's head, at it, and beyond it.
+    """
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -337,16 +385,23 @@ class Devices:
         items = {item["c"]: item["head"] for item in before["conversations"]}
         peer = await self.server.connect(user, device, epoch=before["epoch"], since=before["since"], cursors=items)
         assert peer.welcome["epoch"] != before["epoch"]
-        assert not [item for item in peer.welcome["conversations"] if "reset" in item], "a cursor of another epoch is none"
+        assert not [item for item in peer.welcome["conversations"] if "reset" in item], (
+            "a cursor of another epoch is none"
+        )
         await peer.quiet()
         return peer
 
     async def after(self, pair: Pair) -> None:
         for peer in (self.kim, self.leo, self.mia):
             assert await peer.closed() == 1012
-        kim, leo = await self.back("kim", "d1", self.late | {"conversations": []}), await self.back("leo", "d1", self.late)
+        kim, leo = (
+            await self.back("kim", "d1", self.late | {"conversations": []}),
+            await self.back("leo", "d1", self.late),
+        )
         (mine,), (his,) = kim.welcome["conversations"], leo.welcome["conversations"]
-        assert (his["head"], his["delivered"], his["read"], his["unread"]) == (5, 4, 2, 2), "what the standby had; of 3 and 4, not of his own"
+        assert (his["head"], his["delivered"], his["read"], his["unread"]) == (5, 4, 2, 2), (
+            "what the standby had; of 3 and 4, not of his own"
+        )
         assert (mine["peer_delivered"], mine["peer_read"], mine["read"], mine["unread"]) == (4, 2, 0, 1)
         for what in ("ack", "read"):
             assert (await leo.request(what, c=his["c"], seq=8))["code"] == "bad_seq"
@@ -379,7 +434,10 @@ async def test_clients_over_a_failover_to_a_standby_that_lags(pair: Pair, make_s
     server = await make_server(database_url=pair.url, rate_messages=1_000)
     async with AsyncExitStack() as stack:
         names = ("ann", "ben", "cat", "dan", "eve", "fay", "gus")
-        scenes: list[Scene] = [PythonApps(*[await stack.enter_async_context(App(server, name).running()) for name in names]), Devices(server)]
+        scenes: list[Scene] = [
+            PythonApps(*[await stack.enter_async_context(App(server, name).running()) for name in names]),
+            Devices(server),
+        ]
         if NODE is not None:
             ida, jon = await Page.open(server, "ida", "jon"), await Page.open(server, "jon", "ida")
             for page in (ida, jon):

@@ -1,4 +1,6 @@
-"""One connection at full speed: what it sends is counted and bounded, it ends by its code, and whoever is honest is answered meanwhile."""
+"""One connection at full speed: what it sends is counted and bounded, it ends by its code, and
+whoever is honest is answered meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 import pytest
 import pytest_asyncio
 
-from chatd import connection, log_writer
 from chatd import log as logs
-from chatd.connection import CLOSING_FRAMES_MAX
-from chatd.framing import FEED_FRAMES_MAX, Event, FrameReader
-from chatd.intake import HANDSHAKE_COST, SLICE_BYTES, STRANGERS_BUDGET
-from chatd.session import THROTTLED_MAX
+from chatd import log_writer
+from chatd.core.read_pacing import HANDSHAKE_COST, SLICE_BYTES, STRANGERS_BUDGET
+from chatd.core.session import THROTTLED_MAX
+from chatd.net import connection
+from chatd.net.connection import CLOSING_FRAMES_MAX
+from chatd.wire.framing import FEED_FRAMES_MAX, Event, FrameReader
 from tests.faults.raw import HANDSHAKE, Raw
 from tests.fix_log import log_restored
 from tests.fix_server import MakeServer, Server
@@ -48,7 +51,9 @@ def at_once(raw: Raw, data: bytes) -> None:
 
 
 async def drive(server: Server, raw: Raw, state: str) -> None:
-    """Bring a connection to a state; `opening` is there as long as its hello waits for the database."""
+    """Bring a connection to a state; `opening` is there as long as its hello waits for the
+    database.
+    """
     if state == "live":
         await raw.hello(server.token("mallory"), "m")
     elif state == "opening":
@@ -59,7 +64,9 @@ async def drive(server: Server, raw: Raw, state: str) -> None:
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_frames_of_each_kind_count_in_each_state(make_server: MakeServer, kind: str, state: str) -> None:
     if kind == "text" and state != "live":
-        pytest.skip("requests before hello are refused, and after 512 in the time of a hello the connection ends: other tests")
+        pytest.skip(
+            "requests before hello are refused, and after 512 in the time of a hello the connection ends: other tests"
+        )
     server = await make_server(frames_per_s=1, frames_burst=BURST)
     witness = await server.connect("witness")
     raw = await Raw.open(server.port)
@@ -73,8 +80,13 @@ async def test_frames_of_each_kind_count_in_each_state(make_server: MakeServer, 
 
 
 @pytest.mark.parametrize("kind", ["pong", "fragments", "messages"])
-async def test_megabytes_readable_at_once_take_many_turns(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """The flood has a request at its end, and arrives first: the honest one's is answered before it. No slice is more than a turn's share."""
+async def test_megabytes_readable_at_once_take_many_turns(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The flood has a request at its end, and arrives first: the honest one's is answered before it.
+
+    No slice is more than a turn's share.
+    """
     slices: list[tuple[int, int]] = []
 
     class Recorder(FrameReader):
@@ -92,9 +104,10 @@ async def test_megabytes_readable_at_once_take_many_turns(make_server: MakeServe
     await raw.hello(server.token("mallory"), "m")
     n = FLOOD_BYTES // 7
     flood = {
-        "pong": frame(PONG) * n, "fragments": frame(TEXT, b"", fin=False) + frame(CONT, b" ", fin=False) * n + frame(CONT),
+        "pong": frame(PONG) * n,
+        "fragments": frame(TEXT, b"", fin=False) + frame(CONT, b" ", fin=False) * n + frame(CONT),
         "messages": frame(TEXT, b'{"id":0}' + b" " * 15_000) * 4,
-    }[kind]  # fmt: skip
+    }[kind]
     at_once(raw, flood + frame(TEXT, b'{"t":"ping","id":2}'))
     answered = asyncio.create_task(raw.frame())
     assert (await witness.request("ping"))["t"] == "pong"
@@ -121,7 +134,9 @@ async def test_who_floods_from_many_connections_waits_for_its_turn(make_server: 
 
 
 async def test_a_watch_counts_by_its_names(make_server: MakeServer) -> None:
-    """A frame holds a hundred long names, and each is judged: a hundred such frames a second took the whole loop."""
+    """A frame holds a hundred long names, and each is judged: a hundred such frames a second took
+    the whole loop.
+    """
     server = await make_server(frames_per_s=1, frames_burst=40)
     mallory, bob = await server.connect("mallory"), await server.connect("bob")
     answers = [await mallory.request("watch", users=[f"{n}-{k}" for k in range(90)]) for n in range(8)]
@@ -129,7 +144,8 @@ async def test_a_watch_counts_by_its_names(make_server: MakeServer) -> None:
     assert answers[-1]["code"] == "rate_limited"
     assert sum(one["t"] == "ok" for one in answers) <= 5
     assert server.node.metrics.frames_throttled >= 3
-    assert [(await bob.request("watch", users=["alice"]))["t"] for _ in range(20)] == ["ok"] * 20  # few names cost hardly more than a frame
+    # Few names cost hardly more than a frame
+    assert [(await bob.request("watch", users=["alice"]))["t"] for _ in range(20)] == ["ok"] * 20
 
 
 async def test_after_our_close_no_more_than_an_outbox_is_read(make_server: MakeServer) -> None:
@@ -179,7 +195,9 @@ async def test_silent_connections_of_one_address_keep_nobody_out(make_server: Ma
     for n, address in enumerate(("127.0.0.2", "127.0.0.1")):
         honest = await Raw.open(server.port, address=address)
         await honest.hello(server.token(f"user{n}"), "d")
-    assert server.node.metrics.connections_refused == {("evicted",): 51}, "the oldest of the address, for one of its own"
+    assert server.node.metrics.connections_refused == {("evicted",): 51}, (
+        "the oldest of the address, for one of its own"
+    )
 
 
 @pytest.fixture

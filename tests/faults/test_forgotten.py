@@ -1,4 +1,7 @@
-"""Connections to PostgreSQL that a firewall has forgotten: nothing comes back, not even a reset. The first message after a quiet spell is served."""
+"""Connections to PostgreSQL that a firewall has forgotten: nothing comes back, not even a reset.
+
+The first message after a quiet spell is served.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ async def test_the_first_message_and_read_after_a_quiet_spell_are_served(
     assert server.node.metrics.batches_failed == 0
 
 
-async def test_a_busy_lane_is_not_asked_for_a_sign_of_life(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_busy_lane_is_not_asked_for_a_sign_of_life(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
     real = connection.is_alive
 
@@ -64,7 +69,10 @@ async def test_a_busy_lane_is_not_asked_for_a_sign_of_life(make_server: MakeServ
 
 
 async def test_keepalives_are_well_under_four_minutes_and_in_force(make_db: Callable[[], str]) -> None:
-    """libpq is given them; the kernel says what a socket has. A listener that only takes the connection is enough."""
+    """libpq is given them; the kernel says what a socket has.
+
+    A listener that only takes the connection is enough.
+    """
     conninfo = Opener(make_db()).conninfo("test", 5.0)
     said = conninfo_to_dict(conninfo)
     assert all(said[name] == str(value) for name, value in KEEPALIVES.items())

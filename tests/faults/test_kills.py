@@ -1,6 +1,8 @@
-"""kill -9 of chatd, and of PostgreSQL, at random instants under load: nothing acked is lost, nothing seen twice, no order broken, no hole.
+"""kill -9 of chatd, and of PostgreSQL, at random instants under load: nothing acked is lost,
+nothing seen twice, no order broken, no hole.
 
-Each kill comes after a random number of acks, so it always hits a server at work. CHATD_FAULT_SEED replays the schedule (not the machine's timing).
+Each kill comes after a random number of acks, so it always hits a server at work. CHATD_FAULT_SEED
+replays the schedule (not the machine's timing).
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ async def test_the_python_client_over_kills_of_chatd(own_postgres: OwnPostgres, 
             cid, body = str(uuid.UUID(int=rng.getrandbits(128), version=4)), f"{history.device} {n}"
             history.events.append(Sent(cid, peer, "message", None, body))
             sent = await client.send(peer, body, cid=cid)
-            history.events.append(Acked(sent.c, sent.seq, sent.ts, cid, True))  # that it was given once is for `listen` to see
+            # That it was given once is for `listen` to see
+            history.events.append(Acked(sent.c, sent.seq, sent.ts, cid, True))
             made += 1
             progress.set()
 
@@ -90,7 +93,9 @@ async def test_the_python_client_over_kills_of_chatd(own_postgres: OwnPostgres, 
 
     async with contextlib.AsyncExitStack() as stack:
         clients = [
-            await stack.enter_async_context(Client(chatd.url, token=chatd.token(h.user), device=h.device, rng=random.Random(rng.random())))
+            await stack.enter_async_context(
+                Client(chatd.url, token=chatd.token(h.user), device=h.device, rng=random.Random(rng.random()))
+            )
             for h in histories
         ]
         listening = [asyncio.create_task(listen(c, h)) for c, h in zip(clients, histories, strict=True)]

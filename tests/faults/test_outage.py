@@ -1,6 +1,8 @@
-"""PostgreSQL gone for ten seconds in the middle of sends: stopped, and frozen (connections stay open, nothing answers).
+"""PostgreSQL gone for ten seconds in the middle of sends: stopped, and frozen (connections stay
+open, nothing answers).
 
-Sessions stay up; requests get `unavailable` with `retry_ms`; afterwards all is well without anybody's help, and nothing acked is lost.
+Sessions stay up; requests get `unavailable` with `retry_ms`; afterwards all is well without
+anybody's help, and nothing acked is lost.
 """
 
 from __future__ import annotations
@@ -36,12 +38,16 @@ READS_BACK_S_MAX = 4.0
 async def peer_at(process: Process, user: str, device: str = "d1", **keys: Any) -> AsyncIterator[Peer]:
     async with connect(process.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
         peer = Peer(ws)
-        peer.welcome = await answer(peer, await peer.post("hello", v=1, token=process.token(user), device=device, **keys))
+        peer.welcome = await answer(
+            peer, await peer.post("hello", v=1, token=process.token(user), device=device, **keys)
+        )
         yield peer
 
 
 async def answer(peer: Peer, id: int) -> dict[str, Any]:
-    """A reply that may take as long as a read may; it may have come before that to an earlier request."""
+    """A reply that may take as long as a read may; it may have come before that to an earlier
+    request.
+    """
     for n, frame in enumerate(peer.pushes):
         if frame.get("id") == id:
             return peer.pushes.pop(n)
@@ -105,8 +111,12 @@ async def test_ten_seconds_without_postgresql(own_postgres: OwnPostgres, make_pr
 
 
 @pytest.mark.slow
-async def test_an_entry_frozen_in_its_commit_is_found_although_its_sender_is_gone(own_postgres: OwnPostgres, make_process: MakeProcess) -> None:
-    """Its statement waits in the frozen server's socket, runs once that goes on, and nobody sends it again."""
+async def test_an_entry_frozen_in_its_commit_is_found_although_its_sender_is_gone(
+    own_postgres: OwnPostgres, make_process: MakeProcess
+) -> None:
+    """Its statement waits in the frozen server's socket, runs once that goes on, and nobody sends
+    it again.
+    """
     chatd = await make_process(database_url=own_postgres.conninfo, lane_deadline_ms=500)
     async with peer_at(chatd, "bob") as bob, peer_at(chatd, "alice", "phone") as phone:
         async with peer_at(chatd, "alice") as alice:
@@ -118,8 +128,13 @@ async def test_an_entry_frozen_in_its_commit_is_found_although_its_sender_is_gon
             assert [((e := await peer.push("entry"))["seq"], e["body"]) for _ in range(2)] == [(1, "one"), (2, "two")]
 
 
-async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No synchronous standby answers. The node was ready again after 3 s, as nobody else had failed; each batch wrote a line."""
+async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No synchronous standby answers.
+
+    The node was ready again after 3 s, as nobody else had failed; each batch wrote a line.
+    """
     server = await make_server(lane_deadline_ms=500, rate_messages=100)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     await alice.say("bob", "1")
@@ -140,7 +155,9 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(ma
                     await alice.reply(second)
                     hung = str(uuid.uuid4())
             monkeypatch.setattr(health, "_now", lambda: time.monotonic() + 60)
-            assert "timeout" in (await server.node._readiness())["database"], "also while the lane waits for the next one"
+            assert "timeout" in (await server.node._readiness())["database"], (
+                "also while the lane waits for the next one"
+            )
             await alice.reply(second)
             for _ in range(3):
                 assert (await alice.say("bob", "2", cid=hung, retry=True))["code"] == "unavailable"
@@ -151,18 +168,26 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(ma
         async with asyncio.timeout(20):
             while await server.node._readiness():
                 await asyncio.sleep(0.02)
-    assert len([entry for entry in logs if entry["event"] == "conversation.locked" and entry["log_level"] == "warning"]) == 1
+    assert (
+        len([entry for entry in logs if entry["event"] == "conversation.locked" and entry["log_level"] == "warning"])
+        == 1
+    )
 
 
-async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_server: MakeServer, make_db: Callable[[], str]) -> None:
-    """The old connection's transaction outlives the first look at the head: others come until its backend is gone."""
+async def test_an_entry_that_commits_after_it_was_looked_for_is_found(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
+    """The old connection's transaction outlives the first look at the head: others come until its
+    backend is gone.
+    """
     url = make_db()
     server = await make_server(database_url=url, lane_deadline_ms=1000)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     first = await alice.say("bob", "one")
     assert (await bob.push())["seq"] == 1
     conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
-    with psycopg.connect(url, autocommit=True) as other:  # as the lane's old backend: it commits when the first look is over
+    # As the lane's old backend: it commits when the first look is over
+    with psycopg.connect(url, autocommit=True) as other:
         started = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity WHERE pid = pg_backend_pid()"
         backend = Backend(*only(other, started))
         server.node.delivery.outcome_unknown({conv.id}, {backend})
@@ -181,10 +206,16 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(make_serve
         assert (entry["seq"], entry["body"]) == (2, "late")
 
 
-async def test_a_lost_entry_is_found_while_others_only_probe(make_server: MakeServer, make_db: Callable[[], str]) -> None:
-    """Bob, over his rate, keeps the conversation's lane busy with sends that make no entry; alice's lost one must still come."""
+async def test_a_lost_entry_is_found_while_others_only_probe(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
+    """Bob, over his rate, keeps the conversation's lane busy with sends that make no entry; alice's
+    lost one must still come.
+    """
     url = make_db()
-    server = await make_server(database_url=url, rate_messages=1, rate_per_ms=600_000, frames_per_s=100_000, frames_burst=100_000)
+    server = await make_server(
+        database_url=url, rate_messages=1, rate_per_ms=600_000, frames_per_s=100_000, frames_burst=100_000
+    )
     alice, bob = await server.connect("alice"), await server.connect("bob")
     phone = await server.connect("alice", "phone")
     first = await alice.say("bob", "one")

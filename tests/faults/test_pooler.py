@@ -1,4 +1,6 @@
-"""PgBouncer before PostgreSQL: by session it works and `ok` is durable, whatever it does with `options`; by transaction it is refused."""
+"""PgBouncer before PostgreSQL: by session it works and `ok` is durable, whatever it does with
+`options`; by transaction it is refused.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from psycopg.conninfo import make_conninfo
 from pydantic import SecretStr
 
 from chatd.config import Settings
-from chatd.doctor import Finding, examine
 from chatd.errors import ChatdError
+from chatd.ops.doctor import Finding, examine
 from chatd.postgres import faults
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
@@ -57,7 +59,9 @@ async def test_by_session_it_works_and_lanes_wait_for_the_disk(
     assert (await bob.request("history", to="alice"))["entries"][0]["body"] == "naïve 🙂"
     for lane in server.node.store.lanes:
         assert lane._conn is not None
-        cur = await lane._conn.execute("SELECT current_setting('synchronous_commit'), current_setting('client_encoding')")
+        cur = await lane._conn.execute(
+            "SELECT current_setting('synchronous_commit'), current_setting('client_encoding')"
+        )
         assert await cur.fetchone() == ("on", "UTF8")
     found = await findings(through)
     assert [f for f in found if f.bad] == []
@@ -87,7 +91,9 @@ async def test_what_was_acked_through_it_outlives_kills_of_postgresql(
 ) -> None:
     off(own_postgres.conninfo)
     rng = random.Random(seed())
-    chatd = await make_process(database_url=make_bouncer(own_postgres.conninfo, server_login_retry=1, **settings), **FAST)
+    chatd = await make_process(
+        database_url=make_bouncer(own_postgres.conninfo, server_login_retry=1, **settings), **FAST
+    )
     async with crowd_at(chatd, rng) as crowd:
         for _ in range(2):
             await crowd.acks(rng.randint(20, 60))

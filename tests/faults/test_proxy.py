@@ -1,4 +1,6 @@
-"""The connection to PostgreSQL ends between a COMMIT that took effect and its answer: invariants 1, 3 and 5."""
+"""The connection to PostgreSQL ends between a COMMIT that took effect and its answer: invariants 1,
+3 and 5.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,11 @@ async def proxied(proxy: Proxy, make_server: MakeServer) -> Server:
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
 async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, cid: str, how: str) -> None:
-    alice, phone, bob = await proxied.connect("alice"), await proxied.connect("alice", "phone"), await proxied.connect("bob")
+    alice, phone, bob = (
+        await proxied.connect("alice"),
+        await proxied.connect("alice", "phone"),
+        await proxied.connect("bob"),
+    )
     first = await alice.say("bob", "one")
     assert ((await bob.push())["seq"], (await phone.push())["seq"]) == (1, 1)
 
@@ -48,8 +54,15 @@ async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, ci
     entry = await bob.push()
     seen_s = time.monotonic() - lost_at
     assert entry | {"ts": 0} == {
-        "t": "entry", "c": first["c"], "seq": 2, "ts": 0, "from": "alice", "to": "bob", "kind": "message", "body": "two",
-    }  # fmt: skip
+        "t": "entry",
+        "c": first["c"],
+        "seq": 2,
+        "ts": 0,
+        "from": "alice",
+        "to": "bob",
+        "kind": "message",
+        "body": "two",
+    }
     assert await phone.push() == {**entry, "cid": cid}
     assert await alice.push() == {**entry, "cid": cid}  # it settles the outbox
     assert seen_s < SEEN_S_MAX + DEADLINE_MS / 1000
@@ -77,8 +90,14 @@ async def test_a_request_lost_before_the_commit_leaves_nothing(proxied: Server, 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
 async def test_a_retry_at_once_by_another_device(proxied: Server, proxy: Proxy, cid: str, how: str) -> None:
-    """The session that sent it is gone; the outbox of the same user goes on elsewhere, and comes before the node has looked by itself."""
-    alice, phone, bob = await proxied.connect("alice"), await proxied.connect("alice", "phone"), await proxied.connect("bob")
+    """The session that sent it is gone; the outbox of the same user goes on elsewhere, and comes
+    before the node has looked by itself.
+    """
+    alice, phone, bob = (
+        await proxied.connect("alice"),
+        await proxied.connect("alice", "phone"),
+        await proxied.connect("bob"),
+    )
     await alice.say("bob", "one")
     proxy.armed = how
     await alice.post("send", to="bob", cid=cid, body="two")
@@ -114,8 +133,12 @@ async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, pro
     assert [e.cid for e in entries[1:]] == cids
 
 
-async def test_what_was_queued_behind_one_that_never_arrived_does_not_overtake_it(proxied: Server, proxy: Proxy, cid: str) -> None:
-    """The second batch waits in its lane while the first one fails; it must not be written, though the database is there again."""
+async def test_what_was_queued_behind_one_that_never_arrived_does_not_overtake_it(
+    proxied: Server, proxy: Proxy, cid: str
+) -> None:
+    """The second batch waits in its lane while the first one fails; it must not be written, though
+    the database is there again.
+    """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
     proxy.armed = "stall"
@@ -137,21 +160,29 @@ async def test_an_edit_whose_answer_was_lost(proxied: Server, proxy: Proxy, cid:
     proxy.armed = "cut"
     error = await alice.request("edit", to="bob", cid=cid, ref=first["seq"], body="hello")
     assert error["code"] == "unavailable"
-    assert [((e := await bob.push())["seq"], e["kind"], e["body"]) for _ in range(2)] == [(1, "message", "helo"), (2, "edit", "hello")]
+    assert [((e := await bob.push())["seq"], e["kind"], e["body"]) for _ in range(2)] == [
+        (1, "message", "helo"),
+        (2, "edit", "hello"),
+    ]
     again = await alice.request("edit", to="bob", cid=cid, ref=first["seq"], body="hello", retry=True)
     assert (again["seq"], again["dup"]) == (2, True)
     await bob.quiet()
 
 
 async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, proxy: Proxy) -> None:
-    """Losses in a row under pipelined sends in both directions; every cid is in the log once, every reader saw 1, 2, 3 ..."""
+    """Losses in a row under pipelined sends in both directions; every cid is in the log once, every
+    reader saw 1, 2, 3 ...
+    """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     first = await alice.say("bob", "0")
     for n in range(1, 4):
         proxy.lost.clear()
         proxy.armed = ("cut", "before", "hang")[n % 3]
         cids = [f"00000000-0000-4000-8000-{n:06}{k:06}" for k in range(2)]
-        ids = [await peer.post("send", to=to, cid=c, body=c) for peer, to, c in ((alice, "bob", cids[0]), (bob, "alice", cids[1]))]
+        ids = [
+            await peer.post("send", to=to, cid=c, body=c)
+            for peer, to, c in ((alice, "bob", cids[0]), (bob, "alice", cids[1]))
+        ]
         for peer, to, id, c in ((alice, "bob", ids[0], cids[0]), (bob, "alice", ids[1], cids[1])):
             reply = await peer.reply(id)
             while reply["t"] == "err":
@@ -169,7 +200,10 @@ async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, prox
 
 
 async def test_a_settled_entry_blocks_until_it_is_skipped(proxied: Server, proxy: Proxy, cid: str) -> None:
-    """Its outcome was unknown, then its own entry came and nobody will send it again: `blocked` names it, and `skip` lets the others go on."""
+    """Its outcome was unknown, then its own entry came and nobody will send it again:
+
+    `blocked` names it, and `skip` lets the others go on.
+    """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
     proxy.armed = "cut"

@@ -1,4 +1,6 @@
-"""A URL with several servers, as a failover is prepared: what is said where none of them, or more than one, takes writes."""
+"""A URL with several servers, as a failover is prepared: what is said where none of them, or more
+than one, takes writes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from pydantic import SecretStr
 
 from chatd.cli import main
 from chatd.config import Settings
-from chatd.doctor import Finding, examine
+from chatd.ops.doctor import Finding, examine
 from chatd.postgres import faults, hosts
 from chatd.server import Node
 
@@ -61,8 +63,12 @@ def test_an_error_without_a_code_has_a_reason_that_helps(error: Exception, kind:
     assert "\n" not in faults.sentence(error)
 
 
-async def test_none_and_two_that_take_writes_are_told(pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Between the end of a primary and the promotion of its standby a node that started ended with exit status 1; later the old primary is back."""
+async def test_none_and_two_that_take_writes_are_told(
+    pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Between the end of a primary and the promotion of its standby a node that started ended with
+    exit status 1; later the old primary is back.
+    """
     pair.end_primary()
     settings = Settings(data_dir=tmp_path, port=0, admin_port=0, database_url=SecretStr(pair.url))
     node = Node(settings)
@@ -84,7 +90,9 @@ async def test_none_and_two_that_take_writes_are_told(pair: Pair, tmp_path: Path
 
 
 async def two_are_told(pair: Pair, settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """No epoch is renewed by guess: the first server of the URL was asked, which is the old primary."""
+    """No epoch is renewed by guess: the first server of the URL was asked, which is the old
+    primary.
+    """
     ports = [f"127.0.0.1:{cluster.port}" for cluster in (pair.standby, pair.primary)]
     assert hosts.primaries(pair.url) == ports
     assert [found.about for found in await bad(settings)] == ["servers"]

@@ -1,9 +1,11 @@
-"""Every SQLSTATE at every statement of the node: it lives on, its sessions stay, and only what speaks of the row refuses the row.
+"""Every SQLSTATE at every statement of the node: it lives on, its sessions stay, and only what
+speaks of the row refuses the row.
 
 
-By statement on the parts of a running node: each statement that a part makes is found by running it once, and fails then by every code (some parts)
-or by one of each class (the others; all with SQLSTATES_FULL=1). And a whole node among others, with clients, whose statements fail at
-random by all codes in turn.
+By statement on the parts of a running node: each statement that a part makes is found by running it
+once, and fails then by every code (some parts) or by one of each class (the others; all with
+SQLSTATES_FULL=1). And a whole node among others, with clients, whose statements fail at random by
+all codes in turn.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from chatd.ids import ConvId, UserId
 from chatd.postgres import connection
 from chatd.postgres.connection import Backend
 from chatd.postgres.faults import Outage
-from chatd.queries import folder
+from chatd.postgres.queries import folder
 from chatd.store import BEGIN, Locked
 from tests.faults.sqlstates import CLASSES, CODES, KNOWN, Injector, installed, is_data
 
@@ -38,7 +40,13 @@ FULL = os.environ.get("SQLSTATES_FULL") == "1"
 ENDINGS = ("57P01", "53300", "25006")  # as FATAL, with the connection
 ASKED = ("resolve", "resolve, known")  # a client chose the values
 FEED = ("feed", "states", "states_of", "feed_prune")  # no client asks these: each failure is tried again
-FAST = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000, "cursor_flush_ms": 50}
+FAST = {
+    "rate_messages": 10_000,
+    "frames_per_s": 100_000,
+    "frames_burst": 100_000,
+    "new_conversations_per_hour": 10_000,
+    "cursor_flush_ms": 50,
+}
 ALICE, BOB = UserId("alice"), UserId("bob")
 
 
@@ -122,7 +130,9 @@ def codes_for(name: str, n: int) -> tuple[str, ...] | list[str]:
     return CODES if FULL or (n == 0 and name in ("resolve", "entries_before", "heads", "feed")) else CLASSES
 
 
-async def test_reads_and_flushes_and_the_feed_refuse_and_nothing_else(make_server: MakeServer, db: str, injector: Injector) -> None:
+async def test_reads_and_flushes_and_the_feed_refuse_and_nothing_else(
+    make_server: MakeServer, db: str, injector: Injector
+) -> None:
     server = await make_server(database_url=db, **FAST)
     alice, _ = await server.connect("alice"), await server.connect("bob")
     await alice.say("bob")
@@ -132,15 +142,25 @@ async def test_reads_and_flushes_and_the_feed_refuse_and_nothing_else(make_serve
             for code, ends in cases:
                 with injector.armed(code, text, ends=ends):
                     error = await outcome(part())
-                assert error is None or isinstance(error, errors.Retryable | errors.DataRefused | Locked), (name, code, error)
+                assert error is None or isinstance(error, errors.Retryable | errors.DataRefused | Locked), (
+                    name,
+                    code,
+                    error,
+                )
                 if not ends and name not in FEED:
-                    assert isinstance(error, errors.DataRefused) == (is_data(code) and name in ASKED), (name, code, error)
+                    assert isinstance(error, errors.DataRefused) == (is_data(code) and name in ASKED), (
+                        name,
+                        code,
+                        error,
+                    )
         await part()  # and works again at once
     assert (await alice.say("bob"))["t"] == "ok"
     assert not server.node._failed.done()
 
 
-async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(make_server: MakeServer, db: str, injector: Injector) -> None:
+async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(
+    make_server: MakeServer, db: str, injector: Injector
+) -> None:
     server = await make_server(database_url=db, **FAST)
     alice, _ = await server.connect("alice"), await server.connect("bob")
     first = await alice.say("bob")
@@ -153,7 +173,10 @@ async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(m
         kind = request.pop("t")
         with injector.armed(code, statements[0], ends=code in ENDINGS):
             answer = await alice.request(kind, cid=cid, **request)
-        assert (answer["t"], answer["code"]) == ("err", "refused" if is_data(code) and code not in ENDINGS else "unavailable"), (code, answer)
+        assert (answer["t"], answer["code"]) == (
+            "err",
+            "refused" if is_data(code) and code not in ENDINGS else "unavailable",
+        ), (code, answer)
         if answer["code"] == "unavailable":
             assert answer["retry_ms"] > 0
             async with asyncio.timeout(10):
@@ -164,7 +187,10 @@ async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(m
 
 
 async def test_one_bad_row_of_a_batch_is_refused_alone(make_server: MakeServer, db: str, injector: Injector) -> None:
-    """What the codes of data mean: the batch is halved, and the others are written. A trigger is the fault's source here."""
+    """What the codes of data mean: the batch is halved, and the others are written.
+
+    A trigger is the fault's source here.
+    """
     server = await make_server(database_url=db, **FAST)
     with psycopg.connect(db, autocommit=True) as admin:
         admin.execute(
@@ -173,7 +199,10 @@ async def test_one_bad_row_of_a_batch_is_refused_alone(make_server: MakeServer, 
         )
         admin.execute("CREATE TRIGGER bad BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION bad()")
     alice = await server.connect("alice")
-    ids = [await alice.post("send", to=f"peer{n}", cid=str(uuid.uuid4()), body="bad" if n == 7 else "good") for n in range(20)]
+    ids = [
+        await alice.post("send", to=f"peer{n}", cid=str(uuid.uuid4()), body="bad" if n == 7 else "good")
+        for n in range(20)
+    ]
     answers: dict[int, str] = {}
     while len(answers) < len(ids):
         frame = await alice.recv()
@@ -181,7 +210,9 @@ async def test_one_bad_row_of_a_batch_is_refused_alone(make_server: MakeServer, 
     assert [answers[id] for id in ids] == ["refused" if n == 7 else "ok" for n in range(20)]
 
 
-async def test_retention_the_watch_and_the_opener_outlive_each_code(make_server: MakeServer, db: str, injector: Injector) -> None:
+async def test_retention_the_watch_and_the_opener_outlive_each_code(
+    make_server: MakeServer, db: str, injector: Injector
+) -> None:
     server = await make_server(database_url=db, **FAST)
     node = server.node
     node.census.is_serving = True
@@ -209,7 +240,9 @@ async def test_retention_the_watch_and_the_opener_outlive_each_code(make_server:
     assert not node._failed.done()
 
 
-async def test_every_query_of_the_product_is_among_those_tried(make_server: MakeServer, db: str, injector: Injector, own_redis: OwnRedis) -> None:
+async def test_every_query_of_the_product_is_among_those_tried(
+    make_server: MakeServer, db: str, injector: Injector, own_redis: OwnRedis
+) -> None:
     """The sweep is whole: each file of sql/queries is asked by a part above, or by a start."""
     server = await make_server(database_url=db, redis_url=own_redis.url, **FAST)
     alice, bob = await server.connect("alice"), await server.connect("bob")
@@ -224,7 +257,8 @@ async def test_every_query_of_the_product_is_among_those_tried(make_server: Make
     asked = {text.strip() for text in injector.seen}
     files = {path.stem: path.read_text() for path in (folder() / "queries").glob("*.sql")}
     missing = {name for name, text in files.items() if not any(body(text) in body(one) for one in asked)}
-    # Where a partition is dropped: test_retention.py. Where a flush has met a lock: test_interleavings_store.py. By a command: test_user_show.py.
+    # Where a partition is dropped: test_retention.py. Where a flush has met a lock:
+    # test_interleavings_store.py. By a command: test_user_show.py.
     assert missing <= {"raise_floors", "cursors_locked", "users_locked", "user_report"}
     assert (await bob.request("ping"))["t"] == "pong"
 
@@ -259,7 +293,11 @@ async def test_a_whole_node_lives_while_all_its_statements_fail_at_random_by_all
                     acked.append(cid)
                     break
                 assert answer["code"] in ("unavailable", "refused", "blocked", "overloaded"), answer
-            for kind, keys in (("history", {"to": to}), ("conversations", {}), ("watch", {"users": ["user0", "user1"]})):
+            for kind, keys in (
+                ("history", {"to": to}),
+                ("conversations", {}),
+                ("watch", {"users": ["user0", "user1"]}),
+            ):
                 answer = await peer.request(kind, **keys)
                 assert answer["t"] in ("ok", "history", "conversations") or answer["code"] in ERRORS, answer
 

@@ -1,4 +1,5 @@
-"""The install of docs/operations.md, word for word, on a machine of its own under systemd, until two people chat over TLS.
+"""The install of docs/operations.md, word for word, on a machine of its own under systemd, until
+two people chat over TLS.
 
 python -m tests.install          as root; the machine at hand stays as it is
 python -m tests.install --plan   only show the commands

@@ -1,4 +1,6 @@
-"""Does the steps of docs/operations.md's Install on a machine of its own, then looks at what the page promises. See the package."""
+"""Does the steps of docs/operations.md's Install on a machine of its own, then looks at what the
+page promises. See the package.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,11 @@ def install(machine: Machine) -> None:
         terminal.do(step)
     say(
         "from Debian: "
-        + ", ".join(machine.run("dpkg-query", "-W", "-f", "${Package} ${Version}\\n", "postgresql", "nginx", "redis-server").splitlines())
+        + ", ".join(
+            machine.run(
+                "dpkg-query", "-W", "-f", "${Package} ${Version}\\n", "postgresql", "nginx", "redis-server"
+            ).splitlines()
+        )
     )
     checks.chat(machine)
     checks.commands(machine)
@@ -64,7 +70,9 @@ def inside(place: Path, group: Path) -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.install", description="The install of docs/operations.md, word for word.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.install", description="The install of docs/operations.md, word for word."
+    )
     parser.add_argument("--plan", action="store_true", help="only show the commands")
     if parser.parse_args().plan:
         print("\n".join(step.command for step in steps(PAGE.read_text())))

@@ -1,4 +1,5 @@
-"""What the page promises of an installed chatd, each looked at from outside: chat over TLS, addresses, metrics, journal, signals.
+"""What the page promises of an installed chatd, each looked at from outside: chat over TLS,
+addresses, metrics, journal, signals.
 
 Each function raises Failed with what it saw.
 """
@@ -31,14 +32,20 @@ def expect(is_so: bool, what: str, seen: object = "") -> None:
 
 
 def lay_certificate(machine: Machine, page: str) -> None:
-    """A certificate of an authority of our own, where the page's nginx looks for it; the name leads to this machine."""
+    """A certificate of an authority of our own, where the page's nginx looks for it; the name leads
+    to this machine.
+    """
     certificate, key = nginx_files(page)
     with (machine.root / "etc/hosts").open("a") as hosts:
         hosts.write(f"127.0.0.1 {NAME}\n::1 {NAME}\n")
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     machine.run("sh", "-euc", f"{new} -subj '/CN=install' -keyout /root/ca.key -out {CA} 2>&1")
-    machine.run("sh", "-euc", f"{new} -CA {CA} -CAkey /root/ca.key -subj '/CN={NAME}' -addext 'subjectAltName=DNS:{NAME}'"
-        f" -addext basicConstraints=critical,CA:FALSE -keyout {key} -out {certificate} 2>&1")  # fmt: skip
+    machine.run(
+        "sh",
+        "-euc",
+        f"{new} -CA {CA} -CAkey /root/ca.key -subj '/CN={NAME}' -addext 'subjectAltName=DNS:{NAME}'"
+        f" -addext basicConstraints=critical,CA:FALSE -keyout {key} -out {certificate} 2>&1",
+    )
     machine.run("chmod", "600", key)
 
 
@@ -54,14 +61,20 @@ def chat(machine: Machine) -> None:
         seen = {line["address"] for line in opened if line["user"] == user}
         expect(seen == {address}, f"session.opened tells {user}'s own address", seen)
     nodes = {str(line.get("node")) for line in opened}
-    say("session.opened: " + ", ".join(f"{user} at {address}" for user, address in ADDRESSES.items()) + f", at the nodes {sorted(nodes)}")
+    say(
+        "session.opened: "
+        + ", ".join(f"{user} at {address}" for user, address in ADDRESSES.items())
+        + f", at the nodes {sorted(nodes)}"
+    )
     crossed = sum(float(metric(machine, port, "chatd_bus_messages_total")) for port in ADMIN_PORTS)
     expect(crossed > 0 and len(nodes) == 2, "a message crossed from one node to the other by Redis", (crossed, nodes))
 
 
 def journal(machine: Machine) -> list[dict[str, Any]]:
     """The unit's lines in the journal, each with systemd's `PRIORITY`."""
-    lines = [json.loads(line) for line in machine.run("journalctl", "-u", "chatd", "-o", "json", "--no-pager").splitlines()]
+    lines = [
+        json.loads(line) for line in machine.run("journalctl", "-u", "chatd", "-o", "json", "--no-pager").splitlines()
+    ]
     ours = [line for line in lines if str(line["MESSAGE"]).startswith("{")]  # and not those of systemd about the unit
     return [{**json.loads(line["MESSAGE"]), "PRIORITY": line["PRIORITY"]} for line in ours]
 
@@ -88,19 +101,46 @@ def metric(machine: Machine, port: int, name: str) -> str:
 
 def process_metrics(machine: Machine) -> None:
     """They are there under the unit's `ProcSubset=pid`."""
-    names = ("process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_resident_memory_bytes", "process_start_time_seconds")
+    names = (
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+    )
     seen = {name: metric(machine, ADMIN_PORTS[0], name) for name in names}
-    limit = min(int(unit(machine, "LimitNOFILE")), resource.getrlimit(resource.RLIMIT_NOFILE)[1])  # without CAP_SYS_RESOURCE systemd gives no more
-    expect(float(seen["process_max_fds"]) == limit, "process_max_fds is the unit's LimitNOFILE, or what this machine has", (seen, limit))
-    say("process_* metrics: " + ", ".join(f"{name.removeprefix('process_')} {float(value):g}" for name, value in seen.items()))
+    # Without CAP_SYS_RESOURCE systemd gives no more
+    limit = min(int(unit(machine, "LimitNOFILE")), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    expect(
+        float(seen["process_max_fds"]) == limit,
+        "process_max_fds is the unit's LimitNOFILE, or what this machine has",
+        (seen, limit),
+    )
+    say(
+        "process_* metrics: "
+        + ", ".join(f"{name.removeprefix('process_')} {float(value):g}" for name, value in seen.items())
+    )
 
 
 def commands(machine: Machine) -> None:
-    """Every command works with the file alone; files have the page's modes; the unit is sound to systemd."""
-    for words in (["doctor"], ["config"], ["epoch"], ["migrate", "--dry-run"], ["keys", "list"], ["nodes"], ["user", "show", "bob"]):
+    """Every command works with the file alone; files have the page's modes; the unit is sound to
+    systemd.
+    """
+    for words in (
+        ["doctor"],
+        ["config"],
+        ["epoch"],
+        ["migrate", "--dry-run"],
+        ["keys", "list"],
+        ["nodes"],
+        ["user", "show", "bob"],
+    ):
         machine.run("chatd", *words, *CONFIG)
     for path, mode in MODES.items():
-        expect(machine.run("stat", "-c", "%a %U %G", path).split() == [mode, "root", "chatd-config"], f"{path} has mode {mode}")
+        expect(
+            machine.run("stat", "-c", "%a %U %G", path).split() == [mode, "root", "chatd-config"],
+            f"{path} has mode {mode}",
+        )
     machine.run("systemd-analyze", "verify", "/etc/systemd/system/chatd.service")
     say(
         "commands, modes and `systemd-analyze verify` are right; "
@@ -116,7 +156,14 @@ def signals(machine: Machine) -> None:
     """What systemd heard: ready, the watchdog, a reload."""
     seen = {name: unit(machine, name) for name in ("ActiveState", "StatusText", "Type", "WatchdogUSec", "NRestarts")}
     expect(
-        seen == {"ActiveState": "active", "StatusText": "serving", "Type": "notify", "WatchdogUSec": "30s", "NRestarts": "0"},
+        seen
+        == {
+            "ActiveState": "active",
+            "StatusText": "serving",
+            "Type": "notify",
+            "WatchdogUSec": "30s",
+            "NRestarts": "0",
+        },
         "READY=1 was heard",
         seen,
     )

@@ -1,4 +1,6 @@
-"""The section Install of docs/operations.md as steps: what is typed, and what is written into the files that `editor` opens."""
+"""The section Install of docs/operations.md as steps: what is typed, and what is written into the
+files that `editor` opens.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""What `/readyz` says, and how soon, while PostgreSQL or Redis is brought into each state that the page names. Prints a table.
+"""What `/readyz` says, and how soon, while PostgreSQL or Redis is brought into each state that the
+page names. Prints a table.
 
-The states are real ones: a service that is stopped, processes that are stopped, a setting, a disk of 300 MB that is full.
+The states are real ones: a service that is stopped, processes that are stopped, a setting, a disk
+of 300 MB that is full.
 """
 
 from __future__ import annotations
@@ -55,21 +57,32 @@ class States:
         self._drain()
 
     def _row(self, state: str, wanted: str, *, at_once: bool = False, soon: bool = False) -> None:
-        """`at_once`: each node's first answer is to be right; `soon`: one within the time that an answer has.
+        """`at_once`: each node's first answer is to be right; `soon`: one within the time that an
+        answer has.
 
-        Raises Failed where it is not, where no answer gets right, or where answers take longer than the page says, twice.
+        Raises Failed where it is not, where no answer gets right, or where answers take longer than
+        the page says, twice.
         """
         seen = self._ask(wanted)
         checks.expect(seen["first"] or not at_once, f"/readyz is right at once ({state})", seen)
-        checks.expect(seen["right_ms"] <= READY_MS_MAX or not soon, f"/readyz is right within {READY_MS_MAX:.0f} ms ({state})", seen)
-        if seen["longest_ms"] > READY_MS_MAX:  # by this machine, perhaps, which does other things, too: the state is the same
+        checks.expect(
+            seen["right_ms"] <= READY_MS_MAX or not soon,
+            f"/readyz is right within {READY_MS_MAX:.0f} ms ({state})",
+            seen,
+        )
+        # By this machine, perhaps, which does other things, too: the state is the same
+        if seen["longest_ms"] > READY_MS_MAX:
             say(f"  {state}: an answer took {seen['longest_ms']:.0f} ms; asked again")
             seen = self._ask(wanted)
         right = f"{seen['right_ms']:.0f} ms" if not seen["first"] else "at once"
         parts = seen["said"].get("reasons", seen["said"].get("degraded", {}))
         says = "; ".join(f"{part}: {sentence}" for part, sentence in parts.items()) or "ready"
-        print(f"  {state:<12} {wanted.split()[0]:<7} {right:>9} {seen['longest_ms']:>5.0f} ms  {says[:100]}", flush=True)
-        checks.expect(seen["longest_ms"] <= READY_MS_MAX, f"/readyz answers within {READY_MS_MAX:.0f} ms ({state})", seen)
+        print(
+            f"  {state:<12} {wanted.split()[0]:<7} {right:>9} {seen['longest_ms']:>5.0f} ms  {says[:100]}", flush=True
+        )
+        checks.expect(
+            seen["longest_ms"] <= READY_MS_MAX, f"/readyz answers within {READY_MS_MAX:.0f} ms ({state})", seen
+        )
 
     def _ask(self, wanted: str) -> dict[str, Any]:
         assert self._probe.stdin is not None
@@ -89,13 +102,19 @@ class States:
     def _use_small_disk(self, unit: str) -> None:
         """PostgreSQL's data move to a file system of their own, which can be filled."""
         self._systemctl("stop", unit)
-        for command in (f"mount -t tmpfs -o size={DISK},mode=755 tmpfs /mnt", f"cp -a {POSTGRES}/. /mnt", f"mount --bind /mnt {POSTGRES}"):
+        for command in (
+            f"mount -t tmpfs -o size={DISK},mode=755 tmpfs /mnt",
+            f"cp -a {POSTGRES}/. /mnt",
+            f"mount --bind /mnt {POSTGRES}",
+        ):
             self._machine.run(*command.split())
         self._systemctl("start", unit)
 
     def _fill_and_free(self) -> None:
         """Not a byte is free, and nobody writes by these nodes."""
-        self._machine.run("sh", "-c", f"dd if=/dev/zero of={POSTGRES}/ballast bs=64k 2>/dev/null; test -s {POSTGRES}/ballast")
+        self._machine.run(
+            "sh", "-c", f"dd if=/dev/zero of={POSTGRES}/ballast bs=64k 2>/dev/null; test -s {POSTGRES}/ballast"
+        )
         self._row("full", "503 database disk-full:", soon=True)
         self._machine.run("rm", f"{POSTGRES}/ballast")
         self._row("back", OK)
@@ -103,7 +122,9 @@ class States:
     @contextlib.contextmanager
     def _talking(self) -> Iterator[None]:
         """People are connected to both nodes, and write."""
-        people = self._machine.popen(checks.PYTHON, "-I", CHAT, checks.URL, checks.CA, *checks.tokens(self._machine), "stay")
+        people = self._machine.popen(
+            checks.PYTHON, "-I", CHAT, checks.URL, checks.CA, *checks.tokens(self._machine), "stay"
+        )
         assert people.stdout is not None
         try:
             checks.expect("chatted" in people.stdout.readline(), "people can chat")
@@ -118,9 +139,13 @@ class States:
         with self._talking():
             self._machine.run("pkill", "-STOP", "-f", CHAT)
             self._systemctl("stop", "--no-block", "chatd")
-            checks.until(lambda: checks.unit(self._machine, "StatusText") == "draining", "systemd hears STATUS=draining")
+            checks.until(
+                lambda: checks.unit(self._machine, "StatusText") == "draining", "systemd hears STATUS=draining"
+            )
             self._row("draining", "503 draining -", at_once=True)
         checks.until(lambda: checks.unit(self._machine, "ActiveState") == "inactive", "it has stopped", tries=1000)
         seen = [checks.unit(self._machine, name) for name in ("Result", "ExecMainStatus", "StatusText")]
-        checks.expect(seen == ["success", "0", "draining"], "STOPPING=1 was heard, and it drained whole: exit status 0", seen)
+        checks.expect(
+            seen == ["success", "0", "draining"], "STOPPING=1 was heard, and it drained whole: exit status 0", seen
+        )
         say(f"SIGTERM: systemd heard STATUS={seen[2]}; exit status {seen[1]}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 
 from chatd.postgres import connection
-from chatd.queries import query
+from chatd.postgres.queries import query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +60,9 @@ def cid() -> str:
 
 
 def partitions(conn: psycopg.Connection[Any], width_s: int = DAY_S, *, back: int = 0, ahead: int = 1) -> None:
-    """Make partitions of this width around now: the time as it is before the first, or what the making takes would leave holes between short ones."""
+    """Make partitions of this width around now: the time as it is before the first, or what the
+    making takes would leave holes between short ones.
+    """
     conn.execute("UPDATE meta SET partition_s = %s", (width_s,))
     now = one(conn, "SELECT clock_timestamp()")
     for n in range(-back, ahead + 1):
@@ -76,7 +78,9 @@ def conversation(conn: psycopg.Connection[Any], a: str = "alice", b: str = "bob"
 
 def options(settings: Mapping[str, str]) -> str:
     """A connection's settings (chatd/postgres/connection.py) as libpq's options."""
-    return " ".join(f"-c {name}={value}".replace(" ", "\\ ").replace("-c\\ ", "-c ") for name, value in settings.items())
+    return " ".join(
+        f"-c {name}={value}".replace(" ", "\\ ").replace("-c\\ ", "-c ") for name, value in settings.items()
+    )
 
 
 LANE_OPTIONS, READ_OPTIONS, FEED_OPTION = options(connection.LANE), options(connection.READ), options(connection.FEED)
@@ -89,21 +93,38 @@ def check(conn: psycopg.Connection[Any], conv: int) -> int:
 
 
 def append(
-    conn: psycopg.Connection[Any], messages: Sequence[Message] = (), changes: Sequence[Change] = (), edit_window: str = "15 min",
+    conn: psycopg.Connection[Any],
+    messages: Sequence[Message] = (),
+    changes: Sequence[Change] = (),
+    edit_window: str = "15 min",
     named: Sequence[str | None] = (),
-) -> list[Row]:  # fmt: skip
-    """One call of the SQL function, with a fresh cid where there is none. `named`: cids of the messages that changes name."""
+) -> list[Row]:
+    """One call of the SQL function, with a fresh cid where there is none.
+
+    `named`: cids of the messages that changes name.
+    """
     cur = psycopg.RawCursor(conn)
     m, x = messages, changes
     cur.execute(
         APPEND,
         (
-            one(conn, FENCE), len({i.conv for i in m} | {i.conv for i in x}), reduce(or_, (i.flags for i in m), 0),
-            [i.conv for i in m], [i.cid or cid() for i in m], [i.body for i in m], [i.flags | i.side << 2 | check(conn, i.conv) << 3 for i in m],
-            [i.conv for i in x], [i.side for i in x], [*(i.cid or cid() for i in x), *named], [i.body for i in x], [i.kind for i in x],
-            [i.ref for i in x], [check(conn, i.conv) for i in x], edit_window,
+            one(conn, FENCE),
+            len({i.conv for i in m} | {i.conv for i in x}),
+            reduce(or_, (i.flags for i in m), 0),
+            [i.conv for i in m],
+            [i.cid or cid() for i in m],
+            [i.body for i in m],
+            [i.flags | i.side << 2 | check(conn, i.conv) << 3 for i in m],
+            [i.conv for i in x],
+            [i.side for i in x],
+            [*(i.cid or cid() for i in x), *named],
+            [i.body for i in x],
+            [i.kind for i in x],
+            [i.ref for i in x],
+            [check(conn, i.conv) for i in x],
+            edit_window,
         ),
-    )  # fmt: skip
+    )
     return [Row(*row) for row in cur.fetchall()]
 
 
@@ -113,13 +134,21 @@ def append_unfenced(conn: psycopg.Connection[Any], messages: Sequence[Message]) 
     cur.execute(
         "SELECT ord, conv, seq, ts, note FROM append($1::bigint[], $2::smallint[], $3::text[]::uuid[], $4::text[], $5::smallint[],"
         " '{}', '{}', '{}', '{}', '{}', '{}', '15 min')",
-        ([i.conv for i in messages], [i.side for i in messages], [cid() for _ in messages], [i.body for i in messages], [0 for _ in messages]),
+        (
+            [i.conv for i in messages],
+            [i.side for i in messages],
+            [cid() for _ in messages],
+            [i.body for i in messages],
+            [0 for _ in messages],
+        ),
     )
     return [Row(*row) for row in cur.fetchall()]
 
 
 def fenced_as_before(conn: psycopg.Connection[Any], text: str) -> None:
-    """Put `text` in, the function of 0005_pre_fence as it was or changed, and have today's calls go to it."""
+    """Put `text` in, the function of 0005_pre_fence as it was or changed, and have today's calls go
+    to it.
+    """
     conn.execute(text.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION", 1))
     conn.execute(
         """CREATE OR REPLACE FUNCTION append(
@@ -135,7 +164,9 @@ def fenced_as_before(conn: psycopg.Connection[Any], text: str) -> None:
 
 
 def append_function(migration: str) -> str:
-    """The function as an old migration (re)made it, for putting it into a database again, changed or as it was."""
+    """The function as an old migration (re)made it, for putting it into a database again, changed
+    or as it was.
+    """
     text = (OLD_SCHEMA / "migrations" / f"{migration}.sql").read_text()
     start = "CREATE OR REPLACE FUNCTION append("
     return text[text.index(start if start in text else "CREATE FUNCTION append(") :]
@@ -149,14 +180,21 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def age(conn: psycopg.Connection[Any], conv: int, days: float) -> None:
-    """Move all entries of a conversation, and the time of its head, into the past; their partitions must be there."""
+    """Move all entries of a conversation, and the time of its head, into the past; their partitions
+    must be there.
+    """
     conn.execute("UPDATE entries SET ts = ts - make_interval(secs => %s) WHERE conv = %s", (days * DAY_S, conv))
-    conn.execute("UPDATE conversations SET last_ts = last_ts - make_interval(secs => %s) WHERE id = %s", (days * DAY_S, conv))
+    conn.execute(
+        "UPDATE conversations SET last_ts = last_ts - make_interval(secs => %s) WHERE id = %s", (days * DAY_S, conv)
+    )
 
 
 def entries(conn: psycopg.Connection[Any], conv: int) -> list[tuple[int, int, str | None]]:
     """(seq, kind, body) of all that is kept."""
-    return [(seq, kind, body) for seq, kind, body in conn.execute("SELECT seq, kind, body FROM entries WHERE conv = %s ORDER BY seq", (conv,))]
+    return [
+        (seq, kind, body)
+        for seq, kind, body in conn.execute("SELECT seq, kind, body FROM entries WHERE conv = %s ORDER BY seq", (conv,))
+    ]
 
 
 def only(conn: psycopg.Connection[Any], statement: str, params: Sequence[object] = ()) -> tuple[Any, ...]:

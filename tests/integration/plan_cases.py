@@ -1,7 +1,9 @@
-"""The log of test_plans.py, every statement that is run over it, and the most buffers that each may read.
+"""The log of test_plans.py, every statement that is run over it, and the most buffers that each may
+read.
 
-The log: 41 partitions; one conversation (DEEP) with 4,000 entries, half of them of today, 400 of 40 over 33 days; 4,000 users; 2,200 conversations
-without entries; a user with 200 conversations. A plan with a scan too many, or by the wrong index, reads thousands of buffers here.
+The log: 41 partitions; one conversation (DEEP) with 4,000 entries, half of them of today, 400 of 40
+over 33 days; 4,000 users; 2,200 conversations without entries; a user with 200 conversations. A
+plan with a scan too many, or by the wrong index, reads thousands of buffers here.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from chatd.core.conversation import pair_check
 from chatd.ids import UserId
-from chatd.queries import query
-from chatd.registry import pair_check
+from chatd.postgres.queries import query
 
 DAYS: Final = 33
 AHEAD: Final = 7
@@ -31,15 +33,18 @@ SOME: Final = range(100, 120)  # ordinary conversations
 N: Final = len(SOME)
 PEOPLE: Final = [f"a{n}" for n in SOME]
 NEW_CID: Final = 900_000_000
-# What one look-up reads: the pages of a small index and the row. A plan on tables that nobody has vacuumed must look at the row in any case.
+# What one look-up reads: the pages of a small index and the row. A plan on tables that nobody has
+# vacuumed must look at the row in any case.
 PROBE: Final = 4
 EACH_PARTITION: Final = 3 * PARTITIONS
 
 
 class Case(NamedTuple):
-    """One execution. args: what goes between the brackets of EXECUTE; most: buffers; name: beside other cases of the same statement.
+    """One execution. args: what goes between the brackets of EXECUTE; most: buffers; name: beside
+    other cases of the same statement.
 
-    In args {seen} and {now} stand for snapshots of before and after the last rows of the feed, {fence} for what `append` is fenced with.
+    In args {seen} and {now} stand for snapshots of before and after the last rows of the feed,
+    {fence} for what `append` is fenced with.
     """
 
     session: str
@@ -70,8 +75,16 @@ def check(conv: int) -> int:
     return pair_check(UserId(f"a{conv}"), UserId(f"b{conv}"))
 
 
-def batch(messages: Sequence[tuple[int, int, int]] = (), changes: Sequence[tuple[int, int, int, int]] = (), named: Sequence[int] = ()) -> str:
-    """messages: (conversation, number of the cid, flags); changes: (conversation, number of the cid, kind, ref); named: cids of what they change."""
+def batch(
+    messages: Sequence[tuple[int, int, int]] = (),
+    changes: Sequence[tuple[int, int, int, int]] = (),
+    named: Sequence[int] = (),
+) -> str:
+    """messages:
+
+    (conversation, number of the cid, flags); changes: (conversation, number of the cid, kind, ref);
+    named: cids of what they change.
+    """
     m, x = messages, changes
     m_any = 0
     for _, _, flags in m:
@@ -99,13 +112,32 @@ _HELLO: Final = "text, bigint, text, bigint, boolean, bigint[], bigint"
 _CURSORS: Final = "bigint[], bigint[], bigint[], bigint[], bigint[]"
 _PAIRS: Final = "text[], text[], text[], text"
 
-# By the name of the file, with all that decides what it reads. The first of `append` plans it as a lane that warms up does.
+# By the name of the file, with all that decides what it reads. The first of `append` plans it as a
+# lane that warms up does.
 CASES: Final[dict[str, list[Case]]] = {
     "append": [
         Case("lane", _BATCH, batch(), 10, "nothing"),
-        Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 1, 9_999) for n in range(5)]), (20 + 5 * PARTITIONS) * 5, "edit of nothing"),
-        Case("lane", _BATCH, batch([], [(DEEP, cid_of(DEEP, 3_990 + n), 1, 5) for n in range(5)]), (20 + EACH_PARTITION) * 5, "edit, dup"),
-        Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 1, DEEP_ROWS - 5 + n) for n in range(5)]), (20 + 5 * PARTITIONS) * 5, "edit"),
+        Case(
+            "lane",
+            _BATCH,
+            batch([], [(DEEP, NEW_CID + n, 1, 9_999) for n in range(5)]),
+            (20 + 5 * PARTITIONS) * 5,
+            "edit of nothing",
+        ),
+        Case(
+            "lane",
+            _BATCH,
+            batch([], [(DEEP, cid_of(DEEP, 3_990 + n), 1, 5) for n in range(5)]),
+            (20 + EACH_PARTITION) * 5,
+            "edit, dup",
+        ),
+        Case(
+            "lane",
+            _BATCH,
+            batch([], [(DEEP, NEW_CID + n, 1, DEEP_ROWS - 5 + n) for n in range(5)]),
+            (20 + 5 * PARTITIONS) * 5,
+            "edit",
+        ),
         Case(
             "lane",
             _BATCH,
@@ -113,8 +145,20 @@ CASES: Final[dict[str, list[Case]]] = {
             (20 + 5 * PARTITIONS) * 4,
             "edit, named by cid",
         ),
-        Case("lane", _BATCH, batch([], [(DEEP, NEW_CID + n, 2, 5 + n) for n in range(4)]), (40 + EACH_PARTITION) * 4, "delete"),
-        Case("lane", _BATCH, batch([(DEEP, NEW_CID + n, 3) for n in range(20)]), (10 + EACH_PARTITION) * 20, "probes for what is not there"),
+        Case(
+            "lane",
+            _BATCH,
+            batch([], [(DEEP, NEW_CID + n, 2, 5 + n) for n in range(4)]),
+            (40 + EACH_PARTITION) * 4,
+            "delete",
+        ),
+        Case(
+            "lane",
+            _BATCH,
+            batch([(DEEP, NEW_CID + n, 3) for n in range(20)]),
+            (10 + EACH_PARTITION) * 20,
+            "probes for what is not there",
+        ),
         Case("lane", _BATCH, batch([(c, cid_of(c, ROWS), 0) for c in SOME]), 12 * N, "dup of today"),
         Case("lane", _BATCH, batch([(c, cid_of(c, 1), 2) for c in SOME]), (20 + EACH_PARTITION) * N, "dup of long ago"),
         Case("lane", _BATCH, batch([(c, NEW_CID + c, 0) for c in SOME]), 30 * N, "fresh"),
@@ -132,14 +176,29 @@ CASES: Final[dict[str, list[Case]]] = {
     "entries_many": [
         Case("reads", _MANY, f"{ints(SOME)}, {each(ROWS - 10)}, {each(ROWS)}, 200", (EACH_PARTITION + 20) * N),
         Case("reads", _MANY, f"{ints(SOME)}, {each(0)}, {each(ROWS)}, 200", (EACH_PARTITION + 60) * N, "whole"),
-        Case("reads", _MANY, f"'{{{DEEP}}}', '{{3900}}', '{{{DEEP_ROWS}}}', 200", EACH_PARTITION + 160, "edits in a long one"),
+        Case(
+            "reads",
+            _MANY,
+            f"'{{{DEEP}}}', '{{3900}}', '{{{DEEP_ROWS}}}', 200",
+            EACH_PARTITION + 160,
+            "edits in a long one",
+        ),
     ],
     "feed_prune": [Case("feed", "text, text, bigint", "{seen}, {now}, 50000", 60)],
-    "feed_since": [Case("feed", "text, bigint", f"{{seen}}, {2**60}", 10), Case("feed", "text, bigint", "NULL, 0", 0, "first")],
+    "feed_since": [
+        Case("feed", "text, bigint", f"{{seen}}, {2**60}", 10),
+        Case("feed", "text, bigint", "NULL, 0", 0, "first"),
+    ],
     "floors": [Case("retention", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "flush_cursors": [
         Case("reads", _CURSORS, f"{ints(SOME)}, {each(ROWS)}, {each(0)}, {each(ROWS)}, {each(0)}", 20 * N, "delivered"),
-        Case("reads", _CURSORS, f"{ints(SOME)}, {each(ROWS)}, {each(30)}, {each(ROWS)}, {each(20)}", (20 + 2 * EACH_PARTITION) * N, "read"),
+        Case(
+            "reads",
+            _CURSORS,
+            f"{ints(SOME)}, {each(ROWS)}, {each(30)}, {each(ROWS)}, {each(20)}",
+            (20 + 2 * EACH_PARTITION) * N,
+            "read",
+        ),
     ],
     "flush_users": [Case("reads", "text[], bigint[]", f"{texts(PEOPLE)}, {each(5)}", 2 * PROBE * N)],
     "cursors_locked": [Case("reads", "bigint[]", ints(SOME), 3 * PROBE * N)],
@@ -166,12 +225,22 @@ CASES: Final[dict[str, list[Case]]] = {
     "partitions_left": [Case("reads", "bigint", "86400", 6 * PARTITIONS)],
     "raise_floors": [Case("retention", "bigint, bigint", "100, 20", 20 * 20)],
     "resolve": [
-        Case("reads", _PAIRS, f"{texts(PEOPLE)}, {texts(f'b{n}' for n in SOME)}, {texts(PEOPLE)}, '300'", 3 * PROBE * N),
-        Case("reads", _PAIRS, f"{texts(PEOPLE)}, {texts(f'n{n}' for n in SOME)}, array_fill(NULL::text, ARRAY[{N}]), '0'", 6 * PROBE * N, "new"),
+        Case(
+            "reads", _PAIRS, f"{texts(PEOPLE)}, {texts(f'b{n}' for n in SOME)}, {texts(PEOPLE)}, '300'", 3 * PROBE * N
+        ),
+        Case(
+            "reads",
+            _PAIRS,
+            f"{texts(PEOPLE)}, {texts(f'n{n}' for n in SOME)}, array_fill(NULL::text, ARRAY[{N}]), '0'",
+            6 * PROBE * N,
+            "new",
+        ),
     ],
     "seen": [Case("reads", "text[]", texts(PEOPLE), N * PROBE)],
     "user_known": [Case("reads", "text", "'a110'", 3 * PROBE), Case("reads", "text", "'nobody'", 3 * PROBE, "new")],
-    "states": [Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)],
+    "states": [
+        Case("feed", "text[], text", f"{texts([*PEOPLE, *(f'b{n}' for n in range(120, 140))])}, '0'", 40 * 2 * PROBE)
+    ],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],
     "restamp": [Case("watch", "bigint", "20", 40 + 3 * PROBE * 20)],
@@ -185,15 +254,17 @@ INLINE: Final[dict[str, tuple[str, Case]]] = {
     "ping": ("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", Case("reads", "", "", 0)),
 }
 # (label, statement, case)
-ALL: Final = [(f"{name}: {case.name}" if case.name else name, query(name), case) for name, cases in CASES.items() for case in cases] + [
-    (name, text, case) for name, (text, case) in INLINE.items()
-]
+ALL: Final = [
+    (f"{name}: {case.name}" if case.name else name, query(name), case)
+    for name, cases in CASES.items()
+    for case in cases
+] + [(name, text, case) for name, (text, case) in INLINE.items()]
 
-# ---- the log -----------------------------------------------------------------------------------------------------------------------------
+# ---- the log -------------------------------------------------------------------------------------
 
 DAY: Final = "date_trunc('day', now() AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'"
-# Seqs and times of a conversation rise together; every tenth entry is an edit of the one before. Of today are the deep one's second half, and the
-# last three entries of each other one.
+# Seqs and times of a conversation rise together; every tenth entry is an edit of the one before. Of
+# today are the deep one's second half, and the last three entries of each other one.
 _LOG: Final = f"""
     INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body, ref, ref_ts)
     SELECT e.conv, e.seq, e.ts, md5((e.conv * 10000 + e.seq)::text)::uuid, e.seq, 0, 0,
@@ -215,7 +286,9 @@ _LOG: Final = f"""
 
 
 def people(conn: psycopg.Connection[Any]) -> None:
-    conn.execute("INSERT INTO users (id, seen_ms) SELECT s || i, 1 FROM generate_series(1, 2000) i, unnest(ARRAY['a', 'b']) s ON CONFLICT DO NOTHING")
+    conn.execute(
+        "INSERT INTO users (id, seen_ms) SELECT s || i, 1 FROM generate_series(1, 2000) i, unnest(ARRAY['a', 'b']) s ON CONFLICT DO NOTHING"
+    )
     conn.execute(
         "INSERT INTO conversations (id, a, b, head, na) OVERRIDING SYSTEM VALUE"
         " SELECT i, 'a' || i, 'b' || i, 0, 0 FROM generate_series(1, %(convs)s) i"
@@ -225,12 +298,25 @@ def people(conn: psycopg.Connection[Any]) -> None:
         {"convs": CONVERSATIONS, "hub": HUB, "quiet": QUIET},
     )
     conn.execute("SELECT setval(pg_get_serial_sequence('conversations', 'id'), 100000)")
-    conn.execute("INSERT INTO cursors (conv, a_delivered, xid) SELECT id, 1, pg_current_xact_id() FROM conversations ON CONFLICT DO NOTHING")
+    conn.execute(
+        "INSERT INTO cursors (conv, a_delivered, xid) SELECT id, 1, pg_current_xact_id() FROM conversations ON CONFLICT DO NOTHING"
+    )
     conn.execute("INSERT INTO feed (kind, data) SELECT 0, ARRAY[i, i] FROM generate_series(1, 3000) i")
 
 
 def log(conn: psycopg.Connection[Any], *, old: bool = True, today: bool = True) -> None:
-    conn.execute(_LOG, {"deep": DEEP, "deep_rows": DEEP_ROWS, "rows": ROWS, "convs": CONVERSATIONS, "days": DAYS, "old": old, "today": today})
+    conn.execute(
+        _LOG,
+        {
+            "deep": DEEP,
+            "deep_rows": DEEP_ROWS,
+            "rows": ROWS,
+            "convs": CONVERSATIONS,
+            "days": DAYS,
+            "old": old,
+            "today": today,
+        },
+    )
     conn.execute(
         f"UPDATE conversations SET head = rows, na = rows, last_ts = {DAY} + interval '1 ms' * rows"
         " FROM (SELECT CASE id WHEN %s THEN %s ELSE %s END AS rows, id AS conv FROM conversations) r WHERE conv = id AND id <= %s",
@@ -246,7 +332,9 @@ def full(conn: psycopg.Connection[Any]) -> None:
 def one_user(conn: psycopg.Connection[Any]) -> None:
     """All conversations are of one user, and all entries of one conversation."""
     conn.execute("INSERT INTO conversations (a, b) VALUES ('a1', 'b1')")
-    conn.execute("INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE SELECT 40000 + i, 'a1', 'z' || i FROM generate_series(1, 1000) i")
+    conn.execute(
+        "INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE SELECT 40000 + i, 'a1', 'z' || i FROM generate_series(1, 1000) i"
+    )
     conn.execute("INSERT INTO users VALUES ('a1', 1), ('b1', 1)")
     conn.execute("INSERT INTO cursors (conv, xid) VALUES (1, pg_current_xact_id())")
     conn.execute(
@@ -294,11 +382,22 @@ def another_day(conn: psycopg.Connection[Any]) -> None:
 
 # What a database or a role may set for its sessions; with it costs mean nothing.
 HOSTILE: Final = {
-    "plan_cache_mode": "force_custom_plan", "enable_indexscan": "off", "enable_indexonlyscan": "off", "enable_nestloop": "off",
-    "enable_partition_pruning": "off", "enable_tidscan": "off", "max_parallel_workers_per_gather": "8", "parallel_setup_cost": "0",
-    "parallel_tuple_cost": "0", "min_parallel_table_scan_size": "0", "min_parallel_index_scan_size": "0", "jit": "on", "jit_above_cost": "0",
-    "random_page_cost": "0.1", "work_mem": "64kB",
-}  # fmt: skip
+    "plan_cache_mode": "force_custom_plan",
+    "enable_indexscan": "off",
+    "enable_indexonlyscan": "off",
+    "enable_nestloop": "off",
+    "enable_partition_pruning": "off",
+    "enable_tidscan": "off",
+    "max_parallel_workers_per_gather": "8",
+    "parallel_setup_cost": "0",
+    "parallel_tuple_cost": "0",
+    "min_parallel_table_scan_size": "0",
+    "min_parallel_index_scan_size": "0",
+    "jit": "on",
+    "jit_above_cost": "0",
+    "random_page_cost": "0.1",
+    "work_mem": "64kB",
+}
 
 
 def hostile(conn: psycopg.Connection[Any]) -> None:

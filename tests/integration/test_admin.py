@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ParamSpec
 
 import pytest
 
-from chatd import admin
-from chatd.admin import CONNECTIONS_MAX, HEAD_BYTES_MAX, Admin
 from chatd.metrics import Metrics
+from chatd.ops import admin
+from chatd.ops.admin import CONNECTIONS_MAX, HEAD_BYTES_MAX, Admin
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -89,7 +89,10 @@ async def test_metrics_are_in_prometheus_text_format(node: Node) -> None:
 
 @bounded
 async def test_who_asks_for_the_metrics_at_one_time_shares_them(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is milliseconds of the loop. What is shared was made after everybody had asked: nobody gets an older one."""
+    """Each is milliseconds of the loop.
+
+    What is shared was made after everybody had asked: nobody gets an older one.
+    """
     made: list[float] = []
     real = node.metrics.exposition
 
@@ -140,7 +143,9 @@ async def test_head_has_no_body_and_other_methods_are_refused(node: Node) -> Non
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/METRICS", "//metrics", "/../metrics", "/%6detrics", "*", "http://x/metrics"])
+@pytest.mark.parametrize(
+    "path", ["/", "/metrics/", "/METRICS", "//metrics", "/../metrics", "/%6detrics", "*", "http://x/metrics"]
+)
 async def test_everything_else_is_404(node: Node, path: str) -> None:
     assert (await node.get(path))[0] == 404
 
@@ -180,7 +185,8 @@ async def test_a_client_that_sends_no_whole_request_is_dropped(node: Node) -> No
 
 @bounded
 async def test_a_client_that_does_not_take_its_answer_is_dropped(node: Node) -> None:
-    node.metrics.connections_closed = {(f"reason {n}", "0"): n for n in range(100_000)}  # an answer larger than any socket's buffers
+    # An answer larger than any socket's buffers
+    node.metrics.connections_closed = {(f"reason {n}", "0"): n for n in range(100_000)}
     reader, writer = await asyncio.open_connection("127.0.0.1", node.port, limit=1)
     writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
     (task,) = await some(node)

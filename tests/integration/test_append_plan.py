@@ -1,7 +1,9 @@
-"""How much work the statement of `append` that writes messages is, by EXPLAIN: the rows that go through the nodes of its plan.
+"""How much work the statement of `append` that writes messages is, by EXPLAIN: the rows that go
+through the nodes of its plan.
 
-The statement is cut out of the function as the database has it, and planned as in a lane. Lanes plan without hash and merge joins; a join of the rows
-with their conversations then looks at all conversations for each row, and a batch of 1,024 rows costs three times as much a row as one of 50.
+The statement is cut out of the function as the database has it, and planned as in a lane. Lanes
+plan without hash and merge joins; a join of the rows with their conversations then looks at all
+conversations for each row, and a batch of 1,024 rows costs three times as much a row as one of 50.
 """
 
 from __future__ import annotations
@@ -20,10 +22,19 @@ if TYPE_CHECKING:
 
 # What the statement takes from the function around it, as parameters: name -> type.
 NAMES = {
-    "m_conv": "bigint[]", "m_cid": "uuid[]", "m_body": "text[]", "t": "timestamptz", "skip": "integer[]", "feeding": "boolean",
-    "m_flags": "integer[]", "m_side": "smallint[]", "t_ms": "bigint",
-}  # fmt: skip
-ROWS_OF_A_MESSAGE_MAX = 22  # measured 21 for one alone, 18 where each message has a conversation of its own; two of them count what was written
+    "m_conv": "bigint[]",
+    "m_cid": "uuid[]",
+    "m_body": "text[]",
+    "t": "timestamptz",
+    "skip": "integer[]",
+    "feeding": "boolean",
+    "m_flags": "integer[]",
+    "m_side": "smallint[]",
+    "t_ms": "bigint",
+}
+# Measured 21 for one alone, 18 where each message has a conversation of its own; two of them count
+# what was written
+ROWS_OF_A_MESSAGE_MAX = 22
 
 
 @pytest.fixture
@@ -34,7 +45,9 @@ def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: int, arguments: int = 15) -> float:
-    """All rows that the plan's nodes made or threw away, for one of `rows` messages spread evenly over conversations."""
+    """All rows that the plan's nodes made or threw away, for one of `rows` messages spread evenly
+    over conversations.
+    """
     source = one(db, "SELECT prosrc FROM pg_proc WHERE proname = 'append' AND pronargs = %s", (arguments,))
     (statement,) = re.findall(r"RETURN QUERY\s+(WITH .*?);", source, re.DOTALL)
     for n, name in enumerate(NAMES, 1):
@@ -45,7 +58,10 @@ def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: i
     arrays: list[list[Any]] = [of, [cid() for _ in of], ["hi"] * rows]
     literals = ", ".join("'{" + ",".join(map(str, array)) + "}'" for array in arrays)
     flags, sides = ",".join(str(checks[conv]) for conv in of), ",".join("0" for _ in of)
-    explained = one(db, f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false, '{{{flags}}}', '{{{sides}}}', 1)")
+    explained = one(
+        db,
+        f"EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE s ({literals}, now(), '{{}}', false, '{{{flags}}}', '{{{sides}}}', 1)",
+    )
     db.execute("DEALLOCATE s")
     work = 0.0
     gone = ("Actual Rows", "Rows Removed by Join Filter", "Rows Removed by Filter")
@@ -55,7 +71,10 @@ def rows_of_a_message(db: psycopg.Connection[Any], convs: Sequence[int], rows: i
 
 
 def conversations(db: psycopg.Connection[Any], count: int) -> list[int]:
-    made = db.execute("INSERT INTO conversations (a, b) SELECT 'a' || i, 'b' || i FROM generate_series(1, %s) i RETURNING id", (count,))
+    made = db.execute(
+        "INSERT INTO conversations (a, b) SELECT 'a' || i, 'b' || i FROM generate_series(1, %s) i RETURNING id",
+        (count,),
+    )
     return [id for (id,) in made]
 
 

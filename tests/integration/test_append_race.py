@@ -1,6 +1,8 @@
-"""Several writers on one log: a cid that two of them bring is written once, and none waits for another in a circle.
+"""Several writers on one log: a cid that two of them bring is written once, and none waits for
+another in a circle.
 
-The check is shown to catch the fault it is there for: a twin of `append` that looks for duplicates before it holds the locks.
+The check is shown to catch the fault it is there for: a twin of `append` that looks for duplicates
+before it holds the locks.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psycopg
 import pytest
 
-from chatd.queries import query
+from chatd.postgres.queries import query
 from tests.integration.logs import (
     LANE_OPTIONS,
     Change,
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 RACES = 1_500  # over a partition edge each second: some 3 s
-AHEAD = 60  # partitions of a second made ahead, again for every ROUND races: a busy machine may take a minute for all of them
+# Partitions of a second made ahead, again for every ROUND races: a busy machine may take a minute
+# for all of them
+AHEAD = 60
 ROUND = 100
 LOCKS = """    SELECT max(v.last_ts), count(*) INTO newest, locked FROM (
         SELECT v.last_ts FROM conversations v WHERE v.id = ANY (m_conv || x_conv) ORDER BY v.id FOR NO KEY UPDATE
@@ -50,7 +54,9 @@ def naive(conn: psycopg.Connection[Any]) -> None:
 
 
 class Raced(NamedTuple):
-    """What came of many races: cids written twice, partitions in which entries are, races in which one was told `dup`."""
+    """What came of many races: cids written twice, partitions in which entries are, races in which
+    one was told `dup`.
+    """
 
     doubled: int
     partitions: int
@@ -58,7 +64,9 @@ class Raced(NamedTuple):
 
 
 def race(conninfo: str, races: int, naively: bool = False) -> Raced:
-    """Two nodes bring the same cid of the same conversation at the same moment, again and again, over edges of partitions of one second."""
+    """Two nodes bring the same cid of the same conversation at the same moment, again and again,
+    over edges of partitions of one second.
+    """
     with connect(conninfo, options=LANE_OPTIONS) as one_node, connect(conninfo, options=LANE_OPTIONS) as other:
         convs = [conversation(one_node, "alice", f"peer {n}") for n in range(5)]
         if naively:
@@ -78,9 +86,14 @@ def race(conninfo: str, races: int, naively: bool = False) -> Raced:
             for start in range(0, races, ROUND):
                 partitions(one_node, 1, ahead=AHEAD)
                 cids = [[cid() for _ in convs] for _ in range(min(ROUND, races - start))]
-                dups += sum(run.result() for run in [threads.submit(bring, one_node, cids), threads.submit(bring, other, cids)])
+                dups += sum(
+                    run.result() for run in [threads.submit(bring, one_node, cids), threads.submit(bring, other, cids)]
+                )
         doubled = one(one_node, "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv, cid HAVING count(*) > 1) d")
-        holes = one(one_node, "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv HAVING count(DISTINCT seq) <> max(seq) OR min(seq) <> 1) d")
+        holes = one(
+            one_node,
+            "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv HAVING count(DISTINCT seq) <> max(seq) OR min(seq) <> 1) d",
+        )
         assert holes == 0
         return Raced(doubled, one(one_node, "SELECT count(DISTINCT tableoid) FROM entries"), dups)
 
@@ -98,10 +111,18 @@ def test_the_race_catches_a_check_before_the_lock(fresh_db: str) -> None:
 
 @pytest.mark.parametrize("naively", [False, True])
 @pytest.mark.parametrize("kind", ["message", "edit", "message again"])
-def test_a_repeat_that_waits_while_the_first_commits_over_an_edge_sees_it(fresh_db: str, naively: bool, kind: str) -> None:
-    """The same, step by step: the second node waits for the lock, the partition's edge passes, the first node commits."""
+def test_a_repeat_that_waits_while_the_first_commits_over_an_edge_sees_it(
+    fresh_db: str, naively: bool, kind: str
+) -> None:
+    """The same, step by step: the second node waits for the lock, the partition's edge passes, the
+    first node commits.
+    """
     patient = f"{LANE_OPTIONS} -c lock_timeout=0"
-    with connect(fresh_db, options=patient) as first, connect(fresh_db, options=patient) as second, ThreadPoolExecutor(1) as thread:
+    with (
+        connect(fresh_db, options=patient) as first,
+        connect(fresh_db, options=patient) as second,
+        ThreadPoolExecutor(1) as thread,
+    ):
         partitions(first, 1, ahead=AHEAD)
         conv, known = conversation(first), cid()
         append(first, [Message(conv, "to be edited")])
@@ -118,7 +139,8 @@ def test_a_repeat_that_waits_while_the_first_commits_over_an_edge_sees_it(fresh_
             waits = thread.submit(bring, second)
             while not one(first, "SELECT cardinality(pg_blocking_pids(%s))", (second.info.backend_pid,)):
                 assert not waits.done()
-            first.execute("SELECT pg_sleep(1.01 - mod(extract(epoch FROM clock_timestamp()), 1))")  # until the next partition has begun
+            # Until the next partition has begun
+            first.execute("SELECT pg_sleep(1.01 - mod(extract(epoch FROM clock_timestamp()), 1))")
         (repeat,) = waits.result(30)
         if naively and kind != "edit":  # the edit's own check comes after the lock even in the twin
             assert repeat.note is None, "the seeded fault is not there any more: look at `naive`"
@@ -134,7 +156,9 @@ def test_a_database_set_to_repeatable_read_does_not_set_lanes_to_it(fresh_db: st
 
 
 def test_nodes_with_overlapping_conversations_never_deadlock(fresh_db: str) -> None:
-    """Two lanes in opposite orders, edits too, beside the flush of cursors and the raising of floors, all on the same few conversations."""
+    """Two lanes in opposite orders, edits too, beside the flush of cursors and the raising of
+    floors, all on the same few conversations.
+    """
     with connect(fresh_db) as conn:
         partitions(conn)
         convs = [conversation(conn, "alice", f"peer {n}") for n in range(40)]
@@ -154,7 +178,9 @@ def test_nodes_with_overlapping_conversations_never_deadlock(fresh_db: str) -> N
         with connect(fresh_db) as conn:
             for n in range(150):
                 picked = shuffled.sample(convs, 30)
-                psycopg.RawCursor(conn).execute(query("flush_cursors"), (picked, [n] * 30, [n] * 30, [0] * 30, [0] * 30))
+                psycopg.RawCursor(conn).execute(
+                    query("flush_cursors"), (picked, [n] * 30, [n] * 30, [0] * 30, [0] * 30)
+                )
         return 0
 
     def floors(_: int) -> int:

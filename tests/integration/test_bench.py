@@ -1,6 +1,8 @@
-"""`python -m bench` as a command: it starts and stops servers of its own, and its exit status, JSON and page say the same.
+"""`python -m bench` as a command: it starts and stops servers of its own, and its exit status, JSON
+and page say the same.
 
-Tiny runs, of no worth as measurements: that each scenario counts what it is about, and that what goes wrong shows.
+Tiny runs, of no worth as measurements: that each scenario counts what it is about, and that what
+goes wrong shows.
 """
 
 from __future__ import annotations
@@ -29,14 +31,36 @@ QUICK = {
     **dict.fromkeys(("send", "fanout", "soak", "saturate"), ("--warm-wal-mib=1",)),
 }  # fmt: skip
 KEYS = {
-    "sent", "acked", "lost", "duplicated", "reordered", "p50_ms", "p95_ms", "p99_ms", "ack_p50_ms", "ack_p95_ms", "ack_p99_ms", "rate", "connections",
-    "seconds", "curves", "windows", "options",
-    "server_cpu_us_per_msg", "postgres_cpu_us_per_msg", "generator_lag_p99_ms", "machine", "versions", "settings",
-}  # fmt: skip
+    "sent",
+    "acked",
+    "lost",
+    "duplicated",
+    "reordered",
+    "p50_ms",
+    "p95_ms",
+    "p99_ms",
+    "ack_p50_ms",
+    "ack_p95_ms",
+    "ack_p99_ms",
+    "rate",
+    "connections",
+    "seconds",
+    "curves",
+    "windows",
+    "options",
+    "server_cpu_us_per_msg",
+    "postgres_cpu_us_per_msg",
+    "generator_lag_p99_ms",
+    "machine",
+    "versions",
+    "settings",
+}
 
 
 def is_nothing_left(tmp_path: Path) -> bool:
-    """No process with this test's folder among its arguments: a bench's servers have it, as it is their temporary folder."""
+    """No process with this test's folder among its arguments: a bench's servers have it, as it is
+    their temporary folder.
+    """
     commands = (command_of(int(folder.name)) for folder in Path("/proc").glob("[0-9]*"))
     return not any(bytes(tmp_path) in command for command in commands)
 
@@ -62,7 +86,9 @@ def bench(tmp_path: Path, *flags: str) -> tuple[int, dict[str, Any], str]:
     quick = QUICK.get(flags[0], ())
     command = [sys.executable, "-m", "bench", flags[0], *quick, *flags[1:], "--json", str(out)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False, env=environment)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False, env=environment
+    )
     assert out.exists(), done.stdout + done.stderr
     figures = json.loads(out.read_text())
     assert done.returncode == (1 if figures["void"] or figures["over"] else 0), done.stdout
@@ -82,22 +108,35 @@ def test_send_counts_every_message_and_tells_what_it_cost(tmp_path: Path) -> Non
 
 
 def test_over_budget_is_status_1(tmp_path: Path) -> None:
-    status, figures, _ = bench(tmp_path, "send", "--rate=100", "--connections=4", "--seconds=1", "--budget-p99-ms=0.001")
+    status, figures, _ = bench(
+        tmp_path, "send", "--rate=100", "--connections=4", "--seconds=1", "--budget-p99-ms=0.001"
+    )
     assert any(sentence.startswith("p99_ms") for sentence in figures["over"])
     assert status == 1
 
 
 def test_what_the_server_refuses_is_lost(tmp_path: Path) -> None:
-    """A real fault: the server's rate limit is on, so all but the first ten of each user are refused."""
+    """A real fault: the server's rate limit is on, so all but the first ten of each user are
+    refused.
+    """
     flags = ("--set=rate_messages=10", "--set=rate_per_ms=60000", "--set=rate_penalties_max=64")
     _, figures, said = bench(tmp_path, "send", "--rate=200", "--connections=4", "--seconds=1", "--drain=2", *flags)
     assert figures["lost"] == figures["errors"]["rate_limited"] + figures["errors"]["blocked"] > 0, said
     assert figures["p99_ms"] is None
 
 
-@pytest.mark.parametrize(("flag", "word"), [("--url=http://x/ws", "ws://"), ("--url=ws://127.0.0.1:1/ws", "--keys-file")])
+@pytest.mark.parametrize(
+    ("flag", "word"), [("--url=http://x/ws", "ws://"), ("--url=ws://127.0.0.1:1/ws", "--keys-file")]
+)
 def test_a_wrong_target_is_one_line_and_status_2(flag: str, word: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "bench", "send", flag], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "send", flag],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S_MAX,
+        check=False,
+    )
     assert done.returncode == 2
     assert word in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -125,9 +164,14 @@ def test_nothing_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("flags", [["--devices=3", "--connections=24", "--burst=10"], ["--ack=all", "--read=0.3", "--hot=0.5"], ["--generators=2"]])
+@pytest.mark.parametrize(
+    "flags",
+    [["--devices=3", "--connections=24", "--burst=10"], ["--ack=all", "--read=0.3", "--hot=0.5"], ["--generators=2"]],
+)
 def test_send_in_its_varieties(tmp_path: Path, flags: list[str]) -> None:
-    _, figures, said = bench(tmp_path, "send", "--rate=200", "--connections=20", "--seconds=1", "--body-mix=0.9:50-200,0.1:1500-2000", *flags)
+    _, figures, said = bench(
+        tmp_path, "send", "--rate=200", "--connections=20", "--seconds=1", "--body-mix=0.9:50-200,0.1:1500-2000", *flags
+    )
     assert (figures["sent"], figures["delivered"], figures["lost"], figures["stray"]) == (200, 200, 0, 0), said
     if "--ack=all" in flags:
         assert figures["requests"]["ack"] >= 200
@@ -147,8 +191,16 @@ def test_a_storm_of_hellos_and_an_idle_crowd(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_come_back_for_what_they_missed(tmp_path: Path) -> None:
-    _, figures, said = bench(tmp_path, "resync", "--clients=60", "--storms=2", "--storm-s=2", "--beside=100", "--beside-connections=10")
-    assert (figures["missing"], figures["lost"], figures["duplicated"], figures["reordered"], figures["stray"]) == (0, 0, 0, 0, 0), said
+    _, figures, said = bench(
+        tmp_path, "resync", "--clients=60", "--storms=2", "--storm-s=2", "--beside=100", "--beside-connections=10"
+    )
+    assert (figures["missing"], figures["lost"], figures["duplicated"], figures["reordered"], figures["stray"]) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+    ), said
     assert len(figures["windows"]) == 2
     assert figures["back_max_ms"] == pytest.approx(1000 * figures["seconds_to_all"], rel=0.002, abs=1)
 
@@ -156,7 +208,14 @@ def test_all_come_back_for_what_they_missed(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_a_resync_does_not_bring_is_missing(tmp_path: Path) -> None:
     """A real fault: the server sends less than was missed, and says `page` instead."""
-    flags = ("--clients=10", "--unread=5", "--storm-s=1", "--beside-connections=4", "--drain=4", "--set=resync_entries_max=4")
+    flags = (
+        "--clients=10",
+        "--unread=5",
+        "--storm-s=1",
+        "--beside-connections=4",
+        "--drain=4",
+        "--set=resync_entries_max=4",
+    )
     _, figures, _ = bench(tmp_path, "resync", *flags)
     assert figures["missing"] == 50
     assert figures["lost"] == 50
@@ -187,7 +246,9 @@ def test_history_is_filled_once_and_read_at_all_depths(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_soak_sees_people_come_back_and_reads_what_the_server_holds(tmp_path: Path) -> None:
-    _, figures, said = bench(tmp_path, "soak", "--seconds=6", "--rate=100", "--connections=20", "--every=0.5", "--churn=0.2")
+    _, figures, said = bench(
+        tmp_path, "soak", "--seconds=6", "--rate=100", "--connections=20", "--every=0.5", "--churn=0.2"
+    )
     assert (figures["sent"], figures["lost"], figures["duplicated"], figures["reordered"]) == (600, 0, 0, 0), said
     assert figures["returns"] > 5
     assert figures["pss_slope_percent"] is not None
@@ -224,14 +285,22 @@ def test_an_attack_is_felt_by_the_honest_and_told_what_it_did(tmp_path: Path) ->
     assert unknown["closes"].keys() <= {"4008", "4009"}
     assert unknown["attacker_errors"]["unknown_type"] > 0
     assert reads["bytes_in"] > 1_000_000, "pages of 200 KB"
-    assert (figures["wrong_closes"], figures["lost"], figures["dropped_n"], figures["unanswered"], figures["kept_out"]) == (0, 0, 0, 0, 0), said
+    assert (
+        figures["wrong_closes"],
+        figures["lost"],
+        figures["dropped_n"],
+        figures["unanswered"],
+        figures["kept_out"],
+    ) == (0, 0, 0, 0, 0), said
     assert all(one["ping_p99_ms"] > 0 and one["rss_most_mib"] > 20 for one in figures["windows"])
 
 
 @pytest.mark.slow
 def test_an_attacker_who_is_not_closed_is_a_fault(tmp_path: Path) -> None:
     """A real one: the server counts no frames."""
-    _, figures, _ = bench(tmp_path, "attack", "--kind=pongs", "--seconds=1", "--set=frames_per_s=1000000", "--set=frames_burst=1000000")
+    _, figures, _ = bench(
+        tmp_path, "attack", "--kind=pongs", "--seconds=1", "--set=frames_per_s=1000000", "--set=frames_burst=1000000"
+    )
     assert figures["wrong_closes"] == 1
     assert "wrong_closes" in {sentence.split()[0] for sentence in figures["over"]}
 
@@ -246,7 +315,12 @@ def test_workers_live_through_an_attack(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_client_on_a_slow_line_gets_all_on_one_connection(tmp_path: Path) -> None:
     _, figures, said = bench(tmp_path, "slowline", "--mb=1", "--mbit=4")
-    assert (figures["missing"], figures["wrong_n"], figures["connections"], figures["lost_connections"]) == (0, 0, 1, 0), said
+    assert (figures["missing"], figures["wrong_n"], figures["connections"], figures["lost_connections"]) == (
+        0,
+        0,
+        1,
+        0,
+    ), said
     assert figures["seconds"] > 1.5, "the line was slow"
     assert 1.0 < figures["mbit_read"] < 4.4
 
@@ -263,16 +337,18 @@ def test_what_a_slow_line_does_not_bring_is_missing(tmp_path: Path) -> None:
 def test_budgets_are_held_by_running_the_scenarios(tmp_path: Path) -> None:
     budgets = tmp_path / "budgets.toml"
     run = '[[run]]\nname = "{}"\nargs = "send --rate 60 --connections 4 --seconds 60"\nquick = "send --rate 60 --connections 4 --seconds 1"\n'
-    budgets.write_text(f'{run.format("a")}most = {{ lost = 0 }}\n{run.format("b")}most = {{ p99_ms = 0.001 }}\n')
+    budgets.write_text(f"{run.format('a')}most = {{ lost = 0 }}\n{run.format('b')}most = {{ p99_ms = 0.001 }}\n")
     command = [sys.executable, "-m", "bench", "budget", "--quick", f"--budgets={budgets}", f"--out={tmp_path}"]
-    done = subprocess.run([*command, "--add=--set lanes=2"], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False)
+    done = subprocess.run(
+        [*command, "--add=--set lanes=2"], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S_MAX, check=False
+    )
     assert done.returncode == 1, done.stderr
     rows = {line.split()[0]: line.split()[-1] for line in done.stdout.splitlines()[1:3]}
     assert (rows["a"] in ("ok", "VOID"), rows["b"] in ("OVER", "VOID")) == (True, True), done.stdout
     assert json.loads((tmp_path / "a.json").read_text())["settings"]["lanes"] == "2"
 
 
-# ---- the filled database ------------------------------------------------------------------------------------------------------------------
+# ---- the filled database -------------------------------------------------------------------------
 
 FAULTS = (
     "DELETE FROM entries WHERE conv = 3 AND seq = 60",
@@ -296,7 +372,9 @@ def test_a_filled_database_holds_the_schemas_invariants_and_a_fault_in_it_is_fou
         days = conn.execute("SELECT count(DISTINCT tableoid) FROM entries").fetchone()
         assert days is not None
         assert days[0] >= 30
-        assert conn.execute("SELECT nextval(pg_get_serial_sequence('conversations', 'id'))").fetchone() == (len(logs) + 1,)
+        assert conn.execute("SELECT nextval(pg_get_serial_sequence('conversations', 'id'))").fetchone() == (
+            len(logs) + 1,
+        )
         for n, fault in enumerate(FAULTS, 1):
             assert conn.execute(fault).rowcount > 0, fault
             with pytest.raises(TargetError, match=f"^{n} of"):

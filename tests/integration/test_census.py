@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from chatd.config import Settings
-from chatd.doctor import Finding, examine
 from chatd.errors import SettingError
+from chatd.ops.doctor import Finding, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
@@ -49,7 +49,9 @@ async def nodes_finding(url: str, **settings: Any) -> Finding:
     return next(one for one in await asyncio.to_thread(examine, made) if one.about == "nodes")
 
 
-async def test_two_nodes_whose_redis_url_was_forgotten_say_so_once_each(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_two_nodes_whose_redis_url_was_forgotten_say_so_once_each(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     url = make_db()
     with capture_logs() as logs:
         first = await make_server(database_url=url, node_name="one")
@@ -62,12 +64,17 @@ async def test_two_nodes_whose_redis_url_was_forgotten_say_so_once_each(make_ser
         assert found.bad
         assert "one" in found.what
         assert "redis_url" in found.what
-        assert [("one" in names, "two" in names) for names in sorted(warnings(logs))] == [(True, False), (False, True)], "each names the other, once"
+        assert [("one" in names, "two" in names) for names in sorted(warnings(logs))] == [
+            (True, False),
+            (False, True),
+        ], "each names the other, once"
         await second.node.drain()
         await unheard(first, 0)
 
 
-async def test_a_rolling_restart_of_a_lone_node_is_no_alarm(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_a_rolling_restart_of_a_lone_node_is_no_alarm(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     """The old one drains beside the new one, and takes its time."""
     url = make_db()
     with capture_logs() as logs:
@@ -83,7 +90,9 @@ async def test_a_rolling_restart_of_a_lone_node_is_no_alarm(make_server: MakeSer
     assert new.node.census.unheard == []
 
 
-async def test_other_nodes_refuse_lets_a_second_one_not_start(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_other_nodes_refuse_lets_a_second_one_not_start(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     url = make_db()
     first = await make_server(database_url=url, other_nodes="refuse")
     await looks(first, 1)

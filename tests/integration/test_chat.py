@@ -7,19 +7,30 @@ import uuid
 
 import pytest
 
-from chatd import opening
-from chatd.session import Session
+from chatd.chat import hello
+from chatd.core.session import Session
 from tests.fix_server import MakeServer, Server
 
 
 async def test_a_message_is_acked_and_reaches_the_peer_and_the_senders_other_devices(server: Server, cid: str) -> None:
-    alice, phone, bob = await server.connect("alice"), await server.connect("alice", "phone"), await server.connect("bob")
+    alice, phone, bob = (
+        await server.connect("alice"),
+        await server.connect("alice", "phone"),
+        await server.connect("bob"),
+    )
     ok = await alice.say("bob", "hi", cid=cid)
     assert (ok["t"], ok["seq"]) == ("ok", 1)
     entry = await bob.push()
     assert entry == {
-        "t": "entry", "c": ok["c"], "seq": 1, "ts": ok["ts"], "from": "alice", "to": "bob", "kind": "message", "body": "hi",
-    }  # fmt: skip
+        "t": "entry",
+        "c": ok["c"],
+        "seq": 1,
+        "ts": ok["ts"],
+        "from": "alice",
+        "to": "bob",
+        "kind": "message",
+        "body": "hi",
+    }
     assert await phone.push() == {**entry, "cid": cid}
     await alice.quiet()
 
@@ -67,8 +78,16 @@ async def test_edit_and_delete_as_history_shows_them(server: Server) -> None:
     assert edit["seq"] == 2
     await bob.push()
     assert await bob.push() == {
-        "t": "entry", "c": c, "seq": 2, "ts": edit["ts"], "from": "alice", "to": "bob", "kind": "edit", "ref": 1, "body": "hello",
-    }  # fmt: skip
+        "t": "entry",
+        "c": c,
+        "seq": 2,
+        "ts": edit["ts"],
+        "from": "alice",
+        "to": "bob",
+        "kind": "edit",
+        "ref": 1,
+        "body": "hello",
+    }
     page = await bob.request("history", c=c)
     assert [(e["kind"], e["body"], e.get("rev"), e.get("edited")) for e in page["entries"]] == [
         ("message", "hello", 2, edit["ts"]), ("edit", None, None, None),
@@ -76,7 +95,11 @@ async def test_edit_and_delete_as_history_shows_them(server: Server) -> None:
     gone = await alice.request("delete", c=c, cid=str(uuid.uuid4()), ref=1)
     assert gone["seq"] == 3
     page = await bob.request("history", c=c)
-    assert [(e["kind"], e.get("body"), e.get("rev")) for e in page["entries"]] == [("message", None, 3), ("edit", None, None), ("delete", None, None)]
+    assert [(e["kind"], e.get("body"), e.get("rev")) for e in page["entries"]] == [
+        ("message", None, 3),
+        ("edit", None, None),
+        ("delete", None, None),
+    ]
     assert page["entries"][0]["deleted"] == gone["ts"]
     assert (await alice.request("delete", c=c, cid=str(uuid.uuid4()), ref=1))["code"] == "deleted"
 
@@ -92,9 +115,15 @@ async def test_only_participants_can_use_a_conversation(server: Server, cid: str
     alice, _, eve = await server.connect("alice"), await server.connect("bob"), await server.connect("eve")
     c = (await alice.say("bob", "secret"))["c"]
     for t, keys in (
-        ("send", {"cid": cid, "body": "x"}), ("edit", {"cid": cid, "body": "x", "ref": 1}), ("delete", {"cid": cid, "ref": 1}),
-        ("ack", {"seq": 1}), ("read", {"seq": 1}), ("history", {}), ("typing", {}), ("skip", {"cid": cid}),
-    ):  # fmt: skip
+        ("send", {"cid": cid, "body": "x"}),
+        ("edit", {"cid": cid, "body": "x", "ref": 1}),
+        ("delete", {"cid": cid, "ref": 1}),
+        ("ack", {"seq": 1}),
+        ("read", {"seq": 1}),
+        ("history", {}),
+        ("typing", {}),
+        ("skip", {"cid": cid}),
+    ):
         assert (await eve.request(t, c=c, **keys))["code"] == "no_conversation", t
     other = await server.connect("eve", "other", cursors={c: 0})
     assert other.welcome["conversations"] == []
@@ -165,7 +194,14 @@ async def test_cursors_only_go_forward_and_are_pushed_to_the_others(server: Serv
     c = (await alice.push("entry"))["c"]
     assert (await bob.request("ack", c=c, seq=3))["delivered"] == 3
     assert await alice.push() == {"t": "receipt", "c": c, "from": "bob", "to": "alice", "delivered": 3, "read": 0}
-    assert await phone.push("receipt") == {"t": "receipt", "c": c, "from": "bob", "to": "alice", "delivered": 3, "read": 0}
+    assert await phone.push("receipt") == {
+        "t": "receipt",
+        "c": c,
+        "from": "bob",
+        "to": "alice",
+        "delivered": 3,
+        "read": 0,
+    }
     assert (await bob.request("read", c=c, seq=2))["read"] == 2
     assert (await bob.request("read", c=c, seq=1))["read"] == 2
     assert (await bob.request("ack", c=c, seq=4))["code"] == "bad_seq"
@@ -245,7 +281,9 @@ async def test_the_rate_limit_holds_over_devices_and_a_known_cid_is_free(make_se
     assert (known["seq"], known["dup"]) == (1, True)
 
 
-async def test_later_sends_are_blocked_until_the_refused_one_comes_again_or_is_given_up(make_server: MakeServer) -> None:
+async def test_later_sends_are_blocked_until_the_refused_one_comes_again_or_is_given_up(
+    make_server: MakeServer,
+) -> None:
     server = await make_server(rate_messages=1, rate_per_ms=60_000)
     alice = await server.connect("alice")
     await alice.say("bob")
@@ -360,8 +398,10 @@ async def test_a_drain_answers_what_it_has_taken_and_says_when_to_come_back(serv
     assert [f["seq"] for f in bob.pushes if f["t"] == "entry"] == [2]
 
 
-async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "WELCOME_ITEMS", 1)
+async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hello, "WELCOME_ITEMS", 1)
     server = await make_server(rate_messages=100)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     for peer in ("bob", "carol", "dave"):

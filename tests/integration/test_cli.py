@@ -15,7 +15,7 @@ import jwt
 import psycopg
 import pytest
 
-from chatd.auth import Keys, Verifier
+from chatd.chat.auth import Keys, Verifier
 from chatd.config import Settings
 from chatd.errors import SettingError
 from chatd.postgres.watch import RESTAMP_ROWS
@@ -25,7 +25,14 @@ from tests.fix_server import MakeServer, Server
 
 def chatd(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("CHATD_")}
-    return subprocess.run([sys.executable, "-m", "chatd", *args], capture_output=True, text=True, timeout=60, check=False, env={**clean, **env})
+    return subprocess.run(
+        [sys.executable, "-m", "chatd", *args],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**clean, **env},
+    )
 
 
 def test_help_teaches_and_version_tells() -> None:
@@ -83,10 +90,17 @@ def test_token_is_one_that_the_server_takes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("flags", "ttl_s"),
-    [((), 86_400), (("--ttl-s", "700000"), 700_000), (("--token-ttl-max-s", "600"), 600), (("--ttl-s", "600", "--token-ttl-max-s", "600"), 600),
-     (("--ttl-s", "60", "--token-ttl-max-s", "600"), 60)],
-)  # fmt: skip
-def test_token_is_valid_for_as_long_as_asked_and_never_longer_than_the_setting(tmp_path: Path, flags: tuple[str, ...], ttl_s: int) -> None:
+    [
+        ((), 86_400),
+        (("--ttl-s", "700000"), 700_000),
+        (("--token-ttl-max-s", "600"), 600),
+        (("--ttl-s", "600", "--token-ttl-max-s", "600"), 600),
+        (("--ttl-s", "60", "--token-ttl-max-s", "600"), 60),
+    ],
+)
+def test_token_is_valid_for_as_long_as_asked_and_never_longer_than_the_setting(
+    tmp_path: Path, flags: tuple[str, ...], ttl_s: int
+) -> None:
     token = chatd("token", "alice", "--data-dir", str(tmp_path), *flags).stdout.strip()
     claims = jwt.decode(token, options={"verify_signature": False})
     assert claims["exp"] - claims["iat"] == ttl_s
@@ -97,7 +111,9 @@ def test_doctor_says_how_long_tokens_may_be_valid(tmp_path: Path) -> None:
     chatd("keys", "new", "--keys-file", keys)
     database = ("--database-url", "host=127.0.0.1 port=1")
     assert "token_ttl_max_s is not set" in chatd("doctor", "--keys-file", keys, *database).stdout
-    assert "over 600 s are refused" in chatd("doctor", "--keys-file", keys, "--token-ttl-max-s", "600", *database).stdout
+    assert (
+        "over 600 s are refused" in chatd("doctor", "--keys-file", keys, "--token-ttl-max-s", "600", *database).stdout
+    )
 
 
 def test_migrate_says_what_it_does(empty_db: str) -> None:
@@ -110,7 +126,8 @@ def test_epoch_is_renewed_after_a_restore(fresh_db: str) -> None:
     first = chatd("epoch", "--database-url", fresh_db).stdout
     assert chatd("epoch", "--database-url", fresh_db).stdout == first
     with psycopg.connect(fresh_db, autocommit=True) as conn:
-        conn.execute("INSERT INTO feed (xid, kind, data) VALUES ('900000000000', 0, '{1,1}'), ('3', 1, '{1,1,1,1,1}')")  # of the old cluster
+        # Of the old cluster
+        conn.execute("INSERT INTO feed (xid, kind, data) VALUES ('900000000000', 0, '{1,1}'), ('3', 1, '{1,1,1,1,1}')")
         renewed = chatd("epoch", "--renew", "--database-url", fresh_db)
         assert renewed.returncode == 0
         assert renewed.stdout != first
@@ -123,7 +140,10 @@ FUTURE = """SELECT count(*) FROM (SELECT xid FROM conversations UNION ALL SELECT
 
 def of_another_cluster(conn: psycopg.Connection[Any], conversations: int) -> None:
     """Rows as a dump brings them along: their transactions are ahead of this cluster's."""
-    conn.execute("INSERT INTO conversations (a, b, xid) SELECT 'a' || n, 'b' || n, '900000000000' FROM generate_series(1, %s) n", (conversations,))
+    conn.execute(
+        "INSERT INTO conversations (a, b, xid) SELECT 'a' || n, 'b' || n, '900000000000' FROM generate_series(1, %s) n",
+        (conversations,),
+    )
     conn.execute("INSERT INTO cursors (conv, xid) SELECT id, '900000000000' FROM conversations")
 
 
@@ -149,7 +169,13 @@ def test_doctor_tells_what_is_wrong_and_what_to_do(fresh_db: str, tmp_path: Path
     healthy = chatd("doctor", "--database-url", fresh_db, "--data-dir", str(tmp_path))
     assert healthy.returncode == 0, healthy.stdout + healthy.stderr
     assert "ok    database" in healthy.stdout
-    ill = chatd("doctor", "--database-url", "host=127.0.0.1 port=1 password=hidden", "--redis-url", "redis://:hidden@127.0.0.1:1/0")
+    ill = chatd(
+        "doctor",
+        "--database-url",
+        "host=127.0.0.1 port=1 password=hidden",
+        "--redis-url",
+        "redis://:hidden@127.0.0.1:1/0",
+    )
     assert ill.returncode == 1
     assert "bad   database" in ill.stdout
     assert "bad   redis" in ill.stdout
@@ -174,7 +200,9 @@ def test_doctor_tells_of_a_data_dir_that_cannot_be_one(tmp_path: Path) -> None:
     assert "--data-dir" in doctor.stdout
 
 
-async def test_tools_work_beside_a_running_chatd_and_a_second_one_says_one_line(make_process: MakeProcess, tmp_path: Path) -> None:
+async def test_tools_work_beside_a_running_chatd_and_a_second_one_says_one_line(
+    make_process: MakeProcess, tmp_path: Path
+) -> None:
     running = await make_process()
     first = await asyncio.to_thread(chatd, "epoch", "--data-dir", str(tmp_path))
     assert (first.returncode, len(first.stdout.strip())) == (0, 32), first.stderr

@@ -12,7 +12,18 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from chatd.client import Client, Connection, ConnectionLost, Entry, Notice, Presence, Receipt, RequestError, Stopped, Typing
+from chatd.client import (
+    Client,
+    Connection,
+    ConnectionLost,
+    Entry,
+    Notice,
+    Presence,
+    Receipt,
+    RequestError,
+    Stopped,
+    Typing,
+)
 from chatd.client.tail import tail
 from chatd.ids import UserId
 from tests.fix_fake_chatd import NoJitter
@@ -47,7 +58,9 @@ async def take(client: Client, count: int) -> list[Entry]:
 
 
 class Proxy:
-    """A TCP line between clients and the server that can be cut; `swallow` takes bytes in one direction and passes nothing on."""
+    """A TCP line between clients and the server that can be cut; `swallow` takes bytes in one
+    direction and passes nothing on.
+    """
 
     def __init__(self, port: int) -> None:
         self.to, self.port = port, 0
@@ -77,9 +90,13 @@ class Proxy:
         self.connections += 1
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.to)
         self.lines.append((writer, up_writer))
-        await asyncio.gather(self._pump(reader, up_writer, lambda: True), self._pump(up_reader, writer, lambda: not self.swallow_answers))
+        await asyncio.gather(
+            self._pump(reader, up_writer, lambda: True), self._pump(up_reader, writer, lambda: not self.swallow_answers)
+        )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]
+    ) -> None:
         try:
             while data := await reader.read(65_536):
                 if passes():
@@ -104,7 +121,12 @@ async def test_two_people_and_three_devices_see_one_log(server: Server) -> None:
             logs[0]
             == logs[1]
             == logs[2]
-            == [(1, "message", "hi", None), (2, "message", "hello", None), (3, "edit", "hi!", 1), (4, "delete", None, 1)]
+            == [
+                (1, "message", "hi", None),
+                (2, "message", "hello", None),
+                (3, "edit", "hi!", 1),
+                (4, "delete", None, 1),
+            ]
         )
         page = await bob.history("ann")
         assert [(e.seq, e.body) for e in page.entries] == [(1, None), (2, "hello"), (3, None), (4, None)]
@@ -132,7 +154,9 @@ async def test_presence_receipts_and_typing_arrive(server: Server) -> None:
 
 
 @bounded
-async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_without_a_penalty(make_server: MakeServer) -> None:
+async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_without_a_penalty(
+    make_server: MakeServer,
+) -> None:
     server = await make_server(rate_messages=10, rate_per_ms=300)
     async with make(server, "ann") as ann, make(server, "bob") as bob:
         texts = [f"{n}" for n in range(40)]
@@ -155,7 +179,10 @@ async def test_many_conversations_over_the_rate_are_all_served(make_server: Make
 @pytest.mark.parametrize("seed", [1, 2])
 @bounded
 async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make_server: MakeServer, seed: int) -> None:
-    """At random instants, also with the answers swallowed before the cut; sends pipelined, small queues. The log is the judge."""
+    """At random instants, also with the answers swallowed before the cut; sends pipelined, small queues.
+
+    The log is the judge.
+    """
     server = await make_server(rate_messages=10_000, resync_entries_max=30)
     rng = random.Random(seed)
     proxy = Proxy(server.port)
@@ -175,11 +202,16 @@ async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make
             async def talk(one: Client, peer: str) -> list[int]:
                 seqs: list[int] = []
                 for n in range(0, SENDS, 5):
-                    seqs += [sent.seq for sent in await asyncio.gather(*(one.send(peer, f"{one.user} {n + m}") for m in range(5)))]
+                    seqs += [
+                        sent.seq
+                        for sent in await asyncio.gather(*(one.send(peer, f"{one.user} {n + m}") for m in range(5)))
+                    ]
                     await asyncio.sleep(rng.uniform(0.0, 0.01))
                 return seqs
 
-            _, of_ann, of_bob, *seen = await asyncio.gather(cuts(), talk(ann, "bob"), talk(bob, "ann"), take(ann, 2 * SENDS), take(bob, 2 * SENDS))
+            _, of_ann, of_bob, *seen = await asyncio.gather(
+                cuts(), talk(ann, "bob"), talk(bob, "ann"), take(ann, 2 * SENDS), take(bob, 2 * SENDS)
+            )
             for got in seen:
                 assert [e.seq for e in got] == list(range(1, 2 * SENDS + 1))
                 for user in ("ann", "bob"):

@@ -1,7 +1,8 @@
 """Clocks that are set while a node runs: the host's and PostgreSQL's, on one node without Redis.
 
-`Skew` shadows PostgreSQL's clock functions by some of the same names in a schema that the database searches first; so a test sets "the database's
-clock" as an operator or NTP would, under everything that the node asks.
+`Skew` shadows PostgreSQL's clock functions by some of the same names in a schema that the database
+searches first; so a test sets "the database's clock" as an operator or NTP would, under everything
+that the node asks.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import psycopg
 import pytest
 
 from chatd import server
-from chatd.auth import issue
+from chatd.chat.auth import issue
 from chatd.errors import CloseCode
 
 if TYPE_CHECKING:
@@ -63,13 +64,18 @@ async def steps(server: Server, n: int) -> None:
 
 async def friends(server: Server, *tokens: str) -> tuple[Peer, Peer]:
     """Alice and bob, who have both sent."""
-    alice, bob = [await server.connect(name, token=t, watch=["alice", "bob"]) for name, t in zip(("alice", "bob"), tokens, strict=True)]
+    alice, bob = [
+        await server.connect(name, token=t, watch=["alice", "bob"])
+        for name, t in zip(("alice", "bob"), tokens, strict=True)
+    ]
     await alice.say("bob")
     await bob.say("alice")
     return alice, bob
 
 
-async def test_a_hosts_clock_a_month_off_at_start_and_set_right_ends_nobody(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hosts_clock_a_month_off_at_start_and_set_right_ends_nobody(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     off = [MONTH_S]
     monkeypatch.setattr(server, "time", SimpleNamespace(time=lambda: time.time() + off[0]))
     node = await make_server()
@@ -82,7 +88,9 @@ async def test_a_hosts_clock_a_month_off_at_start_and_set_right_ends_nobody(make
     assert abs((await alice.request("ping"))["ts"] / 1000 - time.time()) < 5
     assert (await bob.say("alice"))["t"] == "ok"
     late = await node.open()
-    assert (await late.reply(await late.post("hello", v=1, token=token(node, "carol", -600), device="d1")))["code"] == "token_expired"
+    assert (await late.reply(await late.post("hello", v=1, token=token(node, "carol", -600), device="d1")))[
+        "code"
+    ] == "token_expired"
 
 
 async def test_a_databases_clock_a_month_ahead_and_set_right_ends_nobody_and_versions_rise(
@@ -118,7 +126,9 @@ async def test_a_databases_clock_a_month_ahead_and_set_right_ends_nobody_and_ver
     assert seen["bob"] <= time.time() * 1000 + 1_000, "a time of the wrong clock does not hide the right one"
 
 
-async def test_an_ended_token_does_not_live_on_when_the_clock_is_set_right(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_an_ended_token_does_not_live_on_when_the_clock_is_set_right(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     skew = Skew(make_db(), -MONTH_S)
     node = await make_server(database_url=skew.url)
     ended, good = await friends(node, token(node, "alice", -3_600), token(node, "bob", 3_600))

@@ -1,8 +1,11 @@
-"""What a message costs, held to bounds that do not depend on the machine: a longer path fails here before a bench sees it.
+"""What a message costs, held to bounds that do not depend on the machine: a longer path fails here
+before a bench sees it.
 
-`BOUNDS` has each figure as it was when measured and the most it may be. Counts that are law (one statement a batch) have no margin; the others have
-some 5 to 20 %: a function call more for every message is seen, another patch release of Python or of libpq is not. Who makes the path shorter takes
-the bound down with it; who must make it longer takes it up, in the same commit, with the reason there. `-rP` prints each figure beside its bound.
+`BOUNDS` has each figure as it was when measured and the most it may be. Counts that are law (one
+statement a batch) have no margin; the others have some 5 to 20 %: a function call more for every
+message is seen, another patch release of Python or of libpq is not. Who makes the path shorter
+takes the bound down with it; who must make it longer takes it up, in the same commit, with the
+reason there. `-rP` prints each figure beside its bound.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ import pytest_asyncio
 
 import chatd.postgres.watch
 import chatd.server
-from chatd.connection import Connection
-from chatd.lanes import Batch
+from chatd.core.batch import Batch
+from chatd.net.connection import Connection
 from chatd.postgres.append_answer import Answer
 from chatd.store import Store
 from tests.fix_costs import BODY, HOME, WAIT_S, Calls, Figures, Tables, Traffic, Trips, Wire, least, syscalls
@@ -35,8 +38,15 @@ N: Final = 2 * PAIRS * EACH
 ONES: Final = 20  # sends that go one at a time
 IDLE: Final = 200  # sessions; of 50, a map that grew in one round and not in another was 4 % of a conversation
 PAGE: Final = 50  # messages of history
-# The period is longer than any test: what a window lets go of meanwhile would be counted by the clock.
-FREE: Final = {"rate_messages": 10_000, "rate_per_ms": 3_600_000, "frames_per_s": 1_000_000, "frames_burst": 1_000_000, "cursor_flush_ms": 1000}
+# The period is longer than any test: what a window lets go of meanwhile would be counted by the
+# clock.
+FREE: Final = {
+    "rate_messages": 10_000,
+    "rate_per_ms": 3_600_000,
+    "frames_per_s": 1_000_000,
+    "frames_burst": 1_000_000,
+    "cursor_flush_ms": 1000,
+}
 
 
 class Bound(NamedTuple):
@@ -47,13 +57,18 @@ class Bound(NamedTuple):
     why: str
 
 
-# burst: 10 users in 5 conversations send 20 messages each, all read in one turn of the loop. Figures are for a message unless they say otherwise.
-# alone: one at a time, each acked and delivered before the next.
+# burst: 10 users in 5 conversations send 20 messages each, all read in one turn of the loop.
+# Figures are for a message unless they say otherwise. alone: one at a time, each acked and
+# delivered before the next.
 BOUNDS: Final[dict[str, Bound]] = {
     "burst: calls": Bound(86.18, 88.5, "functions of chatd, and C functions that they call"),
-    "burst: calls, frame to lane": Bound(46.1, 47.5, "framing, protocol, session, limits, handlers, entering; some of the way out, too"),
+    "burst: calls, frame to lane": Bound(
+        46.1, 47.5, "framing, protocol, session, limits, handlers, entering; some of the way out, too"
+    ),
     "burst: calls, lane": Bound(18.41, 19.9, "store, lanes, writer, append_answer, pgarrays"),
-    "burst: calls, delivery": Bound(21.55, 23, "delivery, connection, registry (which finds the conversation on the way in, too), metrics"),
+    "burst: calls, delivery": Bound(
+        21.55, 23, "delivery, connection, registry (which finds the conversation on the way in, too), metrics"
+    ),
     "burst: JSON read": Bound(1, 1, "the frame"),
     "burst: JSON made": Bound(1, 1, "the body: ok and entry are formatted around it"),
     "burst: frames made": Bound(2, 2, "ok, entry"),
@@ -66,7 +81,9 @@ BOUNDS: Final[dict[str, Bound]] = {
     "burst: round trips of a batch": Bound(1, 1, "200 messages, one transaction"),
     "burst: statements of a batch": Bound(1, 1, "append"),
     "burst: statements parsed": Bound(0, 0, "prepared once a connection"),
-    "burst: bytes to PostgreSQL": Bound(145.74, 149, "body 100 + 4, cid 16 + 4, conversation 12, flags with side and pair 8"),
+    "burst: bytes to PostgreSQL": Bound(
+        145.74, 149, "body 100 + 4, cid 16 + 4, conversation 12, flags with side and pair 8"
+    ),
     "burst: bytes from PostgreSQL": Bound(1.99, 2.1, "a row a conversation, not a message"),
     "burst: rows inserted": Bound(1, 1, "the entry; no row for the feed on a single node"),
     "burst: rows updated": Bound(0.025, 0.025, "a counter a conversation, not a message"),
@@ -76,7 +93,11 @@ BOUNDS: Final[dict[str, Bound]] = {
     "burst: index entries": Bound(0.06, 0.06, "two a conversation, one a batch for the fence"),
     "burst: buffers": Bound(6.05, 6.7, "table and index pages, small tables"),
     "burst: WAL bytes": Bound(400.2, 425, "row 170, its entries in two indexes, the commit's part; no full pages"),
-    "alone: calls": Bound(183, 185, "as above, with all of a batch on one message, the clock read twice a turn, and what a read costs of its turn"),
+    "alone: calls": Bound(
+        183,
+        185,
+        "as above, with all of a batch on one message, the clock read twice a turn, and what a read costs of its turn",
+    ),
     "alone: calls beneath": Bound(222.05, 245, "as above"),
     "alone: reads": Bound(1, 1, "of a connection"),
     "alone: writes": Bound(2, 2, "ok, entry"),
@@ -130,11 +151,15 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory: a message that waits": Bound(402.52, 415, "item, body 149, cid 85, time of its slot, place in the queue"),
     "memory: at most while it is read": Bound(863.75, 950, "a read of 20 frames, by message: the payloads, too"),
     "memory: its two frames": Bound(395.48, 410, "ok 56 + 33, entry 208 + 33, places in the queues"),
-    "memory: in the last batch of a lane": Bound(20.4, 30, "an idle lane keeps nothing of its last batch; with the time of its slot"),
+    "memory: in the last batch of a lane": Bound(
+        20.4, 30, "an idle lane keeps nothing of its last batch; with the time of its slot"
+    ),
     "memory: for ever": Bound(7.72, 16, "the time in the user's window, 8, bounded by rate_messages"),
-    "memory: an idle session": Bound(1770, 1830, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"),
+    "memory: an idle session": Bound(
+        1770, 1830, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"
+    ),
     "memory: a conversation": Bound(486, 500, "with both users' windows of one send"),
-}  # fmt: skip
+}
 
 
 def check(figures: Figures) -> None:
@@ -149,7 +174,9 @@ def check(figures: Figures) -> None:
 
 
 class Crowd:
-    """Users in pairs, each pair with a conversation in which both have sent; on a node with one lane, so that a burst is one batch."""
+    """Users in pairs, each pair with a conversation in which both have sent; on a node with one
+    lane, so that a burst is one batch.
+    """
 
     def __init__(self, port: int, token: Callable[[str], str]) -> None:
         self.port, self.token = port, token
@@ -173,7 +200,10 @@ class Crowd:
             wire.reset()
 
     def bursts(self) -> list[tuple[Wire, bytes]]:
-        return [(wire, b"".join(wire.send(self.wires[n ^ 1].user) for _ in range(EACH))) for n, wire in enumerate(self.wires)]
+        return [
+            (wire, b"".join(wire.send(self.wires[n ^ 1].user) for _ in range(EACH)))
+            for n, wire in enumerate(self.wires)
+        ]
 
     async def arrived(self) -> None:
         """Every ok and every entry of a burst."""
@@ -213,7 +243,11 @@ class Home(Crowd):
 
     def connection(self, user: str) -> Connection:
         """The node's end of a user's only connection."""
-        (found,) = [c for c in self.node.hub.connections if c.session is not None and c.session.user is not None and c.session.user.id == user]
+        (found,) = [
+            c
+            for c in self.node.hub.connections
+            if c.session is not None and c.session.user is not None and c.session.user.id == user
+        ]
         return found
 
 
@@ -221,7 +255,9 @@ MakeHome: TypeAlias = Callable[..., Awaitable[Home]]
 
 
 @pytest_asyncio.fixture
-async def make_home(make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeHome]:
+async def make_home(
+    make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[MakeHome]:
     # What runs by the clock is not of the path: a slow machine would see more of it.
     monkeypatch.setattr(chatd.server, "TICK_S", 3_600.0)
     monkeypatch.setattr(chatd.postgres.watch, "LOOK_S", 3_600.0)
@@ -242,12 +278,21 @@ async def home(make_home: MakeHome) -> Home:
     return await make_home()
 
 
-# ---- calls -------------------------------------------------------------------------------------------------------------------------------
+# ---- calls ---------------------------------------------------------------------------------------
 
 # Of framing and protocol some are of the way out.
-IN: Final = ("framing", "protocol", "ids", "session", "send_order", "limits", "handlers", "entering")
-LANE: Final = ("store", "lanes", "writer", "append_answer", "pgarrays")
-OUT: Final = ("delivery", "connection", "registry", "metrics")
+IN: Final = (
+    "wire.framing",
+    "protocol",
+    "ids",
+    "core.session",
+    "core.send_order",
+    "core.rate_limit",
+    "chat.handlers",
+    "chat.send",
+)
+LANE: Final = ("store", "core.batch", "postgres.lanes", "postgres.append_answer", "postgres.arrays")
+OUT: Final = ("chat.delivery", "net.connection", "core.conversations", "metrics")
 
 
 async def test_calls_of_messages_in_a_burst(home: Home) -> None:
@@ -262,9 +307,9 @@ async def test_calls_of_messages_in_a_burst(home: Home) -> None:
             "burst: calls, delivery": calls.of(*OUT) / N,
             "burst: JSON read": calls.named("loads") / N,
             "burst: JSON made": calls.named("dumps") / N,
-            "burst: frames made": calls.python["chatd.framing", "encode_text"] / N,
+            "burst: frames made": calls.python["chatd.wire.framing", "encode_text"] / N,
             "burst: calls beneath, of a batch": calls.beneath,
-            "burst: reads of a connection": calls.python["chatd.connection", "data_received"] / len(home.wires),
+            "burst: reads of a connection": calls.python["chatd.net.connection", "data_received"] / len(home.wires),
             "burst: writes of a connection": calls.python["asyncio from chatd", "write"] / len(home.wires),
             "burst: flushes": calls.python["asyncio from chatd", "call_soon"],
             "burst: tasks": calls.python["asyncio", "create_task"],
@@ -282,7 +327,7 @@ async def test_calls_of_a_message_alone(home: Home) -> None:
         return {
             "alone: calls": calls.ours / ONES,
             "alone: calls beneath": calls.beneath / ONES,
-            "alone: reads": calls.python["chatd.connection", "data_received"] / ONES,
+            "alone: reads": calls.python["chatd.net.connection", "data_received"] / ONES,
             "alone: writes": calls.python["asyncio from chatd", "write"] / ONES,
             "alone: flushes": calls.python["asyncio from chatd", "call_soon"] / ONES,
             "alone: tasks": calls.python["asyncio", "create_task"] / ONES,
@@ -307,8 +352,9 @@ async def test_an_entry_is_encoded_once_for_all_devices(home: Home) -> None:
         return {
             "8 devices: calls": calls.ours / EACH,
             "8 devices: JSON made": calls.named("dumps") / EACH,
-            "8 devices: frames made": calls.python["chatd.framing", "encode_text"] / EACH,
-            "8 devices: writes of a connection": calls.python["asyncio from chatd", "write"] / (len(mine) + len(theirs)),
+            "8 devices: frames made": calls.python["chatd.wire.framing", "encode_text"] / EACH,
+            "8 devices: writes of a connection": calls.python["asyncio from chatd", "write"]
+            / (len(mine) + len(theirs)),
         }
 
     check(await least(measure))
@@ -333,7 +379,7 @@ async def test_calls_of_cursors(home: Home) -> None:
             await peer.until(EACH)
         return {
             "ack: calls": calls.ours / EACH,
-            "ack: frames made": calls.python["chatd.framing", "encode_text"] / EACH,
+            "ack: frames made": calls.python["chatd.wire.framing", "encode_text"] / EACH,
             "ack: writes of a connection": calls.python["asyncio from chatd", "write"] / 2,
             "ack: tasks": calls.python["asyncio", "create_task"],
             "ack: timers": calls.python["asyncio", "call_at"],
@@ -342,7 +388,7 @@ async def test_calls_of_cursors(home: Home) -> None:
     check(await least(measure))
 
 
-# ---- PostgreSQL --------------------------------------------------------------------------------------------------------------------------
+# ---- PostgreSQL ----------------------------------------------------------------------------------
 
 
 def sql(name: str, traffic: Traffic, touched: dict[str, int], n: int) -> Figures:
@@ -461,10 +507,15 @@ async def test_what_is_not_durable_asks_nothing(home: Home) -> None:
             home.reset()
             trips.take()
             for t, keys in (
-                ("ack", {"to": peer.user, "seq": seq - 1}), ("ack", {"to": peer.user, "seq": seq}), ("read", {"to": peer.user, "seq": seq - 1}),
-                ("read", {"to": peer.user, "seq": seq}), ("typing", {"to": peer.user}), ("presence", {"state": "away"}),
-                ("presence", {"state": "online"}), ("ping", {}),
-            ):  # fmt: skip
+                ("ack", {"to": peer.user, "seq": seq - 1}),
+                ("ack", {"to": peer.user, "seq": seq}),
+                ("read", {"to": peer.user, "seq": seq - 1}),
+                ("read", {"to": peer.user, "seq": seq}),
+                ("typing", {"to": peer.user}),
+                ("presence", {"state": "away"}),
+                ("presence", {"state": "online"}),
+                ("ping", {}),
+            ):
                 await home.asked(reader, t, **keys)
             asked = trips.take().trips
             await home.store.flush()
@@ -513,7 +564,7 @@ async def test_reads(home: Home) -> None:
         check(await least(measure))
 
 
-# ---- bytes and system calls ---------------------------------------------------------------------------------------------------------------
+# ---- bytes and system calls ----------------------------------------------------------------------
 
 
 async def test_bytes_to_clients(home: Home) -> None:
@@ -534,7 +585,10 @@ async def test_bytes_to_clients(home: Home) -> None:
 
 
 async def test_system_calls_of_the_process(make_process: MakeProcess, make_db: Callable[[], str]) -> None:
-    """With uvloop, as in production. It is stopped while clients write, so that all of a burst is there when it looks."""
+    """With uvloop, as in production.
+
+    It is stopped while clients write, so that all of a burst is there when it looks.
+    """
     process = await make_process(database_url=make_db(), lanes=1, log_level="warning", **FREE)
     async with asyncio.timeout(WAIT_S * 3):
         crowd = Crowd(process.port, process.token)
@@ -563,7 +617,7 @@ async def _calls_of_kernel(process: Process, crowd: Crowd) -> Figures:
     }
 
 
-# ---- memory ------------------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -596,7 +650,10 @@ async def test_memory_of_messages(home: Home, monkeypatch: pytest.MonkeyPatch) -
     ends = {wire: home.connection(wire.user) for wire in home.wires}
 
     def read(data: list[tuple[Wire, bytes]]) -> tuple[int, float]:
-        """All of a burst, with no turn of the loop between: the lane has not begun. Gives what they hold, and the most that one read took."""
+        """All of a burst, with no turn of the loop between: the lane has not begun.
+
+        Gives what they hold, and the most that one read took.
+        """
         waiting, most = 0, 0.0
         for wire, burst in data:
             before, _ = tracemalloc.get_traced_memory()
@@ -629,7 +686,8 @@ async def test_memory_of_messages(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 async def test_memory_of_idle_sessions(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home.node.hub.access_log, "opened", lambda *facts: None)  # pytest keeps each line of the log, in memory
+    # Pytest keeps each line of the log, in memory
+    monkeypatch.setattr(home.node.hub.access_log, "opened", lambda *facts: None)
     rounds = itertools.count()
 
     async def measure() -> Figures:

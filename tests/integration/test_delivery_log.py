@@ -1,4 +1,6 @@
-"""At debug each delivery is a line, on whichever node and whichever way it came; without debug there is none."""
+"""At debug each delivery is a line, on whichever node and whichever way it came; without debug
+there is none.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,12 @@ def every_level() -> Iterator[None]:
 @pytest.mark.usefixtures("every_level")
 @pytest.mark.parametrize("debug", [True, False])
 async def test_an_entry_is_followed_from_its_commit_to_the_other_nodes_devices(
-    make_server: MakeServer, make_db: Callable[[], str], own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch, cid: str, debug: bool
+    make_server: MakeServer,
+    make_db: Callable[[], str],
+    own_redis: OwnRedis,
+    monkeypatch: pytest.MonkeyPatch,
+    cid: str,
+    debug: bool,
 ) -> None:
     settings = {"database_url": make_db(), "redis_url": own_redis.url}
     here, there = await make_server(**settings), await make_server(**settings)
@@ -44,7 +51,11 @@ async def test_an_entry_is_followed_from_its_commit_to_the_other_nodes_devices(
         await bob.close()
         again = await there.connect("bob", "d2", cursors={sent["c"]: 0})
         await again.push("entry")
-    told = [(one["by"], one["conv"], one["seq"], one["cid"], one["to"]) for one in lines if one["event"] == "entry.delivered"]
+    told = [
+        (one["by"], one["conv"], one["seq"], one["cid"], one["to"])
+        for one in lines
+        if one["event"] == "entry.delivered"
+    ]
     facts = (int(sent["c"]), 1, cid)
     assert told == [
         ("commit", *facts, ["alice/phone"]), ("bus", *facts, ["alice/desk", "bob/d1"]), ("resync", *facts, ["bob/d2"])

@@ -29,7 +29,9 @@ async def test_a_node_takes_as_many_clients_as_it_has_descriptors_for(make_proce
             while sum(answer.done() for answer in answers) < OWN:
                 await asyncio.wait([a for a in answers if not a.done()], return_when=asyncio.FIRST_COMPLETED)
         assert {answer.result() for answer in answers if answer.done()} == {b"HTTP/1.1 503"}
-        metrics = (await asyncio.to_thread(lambda: urllib.request.urlopen(f"{node.admin}/metrics", timeout=10).read())).decode()
+        metrics = (
+            await asyncio.to_thread(lambda: urllib.request.urlopen(f"{node.admin}/metrics", timeout=10).read())
+        ).decode()
         assert f"chatd_connections_now {LIMIT - OWN}.0" in metrics
         refused = re.findall(r"^chatd_connections_refused_total{.*} ([0-9.]+)$", metrics, re.MULTILINE)
         assert sum(map(float, refused)) == OWN

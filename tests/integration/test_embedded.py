@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from chatd import embedded
-from chatd.embedded import Embedded, visit
 from chatd.errors import SettingError
+from chatd.postgres import embedded
+from chatd.postgres.embedded import Embedded, visit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,9 @@ def server(tmp_path: Path) -> Iterator[Embedded]:
 @contextlib.contextmanager
 def owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
     """Another process that runs the cluster; gives it, the postmaster's pid and the watcher's."""
-    process = subprocess.Popen([sys.executable, "-c", OWNER, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(data_dir)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     with process:
         try:
             assert process.stdout is not None
@@ -89,15 +91,30 @@ def test_the_first_start_makes_a_durable_server_that_only_listens_on_its_socket(
     conninfo = server.start()
     shown = {
         name: value(conninfo, f"SHOW {name}")
-        for name in ("fsync", "full_page_writes", "synchronous_commit", "listen_addresses", "wal_init_zero", "data_checksums", "server_encoding")
+        for name in (
+            "fsync",
+            "full_page_writes",
+            "synchronous_commit",
+            "listen_addresses",
+            "wal_init_zero",
+            "data_checksums",
+            "server_encoding",
+        )
     }
     assert shown == {
-        "fsync": "on", "full_page_writes": "on", "synchronous_commit": "on", "listen_addresses": "", "wal_init_zero": "off",
-        "data_checksums": "on", "server_encoding": "UTF8",
-    }  # fmt: skip
+        "fsync": "on",
+        "full_page_writes": "on",
+        "synchronous_commit": "on",
+        "listen_addresses": "",
+        "wal_init_zero": "off",
+        "data_checksums": "on",
+        "server_encoding": "UTF8",
+    }
     assert value(conninfo, "SELECT current_database()") == "chatd"
     assert server.cluster.stat().st_mode & 0o077 == 0
-    assert os.getsid(server.pid) != os.getsid(0), "a Ctrl-C on the terminal must not reach PostgreSQL before chatd has drained"
+    assert os.getsid(server.pid) != os.getsid(0), (
+        "a Ctrl-C on the terminal must not reach PostgreSQL before chatd has drained"
+    )
 
 
 def test_what_was_written_is_there_after_stop_and_start(server: Embedded) -> None:
@@ -112,14 +129,17 @@ def test_what_was_written_is_there_after_stop_and_start(server: Embedded) -> Non
 
 def test_a_killed_postmaster_is_replaced_and_loses_nothing_committed(server: Embedded) -> None:
     for _ in range(5):
-        with psycopg.connect(server.start(), autocommit=True) as busy:  # its backend still holds the shared memory when the postmaster is gone
+        # Its backend still holds the shared memory when the postmaster is gone
+        with psycopg.connect(server.start(), autocommit=True) as busy:
             busy.execute("SELECT 1")
             write(server.conninfo, 1)
             server.kill()
     assert value(server.start(), "SELECT count(*) FROM kept") == 5
 
 
-def test_a_child_that_outlives_a_killed_postmaster_is_waited_for_but_not_for_ever(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_outlives_a_killed_postmaster_is_waited_for_but_not_for_ever(
+    server: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with psycopg.connect(server.start()) as busy:
         child = busy.info.backend_pid
         os.kill(child, signal.SIGSTOP)
@@ -222,7 +242,8 @@ def test_a_stale_pid_file_that_names_a_living_process_does_not_stop_the_start(se
     file = server.cluster / "postmaster.pid"
     stale = file.read_text().splitlines()
     server.kill()
-    with subprocess.Popen(["sleep", "600"], user=server.cluster.stat().st_uid) as other:  # PostgreSQL would take one of its own user seriously
+    # PostgreSQL would take one of its own user seriously
+    with subprocess.Popen(["sleep", "600"], user=server.cluster.stat().st_uid) as other:
         try:
             file.write_text("\n".join([str(other.pid), *stale[1:]]) + "\n")
             assert value(server.start(), "SELECT 1") == 1
@@ -303,5 +324,7 @@ def test_as_root_the_server_runs_as_somebody_else_below_a_closed_folder(server: 
     server.start()
     assert Path(f"/proc/{server.pid}").stat().st_uid != 0
     assert server.data_dir.stat().st_mode & 0o777 == 0o700, "no folder may be opened for it"
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line)
+    status = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line
+    )
     assert int(status["CapEff"], 16) in (1 << 1, 1 << 2), "one capability: to search folders"

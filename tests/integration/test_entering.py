@@ -1,4 +1,6 @@
-"""First messages to somebody: what waits while their conversation is made, its bounds, and a drain meanwhile."""
+"""First messages to somebody: what waits while their conversation is made, its bounds, and a drain
+meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from chatd import entering, errors
+from chatd import errors
+from chatd.chat import send
 from chatd.ids import UserId
 from tests.fix_server import MakeServer, Peer, Server
 from tests.integration.logs import connect, conversation, one
@@ -47,9 +50,11 @@ async def answers(peer: Peer, ids: list[int]) -> list[dict[str, Any]]:
     return [got[id] for id in ids]
 
 
-async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     most = 20
-    monkeypatch.setattr(entering, "RESOLVING_PER_USER_MAX", most)
+    monkeypatch.setattr(send, "RESOLVING_PER_USER_MAX", most)
     server = await make_server(**FAST)
     alice, carol = await server.connect("alice"), await server.connect("carol")
     go_on = held(server)
@@ -69,7 +74,7 @@ async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(make_se
 
 
 async def test_all_users_together_are_bounded(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entering, "RESOLVING_MAX", 3)
+    monkeypatch.setattr(send, "RESOLVING_MAX", 3)
     server = await make_server(**FAST)
     alice, carol = await server.connect("alice"), await server.connect("carol")
     go_on = held(server)
@@ -95,7 +100,9 @@ async def test_a_drain_takes_no_first_messages_and_refuses_those_that_wait(make_
 
 
 async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(make_server: MakeServer) -> None:
-    """One frame too many waits to be sent again; the first message, which waits for its conversation, does not wait for that one."""
+    """One frame too many waits to be sent again; the first message, which waits for its
+    conversation, does not wait for that one.
+    """
     server = await make_server(**FAST, frames_burst=3, frames_per_s=1)
     alice = await server.connect("alice")  # one frame
     go_on = held(server)
@@ -106,9 +113,13 @@ async def test_what_gets_no_place_meanwhile_blocks_nothing_that_came_before_it(m
     assert [reply.get("seq") for reply in await answers(alice, ids[:2])] == [1, 2]
 
 
-async def test_many_conversations_are_made_by_few_queries(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By one each, a thousand users who begin at once waited for seconds, and the bound on what waits refused the rest."""
-    monkeypatch.setattr(entering, "MAKE_MAX", 20)
+async def test_many_conversations_are_made_by_few_queries(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one each, a thousand users who begin at once waited for seconds, and the bound on what
+    waits refused the rest.
+    """
+    monkeypatch.setattr(send, "MAKE_MAX", 20)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     go_on, asked = held(server), []
@@ -121,12 +132,12 @@ async def test_many_conversations_are_made_by_few_queries(make_server: MakeServe
     replace(server, counted)
     ids = [id for n in range(50) for id in await post(alice, f"p{n}")]
     await alice.quiet()
-    assert len(asked) <= entering.MAKERS_MAX
+    assert len(asked) <= send.MAKERS_MAX
     go_on.set()
     assert [reply.get("seq") for reply in await answers(alice, ids)] == [1] * 50
     assert sum(asked) == 50
     assert max(asked) == 20
-    assert len(asked) <= entering.MAKERS_MAX + 3
+    assert len(asked) <= send.MAKERS_MAX + 3
     assert (server.node.chat.entrance._makers, server.node.chat.entrance._to_make) == (0, {})
 
 
@@ -138,13 +149,18 @@ async def test_of_one_query_each_has_its_own_answer(make_server: MakeServer) -> 
     ids = [id for name in ("nobody", "bob", "noone", "alice") for id in await post(alice, name)]
     await alice.quiet()
     go_on.set()
-    assert [(reply["t"], reply.get("code")) for reply in await answers(alice, ids)] == [("err", "no_user"), ("ok", None)] * 2
+    assert [(reply["t"], reply.get("code")) for reply in await answers(alice, ids)] == [
+        ("err", "no_user"),
+        ("ok", None),
+    ] * 2
     assert taken(server, "alice") == 2, "what was not made counts for nothing"
 
 
-async def test_while_the_database_is_away_nobody_waits_for_the_queries_of_others(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(entering, "MAKE_MAX", 2)
-    monkeypatch.setattr(entering, "MAKERS_MAX", 1)
+async def test_while_the_database_is_away_nobody_waits_for_the_queries_of_others(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "MAKE_MAX", 2)
+    monkeypatch.setattr(send, "MAKERS_MAX", 1)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     resolve, go_on, asked = server.node.store.resolve, asyncio.Event(), []
@@ -166,10 +182,14 @@ async def test_while_the_database_is_away_nobody_waits_for_the_queries_of_others
     assert (await alice.say("carol"))["seq"] == 1
 
 
-async def test_who_waits_for_another_transaction_keeps_no_other_back(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It makes the conversation of one pair, and does not end; the others of the query, and of the next one, are made."""
-    monkeypatch.setattr(entering, "LOCK_MS", 50)
-    monkeypatch.setattr(entering, "MAKERS_MAX", 1)
+async def test_who_waits_for_another_transaction_keeps_no_other_back(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes the conversation of one pair, and does not end; the others of the query, and of the
+    next one, are made.
+    """
+    monkeypatch.setattr(send, "LOCK_MS", 50)
+    monkeypatch.setattr(send, "MAKERS_MAX", 1)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     with connect(server.node.store.opener._conninfo) as other:
@@ -183,7 +203,9 @@ async def test_who_waits_for_another_transaction_keeps_no_other_back(make_server
         assert (await answers(alice, ids[1:2]))[0]["seq"] == 1
 
 
-async def test_who_is_unknown_at_first_and_writes_meanwhile_is_not_told_that_the_other_is(make_server: MakeServer) -> None:
+async def test_who_is_unknown_at_first_and_writes_meanwhile_is_not_told_that_the_other_is(
+    make_server: MakeServer,
+) -> None:
     server = await make_server(**FAST, unknown_recipients="refuse")
     alice = await server.connect("alice")
     resolve, go_on = server.node.store.resolve, asyncio.Event()
@@ -236,8 +258,14 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("then", ["bob", "carol"])
-async def test_a_conversation_that_may_have_been_made_counts_once_used(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, then: str) -> None:
-    """The answer that it was made is lost. Its slot goes back: a retry, or another conversation, takes it, and never one more than the limit."""
+async def test_a_conversation_that_may_have_been_made_counts_once_used(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """The answer that it was made is lost.
+
+    Its slot goes back: a retry, or another conversation, takes it, and never one more than the
+    limit.
+    """
     server = await make_server(new_conversations_per_hour=1)
     alice = await server.connect("alice")
     real = server.node.store.resolve

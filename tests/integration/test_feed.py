@@ -1,5 +1,7 @@
-"""The feed on a real PostgreSQL: what is written to it and by whom; each row comes once, whatever the order of commits; and nothing is missed by one
-that is late or cut off, or when the server has crashed."""
+"""The feed on a real PostgreSQL: what is written to it and by whom; each row comes once, whatever
+the order of commits; and nothing is missed by one that is late or cut off, or when the server has
+crashed.
+"""
 
 from __future__ import annotations
 
@@ -15,20 +17,21 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from chatd import feed as feeding
-from chatd import feedreader, store
-from chatd.embedded import Embedded
+from chatd import store
+from chatd.cluster import change_feed as feeding
+from chatd.cluster.change_feed import NOTHING_PRUNED, Feed
+from chatd.core.batch import Item
+from chatd.core.conversation import Conversation
+from chatd.core.rate_limit import TokenBucket
+from chatd.core.session import Session
 from chatd.errors import Unavailable
-from chatd.feed import NOTHING_PRUNED, Feed
-from chatd.feedreader import CURSORS, ENTRIES, FeedPage
 from chatd.ids import Cid, ConvId, UserId
-from chatd.lanes import Item
-from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
-from chatd.migrate import migrate
-from chatd.queries import query
-from chatd.registry import Conversation
-from chatd.session import Session
+from chatd.postgres import change_feed_reader
+from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedPage
+from chatd.postgres.embedded import Embedded
+from chatd.postgres.migrate import migrate
+from chatd.postgres.queries import query
 from chatd.store import BEGIN, ConvRow, Limits, Store
 from tests.integration.logs import (
     FEED_OPTION,
@@ -54,9 +57,16 @@ ALICE, BOB = UserId("alice"), UserId("bob")
 FAR = 2**60  # wanted at any time
 EVENT_S_MAX = 20.0
 LIMITS = Limits(
-    lanes=1, batch_rows_max=256, lane_queue_max=4096, lane_deadline_ms=5000, pool_max=4, reads_queue_max=1000, edit_window_ms=900_000,
-    cursor_flush_ms=600_000, feed=True,
-)  # fmt: skip
+    lanes=1,
+    batch_rows_max=256,
+    lane_queue_max=4096,
+    lane_deadline_ms=5000,
+    pool_max=4,
+    reads_queue_max=1000,
+    edit_window_ms=900_000,
+    cursor_flush_ms=600_000,
+    feed=True,
+)
 
 
 @pytest.fixture
@@ -90,14 +100,19 @@ async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[Cal
 
 def rows(db: psycopg.Connection[Any]) -> list[tuple[int, list[int]]]:
     """The whole feed, and it is empty afterwards."""
-    return [(kind, data) for kind, data in db.execute("WITH gone AS (DELETE FROM feed RETURNING *) SELECT kind, data FROM gone ORDER BY xid")]
+    return [
+        (kind, data)
+        for kind, data in db.execute(
+            "WITH gone AS (DELETE FROM feed RETURNING *) SELECT kind, data FROM gone ORDER BY xid"
+        )
+    ]
 
 
 def pairs(told: FeedPage) -> list[tuple[int, int]]:
     return sorted((conv, head) for conv, head in told.told.heads)
 
 
-# ---- what is written ------------------------------------------------------------------------------------------------------------------
+# ---- what is written -----------------------------------------------------------------------------
 
 
 def test_a_batch_is_one_row_of_its_conversations_and_heads(db: psycopg.Connection[Any]) -> None:
@@ -161,7 +176,9 @@ def test_a_flush_is_one_row_as_the_table_has_it_afterwards(db: psycopg.Connectio
     assert rows(db) == []
 
 
-async def test_a_store_among_others_tells_and_a_single_one_does_not(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_a_store_among_others_tells_and_a_single_one_does_not(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     x = conversation(db)
     for feed, told in ((True, [(ENTRIES, [-x, 1]), (CURSORS, [x, 0, 0, 1, 1])]), (False, [])):
         node = await start(feed=feed)
@@ -176,11 +193,17 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(start: Calla
 
 
 def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    """Its nodes are still up while the first new one migrates; they call the function as it is at that moment."""
+    """Its nodes are still up while the first new one migrates; they call the function as it is at
+    that moment.
+    """
     before = (OLD_SCHEMA / "migrations" / "0002_pre_append.sql").read_text()
     with connect(fresh_db) as old:
         x = conversation(old)
-        old.execute(before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace("CREATE", "CREATE OR REPLACE", 1))
+        old.execute(
+            before[before.index("CREATE FUNCTION append(") : before.index("-- Make the partition")].replace(
+                "CREATE", "CREATE OR REPLACE", 1
+            )
+        )
         append_unfenced(old, [Message(x)])
         old.execute(append_function("0004_pre_append_linear"))
         assert [row.seq for row in append_unfenced(old, [Message(x)])] == [2]
@@ -188,7 +211,7 @@ def test_append_of_the_release_before_works_on_this_schema(fresh_db: str, db: ps
         assert rows(db) == [(ENTRIES, [x, 3])]
 
 
-# ---- what is read ---------------------------------------------------------------------------------------------------------------------
+# ---- what is read --------------------------------------------------------------------------------
 
 
 async def test_a_row_that_commits_late_comes_once_and_in_its_time(
@@ -214,11 +237,15 @@ async def test_a_row_that_commits_late_comes_once_and_in_its_time(
     assert pairs(await node.feed(fourth.snapshot, FAR)) == []
     assert not fourth.reconnected
     assert abs(fourth.now_ms - one(db, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")) < 60_000
-    assert 0 < fourth.rtt_s < feedreader.DEADLINE_S
+    assert 0 < fourth.rtt_s < change_feed_reader.DEADLINE_S
 
 
-async def test_whatever_the_order_each_row_comes_once(fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
-    """Ten writers begin, write, commit and roll back in a seeded disorder, some in subtransactions; a reader looks now and then."""
+async def test_whatever_the_order_each_row_comes_once(
+    fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
+    """Ten writers begin, write, commit and roll back in a seeded disorder, some in subtransactions;
+    a reader looks now and then.
+    """
     node = await start()
     dice = random.Random(7)
     seen: list[int] = []
@@ -262,10 +289,14 @@ def test_a_transaction_of_hours_does_not_make_reading_dear(fresh_db: str, db: ps
         cur = psycopg.RawCursor(reader)
         assert cur.execute(query("feed_since"), (snapshot, FAR)).rowcount == 2
         reader.execute("SELECT pg_stat_force_next_flush()")
-        assert one(reader, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'feed_xid'") == 1, "not all since the old one began"
+        assert one(reader, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'feed_xid'") == 1, (
+            "not all since the old one began"
+        )
 
 
-async def test_who_is_late_gets_a_snapshot_and_no_rows(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_who_is_late_gets_a_snapshot_and_no_rows(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     first = await node.feed(None, FAR)
     append(db, [Message(conversation(db))])
@@ -275,7 +306,9 @@ async def test_who_is_late_gets_a_snapshot_and_no_rows(start: Callable[..., Awai
     assert (await node.feed(first.snapshot, late.now_ms + 60_000)).rows == 1
 
 
-async def test_reading_waits_behind_no_client(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_reading_waits_behind_no_client(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start(pool_max=1)
     db.execute("BEGIN; LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
     reads = [asyncio.create_task(node.seen([ALICE])) for _ in range(100)]
@@ -288,9 +321,14 @@ async def test_reading_waits_behind_no_client(start: Callable[..., Awaitable[Sto
     assert page.snapshot
 
 
-async def test_states_are_what_changed_since_a_mark_for_either_side_once(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_states_are_what_changed_since_a_mark_for_either_side_once(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
-    convs = [conversation(db, *pair) for pair in (("alice", "bob"), ("aaron", "alice"), ("alice", "alice"), ("bob", "carol"), ("carol", "dave"))]
+    convs = [
+        conversation(db, *pair)
+        for pair in (("alice", "bob"), ("aaron", "alice"), ("alice", "alice"), ("bob", "carol"), ("carol", "dave"))
+    ]
     append(db, [Message(x) for x in convs])
     empty = conversation(db, "alice", "zoe")
 
@@ -306,16 +344,20 @@ async def test_states_are_what_changed_since_a_mark_for_either_side_once(start: 
     assert await found("alice", "bob", since=mark) == [convs[1], convs[3]]
     (row,) = await node.states([BOB], mark)
     assert row == ConvRow(ConvId(convs[3]), BOB, UserId("carol"), 1, 1, 1, 0, row.ts, 1, 1, 0, 0, 0, 0)
-    assert sorted(one_row.id for one_row in await node.states_of([ConvId(convs[4]), ConvId(empty), ConvId(12_345)])) == [convs[4], empty]
+    assert sorted(
+        one_row.id for one_row in await node.states_of([ConvId(convs[4]), ConvId(empty), ConvId(12_345)])
+    ) == [convs[4], empty]
 
 
-# ---- old rows -------------------------------------------------------------------------------------------------------------------------
+# ---- old rows ------------------------------------------------------------------------------------
 
 
 async def test_a_user_is_read_by_pages_each_conversation_once(
     start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Right: all of them, with the cursors of both sides; the feed's task ended with the first page, and the node with it."""
+    """Right: all of them, with the cursors of both sides; the feed's task ended with the first
+    page, and the node with it.
+    """
     monkeypatch.setattr(store, "LIST_ROWS_MAX", 2)
     node = await start()
     convs = [conversation(db, *pair) for pair in (("aaron", "alice"), *(("alice", f"p{n}") for n in range(4)))]
@@ -351,7 +393,9 @@ async def test_rows_that_everybody_has_seen_go_and_others_stay(
     assert one(db, left) is None
 
 
-async def test_one_node_takes_them_out_at_a_time(fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_one_node_takes_them_out_at_a_time(
+    fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     append(db, [Message(conversation(db))])
     snapshot = (await node.feed(None, FAR)).snapshot
@@ -363,7 +407,7 @@ async def test_one_node_takes_them_out_at_a_time(fresh_db: str, start: Callable[
         assert await node.feed_prune(NOTHING_PRUNED, snapshot, 100) == 1
 
 
-# ---- the whole ------------------------------------------------------------------------------------------------------------------------
+# ---- the whole -----------------------------------------------------------------------------------
 
 
 class Node:
@@ -375,9 +419,16 @@ class Node:
         self.found: dict[int, ConvRow] = {}
         self._told = asyncio.Event()
         self.feed = Feed(
-            store, store.metrics, now=asyncio.get_running_loop().time, interval_s=lambda: interval_s, heads=self._heads, cursors=self._cursors,
-            found=self._found, clock=lambda ms, rtt: self._told.set(), users=lambda: users,
-        )  # fmt: skip
+            store,
+            store.metrics,
+            now=asyncio.get_running_loop().time,
+            interval_s=lambda: interval_s,
+            heads=self._heads,
+            cursors=self._cursors,
+            found=self._found,
+            clock=lambda ms, rtt: self._told.set(),
+            users=lambda: users,
+        )
 
     def _heads(self, heads: list[tuple[ConvId, int]]) -> None:
         self.heads.update(heads)
@@ -408,7 +459,9 @@ class Node:
                 await task
 
 
-async def test_a_node_hears_what_another_writes(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_a_node_hears_what_another_writes(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node, other = Node(await start(), []), await start()
     x = conversation(db)
     async with node.at_work():
@@ -462,10 +515,12 @@ async def test_an_outage_loses_nothing(start: Callable[..., Awaitable[Store]], d
 async def test_a_server_that_hangs_holds_it_no_longer_than_its_deadline(
     start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feedreader, "DEADLINE_S", 0.2)
+    monkeypatch.setattr(change_feed_reader, "DEADLINE_S", 0.2)
     node = await start()
     await node.feed(None, FAR)
-    frozen = one(db, "SELECT pid FROM pg_stat_activity WHERE application_name = 'chatd feed' AND datname = current_database()")
+    frozen = one(
+        db, "SELECT pid FROM pg_stat_activity WHERE application_name = 'chatd feed' AND datname = current_database()"
+    )
     os.kill(frozen, signal.SIGSTOP)
     try:
         async with asyncio.timeout(5):
@@ -478,7 +533,9 @@ async def test_a_server_that_hangs_holds_it_no_longer_than_its_deadline(
 
 
 async def test_a_crash_that_gives_ids_out_again_hides_nothing() -> None:
-    """The server gives the id of a transaction that was rolled back to another one, which the snapshot of before takes for seen."""
+    """The server gives the id of a transaction that was rolled back to another one, which the
+    snapshot of before takes for seen.
+    """
     with tempfile.TemporaryDirectory(prefix="chatd-feed-") as place:
         server = Embedded(Path(place), settings={"wal_writer_delay": "10s"})
         try:
@@ -501,7 +558,9 @@ async def test_a_crash_that_gives_ids_out_again_hides_nothing() -> None:
                     append(conn, [Message(x)])
                     given = one(conn, "SELECT xid::text FROM feed")
                     assert given == lost, "the id was not given out again: the test shows nothing"
-                    assert one(conn, "SELECT pg_visible_in_snapshot(xid, %s::pg_snapshot) FROM feed", (before,)), "reading on would find nothing"
+                    assert one(conn, "SELECT pg_visible_in_snapshot(xid, %s::pg_snapshot) FROM feed", (before,)), (
+                        "reading on would find nothing"
+                    )
                 node.feed.wake()
                 await node.until(lambda: node.heads.get(x) == 2)
             await store.stop()
@@ -518,7 +577,10 @@ def roll_back(conninfo: str) -> str:
 
 
 def crash(conninfo: str) -> None:
-    """One backend is killed: the server ends all others and starts anew from its log. Returns when it answers again."""
+    """One backend is killed: the server ends all others and starts anew from its log.
+
+    Returns when it answers again.
+    """
     with connect(conninfo) as conn, connect(conninfo) as witness:
         os.kill(conn.info.backend_pid, signal.SIGKILL)
         with pytest.raises(psycopg.OperationalError):

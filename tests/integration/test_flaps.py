@@ -1,4 +1,6 @@
-"""Typing and presence that change faster than anybody can see: pushed once a second, the last state always."""
+"""Typing and presence that change faster than anybody can see: pushed once a second, the last state
+always.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from chatd.pace import PRESENCE_BURST, TYPING_S
+from chatd.core.coalescing import PRESENCE_BURST, TYPING_S
 from tests.fix_server import MakeServer, Peer, Server
 
 DEVICES = 3
@@ -98,7 +100,10 @@ async def test_flapping_presence_is_pushed_once_a_second_and_the_last_state_stan
     v = watched["presence"][0]["v"]
     scene.pass_second()
     for last in ("away", "online"):
-        states = [{"t": "presence", "state": state} for state in (("online", "away") if last == "away" else ("away", "online"))]
+        states = [
+            {"t": "presence", "state": state}
+            for state in (("online", "away") if last == "away" else ("away", "online"))
+        ]
         await flap(scene.alice, *states)
         assert len(await pushes(scene.bob, "presence")) <= PRESENCE_BURST
         scene.pass_second()

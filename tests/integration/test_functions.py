@@ -1,4 +1,6 @@
-"""sql/functions: the database has what this release has, and a release puts nothing back that a newer one has replaced."""
+"""sql/functions: the database has what this release has, and a release puts nothing back that a
+newer one has replaced.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chatd import doctor
-from chatd import migrate as migrating
 from chatd.config import Settings
-from chatd.migrate import migrate, pending
+from chatd.ops import doctor
 from chatd.postgres import functions
-from chatd.queries import folder as sql_folder
+from chatd.postgres import migrate as migrating
+from chatd.postgres.migrate import migrate, pending
+from chatd.postgres.queries import folder as sql_folder
 from tests.integration.logs import LANE_OPTIONS, Message, append, connect, conversation, entries, one, partitions
 from tests.integration.test_migrate import node
 
@@ -36,21 +38,31 @@ WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() A
 
 
 def text(name: str, version: int, gives: str, more: str = "") -> str:
-    statement = f"CREATE OR REPLACE FUNCTION {name}() RETURNS text\nLANGUAGE sql {more} AS $$\n    SELECT {gives}\n$$;\n"
+    statement = (
+        f"CREATE OR REPLACE FUNCTION {name}() RETURNS text\nLANGUAGE sql {more} AS $$\n    SELECT {gives}\n$$;\n"
+    )
     return f"-- version: {version}\n-- For a test.\n{statement}"
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    """Makes the SQL files of a release, named by its number: functions by name, migrations by m and name."""
+    """Makes the SQL files of a release, named by its number: functions by name, migrations by m and
+    name.
+    """
 
     def make(release: int, **texts: str) -> Path:
         folder = tmp_path / str(release)
         for part in ("migrations", "functions"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        shutil.copy(sql_folder() / "migrations" / "0027_pre_functions.sql", folder / "migrations" / "0000_pre_functions.sql")
+        shutil.copy(
+            sql_folder() / "migrations" / "0027_pre_functions.sql", folder / "migrations" / "0000_pre_functions.sql"
+        )
         for name, text in texts.items():
-            path = folder / "migrations" / f"{name[1:]}.sql" if name[1:5].isdigit() else folder / "functions" / f"{name}.sql"
+            path = (
+                folder / "migrations" / f"{name[1:]}.sql"
+                if name[1:5].isdigit()
+                else folder / "functions" / f"{name}.sql"
+            )
             path.write_text(text)
         return folder
 
@@ -90,13 +102,18 @@ def test_a_file_of_another_form_is_refused(tree: Tree, wrong: str) -> None:
 
 
 def test_functions_come_after_pre_and_before_the_post_of_their_release(empty_db: str, tree: Tree) -> None:
-    first = tree(1, m0001_pre_a="CREATE TABLE a (old text); INSERT INTO a VALUES ('old');", f=text("f", 1, "old FROM a"))
+    first = tree(
+        1, m0001_pre_a="CREATE TABLE a (old text); INSERT INTO a VALUES ('old');", f=text("f", 1, "old FROM a")
+    )
     assert migrate(empty_db, folder=first) == ["0000_pre_functions", "0001_pre_a", "functions/f"]
     second = tree(
-        2, m0001_pre_a="", f=text("f", 2, "new FROM a"), m0002_pre_b="ALTER TABLE a ADD new text; UPDATE a SET new = 'new';",
+        2,
+        m0001_pre_a="",
+        f=text("f", 2, "new FROM a"),
+        m0002_pre_b="ALTER TABLE a ADD new text; UPDATE a SET new = 'new';",
         # Fails where a function needs `old`: PostgreSQL does not know, so the file asks.
         m0003_post_b="ALTER TABLE a DROP old; SELECT f();",
-    )  # fmt: skip
+    )
     assert pending(empty_db, folder=second) == ["0002_pre_b", "functions/f", "0003_post_b"]
     assert migrate(empty_db, folder=second, post=True) == ["0002_pre_b", "functions/f", "0003_post_b"]
     assert says(empty_db) == "new"
@@ -111,7 +128,9 @@ def test_only_what_differs_is_applied(empty_db: str, tree: Tree) -> None:
     assert migrate(empty_db, folder=tree(1, f=text("f", 2, "'f2'", "STABLE").replace("For a", "Of a"))) == []
 
 
-@pytest.mark.parametrize("change", ["CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$", "DROP FUNCTION f()"])
+@pytest.mark.parametrize(
+    "change", ["CREATE OR REPLACE FUNCTION f() RETURNS text LANGUAGE sql AS $$ SELECT 'mine' $$", "DROP FUNCTION f()"]
+)
 def test_what_somebody_changed_by_hand_is_put_right(empty_db: str, tree: Tree, change: str) -> None:
     folder = tree(1, f=text("f", 1, "'f'"))
     migrate(empty_db, folder=folder)
@@ -204,7 +223,9 @@ def test_sessions_with_cached_plans_have_the_new_body_at_their_next_transaction(
 
 
 def test_lanes_go_on_while_append_is_replaced(fresh_db: str) -> None:
-    """Its callers see one body or the other, and no call fails: each conversation's seqs are 1, 2, 3 ..."""
+    """Its callers see one body or the other, and no call fails: each conversation's seqs are 1, 2,
+    3 ...
+    """
     others = [each for each in functions.read() if each.name != "append"]
     (now,) = (each for each in functions.read() if each.name == "append")
     over = threading.Event()
@@ -224,11 +245,15 @@ def test_lanes_go_on_while_append_is_replaced(fresh_db: str) -> None:
         try:
             for version in range(2, 42):
                 body = now.body.replace("BEGIN", f"BEGIN  -- {version}", 1)
-                functions.apply(conn, [functions.Function("append", version, now.statement.replace(now.body, body), body), *others])
+                functions.apply(
+                    conn, [functions.Function("append", version, now.statement.replace(now.body, body), body), *others]
+                )
         finally:
             over.set()
         counts = [each.result(60) for each in sends]
-        assert [[seq for seq, _, _ in entries(conn, conv)] for conv in convs] == [list(range(1, count + 1)) for count in counts]
+        assert [[seq for seq, _, _ in entries(conn, conv)] for conv in convs] == [
+            list(range(1, count + 1)) for count in counts
+        ]
         assert min(counts) > 10, "they were sending meanwhile"
 
 
@@ -236,7 +261,11 @@ def test_doctor_names_functions_that_are_not_those_of_the_release(fresh_db: str)
     settings = Settings(database_url=fresh_db)  # type: ignore[arg-type]
 
     def findings() -> dict[str, str]:
-        return {each.about: f"{each.level} {each.what}" for each in doctor.examine(settings) if each.about in ("schema", "functions")}
+        return {
+            each.about: f"{each.level} {each.what}"
+            for each in doctor.examine(settings)
+            if each.about in ("schema", "functions")
+        }
 
     def set_version(conn: psycopg.Connection[Any], version: int) -> None:
         conn.execute("UPDATE _chatd_function SET version = %s WHERE name = 'append'", (version,))

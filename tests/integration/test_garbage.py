@@ -1,6 +1,7 @@
-"""Nothing of the path waits for the garbage collector: what a connection or a refused request leaves refers to itself nowhere, so it is freed when it
-is let go. Found by a run over its limit: each refused send left a cycle (its error, the traceback, the frame that held the error), and the collector
-stopped the loop for 30 to 60 ms four times a second.
+"""Nothing of the path waits for the garbage collector: what a connection or a refused request
+leaves refers to itself nowhere, so it is freed when it is let go. Found by a run over its limit:
+each refused send left a cycle (its error, the traceback, the frame that held the error), and the
+collector stopped the loop for 30 to 60 ms four times a second.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pytest
 import pytest_asyncio
 
-from chatd.connection import Phase
-from chatd.handshake import Handshake
+from chatd.net.connection import Phase
+from chatd.wire.handshake import Handshake
 from tests.fix_costs import WAIT_S, Wire, masked
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ FREE: Final = {"rate_messages": 10_000, "frames_per_s": 1_000_000, "frames_burst
 
 @contextmanager
 def uncollected() -> Iterator[Counter[str]]:
-    """How many objects of each type the block left to the collector: ours, the handshake library's, and what errors drag along."""
+    """How many objects of each type the block left to the collector: ours, the handshake library's,
+    and what errors drag along.
+    """
     found: Counter[str] = Counter()
     gc.collect()
     gc.disable()
@@ -42,7 +45,11 @@ def uncollected() -> Iterator[Counter[str]]:
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
         kinds = (type(one) for one in gc.garbage)
-        found.update(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if kind.__module__.startswith(OURS) or kind in DRAGGED)
+        found.update(
+            f"{kind.__module__}.{kind.__qualname__}"
+            for kind in kinds
+            if kind.__module__.startswith(OURS) or kind in DRAGGED
+        )
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
@@ -100,18 +107,23 @@ async def make_home(make_server: MakeServer) -> Any:
         yield make
 
 
-UPGRADE: Final = b"GET /ws HTTP/1.1\r\nHost: chat\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+UPGRADE: Final = (
+    b"GET /ws HTTP/1.1\r\nHost: chat\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+)
 KEY: Final = b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 
 
 @pytest.mark.parametrize(
     ("head", "status"),
     [
-        (b"GET /ws HTTP/1.1\r\nHost: chat\r\n", b" 426 "), (UPGRADE, b" 400 "), (UPGRADE + KEY + b"Origin: http://evil\r\n", b" 403 "),
-        (UPGRADE + KEY + b"Sec-WebSocket-Protocol: other\r\n", b" 400 "), (b"POST /ws HTTP/1.1\r\nHost: chat\r\n", b" 405 "),
+        (b"GET /ws HTTP/1.1\r\nHost: chat\r\n", b" 426 "),
+        (UPGRADE, b" 400 "),
+        (UPGRADE + KEY + b"Origin: http://evil\r\n", b" 403 "),
+        (UPGRADE + KEY + b"Sec-WebSocket-Protocol: other\r\n", b" 400 "),
+        (b"POST /ws HTTP/1.1\r\nHost: chat\r\n", b" 405 "),
         (b"nonsense\r\n", b" 400 "),
     ],
-)  # fmt: skip
+)
 def test_handshakes_that_are_refused(head: bytes, status: bytes) -> None:
     with uncollected() as found:
         answer = Handshake(cast("Any", None), ()).feed(head + b"\r\n")
@@ -191,14 +203,17 @@ async def test_sends_that_find_the_queue_full(make_home: MakeHome, monkeypatch: 
 async def test_frames_over_the_rate(make_home: MakeHome) -> None:
     home = await make_home(frames_per_s=1, frames_burst=20)
     first = str(uuid.uuid4())
-    home.me.put(b"".join(home.me.frame("typing", to="peer") for _ in range(40)))  # far more than there are tokens, or come meanwhile
+    # Far more than there are tokens, or come meanwhile
+    home.me.put(b"".join(home.me.frame("typing", to="peer") for _ in range(40)))
     await home.me.until(40)
     home.reset()
     with uncollected() as found:
         home.me.put(b"".join(home.me.send("peer", cid=first) for _ in range(N)))
         await home.me.until(N)
     assert not found
-    assert sum(b"rate_limited" in text for text in home.me.texts) >= N - 2, "a token may have come meanwhile: one a second"
+    assert sum(b"rate_limited" in text for text in home.me.texts) >= N - 2, (
+        "a token may have come meanwhile: one a second"
+    )
 
 
 async def test_hellos_that_are_refused(make_home: MakeHome) -> None:

@@ -1,4 +1,6 @@
-"""Hostile bytes: whatever a client sends gets an answer or a close code, the node lives on, others are served, and no bug of ours shows."""
+"""Hostile bytes: whatever a client sends gets an answer or a close code, the node lives on, others
+are served, and no bug of ours shows.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +25,81 @@ FRAMES = 300
 def value(r: random.Random, depth: int = 0) -> Any:
     """Something for a key: right, nearly right, or absurd."""
     pick: list[Any] = [
-        None, True, -1, 0, 1, 2, 3, 2**53, 2**63, 2**64, 1e308, 1.5, "", "1", "2", "0", "-1", "bob", "alice", "x" * 70, "\u202e",
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        2**53,
+        2**63,
+        2**64,
+        1e308,
+        1.5,
+        "",
+        "1",
+        "2",
+        "0",
+        "-1",
+        "bob",
+        "alice",
+        "x" * 70,
+        "\u202e",
         "'; DROP TABLE entries; --",
-        "<script>alert(1)</script>", str(uuid.UUID(int=r.getrandbits(128))), "😀" * 512, "a" * 2048, "a" * 2049, "\x00", "\u0085",
-        "e\u0301", "online", "away", " bob",
-        "99999999999999999999", "1.1", "1.99999999999999999999999",
-    ]  # fmt: skip
+        "<script>alert(1)</script>",
+        str(uuid.UUID(int=r.getrandbits(128))),
+        "😀" * 512,
+        "a" * 2048,
+        "a" * 2049,
+        "\x00",
+        "\u0085",
+        "e\u0301",
+        "online",
+        "away",
+        " bob",
+        "99999999999999999999",
+        "1.1",
+        "1.99999999999999999999999",
+    ]
     if depth < 2:
-        pick += [[value(r, depth + 1) for _ in range(r.randrange(4))], {str(value(r, 2)): value(r, depth + 1) for _ in range(r.randrange(4))}]
+        pick += [
+            [value(r, depth + 1) for _ in range(r.randrange(4))],
+            {str(value(r, 2)): value(r, depth + 1) for _ in range(r.randrange(4))},
+        ]
     return r.choice(pick)
 
 
 def frame(r: random.Random, id: int) -> str | bytes:
     t = r.choice([*REQUEST_TYPES, "nonsense"])
-    keys = ["c", "to", "cid", "body", "ref", "seq", "before", "after", "limit", "cursor", "users", "state", "token", "retry", "v", "device", "since"]
-    sane = {"to": "bob", "cid": str(uuid.UUID(int=r.getrandbits(128))), "body": "hi", "ref": 1, "seq": 1, "users": ["bob"], "state": "away"}
+    keys = [
+        "c",
+        "to",
+        "cid",
+        "body",
+        "ref",
+        "seq",
+        "before",
+        "after",
+        "limit",
+        "cursor",
+        "users",
+        "state",
+        "token",
+        "retry",
+        "v",
+        "device",
+        "since",
+    ]
+    sane = {
+        "to": "bob",
+        "cid": str(uuid.UUID(int=r.getrandbits(128))),
+        "body": "hi",
+        "ref": 1,
+        "seq": 1,
+        "users": ["bob"],
+        "state": "away",
+    }
     o: dict[str, Any] = {"t": t, "id": id}
     for key in keys:
         chance = r.random()
@@ -69,7 +131,9 @@ async def test_random_requests_neither_break_the_node_nor_others(make_server: Ma
                 eve = await server.connect("eve")
         assert (await witness.say("witness", f"still here {seed}"))["t"] == "ok"
         assert (await (await server.connect("eve", "other")).request("ping"))["t"] == "pong"
-    assert [entry for entry in logs if entry["log_level"] in ("error", "critical") or entry["event"].endswith(".bug")] == []
+    assert [
+        entry for entry in logs if entry["log_level"] in ("error", "critical") or entry["event"].endswith(".bug")
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -87,7 +151,9 @@ async def test_random_requests_neither_break_the_node_nor_others(make_server: Ma
         ('{"id":5}', None),
     ],
 )
-async def test_an_unreadable_frame_gets_id_0_or_a_close_code(server: Server, payload: str | bytes, code: int | None) -> None:
+async def test_an_unreadable_frame_gets_id_0_or_a_close_code(
+    server: Server, payload: str | bytes, code: int | None
+) -> None:
     alice = await server.connect("alice")
     await alice.send_raw(payload)
     if code is not None:
@@ -100,7 +166,9 @@ async def test_an_unreadable_frame_gets_id_0_or_a_close_code(server: Server, pay
 
 async def test_of_equal_keys_the_last_counts_and_unknown_ones_are_ignored(server: Server) -> None:
     alice = await server.connect("alice")
-    await alice.send_raw('{"t":"send","id":2,"to":"eve","cid":"8c1e0000-0000-4000-8000-000000000001","body":"a","body":"b","to":"bob","new":[1]}')
+    await alice.send_raw(
+        '{"t":"send","id":2,"to":"eve","cid":"8c1e0000-0000-4000-8000-000000000001","body":"a","body":"b","to":"bob","new":[1]}'
+    )
     assert (await alice.reply(2))["seq"] == 1
     alice.last_id = 2
     page = await alice.request("history", to="bob")
@@ -125,7 +193,14 @@ async def test_sql_and_script_as_text_and_as_name_are_text(server: Server) -> No
 
 
 @pytest.mark.parametrize(
-    ("body", "code"), [("é" * 1024, None), ("é" * 1024 + "a", "too_long"), ("", "bad_text"), ("a\x00b", "bad_text"), ("a\x7f", "bad_text")]
+    ("body", "code"),
+    [
+        ("é" * 1024, None),
+        ("é" * 1024 + "a", "too_long"),
+        ("", "bad_text"),
+        ("a\x00b", "bad_text"),
+        ("a\x7f", "bad_text"),
+    ],
 )
 async def test_bodies_are_counted_in_bytes_and_kept_to_the_letter(server: Server, body: str, code: str | None) -> None:
     alice, bob = await server.connect("alice"), await server.connect("bob")
@@ -157,7 +232,9 @@ def masked(opcode: int, payload: bytes) -> bytes:
 
 
 async def test_a_hello_that_leaves_in_the_same_breath_holds_nothing(server: Server) -> None:
-    hello = json.dumps({"t": "hello", "id": 1, "v": 1, "token": server.token("alice"), "device": "d", "watch": ["bob"]}).encode()
+    hello = json.dumps(
+        {"t": "hello", "id": 1, "v": 1, "token": server.token("alice"), "device": "d", "watch": ["bob"]}
+    ).encode()
     head = (
         b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -12,7 +12,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from chatd.handshake import Handshake
+from chatd.wire.handshake import Handshake
 from tests.fix_server import MakeServer, Server
 
 
@@ -48,7 +48,10 @@ async def test_the_page_and_its_files_come_with_a_strict_policy(server: Server) 
     assert (await get(f"{server.http}/healthz"))[0] == 200
 
 
-@pytest.mark.parametrize("path", ["/nope", "//[", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"])
+@pytest.mark.parametrize(
+    "path",
+    ["/nope", "//[", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"],
+)
 async def test_everything_else_is_404(server: Server, path: str) -> None:
     assert (await get(server.http + path))[0] == 404
 
@@ -81,17 +84,30 @@ async def test_origin_must_be_our_own_or_allowed(make_server: MakeServer) -> Non
 @pytest.mark.parametrize(
     ("host", "origin", "allowed"),
     [
-        ("name:443", "https://name", True), ("name", "https://name:443", True), ("name:80", "http://name", True), ("name", "http://name:80", True),
-        ("[::1]:443", "https://[::1]", True), ("[::1]", "https://[::1]:443", True), ("Name:443", "https://name", True),
-        ("name:8443", "https://name:8443", True), ("x", "https://chat.example.org", True), ("x", "http://web.example.org:80", True),
-        ("name:443", "http://name", False), ("name:80", "https://name", False), ("name:8443", "https://name", False),
-        ("name", "https://name:8443", False), ("[::1]", "https://[:443", False), ("x", "https://chat.example.org:80", False),
+        ("name:443", "https://name", True),
+        ("name", "https://name:443", True),
+        ("name:80", "http://name", True),
+        ("name", "http://name:80", True),
+        ("[::1]:443", "https://[::1]", True),
+        ("[::1]", "https://[::1]:443", True),
+        ("Name:443", "https://name", True),
+        ("name:8443", "https://name:8443", True),
+        ("x", "https://chat.example.org", True),
+        ("x", "http://web.example.org:80", True),
+        ("name:443", "http://name", False),
+        ("name:80", "https://name", False),
+        ("name:8443", "https://name", False),
+        ("name", "https://name:8443", False),
+        ("[::1]", "https://[:443", False),
+        ("x", "https://chat.example.org:80", False),
     ],
-)  # fmt: skip
+)
 def test_the_port_of_a_scheme_may_be_said_or_not(host: str, origin: str, allowed: bool) -> None:
     head = f"GET /ws HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     head += "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    answer = Handshake(cast("Any", None), ("https://chat.example.org:443", "http://web.example.org")).feed(head.encode())
+    answer = Handshake(cast("Any", None), ("https://chat.example.org:443", "http://web.example.org")).feed(
+        head.encode()
+    )
     assert answer is not None
     assert answer.data.startswith(b"HTTP/1.1 101 " if allowed else b"HTTP/1.1 403 ")
 

@@ -1,8 +1,8 @@
 """What a node does that has nothing to do: its loop wakes twice a second.
 
-A wake is a return of the loop's selector that might have blocked. They are counted from beat to beat of the sweep, which has the
-only timer of an idle node: so a slow machine counts the same. Where a beat comes late, those who rest go on without it: the
-least of some rounds counts.
+A wake is a return of the loop's selector that might have blocked. They are counted from beat to
+beat of the sweep, which has the only timer of an idle node: so a slow machine counts the same.
+Where a beat comes late, those who rest go on without it: the least of some rounds counts.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ BEATS = 2  # a round
 ROUNDS = 8
 ROUND_S_MAX = 20.0
 A_BEAT = 2  # wakes: the timer of the sweep, and PostgreSQL's answer to the look
-# With Redis: also the feed (timer, answer), the subscription (timer, pong, the echo that it publishes to itself, the answer to
-# that) and two beats of the lease (timer, answer). Each connection answers for itself: a common timer would leave 9 of the 12.
+# With Redis: also the feed (timer, answer), the subscription (timer, pong, the echo that it
+# publishes to itself, the answer to that) and two beats of the lease (timer, answer). Each
+# connection answers for itself: a common timer would leave 9 of the 12.
 A_BEAT_OF_MANY = 12
 
 
@@ -70,12 +71,16 @@ class Wakes:
         return min(rounds)
 
 
-async def test_a_node_without_sessions_wakes_twice_a_second(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_node_without_sessions_wakes_twice_a_second(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server()
     assert await Wakes(server, monkeypatch).least(A_BEAT) <= A_BEAT
 
 
-async def test_idle_sessions_do_not_wake_it_and_after_traffic_it_rests_again(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_sessions_do_not_wake_it_and_after_traffic_it_rests_again(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(presence_grace_ms=300)
     peers = [await server.connect(f"user{n}") for n in range(20)]
     alice, bob = peers[:2]
@@ -94,7 +99,11 @@ async def test_idle_sessions_do_not_wake_it_and_after_traffic_it_rests_again(mak
 
 @pytest.mark.cluster
 async def test_a_node_among_others_wakes_for_each_answer(
-    make_server: MakeServer, make_process: MakeProcess, make_db: Callable[[], str], own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+    make_server: MakeServer,
+    make_process: MakeProcess,
+    make_db: Callable[[], str],
+    own_redis: OwnRedis,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = make_db()
     server = await make_server(database_url=url, redis_url=own_redis.url)
@@ -102,7 +111,9 @@ async def test_a_node_among_others_wakes_for_each_answer(
     assert await Wakes(server, monkeypatch).least(A_BEAT_OF_MANY) <= A_BEAT_OF_MANY
 
 
-async def test_work_that_fails_when_it_is_due_stops_the_node_loudly(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_that_fails_when_it_is_due_stops_the_node_loudly(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is not left out from then on, in silence."""
     server = await make_server(presence_grace_ms=10)
     alice = await server.connect("alice")
@@ -117,7 +128,9 @@ async def test_work_that_fails_when_it_is_due_stops_the_node_loudly(make_server:
             await server.node._failed
 
 
-async def test_a_flush_that_failed_is_tried_again_though_nothing_is_put_after_it(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_that_failed_is_tried_again_though_nothing_is_put_after_it(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(cursor_flush_ms=10)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     await alice.say("bob")

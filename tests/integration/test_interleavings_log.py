@@ -1,4 +1,6 @@
-"""The log moves while an answer of the one before is on its way, or shows that it is another one: nothing of the two is mixed."""
+"""The log moves while an answer of the one before is on its way, or shows that it is another one:
+nothing of the two is mixed.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,12 @@ import psycopg
 import pytest
 
 from chatd import errors, protocol
-from chatd.envelope import Entry
 from chatd.ids import Cid, ConvId, UserId
 from chatd.postgres import watch
 from chatd.postgres.faults import Outage
 from chatd.postgres.log_state import Renewals
 from chatd.store import RESOLVE
+from chatd.wire.node_messages import Entry
 from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect
 from tests.integration.test_interleavings_session import Gate, befriended
@@ -41,11 +43,15 @@ async def move(server: Server, *statements: str) -> None:
             await asyncio.sleep(0.005)
 
 
-# ---- what was asked of the log before -------------------------------------------------------------------------------------------------
+# ---- what was asked of the log before ------------------------------------------------------------
 
 
-async def test_floors_of_the_log_before_are_not_taken_over(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retention asked for them, and the log moved before the answer was there: a floor only rises, and history began too late."""
+async def test_floors_of_the_log_before_are_not_taken_over(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention asked for them, and the log moved before the answer was there: a floor only rises,
+    and history began too late.
+    """
     server = await make_server()
     alice, _, c = await befriended(server)
     with connect(conninfo(server)) as db:
@@ -64,8 +70,12 @@ async def test_floors_of_the_log_before_are_not_taken_over(make_server: MakeServ
     assert server.node.retention._oldest is None, "the next pass asks again"
 
 
-async def test_conversations_found_in_two_logs_are_not_one_answer(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second query of `resolve` was asked of another log than the first; what both gave went into memory."""
+async def test_conversations_found_in_two_logs_are_not_one_answer(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second query of `resolve` was asked of another log than the first; what both gave went
+    into memory.
+    """
     server = await make_server()
     store = server.node.store
     rows, answers = store._rows, list[Any]()
@@ -86,8 +96,12 @@ async def test_conversations_found_in_two_logs_are_not_one_answer(make_server: M
     assert len(answers) == 2
 
 
-async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`loaded` was put back to what it had been in the log before: of the next hello only what had changed was read."""
+async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`loaded` was put back to what it had been in the log before: of the next hello only what had
+    changed was read.
+    """
     server = await make_server()
     store = server.node.store
     _alice, bob, c = await befriended(server)
@@ -115,7 +129,7 @@ async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(mak
     await check_maps(server.node)
 
 
-# ---- what shows that the log is another one -------------------------------------------------------------------------------------------
+# ---- what shows that the log is another one ------------------------------------------------------
 
 
 class Blind:
@@ -135,26 +149,38 @@ class Blind:
 
 
 def set_back(db: psycopg.Connection[Any], *convs: tuple[int, str, str]) -> None:
-    """Under the node's connections the log is one with these conversations, of three messages each; cluster, timeline and epoch are as they were."""
+    """Under the node's connections the log is one with these conversations, of three messages each;
+    cluster, timeline and epoch are as they were.
+    """
     with db.transaction():
         for table in ("entries", "cursors", "conversations"):
             db.execute(f"DELETE FROM {table}")
         for id, a, b in convs:
-            db.execute("INSERT INTO conversations (id, a, b, head, na) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, 3, 3)", (id, a, b))
+            db.execute(
+                "INSERT INTO conversations (id, a, b, head, na) OVERRIDING SYSTEM VALUE VALUES (%s, %s, %s, 3, 3)",
+                (id, a, b),
+            )
             db.execute(
                 "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)"
-                " SELECT %s, n, clock_timestamp(), gen_random_uuid(), n, 0, 0, 0, 'theirs' FROM generate_series(1, 3) n", (id,),
-            )  # fmt: skip
+                " SELECT %s, n, clock_timestamp(), gen_random_uuid(), n, 0, 0, 0, 'theirs' FROM generate_series(1, 3) n",
+                (id,),
+            )
 
 
 @pytest.mark.parametrize("found_by", ["hello", "conversations", "first message", "head", "watch"])
-async def test_what_is_others_in_another_log_is_not_mixed(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, found_by: str) -> None:
-    """The id that memory has for a pair is of another one, or the pair has another id: users were linked to the old object, and read by its id."""
+async def test_what_is_others_in_another_log_is_not_mixed(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, found_by: str
+) -> None:
+    """The id that memory has for a pair is of another one, or the pair has another id: users were
+    linked to the old object, and read by its id.
+    """
     server = await make_server()
     alice, bob, c = await befriended(server)
     blind = Blind(monkeypatch, server)
     id = int(c)
-    convs = {"conversations": [(id + 100, "alice", "bob")], "first message": [(id, "alice", "erin")]}.get(found_by, [(id, "dave", "erin")])
+    convs = {"conversations": [(id + 100, "alice", "bob")], "first message": [(id, "alice", "erin")]}.get(
+        found_by, [(id, "dave", "erin")]
+    )
     with connect(conninfo(server)) as db:
         set_back(db, *convs)
     if found_by == "hello":
@@ -173,17 +199,23 @@ async def test_what_is_others_in_another_log_is_not_mixed(make_server: MakeServe
     assert [push for push in alice.pushes + bob.pushes if push["t"] == "entry"] == []
     again = await server.connect(convs[0][1])
     assert again.welcome["epoch"] != alice.welcome["epoch"]
-    assert [(item["c"], item["peer"], item["head"]) for item in again.welcome["conversations"]] == [(str(convs[0][0]), convs[0][2], 3)]
+    assert [(item["c"], item["peer"], item["head"]) for item in again.welcome["conversations"]] == [
+        (str(convs[0][0]), convs[0][2], 3)
+    ]
     await check_maps(server.node)
 
 
 async def test_an_entry_of_another_log_that_a_node_tells_of_is_not_pushed(server: Server) -> None:
-    """The other node has the conversation's id for Bob and Carol; Alice was pushed what Carol wrote to Bob."""
+    """The other node has the conversation's id for Bob and Carol; Alice was pushed what Carol wrote
+    to Bob.
+    """
     alice, bob, c = await befriended(server)
     frame = protocol.entry(int(c), 3, 1, b'"bob"', b'"carol"', protocol.MESSAGE, None, "theirs", None)
     told = Entry(ConvId(int(c)), 3, 1, 1, 2, 0, protocol.MESSAGE, Cid(str(uuid.uuid4())), frame)
     assert not server.node.delivery.heard(UserId("bob"), told)
-    assert not server.node.delivery.heard(UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice")))
+    assert not server.node.delivery.heard(
+        UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice"))
+    )
     await alice.quiet()
     await bob.quiet()
     assert wrong(server.node) == []
@@ -201,7 +233,7 @@ async def test_an_idle_node_finds_a_log_that_lost_its_end(make_server: MakeServe
     assert [item["head"] for item in bob.welcome["conversations"]] == [1]
 
 
-# ---- what does not ---------------------------------------------------------------------------------------------------------------------
+# ---- what does not -------------------------------------------------------------------------------
 
 
 async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: MakeServer) -> None:
@@ -209,7 +241,9 @@ async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: 
     server = await make_server()
     alice, bob, _ = await befriended(server)
     with connect(conninfo(server)) as db:
-        db.execute("CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'CH002'; END$$")
+        db.execute(
+            "CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'CH002'; END$$"
+        )
         db.execute("CREATE TRIGGER stranger BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION stranger()")
         cid = str(uuid.uuid4())
         for _ in range(2):
@@ -221,14 +255,20 @@ async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: 
     assert (await server.connect("carol")).welcome["epoch"] == alice.welcome["epoch"]
 
 
-async def test_a_log_that_differs_again_is_not_begun_anew_without_end(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A trigger sets heads back: after the first new epoch all is served as it is there, and an error tells it once."""
+async def test_a_log_that_differs_again_is_not_begun_anew_without_end(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trigger sets heads back: after the first new epoch all is served as it is there, and an
+    error tells it once.
+    """
     server = await make_server()
     alice, bob, _ = await befriended(server)
     told: list[str] = []
     monkeypatch.setattr(watch.log, "error", lambda event, **_: told.append(event))
     with connect(conninfo(server)) as db:
-        db.execute("CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.head := 2; RETURN NEW; END$$")
+        db.execute(
+            "CREATE FUNCTION back() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.head := 2; RETURN NEW; END$$"
+        )
         db.execute("CREATE TRIGGER back BEFORE UPDATE ON conversations FOR EACH ROW EXECUTE FUNCTION back()")
         assert (await alice.say("bob", "3"))["code"] == "unavailable"
         assert await alice.closed() == await bob.closed() == RESTART

@@ -1,4 +1,6 @@
-"""Orders of events between requests, answers and pushes of one node that were wrong once, each driven as it was: by an answer that is held back."""
+"""Orders of events between requests, answers and pushes of one node that were wrong once, each
+driven as it was: by an answer that is held back.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from chatd import opening
 from chatd.chat import handlers
+from chatd.chat import hello as opening
 from chatd.ids import UserId
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
@@ -47,7 +49,9 @@ class Gate:
             await self.reached.wait()
 
 
-async def test_what_may_have_been_written_keeps_its_slot_of_the_rate(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_may_have_been_written_keeps_its_slot_of_the_rate(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Answers that come late, or never: 18 to 20 messages in 5 s went through."""
     server = await make_server(rate_messages=3, rate_per_ms=600_000, lanes=1)
     alice = await server.connect("alice")
@@ -70,7 +74,9 @@ async def test_what_may_have_been_written_keeps_its_slot_of_the_rate(make_server
         assert one(db, "SELECT count(*) FROM entries") == 3
 
 
-async def test_what_was_surely_not_written_gives_its_slot_back(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_was_surely_not_written_gives_its_slot_back(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(rate_messages=2, rate_per_ms=600_000, lanes=1)
     alice = await server.connect("alice")
     assert (await alice.say("alice", "1"))["t"] == "ok"
@@ -86,7 +92,9 @@ async def test_what_was_surely_not_written_gives_its_slot_back(make_server: Make
     assert (await alice.say("alice", "2", cid=cid, retry=True))["t"] == "ok"
 
 
-async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(lanes=1)
     alice, bob, c = await befriended(server)
     lane = server.node.store.lanes[0]
@@ -111,8 +119,13 @@ async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(make_server: M
     await check_maps(server.node)
 
 
-async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output was paused; who is watched came meanwhile: `online` was pushed, then the older answer said `offline`."""
+async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output was paused; who is watched came meanwhile:
+
+    `online` was pushed, then the older answer said `offline`.
+    """
     server = await make_server(presence_grace_ms=0)
     alice, bob, _ = await befriended(server)
     await bob.close()
@@ -144,7 +157,9 @@ async def left(server: Server, peer: Peer, user: str) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their time was asked for while they were there: the answer said `offline` and not since when."""
     server = await make_server(presence_grace_ms=0)
     alice, bob, _ = await befriended(server)
@@ -157,7 +172,9 @@ async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(make_s
     assert (told["state"], "seen" in told) == ("offline", True)
 
 
-async def test_who_leaves_before_the_end_of_a_welcome_was_last_seen_then(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_leaves_before_the_end_of_a_welcome_was_last_seen_then(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(presence_grace_ms=0)
     _, bob, _ = await befriended(server)
     gate = Gate(monkeypatch, server.node.services, "drained")
@@ -206,7 +223,9 @@ async def test_a_drain_tells_who_says_hello_meanwhile(make_server: MakeServer, m
     await drain
 
 
-async def test_no_more_is_unread_than_stands_behind_the_read_cursor(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_more_is_unread_than_stands_behind_the_read_cursor(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another device read while the welcome was made: it said `read` 5 with 10 unread."""
     server = await make_server(rate_messages=100)
     alice, bob, c = await befriended(server)
@@ -251,8 +270,12 @@ async def test_no_grace_ends_while_a_session_opens(make_server: MakeServer, monk
     await alice.quiet()
 
 
-async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its result was out for longer than its author was held; the session of their return got the next `ok` over a seq that it never saw."""
+async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result was out for longer than its author was held; the session of their return got the
+    next `ok` over a seq that it never saw.
+    """
     server = await make_server(lanes=1)
     alice, _, _ = await befriended(server)
     gate = Gate(monkeypatch, server.node.store.lanes[0], "_append")
@@ -273,7 +296,9 @@ async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(mak
 
 
 def lose_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the lane writes is committed, and its answer lost, until `monkeypatch` is asked for something else."""
+    """What the lane writes is committed, and its answer lost, until `monkeypatch` is asked for
+    something else.
+    """
     lane = server.node.store.lanes[0]
     append = lane._append
 
@@ -285,7 +310,9 @@ def lose_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def first_of_unknown_outcome(server: Server, monkeypatch: pytest.MonkeyPatch) -> tuple[Peer, str, Gate]:
-    """Alice's first message to Bob was written; the retry says so, and the gap before it is held open."""
+    """Alice's first message to Bob was written; the retry says so, and the gap before it is held
+    open.
+    """
     alice, cid = await server.connect("alice"), str(uuid.uuid4())
     with monkeypatch.context() as patch:
         lose_answers(server, patch)
@@ -310,8 +337,13 @@ async def test_a_conversation_that_a_dup_named_is_known_before_its_first_entry_i
     await check_maps(server.node)
 
 
-async def test_a_seq_that_a_dup_named_is_never_beyond_the_head(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gap takes longer than a read waits for it: `bad_seq` says that the client is wrong, and it is not."""
+async def test_a_seq_that_a_dup_named_is_never_beyond_the_head(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gap takes longer than a read waits for it:
+
+    `bad_seq` says that the client is wrong, and it is not.
+    """
     server = await make_server(lanes=1)
     monkeypatch.setattr(opening, "OVERTAKEN_S_MAX", 0.0)
     alice, c, gate = await first_of_unknown_outcome(server, monkeypatch)
@@ -322,7 +354,9 @@ async def test_a_seq_that_a_dup_named_is_never_beyond_the_head(make_server: Make
     assert (await alice.request("read", c=c, seq=1))["t"] == "ok"
 
 
-async def test_a_cid_of_unknown_outcome_keeps_one_slot_however_often_it_was_queued(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cid_of_unknown_outcome_keeps_one_slot_however_often_it_was_queued(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(rate_messages=4, rate_per_ms=600_000, lanes=1)
     alice, cid = await server.connect("alice"), str(uuid.uuid4())
     assert (await alice.say("alice", "1"))["t"] == "ok"
@@ -351,7 +385,9 @@ async def turns(server: Server) -> tuple[Peer, Peer, str]:
     return alice, bob, c
 
 
-async def test_a_welcome_counts_what_is_unread_from_the_cursor_that_it_tells(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_welcome_counts_what_is_unread_from_the_cursor_that_it_tells(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both had written: `read` was memory's, and `unread` all entries behind it, one's own too."""
     server = await make_server(rate_messages=100)
     _, bob, c = await turns(server)
@@ -382,7 +418,9 @@ class Pause:
             await self.reached.wait()
 
 
-async def test_a_listing_counts_what_is_unread_as_of_the_turn_in_which_it_is_sent(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_listing_counts_what_is_unread_as_of_the_turn_in_which_it_is_sent(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(rate_messages=100)
     _, bob, c = await turns(server)
     other = await server.connect("bob", device="d2")
@@ -395,8 +433,12 @@ async def test_a_listing_counts_what_is_unread_as_of_the_turn_in_which_it_is_sen
     assert (item["read"], item["unread"]) == (6, 2)
 
 
-async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its session had ended; its rows were merged all the same, and the id is somebody else's in the log that is."""
+async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session had ended; its rows were merged all the same, and the id is somebody else's in
+    the log that is.
+    """
     server = await make_server()
     _, bob, c = await befriended(server)
     pause = Pause(monkeypatch, server)
@@ -414,7 +456,9 @@ async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(make_server:
     assert [item["peer"] for item in dave.welcome["conversations"]] == ["erin"]
 
 
-async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its conversations were looked up in a memory that had been dropped: KeyError, close 1011."""
     server = await make_server()
     _, bob, _ = await befriended(server)

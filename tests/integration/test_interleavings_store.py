@@ -1,4 +1,6 @@
-"""Orders of events between this node and PostgreSQL that were wrong once, each driven as it was: by a lock, or an answer held back."""
+"""Orders of events between this node and PostgreSQL that were wrong once, each driven as it was: by
+a lock, or an answer held back.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +15,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from chatd.behind import Behind
-from chatd.lanes import Item
+from chatd.core.batch import Item
 from chatd.postgres.connection import Connection
+from chatd.postgres.write_behind import Behind
 from chatd.store import Store
 from tests.fix_server import MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
@@ -45,11 +47,15 @@ async def held(server: Server, statement: str, *params: object) -> AsyncIterator
         yield
 
 
-# ---- who is linked ------------------------------------------------------------------------------------------------------------------
+# ---- who is linked -------------------------------------------------------------------------------
 
 
-async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alice's first send waits in its lane; Bob, who is not in memory, says hello: his listing has no such conversation. Then it is written."""
+async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Alice's first send waits in its lane; Bob, who is not in memory, says hello: his listing has
+    no such conversation. Then it is written.
+    """
     server = await make_server()
     store = server.node.store
     alice = await server.connect("alice")
@@ -77,7 +83,7 @@ async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
     await check_maps(server.node)
 
 
-# ---- what another transaction holds -------------------------------------------------------------------------------------------------
+# ---- what another transaction holds --------------------------------------------------------------
 
 
 async def test_a_locked_conversation_keeps_no_other_of_its_batch_back(make_server: MakeServer) -> None:
@@ -104,7 +110,9 @@ async def test_a_locked_conversation_keeps_no_other_of_its_batch_back(make_serve
 
 
 async def test_a_locked_message_keeps_no_other_of_its_batch_back(make_server: MakeServer) -> None:
-    """Somebody holds the row of a message; an edit of it waits, and what is written beside it does not."""
+    """Somebody holds the row of a message; an edit of it waits, and what is written beside it does
+    not.
+    """
     server = await make_server(lanes=1)
     alice, _, c = await befriended(server)
     carol, _, _ = await befriended(server, "carol", "dave")
@@ -139,8 +147,13 @@ async def test_a_locked_row_of_cursors_keeps_nobody_back(make_server: MakeServer
         assert one(db, "SELECT b_read FROM cursors WHERE conv = %s", (int(c),)) == 2
 
 
-async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_over(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It hung past both looks at its head, as at a standby that does not answer; the sender left. Nobody ever got the entry."""
+async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_over(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hung past both looks at its head, as at a standby that does not answer; the sender left.
+
+    Nobody ever got the entry.
+    """
     server = await make_server(lanes=1, lane_deadline_ms=1_000)
     alice, bob, c = await befriended(server)
     looks = 0
@@ -155,11 +168,13 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
     monkeypatch.setattr(Store, "heads_decided", look)
     with connect(conninfo(server)) as writer:
         with writer.transaction():
-            # The same as a batch whose commit waits: the row is locked, the entry is there, and nobody sees either.
+            # The same as a batch whose commit waits: the row is locked, the entry is there, and
+            # nobody sees either.
             writer.execute("SELECT FROM conversations WHERE id = %s FOR NO KEY UPDATE", (int(c),))
             writer.execute(
                 "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)"
-                " VALUES (%s, 3, clock_timestamp(), gen_random_uuid(), 2, 1, 0, 0, 'late')", (int(c),),
+                " VALUES (%s, 3, clock_timestamp(), gen_random_uuid(), 2, 1, 0, 0, 'late')",
+                (int(c),),
             )
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
@@ -173,7 +188,10 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
 
 
 async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(make_server: MakeServer) -> None:
-    """It was stopped before it had read its batch, and looks at the head found nothing to wait for. What it wrote in the end nobody ever got."""
+    """It was stopped before it had read its batch, and looks at the head found nothing to wait for.
+
+    What it wrote in the end nobody ever got.
+    """
     server = await make_server(lanes=1, lane_deadline_ms=200)
     alice, bob, _ = await befriended(server)
     conn = server.node.store.lanes[0]._conn
@@ -221,7 +239,7 @@ async def test_who_waits_for_what_is_written_behind_waits_for_two_flushes_at_mos
     assert (len(going), len(behind)) == (2, 1)
 
 
-# ---- what retention takes -----------------------------------------------------------------------------------------------------------
+# ---- what retention takes ------------------------------------------------------------------------
 
 
 async def test_a_gap_of_which_retention_has_taken_all_leaves_the_numbers_right(make_server: MakeServer) -> None:
@@ -239,10 +257,12 @@ async def test_a_gap_of_which_retention_has_taken_all_leaves_the_numbers_right(m
     assert (await bob.push("entry"))["seq"] == 10
 
 
-# ---- the pool of reads --------------------------------------------------------------------------------------------------------------
+# ---- the pool of reads ---------------------------------------------------------------------------
 
 
-async def test_a_connection_that_cannot_be_set_does_not_stay_open(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_cannot_be_set_does_not_stay_open(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each of the pool's attempts left one more, until PostgreSQL had too many."""
     server = await make_server()
 

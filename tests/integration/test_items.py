@@ -1,4 +1,6 @@
-"""An item of `welcome` and `conversations` is true in itself, wherever its numbers come from: memory, the log, another node's cursors."""
+"""An item of `welcome` and `conversations` is true in itself, wherever its numbers come from:
+memory, the log, another node's cursors.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chatd import opening
-from chatd.retention import Retention
+from chatd.chat import hello as opening
+from chatd.postgres.partitions import Retention
 from tests.integration.logs import Message, age, append, cid, connect, one, partitions
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ def db_url(make_db: Callable[[], str]) -> str:
 
 
 def another_node(db: psycopg.Connection[Any], conv: int, reads_to: int) -> None:
-    """What another node would write while its words about it are lost: an entry of alice, and that bob has read it there."""
+    """What another node would write while its words about it are lost: an entry of alice, and that
+    bob has read it there.
+    """
     append(db, [Message(conv, "elsewhere", side=0)])
     assert one(db, "SELECT head FROM conversations WHERE id = %s", [conv]) == reads_to
     db.execute(
@@ -32,7 +36,7 @@ def another_node(db: psycopg.Connection[Any], conv: int, reads_to: int) -> None:
         " VALUES (%s, 0, 0, 0, %s, %s, %s, pg_current_xact_id())"
         " ON CONFLICT (conv) DO UPDATE SET b_delivered = excluded.b_delivered, b_read = excluded.b_read, b_read_n = excluded.b_read_n",
         (conv, reads_to, reads_to, reads_to),
-    )  # fmt: skip
+    )
 
 
 async def items(server: Server, peer: Peer, **hello: Any) -> list[Frame]:
@@ -46,7 +50,9 @@ def is_true(item: Frame) -> bool:
     return bool(max(item["delivered"], item["read"], item["peer_delivered"], item["peer_read"]) <= item["head"])
 
 
-async def test_where_a_cursor_has_passed_what_was_delivered_here_the_head_is_the_logs(make_server: MakeServer, db_url: str) -> None:
+async def test_where_a_cursor_has_passed_what_was_delivered_here_the_head_is_the_logs(
+    make_server: MakeServer, db_url: str
+) -> None:
     server = await make_server(database_url=db_url)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     c = (await alice.say("bob"))["c"]
@@ -56,7 +62,11 @@ async def test_where_a_cursor_has_passed_what_was_delivered_here_the_head_is_the
             assert (item["head"], item["delivered"], item["read"], item["unread"]) == (2, 2, 2, 0)
         entry = [await bob.push("entry"), await bob.push("entry")][1]
         assert (entry["seq"], entry["body"]) == (2, "elsewhere")
-        assert one(db, "SELECT (extract(epoch FROM last_ts) * 1000)::bigint FROM conversations") == entry["ts"] == item["ts"]
+        assert (
+            one(db, "SELECT (extract(epoch FROM last_ts) * 1000)::bigint FROM conversations")
+            == entry["ts"]
+            == item["ts"]
+        )
 
 
 async def test_where_the_log_cannot_be_read_in_time_the_cursors_are_cut_to_the_head(
@@ -84,7 +94,9 @@ async def test_where_the_log_cannot_be_read_in_time_the_cursors_are_cut_to_the_h
     assert (await bob.push("entry"))["seq"] == 2
 
 
-async def test_unread_counts_what_can_be_read(make_server: MakeServer, db_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_counts_what_can_be_read(
+    make_server: MakeServer, db_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Retention, "run", lambda _self: asyncio.Event().wait())  # here it passes when it is told
     server = await make_server(database_url=db_url)
     alice = await server.connect("alice")
@@ -92,7 +104,9 @@ async def test_unread_counts_what_can_be_read(make_server: MakeServer, db_url: s
         conv = int((await alice.say("bob", f"{n}"))["c"])
 
     async def unread(**hello: Any) -> list[tuple[int, int, int]]:
-        """(unread, floor, head) for bob, who has read nothing yet unless told otherwise: as in welcome, and as in a list."""
+        """(unread, floor, head) for bob, who has read nothing yet unless told otherwise: as in
+        welcome, and as in a list.
+        """
         bob = await server.connect("bob", **hello)
         both = [*bob.welcome["conversations"], *(await bob.request("conversations"))["conversations"]]
         return [(item["unread"], item["floor"], item["head"]) for item in both]
@@ -114,5 +128,6 @@ async def test_unread_counts_what_can_be_read(make_server: MakeServer, db_url: s
         await server.node.retention.once()
         assert await unread() == [(0, edit["seq"] + 1, edit["seq"])] * 2
         await bob.close()
-        db.execute("UPDATE conversations SET a_gone = 0, b_gone = 0")  # as floors were raised before there was such a number
+        # As floors were raised before there was such a number
+        db.execute("UPDATE conversations SET a_gone = 0, b_gone = 0")
         assert await unread() == [(0, edit["seq"] + 1, edit["seq"])] * 2

@@ -1,4 +1,6 @@
-"""A reload of the keys beside sessions over real sockets: who ends, who stays, and a hello that is under way meanwhile. And `token_ttl_max_s`."""
+"""A reload of the keys beside sessions over real sockets: who ends, who stays, and a hello that is
+under way meanwhile. And `token_ttl_max_s`.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,12 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 
-from chatd import auth, keys_file, opening
-from chatd.auth import Keys
+from chatd.chat import auth, hello
+from chatd.chat.auth import Keys
 from chatd.client.client import Client
 from chatd.errors import CloseCode
 from chatd.ids import UserId
+from chatd.ops import keys_file
 from tests.fix_process import MakeProcess
 from tests.fix_server import MakeServer, Peer, Server
 from tests.integration.test_interleavings_session import Gate
@@ -32,7 +35,9 @@ REMOVED = ("key_removed", "4001")
 
 
 class KeysFile:
-    """A keys file whose content the test changes; `token` is signed by a key whether the file has it or not."""
+    """A keys file whose content the test changes; `token` is signed by a key whether the file has
+    it or not.
+    """
 
     def __init__(self, path: Path, *kids: str) -> None:
         self.path = path
@@ -45,7 +50,9 @@ class KeysFile:
 
     def token(self, user: str, kid: str, *, named: bool = True) -> str:
         other = self.path.with_suffix(f".{kid}")
-        jwk = dict(self.jwks[kid]) if named else {name: value for name, value in self.jwks[kid].items() if name != "kid"}
+        jwk = (
+            dict(self.jwks[kid]) if named else {name: value for name, value in self.jwks[kid].items() if name != "kid"}
+        )
         other.write_text(json.dumps({"keys": [jwk]}))
         other.chmod(0o600)
         return auth.issue(Keys.load(other), UserId(user), YEAR_9999_S - time.time() - 60, time.time(), None, None)
@@ -83,11 +90,17 @@ async def test_sessions_of_a_removed_key_end_with_4001_and_others_stay(make_serv
         await revoked(server)
     assert alice.ws.close_reason == "the key of this token was removed"
     await kept(bob)
-    assert (await stranger.request("hello", v=1, token=file.token("alice", "old"), device="a"))["code"] == "unauthorized"
+    assert (await stranger.request("hello", v=1, token=file.token("alice", "old"), device="a"))[
+        "code"
+    ] == "unauthorized"
     assert server.node.metrics.connections_closed[REMOVED] == 2
-    reloaded, *closed, ended = [line for line in lines if line["event"] in ("keys.reloaded", "session.closed", "keys.sessions_ended")]
+    reloaded, *closed, ended = [
+        line for line in lines if line["event"] in ("keys.reloaded", "session.closed", "keys.sessions_ended")
+    ]
     assert (reloaded["added"], reloaded["removed"]) == ([], ["old"])
-    assert {(line["user"], line["code"], line["reason"]) for line in closed} == {("alice", 4001, "the key of this token was removed")}
+    assert {(line["user"], line["code"], line["reason"]) for line in closed} == {
+        ("alice", 4001, "the key of this token was removed")
+    }
     assert ended["sessions"] == 2
     await check_maps(server.node)
 
@@ -102,7 +115,9 @@ async def test_another_key_under_the_same_kid_is_another_key(make_server: MakeSe
 
 
 async def test_what_removes_no_key_ends_nobody(make_server: MakeServer, file: KeysFile) -> None:
-    """The same keys in another order and spelling; a key more, whose `kid` a token without one cannot say; a file that is none."""
+    """The same keys in another order and spelling; a key more, whose `kid` a token without one
+    cannot say; a file that is none.
+    """
     file.write("old")
     server = await make_server(keys_file=file.path)
     named = await server.connect("alice", token=file.token("alice", "old"))
@@ -143,7 +158,9 @@ async def test_the_only_key_of_a_file_without_names(make_server: MakeServer, fil
 
 async def test_a_session_belongs_to_the_key_of_its_newest_token(make_server: MakeServer, file: KeysFile) -> None:
     server = await make_server(keys_file=file.path)
-    alice, bob, carol = [await server.connect(name, token=file.token(name, "old")) for name in ("alice", "bob", "carol")]
+    alice, bob, carol = [
+        await server.connect(name, token=file.token(name, "old")) for name in ("alice", "bob", "carol")
+    ]
     assert (await alice.request("refresh", token=file.token("alice", "new")))["t"] == "ok"
     assert (await bob.request("refresh", token=file.token("mallory", "new")))["code"] == "unauthorized"
     assert (await carol.request("refresh", token=file.token("carol", "new")))["t"] == "ok"
@@ -164,10 +181,12 @@ async def test_the_development_key_made_anew(server: Server, tmp_path: Path) -> 
     assert await alice.closed() == 4001
 
 
-# ---- a hello under way ----------------------------------------------------------------------------------------------------------------
+# ---- a hello under way ---------------------------------------------------------------------------
 
 
-async def test_a_hello_that_waits_for_its_listing_ends_too(make_server: MakeServer, file: KeysFile, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hello_that_waits_for_its_listing_ends_too(
+    make_server: MakeServer, file: KeysFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server(keys_file=file.path)
     gate = Gate(monkeypatch, server.node.store, "list_changed")
     alice = await server.open()
@@ -187,11 +206,13 @@ async def test_a_hello_that_waits_for_its_listing_ends_too(make_server: MakeServ
 async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
     make_server: MakeServer, file: KeysFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reload comes in the very turn, after the token was found good: what is attached then belongs to the key that is gone."""
+    """The reload comes in the very turn, after the token was found good: what is attached then
+    belongs to the key that is gone.
+    """
     server = await make_server(keys_file=file.path)
     verify = server.node.services.verify
 
-    def and_then(token: str) -> opening.Identity:
+    def and_then(token: str) -> hello.Identity:
         identity = verify(token)
         file.write("new")
         server.node.reload_keys()
@@ -207,7 +228,9 @@ async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
 async def test_a_key_removed_while_the_database_is_asked_for_an_old_name(
     make_server: MakeServer, fresh_db: str, file: KeysFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that could not become one today is looked up after its token was found good: the session began with the removed key, and stayed."""
+    """A name that could not become one today is looked up after its token was found good: the
+    session began with the removed key, and stayed.
+    """
     server = await make_server(database_url=fresh_db, keys_file=file.path)
     with psycopg.connect(fresh_db, autocommit=True) as conn:
         conn.execute("INSERT INTO users (id, seen_ms) VALUES (%s, 5)", (OLD_NAME,))
@@ -224,7 +247,9 @@ async def test_a_key_removed_while_the_database_is_asked_for_an_old_name(
     await check_maps(server.node)
 
 
-async def test_a_hello_that_was_sent_before_and_is_read_after_the_reload(make_server: MakeServer, file: KeysFile) -> None:
+async def test_a_hello_that_was_sent_before_and_is_read_after_the_reload(
+    make_server: MakeServer, file: KeysFile
+) -> None:
     server = await make_server(keys_file=file.path)
     alice = await server.open()
     await alice.post("hello", v=1, token=file.token("alice", "old"), device="d1")
@@ -257,7 +282,9 @@ async def test_what_a_lane_has_is_stored_and_its_author_learns_it_with_another_t
     await check_maps(server.node)
 
 
-async def test_many_sessions_end_in_slices_beside_others_that_are_served(make_server: MakeServer, file: KeysFile) -> None:
+async def test_many_sessions_end_in_slices_beside_others_that_are_served(
+    make_server: MakeServer, file: KeysFile
+) -> None:
     server = await make_server(keys_file=file.path)
     old = [await server.connect(f"u{n // 10}", f"d{n % 10}", token=file.token(f"u{n // 10}", "old")) for n in range(70)]
     bob = await server.connect("bob", token=file.token("bob", "new"))
@@ -294,10 +321,12 @@ async def test_the_sdk_comes_back_with_a_token_of_another_key(make_server: MakeS
     assert asked[:2] == [False, True]
 
 
-# ---- a real process ---------------------------------------------------------------------------------------------------------------------
+# ---- a real process ------------------------------------------------------------------------------
 
 
-async def test_sighup_ends_the_sessions_of_a_key_that_is_gone(make_process: MakeProcess, fresh_db: str, file: KeysFile) -> None:
+async def test_sighup_ends_the_sessions_of_a_key_that_is_gone(
+    make_process: MakeProcess, fresh_db: str, file: KeysFile
+) -> None:
     process = await make_process(database_url=fresh_db, keys_file=file.path)
     async with contextlib.AsyncExitStack() as stack:
         peers = {}
@@ -312,10 +341,12 @@ async def test_sighup_ends_the_sessions_of_a_key_that_is_gone(make_process: Make
     assert '"reason":"the key of this token was removed"' in process.said()
 
 
-# ---- how long a token may be valid ------------------------------------------------------------------------------------------------------
+# ---- how long a token may be valid ---------------------------------------------------------------
 
 
-async def test_a_token_that_is_valid_for_too_long_is_refused_by_hello_and_refresh(make_server: MakeServer, file: KeysFile) -> None:
+async def test_a_token_that_is_valid_for_too_long_is_refused_by_hello_and_refresh(
+    make_server: MakeServer, file: KeysFile
+) -> None:
     server = await make_server(keys_file=file.path, token_ttl_max_s=600)
     keys, now = Keys.load(file.path), time.time()
     good, long = (auth.issue(keys, UserId("alice"), ttl_s, now, None, None) for ttl_s in (600, 601))

@@ -1,6 +1,7 @@
 """Every held conversation of a held user is linked to them, whichever of the two was there first.
 
-A conversation without entries is in no listing: its row is made for a first send that was then refused, or that is still in a lane.
+A conversation without entries is in no listing: its row is made for a first send that was then
+refused, or that is still in a lane.
 """
 
 from __future__ import annotations

@@ -33,7 +33,9 @@ async def hello_and_listing(server: Server, user: str) -> list[Any]:
     return list(reply["conversations"])
 
 
-async def test_a_locked_row_of_cursors_keeps_no_hello_and_no_listing_waiting(make_server: MakeServer, fresh_db: str) -> None:
+async def test_a_locked_row_of_cursors_keeps_no_hello_and_no_listing_waiting(
+    make_server: MakeServer, fresh_db: str
+) -> None:
     server = await make_server(database_url=fresh_db)
     alice, bob, carol = [await server.connect(user) for user in ("alice", "bob", "carol")]
     c = (await alice.say("bob"))["c"]
@@ -46,8 +48,14 @@ async def test_a_locked_row_of_cursors_keeps_no_hello_and_no_listing_waiting(mak
             await bob.request("read", c=conv, seq=1)
         async with asyncio.timeout(5):  # it waited for 10 s, and then all were refused
             await server.node.store.flush()
-            assert [one["read"] for one in await hello_and_listing(server, "dave") + await hello_and_listing(server, "carol")] == [0]
-            assert {one["c"]: (one["read"], one["unread"]) for one in await hello_and_listing(server, "bob")} == {c: (1, 0), d: (1, 0)}
+            assert [
+                one["read"]
+                for one in await hello_and_listing(server, "dave") + await hello_and_listing(server, "carol")
+            ] == [0]
+            assert {one["c"]: (one["read"], one["unread"]) for one in await hello_and_listing(server, "bob")} == {
+                c: (1, 0),
+                d: (1, 0),
+            }
         with connect(fresh_db) as conn:
             assert conn.execute("SELECT conv FROM cursors WHERE greatest(a_read, b_read) = 1").fetchall() == [(int(d),)]
         assert len(server.node.store._cursors) == 1

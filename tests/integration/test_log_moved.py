@@ -1,4 +1,5 @@
-"""The log under a node is not the one that it knows: no `ok` for what is not stored, nothing in a foreign log, and all begin again by a new epoch.
+"""The log under a node is not the one that it knows: no `ok` for what is not stored, nothing in a
+foreign log, and all begin again by a new epoch.
 
 Here the log is changed by SQL under one node; a real failover is in tests/faults/test_failover.py.
 """
@@ -14,14 +15,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from chatd.doctor import examine
+from chatd.core.batch import Batch
+from chatd.core.conversation import pair_check
 from chatd.ids import UserId
-from chatd.lanes import Batch
+from chatd.ops.doctor import examine
 from chatd.postgres import watch
 from chatd.postgres.connection import Opener
 from chatd.postgres.log_state import LogState, Sight, Verdict, successor
 from chatd.postgres.old_primaries import is_older
-from chatd.registry import pair_check
 from tests.fix_server import Frame, MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
 from tests.integration.test_cli import FUTURE, of_another_cluster
@@ -46,7 +47,9 @@ async def sent(peer: Peer, to: str, body: str) -> Frame:
 
 
 async def again(server: Server, peer: Peer, user: str) -> Peer:
-    """The session ends by 1012; the next one of the user, with what the client would say of the log before."""
+    """The session ends by 1012; the next one of the user, with what the client would say of the log
+    before.
+    """
     assert await peer.closed() == RESTART
     return await server.connect(user, epoch=peer.welcome["epoch"], since=peer.welcome["since"], cursors={})
 
@@ -109,7 +112,9 @@ async def test_a_renewed_epoch_is_seen_by_an_idle_node_within_a_second(make_serv
     assert (await sent(alice, "bob", "3"))["seq"] == 3
 
 
-async def test_a_batch_made_for_the_epoch_before_is_refused(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_batch_made_for_the_epoch_before_is_refused(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before the watch has looked: the fence alone."""
     server = await make_server()
     alice, _, c = await befriended(server)
@@ -129,7 +134,9 @@ async def test_a_batch_made_for_the_epoch_before_is_refused(make_server: MakeSer
     assert await alice.closed() == RESTART
 
 
-async def test_the_second_half_of_a_batch_is_not_written_to_another_log(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_second_half_of_a_batch_is_not_written_to_another_log(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It went out with the new fence, although its session had been closed."""
     server = await make_server(lanes=1, rate_messages=1_000)
     alice, _, c = await befriended(server)
@@ -166,7 +173,10 @@ async def test_the_second_half_of_a_batch_is_not_written_to_another_log(make_ser
 
 
 async def test_a_log_at_another_place_gets_a_new_epoch_once(make_server: MakeServer, make_db: Any) -> None:
-    """As after a restore: what `meta` has recorded is not where the log is. Two nodes; one of them makes the epoch."""
+    """As after a restore: what `meta` has recorded is not where the log is.
+
+    Two nodes; one of them makes the epoch.
+    """
     url = make_db()
     one_node, other = await make_server(database_url=url), await make_server(database_url=url)
     alice, _, _ = await befriended(one_node)
@@ -180,9 +190,11 @@ async def test_a_log_at_another_place_gets_a_new_epoch_once(make_server: MakeSer
     assert (await sent(alice, "bob", "3"))["seq"] == 3
 
 
-async def test_rows_of_another_cluster_are_not_listed_for_ever(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a dump restored in a new cluster each hello listed all that had ids ahead of its own. The node puts it right in steps, and goes on where
-    it was left.
+async def test_rows_of_another_cluster_are_not_listed_for_ever(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a dump restored in a new cluster each hello listed all that had ids ahead of its own.
+    The node puts it right in steps, and goes on where it was left.
     """
     monkeypatch.setattr(watch, "RESTAMP_ROWS", 2)
     server = await make_server()
@@ -230,7 +242,9 @@ async def test_a_log_that_lost_its_end_is_found_when_a_lane_connects(make_server
 
 
 @pytest.mark.parametrize("head", [0, 2])
-async def test_a_log_that_lost_its_end_under_the_connections_is_found_by_the_next_send(make_server: MakeServer, head: int) -> None:
+async def test_a_log_that_lost_its_end_under_the_connections_is_found_by_the_next_send(
+    make_server: MakeServer, head: int
+) -> None:
     """A fresh send was a `dup` by a seq that the peer had for another text; the peer never got it."""
     server = await make_server()
     alice, bob, c = await befriended(server)
@@ -238,7 +252,9 @@ async def test_a_log_that_lost_its_end_under_the_connections_is_found_by_the_nex
     assert last["seq"] == 4
     with connect(conninfo(server)) as db:
         db.execute("DELETE FROM entries WHERE seq > %s", (head,))
-        db.execute("UPDATE conversations SET head = %s, na = least(na, %s / 2), nb = least(nb, %s / 2)", (head, head, head))
+        db.execute(
+            "UPDATE conversations SET head = %s, na = least(na, %s / 2), nb = least(nb, %s / 2)", (head, head, head)
+        )
         cid = str(uuid.uuid4())
         answer = await alice.say("bob", "after", cid=cid)
         assert (answer["t"], answer.get("code")) == ("err", "unavailable")
@@ -267,7 +283,9 @@ async def test_a_dump_restored_in_place_is_another_log(make_server: MakeServer) 
         assert (await sent(alice, "bob", "3"))["seq"] == 3
 
 
-async def test_cursors_of_the_log_before_are_not_written(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cursors_of_the_log_before_are_not_written(
+    make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = await make_server()
 
     async def later() -> None:
@@ -285,7 +303,7 @@ async def test_cursors_of_the_log_before_are_not_written(make_server: MakeServer
     assert server.node.registry.convs == {}
 
 
-# ---- what is believed -------------------------------------------------------------------------------------------------------------------
+# ---- what is believed ----------------------------------------------------------------------------
 
 
 def test_the_pair_is_reckoned_as_postgresql_does(make_db: Any) -> None:
@@ -302,7 +320,9 @@ def test_an_epoch_once_left_is_not_gone_back_to() -> None:
     assert state.look(Sight("first", "1/00000001/5/7", None)) is Verdict.STANDBY
     state.adopt("second", "1/00000002/5/7")
     assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "the old primary"
-    assert state.look(Sight("first", "1/00000001/5/7", "1/00000003/5/7")) is Verdict.MOVED, "a restore of what was there then"
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000003/5/7")) is Verdict.MOVED, (
+        "a restore of what was there then"
+    )
     assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.SAME
     state.suspect(is_behind=True)
     assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.MOVED
@@ -316,11 +336,18 @@ def test_an_epoch_tells_of_those_before_it_to_a_node_that_was_not_there() -> Non
     state.adopt(epochs[3], "1/00000004/5/7")
     for epoch in epochs[:3]:
         assert state.look(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "an old primary"
-        assert is_older(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7"), Sight(epochs[3], "1/00000004/5/7", "1/00000004/5/7"))
+        assert is_older(
+            Sight(epoch, "1/00000001/5/7", "1/00000001/5/7"), Sight(epochs[3], "1/00000004/5/7", "1/00000004/5/7")
+        )
     assert state.look(Sight(epochs[4], "1/00000005/5/7", "1/00000005/5/7")) is Verdict.MOVED
-    assert state.look(Sight(successor(epochs[0], "e" * 32), "1/00000001/5/7", "1/00000001/5/7")) is Verdict.MOVED, "renewed there"
+    assert state.look(Sight(successor(epochs[0], "e" * 32), "1/00000001/5/7", "1/00000001/5/7")) is Verdict.MOVED, (
+        "renewed there"
+    )
     assert max(map(len, epochs)) < 64
-    promoted, left = Sight(epochs[0], "1/00000001/5/7", "1/00000002/5/7"), Sight(epochs[0], "1/00000001/5/7", "1/00000001/5/7")
+    promoted, left = (
+        Sight(epochs[0], "1/00000001/5/7", "1/00000002/5/7"),
+        Sight(epochs[0], "1/00000001/5/7", "1/00000001/5/7"),
+    )
     assert (is_older(left, promoted), is_older(promoted, left)) == (True, False), "no node has been there yet"
 
 
@@ -341,7 +368,9 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
     assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
     with psycopg.connect(conninfo(server), autocommit=True, options="-c default_transaction_read_only=off") as db:
         db.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
-        db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <> pg_backend_pid()")
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <> pg_backend_pid()"
+        )
     async with asyncio.timeout(10):
         while (await alice.say("bob", "1", cid=cid))["t"] != "ok":
             await asyncio.sleep(0.05)
@@ -398,7 +427,9 @@ async def test_an_edit_that_a_trigger_skips_is_not_acked(make_server: MakeServer
 
 
 async def test_an_entry_of_a_later_release_ends_no_node(make_server: MakeServer) -> None:
-    """Its nodes write beside ours during an upgrade: the seq counts, and clients pass the kind over."""
+    """Its nodes write beside ours during an upgrade: the seq counts, and clients pass the kind
+    over.
+    """
     server = await make_server()
     alice, bob, c = await befriended(server)
     with connect(conninfo(server)) as db:

@@ -1,4 +1,6 @@
-"""Migrations: each once, whole or not at all, whoever starts when; and `pre` and `post` in their order."""
+"""Migrations: each once, whole or not at all, whoever starts when; and `pre` and `post` in their
+order.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from chatd import migrate as migrating
 from chatd.errors import ChatdError
-from chatd.migrate import migrate, pending
-from chatd.queries import folder as sql_folder
+from chatd.postgres import migrate as migrating
+from chatd.postgres.migrate import migrate, pending
+from chatd.postgres.queries import folder as sql_folder
 from tests.integration.logs import connect, one
 
 if TYPE_CHECKING:
@@ -57,7 +59,9 @@ def tables(conninfo: str) -> set[str]:
 
 def node(conninfo: str, folder: Path) -> subprocess.Popen[str]:
     """Another process, which migrates as soon as it gets a line."""
-    return subprocess.Popen([sys.executable, "-c", NODE, conninfo, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", NODE, conninfo, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -80,7 +84,9 @@ def test_all_are_applied_once_in_order(empty_db: str) -> None:
 def test_every_file_says_which_phase_it_belongs_to() -> None:
     assert [name for name in FILES if name.split("_")[1] not in ("pre", "post") or not name[:4].isdigit()] == []
     numbers = [int(name[:4]) for name in FILES]
-    assert numbers == sorted(set(numbers)), "each number is one file's; those that were kept free for work that ran at the same time stay so"
+    assert numbers == sorted(set(numbers)), (
+        "each number is one file's; those that were kept free for work that ran at the same time stay so"
+    )
 
 
 def test_of_eight_nodes_that_start_at_once_one_migrates(empty_db: str) -> None:
@@ -100,7 +106,9 @@ def test_of_eight_nodes_that_start_at_once_one_migrates(empty_db: str) -> None:
         assert one(conn, "SELECT count(*) FROM meta") == 1
 
 
-def test_a_node_that_is_killed_while_it_migrates_leaves_no_lock_and_no_half(empty_db: str, files: Callable[..., Path]) -> None:
+def test_a_node_that_is_killed_while_it_migrates_leaves_no_lock_and_no_half(
+    empty_db: str, files: Callable[..., Path]
+) -> None:
     folder = files(m0001_pre_a="CREATE TABLE a (n int);", m0002_pre_b="CREATE TABLE b (n int); SELECT pg_sleep(3600);")
     with connect(empty_db) as conn, node(empty_db, folder) as process:
         assert process.stdin is not None
@@ -120,14 +128,19 @@ def test_a_node_that_is_killed_while_it_migrates_leaves_no_lock_and_no_half(empt
 
 
 def test_a_file_that_fails_changes_nothing_and_the_error_is_one_line(empty_db: str, files: Callable[..., Path]) -> None:
-    folder = files(m0001_pre_a="CREATE TABLE a (n int);", m0002_pre_b="CREATE TABLE b (n int); INSERT INTO b VALUES ('x');")
+    folder = files(
+        m0001_pre_a="CREATE TABLE a (n int);", m0002_pre_b="CREATE TABLE b (n int); INSERT INTO b VALUES ('x');"
+    )
     assert "0002_pre_b failed: invalid input syntax" in refusal(lambda: migrate(empty_db, folder=folder))
     assert pending(empty_db, folder=folder) == ["0002_pre_b"]
     assert "b" not in tables(empty_db)
 
 
 def test_pre_comes_with_the_release_and_post_when_asked(empty_db: str, files: Callable[..., Path]) -> None:
-    assert migrate(empty_db, folder=files(m0001_pre_a="CREATE TABLE a (n int, old int);", m0002_post_a="")) == ["0001_pre_a", "0002_post_a"]
+    assert migrate(empty_db, folder=files(m0001_pre_a="CREATE TABLE a (n int, old int);", m0002_post_a="")) == [
+        "0001_pre_a",
+        "0002_post_a",
+    ]
     release = files(m0003_pre_b="ALTER TABLE a ADD new int;", m0004_post_b="ALTER TABLE a DROP old;")
     assert migrate(empty_db, folder=release) == ["0003_pre_b"]
     assert migrate(empty_db, folder=release) == []
@@ -162,7 +175,9 @@ def test_an_index_is_built_concurrently_while_another_node_waits(empty_db: str, 
         assert one(conn, "SELECT count(*) FROM pg_index WHERE indrelid = 'a'::regclass AND indisvalid") == 2
 
 
-def test_a_lock_that_others_hold_is_given_up_and_tried_again(empty_db: str, files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_others_hold_is_given_up_and_tried_again(
+    empty_db: str, files: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = files(m0001_pre_a="CREATE TABLE a (n int);")
     migrate(empty_db, folder=folder)
     files(m0002_pre_b="ALTER TABLE a ADD m int;")
@@ -195,7 +210,9 @@ def test_waiting_for_another_node_ends(empty_db: str, monkeypatch: pytest.Monkey
 def test_the_databases_owner_need_not_be_a_superuser(empty_db: str, files: Callable[..., Path]) -> None:
     name = conninfo_to_dict(empty_db)["dbname"]
     with connect(empty_db) as conn:
-        conn.execute(f"CREATE ROLE {name}_owner LOGIN; CREATE ROLE {name}_guest LOGIN; ALTER DATABASE {name} OWNER TO {name}_owner")
+        conn.execute(
+            f"CREATE ROLE {name}_owner LOGIN; CREATE ROLE {name}_guest LOGIN; ALTER DATABASE {name} OWNER TO {name}_owner"
+        )
     try:
         text = refusal(lambda: migrate(make_conninfo(empty_db, user=f"{name}_guest")))
         assert "as the owner of the database" in text
@@ -206,7 +223,9 @@ def test_the_databases_owner_need_not_be_a_superuser(empty_db: str, files: Calla
             assert conn.execute("SELECT make_partition(now())").fetchone() is not None
     finally:
         with connect(empty_db) as conn:
-            conn.execute(f"DROP OWNED BY {name}_owner CASCADE; ALTER DATABASE {name} OWNER TO CURRENT_USER; DROP ROLE {name}_owner, {name}_guest")
+            conn.execute(
+                f"DROP OWNED BY {name}_owner CASCADE; ALTER DATABASE {name} OWNER TO CURRENT_USER; DROP ROLE {name}_owner, {name}_guest"
+            )
 
 
 def test_a_url_does_as_well_as_keywords(empty_db: str) -> None:
@@ -216,16 +235,24 @@ def test_a_url_does_as_well_as_keywords(empty_db: str) -> None:
     assert pending(url) == []
 
 
-def test_no_password_is_shown_when_the_connection_fails(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_password_is_shown_when_the_connection_fails(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     caplog.set_level("DEBUG")
-    for conninfo in ("postgresql://u:hunter2@127.0.0.1:1/db", "host=/nowhere user=u password=hunter2", "postgresql://u:hunter2@127.0.0.1:x/db"):
+    for conninfo in (
+        "postgresql://u:hunter2@127.0.0.1:1/db",
+        "host=/nowhere user=u password=hunter2",
+        "postgresql://u:hunter2@127.0.0.1:x/db",
+    ):
         text = refusal(lambda conninfo=conninfo: migrate(conninfo))  # type: ignore[misc]
         assert "hunter2" not in text
     out, err = capsys.readouterr()
     assert "hunter2" not in out + err + caplog.text
 
 
-def test_nothing_but_log_lines_is_printed(empty_db: str, files: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_but_log_lines_is_printed(
+    empty_db: str, files: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     migrate(empty_db, folder=files(m0001_pre_a="SELECT 'secret' AS x;"))
     assert "secret" not in "".join(capsys.readouterr())
 

@@ -1,9 +1,11 @@
-"""Two users with several devices do anything in any order against a real server; a list of entries says what must come of it.
+"""Two users with several devices do anything in any order against a real server; a list of entries
+says what must come of it.
 
-The model is the log as docs/protocol.md tells it: a list whose index is the seq. After every step each connected device must have been pushed
-exactly what the model says, and at the end every device pages through all of the log and finds it as PostgreSQL and the model have it. Steps: connect
-(with or without a cursor or mark, with sends racing the welcome), drop without a word, send, send and lose the ok, retry (with another body), edit,
-delete, read, ack, history.
+The model is the log as docs/protocol.md tells it: a list whose index is the seq. After every step
+each connected device must have been pushed exactly what the model says, and at the end every device
+pages through all of the log and finds it as PostgreSQL and the model have it. Steps: connect (with
+or without a cursor or mark, with sends racing the welcome), drop without a word, send, send and
+lose the ok, retry (with another body), edit, delete, read, ack, history.
 """
 
 from __future__ import annotations
@@ -18,7 +20,14 @@ from typing import Any, ClassVar, Final
 import pytest
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from pydantic import SecretStr
 
 from chatd.config import Settings
@@ -28,7 +37,9 @@ from tests.fix_server import Frame, Peer, Server
 
 DEVICES: Final = [("alice", "desk"), ("alice", "phone"), ("bob", "desk"), ("bob", "phone")]
 WHICH: Final = st.integers(0, len(DEVICES) - 1)
-PUSH_S: Final = 5.0  # what is missing after it does not come; shorter than Peer's own wait, since shrinking a failure waits for it often
+# What is missing after it does not come; shorter than Peer's own wait, since shrinking a failure
+# waits for it often
+PUSH_S: Final = 5.0
 BODIES: Final = st.text("aä€😀 \n", min_size=1, max_size=8)
 ENTRY_KEYS: Final = ("seq", "from", "to", "kind", "ref", "body", "rev")
 
@@ -57,7 +68,8 @@ class Device:
     unanswered: list[tuple[str, int]] = field(default_factory=list)  # cids whose ok was lost, and their seqs
     since: str | None = None
     epoch: str | None = None
-    told: dict[str, tuple[int, int]] = field(default_factory=dict)  # by user: (delivered, read), of welcomes, lists, receipts and answers
+    # By user: (delivered, read), of welcomes, lists, receipts and answers
+    told: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 class World:
@@ -95,19 +107,23 @@ class Chat(RuleBasedStateMachine):
         self.cursors = dict.fromkeys(self.names.values(), (0, 0))  # delivered, read
         self.dropped: list[Peer] = []
 
-    # ---- the model ----------------------------------------------------------------------------------------------------------------
+    # ---- the model -------------------------------------------------------------------------------
 
     def other(self, user: str) -> str:
         return self.names["bob"] if user == self.names["alice"] else self.names["alice"]
 
     def make(self, device: Device, cid: str, kind: str, body: str | None, ref: int | None = None) -> Logged:
         """Add an entry, and what the others are to be pushed."""
-        entry = Logged(len(self.log) + 1, device.user, self.other(device.user), cid, kind, ref, body if kind == "message" else None)
+        entry = Logged(
+            len(self.log) + 1, device.user, self.other(device.user), cid, kind, ref, body if kind == "message" else None
+        )
         self.log.append(entry)
         if ref is not None:
             message = self.log[ref - 1]
             message.body, message.rev = (body, entry.seq) if kind == "edit" else (None, entry.seq)
-        live = {key: value for key, value in self.frame(entry, device.user, now=False, body=body).items() if key != "cid"}
+        live = {
+            key: value for key, value in self.frame(entry, device.user, now=False, body=body).items() if key != "cid"
+        }
         for one in self.devices:
             if one.peer is not None and one is not device:
                 one.expect.append({**live, "cid": cid} if one.user == device.user else live)
@@ -136,7 +152,7 @@ class Chat(RuleBasedStateMachine):
     def facts(frame: Frame) -> Frame:
         return {key: frame[key] for key in (*ENTRY_KEYS, "cid") if key in frame}
 
-    # ---- what a device does -----------------------------------------------------------------------------------------------------------
+    # ---- what a device does ----------------------------------------------------------------------
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.world.run(work)
@@ -164,7 +180,9 @@ class Chat(RuleBasedStateMachine):
         return self.cursors[self.other(device.user)] if self.is_open(head) else (0, 0)
 
     async def check(self) -> None:
-        """Each connected device has been pushed what the model says, and nothing else; and knows all cursors that it may know."""
+        """Each connected device has been pushed what the model says, and nothing else; and knows
+        all cursors that it may know.
+        """
         for device in self.devices:
             if device.peer is None:
                 continue
@@ -179,9 +197,14 @@ class Chat(RuleBasedStateMachine):
                 if p["t"] == "receipt":
                     told = (p["delivered"], p["read"])
                     assert device.told.get(p["from"], (0, 0)) <= told <= self.cursors[p["from"]], "they only rise"
-                    assert p["from"] == device.user or self.is_open(len(self.log)), "of one who has not answered, or was not"
+                    assert p["from"] == device.user or self.is_open(len(self.log)), (
+                        "of one who has not answered, or was not"
+                    )
                     device.told[p["from"]] = told
-            right = {device.user: self.cursors[device.user], self.other(device.user): self.theirs(device, len(self.log))}
+            right = {
+                device.user: self.cursors[device.user],
+                self.other(device.user): self.theirs(device, len(self.log)),
+            }
             assert {user: device.told.get(user, (0, 0)) for user in right} == right, (device.user, device.name)
             pushes.clear()
             device.expect.clear()
@@ -190,7 +213,7 @@ class Chat(RuleBasedStateMachine):
     def everybody_was_pushed_the_same(self) -> None:
         self.run(self.check())
 
-    # ---- steps ---------------------------------------------------------------------------------------------------------------------------
+    # ---- steps -----------------------------------------------------------------------------------
 
     @initialize(n=WHICH)
     def somebody_comes(self, n: int) -> None:
@@ -198,8 +221,10 @@ class Chat(RuleBasedStateMachine):
 
     @rule(n=WHICH, mark=st.booleans(), cursor=st.booleans(), racing=st.integers(0, 3), between=st.booleans())
     def connect(self, n: int, mark: bool, cursor: bool, racing: int, between: bool) -> None:
-        """Also while connected: the same device replaces its session. `racing`: so many sends of another device go out beside the hello;
-        `between`: all of them after its listing was read and before its welcome is made."""
+        """Also while connected: the same device replaces its session. `racing`: so many sends of
+        another device go out beside the hello; `between`: all of them after its listing was read
+        and before its welcome is made.
+        """
         self.run(self._connect(self.devices[n], mark, cursor, racing, between))
 
     async def _connect(self, device: Device, mark: bool, cursor: bool, racing: int = 0, between: bool = False) -> None:
@@ -229,7 +254,11 @@ class Chat(RuleBasedStateMachine):
             posted.append((cid, await sender.peer.post("send", to=self.other(sender.user), cid=cid, body="race")))
         oks = []
         if between:
-            oks = [await sender.peer.reply(posted_id) for _, posted_id in posted] if sender is not None and sender.peer is not None else []
+            oks = (
+                [await sender.peer.reply(posted_id) for _, posted_id in posted]
+                if sender is not None and sender.peer is not None
+                else []
+            )
             self.world.go_on.set()
         welcome = await peer.reply(id)
         assert (welcome["t"], welcome["more"]) == ("welcome", False), welcome
@@ -292,7 +321,10 @@ class Chat(RuleBasedStateMachine):
     async def _pipeline(self, device: Device, bodies: list[str]) -> None:
         assert device.peer is not None
         made = [str(uuid.uuid4()) for _ in bodies]
-        ids = [await device.peer.post("send", to=self.other(device.user), cid=cid, body=body) for cid, body in zip(made, bodies, strict=True)]
+        ids = [
+            await device.peer.post("send", to=self.other(device.user), cid=cid, body=body)
+            for cid, body in zip(made, bodies, strict=True)
+        ]
         again = await device.peer.post("send", to=self.other(device.user), cid=made[-1], body="again")
         for id, cid, body in zip(ids, made, bodies, strict=True):
             ok = await device.peer.reply(id)
@@ -372,13 +404,19 @@ class Chat(RuleBasedStateMachine):
         page = self.run(self.request(device, "history", limit=limit, **keys, **self.where(device, False)))
         assert (page["t"], page["head"], page["floor"]) == ("ok", len(self.log), 1), page
         seqs = [e["seq"] for e in page["entries"]]
-        within = [e for e in self.log if e.seq > at] if way == "after" else [e for e in self.log if way == "newest" or e.seq < at]
+        within = (
+            [e for e in self.log if e.seq > at]
+            if way == "after"
+            else [e for e in self.log if way == "newest" or e.seq < at]
+        )
         assert seqs == list(range(seqs[0], seqs[0] + len(seqs))) if seqs else not within
         if seqs:
             assert (seqs[0] == within[0].seq) if way == "after" else (seqs[-1] == within[-1].seq)
             assert sum(e["kind"] == "message" for e in page["entries"]) <= limit
             assert page["more"] == (seqs[-1] < len(self.log) if way == "after" else seqs[0] > 1)
-        assert [self.facts(e) for e in page["entries"]] == told_once([self.frame(self.log[seq - 1], device.user) for seq in seqs])
+        assert [self.facts(e) for e in page["entries"]] == told_once(
+            [self.frame(self.log[seq - 1], device.user) for seq in seqs]
+        )
 
     @precondition(lambda self: self.anybody)
     @rule(n=WHICH)
@@ -389,7 +427,7 @@ class Chat(RuleBasedStateMachine):
         if items:
             self._item(device, items[0], len(self.log))
 
-    # ---- the end ---------------------------------------------------------------------------------------------------------------------------
+    # ---- the end ---------------------------------------------------------------------------------
 
     def teardown(self) -> None:
         try:
@@ -400,7 +438,9 @@ class Chat(RuleBasedStateMachine):
             self.world.server.peers.clear()
 
     async def _end(self) -> None:
-        """All devices come back, get what they missed, and page through all of it; PostgreSQL has the same."""
+        """All devices come back, get what they missed, and page through all of it; PostgreSQL has
+        the same.
+        """
         if self.c is None:
             return
         for device in self.devices:
@@ -411,7 +451,9 @@ class Chat(RuleBasedStateMachine):
             expected: list[Frame] = []
             more = True
             while more:
-                page = await self.request(device, "history", c=self.c, after=entries[-1]["seq"] if entries else 0, limit=3)
+                page = await self.request(
+                    device, "history", c=self.c, after=entries[-1]["seq"] if entries else 0, limit=3
+                )
                 expected += told_once([self.frame(self.log[e["seq"] - 1], device.user) for e in page["entries"]])
                 entries += page["entries"]
                 more = page["more"]
@@ -426,10 +468,15 @@ class Chat(RuleBasedStateMachine):
 
 
 def told_once(page: list[Frame]) -> list[Frame]:
-    """An edit's text is left out of a page that has it already: with the message, or with a later edit of it."""
+    """An edit's text is left out of a page that has it already: with the message, or with a later
+    edit of it.
+    """
     messages = {e["seq"] for e in page if e["kind"] == "message"}
     latest = {e["ref"]: e["seq"] for e in page if e["kind"] == "edit"}
-    return [{**e, "body": None} if e["kind"] == "edit" and (e["ref"] in messages or latest[e["ref"]] != e["seq"]) else e for e in page]
+    return [
+        {**e, "body": None} if e["kind"] == "edit" and (e["ref"] in messages or latest[e["ref"]] != e["seq"]) else e
+        for e in page
+    ]
 
 
 @pytest.fixture
@@ -440,10 +487,18 @@ def world(make_db: Callable[[], str], tmp_path: Path) -> Iterator[World]:
         async def start() -> Server:
             node = Node(
                 Settings(
-                    data_dir=tmp_path, port=0, admin_port=-1, database_url=SecretStr(conninfo), log_level="warning",
-                    rate_messages=10_000, rate_per_ms=100, frames_per_s=100_000, frames_burst=100_000, new_conversations_per_hour=10_000,
+                    data_dir=tmp_path,
+                    port=0,
+                    admin_port=-1,
+                    database_url=SecretStr(conninfo),
+                    log_level="warning",
+                    rate_messages=10_000,
+                    rate_per_ms=100,
+                    frames_per_s=100_000,
+                    frames_burst=100_000,
+                    new_conversations_per_hour=10_000,
                 )
-            )  # fmt: skip
+            )
             await node.start()
             return Server(node)
 

@@ -1,4 +1,6 @@
-"""Users whose ids are older than the rule for new ones (chatd/unicode_ids.py): an upgrade shuts nobody out."""
+"""Users whose ids are older than the rule for new ones (chatd/unicode_ids.py): an upgrade shuts
+nobody out.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,10 @@ import pytest
 from pydantic import SecretStr
 from websockets.exceptions import ConnectionClosed
 
-from chatd import doctor, errors
+from chatd import errors
 from chatd.config import Settings
 from chatd.ids import UserId
+from chatd.ops import doctor
 from tests.fix_server import MakeServer
 from tests.maps import check_maps
 
@@ -47,7 +50,9 @@ async def test_who_was_here_comes_in_and_writes(make_server: MakeServer, fresh_d
 
 
 @pytest.mark.parametrize("peer", ["bob", "\U0001f600"], ids=["of the first side", "of the second side"])
-async def test_whom_somebody_wrote_to_comes_in_for_the_first_time(make_server: MakeServer, fresh_db: str, peer: str) -> None:
+async def test_whom_somebody_wrote_to_comes_in_for_the_first_time(
+    make_server: MakeServer, fresh_db: str, peer: str
+) -> None:
     server = await make_server(database_url=fresh_db)
     wrote(fresh_db, HEART, peer)
     assert (await server.connect(HEART)).welcome["user"] == HEART

@@ -1,11 +1,15 @@
-"""What every statement reads does not depend on the day: buffers, in all states that the tables can be in when a session plans it.
+"""What every statement reads does not depend on the day: buffers, in all states that the tables can
+be in when a session plans it.
 
-A session keeps its plans. They are made on the tables as they are at that moment: empty on a fresh install, vacuumed while empty by an operator's
-nightly job, holding one conversation, never analysed, or with a partition of today that has nothing in it yet. Then they fill up, and the plan stays.
+A session keeps its plans. They are made on the tables as they are at that moment: empty on a fresh
+install, vacuumed while empty by an operator's nightly job, holding one conversation, never
+analysed, or with a partition of today that has nothing in it yet. Then they fill up, and the plan
+stays.
 
     state: prepare the tables ► plan every statement, in sessions set as the product's ► fill up ► EXPLAIN (ANALYZE, BUFFERS) EXECUTE there
 
-`append` and `make_partition` are counted as a whole: what the statements inside them read is counted in. Statements and log: plan_cases.py.
+`append` and `make_partition` are counted as a whole: what the statements inside them read is
+counted in. Statements and log: plan_cases.py.
 """
 
 from __future__ import annotations
@@ -19,25 +23,30 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from chatd import feedreader, retention
+from chatd.core.conversation import Conversation
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.postgres import connection
+from chatd.postgres import change_feed_reader, connection
+from chatd.postgres import partitions as retention
+from chatd.postgres.partitions import Retention
 from chatd.postgres.planner import PLANNER
-from chatd.queries import folder, query
-from chatd.registry import Conversation
-from chatd.retention import Retention
+from chatd.postgres.queries import folder, query
 from chatd.store import BEGIN, Limits, Store
 from tests.integration.logs import FENCE, append_function, connect, fenced_as_before, nodes, one, options, partitions
 from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, STATES, Case, analyse, full, hostile
 
 pytestmark = pytest.mark.slow
 
-# A partition that is attached, even if that is rolled back, makes its own session plan again: `making` keeps that from the reads.
+# A partition that is attached, even if that is rolled back, makes its own session plan again:
+# `making` keeps that from the reads.
 SESSIONS: Final = {
-    "reads": connection.READ, "lane": connection.LANE, "feed": feedreader.SETTINGS, "watch": connection.READ, "retention": retention.SESSION,
+    "reads": connection.READ,
+    "lane": connection.LANE,
+    "feed": change_feed_reader.SETTINGS,
+    "watch": connection.READ,
+    "retention": retention.SESSION,
     "making": connection.READ,
-}  # fmt: skip
+}
 # Statements that read the one row of `meta`, or nothing.
 TRIVIAL: Final = re.compile(
     r"SET .*|UPDATE meta SET [^()]*|SELECT [^()]*(log_identity\(\))? FROM meta( FOR UPDATE)?|SELECT (clock_timestamp|pg_try_advisory_lock)\(.*"
@@ -79,12 +88,15 @@ def place(conn: psycopg.Connection[Any], text: str, case: Case) -> tuple[str, Ca
     if "{seen}" in args:
         seen = one(conn, "SELECT pg_current_snapshot()::text")
         conn.execute("INSERT INTO feed (kind, data) SELECT 0, '{2,2}' FROM generate_series(1, 10)")
-        args = args.replace("{seen}", f"'{seen}'").replace("{now}", f"'{one(conn, 'SELECT pg_current_snapshot()::text')}'")
+        args = args.replace("{seen}", f"'{seen}'").replace(
+            "{now}", f"'{one(conn, 'SELECT pg_current_snapshot()::text')}'"
+        )
     return text, case._replace(args=args)
 
 
 def plan_all(admin: psycopg.Connection[Any], sessions: dict[str, Session]) -> None:
-    """Execute everything once; what it writes is rolled back, and comes last: a table that was written to is no longer an empty one.
+    """Execute everything once; what it writes is rolled back, and comes last: a table that was
+    written to is no longer an empty one.
 
     `append` refuses a batch whose conversation is not there, so they are made for it.
     """
@@ -125,26 +137,33 @@ def read(conn: psycopg.Connection[Any], execute: str) -> Read:
     with conn.transaction(force_rollback=True):
         plan = one(conn, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {execute}")[0]["Plan"]
     scans = [node for node in nodes(plan) if "Relation Name" in node and node["Node Type"] != "ModifyTable"]
-    strays = [(node["Node Type"], node["Relation Name"]) for node in scans if "Index Cond" not in node and "TID Cond" not in node]
-    # A node counts what is below it; but a statement in WITH that nobody reads runs after the node above is done, and counts for itself.
+    strays = [
+        (node["Node Type"], node["Relation Name"])
+        for node in scans
+        if "Index Cond" not in node and "TID Cond" not in node
+    ]
+    # A node counts what is below it; but a statement in WITH that nobody reads runs after the node
+    # above is done, and counts for itself.
     return Read(max(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in nodes(plan)), strays)
 
 
 @pytest.fixture(scope="module")
 def template(postgres: Any, template_db: str) -> Iterator[str]:
-    """A database with partitions and nothing in them, which autovacuum leaves alone: it would analyse a table at a moment of its own."""
+    """A database with partitions and nothing in them, which autovacuum leaves alone: it would
+    analyse a table at a moment of its own.
+    """
     name = "chatd_plans"
     with connect(make_conninfo(postgres.conninfo, dbname="postgres")) as admin:
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_db}")
         try:
             with connect(make_conninfo(postgres.conninfo, dbname=name)) as conn:
                 partitions(conn, back=DAYS, ahead=AHEAD)
-                tables = (
-                    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname !~ '^_'"
-                )
+                tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname !~ '^_'"
                 for (table,) in conn.execute(tables).fetchall():
                     conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
-                for (table,) in conn.execute("SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname ~ '^pg_'").fetchall():
+                for (table,) in conn.execute(
+                    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relname ~ '^pg_'"
+                ).fetchall():
                     conn.execute(f"VACUUM {table}")  # what the making of partitions left there
             yield name
         finally:
@@ -186,7 +205,7 @@ def reads(postgres: Any, template: str) -> dict[str, dict[str, Read]]:
     return found
 
 
-# ---- the tests -----------------------------------------------------------------------------------------------------------------------------
+# ---- the tests -----------------------------------------------------------------------------------
 
 
 def test_every_query_of_the_folder_has_its_cases() -> None:
@@ -196,17 +215,23 @@ def test_every_query_of_the_folder_has_its_cases() -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_no_statement_reads_more_than_it_must(reads: dict[str, dict[str, Read]], state: str) -> None:
     most = {label: case.most for label, _, case in ALL}
-    assert {label: (found.buffers, most[label]) for label, found in reads[state].items() if found.buffers > most[label]} == {}
+    assert {
+        label: (found.buffers, most[label]) for label, found in reads[state].items() if found.buffers > most[label]
+    } == {}
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_every_scan_knows_where_to_look(reads: dict[str, dict[str, Read]], state: str) -> None:
     strays = {(label, *stray) for label, found in reads[state].items() for stray in found.strays}
-    assert {stray for stray in strays if stray[2] != "meta" and not stray[2].startswith("pg_")} == set(), "meta has one row"
+    assert {stray for stray in strays if stray[2] != "meta" and not stray[2].startswith("pg_")} == set(), (
+        "meta has one row"
+    )
 
 
 def test_the_state_makes_no_difference(reads: dict[str, dict[str, Read]]) -> None:
-    """Within what the layout of a table makes of it: pages that rows and index entries happen to share."""
+    """Within what the layout of a table makes of it: pages that rows and index entries happen to
+    share.
+    """
     table = {label: [found[label].buffers for found in reads.values()] for label, _, _ in ALL}
     for label, buffers in table.items():
         print(f"{label:45}", *(f"{n:6}" for n in buffers))
@@ -227,14 +252,20 @@ OLD_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan"
 
 
 def test_what_was_wrong_would_be_seen(postgres: Any, template: str) -> None:
-    """The resync as it was, with the settings of then: planned on empty tables, it joined with all entries. `append` as it was, with today's."""
+    """The resync as it was, with the settings of then: planned on empty tables, it joined with all entries.
+
+    `append` as it was, with today's.
+    """
     resync = CASES["entries_many"][0]
     edit = next(case for case in CASES["append"] if case.name == "edit of nothing")
     with ExitStack() as stack:
         database = Database(postgres, template, stack)
         fenced_as_before(database.conn, append_function("0005_pre_fence"))
         analyse(database.conn)
-        old, lane = Session(database.connect(options(OLD_SETTINGS))), Session(database.connect(options(connection.LANE)))
+        old, lane = (
+            Session(database.connect(options(OLD_SETTINGS))),
+            Session(database.connect(options(connection.LANE))),
+        )
         old.conn.execute(old.execute(OLD_ENTRIES_MANY, resync))
         for case in CASES["append"][:2]:
             text, case = place(database.conn, query("append"), case)
@@ -261,13 +292,26 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
         partitions(conn)
         hostile(conn)
     limits = Limits(
-        lanes=1, batch_rows_max=256, lane_queue_max=4096, lane_deadline_ms=5000, pool_max=1, reads_queue_max=1000, edit_window_ms=900_000,
-        cursor_flush_ms=600_000, feed=True,
-    )  # fmt: skip
+        lanes=1,
+        batch_rows_max=256,
+        lane_queue_max=4096,
+        lane_deadline_ms=5000,
+        pool_max=1,
+        reads_queue_max=1000,
+        edit_window_ms=900_000,
+        cursor_flush_ms=600_000,
+        feed=True,
+    )
     node = Store(fresh_db, limits, Metrics())
     works = await node.start(Nobody())
     keeper = Retention(
-        node.opener, retention_s=1e6, partition_s=86_400, ahead=1, metrics=Metrics(), held=lambda: [ConvId(1)], floors=lambda found: None
+        node.opener,
+        retention_s=1e6,
+        partition_s=86_400,
+        ahead=1,
+        metrics=Metrics(),
+        held=lambda: [ConvId(1)],
+        floors=lambda found: None,
     )
     try:
         alice, bob = UserId("alice"), UserId("bob")
@@ -306,7 +350,9 @@ async def assert_as_tested(conn: psycopg.AsyncConnection[Any] | None) -> None:
     assert conn is not None
     cur = await conn.execute("SELECT name, setting FROM pg_settings WHERE name = ANY (%s)", (list(PLANNER),))
     assert dict(await cur.fetchall()) == PLANNER
-    cur = await conn.execute("SELECT statement FROM pg_prepared_statements WHERE statement !~ 'pg_settings|pg_prepared_statements'")
+    cur = await conn.execute(
+        "SELECT statement FROM pg_prepared_statements WHERE statement !~ 'pg_settings|pg_prepared_statements'"
+    )
     known = {text for _, text, _ in ALL}
     prepared = [text for (text,) in await cur.fetchall()]
     assert {text for text in prepared if text not in known and not TRIVIAL.fullmatch(text)} == set()

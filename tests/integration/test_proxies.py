@@ -1,4 +1,7 @@
-"""Behind proxies: whose connection it is, over real sockets. Limits and the log go by the client's address."""
+"""Behind proxies: whose connection it is, over real sockets.
+
+Limits and the log go by the client's address.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
 from chatd import config
-from chatd.connection import Connection
 from chatd.errors import SettingError
-from chatd.hub import Hub
-from chatd.proxy_protocol import SIGNATURE_V2
+from chatd.net.connection import Connection
+from chatd.net.listener import Hub
+from chatd.wire.proxy_protocol import SIGNATURE_V2
 from tests.fix_server import MakeServer
 
 if TYPE_CHECKING:
@@ -41,14 +44,16 @@ async def test_limits_and_logs_go_by_the_address_that_a_trusted_proxy_names(make
     with capture_logs() as lines:
         first = await server.open(additional_headers={"X-Forwarded-For": "198.51.100.1, 203.0.113.7"})
         other = await server.open(additional_headers={"Forwarded": 'for="[2001:db8::1]:5"'})
-        for header in ({"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "2001:db8::2"}):  # the second one of an address, and of a network
+        # The second one of an address, and of a network
+        for header in ({"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "2001:db8::2"}):
             with pytest.raises(InvalidStatus) as e:
                 await server.open(additional_headers=header)
             assert e.value.response.status_code == 503
         for peer, user in ((first, "alice"), (other, "bob")):
             assert (await peer.request("hello", v=1, token=server.token(user), device="d"))["t"] == "welcome"
             await peer.close()
-        assert set(server.node.services.addresses._full_at) <= {"203.0.113.7", "2001:db8::/64"}  # hellos, too, are counted so
+        # Hellos, too, are counted so
+        assert set(server.node.services.addresses._full_at) <= {"203.0.113.7", "2001:db8::/64"}
         await server.node.hub.empty.wait()
         await server.open(additional_headers={"X-Forwarded-For": "203.0.113.7"})  # its place is free again
     told = [(line["event"], line["address"]) for line in lines if "address" in line]
@@ -64,7 +69,9 @@ async def test_who_is_no_trusted_proxy_is_counted_by_its_own_address(make_server
         await server.open(additional_headers={"X-Forwarded-For": "203.0.113.7"})
         with pytest.raises(InvalidStatus):
             await server.open(additional_headers={"X-Forwarded-For": "203.0.113.8"})
-    assert [(line["event"], line.get("setting")) for line in lines if line["log_level"] == "warning"] == [("proxy.unnamed", "trusted_proxies")]
+    assert [(line["event"], line.get("setting")) for line in lines if line["log_level"] == "warning"] == [
+        ("proxy.unnamed", "trusted_proxies")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +81,10 @@ async def test_who_is_no_trusted_proxy_is_counted_by_its_own_address(make_server
         ([V1[:5], V1[5:], GET], "203.0.113.7"),
         ([V2, GET], "203.0.113.8"),
         ([SIGNATURE_V2 + b"\x20\x00\x00\x00" + GET], "127.0.0.1"),
-        ([V1.replace(b"203.0.113.7", b"127.0.0.9") + GET[:-2] + b"X-Forwarded-For: 203.0.113.9\r\n\r\n"], "203.0.113.9"),
+        (
+            [V1.replace(b"203.0.113.7", b"127.0.0.9") + GET[:-2] + b"X-Forwarded-For: 203.0.113.9\r\n\r\n"],
+            "203.0.113.9",
+        ),
         ([GET], None),
         ([b"PROXY TCP4 nobody\r\n" + GET], None),
     ],
@@ -125,9 +135,18 @@ async def test_a_proxy_header_is_taken_from_trusted_peers_alone(make_server: Mak
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ({"trusted_proxies": "10.0.0.1/8"}, "trusted_proxies: 10.0.0.1/8 from --trusted-proxies names an address within a network"),
-        ({"trusted_proxies": "nginx"}, "trusted_proxies: nginx from --trusted-proxies is no network; give networks such as 10.0.0.0/8"),
-        ({"proxy_protocol": "true"}, "proxy_protocol: true from --proxy-protocol needs proxies that may send its header"),
+        (
+            {"trusted_proxies": "10.0.0.1/8"},
+            "trusted_proxies: 10.0.0.1/8 from --trusted-proxies names an address within a network",
+        ),
+        (
+            {"trusted_proxies": "nginx"},
+            "trusted_proxies: nginx from --trusted-proxies is no network; give networks such as 10.0.0.0/8",
+        ),
+        (
+            {"proxy_protocol": "true"},
+            "proxy_protocol: true from --proxy-protocol needs proxies that may send its header",
+        ),
         ({"forwarded_header": "x-real-ip"}, "forwarded_header: x-real-ip from --forwarded-header is wrong"),
     ],
 )

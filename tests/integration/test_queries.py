@@ -1,6 +1,8 @@
-"""What each query reads, by EXPLAIN, on 1,000,000 messages in 10,000 conversations over 30 days: index scans alone, and no more the deeper it goes.
+"""What each query reads, by EXPLAIN, on 1,000,000 messages in 10,000 conversations over 30 days:
+index scans alone, and no more the deeper it goes.
 
-As the store runs them: with its session options, prepared, and with the plan that does not know the parameters.
+As the store runs them: with its session options, prepared, and with the plan that does not know the
+parameters.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from chatd import entering
-from chatd.queries import query
+from chatd.chat import send
+from chatd.postgres.queries import query
 from tests.integration.logs import READ_OPTIONS, Change, Message, append, connect, nodes, one, only, partitions
 
 pytestmark = pytest.mark.slow
@@ -24,7 +26,8 @@ HUB = 1_000  # conversations of one user
 CONVERSATIONS = 10_000
 PAGE = 51
 PARTITIONS = DAYS + 7
-# A page opens the index of each partition (2 pages each, and 2 for the join of edits) and reads its rows.
+# A page opens the index of each partition (2 pages each, and 2 for the join of edits) and reads its
+# rows.
 PAGE_BUFFERS_MAX = PARTITIONS * 2 + PAGE + 20
 PER_CONVERSATION = 4  # buffers to list one: of its row, its cursors and their index; some 3 us each
 
@@ -56,13 +59,25 @@ def fill(conn: psycopg.Connection[Any]) -> None:
     conn.execute(users.format(a="'hub'", b="'p' || i"), (HUB // 2,))
     conn.execute(users.format(a="'a' || i", b="'hub'"), (HUB // 2,))
     conn.execute(users.format(a="'x' || i", b="'y' || i"), (CONVERSATIONS - HUB,))
-    first, span = only(conn, "SELECT now() - make_interval(days => %s), make_interval(days => %s)", (DAYS - 1, DAYS - 1))
+    first, span = only(
+        conn, "SELECT now() - make_interval(days => %s), make_interval(days => %s)", (DAYS - 1, DAYS - 1)
+    )
     with conn.cursor().copy("COPY entries (conv, seq, ts, cid, na, nb, side, kind, body) FROM STDIN") as copy:
         for conv in range(1, CONVERSATIONS + 1):
             n = DEEP_ROWS if conv == DEEP else ROWS
             for i in range(1, n + 1):
                 copy.write_row(
-                    (conv, i, first + span * (i / n), uuid.UUID(int=conv << 64 | i), (i + 1) // 2, i // 2, (i + 1) % 2, 0, f"message {i} " + "x" * 80)
+                    (
+                        conv,
+                        i,
+                        first + span * (i / n),
+                        uuid.UUID(int=conv << 64 | i),
+                        (i + 1) // 2,
+                        i // 2,
+                        (i + 1) % 2,
+                        0,
+                        f"message {i} " + "x" * 80,
+                    )
                 )
     conn.execute(
         "UPDATE conversations v SET head = e.seq, na = e.na, nb = e.nb, last_ts = e.ts FROM"
@@ -82,7 +97,10 @@ def db(big: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def explain(db: psycopg.Connection[Any], name: str, types: str, args: str, custom: bool = False) -> Plan:
-    """Run a query by name with literal arguments, first to warm up, and read the plan of the second run. What they write is rolled back."""
+    """Run a query by name with literal arguments, first to warm up, and read the plan of the second run.
+
+    What they write is rolled back.
+    """
     with db.transaction(force_rollback=True):
         db.execute(f"SET LOCAL plan_cache_mode = force_{'custom' if custom else 'generic'}_plan")
         db.execute(f"PREPARE q ({types}) AS {query(name)}")
@@ -97,7 +115,8 @@ def explain(db: psycopg.Connection[Any], name: str, types: str, args: str, custo
     for node in nodes(plan):
         if "Relation Name" in node and node["Node Type"] != "ModifyTable":
             scans.setdefault(node["Node Type"], set()).add(node["Relation Name"])
-    # A node counts what is below it; but a statement in WITH that nobody reads runs after the node above is done, and counts for itself.
+    # A node counts what is below it; but a statement in WITH that nobody reads runs after the node
+    # above is done, and counts for itself.
     buffers = max(node["Shared Hit Blocks"] + node["Shared Read Blocks"] for node in nodes(plan))
     return Plan(buffers, int(plan["Actual Rows"]), scans)
 
@@ -114,7 +133,10 @@ def assert_index_scans_only(plan: Plan) -> None:
 def test_a_page_of_history_costs_the_same_at_any_depth(db: psycopg.Connection[Any], custom: bool) -> None:
     buffers = []
     for depth in (1, 60, 1_000, 30_000, 70_000, DEEP_ROWS - 60):
-        for name, args in (("entries_before", f"{DEEP}, {DEEP_ROWS - depth + 2}, 1"), ("entries_after", f"{DEEP}, {depth - 1}, {DEEP_ROWS}")):
+        for name, args in (
+            ("entries_before", f"{DEEP}, {DEEP_ROWS - depth + 2}, 1"),
+            ("entries_after", f"{DEEP}, {depth - 1}, {DEEP_ROWS}"),
+        ):
             plan = explain(db, name, "bigint, bigint, bigint, bigint", f"{args}, {PAGE}", custom)
             assert plan.rows == PAGE
             assert_index_scans_only(plan)
@@ -161,7 +183,8 @@ def test_a_page_of_a_hello_reads_a_page_of_either_index_wherever_it_begins(db: p
 def test_a_hello_of_that_user_reads_each_conversation_once(db: psycopg.Connection[Any]) -> None:
     types = "text, bigint, text, bigint, boolean, bigint[], bigint"
     now, started = only(
-        db, "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint"
+        db,
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
     )
     everything = explain(db, "list_changed", types, f"'hub', 0, '', {HUB}, true, '{{}}', {started}")
     nothing = explain(db, "list_changed", types, f"'hub', {now}, '', {HUB}, false, '{{1,2}}', {started}")
@@ -181,20 +204,32 @@ def test_reads_by_key_are_index_scans(db: psycopg.Connection[Any]) -> None:
     resolve = explain(db, "resolve", "text[], text[], text[], text", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}', '300'")
     assert_index_scans_only(resolve)
     assert resolve.buffers <= 40
-    many = [f"'{{{','.join(f'{name}{n}' for n in range(entering.MAKE_MAX))}}}'" for name in ("m", "n")]
+    many = [f"'{{{','.join(f'{name}{n}' for n in range(send.MAKE_MAX))}}}'" for name in ("m", "n")]
     resolve = explain(
-        db, "resolve", "text[], text[], text[], text", f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{entering.MAKE_MAX}]), '300'"
+        db,
+        "resolve",
+        "text[], text[], text[], text",
+        f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{send.MAKE_MAX}]), '300'",
     )
     assert_index_scans_only(resolve)
-    assert resolve.rows == entering.MAKE_MAX
-    assert resolve.buffers <= entering.MAKE_MAX * 20
+    assert resolve.rows == send.MAKE_MAX
+    assert resolve.buffers <= send.MAKE_MAX * 20
 
 
 def test_cursors_that_only_moved_delivered_do_not_read_the_log(db: psycopg.Connection[Any]) -> None:
-    """The common flush: the peer's device got entries, and nobody has read. Looking up the read cursor's entry would cost 80 buffers each."""
+    """The common flush: the peer's device got entries, and nobody has read.
+
+    Looking up the read cursor's entry would cost 80 buffers each.
+    """
     convs = range(2_000, 2_100)
     types = "bigint[], bigint[], bigint[], bigint[], bigint[]"
-    same = [array(convs), array(ROWS for _ in convs), array(ROWS - 5 for _ in convs), array(ROWS for _ in convs), array(0 for _ in convs)]
+    same = [
+        array(convs),
+        array(ROWS for _ in convs),
+        array(ROWS - 5 for _ in convs),
+        array(ROWS for _ in convs),
+        array(0 for _ in convs),
+    ]
     plan = explain(db, "flush_cursors", types, ", ".join(same))
     assert_index_scans_only(plan)
     assert plan.buffers <= 100 * 20

@@ -1,4 +1,6 @@
-"""`/readyz` says what is so, at once, in each way in which PostgreSQL or Redis can be away; the metric follows."""
+"""`/readyz` says what is so, at once, in each way in which PostgreSQL or Redis can be away; the
+metric follows.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from chatd import admin, readiness
 from chatd.errors import CloseCode
+from chatd.ops import admin, readiness
 from chatd.postgres import watch
 from chatd.server import Node
 from tests.fix_server import MakeServer, Server
@@ -60,7 +62,9 @@ def test_a_probe_is_answered_in_half_a_second() -> None:
     assert readiness.ASK_S < admin.READY_S < 0.5
 
 
-async def test_a_full_disk_is_seen_by_who_asks_although_nobody_writes(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_seen_by_who_asks_although_nobody_writes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watch, "SPILL", f"DO $$ BEGIN {FULL}; END $$")
     monkeypatch.setattr(watch, "DISK_S", 0.0)
     await until(server.node, 503, "database", "disk-full:")
@@ -72,7 +76,9 @@ async def test_a_full_disk_is_seen_by_who_asks_although_nobody_writes(server: Se
 async def test_readyz_is_right_whatever_is_away(
     own_postgres: OwnPostgres, own_redis: OwnRedis, make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = await make_server(database_url=own_postgres.conninfo, redis_url=own_redis.url, lease_ms=1000, drain_ms=2000)
+    server = await make_server(
+        database_url=own_postgres.conninfo, redis_url=own_redis.url, lease_ms=1000, drain_ms=2000
+    )
     node = server.node
     alice = await server.connect("alice")
     assert await ready(node) == (200, {"ready": True})
@@ -82,7 +88,8 @@ async def test_readyz_is_right_whatever_is_away(
     await until(node, 200, "redis", "Redis is away")
 
     own_postgres.freeze()
-    assert (await ready(node))[1]["reasons"]["database"].startswith("timeout:")  # at once, and not when the watch gives up
+    # At once, and not when the watch gives up
+    assert (await ready(node))[1]["reasons"]["database"].startswith("timeout:")
     own_postgres.thaw()
     await until(node, 200, "redis", "")
 
@@ -107,7 +114,9 @@ async def test_readyz_is_right_whatever_is_away(
 
 
 async def full_and_free_again(own_postgres: OwnPostgres, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is full, by the error that PostgreSQL gives for it: to who writes, and to the watch."""
+    """A disk that is full, by the error that PostgreSQL gives for it: to who writes, and to the
+    watch.
+    """
     bob = await server.connect("bob")
     await bob.say("alice")
     monkeypatch.setattr(watch, "SPILL", f"DO $$ BEGIN {FULL}; END $$")

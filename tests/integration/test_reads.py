@@ -1,4 +1,6 @@
-"""What reads cost, by whom: pages end with their bytes, a read is under way until its answer is taken, users take turns, a resync waits for room."""
+"""What reads cost, by whom: pages end with their bytes, a read is under way until its answer is
+taken, users take turns, a resync waits for room.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,14 @@ import pytest
 import pytest_asyncio
 
 from bench.slow_line import SlowLine
-from chatd import hello_rates, history, opening, resync, store
+from chatd import store
+from chatd.chat import hello, history, resync
 from chatd.chat.handlers import READS_MAX, USER_READS_MAX
-from chatd.connection import Connection
+from chatd.core import hello_rates
+from chatd.core.session import Session
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.session import Session
+from chatd.net.connection import Connection
 from tests.faults.raw import Raw
 from tests.fix_gate import Gate
 from tests.fix_server import MakeServer, Server
@@ -78,7 +82,7 @@ def session_of(server: Server, name: str) -> Session:
     return session
 
 
-# ---- pages ----------------------------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------
 
 
 def edited_often(db: psycopg.Connection[Any]) -> None:
@@ -88,7 +92,9 @@ def edited_often(db: psycopg.Connection[Any]) -> None:
 
 
 @pytest.mark.parametrize("forwards", [True, False])
-async def test_a_message_edited_500_times_is_told_once_a_page_and_pages_are_bounded(make_place: MakePlace, forwards: bool) -> None:
+async def test_a_message_edited_500_times_is_told_once_a_page_and_pages_are_bounded(
+    make_place: MakePlace, forwards: bool
+) -> None:
     place = await make_place(edited_often)
     alice = await place.server.connect("alice")
     c = alice.welcome["conversations"][0]["c"]
@@ -110,7 +116,9 @@ async def test_a_message_edited_500_times_is_told_once_a_page_and_pages_are_boun
     assert set(texts) == {f"498 {BODY}"}
 
 
-async def test_a_page_of_long_messages_ends_with_its_bytes(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_of_long_messages_ends_with_its_bytes(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(history, "PAGE_BYTES_MAX", 20_000)
 
     def fill(db: psycopg.Connection[Any]) -> None:
@@ -128,7 +136,7 @@ async def test_a_page_of_long_messages_ends_with_its_bytes(make_place: MakePlace
     assert [e["seq"] for e in got] == list(range(1, 31))
 
 
-# ---- under way until it is taken --------------------------------------------------------------------------------------------------------------
+# ---- under way until it is taken -----------------------------------------------------------------
 
 
 def hundred(db: psycopg.Connection[Any]) -> None:
@@ -180,7 +188,9 @@ async def test_the_kernel_holds_little_for_a_client_that_does_not_read(make_plac
 
 
 async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user(make_place: MakePlace) -> None:
-    """So one account has so many answers in memory, however many devices it has, and other users feel nothing of it."""
+    """So one account has so many answers in memory, however many devices it has, and other users
+    feel nothing of it.
+    """
 
     place = await make_place(hundred)
     server = place.server
@@ -212,10 +222,12 @@ async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their
     await turns(lambda: alice.reads == 0)
 
 
-# ---- turns ------------------------------------------------------------------------------------------------------------------------------------
+# ---- turns ---------------------------------------------------------------------------------------
 
 
-async def test_a_user_who_asks_for_much_keeps_neither_hellos_nor_others_reads(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_user_who_asks_for_much_keeps_neither_hellos_nor_others_reads(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fill(db: psycopg.Connection[Any]) -> None:
         append(db, [Message(conversation(db)), Message(conversation(db, "carol", "dave"))])
 
@@ -243,8 +255,13 @@ async def test_a_user_who_asks_for_much_keeps_neither_hellos_nor_others_reads(ma
         assert (await peer.reply(id))["t"] == "ok"
 
 
-async def test_pages_that_are_begun_are_as_many_as_are_read(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page of a message's many edits takes several reads. One that waits for its turn holds nothing in memory: all 16 held rows, of every user."""
+async def test_pages_that_are_begun_are_as_many_as_are_read(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page of a message's many edits takes several reads.
+
+    One that waits for its turn holds nothing in memory: all 16 held rows, of every user.
+    """
     place = await make_place(edited_often, pool_max=2)
     devices = [await place.server.connect("alice", f"d{n}") for n in range(2)]
     begun: list[weakref.ref[history.Page]] = []
@@ -293,7 +310,7 @@ async def test_a_page_is_not_read_for_one_who_has_left(make_place: MakePlace, mo
     assert read <= history.SCAN_FACTOR, "the one that was under way"
 
 
-# ---- hellos -----------------------------------------------------------------------------------------------------------------------------------
+# ---- hellos --------------------------------------------------------------------------------------
 
 
 def many(db: psycopg.Connection[Any]) -> None:
@@ -320,7 +337,9 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
     for n, peer in enumerate(peers):
         await peer.post("hello", v=1, token=server.token("alice"), device=f"d{n}")
     await turns(lambda: pages > 0 and server.node.services.listings.waiting == 2)
-    assert (pages, server.node.store.hello_turns.running, server.node.store.hello_turns.waiting) == (1, 1, 1), "one page of a user at a time"
+    assert (pages, server.node.store.hello_turns.running, server.node.store.hello_turns.waiting) == (1, 1, 1), (
+        "one page of a user at a time"
+    )
     for peer in peers:
         peer.ws.transport.abort()
     await turns(lambda: not server.node.hub.connections)
@@ -332,7 +351,9 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
 
 
 @pytest.mark.parametrize("whose", ["user", "address"])
-async def test_too_many_hellos_are_refused_with_the_time_to_wait(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, whose: str) -> None:
+async def test_too_many_hellos_are_refused_with_the_time_to_wait(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
     monkeypatch.setattr(hello_rates, "USER_HELLOS_BURST", 2 if whose == "user" else 100)
     monkeypatch.setattr(hello_rates, "ADDRESS_HELLOS_PER_S", 0.01)
     place = await make_place(connections_per_address_max=2 if whose == "address" else 100)
@@ -350,7 +371,9 @@ async def test_too_many_hellos_are_refused_with_the_time_to_wait(make_place: Mak
         await place.server.connect("bob")
 
 
-async def test_a_new_token_counts_as_a_hello_of_its_user_and_closes_nothing(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_new_token_counts_as_a_hello_of_its_user_and_closes_nothing(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hello_rates, "USER_HELLOS_BURST", 3)
     monkeypatch.setattr(hello_rates, "USER_HELLOS_PER_S", 0.01)
     place = await make_place()
@@ -369,8 +392,10 @@ def answered(db: psycopg.Connection[Any]) -> None:
     append(db, [Message(id, side=1) for (id,) in db.execute("SELECT id FROM conversations").fetchall()])
 
 
-async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "RECEIPTS_A_TURN", 5)
+async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hello, "RECEIPTS_A_TURN", 5)
     place = await make_place(answered)
     services = place.server.node.services
     asked, real = 0, services.drained
@@ -392,7 +417,7 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(make_p
     assert asked == 4
 
 
-# ---- the list ---------------------------------------------------------------------------------------------------------------------------------
+# ---- the list ------------------------------------------------------------------------------------
 
 
 async def test_a_page_of_the_list_reads_its_conversations_and_no_others(make_place: MakePlace) -> None:
@@ -424,7 +449,9 @@ async def test_a_cursor_of_the_release_before_goes_on_where_it_was(make_place: M
     place = await make_place(many)
     alice = await place.server.connect("alice")
     whole = (await alice.request("conversations", limit=100))["conversations"]
-    rows = place.db.execute("SELECT (extract(epoch FROM last_ts) * 1000000)::bigint, id FROM conversations ORDER BY last_ts, id").fetchall()
+    rows = place.db.execute(
+        "SELECT (extract(epoch FROM last_ts) * 1000000)::bigint, id FROM conversations ORDER BY last_ts, id"
+    ).fetchall()
     us, id = rows[10]
     page = (await alice.request("conversations", limit=100, cursor=f"{us}.{id}"))["conversations"]
     assert {str(id) for _, id in rows[:10]} <= {item["c"] for item in page} <= {item["c"] for item in whole}
@@ -432,11 +459,16 @@ async def test_a_cursor_of_the_release_before_goes_on_where_it_was(make_place: M
         assert (await alice.request("conversations", cursor=wrong))["code"] == "bad_field"
 
 
-# ---- what was missed ---------------------------------------------------------------------------------------------------------------------------
+# ---- what was missed -----------------------------------------------------------------------------
 
 
-async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(make_place: MakePlace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten times what may wait for it, in few long conversations and in many short ones. It was closed with 4006, again and again."""
+async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times what may wait for it, in few long conversations and in many short ones.
+
+    It was closed with 4006, again and again.
+    """
     sizes = [250] * 5 + [25] * 50
 
     def fill(db: psycopg.Connection[Any]) -> None:
@@ -474,9 +506,12 @@ async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(mak
 
 
 async def test_a_client_on_a_slow_line_reads_for_many_heartbeats(make_place: MakePlace) -> None:
-    """It answers a ping when it has read it, behind what is on the line already. It was lost (4007): a ping stood behind megabytes in the kernel.
+    """It answers a ping when it has read it, behind what is on the line already.
 
-    2 Mbit/s, 21 MB and 20 s for a heartbeat, all in a twentieth of the time, and shorter (`python -m bench slowline` has the whole).
+    It was lost (4007): a ping stood behind megabytes in the kernel.
+
+    2 Mbit/s, 21 MB and 20 s for a heartbeat, all in a twentieth of the time, and shorter (`python
+    -m bench slowline` has the whole).
     """
     entries, convs = 250, 8
 
@@ -490,7 +525,15 @@ async def test_a_client_on_a_slow_line_reads_for_many_heartbeats(make_place: Mak
     await line.start()
     raw = await Raw.open(line.port)
     cursors = {str(n): 0 for n in range(1, convs + 1)}
-    await raw.say("hello", 1, v=1, token=place.server.token("alice"), device="d", epoch=place.server.node.store.epoch, cursors=cursors)
+    await raw.say(
+        "hello",
+        1,
+        v=1,
+        token=place.server.token("alice"),
+        device="d",
+        epoch=place.server.node.store.epoch,
+        cursors=cursors,
+    )
     got: dict[str, list[int]] = {}
     count = 0
     while count < entries * convs:
@@ -504,7 +547,11 @@ async def test_a_client_on_a_slow_line_reads_for_many_heartbeats(make_place: Mak
             got.setdefault(entry["c"], []).append(entry["seq"])
     await line.stop()
     assert got == {str(n): list(range(1, entries + 1)) for n in range(1, convs + 1)}
-    assert (line.connections, place.server.node.metrics.heartbeats_lost, place.server.node.metrics.slow_consumers) == (1, 0, 0)
+    assert (line.connections, place.server.node.metrics.heartbeats_lost, place.server.node.metrics.slow_consumers) == (
+        1,
+        0,
+        0,
+    )
 
 
 async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes_more(make_place: MakePlace) -> None:

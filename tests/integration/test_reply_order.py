@@ -1,4 +1,6 @@
-"""Replies to sends in one conversation come in order (docs/protocol.md, section 2), also where one batch holds entries, duplicates and refusals."""
+"""Replies to sends in one conversation come in order (docs/protocol.md, section 2), also where one
+batch holds entries, duplicates and refusals.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Partitions come and go beside readers and senders who must not notice, and floors tell the truth at every moment."""
+"""Partitions come and go beside readers and senders who must not notice, and floors tell the truth
+at every moment.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,24 @@ import pytest
 from psycopg import errors as pg
 from psycopg import sql
 
-from chatd import retention
 from chatd.errors import SettingError, Unavailable
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
+from chatd.postgres import partitions as retention
 from chatd.postgres.connection import Opener
-from chatd.retention import Retention
-from tests.integration.logs import DAY_S, LANE_OPTIONS, Message, age, append, connect, conversation, entries, one, partitions
+from chatd.postgres.partitions import Retention
+from tests.integration.logs import (
+    DAY_S,
+    LANE_OPTIONS,
+    Message,
+    age,
+    append,
+    connect,
+    conversation,
+    entries,
+    one,
+    partitions,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,8 +50,12 @@ class Node:
         self.on_told: Callable[[], None] = lambda: None
         settings = {"retention_s": 30.0 * DAY_S, "partition_s": DAY_S, "ahead": 2, **settings}
         self.retention = Retention(
-            Opener(conninfo), metrics=self.metrics, held=lambda: [ConvId(conv) for conv in held], floors=self._floors, **settings
-        )  # fmt: skip
+            Opener(conninfo),
+            metrics=self.metrics,
+            held=lambda: [ConvId(conv) for conv in held],
+            floors=self._floors,
+            **settings,
+        )
         self.once = self.retention.once
 
     def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
@@ -77,7 +94,8 @@ def states(db: psycopg.Connection[Any]) -> dict[str, int]:
 async def waiting(db: psycopg.Connection[Any]) -> int:
     """Until retention's backend waits for another transaction to end; gives its pid."""
     statement = (
-        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'chatd retention' AND wait_event = 'virtualxid'"
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
+        "AND application_name = 'chatd retention' AND wait_event = 'virtualxid'"
     )
     async with asyncio.timeout(EVENT_S_MAX):
         while (row := db.execute(statement).fetchone()) is None:
@@ -85,10 +103,12 @@ async def waiting(db: psycopg.Connection[Any]) -> int:
         return int(row[0])
 
 
-# ---- made ahead -----------------------------------------------------------------------------------------------------------------------
+# ---- made ahead ----------------------------------------------------------------------------------
 
 
-async def test_partitions_are_made_ahead_once_however_many_nodes_start(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_partitions_are_made_ahead_once_however_many_nodes_start(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     nodes = [Node(fresh_db, ahead=3) for _ in range(8)]
     await asyncio.gather(*(node.retention.prepare() for node in nodes))
     assert states(db) == {"attached": 4}
@@ -99,21 +119,32 @@ async def test_partitions_are_made_ahead_once_however_many_nodes_start(fresh_db:
     assert len(entries(db, conv)) == 1
 
 
-async def test_short_partitions_are_made_without_holes_though_the_clock_goes_on(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_short_partitions_are_made_without_holes_though_the_clock_goes_on(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     # So many of a second each that making them takes seconds itself.
     await Node(fresh_db, partition_s=1, ahead=400).retention.prepare()
-    names = [row[0] for row in db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%' ORDER BY 1")]
+    names = [
+        row[0]
+        for row in db.execute(
+            "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%' ORDER BY 1"
+        )
+    ]
     starts = [datetime.strptime(name, "entries_%Y%m%dt%H%M%S").replace(tzinfo=UTC) for name in names]
     assert [(later - start).total_seconds() for start, later in pairwise(starts)] == [1.0] * 400
 
 
-async def test_times_are_read_whatever_style_the_database_has_for_them(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_times_are_read_whatever_style_the_database_has_for_them(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     db.execute(sql.SQL("ALTER DATABASE {} SET datestyle = 'German'").format(sql.Identifier(db.info.dbname)))
     await Node(fresh_db, ahead=1).retention.prepare()
     assert states(db) == {"attached": 2}
 
 
-async def test_the_first_node_settles_the_width_and_another_is_refused(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_the_first_node_settles_the_width_and_another_is_refused(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     await Node(fresh_db, partition_s=3600).retention.prepare()
     assert one(db, "SELECT partition_s FROM meta") == 3600
     with pytest.raises(SettingError, match=r"^partition_s: is 86400.* give 3600$"):
@@ -123,13 +154,19 @@ async def test_the_first_node_settles_the_width_and_another_is_refused(fresh_db:
     assert states(db) == {"attached": 3}
 
 
-async def test_nodes_of_two_widths_that_start_at_once_do_not_mix_them(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    done = await asyncio.gather(*(Node(fresh_db, partition_s=s).retention.prepare() for s in (60, 3600) * 3), return_exceptions=True)
+async def test_nodes_of_two_widths_that_start_at_once_do_not_mix_them(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
+    done = await asyncio.gather(
+        *(Node(fresh_db, partition_s=s).retention.prepare() for s in (60, 3600) * 3), return_exceptions=True
+    )
     assert [type(error) for error in done if error is not None] == [SettingError] * 3
     assert states(db) == {"attached": 3}
 
 
-async def test_without_a_database_prepare_says_so_and_run_goes_on(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_database_prepare_says_so_and_run_goes_on(
+    postgres: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = Node(psycopg.conninfo.make_conninfo(postgres.conninfo, dbname="nowhere"))
     with pytest.raises(Unavailable, match="nowhere"):
         await node.retention.prepare()
@@ -143,7 +180,7 @@ async def test_without_a_database_prepare_says_so_and_run_goes_on(postgres: Any,
     task.cancel()
 
 
-# ---- dropped behind -------------------------------------------------------------------------------------------------------------------
+# ---- dropped behind ------------------------------------------------------------------------------
 
 
 async def test_what_is_past_goes_and_floors_follow(fresh_db: str, db: psycopg.Connection[Any]) -> None:
@@ -173,7 +210,9 @@ async def test_floors_are_raised_and_told_before_the_partition_goes(fresh_db: st
     assert seen[0] == (2, 2, 0), "at that moment all was still there"
 
 
-async def test_floors_are_raised_in_steps_and_never_lowered(fresh_db: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_floors_are_raised_in_steps_and_never_lowered(
+    fresh_db: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     partitions(db, back=33)
     convs = [aged(db, 33, 33, 0) for _ in range(7)]
     db.execute("UPDATE conversations SET floor = 9 WHERE id = %s", (convs[3],))
@@ -184,7 +223,9 @@ async def test_floors_are_raised_in_steps_and_never_lowered(fresh_db: str, db: p
     await node.once()
     assert [floor(db, conv) for conv in convs] == [3, 3, 3, 9, 3, 3, 3]
     assert node.told == {conv: floor(db, conv) for conv in convs}
-    assert one(db, "SELECT max(xid::text::bigint) FROM conversations") == changed, "a floor is no change that every hello should list"
+    assert one(db, "SELECT max(xid::text::bigint) FROM conversations") == changed, (
+        "a floor is no change that every hello should list"
+    )
 
 
 async def test_another_nodes_memory_learns_floors_in_its_next_pass(fresh_db: str, db: psycopg.Connection[Any]) -> None:
@@ -216,21 +257,32 @@ async def test_one_node_at_a_time_drops(fresh_db: str, db: psycopg.Connection[An
     assert sum(node.metrics.partitions_dropped for node in nodes) == 3
 
 
-async def test_a_table_that_is_no_partition_by_its_name_is_left_alone(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_a_table_that_is_no_partition_by_its_name_is_left_alone(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     partitions(db)
     db.execute(
         "CREATE TABLE entries_backup (n int); CREATE TABLE entries_20200101 (n int);"
         " CREATE SCHEMA mine; CREATE TABLE mine.entries_20200101t000000 (n int)"
     )
     await Node(fresh_db).once()
-    assert one(db, "SELECT count(*) FROM pg_tables WHERE tablename IN ('entries_backup', 'entries_20200101', 'entries_20200101t000000')") == 3
+    assert (
+        one(
+            db,
+            "SELECT count(*) FROM pg_tables WHERE tablename IN ('entries_backup', 'entries_20200101', 'entries_20200101t000000')",
+        )
+        == 3
+    )
 
 
-# ---- beside readers and senders -----------------------------------------------------------------------------------------------------------
+# ---- beside readers and senders ------------------------------------------------------------------
 
 
 class Sender:
-    """Sends without a break on a lane's connection. Any wait for a lock of more than `lock_timeout` is an error: behind a reader it has no end."""
+    """Sends without a break on a lane's connection.
+
+    Any wait for a lock of more than `lock_timeout` is an error: behind a reader it has no end.
+    """
 
     def __init__(self, conninfo: str, conv: int, lock_timeout: str = "1s") -> None:
         self.sent = 0
@@ -299,7 +351,9 @@ async def test_partitions_go_and_come_beside_an_open_reader_without_a_stalled_se
         "CREATE TABLE naive PARTITION OF entries FOR VALUES FROM ('2000-01-01') TO ('2000-01-02')",
     ],
 )
-def test_the_plain_statements_would_stall_the_sender(fresh_db: str, db: psycopg.Connection[Any], statement: str) -> None:
+def test_the_plain_statements_would_stall_the_sender(
+    fresh_db: str, db: psycopg.Connection[Any], statement: str
+) -> None:
     """What the test above rests on is able to fail: this is what retention must not do."""
     partitions(db, back=2)
     conv = aged(db, 2, 0)
@@ -334,7 +388,9 @@ async def test_an_interrupted_detach_is_finished_by_the_next_pass(
         with pytest.raises(psycopg.OperationalError):
             await task
         assert states(db)["pending"] == 1
-        assert min(seq for seq, _, _ in entries(db, conv)) == 2 == floor(db, conv), "gone for new statements, and the floor says so"
+        assert min(seq for seq, _, _ in entries(db, conv)) == 2 == floor(db, conv), (
+            "gone for new statements, and the floor says so"
+        )
         if cut == "lock_timeout":
             with pytest.raises(pg.LockNotAvailable):
                 await Node(fresh_db).once()
@@ -360,8 +416,11 @@ async def test_a_table_that_was_detached_and_not_dropped_is_dropped(fresh_db: st
 
 
 async def test_short_partitions_run_through_a_whole_life_under_load(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    """Partitions of a second, kept for two, made and dropped by the task itself while a sender and a reader go on."""
-    node = Node(fresh_db, retention_s=2.0, partition_s=1, ahead=20)  # a machine that stalls for seconds is no fault of ours
+    """Partitions of a second, kept for two, made and dropped by the task itself while a sender and
+    a reader go on.
+    """
+    # A machine that stalls for seconds is no fault of ours
+    node = Node(fresh_db, retention_s=2.0, partition_s=1, ahead=20)
     await node.retention.prepare()
     conv = conversation(db)
     task = asyncio.create_task(node.retention.run())

@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from psycopg import errors as pg
 
-from chatd import retention
+from chatd.postgres import partitions
 from chatd.postgres.faults import Outage
-from chatd.retention import Retention
+from chatd.postgres.partitions import Retention
 from tests.integration.logs import connect
 from tests.integration.test_clock import DAY_S, Skew
 from tests.integration.test_retention import Node
@@ -36,7 +36,9 @@ async def ready(server: Server) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_ready(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_ready(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     skew = Skew(make_db(), 0)
     server = await make_server(database_url=skew.url, partitions_ahead=1)
     server.node._clock.stepped = lambda by_ms: None  # the send alone is to tell it
@@ -46,7 +48,9 @@ async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_read
     await ready(server)
 
 
-async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     skew = Skew(make_db(), 0)
     server = await make_server(database_url=skew.url, partitions_ahead=1)
     server.node._clock.stepped = lambda by_ms: None
@@ -54,13 +58,17 @@ async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(make_server:
     await ready(server)
 
 
-async def test_create_revoked_and_granted_again_leaves_the_node_ready(make_server: MakeServer, make_db: Callable[[], str]) -> None:
+async def test_create_revoked_and_granted_again_leaves_the_node_ready(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
     url = make_db()
     server = await make_server(database_url=url, partitions_ahead=1)
     alice = await server.connect("alice")
     with psycopg.connect(url, autocommit=True) as admin:
         admin.execute(REFUSE)
-        for (name,) in admin.execute("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'entries'::regclass").fetchall():
+        for (name,) in admin.execute(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'entries'::regclass"
+        ).fetchall():
             admin.execute(f"DROP TABLE {name}")
         assert (await alice.say("bob"))["code"] == "unavailable"
         async with asyncio.timeout(20):
@@ -73,14 +81,21 @@ async def test_create_revoked_and_granted_again_leaves_the_node_ready(make_serve
 
 async def test_no_error_ends_the_task(fresh_db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(fresh_db)
-    monkeypatch.setattr(retention, "BACKOFF_S", 0.001)
-    monkeypatch.setattr(retention, "BACKOFF_MAX_S", 0.001)
-    monkeypatch.setattr(retention, "PASS_S_MIN", 0.0)
+    monkeypatch.setattr(partitions, "BACKOFF_S", 0.001)
+    monkeypatch.setattr(partitions, "BACKOFF_MAX_S", 0.001)
+    monkeypatch.setattr(partitions, "PASS_S_MIN", 0.0)
     errors: list[Exception] = [
-        pg.lookup("XX001")("damaged"), pg.lookup("42P01")("no table"), pg.lookup("25006")("read-only"), pg.lookup("57P01")("shut down"),
-        psycopg.ProgrammingError("the last operation gave no result"), psycopg.InterfaceError("closed"), OSError("no route"), TimeoutError(),
-        ValueError("a value of another form"), AssertionError("nothing came"),
-    ]  # fmt: skip
+        pg.lookup("XX001")("damaged"),
+        pg.lookup("42P01")("no table"),
+        pg.lookup("25006")("read-only"),
+        pg.lookup("57P01")("shut down"),
+        psycopg.ProgrammingError("the last operation gave no result"),
+        psycopg.InterfaceError("closed"),
+        OSError("no route"),
+        TimeoutError(),
+        ValueError("a value of another form"),
+        AssertionError("nothing came"),
+    ]
     over = asyncio.Event()
 
     async def once() -> None:
@@ -101,27 +116,31 @@ async def test_no_error_ends_the_task(fresh_db: str, monkeypatch: pytest.MonkeyP
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_server_that_hangs_does_not_hold_a_pass(own_postgres: OwnPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_hangs_does_not_hold_a_pass(
+    own_postgres: OwnPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node = Node(own_postgres.conninfo)
     one = Retention._make
 
     async def make(self: Retention, conn: psycopg.AsyncConnection[object]) -> None:
         own_postgres.freeze()
-        monkeypatch.setattr(retention, "ANSWER_S", 0.1)
+        monkeypatch.setattr(partitions, "ANSWER_S", 0.1)
         await one(self, conn)
 
     monkeypatch.setattr(Retention, "_make", make)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
             await node.once()
-    monkeypatch.setattr(retention, "CONNECT_S", 0.1)
+    monkeypatch.setattr(partitions, "CONNECT_S", 0.1)
     with pytest.raises(Outage):  # nor one that takes connections and says nothing
         async with asyncio.timeout(10):
             await node.once()
 
 
 async def test_a_partition_is_made_where_the_log_is(fresh_db: str) -> None:
-    """Whatever comes first in the search_path of who asks: in another schema the check did not see it, and each later call failed."""
+    """Whatever comes first in the search_path of who asks: in another schema the check did not see
+    it, and each later call failed.
+    """
     with connect(fresh_db) as db:
         db.execute("CREATE SCHEMA mine")
         db.execute("SET search_path = mine, public")

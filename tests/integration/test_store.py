@@ -1,4 +1,6 @@
-"""The store beside the lanes: what a hello lists, cursors written behind, conversations made once, and reads through an outage."""
+"""The store beside the lanes: what a hello lists, cursors written behind, conversations made once,
+and reads through an outage.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,10 @@ import psycopg
 import pytest
 
 from chatd import errors, store
+from chatd.core.conversation import Conversation
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import mark
-from chatd.registry import Conversation
 from chatd.store import BEGIN, Limits, Store
 from tests.integration.logs import Change, Message, age, append, connect, conversation, one, only, partitions
 
@@ -24,9 +26,15 @@ if TYPE_CHECKING:
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
 LIMITS = Limits(
-    lanes=1, batch_rows_max=256, lane_queue_max=4096, lane_deadline_ms=5000, pool_max=4, reads_queue_max=1000, edit_window_ms=900_000,
+    lanes=1,
+    batch_rows_max=256,
+    lane_queue_max=4096,
+    lane_deadline_ms=5000,
+    pool_max=4,
+    reads_queue_max=1000,
+    edit_window_ms=900_000,
     cursor_flush_ms=600_000,
-)  # fmt: skip
+)
 
 
 class Nobody:
@@ -68,7 +76,7 @@ def conv(id: int, a: UserId = ALICE, b: UserId = BOB) -> Conversation:
     return Conversation(ConvId(id), a, b)
 
 
-# ---- what a hello lists ---------------------------------------------------------------------------------------------------------------
+# ---- what a hello lists --------------------------------------------------------------------------
 
 
 async def listed(node: Store, user: UserId, since: str) -> set[int]:
@@ -92,11 +100,15 @@ async def test_a_mark_does_not_miss_a_transaction_that_began_before_it_and_commi
         newest = one(db, "SELECT max(xid::text::bigint) FROM conversations WHERE id = %s", (y,))
         mine = mark.read(first.mark, node.epoch)
         assert mine is not None
-        assert x not in await listed(node, ALICE, str(mine._replace(xid=newest + 1))), "a mark behind the newest change seen would miss it"
+        assert x not in await listed(node, ALICE, str(mine._replace(xid=newest + 1))), (
+            "a mark behind the newest change seen would miss it"
+        )
         assert z not in await listed(node, ALICE, first.mark), "what did not change is not listed"
 
 
-async def test_a_cursor_that_moved_is_a_change_for_both(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_a_cursor_that_moved_is_a_change_for_both(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node, other = await start(), await start()
     x = conversation(db)
     append(db, [Message(x), Message(x, side=1)])
@@ -116,7 +128,9 @@ async def test_a_cursor_that_moved_is_a_change_for_both(start: Callable[..., Awa
 async def test_until_both_have_sent_a_cursor_that_moved_is_a_change_for_its_own_user_alone(
     start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], side: int
 ) -> None:
-    """Right: who wrote and was not answered cannot tell from a listing since a mark that the other one got it or read it."""
+    """Right: who wrote and was not answered cannot tell from a listing since a mark that the other
+    one got it or read it.
+    """
     node = await start()
     x, notes = conversation(db), conversation(db, *[(ALICE, BOB)[side]] * 2)
     append(db, [Message(x, side=1 - side), Message(x, side=1 - side), Message(notes)])
@@ -173,7 +187,10 @@ async def test_pages_hold_all_once_and_named_ones_come_unchanged(
 ) -> None:
     monkeypatch.setattr(store, "LIST_ROWS_MAX", 3)
     node = await start()
-    convs = [conversation(db, *pair) for pair in (("alice", "alice"), ("aaron", "alice"), *(("alice", f"p{n}") for n in range(5)))]
+    convs = [
+        conversation(db, *pair)
+        for pair in (("alice", "alice"), ("aaron", "alice"), *(("alice", f"p{n}") for n in range(5)))
+    ]
     empty = conversation(db, "alice", "nobody wrote")
     append(db, [Message(x) for x in convs])
     got: list[str] = []
@@ -183,7 +200,9 @@ async def test_pages_hold_all_once_and_named_ones_come_unchanged(
         got += [row.a if row.b == ALICE else row.b for row in page.rows]
         assert len(page.rows) <= 3
         after = page.next
-    assert got == sorted(["aaron", "alice", *(f"p{n}" for n in range(5))]), "each once, notes to oneself too, and none without an entry"
+    assert got == sorted(["aaron", "alice", *(f"p{n}" for n in range(5))]), (
+        "each once, notes to oneself too, and none without an entry"
+    )
     monkeypatch.setattr(store, "LIST_ROWS_MAX", 100)
     last = (await node.list_changed(ALICE, "0", BEGIN, True, [])).mark
     named = await node.list_changed(ALICE, last, BEGIN, False, [ConvId(convs[2]), ConvId(empty), ConvId(12_345)])
@@ -193,14 +212,18 @@ async def test_pages_hold_all_once_and_named_ones_come_unchanged(
     assert mark.read(foreign.mark, node.epoch) is not None, "the mark comes also when no conversation does"
 
 
-# ---- cursors ------------------------------------------------------------------------------------------------------------------------------
+# ---- cursors -------------------------------------------------------------------------------------
 
 
 def cursors(db: psycopg.Connection[Any], x: int) -> tuple[Any, ...]:
-    return only(db, "SELECT a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n FROM cursors WHERE conv = %s", (x,))
+    return only(
+        db, "SELECT a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n FROM cursors WHERE conv = %s", (x,)
+    )
 
 
-async def test_read_counts_are_the_peers_messages_up_to_the_cursor(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_read_counts_are_the_peers_messages_up_to_the_cursor(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     x = conversation(db)
     append(db, [Message(x, side=side) for side in (0, 1, 1, 0, 1)])
@@ -218,7 +241,9 @@ async def test_read_counts_are_the_peers_messages_up_to_the_cursor(start: Callab
     assert cursors(db, x) == (7, 7, 4, 7, 4, 2)
 
 
-async def test_cursors_only_go_forward_whichever_node_writes_last(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_cursors_only_go_forward_whichever_node_writes_last(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node, stale = await start(), await start()
     x = conversation(db)
     append(db, [Message(x, side=1) for _ in range(9)])
@@ -233,8 +258,12 @@ async def test_cursors_only_go_forward_whichever_node_writes_last(start: Callabl
     assert cursors(db, x) == (8, 6, 6, 9, 0, 0)
 
 
-async def test_a_read_cursor_below_the_floor_leaves_what_is_kept_unread(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
-    """Nothing tells any more how many messages there were up to it: all that is gone counts as read."""
+async def test_a_read_cursor_below_the_floor_leaves_what_is_kept_unread(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
+    """Nothing tells any more how many messages there were up to it: all that is gone counts as
+    read.
+    """
     node = await start()
     x = conversation(db)
     append(db, [Message(x, side=side) for side in (1, 1, 1, 0, 1, 1)])
@@ -250,10 +279,12 @@ async def test_a_read_cursor_below_the_floor_leaves_what_is_kept_unread(start: C
     assert cursors(db, x)[2] == 5
 
 
-# ---- conversations -----------------------------------------------------------------------------------------------------------------------
+# ---- conversations -------------------------------------------------------------------------------
 
 
-async def test_a_pair_that_two_nodes_make_at_once_is_made_once(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_a_pair_that_two_nodes_make_at_once_is_made_once(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     nodes = [await start() for _ in range(3)]
     pairs = [(ALICE, UserId(f"p{n}")) for n in range(20)]
     made = await asyncio.gather(*(node.resolve(some, [None] * 20) for node in nodes for some in (pairs, pairs[::-1])))
@@ -272,14 +303,18 @@ async def test_a_pair_that_another_transaction_is_making_is_waited_for(
         with other.transaction():
             x = conversation(other)
             task = asyncio.create_task(node.resolve([(ALICE, BOB)], [known]))
-            waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            waits = (
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            )
             async with asyncio.timeout(20):
                 while not one(db, waits):
                     await asyncio.sleep(0)
         assert [row.id for row in await task] == [x]
 
 
-async def test_who_has_never_been_here_may_be_refused(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_who_has_never_been_here_may_be_refused(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     assert await node.resolve([(ALICE, BOB)], [BOB]) == []
     assert one(db, "SELECT count(*) FROM conversations") == 0
@@ -288,15 +323,24 @@ async def test_who_has_never_been_here_may_be_refused(start: Callable[..., Await
     assert await node.seen([ALICE, BOB]) == {BOB: 1}
 
 
-# ---- history ------------------------------------------------------------------------------------------------------------------------------
+# ---- history -------------------------------------------------------------------------------------
 
 
-async def test_history_shows_messages_as_they_stand_now(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_history_shows_messages_as_they_stand_now(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     x = conversation(db)
     append(db, [Message(x, "kept"), Message(x, "wrong"), Message(x, "secret")])
     append(db, changes=[Change(x, 2, body="right"), Change(x, 3, body="more secret"), Change(x, 3, kind=2)])
-    want = [(1, "kept", None, None), (2, "right", None, 4), (3, None, None, 6), (4, "right", 2, None), (5, None, 3, None), (6, None, 3, None)]
+    want = [
+        (1, "kept", None, None),
+        (2, "right", None, 4),
+        (3, None, None, 6),
+        (4, "right", 2, None),
+        (5, None, 3, None),
+        (6, None, 3, None),
+    ]
     forwards = await node.entries_after(ConvId(x), 0, 6, 10)
     assert [(e.seq, e.body, e.ref, e.rev) for e in forwards] == want
     assert await node.entries_before(ConvId(x), 7, 1, 10) == forwards[::-1]
@@ -320,10 +364,12 @@ async def test_an_edit_whose_message_is_gone_has_no_text_and_a_stale_floor_finds
         assert [(e.seq, e.body, e.ref) for e in rows] == [(2, None, 1)]
 
 
-# ---- partitions and outages -------------------------------------------------------------------------------------------------------------------
+# ---- partitions and outages ----------------------------------------------------------------------
 
 
-async def test_partitions_ahead_are_counted_and_made(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_partitions_ahead_are_counted_and_made(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     assert await node.partitions_left() == 1
     assert not await node.make_partition()
@@ -332,12 +378,15 @@ async def test_partitions_ahead_are_counted_and_made(start: Callable[..., Awaita
     assert node.metrics.partitions_made == 1
 
 
-async def test_reads_outlive_the_death_of_all_their_connections(start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]) -> None:
+async def test_reads_outlive_the_death_of_all_their_connections(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
     node = await start()
     x = conversation(db)
     await asyncio.gather(*(node.heads([ConvId(x)]) for _ in range(8)))
     killed = one(
-        db, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()"
+        db,
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()",
     )
     assert killed >= 1
     assert [head[:4] for head in await node.heads([ConvId(x)])] == [(x, 0, 0, 0)]
@@ -349,7 +398,9 @@ async def test_a_server_that_hangs_holds_a_read_no_longer_than_its_time(
     monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.2)
     node = await start(pool_max=1)
     await node.ping()
-    frozen = one(db, "SELECT pid FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()")
+    frozen = one(
+        db, "SELECT pid FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()"
+    )
     os.kill(frozen, signal.SIGSTOP)
     try:
         async with asyncio.timeout(4):
@@ -395,7 +446,9 @@ async def gone(admin: psycopg.Connection[Any], name: str) -> None:
     """Until nobody is connected to that database."""
     admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     async with asyncio.timeout(20):
-        while one(admin, "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s", (name,)):
+        while one(
+            admin, "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity WHERE datname = %s", (name,)
+        ):
             await asyncio.sleep(0)
     admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
 

@@ -1,4 +1,6 @@
-"""docs/protocol.md was enough: a client written from it alone, with nothing but `websockets` and `json`, against a live server."""
+"""docs/protocol.md was enough: a client written from it alone, with nothing but `websockets` and
+`json`, against a live server.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ WAIT_S = 20.0
 
 
 @contextlib.asynccontextmanager
-async def client(server: Server, user: str, device: str = "stranger", after: Stranger | None = None) -> AsyncIterator[Stranger]:
+async def client(
+    server: Server, user: str, device: str = "stranger", after: Stranger | None = None
+) -> AsyncIterator[Stranger]:
     """A client that has been welcomed. `after`: it goes on from what that one held."""
     one = Stranger(server.url, lambda _: server.token(user), device, patience=0.01)
     if after is not None:
@@ -72,7 +76,11 @@ def test_it_uses_nothing_but_websockets_and_json() -> None:
 
 
 async def test_two_strangers_chat(server: Server) -> None:
-    async with client(server, "alice") as alice, client(server, "bob") as bob, client(server, "bob", "tablet") as tablet:
+    async with (
+        client(server, "alice") as alice,
+        client(server, "bob") as bob,
+        client(server, "bob", "tablet") as tablet,
+    ):
         assert (await done(alice.send("bob", "hi")))["seq"] == 1
         assert await until(bob, 1) == ["hi"]
         await done(bob.send("alice", "hello"))
@@ -105,7 +113,9 @@ async def test_it_gets_what_it_missed_and_nothing_twice(server: Server) -> None:
 
 async def test_a_conversation_that_began_meanwhile_is_fetched_whole(server: Server) -> None:
     async with client(server, "alice") as alice, client(server, "bob") as bob:
-        for session in [s for user in server.node.registry.users.values() if user.id == "bob" for s in user.sessions.values()]:
+        for session in [
+            s for user in server.node.registry.users.values() if user.id == "bob" for s in user.sessions.values()
+        ]:
             session.sink.close(1012, "restart")
         await done(alice.send("bob", "1"))
         await done(alice.send("bob", "2"))

@@ -1,4 +1,6 @@
-"""No command shows a traceback, whatever it is started in; a wrong setting is one line and exit status 2 there, too."""
+"""No command shows a traceback, whatever it is started in; a wrong setting is one line and exit
+status 2 there, too.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ def test_a_wrong_setting_is_one_line_and_exit_status_2(results: Results, surroun
         assert result.err.startswith("chatd: "), (name, result)
 
 
-@pytest.mark.parametrize("surroundings", ["plain", "no home", "20 files", "ascii", "no stdin", "no stderr", "full stderr"])
+@pytest.mark.parametrize(
+    "surroundings", ["plain", "no home", "20 files", "ascii", "no stdin", "no stderr", "full stderr"]
+)
 def test_what_works_elsewhere_works_there(results: Results, surroundings: str) -> None:
     for name in COMMANDS:
         result = results[surroundings, name]
@@ -127,13 +131,15 @@ def test_what_works_elsewhere_works_there(results: Results, surroundings: str) -
 @pytest.mark.parametrize(("surroundings", "status", "said"), [
     ("full disk", 1, "No space left"), ("no stdout", 1, "Bad file"), ("nobody reads", 141, ""),
 ])  # fmt: skip
-def test_output_that_does_not_arrive_is_told_by_the_status(results: Results, surroundings: str, status: int, said: str) -> None:
+def test_output_that_does_not_arrive_is_told_by_the_status(
+    results: Results, surroundings: str, status: int, said: str
+) -> None:
     for name in COMMANDS:
         if name in FAILS:
             continue
         result = results[surroundings, name]
         assert result.status == status, (name, result)
-        assert (said in "".join(lines(result)) if said else lines(result) == []), (name, result)
+        assert said in "".join(lines(result)) if said else lines(result) == [], (name, result)
 
 
 def test_what_was_meant_is_said(results: Results) -> None:

@@ -1,4 +1,6 @@
-"""Who wrote and was not answered learns nothing of when the other one is there and reads; who was answered learns it at once, and for good."""
+"""Who wrote and was not answered learns nothing of when the other one is there and reads; who was
+answered learns it at once, and for good.
+"""
 
 from __future__ import annotations
 
@@ -64,9 +66,15 @@ async def test_notes_to_oneself_have_nobody_to_hide_from(server: Server) -> None
     assert await listed(alice) == (1, 1, True)
 
 
-@pytest.mark.parametrize("place", ["snapshot", "seen_meanwhile"], ids=["before the welcome is made", "between the welcome and going live"])
-async def test_an_answer_beside_a_hello_brings_the_receipt(server: Server, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    """Right: the welcome and what follows it tell the cursors of now, whichever of them the answer comes before."""
+@pytest.mark.parametrize(
+    "place", ["snapshot", "seen_meanwhile"], ids=["before the welcome is made", "between the welcome and going live"]
+)
+async def test_an_answer_beside_a_hello_brings_the_receipt(
+    server: Server, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Right: the welcome and what follows it tell the cursors of now, whichever of them the answer
+    comes before.
+    """
     _, alice, c = await read_unanswered(server)
     gate = Gate(monkeypatch, server.node.services.presence_push, place)
     tablet = await server.open()
@@ -76,15 +84,27 @@ async def test_an_answer_beside_a_hello_brings_the_receipt(server: Server, monke
     gate.go.set()
     (item,) = (await tablet.reply(hello))["conversations"]
     assert cursors(item) == ((1, 1, True) if place == "snapshot" else (0, 0, False))
-    assert await tablet.push("receipt") == {"t": "receipt", "c": c, "from": "alice", "to": "bob", "delivered": 1, "read": 1}
+    assert await tablet.push("receipt") == {
+        "t": "receipt",
+        "c": c,
+        "from": "alice",
+        "to": "bob",
+        "delivered": 1,
+        "read": 1,
+    }
 
 
-async def test_reading_beside_a_hello_of_who_was_not_answered_is_not_told(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reading_beside_a_hello_of_who_was_not_answered_is_not_told(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bob, alice = await server.connect("bob"), await server.connect("alice")
     c = (await bob.say("alice", "1"))["c"]
     gate = Gate(monkeypatch, server.node.services.presence_push, "seen_meanwhile")
     tablet, phone = await server.open(), await server.open()
-    hellos = [await peer.post("hello", v=1, token=server.token(user), device="d2") for peer, user in ((tablet, "bob"), (phone, "alice"))]
+    hellos = [
+        await peer.post("hello", v=1, token=server.token(user), device="d2")
+        for peer, user in ((tablet, "bob"), (phone, "alice"))
+    ]
     await gate.until_reached()
     await alice.request("read", c=c, seq=1)
     gate.go.set()
@@ -118,7 +138,9 @@ async def test_an_answer_that_retention_took_before_this_node_found_it_brings_th
     assert (await bob.push("presence"))["state"] == "online"
 
 
-async def test_what_both_have_sent_once_stays_told_when_retention_has_taken_it(make_server: MakeServer, fresh_db: str) -> None:
+async def test_what_both_have_sent_once_stays_told_when_retention_has_taken_it(
+    make_server: MakeServer, fresh_db: str
+) -> None:
     """Right: also for a node that has never seen the entries."""
     server = await make_server(database_url=fresh_db)
     alice, bob, c = await befriended(server)
@@ -138,7 +160,9 @@ async def test_what_both_have_sent_once_stays_told_when_retention_has_taken_it(m
 
 
 async def test_an_answer_that_a_failover_lost_has_not_been_given(make_server: MakeServer) -> None:
-    """Right: the new log is the truth; what it lacks is sent again by its author's client, and opens it again."""
+    """Right: the new log is the truth; what it lacks is sent again by its author's client, and
+    opens it again.
+    """
     server = await make_server()
     bob, alice, c = await read_unanswered(server)
     await alice.say("bob", "2")
@@ -158,7 +182,9 @@ async def test_an_answer_that_a_failover_lost_has_not_been_given(make_server: Ma
 
 
 async def test_a_mark_does_not_tell_that_somebody_read(server: Server) -> None:
-    """Right: a listing since a mark says nothing of what the other one did; her own devices learn it."""
+    """Right: a listing since a mark says nothing of what the other one did; her own devices learn
+    it.
+    """
     bob, alice, c = await read_unanswered(server)
     marks = [(await server.connect(user, "d2")).welcome for user in ("bob", "alice")]
     await bob.request("edit", c=c, ref=1, body="1!", cid="00000000-0000-4000-8000-000000000002")
@@ -170,7 +196,9 @@ async def test_a_mark_does_not_tell_that_somebody_read(server: Server) -> None:
 
 
 async def test_a_receipt_that_was_kept_back_for_its_entry_comes_after_it(server: Server) -> None:
-    """Cursors of another node that are ahead of what was delivered here: kept until the entry is there, which is the answer."""
+    """Cursors of another node that are ahead of what was delivered here: kept until the entry is
+    there, which is the answer.
+    """
     bob, _, c = await read_unanswered(server)
     conv = server.node.registry.convs[int(c)]  # type: ignore[index]
     with connect(conninfo(server)) as db:

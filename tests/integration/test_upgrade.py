@@ -1,4 +1,6 @@
-"""Databases of earlier releases (tests/schemas): upgraded, each is what a fresh one is; until `--post` it has what they call."""
+"""Databases of earlier releases (tests/schemas): upgraded, each is what a fresh one is; until
+`--post` it has what they call.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from chatd import embedded
-from chatd.migrate import migrate, pending
-from tests.integration.logs import OLD_SCHEMA, Message, append, append_unfenced, connect, conversation, entries, partitions
+from chatd.postgres import embedded
+from chatd.postgres.migrate import migrate, pending
+from tests.integration.logs import (
+    OLD_SCHEMA,
+    Message,
+    append,
+    append_unfenced,
+    connect,
+    conversation,
+    entries,
+    partitions,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,7 +38,9 @@ SIGNATURES: Final = """SELECT p.proname::text, pg_get_function_arguments(p.oid),
 
 
 def as_it_was(conninfo: str, schema: Path, last: str) -> None:
-    """Make the database that a release had after its migration `last`: the migrations, and how they were noted."""
+    """Make the database that a release had after its migration `last`: the migrations, and how they
+    were noted.
+    """
     with connect(conninfo) as conn:
         conn.execute((schema / "yoyo.sql").read_text().encode())
         for path in sorted((schema / "migrations").glob("*.sql")):
@@ -80,7 +93,9 @@ def test_a_difference_would_be_seen(empty_db: str, fresh_db: str) -> None:
 
 
 def test_what_was_written_before_stays_and_both_releases_write_on(empty_db: str) -> None:
-    """Nodes of three releases on one database: that of before 0005 calls a function without a fence."""
+    """Nodes of three releases on one database: that of before 0005 calls a function without a
+    fence.
+    """
     as_it_was(empty_db, OLD_SCHEMA, "0004_pre_append_linear")
     with connect(empty_db) as conn:
         partitions(conn)

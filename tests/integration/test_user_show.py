@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chatd import user_report
 from chatd.config import Settings
-from chatd.connection import Connection
 from chatd.ids import DeviceId, UserId
+from chatd.net.connection import Connection
+from chatd.ops import user_report
 from tests.integration.test_cli import chatd
 
 if TYPE_CHECKING:
@@ -36,7 +36,12 @@ async def test_sessions_cursors_and_what_is_missing_are_told(make_server: MakeSe
     report = await show(server, "bob")
     (node,) = report.nodes
     (session,) = node.sessions
-    assert (session["device"], session["state"], session["address"], session["queue_bytes"]) == ("desk", "live", "127.0.0.1", 0)
+    assert (session["device"], session["state"], session["address"], session["queue_bytes"]) == (
+        "desk",
+        "live",
+        "127.0.0.1",
+        0,
+    )
     (conversation,) = report.conversations
     assert (conversation.peer, conversation.head, conversation.delivered, conversation.unread) == ("alice", 1, 0, 1)
     assert report.findings == ["with alice: no device has acknowledged 1 to 1"]
@@ -67,8 +72,13 @@ async def test_a_client_that_does_not_read_is_told(make_server: MakeServer) -> N
 
 
 def test_names_that_cannot_be_found_are_told_in_one_line(fresh_db: str, tmp_path: Path) -> None:
-    for name, status, says in (("zed", 1, "no user zed: nobody of this name has connected"), ("z\x1bd", 2, "USER: 'z\\x1bd' is no user id")):
-        result = chatd("user", "show", name, "--database-url", fresh_db, "--admin-port", "-1", "--data-dir", str(tmp_path))
+    for name, status, says in (
+        ("zed", 1, "no user zed: nobody of this name has connected"),
+        ("z\x1bd", 2, "USER: 'z\\x1bd' is no user id"),
+    ):
+        result = chatd(
+            "user", "show", name, "--database-url", fresh_db, "--admin-port", "-1", "--data-dir", str(tmp_path)
+        )
         assert (result.returncode, result.stdout) == (status, "")
         assert result.stderr.startswith(f"chatd: {says}")
         assert result.stderr.count("\n") == 1
@@ -84,14 +94,18 @@ async def test_all_nodes_are_asked_and_one_that_does_not_hear_the_others_says_so
     await here.connect("bob", "phone")
     await there.connect("bob", "desk")
     report = await show(here, "bob", redis_url=own_redis.url)
-    assert {(node.name, one["device"]) for node in report.nodes for one in node.sessions} == {("here", "phone"), ("there", "desk")}
+    assert {(node.name, one["device"]) for node in report.nodes for one in node.sessions} == {
+        ("here", "phone"),
+        ("there", "desk"),
+    }
     assert report.findings[0].startswith("nothing is wrong")
 
     own_redis.kill()
     assert here.node.cluster is not None
     while here.node.cluster.bus.up:
         await asyncio.sleep(0.02)
-    redis, node = (await show(here, "bob", redis_url=own_redis.url)).findings  # the one node of the settings is left to ask
+    # The one node of the settings is left to ask
+    redis, node = (await show(here, "bob", redis_url=own_redis.url)).findings
     assert redis.startswith("Redis cannot be asked (")
     assert node.startswith("connected at node 127.0.0.1:")
     assert "Redis is away" in node

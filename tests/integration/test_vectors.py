@@ -1,6 +1,7 @@
 """The conformance vectors of `tests/vectors/server/` against a live server.
 
-A file is a test; its vectors share a server, unless one asks for settings of its own. Whatever the server sends on the way is held to `docs/schema/`.
+A file is a test; its vectors share a server, unless one asks for settings of its own. Whatever the
+server sends on the way is held to `docs/schema/`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 import jwt
 import pytest
 
-from chatd import auth, errors, protocol
+from chatd import errors, protocol
+from chatd.chat import auth
 from chatd.ids import UserId
 from tests.fix_server import MakeServer, Server
 from tests.frame_schemas import FRAMES, problems, schemas_of
@@ -112,16 +114,22 @@ async def test_a_wrong_vector_fails(server: Server) -> None:
     hello = {"hello": "a", "user": "@alice"}
     ping: dict[str, Any] = {"on": "a", "ask": {"t": "ping"}}
     wrong: list[list[dict[str, Any]]] = [
-        [{**hello, "welcome": {"v": 2}}], [{**hello, "welcome": {"exp": "!"}}], [{**hello, "welcome": {"nothing": "*"}}],
+        [{**hello, "welcome": {"v": 2}}],
+        [{**hello, "welcome": {"exp": "!"}}],
+        [{**hello, "welcome": {"nothing": "*"}}],
         [{**hello, "welcome": {"limits": {"watch": "*str"}}}],
-        [{**hello, "welcome": {"conversations": ["*"]}}], [{**hello, "welcome": {"v": {"$above": 1}}}],
+        [{**hello, "welcome": {"conversations": ["*"]}}],
+        [{**hello, "welcome": {"v": {"$above": 1}}}],
         [{**hello, "welcome": {"ts": "$x", "exp": "$x"}}],
-        [hello, {**ping, "reply": {"t": "err"}}], [hello, {**ping, "reply": {"t": {"$one_of": ["ok", "err"]}}}],
-        [hello, {"on": "a", "raw": "x"}, {"on": "a", "quiet": True}], [hello, {"on": "a", "arrived": [{"t": "pong"}]}],
+        [hello, {**ping, "reply": {"t": "err"}}],
+        [hello, {**ping, "reply": {"t": {"$one_of": ["ok", "err"]}}}],
+        [hello, {"on": "a", "raw": "x"}, {"on": "a", "quiet": True}],
+        [hello, {"on": "a", "arrived": [{"t": "pong"}]}],
         [hello, {**ping, "reply": {}}, {"on": "a", "arrived": [{"t": "pong"}, {"t": "welcome"}]}],
         [hello, {"on": "a", "binary": "00"}, {"on": "a", "closed": 1000}],
-        [{"open": "a", "http": 400}], [{"open": "a", "subprotocols": ["x"]}],
-    ]  # fmt: skip
+        [{"open": "a", "http": 400}],
+        [{"open": "a", "subprotocols": ["x"]}],
+    ]
     for steps in wrong:
         with pytest.raises(Mismatch):
             await Runner(server.url, lambda user, _: server.token(user)).run(steps)

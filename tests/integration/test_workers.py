@@ -1,6 +1,8 @@
-"""The supervisor, with workers that do what a test wants: real processes, a few lines each, that tell the test of their lives by a pipe.
+"""The supervisor, with workers that do what a test wants: real processes, a few lines each, that
+tell the test of their lives by a pipe.
 
-Each worker acts by a plan, one word for each of its starts, the last one for all further ones. With real nodes: `tests/cluster/test_workers.py`.
+Each worker acts by a plan, one word for each of its starts, the last one for all further ones. With
+real nodes: `tests/cluster/test_workers.py`.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ import pytest_asyncio
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from chatd import workers
 from chatd.config import Settings
 from chatd.errors import SettingError
-from chatd.workers import Supervisor
+from chatd.ops import supervisor as workers
+from chatd.ops.supervisor import Supervisor
 
 WAIT_S = 20.0
 
@@ -89,7 +91,9 @@ async def events(tmp_path: Path) -> AsyncIterator[Events]:
     os.mkfifo(tmp_path / "pipe")
     reader = asyncio.StreamReader()
     with (tmp_path / "pipe").open("r+b", buffering=0) as pipe:  # both ends, so that it never ends
-        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
         yield Events(reader)
         transport.close()
 
@@ -108,13 +112,27 @@ class Pauses:
 
 
 def settings(tmp_path: Path, n: int, **more: Any) -> Settings:
-    keys = {"port": 0, "admin_port": -1, "data_dir": tmp_path, "database_url": SecretStr("dbname=none"), "redis_url": SecretStr("redis://127.0.0.1:1")}
+    keys = {
+        "port": 0,
+        "admin_port": -1,
+        "data_dir": tmp_path,
+        "database_url": SecretStr("dbname=none"),
+        "redis_url": SecretStr("redis://127.0.0.1:1"),
+    }
     return Settings(workers=n, **{**keys, **more})
 
 
-def supervise(tmp_path: Path, *plans: str, pauses: Pauses | None = None, tick_s: float = 1.0, **more: Any) -> Supervisor:
+def supervise(
+    tmp_path: Path, *plans: str, pauses: Pauses | None = None, tick_s: float = 1.0, **more: Any
+) -> Supervisor:
     command = [sys.executable, "-S", "-c", STUB, str(tmp_path / "pipe"), *plans]
-    return Supervisor(settings(tmp_path, max(2, len(plans)), **more), command=command, pause=pauses or Pauses(), rng=random.Random(7), tick_s=tick_s)
+    return Supervisor(
+        settings(tmp_path, max(2, len(plans)), **more),
+        command=command,
+        pause=pauses or Pauses(),
+        rng=random.Random(7),
+        tick_s=tick_s,
+    )
 
 
 async def until_serving(supervisor: Supervisor) -> asyncio.Task[int]:
@@ -173,7 +191,9 @@ async def test_a_killed_worker_is_replaced_and_the_others_are_left_alone(tmp_pat
     assert number == 1
     assert pid != pids[1]
     assert pauses.waits == [0.0]
-    assert [(log["worker"], log["status"], log["log_level"]) for log in logs if log["event"] == "worker.died"] == [(1, -9, "error")]
+    assert [(log["worker"], log["status"], log["log_level"]) for log in logs if log["event"] == "worker.died"] == [
+        (1, -9, "error")
+    ]
     assert alive(pids[0])
     assert alive(pids[2])
     supervisor.stop()
@@ -243,7 +263,9 @@ async def test_the_exit_status_tells_of_a_drain_that_failed(tmp_path: Path, even
     assert await result(running) == 1
 
 
-async def test_who_hangs_in_the_drain_is_killed(tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_hangs_in_the_drain_is_killed(
+    tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(workers, "DRAIN_MARGIN_S", 0.1)
     supervisor = supervise(tmp_path, "serve", "stubborn", drain_ms=0)
     running = await until_serving(supervisor)
@@ -280,7 +302,9 @@ async def test_a_reload_is_passed_on_and_reaches_one_that_is_still_starting(tmp_
     assert await result(running) == 0
 
 
-async def test_systemd_is_told_of_all_as_of_one(tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_systemd_is_told_of_all_as_of_one(
+    tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.setblocking(False)
         systemd.bind(str(tmp_path / "notify"))
@@ -313,7 +337,9 @@ async def test_a_worker_gets_its_settings_by_the_environment_and_nothing_that_is
 ) -> None:
     monkeypatch.setenv("CHATD_CONFIG", "/nonexistent.toml")
     monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent")
-    supervisor = supervise(tmp_path, "serve", "serve", "serve", admin_port=20_000, redis_url=SecretStr("redis://:hidden@127.0.0.1:1"))
+    supervisor = supervise(
+        tmp_path, "serve", "serve", "serve", admin_port=20_000, redis_url=SecretStr("redis://:hidden@127.0.0.1:1")
+    )
     running = await until_serving(supervisor)
     names = set()
     for _ in range(3):
@@ -376,7 +402,9 @@ def test_a_second_supervisor_is_refused_while_the_firsts_workers_have_not_begun_
     locks = workers._lock("127.0.0.1", port)
     try:
         workers._reserve("127.0.0.1", port)[0].close()  # what a bind alone would say
-        with pytest.raises(SettingError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; stop what uses it"):
+        with pytest.raises(
+            SettingError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; stop what uses it"
+        ):
             workers._lock("127.0.0.1", port)
     finally:
         for one in (*first, *locks):
@@ -407,7 +435,9 @@ async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("is_it", [True, False], ids=["the worker", "another process that has its pid by now"])
-def test_a_worker_that_was_stopped_is_killed_once_its_supervisor_is_gone(monkeypatch: pytest.MonkeyPatch, is_it: bool) -> None:
+def test_a_worker_that_was_stopped_is_killed_once_its_supervisor_is_gone(
+    monkeypatch: pytest.MonkeyPatch, is_it: bool
+) -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as worker:
         if not is_it:
             monkeypatch.setattr(workers, "_started", lambda pid: "1")

@@ -14,18 +14,18 @@ import psycopg
 import pytest
 
 from chatd import errors
+from chatd.core.batch import Batch, Item, LaneQueue
+from chatd.core.conversation import Conversation
+from chatd.core.rate_limit import TokenBucket
+from chatd.core.session import Session
 from chatd.ids import Cid, ConvId, UserId
-from chatd.lanes import Batch, Item, LaneQueue
-from chatd.limits import TokenBucket
 from chatd.metrics import Metrics
 from chatd.postgres.append_answer import Answer
 from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
+from chatd.postgres.lanes import RETRIES_MAX, Lane, choose
 from chatd.protocol import DELETE, EDIT, MESSAGE
-from chatd.registry import Conversation
-from chatd.session import Session
-from chatd.writer import RETRIES_MAX, Lane, choose
 from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ class Told:
 
     def __init__(self) -> None:
         self.seqs: dict[str, int] = {}  # by cid
-        self.notes: dict[str, str | None] = {}  # by cid: None (written), a note of `append`, "failed", "refused", "blocked"
+        # By cid: None (written), a note of `append`, "failed", "refused", "blocked"
+        self.notes: dict[str, str | None] = {}
         self.doubts: set[int] = set()
         self.waiters: list[asyncio.Event] = []
 
@@ -134,7 +135,9 @@ class Bench:
         self.made += 1
         await asyncio.to_thread(self.db.execute, "SELECT make_partition(clock_timestamp())")
 
-    def put(self, body: str | None = "hi", *, kind: int = MESSAGE, ref: int | None = None, known: str = "", flags: int = 0) -> str:
+    def put(
+        self, body: str | None = "hi", *, kind: int = MESSAGE, ref: int | None = None, known: str = "", flags: int = 0
+    ) -> str:
         """Queue an item; gives its cid."""
         self._id += 1
         known = known or cid()
@@ -195,12 +198,19 @@ async def test_items_are_written_in_the_order_they_were_put(start: Callable[...,
     assert max(bench.metrics.batch_rows.counts) > 0
 
 
-async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order_holds(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    """Conversations that always have something pending would stay in the lane that they began in, and the others idle."""
+async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order_holds(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
+    """Conversations that always have something pending would stay in the lane that they began in,
+    and the others idle.
+    """
     bench = Bench(fresh_db, db)
     second = bench.beside(fresh_db)
     lanes = [bench.lane, second]
-    convs = [Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}")) for n in range(20)]
+    convs = [
+        Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}"))
+        for n in range(20)
+    ]
     handed: list[Item] = []
     split = LaneQueue.split
 
@@ -233,7 +243,9 @@ async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order
     await end(tasks)
 
 
-async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_itself(fresh_db: str, db: psycopg.Connection[Any]) -> None:
+async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_itself(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
     bench = Bench(fresh_db, db)
     nowhere = psycopg.conninfo.make_conninfo(fresh_db, host="127.0.0.1", port=1)
     broken = bench.beside(nowhere)
@@ -261,8 +273,12 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     await end(tasks)
 
 
-async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(fresh_db: str, db: psycopg.Connection[Any]) -> None:
-    """A transaction of somebody else holds a conversation of the first lane's batch; whoever is idle goes on in the second."""
+async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(
+    fresh_db: str, db: psycopg.Connection[Any]
+) -> None:
+    """A transaction of somebody else holds a conversation of the first lane's batch; whoever is
+    idle goes on in the second.
+    """
     bench = Bench(fresh_db, db)
     second = bench.beside(fresh_db)
     lanes = [bench.lane, second]
@@ -297,7 +313,13 @@ async def test_edits_and_deletes_stay_behind_what_was_put_before(start: Callable
     bench.put(None, kind=DELETE, ref=1)
     last = bench.put("three")
     await bench.answered(last)
-    assert bench.log() == [(1, MESSAGE, None), (2, EDIT, None), (3, MESSAGE, "two"), (4, DELETE, None), (5, MESSAGE, "three")]
+    assert bench.log() == [
+        (1, MESSAGE, None),
+        (2, EDIT, None),
+        (3, MESSAGE, "two"),
+        (4, DELETE, None),
+        (5, MESSAGE, "three"),
+    ]
 
 
 async def test_twins_are_written_once_and_a_later_repeat_is_a_dup(start: Callable[..., Awaitable[Bench]]) -> None:
@@ -335,7 +357,9 @@ async def test_a_batch_that_the_data_makes_fail_is_halved_until_only_the_row_at_
     assert bench.conv.pending == 0
 
 
-async def test_a_missing_partition_is_made_however_often_it_takes(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
+async def test_a_missing_partition_is_made_however_often_it_takes(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
     tries: list[None] = []
 
     async def late() -> None:
@@ -344,14 +368,22 @@ async def test_a_missing_partition_is_made_however_often_it_takes(start: Callabl
             await bench.make_partition()
 
     bench = await start(partition=late)
-    for (name,) in db.execute("SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%'").fetchall():
+    for (name,) in db.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname LIKE 'entries_2%'"
+    ).fetchall():
         db.execute(f"DROP TABLE {name}")
-    assert await bench.answered(bench.put()) == [None], "a short partition may be over before the next try: that is no fault of the data"
+    assert await bench.answered(bench.put()) == [None], (
+        "a short partition may be over before the next try: that is no fault of the data"
+    )
     assert len(tries) == RETRIES_MAX - 1
 
 
-@pytest.mark.parametrize("error", [errors.Unavailable("away", retry_ms=1), psycopg.errors.LockNotAvailable("busy"), TimeoutError()])
-async def test_a_partition_that_cannot_be_made_fails_the_batch_and_not_the_lane(fresh_db: str, error: Exception) -> None:
+@pytest.mark.parametrize(
+    "error", [errors.Unavailable("away", retry_ms=1), psycopg.errors.LockNotAvailable("busy"), TimeoutError()]
+)
+async def test_a_partition_that_cannot_be_made_fails_the_batch_and_not_the_lane(
+    fresh_db: str, error: Exception
+) -> None:
     async def never() -> None:
         raise error
 
@@ -365,7 +397,9 @@ async def test_a_partition_that_cannot_be_made_fails_the_batch_and_not_the_lane(
             await task
 
 
-async def test_a_conflict_is_tried_again_inside(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
+async def test_a_conflict_is_tried_again_inside(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
     db.execute(
         "CREATE SEQUENCE tries; CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = '40001'; END IF; RETURN NEW; END $$;"
@@ -376,9 +410,15 @@ async def test_a_conflict_is_tried_again_inside(start: Callable[..., Awaitable[B
     assert bench.metrics.batches_retried == 2
 
 
-async def test_a_warning_of_a_statement_is_no_outage(start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]) -> None:
-    """As a trigger gives it, or PostgreSQL with each transaction id once few are left: nothing was acked any more."""
-    db.execute("CREATE FUNCTION warns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'few are left'; RETURN NEW; END $$")
+async def test_a_warning_of_a_statement_is_no_outage(
+    start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
+) -> None:
+    """As a trigger gives it, or PostgreSQL with each transaction id once few are left: nothing was
+    acked any more.
+    """
+    db.execute(
+        "CREATE FUNCTION warns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'few are left'; RETURN NEW; END $$"
+    )
     db.execute("CREATE TRIGGER warns BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION warns()")
     bench = await start()
     assert await bench.answered(bench.put("1"), bench.put("2")) == [None, None]
@@ -392,7 +432,9 @@ async def test_a_commit_whose_wait_for_a_standby_was_cut_short_is_of_unknown_out
         db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         db.execute("SELECT pg_reload_conf()")
         async with asyncio.timeout(EVENT_S_MAX):
-            while bench.put() and not one(db, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", [bench.backend]):
+            while bench.put() and not one(
+                db, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", [bench.backend]
+            ):
                 await asyncio.sleep(0.02)
         waiting = bench.lane.rows_underway
         db.execute("SELECT pg_cancel_backend(%s)", [bench.backend])
@@ -424,7 +466,10 @@ async def test_a_cut_connection_leaves_the_outcome_unknown_and_the_lane_comes_ba
 async def test_a_server_that_hangs_holds_a_lane_no_longer_than_its_deadline(
     start: Callable[..., Awaitable[Bench]], db: psycopg.Connection[Any]
 ) -> None:
-    """psycopg alone would wait 10 s more for the server to confirm the cancel. When the server wakes up, the cid is still written once."""
+    """psycopg alone would wait 10 s more for the server to confirm the cancel.
+
+    When the server wakes up, the cid is still written once.
+    """
     bench = await start(deadline_s=0.3)
     frozen = bench.backend
     gone = os.pidfd_open(frozen)  # before it wakes up: it may end at once
@@ -457,7 +502,12 @@ async def test_the_operators_own_options_stand_beside_the_lanes(
     assert dict(zip(SESSION, shown, strict=True)) == SESSION
 
 
-SESSION = {"search_path": "public,elsewhere", "transaction_isolation": "read committed", "synchronous_commit": "on", "statement_timeout": "5s"}
+SESSION = {
+    "search_path": "public,elsewhere",
+    "transaction_isolation": "read committed",
+    "synchronous_commit": "on",
+    "statement_timeout": "5s",
+}
 
 
 async def blocked(db: psycopg.Connection[Any], pid: int) -> None:

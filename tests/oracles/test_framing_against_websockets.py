@@ -1,11 +1,15 @@
-"""chatd's frame loop against websockets' sans-I/O core, over generated streams: the same messages, pings, pongs and close codes.
+"""chatd's frame loop against websockets' sans-I/O core, over generated streams: the same messages,
+pings, pongs and close codes.
 
 Where the two differ on purpose, and how it is told apart here:
 
-- The core reads a frame to its end before it finds fault with it; chatd fails at the header. Then the core is given zeros to the end of that one
-  frame, and must find the same fault, or still wait for a frame longer than any (a control frame that claims gigabytes).
-- The core counts a control frame towards the size of the message that it comes in the middle of; RFC 6455 does not. `Core` takes that bound off.
-- Text that is not UTF-8 is found by the core's callers: here by `decode` of the whole message. Binary is refused by chatd (1003).
+- The core reads a frame to its end before it finds fault with it; chatd fails at the header. Then
+  the core is given zeros to the end of that one frame, and must find the same fault, or still wait
+  for a frame longer than any (a control frame that claims gigabytes).
+- The core counts a control frame towards the size of the message that it comes in the middle of;
+  RFC 6455 does not. `Core` takes that bound off.
+- Text that is not UTF-8 is found by the core's callers: here by `decode` of the whole message.
+  Binary is refused by chatd (1003).
 """
 
 from __future__ import annotations
@@ -19,8 +23,8 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import CLOSED, OPEN, Protocol, Side
 
-from chatd import framing
-from chatd.framing import Failure, FrameReader, PeerClose, Ping
+from chatd.wire import framing
+from chatd.wire.framing import Failure, FrameReader, PeerClose, Ping
 from tests.rfc6455 import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, fragments, frame
 
 if TYPE_CHECKING:
@@ -132,14 +136,18 @@ def check(stream: bytes, bytes_max: int) -> None:
 
 
 def is_endless_control(stream: bytes) -> bool:
-    """The last frame of the stream is a control frame that claims more than the padding: its header is somewhere, in 64-bit form."""
+    """The last frame of the stream is a control frame that claims more than the padding: its header
+    is somewhere, in 64-bit form.
+    """
     return any(
-        stream[at] & 0x08 and stream[at + 1] == 0xFF and int.from_bytes(stream[at + 2 : at + 10]) > PAD_BYTES - len(stream)
+        stream[at] & 0x08
+        and stream[at + 1] == 0xFF
+        and int.from_bytes(stream[at + 2 : at + 10]) > PAD_BYTES - len(stream)
         for at in range(len(stream) - 9)
     )
 
 
-# ---- streams --------------------------------------------------------------------------------------------------------------------
+# ---- streams -------------------------------------------------------------------------------------
 
 masks = st.one_of(st.just(b"\0\0\0\0"), st.binary(min_size=4, max_size=4))
 edges = st.sampled_from([0, 1, 2, 123, 124, 125, 126, 127, 128, 129, 130, 131, 999, 1000, 1001])
@@ -148,7 +156,9 @@ texts = st.one_of(
     edges.map(lambda n: b"x" * n),
     edges.map(lambda n: ("é" * n).encode()[:n]),  # may end inside a character
     st.binary(max_size=20),
-    st.sampled_from([b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xf0\x9f\x98\x80", b"\xf0\x9f\x98", b"\xef\xbf\xbf"]),
+    st.sampled_from(
+        [b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"\xf0\x9f\x98\x80", b"\xf0\x9f\x98", b"\xef\xbf\xbf"]
+    ),
 )
 forms = st.sampled_from([0, 0, 0, 16, 64])
 controls = st.one_of(
@@ -182,7 +192,9 @@ claims = st.builds(
     frame, st.sampled_from([TEXT, CONT, PING, BINARY]), texts, fin=st.booleans(), form=st.just(64),
     size=st.sampled_from([0, 5, 126, 2**16, 2**31, 2**63, 2**64 - 1]),
 )  # fmt: skip
-good = st.lists(st.one_of(messages(), controls, st.builds(frame, st.just(TEXT), texts, mask=masks, form=forms)), max_size=5).map(b"".join)
+good = st.lists(
+    st.one_of(messages(), controls, st.builds(frame, st.just(TEXT), texts, mask=masks, form=forms)), max_size=5
+).map(b"".join)
 streams = st.lists(st.one_of(messages(), messages(), controls, closes, anything, claims), max_size=6).map(b"".join)
 limits = st.sampled_from([125, 130, 1000, 16_384])
 
@@ -204,11 +216,18 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 EACH_FORM = (
-    frame(TEXT, b"hi") + frame(PING, b"ppp", form=16) + frame(TEXT, b"x" * 300) + frame(TEXT) + frame(TEXT, b"y" * 300, form=64)
-    + frame(PONG, form=16) + fragments(b"z" * 400, 0, 299, between=(frame(PING, form=64),)) + frame(TEXT, form=16) + close(1000)
-)  # fmt: skip
+    frame(TEXT, b"hi")
+    + frame(PING, b"ppp", form=16)
+    + frame(TEXT, b"x" * 300)
+    + frame(TEXT)
+    + frame(TEXT, b"y" * 300, form=64)
+    + frame(PONG, form=16)
+    + fragments(b"z" * 400, 0, 299, between=(frame(PING, form=64),))
+    + frame(TEXT, form=16)
+    + close(1000)
+)
 
-# ---- claims ---------------------------------------------------------------------------------------------------------------------
+# ---- claims --------------------------------------------------------------------------------------
 
 
 @settings(max_examples=1_000, deadline=None)
@@ -226,7 +245,9 @@ def test_streams_give_what_the_core_gives(stream: bytes, bytes_max: int) -> None
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(streams, mutated()), limits, st.data())
-def test_every_beginning_of_a_stream_gives_what_the_core_gives(stream: bytes, bytes_max: int, data: st.DataObject) -> None:
+def test_every_beginning_of_a_stream_gives_what_the_core_gives(
+    stream: bytes, bytes_max: int, data: st.DataObject
+) -> None:
     for end in data.draw(st.lists(st.integers(0, len(stream)), min_size=1, max_size=8)):
         check(stream[:end], bytes_max)
 
@@ -255,8 +276,24 @@ def test_every_first_byte(before: bytes, masked: int) -> None:
         for size in (0, 1, 2, 7, 125):
             check(before + bytes((first, masked | size)) + b"\0\0\0\0" + b"\x03\xe8hello"[:size].ljust(size, b"x"), 130)
         for size in (2, 125, 126, 131):
-            check(before + bytes((first, masked | 126)) + size.to_bytes(2) + b"\0\0\0\0" + b"\x03\xe8" + b"x" * (size - 2), 130)
-            check(before + bytes((first, masked | 127)) + size.to_bytes(8) + b"\0\0\0\0" + b"\x03\xe8" + b"x" * (size - 2), 130)
+            check(
+                before
+                + bytes((first, masked | 126))
+                + size.to_bytes(2)
+                + b"\0\0\0\0"
+                + b"\x03\xe8"
+                + b"x" * (size - 2),
+                130,
+            )
+            check(
+                before
+                + bytes((first, masked | 127))
+                + size.to_bytes(8)
+                + b"\0\0\0\0"
+                + b"\x03\xe8"
+                + b"x" * (size - 2),
+                130,
+            )
 
 
 def test_every_close_code() -> None:
@@ -283,7 +320,9 @@ def test_lengths_around_16_bits(size: int, form: int) -> None:
         ("apply_mask", lambda data, mask: data, frame(TEXT, b"hi")),
     ],
 )
-def test_the_check_sees_a_seeded_fault(monkeypatch: pytest.MonkeyPatch, name: str, value: object, stream: bytes) -> None:
+def test_the_check_sees_a_seeded_fault(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: object, stream: bytes
+) -> None:
     check(stream, 1_000)
     monkeypatch.setattr(framing, name, value)
     with pytest.raises(AssertionError):

@@ -1,7 +1,8 @@
 """The rule of user ids against one written with the properties of `regex`, over all of Unicode.
 
-The oracle is the text of docs/protocol.md section 2 as patterns: other tables than ours, slow. Ours is narrower than UTS #39 in two ways, told apart
-here: what follows a ZWJ is no mark at all, and no letter named as a vowel; the script is the first word of the name.
+The oracle is the text of docs/protocol.md section 2 as patterns: other tables than ours, slow. Ours
+is narrower than UTS #39 in two ways, told apart here: what follows a ZWJ is no mark at all, and no
+letter named as a vowel; the script is the first word of the name.
 """
 
 from __future__ import annotations
@@ -17,8 +18,12 @@ from hypothesis import strategies as st
 from chatd import unicode_ids
 from chatd.unicode_ids import ZWJ, ZWNJ, new_user_id
 
-PLANES_0_1_14 = [*range(0x20000), *range(0xE0000, 0xE1000)]  # elsewhere are ideographs, private and unassigned characters
-VISIBLE = regex.compile(r"[[\p{L}\p{M}\p{N}\p{P}\p{S}]--[\p{Default_Ignorable_Code_Point}\u2800\U00013441\U00013442\U00016fe4\U0001d159]]", regex.V1)
+# Elsewhere are ideographs, private and unassigned characters
+PLANES_0_1_14 = [*range(0x20000), *range(0xE0000, 0xE1000)]
+VISIBLE = regex.compile(
+    r"[[\p{L}\p{M}\p{N}\p{P}\p{S}]--[\p{Default_Ignorable_Code_Point}\u2800\U00013441\U00013442\U00016fe4\U0001d159]]",
+    regex.V1,
+)
 DUAL_OR_LEFT, DUAL_OR_RIGHT = r"[\p{jt=D}\p{jt=L}]", r"[\p{jt=D}\p{jt=R}]"
 LETTER_VIRAMA = r"\p{L}\p{Mn}*\p{ccc=9}[\p{Mn}&&\P{ccc=0}]*"
 A1 = (rf"{DUAL_OR_LEFT}\p{{jt=T}}*$", rf"^\p{{jt=T}}*{DUAL_OR_RIGHT}")
@@ -42,7 +47,9 @@ def found(contexts: tuple[str, str], before: str, after: str) -> bool:
 
 def allowed(text: str) -> bool:
     return all(
-        found(A1, text[:at], text[at + 1 :]) or found(A2, text[:at], text[at + 1 :]) if char == ZWNJ else found(B, text[:at], text[at + 1 :])
+        found(A1, text[:at], text[at + 1 :]) or found(A2, text[:at], text[at + 1 :])
+        if char == ZWNJ
+        else found(B, text[:at], text[at + 1 :])
         for at, char in enumerate(text)
         if char in ZWNJ + ZWJ
     )
@@ -51,7 +58,11 @@ def allowed(text: str) -> bool:
 def expected(text: str) -> bool:
     """Of a text without joiners."""
     in_shape = 1 <= len(text) <= 64 and text == text.strip(" ")
-    return in_shape and all(char == " " or VISIBLE.fullmatch(char) for char in text) and unicodedata2.normalize("NFC", text) == text
+    return (
+        in_shape
+        and all(char == " " or VISIBLE.fullmatch(char) for char in text)
+        and unicodedata2.normalize("NFC", text) == text
+    )
 
 
 def judged_otherwise(points: Iterable[int]) -> list[str]:
@@ -75,19 +86,38 @@ def test_each_code_point_of_the_other_planes_is_judged_by_the_rule() -> None:
     assert judged_otherwise(sorted(set(range(0x110000)) - set(PLANES_0_1_14))) == []
 
 
-# What may stand beside a joiner: all that joins, all of scripts with a virama, all vowels, and some of the rest.
-BESIDE = regex.compile(r"[\p{jt=D}\p{jt=L}\p{jt=R}\p{jt=T}\p{ccc=9}\p{M}\p{InSC=Vowel_Dependent}\u0020-\u06ff\u0900-\u0dff]", regex.V1)
+# What may stand beside a joiner: all that joins, all of scripts with a virama, all vowels, and some
+# of the rest.
+BESIDE = regex.compile(
+    r"[\p{jt=D}\p{jt=L}\p{jt=R}\p{jt=T}\p{ccc=9}\p{M}\p{InSC=Vowel_Dependent}\u0020-\u06ff\u0900-\u0dff]", regex.V1
+)
 CHARS = [chr(n) for n in PLANES_0_1_14 if BESIDE.match(chr(n)) and taken(chr(n))]
 
 
 @pytest.mark.parametrize("joiner", [ZWNJ, ZWJ], ids=["ZWNJ", "ZWJ"])
-@pytest.mark.parametrize("form", ["\u0628{}{}", "{1}{0}\u0628", "{1}{0}\u0937", "\u0915\u094d{}{}", "\u0e01\u0e3a{}{}"], ids=ascii)
+@pytest.mark.parametrize(
+    "form", ["\u0628{}{}", "{1}{0}\u0628", "{1}{0}\u0937", "\u0915\u094d{}{}", "\u0e01\u0e3a{}{}"], ids=ascii
+)
 def test_no_character_beside_a_joiner_is_taken_that_uts_39_does_not_allow(joiner: str, form: str) -> None:
     texts = [form.format(joiner, c) for c in CHARS]
     assert [ascii(text) for text in texts if taken(text) and not allowed(text)] == []
 
 
-SCRIPTS = ["Arabic", "Syriac", "Nko", "Mandaic", "Mongolian", "Phags_Pa", "Adlam", "Devanagari", "Sinhala", "Malayalam", "Khmer", "Tibetan", "Brahmi"]
+SCRIPTS = [
+    "Arabic",
+    "Syriac",
+    "Nko",
+    "Mandaic",
+    "Mongolian",
+    "Phags_Pa",
+    "Adlam",
+    "Devanagari",
+    "Sinhala",
+    "Malayalam",
+    "Khmer",
+    "Tibetan",
+    "Brahmi",
+]
 
 
 @pytest.mark.parametrize("joiner", [ZWNJ, ZWJ], ids=["ZWNJ", "ZWJ"])

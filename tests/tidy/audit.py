@@ -1,11 +1,13 @@
-"""`make audit`: what is publicly known against the pinned versions. pip-audit asks, this program judges the answer.
+"""`make audit`: what is publicly known against the pinned versions. pip-audit asks, this program
+judges the answer.
 
     exit status 0    nothing is known against any pin that could be looked up
                 1    something is: a line for each names the pin, the vulnerability and the release that mends it
                 77   nobody could be asked, which is said aloud; no verdict
 
-pip-audit prints "No known vulnerabilities found" and exits with 0 also when it looked up nothing: an index that does
-not answer for a version counts as "skipped". So its JSON is read, and never its exit status.
+pip-audit prints "No known vulnerabilities found" and exits with 0 also when it looked up nothing:
+an index that does not answer for a version counts as "skipped". So its JSON is read, and never its
+exit status.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ class Verdict(NamedTuple):
 
 
 def judge(dependencies: list[dict[str, Any]]) -> Verdict:
-    """Of `dependencies` in pip-audit's JSON: how many were looked up, the names of the others, a line for each vulnerability."""
+    """Of `dependencies` in pip-audit's JSON: how many were looked up, the names of the others, a
+    line for each vulnerability.
+    """
     skipped = tuple(sorted({one["name"] for one in dependencies if "skip_reason" in one}))
     asked = [one for one in dependencies if "skip_reason" not in one]
     known = {_line(one["name"], one["version"], vulnerability) for one in asked for vulnerability in one["vulns"]}
@@ -47,7 +51,18 @@ def _line(name: str, version: str, vulnerability: dict[str, Any]) -> str:
 def ask(service: str) -> tuple[Verdict, str]:
     """What a service says, and why it said nothing, if so."""
     files = [word for lock in LOCKS for word in ("-r", str(ROOT / f"requirements/{lock}.txt"))]
-    command = [str(PIP_AUDIT), *files, "--disable-pip", "--require-hashes", "--progress-spinner", "off", "-f", "json", "-s", service]
+    command = [
+        str(PIP_AUDIT),
+        *files,
+        "--disable-pip",
+        "--require-hashes",
+        "--progress-spinner",
+        "off",
+        "-f",
+        "json",
+        "-s",
+        service,
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SERVICE_S)
         verdict = judge(json.loads(done.stdout)["dependencies"])

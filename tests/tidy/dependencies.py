@@ -1,7 +1,10 @@
-"""What each dependency costs: `python -m tests.tidy.dependencies [extra]` prints the figures of docs/decisions/0037.
+"""What each dependency costs:
 
-For each requirement of setup.cfg: its version, MB of its files, what it brings that no other requirement does and the
-MB of that, and for a fresh interpreter the CPU ms and MB of resident memory to import what chatd imports of it.
+`python -m tests.tidy.dependencies [extra]` prints the figures of docs/decisions/0037.
+
+For each requirement of setup.cfg: its version, MB of its files, what it brings that no other
+requirement does and the MB of that, and for a fresh interpreter the CPU ms and MB of resident
+memory to import what chatd imports of it.
 """
 
 from __future__ import annotations
@@ -53,8 +56,14 @@ def installed_mb(name: str) -> float:
 
 
 def imports(name: str) -> list[str]:
-    """The modules of a distribution that chatd imports, as statements; none for what is only run or loaded by another."""
-    tops = {top for top, owners in metadata.packages_distributions().items() if name in {canonicalize_name(owner) for owner in owners}}
+    """The modules of a distribution that chatd imports, as statements; none for what is only run or
+    loaded by another.
+    """
+    tops = {
+        top
+        for top, owners in metadata.packages_distributions().items()
+        if name in {canonicalize_name(owner) for owner in owners}
+    }
     modules = set()
     for path in (ROOT / "chatd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -77,14 +86,24 @@ def main(extra: str = "") -> None:
     plain = {str(one) for one in wanted("")}
     requirements = [one for one in wanted(extra) if not extra or str(one) not in plain]
     needs = {str(one): closure(one) for one in {*requirements, *wanted("")}}
-    print("| requirement | version | MB | brings alone | MB with these | import ms | import MB |\n|---|---|---|---|---|---|---|")
+    print(
+        "| requirement | version | MB | brings alone | MB with these | import ms | import MB |\n|---|---|---|---|---|---|---|"
+    )
     for one in sorted(requirements, key=lambda each: each.name):
         name = canonicalize_name(one.name)
         others = set().union(*(theirs for other, theirs in needs.items() if other != str(one)))
         alone = sorted(needs[str(one)] - others - {name})
         ms, mb = import_cost(statements) if (statements := imports(name)) else (0.0, 0.0)
         whole = installed_mb(name) + sum(map(installed_mb, alone))
-        cells = (name, metadata.version(name), f"{installed_mb(name):.1f}", ", ".join(alone), f"{whole:.1f}", f"{ms:.0f}", f"{mb:.1f}")
+        cells = (
+            name,
+            metadata.version(name),
+            f"{installed_mb(name):.1f}",
+            ", ".join(alone),
+            f"{whole:.1f}",
+            f"{ms:.0f}",
+            f"{mb:.1f}",
+        )
         print("| " + " | ".join(cells) + " |")
 
 

@@ -1,11 +1,15 @@
-"""The tables of docs/operations.md that are made from the code: `make docs` writes them, a test holds them equal."""
+"""The tables of docs/operations.md that are made from the code:
+
+`make docs` writes them, a test holds them equal.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from chatd import bounds, config
+from chatd import config
 from chatd.metrics import COUNTERS, LABELLED
+from chatd.ops import bounds
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -19,7 +23,11 @@ def metrics_table() -> str:
 
 def fill(text: str) -> str:
     """The page with its generated parts made anew."""
-    for name, table in (("settings", config.docs_table()), ("metrics", metrics_table()), ("bounds", bounds.docs_table())):
+    for name, table in (
+        ("settings", config.docs_table()),
+        ("metrics", metrics_table()),
+        ("bounds", bounds.docs_table()),
+    ):
         begin, end = f"<!-- begin {name}: made by `make docs` -->", f"<!-- end {name} -->"
         assert begin in text
         assert end in text

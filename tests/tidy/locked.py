@@ -10,7 +10,9 @@ from typing import Final
 from packaging.requirements import Requirement
 
 ROOT: Final = Path(__file__).parents[2]
-_PIN: Final = re.compile(r"^(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[^ \\]+)(?P<rest>.*(?:\n    .*)*)", re.MULTILINE)
+_PIN: Final = re.compile(
+    r"^(?P<name>[a-z0-9][a-z0-9._-]*)==(?P<version>[^ \\]+)(?P<rest>.*(?:\n    .*)*)", re.MULTILINE
+)
 
 
 def pins(lock: str) -> dict[str, re.Match[str]]:

@@ -12,9 +12,17 @@ from tests.tidy import audit
 SAFE = {"name": "idna", "version": "3.20", "vulns": []}
 SKIPPED = {"name": "redis", "skip_reason": "Dependency not found on PyPI and could not be audited: redis (8.1.0)"}
 KNOWN = {
-    "name": "jinja2", "version": "2.10",
-    "vulns": [{"id": "PYSEC-2019-217", "fix_versions": ["2.10.1"], "aliases": ["CVE-2019-10906"], "description": "sandbox escape"}],
-}  # fmt: skip
+    "name": "jinja2",
+    "version": "2.10",
+    "vulns": [
+        {
+            "id": "PYSEC-2019-217",
+            "fix_versions": ["2.10.1"],
+            "aliases": ["CVE-2019-10906"],
+            "description": "sandbox escape",
+        }
+    ],
+}
 
 
 def test_a_known_vulnerability_is_a_line_with_the_release_that_mends_it() -> None:
@@ -36,7 +44,11 @@ def test_one_without_a_release_that_mends_it_says_so() -> None:
     ({}, audit.CANNOT, "cannot ask osv: ConnectionError: no route"),
 ])  # fmt: skip
 def test_the_exit_status_is_the_verdict(
-    answers: dict[str, object], status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    answers: dict[str, object],
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         found = answers.get(command[-1])

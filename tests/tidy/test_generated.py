@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from chatd.bounds import BOUNDS, Bound
 from chatd.metrics import Metrics
+from chatd.ops.bounds import BOUNDS, Bound
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer
 from tests.tidy import generated
@@ -24,7 +24,9 @@ def test_the_tables_of_the_operations_page_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound.resource} by {bound.by}")
 def test_each_bound_has_a_metric_and_a_test(bound: Bound) -> None:
-    assert f"chatd_{bound.metric}" in {family.name + suffix for family in Metrics().collect() for suffix in ("", "_total")}
+    assert f"chatd_{bound.metric}" in {
+        family.name + suffix for family in Metrics().collect() for suffix in ("", "_total")
+    }
     file, _, name = bound.test.partition("::")
     assert f"def {name}(" in (ROOT / file).read_text()
 
@@ -41,7 +43,9 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not on this machine")
     unit = (ROOT / "deploy/systemd/chatd.service").read_text().replace("/opt/chatd/venv/bin/chatd", "/bin/true")
     (tmp_path / "chatd.service").write_text(unit)
-    result = subprocess.run(["systemd-analyze", "verify", str(tmp_path / "chatd.service")], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "chatd.service")], capture_output=True, text=True, check=False
+    )
     assert [line for line in result.stderr.splitlines() if "chatd.service" in line and "Unknown" in line] == []
 
 

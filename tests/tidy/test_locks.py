@@ -1,6 +1,8 @@
-"""The lock files of requirements/ are in step with setup.cfg, and hold a hash for every file that pip may take.
+"""The lock files of requirements/ are in step with setup.cfg, and hold a hash for every file that
+pip may take.
 
-A test that fails here asks for `make lock`. Nothing is asked of an index: what a release needs in turn was uv's work.
+A test that fails here asks for `make lock`. Nothing is asked of an index: what a release needs in
+turn was uv's work.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def test_each_requirement_of_setup_cfg_is_met_by_a_pin(lock: str) -> None:
     for requirement in wanted(EXTRAS[lock]):
         pin = locked.get(canonicalize_name(requirement.name))
         assert pin is not None, f"{lock}.txt has no {requirement.name}: run `make lock`"
-        assert Version(pin["version"]) in requirement.specifier, f"{lock}.txt has {pin['name']} {pin['version']}, not {requirement}: run `make lock`"
+        assert Version(pin["version"]) in requirement.specifier, (
+            f"{lock}.txt has {pin['name']} {pin['version']}, not {requirement}: run `make lock`"
+        )
 
 
 @pytest.mark.parametrize("lock", EXTRAS)
@@ -35,14 +39,20 @@ def test_what_an_extra_of_a_requirement_brings_is_pinned(lock: str) -> None:
         for extra in requirement.extras:
             brought = [Requirement(line) for line in metadata.requires(requirement.name) or []]
             optional = [one for one in brought if one.marker is not None and not one.marker.evaluate()]
-            names = {canonicalize_name(one.name) for one in optional if one.marker and one.marker.evaluate({"extra": extra})}
+            names = {
+                canonicalize_name(one.name) for one in optional if one.marker and one.marker.evaluate({"extra": extra})
+            }
             assert names, f"{requirement.name} has no extra {extra}"
             assert names <= pins(lock).keys(), f"{lock}.txt lacks something of {requirement}: run `make lock`"
 
 
 @pytest.mark.parametrize("lock", EXTRAS)
 def test_no_pin_is_left_of_a_requirement_that_went(lock: str) -> None:
-    direct = {name for name, pin in pins(lock).items() if re.search(r"^    #.* chatd \(setup\.cfg\)$", pin["rest"], re.MULTILINE)}
+    direct = {
+        name
+        for name, pin in pins(lock).items()
+        if re.search(r"^    #.* chatd \(setup\.cfg\)$", pin["rest"], re.MULTILINE)
+    }
     assert direct == {canonicalize_name(one.name) for one in wanted(EXTRAS[lock])}
 
 
@@ -56,7 +66,9 @@ def test_every_pin_has_hashes(lock: str) -> None:
 @pytest.mark.parametrize("lock", ["server", "embedded"])
 def test_what_runs_is_what_was_tested(lock: str) -> None:
     tested = pins("dev")
-    assert {name: pin["version"] for name, pin in pins(lock).items()}.items() <= {name: pin["version"] for name, pin in tested.items()}.items()
+    assert {name: pin["version"] for name, pin in pins(lock).items()}.items() <= {
+        name: pin["version"] for name, pin in tested.items()
+    }.items()
 
 
 def test_what_builds_chatd_is_pinned() -> None:

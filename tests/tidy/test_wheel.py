@@ -21,6 +21,8 @@ def test_the_wheel_holds_sql_page_and_types(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("sql/migrations", "sql/functions", "sql/queries"):
         assert {f"chatd/{folder}/{p.name}" for p in (ROOT / folder).glob("*.sql")} <= names
-    assert {f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")} <= names
+    assert {
+        f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")
+    } <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd").rglob("*.py")} <= names
     assert "chatd/py.typed" in names

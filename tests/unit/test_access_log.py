@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from chatd.access_log import CROWD, KEY_REMOVED, STRANGERS_BURST, AccessLog
+from chatd.core.session import Session
 from chatd.metrics import Metrics
-from chatd.session import Session
+from chatd.net.access_log import CROWD, KEY_REMOVED, STRANGERS_BURST, AccessLog
 
 BOOT = "0123456789abcdef"
 
@@ -27,13 +27,19 @@ def test_a_flood_of_refusals_fills_no_log() -> None:
         log.refused("draining", "203.0.113.7", now=60.0)
         log.refused("left", "", now=61.0)
     assert len(lines) == STRANGERS_BURST + 1
-    assert lines[0] == {"event": "connection.refused", "log_level": "info", "reason": "connections_per_address_max", "address": "203.0.113.7"}
+    assert lines[0] == {
+        "event": "connection.refused",
+        "log_level": "info",
+        "reason": "connections_per_address_max",
+        "address": "203.0.113.7",
+    }
     assert lines[-1]["left_out"] == 1_000 - STRANGERS_BURST == metrics.log_lines_dropped
     assert metrics.connections_refused == {("connections_per_address_max",): 1_000, ("draining",): 1, ("left",): 1}
 
 
 @pytest.mark.parametrize(
-    ("code", "name", "counted"), [(0, "lost", "0"), (1012, "restart", "1012"), (4006, "slow_consumer", "4006"), (4999, "other", "0")]
+    ("code", "name", "counted"),
+    [(0, "lost", "0"), (1012, "restart", "1012"), (4006, "slow_consumer", "4006"), (4999, "other", "0")],
 )
 def test_an_end_tells_who_from_where_how_long_and_why(code: int, name: str, counted: str) -> None:
     log, metrics = access_log()
@@ -42,10 +48,20 @@ def test_an_end_tells_who_from_where_how_long_and_why(code: int, name: str, coun
         log.closed(session, 7, "203.0.113.7", code, "why", since=10.0, now=12.5, bytes_in=3, bytes_out=4)
     assert lines == [
         {
-            "event": "session.closed", "log_level": "info", "id": "01234567-7", "user": None, "device": None, "address": "203.0.113.7",
-            "code": code or None, "name": name, "reason": "why", "duration_s": 2.5, "bytes_in": 3, "bytes_out": 4,
+            "event": "session.closed",
+            "log_level": "info",
+            "id": "01234567-7",
+            "user": None,
+            "device": None,
+            "address": "203.0.113.7",
+            "code": code or None,
+            "name": name,
+            "reason": "why",
+            "duration_s": 2.5,
+            "bytes_in": 3,
+            "bytes_out": 4,
         }
-    ]  # fmt: skip
+    ]
     assert metrics.connections_closed == {(name, counted): 1}
 
 
@@ -67,7 +83,9 @@ def test_an_end_by_a_removed_key_is_counted_apart_from_a_refused_token() -> None
         ("8.8.8.8", CROWD, 2, False, False),
     ],
 )
-def test_a_crowd_from_one_private_address_is_told_once(address: str, n: int, limit: int, names_proxies: bool, warned: bool) -> None:
+def test_a_crowd_from_one_private_address_is_told_once(
+    address: str, n: int, limit: int, names_proxies: bool, warned: bool
+) -> None:
     log, _ = access_log(names_proxies=names_proxies)
     with capture_logs() as lines:
         log.counted(address, n, limit)

@@ -1,4 +1,6 @@
-"""The client's address behind proxies: what a client writes itself is never believed, whatever it writes."""
+"""The client's address behind proxies: what a client writes itself is never believed, whatever it
+writes.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ CLIENT = "203.0.113.7"
         ([", ".join(["203.0.113.7"] + ["10.9.9.9"] * HOPS_MAX)], PROXY),
     ],
 )  # fmt: skip
-def test_the_first_address_from_the_right_that_is_not_trusted_is_the_client(forwarded_for: list[str], address: str) -> None:
+def test_the_first_address_from_the_right_that_is_not_trusted_is_the_client(
+    forwarded_for: list[str], address: str
+) -> None:
     assert find(PROXY, forwarded_for, [], TRUSTED).address == address
 
 
@@ -78,7 +82,8 @@ def test_forwarded_is_read_as_rfc_7239_has_it(forwarded: list[str], address: str
 
 
 @pytest.mark.parametrize(
-    ("header", "address", "differ"), [("auto", PROXY, True), ("x-forwarded-for", "203.0.113.1", False), ("forwarded", "203.0.113.2", False)]
+    ("header", "address", "differ"),
+    [("auto", PROXY, True), ("x-forwarded-for", "203.0.113.1", False), ("forwarded", "203.0.113.2", False)],
 )
 def test_where_both_headers_differ_a_setting_says_which_counts(header: Any, address: str, differ: bool) -> None:
     found = find(PROXY, ["203.0.113.1"], ["for=203.0.113.2"], TRUSTED, header)
@@ -93,7 +98,9 @@ def test_a_peer_that_is_not_trusted_is_believed_nothing() -> None:
 
 hostile = st.one_of(
     st.text(max_size=40),
-    st.sampled_from(["for=", "=", '"', '\\"', ";", ",", "[", "]", ":", "%", "::", "10.0.0.9", "203.0.113.9", "unknown", " "]),
+    st.sampled_from(
+        ["for=", "=", '"', '\\"', ";", ",", "[", "]", ":", "%", "::", "10.0.0.9", "203.0.113.9", "unknown", " "]
+    ),
 )
 lines = st.lists(st.lists(hostile, max_size=12).map("".join), max_size=4)
 
@@ -104,9 +111,14 @@ def test_who_is_not_trusted_is_the_client_itself(peer: str, forwarded_for: list[
         assert find(peer, forwarded_for, forwarded, TRUSTED) == (peer, False)
 
 
-@given(said=lines, client=st.ip_addresses().filter(lambda ip: str(ip) not in TRUSTED and not getattr(ip, "ipv4_mapped", None)))
+@given(
+    said=lines,
+    client=st.ip_addresses().filter(lambda ip: str(ip) not in TRUSTED and not getattr(ip, "ipv4_mapped", None)),
+)
 @example(said=['for="'], client=ipaddress.ip_address(CLIENT))
-def test_what_a_client_writes_changes_nothing(said: list[str], client: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+def test_what_a_client_writes_changes_nothing(
+    said: list[str], client: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> None:
     """Our proxy appends to the client's own line, or adds one."""
     address = str(client)
     assert find(PROXY, [*said, address], [], TRUSTED).address == address

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from chatd.alarm import Alarm
+from chatd.loop.alarm import Alarm
 
 FAR_S = 3_600.0
 WAIT_S = 10.0

@@ -1,4 +1,7 @@
-"""The answer of `append`: every item has a result, or the batch has none. What `append` itself gives: tests/integration/test_append.py."""
+"""The answer of `append`: every item has a result, or the batch has none.
+
+What `append` itself gives: tests/integration/test_append.py.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from chatd.core.batch import Batch, Item
+from chatd.core.conversation import Conversation
+from chatd.core.rate_limit import TokenBucket
+from chatd.core.session import Session
 from chatd.ids import Cid, ConvId, UserId
-from chatd.lanes import Batch, Item
-from chatd.limits import TokenBucket
 from chatd.postgres.append_answer import Answer, First, Result, What, is_behind, read
 from chatd.postgres.faults import Outage
 from chatd.protocol import DELETE, EDIT, MESSAGE
-from chatd.registry import Conversation
-from chatd.session import Session
 
 ONE, TWO = (Conversation(ConvId(n), UserId("alice"), UserId("bob")) for n in (1, 2))
 
@@ -24,15 +27,30 @@ def item(conv: Conversation = ONE, kind: int = MESSAGE) -> Item:
 
 
 def test_each_item_has_its_result() -> None:
-    batch = Batch([item(), item(TWO), item(), item(TWO)], [item(kind=EDIT), item(TWO, EDIT), item(kind=DELETE), item(kind=DELETE), item(kind=EDIT)])
+    batch = Batch(
+        [item(), item(TWO), item(), item(TWO)],
+        [item(kind=EDIT), item(TWO, EDIT), item(kind=DELETE), item(kind=DELETE), item(kind=EDIT)],
+    )
     rows: list[tuple[Any, ...]] = [
-        (3, 2, None, None, "limited"), (1, 2, 4, 50, "dup"), (None, 1, 7, 60, None), (-2, 2, 3, 40, "dup"), (-1, 1, 9, 61, None),
-        (-3, 1, 10, 62, "ref 5"), (-4, 1, None, None, "deleted"), (-5, 1, None, None, "limited"),
-    ]  # fmt: skip
+        (3, 2, None, None, "limited"),
+        (1, 2, 4, 50, "dup"),
+        (None, 1, 7, 60, None),
+        (-2, 2, 3, 40, "dup"),
+        (-1, 1, 9, 61, None),
+        (-3, 1, 10, 62, "ref 5"),
+        (-4, 1, None, None, "deleted"),
+        (-5, 1, None, None, "limited"),
+    ]
     assert read(rows, batch, {ConvId(1), ConvId(2)}) == Answer(
         {ConvId(1): First(7, 60)},
         {1: Result(What.DUPLICATE, 4, 50), 3: Result(What.LIMITED)},
-        [Result(What.WRITTEN, 9, 61), Result(What.DUPLICATE, 3, 40), Result(What.WRITTEN, 10, 62, 5), Result(What.DELETED), Result(What.LIMITED)],
+        [
+            Result(What.WRITTEN, 9, 61),
+            Result(What.DUPLICATE, 3, 40),
+            Result(What.WRITTEN, 10, 62, 5),
+            Result(What.DELETED),
+            Result(What.LIMITED),
+        ],
     )
 
 
@@ -90,5 +108,8 @@ def test_a_new_entry_at_a_seq_that_was_delivered_before_shows_a_log_that_fell_ba
     new, known = Answer({ConvId(1): First(5, 9)}, {}, []), Answer({}, {0: Result(What.DUPLICATE, 5, 9)}, [])
     assert [is_behind(messages, new, [head]) for head in (4, 5, 6)] == [False, True, True]
     assert not is_behind(messages, known, [6])
-    assert [is_behind(changes, Answer({}, {}, [Result(What.WRITTEN, 5, 9)]), [head]) for head in (4, 5)] == [False, True]
+    assert [is_behind(changes, Answer({}, {}, [Result(What.WRITTEN, 5, 9)]), [head]) for head in (4, 5)] == [
+        False,
+        True,
+    ]
     assert not is_behind(changes, Answer({}, {}, [Result(What.NO_MESSAGE)]), [6])

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chatd.auth import DEVELOPMENT_FILE, TOKEN_CHARS_MAX, Key, Keys, Verifier, issue
+from chatd.chat.auth import DEVELOPMENT_FILE, TOKEN_CHARS_MAX, Keys, Verifier, issue
+from chatd.core.identity import Key
 from chatd.errors import SettingError, TokenExpired, Unauthorized
 from chatd.ids import UserId
 
@@ -69,7 +70,7 @@ def token(claims: object, header: dict[str, Any] | None = None, secret: bytes = 
 GOOD = {"sub": "alice", "exp": NOW + 60}
 
 
-# ---- what is taken --------------------------------------------------------------------------------------------------------------
+# ---- what is taken -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("jwk", [OCT, ED, RSA], ids=["HS256", "EdDSA", "RS256"])
@@ -122,10 +123,12 @@ def test_audience_may_be_one_or_a_list(keys: Keys, aud: object) -> None:
 
 
 def test_unknown_claims_and_unset_issuer_do_not_matter(keys: Keys) -> None:
-    assert verifier(keys).verify(token({**GOOD, "iss": "anybody", "roles": [1, {"a": None}], "jti": 7}), NOW).user == ALICE
+    assert (
+        verifier(keys).verify(token({**GOOD, "iss": "anybody", "roles": [1, {"a": None}], "jti": 7}), NOW).user == ALICE
+    )
 
 
-# ---- time -----------------------------------------------------------------------------------------------------------------------
+# ---- time ----------------------------------------------------------------------------------------
 
 
 def test_the_token_ends_at_exp_plus_leeway_to_the_instant(keys: Keys) -> None:
@@ -174,7 +177,9 @@ def test_an_expired_token_with_a_wrong_signature_is_not_called_expired(keys: Key
         ({"exp": 253_402_300_799}, False),  # the last second of the year 9999
     ],
 )
-def test_a_token_is_valid_for_no_longer_than_the_setting_says(keys: Keys, claims: dict[str, object], is_taken: bool) -> None:
+def test_a_token_is_valid_for_no_longer_than_the_setting_says(
+    keys: Keys, claims: dict[str, object], is_taken: bool
+) -> None:
     made, check = token({"sub": "alice", **claims}), Verifier(keys, None, None, 5, 600)
     if is_taken:
         assert check.verify(made, NOW).user == ALICE
@@ -184,11 +189,17 @@ def test_a_token_is_valid_for_no_longer_than_the_setting_says(keys: Keys, claims
 
 
 def test_without_the_setting_any_time_is_taken(keys: Keys) -> None:
-    assert verifier(keys).verify(token({"sub": "alice", "iat": 0, "exp": 253_402_300_799}), NOW).exp_ms == 253_402_300_804_000
+    assert (
+        verifier(keys).verify(token({"sub": "alice", "iat": 0, "exp": 253_402_300_799}), NOW).exp_ms
+        == 253_402_300_804_000
+    )
 
 
 def test_what_the_setting_refuses_says_which_setting_and_how_long(keys: Keys) -> None:
-    for claims, says in (({"iat": NOW}, "`exp` minus `iat` may be 600 s at most"), ({}, "what is left until `exp` may be 600 s at most")):
+    for claims, says in (
+        ({"iat": NOW}, "`exp` minus `iat` may be 600 s at most"),
+        ({}, "what is left until `exp` may be 600 s at most"),
+    ):
         with pytest.raises(Unauthorized, match=says):
             Verifier(keys, None, None, 5, 600).verify(token({"sub": "alice", "exp": NOW + 10**6, **claims}), NOW)
 
@@ -200,7 +211,7 @@ def test_a_time_that_is_none_is_not_reckoned_with(keys: Keys, name: str, value: 
         Verifier(keys, None, None, 5, 600).verify(token({**GOOD, name: value}), NOW)
 
 
-# ---- the key of a token -----------------------------------------------------------------------------------------------------------
+# ---- the key of a token --------------------------------------------------------------------------
 
 
 def key_of(keys: Keys, header: dict[str, Any]) -> Key:
@@ -277,10 +288,13 @@ def test_public_and_private_halves_are_the_same_key(tmp_path: Path) -> None:
     assert [public.keeps(key) for key in private.all()] == [True, True]
     other = ed25519.Ed25519PrivateKey.generate()
     changed = {**jwt.algorithms.OKPAlgorithm.to_jwk(other, as_dict=True), "kid": "ed"}
-    assert [Keys.load(write(tmp_path / "k.json", changed, RSA_PUBLIC)).keeps(key) for key in private.all()] == [False, True]
+    assert [Keys.load(write(tmp_path / "k.json", changed, RSA_PUBLIC)).keeps(key) for key in private.all()] == [
+        False,
+        True,
+    ]
 
 
-# ---- claims that are refused ------------------------------------------------------------------------------------------------------
+# ---- claims that are refused ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exp", ["9999999999", None, True, [], {}, -1, NOW * 1000, 2**53, 2**64, 1e300])
@@ -289,8 +303,21 @@ def test_exp_must_be_a_time_in_seconds(keys: Keys, exp: object) -> None:
         verifier(keys).verify(token({"sub": "alice", "exp": exp}), NOW)
 
 
-@pytest.mark.parametrize("payload", ['{"sub":"alice","exp":NaN}', '{"sub":"alice","exp":Infinity}', '{"sub":"alice","exp":1e999}',
-                                     "[]", "null", '"alice"', "", "{", '{"sub":"\\ud800","exp":9999999999}', "[" * 3000])  # fmt: skip
+@pytest.mark.parametrize(
+    "payload",
+    [
+        '{"sub":"alice","exp":NaN}',
+        '{"sub":"alice","exp":Infinity}',
+        '{"sub":"alice","exp":1e999}',
+        "[]",
+        "null",
+        '"alice"',
+        "",
+        "{",
+        '{"sub":"\\ud800","exp":9999999999}',
+        "[" * 3000,
+    ],
+)
 def test_a_payload_that_is_no_json_object_is_refused(keys: Keys, payload: str) -> None:
     with pytest.raises(Unauthorized):
         verifier(keys).verify(token(payload), NOW)
@@ -303,7 +330,9 @@ def test_missing_exp_and_sub(keys: Keys) -> None:
         verifier(keys).verify(token({"exp": NOW + 60}), NOW)
 
 
-@pytest.mark.parametrize("sub", ["", " alice", "alice ", "a" * 65, "a\x00b", "a\nb", 7, None, ["alice"], {"a": 1}, True])
+@pytest.mark.parametrize(
+    "sub", ["", " alice", "alice ", "a" * 65, "a\x00b", "a\nb", 7, None, ["alice"], {"a": 1}, True]
+)
 def test_sub_must_be_a_user_id(keys: Keys, sub: object) -> None:
     with pytest.raises(Unauthorized, match="sub"):
         verifier(keys).verify(token({"sub": sub, "exp": NOW + 60}), NOW)
@@ -333,7 +362,7 @@ def test_a_missing_audience_or_issuer_is_refused(keys: Keys) -> None:
         verifier(keys, issuer="login").verify(token(GOOD), NOW)
 
 
-# ---- attacks on header and signature ----------------------------------------------------------------------------------------------
+# ---- attacks on header and signature -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alg", ["none", "None", "NONE", "", None, "HS512", "RS256", "EdDSA", "ES256", 7, ["HS256"]])
@@ -375,12 +404,19 @@ def test_an_unknown_kid_is_refused(keys: Keys, kid: object) -> None:
 def test_a_key_that_the_token_brings_along_is_not_used(keys: Keys) -> None:
     mine = os.urandom(32)
     brought = {"kty": "oct", "k": b64(mine), "kid": "hs"}
-    for extra in ({"jwk": brought}, {"jku": "https://evil.example/k"}, {"x5u": "https://evil.example/c"}, {"x5c": ["AA=="]}):
+    for extra in (
+        {"jwk": brought},
+        {"jku": "https://evil.example/k"},
+        {"x5u": "https://evil.example/c"},
+        {"x5c": ["AA=="]},
+    ):
         with pytest.raises(Unauthorized, match="signature"):
             verifier(keys).verify(token(GOOD, {"alg": "HS256", "kid": "hs", **extra}, mine), NOW)
 
 
-@pytest.mark.parametrize("extra", [{"crit": ["exp"], "exp": 1}, {"crit": []}, {"crit": None}, {"crit": ["b64"], "b64": True}, {"b64": False}])
+@pytest.mark.parametrize(
+    "extra", [{"crit": ["exp"], "exp": 1}, {"crit": []}, {"crit": None}, {"crit": ["b64"], "b64": True}, {"b64": False}]
+)
 def test_critical_extensions_are_refused(keys: Keys, extra: dict[str, Any]) -> None:
     with pytest.raises(Unauthorized, match="extensions"):
         verifier(keys).verify(token(GOOD, {"alg": "HS256", "kid": "hs", **extra}), NOW)
@@ -390,16 +426,43 @@ def test_any_changed_character_breaks_the_signature(keys: Keys) -> None:
     made = token(GOOD)
     head, payload, signature = made.split(".")
     other = b64({"sub": "mallory", "exp": NOW + 60})
-    for forged in (f"{head}.{other}.{signature}", f"{head}.{payload}.{'A' + signature[1:] if signature[0] != 'A' else 'B' + signature[1:]}",
-                   f"{head}.{payload}.", f"{head}.{payload}.{signature}AA", f"{head}.{payload}.{signature[:-4]}",
-                   f"{head}.{payload}\ud800.{signature}", f"{head}.{payload}.{signature}é"):  # fmt: skip
+    for forged in (
+        f"{head}.{other}.{signature}",
+        f"{head}.{payload}.{'A' + signature[1:] if signature[0] != 'A' else 'B' + signature[1:]}",
+        f"{head}.{payload}.",
+        f"{head}.{payload}.{signature}AA",
+        f"{head}.{payload}.{signature[:-4]}",
+        f"{head}.{payload}\ud800.{signature}",
+        f"{head}.{payload}.{signature}é",
+    ):
         with pytest.raises(Unauthorized):
             verifier(keys).verify(forged, NOW)
 
 
-@pytest.mark.parametrize("text", ["", ".", "..", "...", "a.b", "a.b.c", "a.b.c.d.e", " ", "\x00", "\ud800.a.b", "é.a.b", "=.=.=", "!!!.???.***",
-                                  "A" * (TOKEN_CHARS_MAX + 1), "." * 100, b64("[" * 3000) + ".e30.AA", b64("[]") + ".e30.AA", b64("7") + ".e30.AA",
-                                  b64(b"\xff\xfe") + ".e30.AA"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "...",
+        "a.b",
+        "a.b.c",
+        "a.b.c.d.e",
+        " ",
+        "\x00",
+        "\ud800.a.b",
+        "é.a.b",
+        "=.=.=",
+        "!!!.???.***",
+        "A" * (TOKEN_CHARS_MAX + 1),
+        "." * 100,
+        b64("[" * 3000) + ".e30.AA",
+        b64("[]") + ".e30.AA",
+        b64("7") + ".e30.AA",
+        b64(b"\xff\xfe") + ".e30.AA",
+    ],
+)
 def test_garbage_is_refused(keys: Keys, text: str) -> None:
     with pytest.raises(Unauthorized):
         verifier(keys).verify(text, NOW)
@@ -416,10 +479,24 @@ JSON = st.recursive(
     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
 )
 HEADERS = st.fixed_dictionaries(
-    {}, optional={"alg": st.sampled_from(["HS256", "none", "RS256"]) | JSON, "kid": st.sampled_from(["hs", "rs"]) | JSON, "crit": JSON, "b64": JSON}
+    {},
+    optional={
+        "alg": st.sampled_from(["HS256", "none", "RS256"]) | JSON,
+        "kid": st.sampled_from(["hs", "rs"]) | JSON,
+        "crit": JSON,
+        "b64": JSON,
+    },
 )
 CLAIMS = st.fixed_dictionaries(
-    {}, optional={"sub": st.just("alice") | JSON, "exp": st.just(NOW + 9) | JSON, "nbf": JSON, "iat": JSON, "aud": JSON, "iss": JSON}
+    {},
+    optional={
+        "sub": st.just("alice") | JSON,
+        "exp": st.just(NOW + 9) | JSON,
+        "nbf": JSON,
+        "iat": JSON,
+        "aud": JSON,
+        "iss": JSON,
+    },
 )
 PARTS = st.text(max_size=40) | JSON.map(lambda value: b64(json.dumps(value)))
 
@@ -435,18 +512,41 @@ def test_whatever_it_is_fed_verify_answers_or_raises_the_two_errors(keys: Keys, 
     assert identity.exp_ms < 2**53
 
 
-# ---- key files --------------------------------------------------------------------------------------------------------------------
+# ---- key files -----------------------------------------------------------------------------------
 
 WEAK_RSA = jwt.algorithms.RSAAlgorithm.to_jwk(rsa.generate_private_key(65537, 1024), as_dict=True)
 EC_KEY = jwt.algorithms.ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()), as_dict=True)
 WRONG_KEYS: list[object] = [
-    7, [], {}, {"kty": "oct"}, {"kty": ["oct"], "k": "AA"}, {**OCT, "k": "AAAA"}, {**OCT, "k": ""}, {**OCT, "k": 7}, {**OCT, "k": "é" * 50},
-    {**OCT, "k": b64('{"kty":"oct","k":"this looks like a key set"}')}, {**OCT, "alg": "HS512"}, {**OCT, "alg": "RS256"}, {**OCT, "alg": 7},
-    {**OCT, "kid": 7}, {**RSA, "n": 5}, {**RSA, "n": ""}, {**RSA, "e": "AA"}, {**RSA, "alg": "PS256"}, {**RSA, "alg": "HS256"}, {**RSA, "d": "AAAA"},
-    WEAK_RSA, EC_KEY, {**ED, "x": "AAAA"}, {**ED, "d": b64(b"1" * 32)}, {**ED, "crv": "Ed448"}, {**ED, "crv": "X25519"},
-    {"kty": "OKP", "crv": "Ed25519"}, jwt.algorithms.OKPAlgorithm.to_jwk(ed448.Ed448PrivateKey.generate(), as_dict=True),
+    7,
+    [],
+    {},
+    {"kty": "oct"},
+    {"kty": ["oct"], "k": "AA"},
+    {**OCT, "k": "AAAA"},
+    {**OCT, "k": ""},
+    {**OCT, "k": 7},
+    {**OCT, "k": "é" * 50},
+    {**OCT, "k": b64('{"kty":"oct","k":"this looks like a key set"}')},
+    {**OCT, "alg": "HS512"},
+    {**OCT, "alg": "RS256"},
+    {**OCT, "alg": 7},
+    {**OCT, "kid": 7},
+    {**RSA, "n": 5},
+    {**RSA, "n": ""},
+    {**RSA, "e": "AA"},
+    {**RSA, "alg": "PS256"},
+    {**RSA, "alg": "HS256"},
+    {**RSA, "d": "AAAA"},
+    WEAK_RSA,
+    EC_KEY,
+    {**ED, "x": "AAAA"},
+    {**ED, "d": b64(b"1" * 32)},
+    {**ED, "crv": "Ed448"},
+    {**ED, "crv": "X25519"},
+    {"kty": "OKP", "crv": "Ed25519"},
+    jwt.algorithms.OKPAlgorithm.to_jwk(ed448.Ed448PrivateKey.generate(), as_dict=True),
     {**OCT, "use": "enc"},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("jwk", WRONG_KEYS, ids=range(len(WRONG_KEYS)))
@@ -461,9 +561,23 @@ def test_a_wrong_key_is_one_line_with_a_remedy_and_no_secret(tmp_path: Path, jwk
         assert not (isinstance(value, str) and len(value) > 12 and value in text)
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff", b"not json", b"[]", b"7", b"{}", b'{"keys":{}}', b'{"keys":[]}', b'{"keys":' + b"[" * 5000,
-                                     b'{"keys":[{"kty":"oct","k":"' + b"A" * 43 + b'","x5c":' + b"[" * 600 + b"]" * 600 + b"}]}",
-                                     b'{"keys":[' + b'{"use":"enc"},' * 200 + b"{}]}", b" " * ((1 << 20) + 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"not json",
+        b"[]",
+        b"7",
+        b"{}",
+        b'{"keys":{}}',
+        b'{"keys":[]}',
+        b'{"keys":' + b"[" * 5000,
+        b'{"keys":[{"kty":"oct","k":"' + b"A" * 43 + b'","x5c":' + b"[" * 600 + b"]" * 600 + b"}]}",
+        b'{"keys":[' + b'{"use":"enc"},' * 200 + b"{}]}",
+        b" " * ((1 << 20) + 1),
+    ],
+)
 def test_a_file_that_is_no_key_set_is_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "k\n.json"
     path.write_bytes(content)
@@ -521,7 +635,7 @@ def test_a_key_file_open_to_others_is_warned_of(tmp_path: Path, jwk: dict[str, A
     assert all("; chmod " in warning and "\n" not in warning for warning in warnings)
 
 
-# ---- the development key ----------------------------------------------------------------------------------------------------------
+# ---- the development key -------------------------------------------------------------------------
 
 
 def test_the_development_key_is_made_once_and_private(tmp_path: Path) -> None:

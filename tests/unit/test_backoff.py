@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from chatd.backoff import STEADY_S, Backoff
+from chatd.loop.backoff import STEADY_S, Backoff
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,4 +1,6 @@
-"""The kinds of attack: each sends what a server can read, and who judges the codes of the closes can say no."""
+"""The kinds of attack: each sends what a server can read, and who judges the codes of the closes
+can say no.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,14 @@ from bench.attacks.kinds import KINDS, Kind, Who
 from bench.old_logs import Old
 from bench.scenarios import attack
 from bench.target import TargetError
-from chatd.framing import FrameReader
+from chatd.wire.framing import FrameReader
 
 WHO = Who("mallory0", "d", "token-of-mallory", "127.0.0.1", 80, ["honest0", "honest1"], "1", "2")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.frames is not None and kind.shakes], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind.frames is not None and kind.shakes], ids=lambda kind: kind.name
+)
 def test_what_a_kind_sends_is_whole_frames_and_its_requests_have_rising_ids(kind: Kind) -> None:
     """An attack that is refused by its first frame shows nothing of what it is about."""
     assert kind.frames is not None
@@ -45,7 +49,9 @@ def test_a_wrong_close_counts_and_so_does_none_where_there_must_be_one() -> None
 
 
 def test_only_one_connection_is_held_to_the_latencies_and_any_number_to_the_rest() -> None:
-    options = Namespace(connections=1, workers=1, budget_rss_mib=64.0, budget_ping_p99_ms=100.0, budget_send_p99_ms=250.0)
+    options = Namespace(
+        connections=1, workers=1, budget_rss_mib=64.0, budget_ping_p99_ms=100.0, budget_send_p99_ms=250.0
+    )
     assert attack._bounds(options)["ping_p99_ms"] == 100.0
     many = attack._bounds(Namespace(**{**vars(options), "connections": 100, "workers": 2}))
     assert "ping_p99_ms" not in many

@@ -1,4 +1,7 @@
-"""`bench compare` and `bench budget`: what counts as better, worse, noise, over; and a run's page. Each judge is shown to be able to say no."""
+"""`bench compare` and `bench budget`: what counts as better, worse, noise, over; and a run's page.
+
+Each judge is shown to be able to say no.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +28,30 @@ def a_run(centre: float = 3.0, spread: float = 0.2, seed: int = 1, **more: Any) 
     windows = [{"p99_ms": round(rng.gauss(centre, spread), 3), "generator_lag_p99_ms": rng.random()} for _ in range(10)]
     machine = {"cores": 2, "cpu": "Xeon <1>", "memory_gib": 24.0, "kernel": "6", "load_1m": rng.random()}
     return {
-        "scenario": "send", "at": "2026-11-24T00:00:00Z", "machine": machine, "versions": {"chatd": "1"}, "settings": {},
-        "options": {"rate": "100"}, "void": False, "over": [], "budget": {"most": {"p99_ms": 500.0}, "least": {}}, "rate": 100.0,
-        "p99_ms": centre, "lost": 0, "highest_rate": 100.0,
-        "windows": windows, "curves": {"delivery": [[0, 1.0], [50, 2.0], [99, centre], [100, 9.0]]},
+        "scenario": "send",
+        "at": "2026-11-24T00:00:00Z",
+        "machine": machine,
+        "versions": {"chatd": "1"},
+        "settings": {},
+        "options": {"rate": "100"},
+        "void": False,
+        "over": [],
+        "budget": {"most": {"p99_ms": 500.0}, "least": {}},
+        "rate": 100.0,
+        "p99_ms": centre,
+        "lost": 0,
+        "highest_rate": 100.0,
+        "windows": windows,
+        "curves": {"delivery": [[0, 1.0], [50, 2.0], [99, centre], [100, 9.0]]},
         "series": {"pss": [[0, 10.0], [5, 11.0], [10, 10.5]]},
-    } | more  # fmt: skip
+    } | more
 
 
 def word(name: str, a: dict[str, Any], b: dict[str, Any]) -> str:
     return next(v.word for v in compare.compare(a, b, 0.05) if v.name == name)
 
 
-# ---- compare ------------------------------------------------------------------------------------------------------------------------------
+# ---- compare -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(2, 12))
@@ -95,9 +109,12 @@ def test_what_differs_between_the_runs_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("b", "strict", "status"), [(a_run(seed=3), True, 0), (a_run(9.0), True, 1), (a_run(9.0), False, 0), (a_run(void=True), False, 1)]
+    ("b", "strict", "status"),
+    [(a_run(seed=3), True, 0), (a_run(9.0), True, 1), (a_run(9.0), False, 0), (a_run(void=True), False, 1)],
 )
-def test_the_exit_status_of_compare(tmp_path: Path, b: dict[str, Any], strict: bool, status: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_status_of_compare(
+    tmp_path: Path, b: dict[str, Any], strict: bool, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for file, content in zip(files, (a_run(), b), strict=True):
         file.write_text(json.dumps(content))
@@ -107,11 +124,14 @@ def test_the_exit_status_of_compare(tmp_path: Path, b: dict[str, Any], strict: b
 
 def test_what_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.json").write_text("{}")
-    assert compare.run(Namespace(a=tmp_path / "a.json", b=tmp_path / "none.json", least=5.0, strict=False)) == report.FAILED
+    assert (
+        compare.run(Namespace(a=tmp_path / "a.json", b=tmp_path / "none.json", least=5.0, strict=False))
+        == report.FAILED
+    )
     assert len(capsys.readouterr().out.splitlines()) == 1
 
 
-# ---- budget -------------------------------------------------------------------------------------------------------------------------------
+# ---- budget --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -171,24 +191,47 @@ async def test_what_lies_in_a_folder_is_judged_again(tmp_path: Path, capsys: pyt
 
 
 def test_the_table_is_in_columns() -> None:
-    text = budget.table([Line("send", "p99_ms", "<= 25", "3.1", "ok"), Line("a-longer-name", "lost", "<= 0", "1", "OVER")])
+    text = budget.table(
+        [Line("send", "p99_ms", "<= 25", "3.1", "ok"), Line("a-longer-name", "lost", "<= 0", "1", "OVER")]
+    )
     assert len({line.index("<=") + len(re.findall(r"<= \d+", line)[0]) for line in text.splitlines()[1:]}) == 1
 
 
 def test_the_comparisons_ratio_is_of_medians_over_repetitions() -> None:
     def window(peer: str, rep: int, rate: float, ok: bool, conns: int = 200) -> dict[str, Any]:
-        return {"peer": peer, "conns": conns, "rep": rep, "rate": rate, "ok": ok, "server_ms": 0.03, "pg_ms": 0.02, "lag": {"p99": 1.5}}
+        return {
+            "peer": peer,
+            "conns": conns,
+            "rep": rep,
+            "rate": rate,
+            "ok": ok,
+            "server_ms": 0.03,
+            "pg_ms": 0.02,
+            "lag": {"p99": 1.5},
+        }
 
-    windows = [window("chatd", rep, rate, rate <= 20_000 + rep) for rep in range(3) for rate in (16_000, 20_000, 24_000)]
+    windows = [
+        window("chatd", rep, rate, rate <= 20_000 + rep) for rep in range(3) for rate in (16_000, 20_000, 24_000)
+    ]
     windows += [window("ws-batch", 0, rate, rate < 28_000) for rate in (16_000, 25_000, 28_000)]
-    windows += [window(peer, 0, rate, rate < 20_000, 1_000) for peer in ("chatd", "ws-batch") for rate in (16_000, 24_000)]
+    windows += [
+        window(peer, 0, rate, rate < 20_000, 1_000) for peer in ("chatd", "ws-batch") for rate in (16_000, 24_000)
+    ]
     figures = peers.figures_of({"windows": windows}, ["chatd", "ws-batch"], [200, 1_000])
-    assert (figures["chatd_highest_rate_at_1000"], figures["chatd_1000_to_200"], figures["chatd_to_ws_batch_at_1000"]) == (16_000, 0.8, 1.0)
-    assert (figures["chatd_highest_rate"], figures["ws-batch_highest_rate"], figures["chatd_to_ws_batch"]) == (20_000, 25_000, 0.8)
+    assert (
+        figures["chatd_highest_rate_at_1000"],
+        figures["chatd_1000_to_200"],
+        figures["chatd_to_ws_batch_at_1000"],
+    ) == (16_000, 0.8, 1.0)
+    assert (figures["chatd_highest_rate"], figures["ws-batch_highest_rate"], figures["chatd_to_ws_batch"]) == (
+        20_000,
+        25_000,
+        0.8,
+    )
     assert figures["chatd_server_cpu_us_per_msg"] == 30.0
 
 
-# ---- the page -----------------------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------
 
 
 class Reader(HTMLParser):

@@ -34,7 +34,7 @@ def read_with_websockets(data: bytes, mask: bool) -> Frame:
     return frame
 
 
-# ---- schedule -------------------------------------------------------------------------------------------------------------------
+# ---- schedule ------------------------------------------------------------------------------------
 
 
 def test_due_times_do_not_drift() -> None:
@@ -110,7 +110,7 @@ async def test_an_error_while_firing_ends_the_run() -> None:
         await Pacer(1_000, 5, fire).run()
 
 
-# ---- percentiles ----------------------------------------------------------------------------------------------------------------
+# ---- percentiles ---------------------------------------------------------------------------------
 
 
 def test_percentiles_are_of_nearest_rank() -> None:
@@ -123,7 +123,11 @@ def test_percentiles_are_of_nearest_rank() -> None:
 @settings(max_examples=30)
 def test_a_percentile_is_within_a_thousandth_of_the_exact_one(values: list[float], p: float) -> None:
     values.sort()
-    ranks = {max(0, math.ceil(len(values) * p / 100) - 1), max(0, round(len(values) * p / 100) - 1), max(0, int(len(values) * p / 100 + 0.5) - 1)}
+    ranks = {
+        max(0, math.ceil(len(values) * p / 100) - 1),
+        max(0, round(len(values) * p / 100) - 1),
+        max(0, int(len(values) * p / 100 + 0.5) - 1),
+    }
     found = Latencies(values).at(p)
     assert found is not None
     assert any(math.isclose(found, values[rank] * 1000, rel_tol=0.0011, abs_tol=0.0015) for rank in ranks)
@@ -153,14 +157,19 @@ def test_an_hour_is_never() -> None:
 
 def test_what_never_came_cannot_make_the_figures_better() -> None:
     figures = latency.summary([0.001] * 97 + [math.inf] * 3, "ack_")
-    assert (figures["ack_p50_ms"], figures["ack_p95_ms"], figures["ack_p99_ms"], figures["ack_max_ms"]) == (1.0, 1.0, None, None)
+    assert (figures["ack_p50_ms"], figures["ack_p95_ms"], figures["ack_p99_ms"], figures["ack_max_ms"]) == (
+        1.0,
+        1.0,
+        None,
+        None,
+    )
 
 
 def test_no_values_give_no_figures() -> None:
     assert set(latency.summary([]).values()) == {None}
 
 
-# ---- bytes ----------------------------------------------------------------------------------------------------------------------
+# ---- bytes ---------------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=70_000 % 65_536), st.integers(0, 2**32 - 1))
@@ -193,7 +202,11 @@ def test_cursors_presence_and_names_are_recognised() -> None:
     assert wire.read_cursors(ok) == 11
     assert wire.read_ok(ok) is None
     assert wire.conversation(ok) == "12"
-    assert wire.read_presence(b'{"t":"presence","user":"bob","state":"offline","v":18,"seen":1790000002000}') == ("bob", "offline", 18)
+    assert wire.read_presence(b'{"t":"presence","user":"bob","state":"offline","v":18,"seen":1790000002000}') == (
+        "bob",
+        "offline",
+        18,
+    )
     assert wire.epoch(b'{"t":"welcome","id":1,"epoch":"5f1c","ts":1}') == "5f1c"
 
 
@@ -207,7 +220,7 @@ def test_acks_and_entries_are_recognised() -> None:
         assert wire.read_entry(other) is None
 
 
-# ---- verdict --------------------------------------------------------------------------------------------------------------------
+# ---- verdict -------------------------------------------------------------------------------------
 
 MOST = {"lost": 0.0, "p99_ms": 500.0}
 
@@ -237,7 +250,7 @@ def test_any_generator_that_lags_makes_a_run_void() -> None:
     assert report.judge({"generator_lag_p99_ms": None}, {})[1]  # so many were never sent
 
 
-# ---- what is made of flags --------------------------------------------------------------------------------------------------------------
+# ---- what is made of flags -----------------------------------------------------------------------
 
 
 @given(st.integers(2, 500), st.integers(1, 4), st.sampled_from([0.0, 0.5]), st.integers(1, 3))
@@ -307,7 +320,7 @@ def test_watching_is_mutual_and_everybody_has_as_many_watchers() -> None:
     assert watchers_of(4, 1, fan=True) == [[1, 2, 3], [], [], []]
 
 
-# ---- does it grow? ----------------------------------------------------------------------------------------------------------------------
+# ---- does it grow? -------------------------------------------------------------------------------
 
 
 def test_a_slope_is_of_the_last_part_alone() -> None:

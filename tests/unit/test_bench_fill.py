@@ -1,4 +1,7 @@
-"""The filled database's plan: sizes, running numbers, times. What PostgreSQL holds then is read back in tests/integration/test_bench.py."""
+"""The filled database's plan: sizes, running numbers, times.
+
+What PostgreSQL holds then is read back in tests/integration/test_bench.py.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def test_ten_million_have_long_logs_and_a_hub() -> None:
 @given(st.integers(0, 5_000))
 def test_running_numbers_are_what_counting_gives(seq: int) -> None:
     messages = [n for n in range(1, seq + 1) if n % fill.PERIOD]
-    assert fill.counts(seq) == (sum(fill.side_of(n) == 0 for n in messages), sum(fill.side_of(n) == 1 for n in messages))
+    assert fill.counts(seq) == (
+        sum(fill.side_of(n) == 0 for n in messages),
+        sum(fill.side_of(n) == 1 for n in messages),
+    )
 
 
 def test_an_edit_is_by_the_author_of_what_it_changes() -> None:
@@ -54,7 +60,9 @@ def test_all_entries_come_once_in_the_order_of_time(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(fill, "SLICE_ROWS", 700)
     logs = fill.plan(4_000)
     entries = [entry for slice in fill._slices(logs, 0.0, 4_000) for entry in slice]
-    assert {(log.id, seq) for _, log, seq in entries} == {(log.id, seq) for log in logs for seq in range(log.base + 1, log.head + 1)}
+    assert {(log.id, seq) for _, log, seq in entries} == {
+        (log.id, seq) for log in logs for seq in range(log.base + 1, log.head + 1)
+    }
     assert len(entries) == sum(log.rows for log in logs)
     last: dict[int, int] = {}
     for _, log, seq in entries:
@@ -64,14 +72,16 @@ def test_all_entries_come_once_in_the_order_of_time(monkeypatch: pytest.MonkeyPa
 
 def test_a_line_has_a_field_for_each_column_and_edits_point_back() -> None:
     log, rng, text = Log(1, "a", "b", 0, 250, "small"), random.Random(1), "x" * 4_096
-    fields = {seq: fill._line(log, seq, log.ts(seq, 0.0), 0.0, rng, text).rstrip("\n").split("\t") for seq in range(1, 251)}
+    fields = {
+        seq: fill._line(log, seq, log.ts(seq, 0.0), 0.0, rng, text).rstrip("\n").split("\t") for seq in range(1, 251)
+    }
     assert {len(f) for f in fields.values()} == {13}
     assert fields[100][7:] == ["1", "\\N", "99", fields[99][2], "\\N", "\\N"]
     assert fields[99][11:] == ["100", fields[100][2]]
     assert len({f[3] for f in fields.values()}) == 250
 
 
-# ---- a folder that is there already -------------------------------------------------------------------------------------------------------
+# ---- a folder that is there already --------------------------------------------------------------
 
 
 def test_a_filled_folder_is_used_again_until_it_is_too_old(tmp_path: Path) -> None:
@@ -83,7 +93,9 @@ def test_a_filled_folder_is_used_again_until_it_is_too_old(tmp_path: Path) -> No
     assert not folder.exists()
 
 
-@pytest.mark.parametrize(("rows", "done", "format"), [(5_000, True, fill.FORMAT), (4_000, False, fill.FORMAT), (4_000, True, 0)])
+@pytest.mark.parametrize(
+    ("rows", "done", "format"), [(5_000, True, fill.FORMAT), (4_000, False, fill.FORMAT), (4_000, True, 0)]
+)
 def test_what_cannot_be_used_goes(tmp_path: Path, rows: int, done: bool, format: int) -> None:
     (tmp_path / "h").mkdir()
     (tmp_path / "h" / fill.MARK).write_text(json.dumps({"format": format, "rows": rows, "at": 1_000.0, "done": done}))

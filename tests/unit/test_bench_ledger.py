@@ -1,4 +1,6 @@
-"""The bench's judge must find what went wrong: each test hands it a run with one seeded fault, and a clean run must have none."""
+"""The bench's judge must find what went wrong: each test hands it a run with one seeded fault, and
+a clean run must have none.
+"""
 
 from __future__ import annotations
 
@@ -159,11 +161,14 @@ def test_what_was_never_sent_is_infinitely_late() -> None:
     assert ledger.lags(0, 1) == [float("inf")]
 
 
-# ---- several devices ------------------------------------------------------------------------------------------------------------------
+# ---- several devices -----------------------------------------------------------------------------
 
 
 def with_devices(*seen: tuple[int, int, int]) -> Account:
-    """Message 0 of user 0, who has 3 devices, as its peer; acked to its first device. `seen`: user, device, seq."""
+    """Message 0 of user 0, who has 3 devices, as its peer; acked to its first device.
+
+    `seen`: user, device, seq.
+    """
     ledger = Ledger(USERS, devices=3)
     ledger.extend([0])
     ledger.due_at[0] = ledger.sent_at[0] = 0.0
@@ -171,7 +176,9 @@ def with_devices(*seen: tuple[int, int, int]) -> Account:
     for n, (user, device, seq) in enumerate(seen):
         ledger.delivered(user, 0, seq, 1.0 + n, device)
     account = ledger.account(0, 1)
-    assert account.lost or ledger.deliveries_at[0] == 1.0 + len(seen) - 1, "a delivery is over when the last device has it"
+    assert account.lost or ledger.deliveries_at[0] == 1.0 + len(seen) - 1, (
+        "a delivery is over when the last device has it"
+    )
     return account
 
 
@@ -204,7 +211,7 @@ def test_an_ack_at_another_device_is_a_stray() -> None:
     assert (ledger.stray, ledger.acks) == (1, 0)
 
 
-# ---- several conversations of a user --------------------------------------------------------------------------------------------------
+# ---- several conversations of a user -------------------------------------------------------------
 
 
 def test_each_conversation_has_an_order_of_its_own() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chatd.census import Judge, Other, _signed, decode, key_of
+from chatd.postgres.census import Judge, Other, _signed, decode, key_of
 
 A, B = Other(1, "a"), Other(2, "b")
 
@@ -36,4 +36,7 @@ def test_keys_survive_the_way_through_postgresql() -> None:
         key = key_of(boot)
         assert -(2**31) <= _signed(key) < 2**31
         assert _signed(key) % 2**32 == key
-    assert decode([(7, "chatd watch web1:8080", "10.0.0.1"), (8, "", "local")]) == [Other(7, "web1:8080 at 10.0.0.1"), Other(8, "? at local")]
+    assert decode([(7, "chatd watch web1:8080", "10.0.0.1"), (8, "", "local")]) == [
+        Other(7, "web1:8080 at 10.0.0.1"),
+        Other(8, "? at local"),
+    ]

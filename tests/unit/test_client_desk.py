@@ -1,4 +1,6 @@
-"""What a client keeps between connections: the newest of each event, who waits for which send, and all of it in a state."""
+"""What a client keeps between connections: the newest of each event, who waits for which send, and
+all of it in a state.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,20 @@ import pytest
 from chatd.client import desk as desk_module
 from chatd.client.desk import Desk, Events
 from chatd.client.errors import Closed, RequestError
-from chatd.client.frames import ConversationItem, Entry, Event, Limits, Notice, Presence, Receipt, Reset, Sent, Typing, Unsent, Welcome
+from chatd.client.frames import (
+    ConversationItem,
+    Entry,
+    Event,
+    Limits,
+    Notice,
+    Presence,
+    Receipt,
+    Reset,
+    Sent,
+    Typing,
+    Unsent,
+    Welcome,
+)
 from chatd.client.outbox import Then
 
 
@@ -30,10 +45,26 @@ def welcome(*presence: Presence, items: tuple[ConversationItem, ...] = ()) -> We
 
 def test_a_newer_event_replaces_the_older_one_about_the_same_thing() -> None:
     events = Events()
-    other: list[Event] = [Typing("1", "bob"), Notice("drain", 5), Reset("1", "bob"), Unsent("bob", "x", "message", "hi", None, "refused", "")]
-    for event in (Receipt("1", "bob", "bob", 1, 1), *other, Receipt("1", "bob", "me", 4, 4), bob("online", 1), Receipt("1", "bob", "bob", 2, 1)):
+    other: list[Event] = [
+        Typing("1", "bob"),
+        Notice("drain", 5),
+        Reset("1", "bob"),
+        Unsent("bob", "x", "message", "hi", None, "refused", ""),
+    ]
+    for event in (
+        Receipt("1", "bob", "bob", 1, 1),
+        *other,
+        Receipt("1", "bob", "me", 4, 4),
+        bob("online", 1),
+        Receipt("1", "bob", "bob", 2, 1),
+    ):
         events.add(event)
-    assert drained(events) == [*other, Receipt("1", "bob", "me", 4, 4), bob("online", 1), Receipt("1", "bob", "bob", 2, 1)]
+    assert drained(events) == [
+        *other,
+        Receipt("1", "bob", "me", 4, 4),
+        bob("online", 1),
+        Receipt("1", "bob", "bob", 2, 1),
+    ]
 
 
 def test_events_nobody_reads_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +84,9 @@ def test_a_push_of_presence_needs_a_higher_version_and_a_snapshot_does_not() -> 
     desk.seen([bob("online", 17)])
     assert drained(desk.events) == [], "no news"
     desk.seen([bob("offline", 3)])
-    assert drained(desk.events) == [bob("offline", 3)], "another node counts otherwise; its snapshot is how things stand"
+    assert drained(desk.events) == [bob("offline", 3)], (
+        "another node counts otherwise; its snapshot is how things stand"
+    )
 
 
 def test_who_is_not_watched_any_more_is_forgotten() -> None:

@@ -32,13 +32,31 @@ def test_every_close_code_of_the_page_has_its_rule_and_no_other() -> None:
     assert {int(code) for row in rows for code in row} == set(CLOSES)
 
 
-@pytest.mark.parametrize(("code", "wait_s"), [
-    (1000, BACKOFF_FIRST_S), (1001, BACKOFF_FIRST_S), (1002, None), (1003, None), (1006, AT_ONCE_S), (1007, None), (1009, None),
-    (1011, BACKOFF_FIRST_S), (1012, AT_ONCE_S),
-    (4000, None), (4001, AT_ONCE_S), (4002, AT_ONCE_S),
-    (4003, BACKOFF_FIRST_S), (4004, None), (4005, None), (4006, AT_ONCE_S), (4007, AT_ONCE_S), (4008, RATE_LIMITED_S),
-    (4009, BACKOFF_FIRST_S), (4999, AT_ONCE_S),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "wait_s"),
+    [
+        (1000, BACKOFF_FIRST_S),
+        (1001, BACKOFF_FIRST_S),
+        (1002, None),
+        (1003, None),
+        (1006, AT_ONCE_S),
+        (1007, None),
+        (1009, None),
+        (1011, BACKOFF_FIRST_S),
+        (1012, AT_ONCE_S),
+        (4000, None),
+        (4001, AT_ONCE_S),
+        (4002, AT_ONCE_S),
+        (4003, BACKOFF_FIRST_S),
+        (4004, None),
+        (4005, None),
+        (4006, AT_ONCE_S),
+        (4007, AT_ONCE_S),
+        (4008, RATE_LIMITED_S),
+        (4009, BACKOFF_FIRST_S),
+        (4999, AT_ONCE_S),
+    ],
+)
 def test_the_first_wait_after_each_close(code: int, wait_s: float | None) -> None:
     assert dial().closed(code).wait_s == wait_s
 

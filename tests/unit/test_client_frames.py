@@ -1,4 +1,6 @@
-"""Reading what a server says: liberal with what is new, exact with what must be there, and never another exception than ProtocolError."""
+"""Reading what a server says: liberal with what is new, exact with what must be there, and never
+another exception than ProtocolError.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,42 @@ from chatd.client.errors import ClientError, ProtocolError, RequestError
 from chatd.client.frames import Entry, Limits, Receipt
 from chatd.errors import ChatdError
 
-ENTRY = {"t": "entry", "c": "12", "seq": 61, "ts": 1_790_000_000_123, "from": "bob", "to": "alice", "kind": "message", "body": "hi"}
+ENTRY = {
+    "t": "entry",
+    "c": "12",
+    "seq": 61,
+    "ts": 1_790_000_000_123,
+    "from": "bob",
+    "to": "alice",
+    "kind": "message",
+    "body": "hi",
+}
 ITEM = {
-    "c": "12", "peer": "bob", "head": 60, "floor": 1, "ts": 1, "delivered": 57, "read": 57, "peer_delivered": 60, "peer_read": 44, "unread": 2,
+    "c": "12",
+    "peer": "bob",
+    "head": 60,
+    "floor": 1,
+    "ts": 1,
+    "delivered": 57,
+    "read": 57,
+    "peer_delivered": 60,
+    "peer_read": 44,
+    "unread": 2,
     "open": True,
-}  # fmt: skip
+}
 WELCOME = {
-    "t": "welcome", "id": 1, "user": "alice", "epoch": "e", "ts": 5, "exp": 9, "limits": {"history": 7, "new": 1}, "conversations": [ITEM],
-    "presence": [{"user": "bob", "state": "online", "v": 17}], "more": False, "since": "s",
-}  # fmt: skip
+    "t": "welcome",
+    "id": 1,
+    "user": "alice",
+    "epoch": "e",
+    "ts": 5,
+    "exp": 9,
+    "limits": {"history": 7, "new": 1},
+    "conversations": [ITEM],
+    "presence": [{"user": "bob", "state": "online", "v": 17}],
+    "more": False,
+    "since": "s",
+}
 READERS: list[tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = [
     (lambda o: frames.pushed_entry(o, "alice"), ENTRY),
     (frames.item, ITEM),
@@ -38,12 +67,22 @@ READERS: list[tuple[Callable[[dict[str, Any]], object], dict[str, Any]]] = [
     (frames.conversation_page, {"conversations": [ITEM], "cursor": "x"}),
     (frames.presences, {"presence": [{"user": "bob", "state": "hidden", "v": 0}]}),
 ]
-ANYTHING = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2), st.just({}))
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.integers(), max_size=2),
+    st.just({}),
+)
 
 
 def test_an_entry_is_seen_from_the_users_side() -> None:
     assert frames.pushed_entry(ENTRY, "alice") == Entry("12", "bob", 61, 1_790_000_000_123, False, "message", "hi")
-    assert frames.pushed_entry(ENTRY | {"cid": "x"}, "bob") == Entry("12", "alice", 61, 1_790_000_000_123, True, "message", "hi", cid="x")
+    assert frames.pushed_entry(ENTRY | {"cid": "x"}, "bob") == Entry(
+        "12", "alice", 61, 1_790_000_000_123, True, "message", "hi", cid="x"
+    )
     notes = frames.pushed_entry(ENTRY | {"to": "bob"}, "bob")
     assert (notes.peer, notes.own) == ("bob", True)
 

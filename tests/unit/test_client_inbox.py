@@ -1,4 +1,6 @@
-"""The inbox against a model of the server: every entry once and in order, over cuts, restarts, retention, small hellos and a slow app."""
+"""The inbox against a model of the server: every entry once and in order, over cuts, restarts,
+retention, small hellos and a slow app.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def page(c: str, seqs: range, head: int, floor: int = 1) -> Page:
     return Page(c, tuple(entry(c, seq) for seq in seqs), False, head, floor)
 
 
-# ---- claims -------------------------------------------------------------------------------------------------------------------------
+# ---- claims --------------------------------------------------------------------------------------
 
 
 def test_a_first_welcome_starts_at_the_heads_and_a_first_hello_names_nothing() -> None:
@@ -140,7 +142,9 @@ def at_seven(epoch: str = "e1") -> Inbox:
 
 def test_another_epoch_drops_queue_and_mark_and_what_has_not_changed_goes_on() -> None:
     inbox = at_seven()
-    assert inbox.enter(welcome(item("9", 7), epoch="e2", since="2")) == [Reset(None, None)], "known by another c, and by another peer"
+    assert inbox.enter(welcome(item("9", 7), epoch="e2", since="2")) == [Reset(None, None)], (
+        "known by another c, and by another peer"
+    )
     inbox = at_seven()
     assert inbox.enter(welcome(replace(item("4", 7), peer="peer-1"), epoch="e2", since="2")) == [Reset(None, None)]
     assert (inbox.take(), inbox.want()) == (None, None)
@@ -169,12 +173,18 @@ def test_in_another_epoch_a_log_that_lost_its_end_goes_on_where_the_two_part_and
         first = Page("1", (entry("1", 4), entry("1", 5)), True, 8, 1)
         assert one.fetched(3, first) == (True, []), "where they part is not on this page"
         assert one.want() == ("1", 5)
-        assert one.fetched(5, Page("1", tuple(of_another_log("1", 6, 7, 8)), False, 8, 1)) == (True, [Reset("1", "peer-1")])
+        assert one.fetched(5, Page("1", tuple(of_another_log("1", 6, 7, 8)), False, 8, 1)) == (
+            True,
+            [Reset("1", "peer-1")],
+        )
         assert one.push(*of_another_log("1", 9)) is Step.NEW
 
 
 def test_in_another_epoch_an_edit_of_what_was_taken_has_the_text_that_the_page_tells_with_its_message() -> None:
-    """A page of history tells a text once, by the message where that is in the page. The message does not come again, so its edit must tell it."""
+    """A page of history tells a text once, by the message where that is in the page.
+
+    The message does not come again, so its edit must tell it.
+    """
 
     def edit(seq: int, ref: int, body: str | None = None) -> Entry:
         return replace(entry("1", seq, "edit"), ts=5_000 + seq, ref=ref, body=body)
@@ -186,15 +196,27 @@ def test_in_another_epoch_an_edit_of_what_was_taken_has_the_text_that_the_page_t
         replace(entry("1", 7), body=None, rev=13, deleted=5_013),
     )  # fmt: skip
     eight = replace(entry("1", 8), ts=5_008, body="mended too", rev=12, edited=5_012)
-    changes = edit(9, 5), edit(10, 5), edit(11, 7), edit(12, 8), replace(edit(13, 7), kind="delete"), edit(14, 2, "known by this alone")
+    changes = (
+        edit(9, 5),
+        edit(10, 5),
+        edit(11, 7),
+        edit(12, 8),
+        replace(edit(13, 7), kind="delete"),
+        edit(14, 2, "known by this alone"),
+    )
     inbox.fetched(3, Page("1", (*known, eight, *changes), False, 14, 1))
     got = []
     while (e := inbox.take()) is not None:
         got.append((e.seq, e.kind, e.ref, e.body))
     assert got == [
-        (8, "message", None, "mended too"), (9, "edit", 5, None), (10, "edit", 5, "mended"), (11, "edit", 7, None), (12, "edit", 8, None),
-        (13, "delete", 7, None), (14, "edit", 2, "known by this alone"),
-    ]  # fmt: skip
+        (8, "message", None, "mended too"),
+        (9, "edit", 5, None),
+        (10, "edit", 5, "mended"),
+        (11, "edit", 7, None),
+        (12, "edit", 8, None),
+        (13, "delete", 7, None),
+        (14, "edit", 2, "known by this alone"),
+    ]
 
 
 def test_in_another_epoch_the_head_alone_may_show_what_was_lost() -> None:
@@ -294,7 +316,7 @@ def test_a_saved_inbox_counts_what_was_taken_and_not_what_waited() -> None:
     assert again.want() == ("1", 6)
 
 
-# ---- against a model of the server --------------------------------------------------------------------------------------------------
+# ---- against a model of the server ---------------------------------------------------------------
 
 
 @dataclass
@@ -334,7 +356,7 @@ class InboxAgainstServer(RuleBasedStateMachine):
         for n, head in enumerate(heads):
             self.logs[str(n + 1)] = Log(list(range(1, head + 1)))
 
-    # ---- the world ----------------------------------------------------------------------------------------------------------------
+    # ---- the world -------------------------------------------------------------------------------
 
     @rule(n=st.integers(0, 3), count=st.integers(1, 5))
     def append(self, n: int, count: int) -> None:
@@ -424,7 +446,7 @@ class InboxAgainstServer(RuleBasedStateMachine):
         assert self.connection is not None
         self.connection.frames.popleft()
 
-    # ---- the client ---------------------------------------------------------------------------------------------------------------
+    # ---- the client ------------------------------------------------------------------------------
 
     @precondition(lambda self: self.connection is not None and self.connection.frames)
     @rule()
@@ -472,7 +494,9 @@ class InboxAgainstServer(RuleBasedStateMachine):
             assert self.inbox.epoch != f"e{self.epoch}", f"{e} is of the log before"
             return
         expected = self.expected.get(e.c, 1)
-        assert e.seq == expected or expected < e.seq <= self.logs[e.c].floor, f"{e.c}: {e.seq} came where {expected} was due"
+        assert e.seq == expected or expected < e.seq <= self.logs[e.c].floor, (
+            f"{e.c}: {e.seq} came where {expected} was due"
+        )
         self.expected[e.c] = e.seq + 1
 
     @rule()
@@ -490,7 +514,7 @@ class InboxAgainstServer(RuleBasedStateMachine):
         self.started = state["epoch"] is not None
         self.known_from = {c: seq for c, times in state["times"].items() for seq, _ in times[:1]}
 
-    # ---- what must hold -------------------------------------------------------------------------------------------------------------
+    # ---- what must hold --------------------------------------------------------------------------
 
     @invariant()
     def memory_is_bounded(self) -> None:

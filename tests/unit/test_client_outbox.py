@@ -1,4 +1,6 @@
-"""The outbox against a model of the server: nothing twice, nothing lost, order kept, "failed" only what is not in the log."""
+"""The outbox against a model of the server: nothing twice, nothing lost, order kept, "failed" only
+what is not in the log.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from chatd.client.errors import OutboxFull
-from chatd.client.outbox import FLYING_MAX, NOT_DONE, RETRY_MARGIN_S, SKIP_PAUSE_S, WINDOW_MAX, Item, Outbox, State, Then
+from chatd.client.outbox import (
+    FLYING_MAX,
+    NOT_DONE,
+    RETRY_MARGIN_S,
+    SKIP_PAUSE_S,
+    WINDOW_MAX,
+    Item,
+    Outbox,
+    State,
+    Then,
+)
 from tests.fix_costs import lines_run
 
 PEERS = ("bob", "carol", "dan")
@@ -26,7 +38,7 @@ def cids(batch: list[tuple[Item, bool]]) -> list[str]:
     return [item.cid for item, _ in batch]
 
 
-# ---- claims -------------------------------------------------------------------------------------------------------------------------
+# ---- claims --------------------------------------------------------------------------------------
 
 
 def test_a_first_try_says_no_retry_and_later_ones_do() -> None:
@@ -153,7 +165,8 @@ def test_changes_by_cid_stay_over_an_epoch_and_name_no_place_any_more() -> None:
     again.restore(outbox.save())
     ((item, retry),) = again.next(0.0)
     assert (item.cid, item.ref, item.refcid, retry) == ("cid-2", None, "cid-1", True)
-    again.restore([{"peer": "bob", "cid": "cid-9", "kind": "delete", "body": None, "ref": 3}])  # as earlier releases saved it
+    # As earlier releases saved it
+    again.restore([{"peer": "bob", "cid": "cid-9", "kind": "delete", "body": None, "ref": 3}])
     assert again.size == 2
 
 
@@ -186,7 +199,9 @@ def test_it_is_bounded() -> None:
 
 
 def test_oks_of_before_a_refusal_let_nothing_overtake_what_has_no_answer_yet() -> None:
-    """The server refuses at once what finds no room, and answers what came before it once that is stored."""
+    """The server refuses at once what finds no room, and answers what came before it once that is
+    stored.
+    """
     outbox = Outbox()
     items = [send(outbox, "bob", n) for n in range(5)]
     outbox.next(0.0)
@@ -220,7 +235,9 @@ def test_conversations_take_turns_where_the_window_over_all_is_small() -> None:
 
 
 class Watched(OrderedDict[str, Any]):
-    """Whoever goes through it runs a line for each: what C would do unseen (`list(queue.items.values())`) is counted, too."""
+    """Whoever goes through it runs a line for each: what C would do unseen
+    (`list(queue.items.values())`) is counted, too.
+    """
 
     def values(self) -> Any:
         for value in super().values():  # noqa: UP028 (`yield from` is one line)
@@ -256,7 +273,7 @@ def test_no_step_costs_more_in_a_long_outbox(per_peer: int, monkeypatch: pytest.
     assert lines_run(lambda: drain(2_000)) < 10.5 * lines_run(lambda: drain(200))
 
 
-# ---- against a model of the server --------------------------------------------------------------------------------------------------
+# ---- against a model of the server ---------------------------------------------------------------
 
 
 class Reply(NamedTuple):
@@ -267,7 +284,10 @@ class Reply(NamedTuple):
 
 
 class Server:
-    """What docs/protocol.md section 5 says, for one session; the log outlives sessions. `whim` decides what befalls an entry."""
+    """What docs/protocol.md section 5 says, for one session; the log outlives sessions.
+
+    `whim` decides what befalls an entry.
+    """
 
     def __init__(self) -> None:
         self.logs: dict[str, list[str]] = {peer: [] for peer in PEERS}
@@ -298,7 +318,9 @@ class Server:
         return Reply(item, whim, 100)
 
 
-WHIMS = st.sampled_from(["ok", "ok", "ok", "refused", "unavailable", "unavailable, stored", "rate_limited", "overloaded"])
+WHIMS = st.sampled_from(
+    ["ok", "ok", "ok", "refused", "unavailable", "unavailable, stored", "rate_limited", "overloaded"]
+)
 
 
 class OutboxAgainstServer(RuleBasedStateMachine):
@@ -329,7 +351,9 @@ class OutboxAgainstServer(RuleBasedStateMachine):
     def pump(self) -> None:
         for item, retry in self.outbox.next(self.now):
             assert item.state is State.SENT
-            assert retry or item.cid not in self.server.logs[item.peer], "may have been stored, and the server is not told to look"
+            assert retry or item.cid not in self.server.logs[item.peer], (
+                "may have been stored, and the server is not told to look"
+            )
             self.out.append(item)
 
     @rule(whim=WHIMS)

@@ -15,7 +15,15 @@ from chatd.client.tail import escaped, line
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
-def entry(kind: str = "message", body: str | None = "hi", *, own: bool = False, ref: int | None = None, peer: str = "bob", ts: int = 0) -> Entry:
+def entry(
+    kind: str = "message",
+    body: str | None = "hi",
+    *,
+    own: bool = False,
+    ref: int | None = None,
+    peer: str = "bob",
+    ts: int = 0,
+) -> Entry:
     return Entry("12", peer, 61, ts, own, kind, body, ref)
 
 
@@ -33,7 +41,13 @@ def test_text_is_shown_as_text(text: str, shown: str) -> None:
     assert escaped(text) == shown
 
 
-@given(st.one_of(st.text(), st.text(alphabet=st.characters(categories=["Cc", "Cf", "Zl", "Zp"])), st.text(alphabet=BIDI + "ab\\\x1b")))
+@given(
+    st.one_of(
+        st.text(),
+        st.text(alphabet=st.characters(categories=["Cc", "Cf", "Zl", "Zp"])),
+        st.text(alphabet=BIDI + "ab\\\x1b"),
+    )
+)
 def test_no_control_and_no_format_character_is_left_and_nothing_is_lost(text: str) -> None:
     shown = escaped(text)
     assert not any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in shown)

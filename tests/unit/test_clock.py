@@ -95,7 +95,9 @@ def test_a_slow_reading_is_no_step_but_a_step_beyond_its_doubt_is_one() -> None:
 
 
 def test_what_makes_up_for_a_slow_first_reading_is_no_step() -> None:
-    """A start on a slow way: the first reading may be off by half of what it took, which is more than `STEP_MS`."""
+    """A start on a slow way: the first reading may be off by half of what it took, which is more
+    than `STEP_MS`.
+    """
     world = World()
     world.sync(rtt_s=2.5, asked=0.02)
     before = world.clock.steady_ms()
@@ -129,7 +131,9 @@ _moves = st.lists(
 
 
 @given(_moves, st.floats(-MONTH_S, MONTH_S), st.floats(0.0, 1.0))
-def test_whatever_is_stepped_versions_rise_and_the_time_is_right_to_a_step(moves: list[tuple[str, float]], off_s: float, asked: float) -> None:
+def test_whatever_is_stepped_versions_rise_and_the_time_is_right_to_a_step(
+    moves: list[tuple[str, float]], off_s: float, asked: float
+) -> None:
     world = World(host_off_s=off_s)
     clock = world.clock
     last, steps = clock.now_ms(), 0

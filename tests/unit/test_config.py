@@ -13,7 +13,9 @@ from chatd.config import Settings, load
 from chatd.errors import SettingError
 
 
-def wrong(flags: Mapping[str, object] | None = None, *, env: Mapping[str, str] | None = None, file: Path | None = None) -> str:
+def wrong(
+    flags: Mapping[str, object] | None = None, *, env: Mapping[str, str] | None = None, file: Path | None = None
+) -> str:
     with pytest.raises(SettingError) as e:
         load(flags or {}, file, env or {})
     text = str(e.value)
@@ -44,12 +46,21 @@ def test_flags_come_before_environment_before_file_before_defaults(tmp_path: Pat
         ({"port": "70000"}, ("port: 70000 from --port", "give an integer from 0 to 65535")),
         ({"port": "http"}, ("port", "give an integer")),
         ({"log_level": "loud"}, ("log_level", "one of debug, info, warning, error")),
-        ({"host": "0.0.0.0"}, ("host: 0.0.0.0 from --host can be reached from outside", "--keys-file", "--allow-remote-dev")),
+        (
+            {"host": "0.0.0.0"},
+            ("host: 0.0.0.0 from --host can be reached from outside", "--keys-file", "--allow-remote-dev"),
+        ),
         ({"frame_bytes_max": "2048"}, ("frame_bytes_max", "give more than")),
         ({"port": "8081"}, ("admin_port", "give another")),
         ({"workers": "2"}, ("workers: 2 from --workers", "--redis-url")),
-        ({"workers": "3", "redis_url": "redis://r", "admin_port": "8078"}, ("admin_port: 8078 from --admin-port", "3 from 8078 on", "give another")),
-        ({"workers": "3", "redis_url": "redis://r", "admin_port": "65534"}, ("admin_port", "end at 65536", "give 65533 or less")),
+        (
+            {"workers": "3", "redis_url": "redis://r", "admin_port": "8078"},
+            ("admin_port: 8078 from --admin-port", "3 from 8078 on", "give another"),
+        ),
+        (
+            {"workers": "3", "redis_url": "redis://r", "admin_port": "65534"},
+            ("admin_port", "end at 65536", "give 65533 or less"),
+        ),
         ({"redis_url": "localhost:6379"}, ("redis_url: the value from --redis-url", "redis://")),
         ({"origins": "HTTPS://Chat.example.org/x"}, ("origins", "scheme://host[:port]")),
     ],
@@ -76,9 +87,16 @@ def test_no_secret_in_any_message() -> None:
 
 def test_the_environment_made_of_settings_gives_the_same_ones(tmp_path: Path) -> None:
     given = {
-        "port": "0", "database_url": "postgresql://chatd:s3cr3t@db/chatd", "redis_url": "redis://:s3cr3t@r:1/0", "allow_remote_dev": "true",
-        "origins": "https://a.example,https://b.example", "data_dir": str(tmp_path / "d"), "workers": "4", "node_name": "a b", "log_level": "debug",
-    }  # fmt: skip
+        "port": "0",
+        "database_url": "postgresql://chatd:s3cr3t@db/chatd",
+        "redis_url": "redis://:s3cr3t@r:1/0",
+        "allow_remote_dev": "true",
+        "origins": "https://a.example,https://b.example",
+        "data_dir": str(tmp_path / "d"),
+        "workers": "4",
+        "node_name": "a b",
+        "log_level": "debug",
+    }
     for settings in (Settings(), load(given, None, {})):
         again = load({}, None, config.environment(settings))
         assert again.model_dump() == settings.model_dump()

@@ -1,4 +1,7 @@
-"""What a connection decides by itself. The rest of it is tested over real sockets (tests/integration, tests/faults)."""
+"""What a connection decides by itself.
+
+The rest of it is tested over real sockets (tests/integration, tests/faults).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,15 @@ from typing import Any, cast
 
 import pytest
 
-from chatd import framing
-from chatd.connection import Connection, Phase
+from chatd.net.connection import Connection, Phase
+from chatd.wire import framing
 
 
 def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     metrics = SimpleNamespace(heartbeats_lost=0)
-    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics))
+    hub = SimpleNamespace(
+        strangers=None, to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics)
+    )
     connection = cast("Any", Connection(cast("Any", hub)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     connection.check(100.7, 0, 0.8, 1.6)
@@ -27,7 +32,8 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
 
 
 def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
-    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000)  # to be lost would need more of it
+    # To be lost would need more of it
+    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000)
     connection = cast("Any", Connection(cast("Any", hub)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     for second in range(1, 60):
@@ -39,9 +45,14 @@ def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
 
 
 def test_who_takes_what_it_gets_is_not_lost_however_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """While its output is paused no pong is read; that the kernel takes bytes for it shows that it is there. Who takes nothing is lost."""
+    """While its output is paused no pong is read; that the kernel takes bytes for it shows that it is there.
+
+    Who takes nothing is lost.
+    """
     metrics = SimpleNamespace(heartbeats_lost=0, slow_consumers=0)
-    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000, services=SimpleNamespace(metrics=metrics))
+    hub = SimpleNamespace(
+        strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000, services=SimpleNamespace(metrics=metrics)
+    )
     connection, left = cast("Any", Connection(cast("Any", hub))), 100_000
     connection._phase, connection.heard_at, connection._paused = Phase.OPEN, 100.0, True
     connection._transport = SimpleNamespace(get_write_buffer_size=lambda: left)

@@ -7,7 +7,7 @@ import contextlib
 
 import pytest
 
-from chatd import ending
+from chatd.loop import ending
 
 
 async def test_all_have_ended_also_those_that_lost_a_cancellation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,6 @@
-"""The frame loop by hand-written examples; generated ones are in `tests/oracles`, where websockets' core is the judge."""
+"""The frame loop by hand-written examples; generated ones are in `tests/oracles`, where websockets'
+core is the judge.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
-from chatd.framing import (
+from chatd.wire.framing import (
     CONTROL_BYTES_MAX,
     FEED_FRAMES_MAX,
     NO_STATUS,
@@ -48,7 +50,7 @@ def feed(reader: FrameReader, piece: bytes) -> list[object]:
     return events
 
 
-# ---- what is taken --------------------------------------------------------------------------------------------------------------
+# ---- what is taken -------------------------------------------------------------------------------
 
 
 def test_the_example_of_the_rfc() -> None:
@@ -68,7 +70,13 @@ def test_messages_are_bytes_also_when_they_came_in_pieces() -> None:
 
 
 def test_control_frames_come_out_where_they_stand_inside_a_message() -> None:
-    stream = frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONT, b"b", fin=False) + frame(PONG, b"q") + frame(CONT, b"c")
+    stream = (
+        frame(TEXT, b"a", fin=False)
+        + frame(PING, b"p")
+        + frame(CONT, b"b", fin=False)
+        + frame(PONG, b"q")
+        + frame(CONT, b"c")
+    )
     assert read(stream) == [Ping(b"p"), Pong(b"q"), b"abc"]
 
 
@@ -79,7 +87,9 @@ def test_every_frame_is_an_event() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("one", [frame(PONG), frame(TEXT, b"hello"), frame(TEXT, b"x" * 300), frame(CONT, b"x", fin=False)])
+@pytest.mark.parametrize(
+    "one", [frame(PONG), frame(TEXT, b"hello"), frame(TEXT, b"x" * 300), frame(CONT, b"x", fin=False)]
+)
 @pytest.mark.parametrize("n", [FEED_FRAMES_MAX - 1, FEED_FRAMES_MAX, FEED_FRAMES_MAX + 1, 5 * FEED_FRAMES_MAX + 1])
 def test_a_call_reads_so_many_frames_and_keeps_the_rest(one: bytes, n: int) -> None:
     reader = FrameReader(1 << 20)
@@ -114,7 +124,7 @@ def test_the_peers_close() -> None:
     assert read(close(4321, "é".encode())) == [PeerClose(4321, "é")]
 
 
-# ---- what ends the connection ---------------------------------------------------------------------------------------------------
+# ---- what ends the connection --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -187,7 +197,7 @@ def test_nothing_is_read_after_the_peers_close() -> None:
     assert not reader.feed(frame(TEXT, b"after"))
 
 
-# ---- memory ---------------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def buffers(reader: FrameReader) -> list[object]:
@@ -232,7 +242,7 @@ def test_a_partial_frame_is_kept_within_the_bound() -> None:
     assert sum(map(sys.getsizeof, buffers(reader))) < MAX * 1.2
 
 
-# ---- encode ---------------------------------------------------------------------------------------------------------------------
+# ---- encode --------------------------------------------------------------------------------------
 
 
 def client_reads(data: bytes) -> Frame:
@@ -247,7 +257,8 @@ def client_reads(data: bytes) -> Frame:
 
 @given(
     st.one_of(
-        st.text(max_size=300).map(str.encode), st.sampled_from([0, 125, 126, 127, 1_023, 1_024, 65_535, 65_536, 70_000]).map(lambda n: b"x" * n)
+        st.text(max_size=300).map(str.encode),
+        st.sampled_from([0, 125, 126, 127, 1_023, 1_024, 65_535, 65_536, 70_000]).map(lambda n: b"x" * n),
     )
 )
 def test_a_client_reads_the_text_that_was_encoded(payload: bytes) -> None:

@@ -1,12 +1,14 @@
-"""Hellos of a user and of an address: a burst, then so many a second; an address that is quiet is forgotten."""
+"""Hellos of a user and of an address: a burst, then so many a second; an address that is quiet is
+forgotten.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from chatd import hello_rates
-from chatd.hello_rates import Addresses, take
-from chatd.registry import LINGER_S
+from chatd.core import hello_rates
+from chatd.core.conversations import LINGER_S
+from chatd.core.hello_rates import Addresses, take
 
 
 def test_a_burst_and_then_the_rate() -> None:

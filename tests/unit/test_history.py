@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from chatd import history
-from chatd.history import Page
+from chatd.chat import history
+from chatd.chat.history import Page
 from chatd.protocol import EDIT, MESSAGE, Stored, stored_entry
 
 BODY = "x" * 1_000
@@ -70,7 +70,10 @@ def test_whoever_applies_the_highest_rev_has_the_texts_as_without_it(seed: int) 
     for seq in range(20, 200):
         ref = rng.randrange(1, 20)
         log.append(entry(seq, EDIT, texts[ref], ref))
-    log = [e._replace(rev=max((c.seq for c in log if c.ref == e.seq), default=None)) if e.kind == MESSAGE else e for e in log]
+    log = [
+        e._replace(rev=max((c.seq for c in log if c.ref == e.seq), default=None)) if e.kind == MESSAGE else e
+        for e in log
+    ]
     cut = log[rng.randrange(50) :]
     page = page_of(cut if rng.random() < 0.5 else cut[::-1])
     assert applied(page.entries) == applied(cut)

@@ -1,4 +1,6 @@
-"""One place for plain HTTP: any head is judged without an exception, and answers are the bytes that they were, and those of websockets."""
+"""One place for plain HTTP: any head is judged without an exception, and answers are the bytes that
+they were, and those of websockets.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from hypothesis import strategies as st
 from websockets.datastructures import Headers
 from websockets.http11 import Response
 
-from chatd import admin, handshake, http
+from chatd.ops import admin
+from chatd.wire import handshake, http
 
 TOKENS = st.text("abcXYZ-09", min_size=1, max_size=12)
 VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_categories=["Cc"]), max_size=30)
@@ -32,8 +35,13 @@ def test_a_request_line_is_read_back_from_its_parts_or_refused(head: bytes) -> N
 
 
 @given(st.sampled_from(list(HTTPStatus)), st.lists(st.tuples(TOKENS, VALUES), max_size=5), st.binary(max_size=50))
-def test_an_answer_is_the_librarys_byte_for_byte(status: HTTPStatus, headers: list[tuple[str, str]], body: bytes) -> None:
-    assert http.serialize(status, headers, body) == Response(status.value, status.phrase, Headers(headers), body).serialize()
+def test_an_answer_is_the_librarys_byte_for_byte(
+    status: HTTPStatus, headers: list[tuple[str, str]], body: bytes
+) -> None:
+    assert (
+        http.serialize(status, headers, body)
+        == Response(status.value, status.phrase, Headers(headers), body).serialize()
+    )
 
 
 def test_the_admin_port_answers_as_it_did() -> None:

@@ -8,10 +8,15 @@ from chatd.config import load
 from chatd.errors import SettingError
 
 SERVICE = {
-    "CHATD_SERVICE_HOST": "10.0.0.1", "CHATD_SERVICE_PORT": "8080", "CHATD_SERVICE_PORT_HTTP": "8080", "CHATD_PORT": "tcp://10.0.0.1:8080",
-    "CHATD_PORT_8080_TCP": "tcp://10.0.0.1:8080", "CHATD_PORT_8080_TCP_PROTO": "tcp", "CHATD_PORT_8080_TCP_PORT": "8080",
+    "CHATD_SERVICE_HOST": "10.0.0.1",
+    "CHATD_SERVICE_PORT": "8080",
+    "CHATD_SERVICE_PORT_HTTP": "8080",
+    "CHATD_PORT": "tcp://10.0.0.1:8080",
+    "CHATD_PORT_8080_TCP": "tcp://10.0.0.1:8080",
+    "CHATD_PORT_8080_TCP_PROTO": "tcp",
+    "CHATD_PORT_8080_TCP_PORT": "8080",
     "CHATD_PORT_8080_TCP_ADDR": "10.0.0.1",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ["CHATD", "CHATD_ADMIN", "CHATD_REDIS_2"])
@@ -30,7 +35,9 @@ def test_a_service_of_ipv6_and_of_udp() -> None:
     assert settings.port == 8080
 
 
-@pytest.mark.parametrize("variable", ["CHATD_PORT_8080", "CHATD_SERVICE", "CHATD_PORT_8080_TCP", "CHATD_FOO_PORT", "CHATD_SERVICE_HOSTS"])
+@pytest.mark.parametrize(
+    "variable", ["CHATD_PORT_8080", "CHATD_SERVICE", "CHATD_PORT_8080_TCP", "CHATD_FOO_PORT", "CHATD_SERVICE_HOSTS"]
+)
 def test_what_it_would_not_set_is_a_setting_misspelt(variable: str) -> None:
     with pytest.raises(SettingError, match="is not a setting"):
         load({}, None, {variable: "8080"})

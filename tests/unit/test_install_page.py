@@ -39,12 +39,20 @@ never
 
 
 def test_commands_are_typed_in_order_and_an_editor_gets_the_block_before_it() -> None:
-    expected = [Step("one"), Step("two"), Step("editor /etc/a", "first = 1\n"), Step("three"), Step("editor /etc/b", "server;\n")]
+    expected = [
+        Step("one"),
+        Step("two"),
+        Step("editor /etc/a", "first = 1\n"),
+        Step("three"),
+        Step("editor /etc/b", "server;\n"),
+    ]
     assert list(page.steps(SAMPLE)) == expected
 
 
 def test_every_editor_of_the_operations_page_has_something_to_write() -> None:
-    editors = {step.command: step.text for step in page.steps(page.PAGE.read_text()) if step.command.startswith("editor")}
+    editors = {
+        step.command: step.text for step in page.steps(page.PAGE.read_text()) if step.command.startswith("editor")
+    }
     assert set(editors) == {"editor /etc/chatd/chatd.toml", "editor /etc/nginx/conf.d/chatd.conf"}
     assert all(editors.values())
 

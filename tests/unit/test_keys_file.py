@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from chatd import keys_file
-from chatd.auth import KEYS_MAX, Keys, Verifier, issue
+from chatd.chat.auth import KEYS_MAX, Keys, Verifier, issue
 from chatd.errors import SettingError
 from chatd.ids import UserId
+from chatd.ops import keys_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +76,11 @@ NAMELESS = {k: v for k, v in keys_file.make("HS256", "x").items() if k != "kid"}
         (b'{"keys": 7}', None, "no list"),
         (orjson.dumps({"keys": [keys_file.make("HS256", "a")]}), "a", "has a key a already"),
         (orjson.dumps({"keys": [NAMELESS]}), None, "without `kid`"),
-        (orjson.dumps({"keys": [keys_file.make("HS256", str(n)) for n in range(KEYS_MAX)]}), None, "the most there can be"),
+        (
+            orjson.dumps({"keys": [keys_file.make("HS256", str(n)) for n in range(KEYS_MAX)]}),
+            None,
+            "the most there can be",
+        ),
         (None, "", "--kid"),
         (None, "a\nb", "--kid"),
         (None, "x" * 65, "--kid"),
@@ -119,6 +123,10 @@ def test_the_list_has_no_secret(tmp_path: Path) -> None:
     public = {k: v for k, v in keys_file.make("EdDSA", "c").items() if k != "d"}
     path.write_bytes(orjson.dumps({"keys": [*jwks, public]}))
     table = keys_file.table(Keys.load(path))
-    assert [line.split()[-2:] for line in table.splitlines()[1:]] == [["and", "checks"], ["and", "checks"], ["checks", "only"]]
+    assert [line.split()[-2:] for line in table.splitlines()[1:]] == [
+        ["and", "checks"],
+        ["and", "checks"],
+        ["checks", "only"],
+    ]
     assert "\x1b" not in table
     assert not any(jwk[name] in table for jwk in jwks for name in ("k", "d", "x") if name in jwk)

@@ -1,4 +1,7 @@
-"""Who lives, by whether leases move: Redis's clock is stepped, beats fail, and what stands in Redis is made up."""
+"""Who lives, by whether leases move:
+
+Redis's clock is stepped, beats fail, and what stands in Redis is made up.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.gossip import Info
-from chatd.leases import BEATS, Lease, Leases
-from chatd.roster import NODES_MAX
-from chatd.steady import Told
+from chatd.cluster.leases import BEATS, Lease, Leases
+from chatd.core.remote_presence import NODES_MAX
+from chatd.core.steady_time import Told
+from chatd.wire.presence_codec import Info
 
 OWN, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
 LEASE_S = 5.0
@@ -20,7 +23,10 @@ INFO = Info("other", 1, False, 0, None)
 
 
 class Sim:
-    """One node's view: `redis_ms` can be stepped, `alive` are those that renew; `beat` is one of ours."""
+    """One node's view:
+
+    `redis_ms` can be stepped, `alive` are those that renew; `beat` is one of ours.
+    """
 
     def __init__(self) -> None:
         self.now, self.redis_ms = 100.0, 1_790_000_000_000
@@ -36,7 +42,9 @@ class Sim:
             self.scores[boot] = self.redis_ms
 
     def beat(self) -> None:
-        rows = [Lease(boot, self.redis_ms - score, score, self.infos.get(boot, INFO)) for boot, score in self.scores.items()]
+        rows = [
+            Lease(boot, self.redis_ms - score, score, self.infos.get(boot, INFO)) for boot, score in self.scores.items()
+        ]
         for boot, _ in self.leases.judge(rows, self.now).dead:
             self.dead[boot] = self.now
 
@@ -60,7 +68,13 @@ def test_how_late_it_is_is_taken_from_a_lease_just_renewed_and_brought_up_to_now
     sim = Sim()
     told = INFO._replace(steady=Told(1_000, -7, 60_000))
     later = [Told(1_200, -7, 60_200)]
-    for age_ms, renewed, heard in ((200, True, later), (200, False, []), (-1, True, []), (2_000, True, []), (200, True, later)):
+    for age_ms, renewed, heard in (
+        (200, True, later),
+        (200, False, []),
+        (-1, True, []),
+        (2_000, True, []),
+        (200, True, later),
+    ):
         sim.pass_s(BEAT_S)
         if renewed:
             sim.scores[OTHER] = sim.redis_ms - age_ms
@@ -158,7 +172,12 @@ def test_made_up_nodes_are_bounded_and_go_after_a_lease(sim: Sim) -> None:
     assert list(sim.leases.nodes) == [OTHER]
 
 
-@given(st.lists(st.tuples(st.sampled_from([OTHER, THIRD, "f" * 16]), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**53)), max_size=30))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([OTHER, THIRD, "f" * 16]), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**53)),
+        max_size=30,
+    )
+)
 def test_any_rows_are_judged(rows: list[tuple[str, int, int]]) -> None:
     leases = Leases(OWN, "own", LEASE_S)
     for n, (boot, age_ms, batch) in enumerate(rows):

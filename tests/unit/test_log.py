@@ -49,7 +49,9 @@ def test_the_node_is_named_where_several_write_to_one_place(stream: io.BytesIO) 
 
 def test_an_event_is_one_line_of_json(stream: io.BytesIO) -> None:
     setup("info", "json", stream)
-    structlog.get_logger("chat").warning("session.closed", user="alice", code=CloseCode.REPLACED, reason="a\nb", up=True, lag=0.5, to=None)
+    structlog.get_logger("chat").warning(
+        "session.closed", user="alice", code=CloseCode.REPLACED, reason="a\nb", up=True, lag=0.5, to=None
+    )
     (line,) = lines(stream)
     assert list(line)[:4] == ["time", "level", "event", "logger"]
     assert line.pop("time").endswith("Z")
@@ -102,17 +104,30 @@ def test_nothing_in_a_value_acts_on_the_terminal(stream: io.BytesIO) -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        {"body": BODY}, {"Body": BODY}, {"token": TOKEN}, {"password": BODY}, {"authorization": f"Bearer {TOKEN}"}, {"frame": BODY.encode()},
-        {"request": {"t": "send", "body": BODY}}, {"requests": [{"a": [{"token": TOKEN}]}]}, {"note": f"got {TOKEN} from alice"},
-        {"url": f"postgresql://chatd:{BODY.replace(' ', '')}@db/chat"}, {"dsn": f"host=db password='{BODY}' user=chatd"},
+        {"body": BODY},
+        {"Body": BODY},
+        {"token": TOKEN},
+        {"password": BODY},
+        {"authorization": f"Bearer {TOKEN}"},
+        {"frame": BODY.encode()},
+        {"request": {"t": "send", "body": BODY}},
+        {"requests": [{"a": [{"token": TOKEN}]}]},
+        {"note": f"got {TOKEN} from alice"},
+        {"url": f"postgresql://chatd:{BODY.replace(' ', '')}@db/chat"},
+        {"dsn": f"host=db password='{BODY}' user=chatd"},
         {"request": Send(1, None, None, "c", BODY, False)},  # type: ignore[arg-type]
-        {"data": BODY.encode()}, {"data": bytearray(BODY.encode())}, {"thing": type("T", (), {"__repr__": lambda _: BODY})()},
-        {"error": ValueError(f"bad row\nDETAIL:  Failing row contains (1, {BODY}).")}, {TOKEN: 1, "x": {TOKEN: 1}},
+        {"data": BODY.encode()},
+        {"data": bytearray(BODY.encode())},
+        {"thing": type("T", (), {"__repr__": lambda _: BODY})()},
+        {"error": ValueError(f"bad row\nDETAIL:  Failing row contains (1, {BODY}).")},
+        {TOKEN: 1, "x": {TOKEN: 1}},
     ],
-)  # fmt: skip
+)
 def test_bodies_tokens_and_passwords_never_reach_a_line(stream: io.BytesIO, format: Any, facts: dict[str, Any]) -> None:
     setup("debug", format, stream)
-    structlog.get_logger("chat").info("a.b", **{key: value for key, value in facts.items() if key != TOKEN}, nested=facts)
+    structlog.get_logger("chat").info(
+        "a.b", **{key: value for key, value in facts.items() if key != TOKEN}, nested=facts
+    )
     text = stream.getvalue().decode()
     assert "a.b" in text
     for secret in (BODY, BODY.replace(" ", ""), TOKEN, TOKEN.split(".")[1]):
@@ -159,8 +174,11 @@ def test_a_chain_of_exceptions_ends(stream: io.BytesIO) -> None:
 
 def test_libraries_go_the_same_way(stream: io.BytesIO) -> None:
     setup("info", "json", stream)
-    logging.getLogger("psycopg").warning("error connecting in %r: %s", "lane", f"postgresql://u:{BODY}@h/d\nhandle: {BODY}")
-    logging.getLogger("psycopg.pool").warning("discarding closed connection: %r", object())  # what `database.outage` has told already
+    logging.getLogger("psycopg").warning(
+        "error connecting in %r: %s", "lane", f"postgresql://u:{BODY}@h/d\nhandle: {BODY}"
+    )
+    # What `database.outage` has told already
+    logging.getLogger("psycopg.pool").warning("discarding closed connection: %r", object())
     logging.getLogger("alembic.migration").info("not at this level")
     logging.getLogger("websockets.server").debug("< TEXT %s", BODY)
     try:
@@ -267,13 +285,28 @@ def test_the_journal_gets_each_lines_priority(stream: io.BytesIO) -> None:
     except ValueError:
         log.exception("a.b")
     logging.getLogger("library").warning("c")
-    assert [line[:3] for line in stream.getvalue().splitlines()] == [b"<7>", b"<6>", b"<4>", b"<3>", b"<2>", b"<3>", b"<4>"]
+    assert [line[:3] for line in stream.getvalue().splitlines()] == [
+        b"<7>",
+        b"<6>",
+        b"<4>",
+        b"<3>",
+        b"<2>",
+        b"<3>",
+        b"<4>",
+    ]
     assert json.loads(stream.getvalue().splitlines()[0][3:])["event"] == "a.b"
 
 
-@pytest.mark.parametrize(("named", "format", "begins"), [
-    (True, "auto", b"<4>{"), (True, "json", b"{"), (False, "auto", b"{"), (False, "journal", b"<4>{"), (None, "auto", b"{"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("named", "format", "begins"),
+    [
+        (True, "auto", b"<4>{"),
+        (True, "json", b"{"),
+        (False, "auto", b"{"),
+        (False, "journal", b"<4>{"),
+        (None, "auto", b"{"),
+    ],
+)
 def test_systemd_says_by_a_variable_which_stream_it_reads(
     stream: io.BytesIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool | None, format: Any, begins: bytes
 ) -> None:

@@ -1,4 +1,5 @@
-"""The presence map against a model that keeps, for each user, what every device said and when it left; and one node's side of other nodes.
+"""The presence map against a model that keeps, for each user, what every device said and when it
+left; and one node's side of other nodes.
 
 Several nodes under faults, held to the truth, are in `test_roster.py`.
 """
@@ -9,9 +10,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from chatd.core.remote_presence import V_MAX, Device, Remote
 from chatd.ids import DeviceId, UserId
 from chatd.presence import AHEAD_MS_MAX, Change, Presence, Status
-from chatd.roster import V_MAX, Device, Remote
 
 GRACE_S = 0.5
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -46,7 +47,9 @@ class PresenceModel(RuleBasedStateMachine):
         return Status.OFFLINE if not aways else Status.AWAY if all(aways) else Status.ONLINE
 
     def told(self, changes: list[Change]) -> None:
-        """Changes must be exactly those of the model, each with a version above all that this user had."""
+        """Changes must be exactly those of the model, each with a version above all that this user
+        had.
+        """
         for change in changes:
             before = self.status.get(change.user, Status.OFFLINE)
             assert change.status is not before
@@ -173,7 +176,7 @@ def test_a_change_on_the_wire() -> None:
     assert Change(ALICE, Status.OFFLINE, 18, 5).facts() == {"user": "alice", "state": "offline", "v": 18, "seen": 5}
 
 
-# ---- a node among others ----------------------------------------------------------------------------------------------------------------
+# ---- a node among others -------------------------------------------------------------------------
 
 OWN, A, B = "5" * 16, "a" * 16, "b" * 16
 ON, AWAY, OFF = Status.ONLINE, Status.AWAY, Status.OFFLINE
@@ -242,7 +245,8 @@ def test_an_older_word_of_the_same_boot_is_passed_over_also_after_offline() -> N
     assert presence.remote(A, ALICE, said(AWAY, 999), 1_001) is None
     assert presence.remote(A, ALICE, said(OFF, 1_002, seen=990), 1_002) == Change(ALICE, OFF, 1_002, 990)
     assert presence.remote(A, ALICE, said(ON, 1_001), 1_003) is None
-    assert presence.resync(A, {ALICE: said(ON, 1_001)}, presence.asked(A), 1_003) == []  # a hash that lost its last write in a failover
+    # A hash that lost its last write in a failover
+    assert presence.resync(A, {ALICE: said(ON, 1_001)}, presence.asked(A), 1_003) == []
     assert presence.remote(OWN, ALICE, said(ON, 5_000), 1_004) is None  # an echo
     assert presence.status(ALICE) is None
 
@@ -300,7 +304,7 @@ def test_versions_stay_above_those_of_users_of_whom_only_the_end_was_heard() -> 
     assert presence.connect(ALICE, PHONE, False, 1_001) == Change(ALICE, ON, 1_501, None)
 
 
-# ---- answers --------------------------------------------------------------------------------------------------------------------
+# ---- answers -------------------------------------------------------------------------------------
 
 
 def test_an_answer_brings_what_was_lost() -> None:
@@ -308,7 +312,8 @@ def test_an_answer_brings_what_was_lost() -> None:
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
     asked = presence.asked(A)
     changes = presence.resync(A, {ALICE: None, BOB: said(AWAY, 1_500)}, asked, 2_000)
-    assert changes == [Change(ALICE, OFF, 2_000, None), Change(BOB, AWAY, 2_001, None)]  # when Alice was last seen is in PostgreSQL
+    # When Alice was last seen is in PostgreSQL
+    assert changes == [Change(ALICE, OFF, 2_000, None), Change(BOB, AWAY, 2_001, None)]
 
 
 def test_of_users_who_were_left_out_of_an_answer_nothing_changes() -> None:
@@ -363,7 +368,7 @@ def test_the_answer_to_an_earlier_question_gives_way_to_that_of_a_later_one(stal
     assert presence.elsewhere(ALICE) is (truth is not None)
 
 
-# ---- whom to keep, and their devices ----------------------------------------------------------------------------------------------------
+# ---- whom to keep, and their devices -------------------------------------------------------------
 
 
 def test_users_are_kept_while_watched_held_or_here() -> None:
@@ -446,7 +451,7 @@ def test_the_longest_idle_device_of_all_nodes_is_closed_by_its_node() -> None:
     assert presence.surplus(ALICE, 0) == [PHONE]
 
 
-# ---- what this node says ----------------------------------------------------------------------------------------------------------------
+# ---- what this node says -------------------------------------------------------------------------
 
 
 def test_a_node_says_how_a_user_is_there_whatever_others_say() -> None:
@@ -530,12 +535,15 @@ def test_who_was_thought_dead_says_all_anew_and_above_what_was_told_meanwhile() 
     presence.take_dirty(9)
     presence.due(1.0, 1_000)  # Bob has left, which is not said yet
     presence.bump(9_000)
-    assert presence.take_dirty(9) == [(BOB, said(OFF, 9_000, seen=1_000)), (ALICE, said(ON, 9_000, device(PHONE, 1_000)))]
+    assert presence.take_dirty(9) == [
+        (BOB, said(OFF, 9_000, seen=1_000)),
+        (ALICE, said(ON, 9_000, device(PHONE, 1_000))),
+    ]
     assert presence.connect(BOB, PHONE, False, 2_000) == Change(BOB, ON, 9_001, None)
     assert presence.connect(ALICE, PHONE, True, 2_000) == Change(ALICE, AWAY, 9_001, None)
 
 
-# ---- attaching --------------------------------------------------------------------------------------------------------------------------
+# ---- attaching -----------------------------------------------------------------------------------
 
 
 def test_a_session_counts_from_when_it_takes_the_devices_place_not_from_its_welcome() -> None:

@@ -1,4 +1,7 @@
-"""Who is told whose presence, and how often. With a store that nobody asks: what is read from it is in tests/integration/test_chat.py."""
+"""Who is told whose presence, and how often.
+
+With a store that nobody asks: what is read from it is in tests/integration/test_chat.py.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from typing import Any, cast
 
 import pytest
 
-from chatd.alarm import Alarm
 from chatd.chat.presence_push import PresencePush, may_see
+from chatd.core.coalescing import PRESENCE_BURST, PRESENCE_S
+from chatd.core.conversations import Registry
+from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.session import Session, State, User
 from chatd.ids import ConvId, DeviceId, UserId
-from chatd.limits import Penalty, SlidingWindow, TokenBucket
+from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.pace import PRESENCE_BURST, PRESENCE_S
 from chatd.presence import Presence
-from chatd.registry import Registry, User
-from chatd.session import Session, State
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
 PHONE = DeviceId("phone")
@@ -59,9 +62,15 @@ class Place:
         self.alice.watch((BOB, CAROL))
         self.presence.watch(self.alice, (), (BOB, CAROL))
         self.push = PresencePush(
-            self.presence, self.registry, cast("Any", None), Metrics(), now=lambda: self.now, now_ms=lambda: int(self.now * 1000),
-            spawn=lambda work: pytest.fail("nothing is to be read"), alarm=self.alarm,
-        )  # fmt: skip
+            self.presence,
+            self.registry,
+            cast("Any", None),
+            Metrics(),
+            now=lambda: self.now,
+            now_ms=lambda: int(self.now * 1000),
+            spawn=lambda work: pytest.fail("nothing is to be read"),
+            alarm=self.alarm,
+        )
 
     def open(self) -> None:
         self.conv.head = self.conv.na = self.conv.nb = 1

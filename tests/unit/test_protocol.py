@@ -1,4 +1,6 @@
-"""What is read from a client, what is refused and how, and that what is written is the JSON it is meant to be."""
+"""What is read from a client, what is refused and how, and that what is written is the JSON it is
+meant to be.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,19 @@ def fault(payload: bytes, last_id: int = 0) -> tuple[int, str, str | None]:
     return caught.value.id, caught.value.error.code, caught.value.error.field
 
 
-# ---- what is taken --------------------------------------------------------------------------------------------------------------
+# ---- what is taken -------------------------------------------------------------------------------
 
 TAKEN: dict[str, Request] = {
     "hello": protocol.Hello(
-        1, 1, "eyJ.a.b", DeviceId("phone-7c1"), "5f1c", {ConvId(12): Seq(57), ConvId(90): Seq(0)}, "731", (UserId("bob"), UserId("carol")), True
+        1,
+        1,
+        "eyJ.a.b",
+        DeviceId("phone-7c1"),
+        "5f1c",
+        {ConvId(12): Seq(57), ConvId(90): Seq(0)},
+        "731",
+        (UserId("bob"), UserId("carol")),
+        True,
     ),
     "send": protocol.Send(1, None, UserId("bob"), Cid(CID), "hi", True),
     "edit": protocol.Edit(1, ConvId(12), None, Cid(CID), Seq(64), "hi there", False),
@@ -101,7 +111,10 @@ def test_keys_that_may_be_left_out_have_their_defaults(t: str) -> None:
 
 
 def test_of_equal_keys_the_last_counts() -> None:
-    payload = b'{"id":1,"t":"ping","t":"send","to":"x","to":"bob","cid":"%s","body":"no","body":"hi","retry":true,"id":2}' % CID.encode()
+    payload = (
+        b'{"id":1,"t":"ping","t":"send","to":"x","to":"bob","cid":"%s","body":"no","body":"hi","retry":true,"id":2}'
+        % CID.encode()
+    )
     assert decode(payload, 1) == TAKEN["send"]._replace(id=2)
 
 
@@ -116,7 +129,18 @@ def test_a_name_watched_twice_is_watched_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["'; DROP TABLE entries; --", "<script>alert(1)</script>", "\\u0041", "{}", "%s %(x)s", "a\nb\tc", "\u2028\u202e\ufeff", "e\u0301", "😀"]
+    "text",
+    [
+        "'; DROP TABLE entries; --",
+        "<script>alert(1)</script>",
+        "\\u0041",
+        "{}",
+        "%s %(x)s",
+        "a\nb\tc",
+        "\u2028\u202e\ufeff",
+        "e\u0301",
+        "😀",
+    ],
 )
 def test_text_is_taken_as_it_stands(text: str) -> None:
     sent = decode(request("send", body=text), 0)
@@ -131,14 +155,18 @@ def test_a_user_id_may_look_like_sql_or_script() -> None:
         assert sent.to == name
 
 
-bodies = st.text(st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=200).filter(
-    lambda s: len(s.encode()) <= BODY_BYTES_MAX
-)
+bodies = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], include_characters="\n\t"), min_size=1, max_size=200
+).filter(lambda s: len(s.encode()) <= BODY_BYTES_MAX)
 
 
 @given(bodies, st.integers(1, ID_MAX), st.uuids(), st.booleans(), st.booleans())
-def test_whatever_json_a_client_writes_the_body_is_the_same(body: str, id: int, cid: object, retry: bool, escaped: bool) -> None:
-    sent = json.dumps({"t": "send", "id": id, "c": "7", "cid": str(cid), "body": body, "retry": retry}, ensure_ascii=escaped).encode()
+def test_whatever_json_a_client_writes_the_body_is_the_same(
+    body: str, id: int, cid: object, retry: bool, escaped: bool
+) -> None:
+    sent = json.dumps(
+        {"t": "send", "id": id, "c": "7", "cid": str(cid), "body": body, "retry": retry}, ensure_ascii=escaped
+    ).encode()
     assert len(sent) <= FRAME_BYTES_MAX
     assert decode(sent, id - 1) == protocol.Send(id, ConvId(7), None, Cid(str(cid)), body, retry)
 
@@ -159,7 +187,9 @@ def test_the_longest_send_fits_a_frame_also_if_all_of_it_is_escaped() -> None:
     to, body = escaped["😀"] * 64, escaped["a"] * BODY_BYTES_MAX
     text = f'{{"t":"send","id":{ID_MAX},"to":"{to}","cid":"{cid}","body":"{body}","retry":true}}'
     assert len(text) <= FRAME_BYTES_MAX
-    assert decode(text.encode(), 0) == protocol.Send(ID_MAX, None, UserId("😀" * 64), Cid(CID), "a" * BODY_BYTES_MAX, True)
+    assert decode(text.encode(), 0) == protocol.Send(
+        ID_MAX, None, UserId("😀" * 64), Cid(CID), "a" * BODY_BYTES_MAX, True
+    )
 
 
 def test_bounds_can_be_set() -> None:
@@ -173,7 +203,7 @@ def test_bounds_can_be_set() -> None:
             decode(payload, 0, bounds)
 
 
-# ---- unreadable frames ----------------------------------------------------------------------------------------------------------
+# ---- unreadable frames ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -201,7 +231,21 @@ def test_bounds_can_be_set() -> None:
         b'{"t":"ping","id":1,"x":"\xed\xa0\x80"}',  # a surrogate as UTF-8 bytes
         b'{"x":' * 3_000 + b"1" + b"}" * 3_000,
         b"[" * 16_384,
-        *(b'{"t":"ping","id":%s}' % id for id in (b"0", b"-1", b"null", b"true", b'"1"', b"1.0", b"1e0", b"[1]", b"9007199254740992", b"%d" % 2**64)),
+        *(
+            b'{"t":"ping","id":%s}' % id
+            for id in (
+                b"0",
+                b"-1",
+                b"null",
+                b"true",
+                b'"1"',
+                b"1.0",
+                b"1e0",
+                b"[1]",
+                b"9007199254740992",
+                b"%d" % 2**64,
+            )
+        ),
         b'{"t":"ping"}',
         b'{"id":1}',
         *(b'{"id":1,"t":%s}' % t for t in (b"null", b"1", b"true", b'["ping"]', b'{"ping":1}')),
@@ -214,20 +258,41 @@ def test_an_unreadable_frame_is_answered_with_id_0(payload: bytes) -> None:
 
 # A value as JSON text that strict parsers refuse, alone in a frame that is right otherwise.
 SPOILED = [
-    rb'"cut \ud83d"', rb'"\udc00\ud800"', rb'"a\ud800b\u0000"', b'"a\nb"', b'"a\0b"', b"1e999", b"-1e999", b"9" * 10_000, b"NaN", b"-Infinity",
-    b"[" * 7_000 + b"]" * 7_000, b'{"x":' * 1_500 + b"1" + b"}" * 1_500,
-]  # fmt: skip
+    rb'"cut \ud83d"',
+    rb'"\udc00\ud800"',
+    rb'"a\ud800b\u0000"',
+    b'"a\nb"',
+    b'"a\0b"',
+    b"1e999",
+    b"-1e999",
+    b"9" * 10_000,
+    b"NaN",
+    b"-Infinity",
+    b"[" * 7_000 + b"]" * 7_000,
+    b'{"x":' * 1_500 + b"1" + b"}" * 1_500,
+]
 NUMBERS = {"ref", "seq", "before", "after", "limit", "v"}
 
 
 def spoil(t: str, key: str, value: bytes) -> bytes:
-    return orjson.dumps({k: v for k, v in orjson.loads(request(t, 9)).items() if k != key})[:-1] + b',"%s":%s}' % (key.encode(), value)
+    return orjson.dumps({k: v for k, v in orjson.loads(request(t, 9)).items() if k != key})[:-1] + b',"%s":%s}' % (
+        key.encode(),
+        value,
+    )
 
 
-@pytest.mark.parametrize(("t", "key"), [(t, key) for t in REQUEST_TYPES for key in REQUESTS[t] if key not in ("t", "id")])
+@pytest.mark.parametrize(
+    ("t", "key"), [(t, key) for t in REQUEST_TYPES for key in REQUESTS[t] if key not in ("t", "id")]
+)
 def test_a_fault_of_one_value_is_answered_with_the_requests_id(t: str, key: str) -> None:
     for value in SPOILED:
-        if (key, value[:1]) in (("features", b"["), ("cursors", b"{"), ("token", b'"'), ("epoch", b'"'), ("cursor", b'"')):
+        if (key, value[:1]) in (
+            ("features", b"["),
+            ("cursors", b"{"),
+            ("token", b'"'),
+            ("epoch", b'"'),
+            ("cursor", b'"'),
+        ):
             continue
         id, code, field = fault(spoil(t, key, value))
         number = value[:1] in b"-19NI"
@@ -239,7 +304,9 @@ def test_a_fault_of_one_value_is_answered_with_the_requests_id(t: str, key: str)
             assert (id, code) == (9, "bad_version")
         else:
             assert id == 9
-            assert code in (("bad_field", "bad_seq") if key in NUMBERS else ("bad_field", "no_conversation", "bad_text")), (value, code)
+            assert code in (
+                ("bad_field", "bad_seq") if key in NUMBERS else ("bad_field", "no_conversation", "bad_text")
+            ), (value, code)
 
 
 @pytest.mark.parametrize("t", REQUEST_TYPES)
@@ -260,7 +327,11 @@ def test_faults_deeper_within() -> None:
     assert decode(rb'{"t":"ping","id":9,"\ud83d":1}', 0) == protocol.PingRequest(9)
     assert fault(rb'{"t":"\ud83d","id":9}') == (9, "unknown_type", None)
     assert fault(rb'{"t":"send","id":9,"body":"\ud83d"}') == (9, "bad_field", "c")
-    assert fault(b'{"t":"send","id":9,"to":"bob","cid":"%s","body":"%s\\ud83d"}' % (CID.encode(), b"x" * 2_100)) == (9, "bad_text", "body")
+    assert fault(b'{"t":"send","id":9,"to":"bob","cid":"%s","body":"%s\\ud83d"}' % (CID.encode(), b"x" * 2_100)) == (
+        9,
+        "bad_text",
+        "body",
+    )
     assert fault(rb'{"t":"ping","id":9,"x":"\ud83d"}', 9) == (9, "bad_id", None)
 
 
@@ -269,7 +340,7 @@ def test_no_bytes_make_it_fail_otherwise(payload: bytes) -> None:
     assert fault(payload)[1] == "bad_frame"
 
 
-# ---- readable ones that are wrong ------------------------------------------------------------------------------------------------
+# ---- readable ones that are wrong ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last_id", [5, 6, ID_MAX])
@@ -287,12 +358,48 @@ WRONG: dict[str, list[object]] = {
     "token": [None, 1, "", "x" * (TOKEN_CHARS_MAX + 1), [], {}],
     "device": [None, 1, "", "x" * 65, "a b", "é", "a\n", "a/b", ["a"]],
     "epoch": [1, "", "x" * 65, [], True],
-    "cursors": [1, [], "12", [["12", 5]], {"12": -1}, {"12": "5"}, {"12": 1.5}, {"12": None}, {"12": True}, {"12": ID_MAX + 1}, {"x": "5"}],
+    "cursors": [
+        1,
+        [],
+        "12",
+        [["12", 5]],
+        {"12": -1},
+        {"12": "5"},
+        {"12": 1.5},
+        {"12": None},
+        {"12": True},
+        {"12": ID_MAX + 1},
+        {"x": "5"},
+    ],
     "since": [1, "", "x", "-1", "1.5", " 1", "٣", "9" * 20, "1" * 129, [], True],
-    "watch": [1, "bob", {"bob": 1}, [1], [None], [""], ["a\x00"], ["x" * 65], ["e\n"], [["bob"]], ["x"] * (WATCH_MAX + 1)],
+    "watch": [
+        1,
+        "bob",
+        {"bob": 1},
+        [1],
+        [None],
+        [""],
+        ["a\x00"],
+        ["x" * 65],
+        ["e\n"],
+        [["bob"]],
+        ["x"] * (WATCH_MAX + 1),
+    ],
     "state": [1, "Online", "offline", "hidden", "", [], {}, True],
     "features": [1, "x", [1], [None], {"x": 1}, ["x"] * 33],
-    "cid": [None, 1, "", "x", CID[:-1], CID + "0", CID.replace("-", ""), "{" + CID + "}", CID.replace("c", "g"), CID + "\n", [CID]],
+    "cid": [
+        None,
+        1,
+        "",
+        "x",
+        CID[:-1],
+        CID + "0",
+        CID.replace("-", ""),
+        "{" + CID + "}",
+        CID.replace("c", "g"),
+        CID + "\n",
+        [CID],
+    ],
     "retry": [1, 0, "true", None, [], {}],
     "limit": [0, -1, HISTORY_MAX + 1, 1.5, 20.0, "20", True, None, [], 2**70],
     "users": [None, 1, "bob", {"bob": 1}, [1], [""], [" bob"], ["x" * 65], [["bob"]], ["x"] * (WATCH_MAX + 1)],
@@ -345,7 +452,9 @@ def test_history_goes_one_way() -> None:
     for wrong in (-1, ID_MAX + 1):
         assert fault(request("history", before=..., after=wrong)) == (1, "bad_seq", "after")
     assert decode(request("history", before=..., after=0), 0) == protocol.History(1, ConvId(12), None, None, Seq(0), 20)
-    assert decode(request("history", before=None, after=None), 0) == protocol.History(1, ConvId(12), None, None, None, 20)
+    assert decode(request("history", before=None, after=None), 0) == protocol.History(
+        1, ConvId(12), None, None, None, 20
+    )
 
 
 WHERE = [t for t in REQUEST_TYPES if REQUESTS[t].keys() & {"c", "to"}]
@@ -384,11 +493,21 @@ def test_cursors_of_strange_conversations_are_passed_over() -> None:
     assert isinstance(hello, protocol.Hello)
     assert hello.cursors == {12: 5}
     assert decode(request("hello", cursors={str(n): 1 for n in range(1, CURSORS_MAX + 1)}), 0)
-    assert fault(request("hello", cursors={str(n): 1 for n in range(1, CURSORS_MAX + 2)})) == (1, "bad_field", "cursors")
+    assert fault(request("hello", cursors={str(n): 1 for n in range(1, CURSORS_MAX + 2)})) == (
+        1,
+        "bad_field",
+        "cursors",
+    )
 
 
 values = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=10)),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**64 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(max_size=10),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=5,
 )
@@ -414,7 +533,7 @@ def test_any_value_for_any_key_gives_a_request_or_a_fault_and_nothing_else(t: st
     assert json.loads(protocol.err(got.id, got.error))["code"] == got.error.code
 
 
-# ---- encode ---------------------------------------------------------------------------------------------------------------------
+# ---- encode --------------------------------------------------------------------------------------
 
 ids = st.integers(1, ID_MAX)
 convs = st.integers(1, 2**63 - 1)
@@ -427,18 +546,50 @@ def test_ok_frames_are_json(id: int, c: int, seq: int, ts: int, flag: bool) -> N
     assert json.loads(protocol.ok(id)) == {"t": "ok", "id": id}
     entry = {"t": "ok", "id": id, "c": str(c), "seq": seq, "ts": ts}
     assert json.loads(protocol.ok_entry(id, c, seq, ts, flag)) == entry | ({"dup": True} if flag else {})
-    assert json.loads(protocol.ok_cursor(id, c, seq, ts)) == {"t": "ok", "id": id, "c": str(c), "delivered": seq, "read": ts}
+    assert json.loads(protocol.ok_cursor(id, c, seq, ts)) == {
+        "t": "ok",
+        "id": id,
+        "c": str(c),
+        "delivered": seq,
+        "read": ts,
+    }
     assert json.loads(protocol.ok_history(id, c, [b"{}", b'{"seq":1}'] if flag else [], flag, seq, ts)) == {
-        "t": "ok", "id": id, "c": str(c), "entries": [{}, {"seq": 1}] if flag else [], "more": flag, "head": seq, "floor": ts,
-    }  # fmt: skip
+        "t": "ok",
+        "id": id,
+        "c": str(c),
+        "entries": [{}, {"seq": 1}] if flag else [],
+        "more": flag,
+        "head": seq,
+        "floor": ts,
+    }
 
 
-@given(convs, ids, ids, users, users, texts, ids, st.sampled_from([MESSAGE, EDIT, DELETE]), st.sampled_from([None, CID]))
-def test_a_live_entry_is_json(c: int, seq: int, ts: int, sender: str, to: str, body: str, ref: int, kind: int, cid: str | None) -> None:
-    frame = protocol.entry(c, seq, ts, protocol.dumps(sender), protocol.dumps(to), kind, ref if kind else None, None if kind == DELETE else body, cid)
+@given(
+    convs, ids, ids, users, users, texts, ids, st.sampled_from([MESSAGE, EDIT, DELETE]), st.sampled_from([None, CID])
+)
+def test_a_live_entry_is_json(
+    c: int, seq: int, ts: int, sender: str, to: str, body: str, ref: int, kind: int, cid: str | None
+) -> None:
+    frame = protocol.entry(
+        c,
+        seq,
+        ts,
+        protocol.dumps(sender),
+        protocol.dumps(to),
+        kind,
+        ref if kind else None,
+        None if kind == DELETE else body,
+        cid,
+    )
     expected: dict[str, object] = {
-        "t": "entry", "c": str(c), "seq": seq, "ts": ts, "from": sender, "to": to, "kind": ("message", "edit", "delete")[kind],
-    }  # fmt: skip
+        "t": "entry",
+        "c": str(c),
+        "seq": seq,
+        "ts": ts,
+        "from": sender,
+        "to": to,
+        "kind": ("message", "edit", "delete")[kind],
+    }
     if cid:
         expected["cid"] = cid
     if kind != DELETE:
@@ -450,10 +601,19 @@ def test_a_live_entry_is_json(c: int, seq: int, ts: int, sender: str, to: str, b
 
 STATES: dict[str, tuple[Stored, dict[str, object]]] = {
     "a message": (Stored(61, 5, 0, MESSAGE, CID, "hi", None, None, None, 1, 0), {"kind": "message", "body": "hi"}),
-    "edited": (Stored(61, 5, 0, MESSAGE, CID, "hi!", None, 63, 7, 1, 0), {"kind": "message", "body": "hi!", "rev": 63, "edited": 7}),
-    "deleted": (Stored(61, 5, 0, MESSAGE, CID, None, None, 64, 8, 1, 0), {"kind": "message", "body": None, "rev": 64, "deleted": 8}),
+    "edited": (
+        Stored(61, 5, 0, MESSAGE, CID, "hi!", None, 63, 7, 1, 0),
+        {"kind": "message", "body": "hi!", "rev": 63, "edited": 7},
+    ),
+    "deleted": (
+        Stored(61, 5, 0, MESSAGE, CID, None, None, 64, 8, 1, 0),
+        {"kind": "message", "body": None, "rev": 64, "deleted": 8},
+    ),
     "an edit": (Stored(61, 5, 0, EDIT, CID, "hi!", 60, None, None, 1, 0), {"kind": "edit", "ref": 60, "body": "hi!"}),
-    "an edit of what was deleted": (Stored(61, 5, 0, EDIT, CID, None, 60, None, None, 1, 0), {"kind": "edit", "ref": 60, "body": None}),
+    "an edit of what was deleted": (
+        Stored(61, 5, 0, EDIT, CID, None, 60, None, None, 1, 0),
+        {"kind": "edit", "ref": 60, "body": None},
+    ),
     "a delete": (Stored(61, 5, 0, DELETE, CID, None, 60, None, None, 1, 0), {"kind": "delete", "ref": 60}),
 }
 
@@ -471,7 +631,12 @@ def test_a_stored_entry_shows_as_it_stands_now(name: str) -> None:
 def test_receipts_and_typing_are_json(c: int, sender: str, to: str, delivered: int, read: int) -> None:
     both = {"c": str(c), "from": sender, "to": to}
     sender_json, to_json = protocol.dumps(sender), protocol.dumps(to)
-    assert json.loads(protocol.receipt(c, sender_json, to_json, delivered, read)) == {"t": "receipt", **both, "delivered": delivered, "read": read}
+    assert json.loads(protocol.receipt(c, sender_json, to_json, delivered, read)) == {
+        "t": "receipt",
+        **both,
+        "delivered": delivered,
+        "read": read,
+    }
     assert json.loads(protocol.typing(c, sender_json, to_json)) == {"t": "typing", **both}
 
 
@@ -490,7 +655,11 @@ def test_an_error_tells_what_it_knows_and_no_more(error: errors.Refused, facts: 
 
 def test_other_frames_are_made_of_their_keys() -> None:
     assert json.loads(protocol.reply(7, exp=5)) == {"t": "ok", "id": 7, "exp": 5}
-    assert json.loads(protocol.frame("notice", kind="drain", retry_ms=5)) == {"t": "notice", "kind": "drain", "retry_ms": 5}
+    assert json.loads(protocol.frame("notice", kind="drain", retry_ms=5)) == {
+        "t": "notice",
+        "kind": "drain",
+        "retry_ms": 5,
+    }
 
 
 def test_the_documented_numbers_are_the_codes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.proxy_protocol import SIGNATURE_V2, V1_BYTES_MAX, V2_BYTES_MAX, Malformed, Opening, ProxyReader
+from chatd.wire.proxy_protocol import SIGNATURE_V2, V1_BYTES_MAX, V2_BYTES_MAX, Malformed, Opening, ProxyReader
 
 REST = b"GET /ws HTTP/1.1\r\n"
 
@@ -87,7 +87,9 @@ starts = st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE_V2, SIGNATUR
 
 
 @given(starts, st.binary(max_size=300), st.lists(st.integers(1, 40), max_size=8))
-def test_hostile_bytes_end_bounded_and_the_same_however_they_are_cut(start: bytes, noise: bytes, cuts: list[int]) -> None:
+def test_hostile_bytes_end_bounded_and_the_same_however_they_are_cut(
+    start: bytes, noise: bytes, cuts: list[int]
+) -> None:
     def run(pieces: list[bytes]) -> object:
         reader = ProxyReader()
         for n, piece in enumerate(pieces):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chatd.pulse import Pulse
+from chatd.loop.pulse import Pulse
 
 FAR_S = 3_600.0
 WAIT_S = 10.0

@@ -1,6 +1,8 @@
-"""What chatd uses of redis-py that redis-py documents nowhere and may change in any release: hence the cap in setup.cfg.
+"""What chatd uses of redis-py that redis-py documents nowhere and may change in any release: hence
+the cap in setup.cfg.
 
-A release that fails here is not taken by moving the cap: the module named has to be changed first, then `make test` with tests/cluster.
+A release that fails here is not taken by moving the cap: the module named has to be changed first,
+then `make test` with tests/cluster.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ import redis
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
 from redis.asyncio.connection import AbstractConnection, SSLConnection
 
-from chatd import redis_url
-from chatd.redis_clients import open_client, tls_context
+from chatd.cluster.redis import url as redis_url
+from chatd.cluster.redis.connect import open_client, tls_context
 
 NONE = inspect.Parameter.empty
-METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [  # owner, method, parameters that are given by name or place, who calls it
+# Owner, method, parameters that are given by name or place, who calls it
+METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [
     (AbstractConnection, "connect", (), "subscription"),
     (AbstractConnection, "disconnect", ("nowait",), "subscription"),
     (AbstractConnection, "pack_commands", ("commands",), "subscription"),
@@ -47,15 +50,23 @@ def gone(what: str, module: str) -> str:
     return f"redis-py {redis.__version__} has no {what}, which {module}.py uses: keep the cap in setup.cfg below it, or change {module} first"
 
 
-@pytest.mark.parametrize(("owner", "name", "parameters", "module"), METHODS, ids=lambda each: each if isinstance(each, str) else "")
+@pytest.mark.parametrize(
+    ("owner", "name", "parameters", "module"), METHODS, ids=lambda each: each if isinstance(each, str) else ""
+)
 def test_a_method_is_there_with_its_parameters(owner: Any, name: str, parameters: tuple[str, ...], module: str) -> None:
     method = getattr(owner, name, None)
     assert method is not None, gone(f"{owner.__name__}.{name}", module)
     taken = inspect.signature(method).parameters
     for parameter in parameters:
         assert parameter in taken, gone(f"parameter {parameter} of {owner.__name__}.{name}", module)
-    needed = [one.name for one in taken.values() if one.default is NONE and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    assert {*needed} <= {"self", *parameters}, f"{owner.__name__}.{name} wants more in redis-py {redis.__version__}: change {module}"
+    needed = [
+        one.name
+        for one in taken.values()
+        if one.default is NONE and one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)
+    ]
+    assert {*needed} <= {"self", *parameters}, (
+        f"{owner.__name__}.{name} wants more in redis-py {redis.__version__}: change {module}"
+    )
 
 
 @pytest.mark.parametrize(("url", "path", "module"), ATTRIBUTES)
@@ -85,8 +96,9 @@ async def test_connections_share_one_tls_context(url: str) -> None:
     context = tls_context(read)
     client: Any = open_client(read, 1.0, context)
     source = client.startup_nodes[0] if read.kind == "cluster" else client.connection_pool
-    connection = source.connection_class(**{name: value for name, value in source.connection_kwargs.items() if name != "connection_pool"}, **(
-        {"connection_pool": client.connection_pool} if read.kind == "sentinel" else {}
-    ))  # fmt: skip
+    connection = source.connection_class(
+        **{name: value for name, value in source.connection_kwargs.items() if name != "connection_pool"},
+        **({"connection_pool": client.connection_pool} if read.kind == "sentinel" else {}),
+    )
     assert isinstance(connection, SSLConnection)
     assert connection.ssl_context.context is context, gone("SSLConnection.ssl_context.context", "redis_clients")

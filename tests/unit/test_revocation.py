@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chatd import keys_file, revocation
-from chatd.access_log import KEY_REMOVED
-from chatd.auth import Keys
+from chatd.chat.auth import Keys
+from chatd.core.rate_limit import TokenBucket
+from chatd.core.session import Session, State
 from chatd.errors import CloseCode
-from chatd.limits import TokenBucket
-from chatd.revocation import ENDS_A_TURN, Revocation
-from chatd.session import Session, State
+from chatd.net import revocation
+from chatd.net.access_log import KEY_REMOVED
+from chatd.net.revocation import ENDS_A_TURN, Revocation
+from chatd.ops import keys_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from chatd.connection import Connection
+    from chatd.net.connection import Connection
 
 NOW = 1_000.0
 
@@ -71,7 +72,12 @@ async def test_sessions_of_removed_keys_end_and_no_others(sets: dict[str, Keys])
     revocation, tasks = of([gone, stays, stranger, left])
     revocation.begin(sets["bc"])
     await tasks[0]
-    assert [one.closes for one in (gone, stays, stranger, left)] == [[(CloseCode.UNAUTHORIZED, KEY_REMOVED)], [], [], []]
+    assert [one.closes for one in (gone, stays, stranger, left)] == [
+        [(CloseCode.UNAUTHORIZED, KEY_REMOVED)],
+        [],
+        [],
+        [],
+    ]
 
 
 async def test_one_that_has_closed_is_not_ended_again(sets: dict[str, Keys]) -> None:

@@ -1,13 +1,16 @@
-"""The order of one session's entries, by itself. What the rate adds to it: test_session.py; under delays and losses: test_session_order.py."""
+"""The order of one session's entries, by itself.
+
+What the rate adds to it: test_session.py; under delays and losses: test_session_order.py.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from chatd import errors
+from chatd.core.rate_limit import EARLY_SLACK_S
 from chatd.core.send_order import BLOCKS_MAX, UNTROUBLED, SendOrder
 from chatd.ids import Cid, UserId
-from chatd.limits import EARLY_SLACK_S
 
 BOB, CAROL = UserId("bob"), UserId("carol")
 A, B = Cid("a"), Cid("b")

@@ -12,13 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import errors
+from chatd.core.rate_limit import EARLY_SLACK_S, Penalty, SlidingWindow, TokenBucket
 from chatd.core.send_order import UNTROUBLED
-from chatd.errors import CloseCode
-from chatd.ids import Cid, DeviceId, UserId
-from chatd.limits import EARLY_SLACK_S, Penalty, SlidingWindow, TokenBucket
-from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request, Send
-from chatd.registry import User
-from chatd.session import (
+from chatd.core.session import (
     BAD_FRAMES_MAX,
     DEFERRED_MAX,
     THROTTLED_FORGIVEN_PER_S,
@@ -28,8 +24,12 @@ from chatd.session import (
     Session,
     State,
     Throttled,
+    User,
     Verdict,
 )
+from chatd.errors import CloseCode
+from chatd.ids import Cid, DeviceId, UserId
+from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request, Send
 from tests.samples import request
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
@@ -62,7 +62,7 @@ def error_of(effect: object) -> tuple[int, str]:
     return facts["id"], facts["code"]
 
 
-# ---- the table of states --------------------------------------------------------------------------------------------------------
+# ---- the table of states -------------------------------------------------------------------------
 
 GOOD = list(REQUEST_TYPES)
 # What a session answers with on its own, by the frame; in every state but CLOSED.
@@ -141,7 +141,8 @@ def test_what_came_before_welcome_comes_out_in_order() -> None:
     deferred = session.opened()
     assert session.state is State.LIVE
     assert session.deferred is None
-    # The last was one too many a second: it waits with the others, for it may block a conversation that is not known yet.
+    # The last was one too many a second: it waits with the others, for it may block a conversation
+    # that is not known yet.
     assert [one.request.id if isinstance(one, Throttled) else one.id for one in deferred] == [2, 3, 4, 5]
     assert isinstance(deferred[-1], Throttled)
 
@@ -188,7 +189,7 @@ def test_a_frame_tells_that_the_session_is_active() -> None:
     assert session.active_at == 3.5
 
 
-# ---- too many frames a second ---------------------------------------------------------------------------------------------------
+# ---- too many frames a second --------------------------------------------------------------------
 
 
 def test_a_frame_too_many_is_refused_with_a_time_that_grows_and_then_ends_the_connection() -> None:
@@ -241,7 +242,7 @@ def test_wrong_frames_count_as_frames() -> None:
     assert effects[-1].code is CloseCode.RATE_LIMITED
 
 
-# ---- the rate of entries --------------------------------------------------------------------------------------------------------
+# ---- the rate of entries -------------------------------------------------------------------------
 
 
 def fill(session: Session, now: float) -> None:
@@ -360,7 +361,7 @@ def test_who_waits_the_milliseconds_told_gets_through(start: float, gap: float) 
     assert (verdict.probe, verdict.resent_early) == (False, False)
 
 
-# ---- the order of entries -------------------------------------------------------------------------------------------------------
+# ---- the order of entries ------------------------------------------------------------------------
 
 AWAY = errors.Unavailable("away", retry_ms=1_000)
 
@@ -523,7 +524,9 @@ def test_what_gets_no_place_while_an_entry_waits_stops_only_what_came_after_it()
 
 
 def test_a_skip_does_not_let_through_what_came_before_it() -> None:
-    """It was to be refused, and another entry may have failed with the first: that one would be overtaken."""
+    """It was to be refused, and another entry may have failed with the first: that one would be
+    overtaken.
+    """
     session = make()
     session.last_id = 3
     session.failed(BOB, A, 1, AWAY)

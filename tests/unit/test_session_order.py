@@ -1,12 +1,17 @@
-"""Order and rate under delays, losses and crowds: outboxes over `session`, `gate` and `lanes` in simulated time (`tests/order_model.py`).
+"""Order and rate under delays, losses and crowds: outboxes over `session`, `gate` and `lanes` in
+simulated time (`tests/order_model.py`).
 
 What must hold at the end, whatever happened on the way:
 
-- every entry is in the log once, and the entries of a device in a conversation stand in the order in which it wrote them (invariants 3 and 10);
-- nobody honest was punished, no more than 10 entries were made in any 5 s, and every outbox is empty: nothing waits for ever.
+- every entry is in the log once, and the entries of a device in a conversation stand in the order
+  in which it wrote them (invariants 3 and 10);
+- nobody honest was punished, no more than 10 entries were made in any 5 s, and every outbox is
+  empty: nothing waits for ever.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 from hypothesis import example, given, settings
@@ -39,7 +44,7 @@ def check(node: Node, outboxes: list[Outbox], *, exact_rate: bool = True) -> Non
 KINDS = [Eager, Sdk]
 
 
-# ---- claims ---------------------------------------------------------------------------------------------------------------------
+# ---- claims --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -54,7 +59,8 @@ def test_an_outbox_of_50_drains_at_the_allowed_rate_without_a_penalty(peers: int
     world.run(60)
     check(node, [outbox])
     assert len(node.log) == 50
-    # 10 at once and 10 more at the end of each period; what a period loses is the way there and back.
+    # 10 at once and 10 more at the end of each period; what a period loses is the way there and
+    # back.
     assert 20.0 <= max(node.written_at) - start < 21.0
     assert "rate_limited" in outbox.codes
 
@@ -65,7 +71,8 @@ def test_a_resend_of_50_that_are_all_known_costs_nothing() -> None:
     outbox = Eager(world, node, "phone")
     for _ in range(50):
         outbox.write(UserId("bob"))
-    node.log = [(UserId("bob"), cid) for cid in outbox.wrote[UserId("bob")]]  # all of them were done before the reconnect
+    # All of them were done before the reconnect
+    node.log = [(UserId("bob"), cid) for cid in outbox.wrote[UserId("bob")]]
     start = world.now
     world.run(1)
     assert outbox.waiting == 0
@@ -82,7 +89,7 @@ def test_two_devices_that_do_not_know_of_each_other_are_not_punished(seed: int, 
     outboxes = [kind(world, node, name) for name in ("phone", "laptop")]
     for outbox in outboxes:
         for n in range(25):
-            world.at(world.now + world.random.uniform(0, 8), lambda outbox=outbox, n=n: outbox.write(UserId(f"peer{n % 2}")))  # type: ignore[misc]
+            world.at(world.now + world.random.uniform(0, 8), partial(outbox.write, UserId(f"peer{n % 2}")))
     world.run(120)
     check(node, outboxes)
 
@@ -104,7 +111,14 @@ troubles = st.builds(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), troubles, st.sampled_from(KINDS), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 2.0]))
+@given(
+    st.integers(0, 2**32),
+    troubles,
+    st.sampled_from(KINDS),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 2.0]),
+)
 def test_whatever_goes_wrong_the_order_holds_and_everything_gets_through(
     seed: int, trouble: Trouble, kind: type[Outbox], devices: int, peers: int, spread_s: float
 ) -> None:
@@ -121,12 +135,24 @@ def test_whatever_goes_wrong_the_order_holds_and_everything_gets_through(
     check(node, outboxes, exact_rate=not trouble.outages)
 
 
-# Its frames are counted, and few are let in: who sends all of a queue again at each answer is closed for that.
+# Its frames are counted, and few are let in: who sends all of a queue again at each answer is
+# closed for that.
 FEW_FRAMES = Trouble(
-    outages=0.5, halves=0.5, queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, delay_s=0.001, commit_s=0.5, gate_max=10, silences=0.5
+    outages=0.5,
+    halves=0.5,
+    queue_max=3,
+    rows_max=1,
+    frames_per_s=20.0,
+    frames_burst=5,
+    delay_s=0.001,
+    commit_s=0.5,
+    gate_max=10,
+    silences=0.5,
 )
 # A full gate refuses at once, and what came before has its ok later: by then more is on its way.
-LATE_OKS = Trouble(queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, delay_s=0.3, commit_s=0.002, gate_s=0.0, gate_max=2)
+LATE_OKS = Trouble(
+    queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, delay_s=0.3, commit_s=0.002, gate_s=0.0, gate_max=2
+)
 
 
 @settings(max_examples=250, deadline=None)
@@ -135,8 +161,14 @@ LATE_OKS = Trouble(queue_max=3, rows_max=1, frames_per_s=20.0, frames_burst=5, d
 @example(2300466123, FEW_FRAMES, Eager, 2, 3, 1, 0.0)
 @example(2300466123, FEW_FRAMES, Sdk, 2, 3, 1, 0.0)
 @given(
-    st.integers(0, 2**32), troubles, st.sampled_from(KINDS), st.integers(1, 2), st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 2.0])
-)  # fmt: skip
+    st.integers(0, 2**32),
+    troubles,
+    st.sampled_from(KINDS),
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from([0.0, 2.0]),
+)
 def test_over_nodes_that_share_their_limits_too(
     seed: int, trouble: Trouble, kind: type[Outbox], nodes: int, devices: int, peers: int, spread_s: float
 ) -> None:
@@ -157,7 +189,8 @@ def test_over_nodes_that_share_their_limits_too(
         assert not len(node.gate)
         check(node, outboxes, exact_rate=False)
     if not trouble.silences:
-        # By Redis's clock; what an outage left in the log though it was said to have failed was given back.
+        # By Redis's clock; what an outage left in the log though it was said to have failed was
+        # given back.
         takes = redis.states[ALICE].takes
         assert most_in_any(takes, PERIOD_S * US) <= PER_PERIOD
         if not trouble.outages:

@@ -22,7 +22,9 @@ CASES = json.loads((ROOT / "tests" / "vectors" / "user_ids.json").read_text())
 
 
 def test_both_libraries_have_the_version_that_the_rule_names() -> None:
-    """An upgrade of either is a deliberate step: the constant, the pins, docs/protocol.md and the vectors go with it."""
+    """An upgrade of either is a deliberate step: the constant, the pins, docs/protocol.md and the
+    vectors go with it.
+    """
     assert unicodedata2.unidata_version == idnadata.__version__ == UNICODE == CASES["unicode"]
     assert f"Unicode {UNICODE}" in (ROOT / "docs" / "protocol.md").read_text()
 
@@ -67,7 +69,11 @@ def test_what_is_refused_is_told_why(text: str, why: str) -> None:
         new_user_id(text)
 
 
-@given(st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX).filter(lambda s: s == s.strip()))
+@given(
+    st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=1, max_size=USER_CHARS_MAX).filter(
+        lambda s: s == s.strip()
+    )
+)
 def test_of_ascii_all_but_controls_is_taken(text: str) -> None:
     assert new_user_id(text) == text
 
@@ -95,10 +101,20 @@ def test_two_ids_that_differ_by_normal_form_alone_are_never_both_taken(text: str
         "\u4e2d" * USER_CHARS_MAX,
         "a" + "\u0301\u0323" * 31,
     ],
-    ids=["broken connections", "broken conjuncts", "half forms", "transparent marks", "two scripts", "no joiner", "marks"],
+    ids=[
+        "broken connections",
+        "broken conjuncts",
+        "half forms",
+        "transparent marks",
+        "two scripts",
+        "no joiner",
+        "marks",
+    ],
 )
 def test_the_work_for_a_name_does_not_grow_with_the_square_of_its_joiners(text: str) -> None:
-    """A name of 32 joiners took 9 ms, and a `watch` may have 200 names: one request stopped the node for 2 s."""
+    """A name of 32 joiners took 9 ms, and a `watch` may have 200 names: one request stopped the
+    node for 2 s.
+    """
 
     def judge() -> None:
         with contextlib.suppress(ValueError):

@@ -1,4 +1,7 @@
-"""The page's own tests, run by Node: `tests/web/*.test.mjs` over the modules in `chatd/web`. Without Node they are skipped, and say so."""
+"""The page's own tests, run by Node:
+
+`tests/web/*.test.mjs` over the modules in `chatd/web`. Without Node they are skipped, and say so.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,15 @@ PAGE = Path(__file__).resolve().parents[2] / "chatd" / "web"
 NODE = shutil.which("node")
 TIMEOUT_S = 120
 # tests/web/test_page.py
-NEED_A_BROWSER = {"app.js", "dom.js", "view-composer.js", "view-list.js", "view-message.js", "view-pane.js", "view-signin.js"}
+NEED_A_BROWSER = {
+    "app.js",
+    "dom.js",
+    "view-composer.js",
+    "view-list.js",
+    "view-message.js",
+    "view-pane.js",
+    "view-signin.js",
+}
 
 
 @pytest.mark.skipif(NODE is None, reason="node is not installed (20 or later runs the page's tests)")
@@ -24,7 +35,9 @@ def test_the_page_passes_its_own_tests() -> None:
     files = sorted(str(file) for file in WEB.glob("*.test.mjs"))
     assert files
     env = {**os.environ, "NODE_OPTIONS": ""}
-    run = subprocess.run([NODE, "--test", *files], capture_output=True, text=True, timeout=TIMEOUT_S, env=env, check=False)
+    run = subprocess.run(
+        [NODE, "--test", *files], capture_output=True, text=True, timeout=TIMEOUT_S, env=env, check=False
+    )
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     passed = re.search(r"^(?:#|ℹ) pass (\d+)$", run.stdout, re.MULTILINE)
     assert passed is not None, run.stdout

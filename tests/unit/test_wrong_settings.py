@@ -1,4 +1,6 @@
-"""Every way to give a wrong setting that we could think of: each is one line that names the setting, where it came from, and what would be right."""
+"""Every way to give a wrong setting that we could think of: each is one line that names the
+setting, where it came from, and what would be right.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chatd import redis_url
+from chatd.cluster.redis import url as redis_url
 from chatd.config import load
 from chatd.errors import SettingError
 from chatd.postgres import url
@@ -191,16 +193,31 @@ def test_a_wrong_url_of_redis_is_told_without_a_piece_of_it(given: str, says: st
     assert says in one_line(e.value)
 
 
-@pytest.mark.parametrize("given", [
-    "postgresql://u:p%25%C3%BC@h:5432/d?sslmode=verify-full&connect_timeout=3", "postgresql:///d?host=/run/postgresql", "host=a,b port=1,2 dbname=d",
-    "host=a,b port=1", "postgresql://db1,db2,db3/chatd?target_session_attrs=any", "host=", "service=chat", "postgresql://[::1]:1/d",
-    "postgresql://h/d?options=-csearch_path%3Dchat&application_name=x&keepalives_idle=5",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "postgresql://u:p%25%C3%BC@h:5432/d?sslmode=verify-full&connect_timeout=3",
+        "postgresql:///d?host=/run/postgresql",
+        "host=a,b port=1,2 dbname=d",
+        "host=a,b port=1",
+        "postgresql://db1,db2,db3/chatd?target_session_attrs=any",
+        "host=",
+        "service=chat",
+        "postgresql://[::1]:1/d",
+        "postgresql://h/d?options=-csearch_path%3Dchat&application_name=x&keepalives_idle=5",
+    ],
+)
 def test_urls_that_are_right(given: str) -> None:
     url.check(given)
 
 
 def test_an_origin_is_kept_as_browsers_send_it() -> None:
     given = "https://a.example:443,http://a.example:80,http://[::1]:8080,https://b.example:80,chrome-extension://abc,"
-    origins = ["https://a.example", "http://a.example", "http://[::1]:8080", "https://b.example:80", "chrome-extension://abc"]
+    origins = [
+        "https://a.example",
+        "http://a.example",
+        "http://[::1]:8080",
+        "https://b.example:80",
+        "chrome-extension://abc",
+    ]
     assert load({"origins": given}, None, {}).origins == origins

@@ -51,7 +51,7 @@ function truth(log, floor = 1) {
 
 const shown = (log) => log.messages().map(({ seq, body, rev, deleted, edited }) => ({ seq, body, rev, deleted, edited }));
 
-/** A page tells a text once: with its message if that is in it, or else with the latest edit in it (chatd/history.py). */
+/** A page tells a text once: with its message if that is in it, or else with the latest edit in it (chatd/chat/history.py). */
 function toldOnce(entries) {
   const told = new Set(entries.filter(({ kind }) => kind === 'message').map(({ seq }) => seq));
   for (const entry of [...entries].reverse()) {

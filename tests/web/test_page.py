@@ -1,4 +1,6 @@
-"""What the page promises those who use it, in a real Chromium: a question is about what it was asked for; read is what somebody saw."""
+"""What the page promises those who use it, in a real Chromium: a question is about what it was
+asked for; read is what somebody saw.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ async def say(peer: Peer, to: str, first: int, last: int) -> None:
 
 
 async def read_to(peer: Peer, seq: int) -> set[int]:
-    """Wait until the user of this connection has read so far by another device; gives all read cursors that were told on the way."""
+    """Wait until the user of this connection has read so far by another device; gives all read
+    cursors that were told on the way.
+    """
     told: set[int] = set()
     while seq not in told:
         told.add((await peer.push("receipt"))["read"])
@@ -49,7 +53,8 @@ async def bodies(peer: Peer, of: str) -> list[Any]:
     return [entry["body"] for entry in (await peer.request("history", to=of))["entries"] if entry["kind"] == "message"]
 
 
-# --- signing in -------------------------------------------------------------------------------------------------------
+# --- signing in
+# -------------------------------------------------------------------------------------------------------
 
 
 async def test_a_name_that_no_new_user_may_have_is_refused_with_the_reason(browsing: Browsing) -> None:
@@ -65,11 +70,14 @@ async def test_a_name_that_no_new_user_may_have_is_refused_with_the_reason(brows
     await tab.sign_in(browsing.user("bob"))
 
 
-# --- a question is about what it was asked for ------------------------------------------------------------------------
+# --- a question is about what it was asked for
+# ------------------------------------------------------------------------
 
 
 async def asked(browsing: Browsing, size: Size) -> tuple[Tab, Peer, str, str]:
-    """Alice has written to two people, one after the other is on her screen, and she is asked whether to delete what the second got."""
+    """Alice has written to two people, one after the other is on her screen, and she is asked
+    whether to delete what the second got.
+    """
     alice, ann, bob = map(browsing.user, ("alice", "ann", "bob"))
     other = await browsing.server.connect(alice, "other")
     await other.say(ann, "to ann")
@@ -96,7 +104,9 @@ async def test_a_question_goes_with_what_it_was_asked_for(browsing: Browsing, si
     await expect(tab.page.locator(".pane-head .name")).to_have_text(bob)
     await tab.page.evaluate(PRESS)
     await tab.settled()
-    assert await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('chatd.outbox')).length") == 0
+    assert (
+        await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('chatd.outbox')).length") == 0
+    )
     assert [await bodies(other, one) for one in (ann, bob)] == [["to ann"], ["to bob"]]
     await tab.hit("to bob", "Delete")
     await tab.dialog.get_by_role("button", name="Delete").click()
@@ -108,7 +118,9 @@ async def test_a_question_goes_with_what_it_was_asked_for(browsing: Browsing, si
 async def test_a_question_on_a_phone_that_is_left_by_back_does_nothing_to_nobody(browsing: Browsing) -> None:
     tab, other, ann, bob = await asked(browsing, PHONE)
     await tab.page.evaluate("history.replaceState(null, '')")
-    await tab.page.get_by_role("button", name="Back to the conversations", include_hidden=True).evaluate("(button) => button.click()")
+    await tab.page.get_by_role("button", name="Back to the conversations", include_hidden=True).evaluate(
+        "(button) => button.click()"
+    )
     await expect(tab.dialog).to_be_hidden()
     await tab.page.evaluate(PRESS)
     await tab.page.reload()
@@ -159,8 +171,12 @@ async def test_an_edit_of_another_message_keeps_what_was_typed_into_the_first(br
     assert await bodies(other, bob) == ["to bob", "second, better"]
 
 
-async def test_drafts_of_one_user_are_not_shown_to_the_next(browsing: Browsing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody else signs in on this tab, and is not welcomed yet; what was typed at the last moment is there when its author comes back."""
+async def test_drafts_of_one_user_are_not_shown_to_the_next(
+    browsing: Browsing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else signs in on this tab, and is not welcomed yet; what was typed at the last
+    moment is there when its author comes back.
+    """
     tab, _, _, bob = await asked(browsing, DESK)
     alice, eve = browsing.user("alice"), browsing.user("eve")
     await tab.dialog.get_by_role("button", name="Cancel").click()
@@ -188,7 +204,10 @@ async def test_drafts_of_one_user_are_not_shown_to_the_next(browsing: Browsing, 
 
 
 async def test_names_that_differ_by_a_space_look_different(browsing: Browsing) -> None:
-    """Both may be ids (tests/vectors/user_ids.json). As HTML collapses spaces, one could pass for the other."""
+    """Both may be ids (tests/vectors/user_ids.json).
+
+    As HTML collapses spaces, one could pass for the other.
+    """
     alice, one = browsing.user("alice"), browsing.user("bob smith")
     two = one.replace(" ", "  ")
     for name in (one, two):
@@ -202,13 +221,15 @@ async def test_names_that_differ_by_a_space_look_different(browsing: Browsing) -
     assert await tab.page.locator(".start bdi").inner_text() == one.replace(" ", "   ")
 
 
-# --- read is what was in view -----------------------------------------------------------------------------------------
+# --- read is what was in view
+# -----------------------------------------------------------------------------------------
 
 
 async def chat(browsing: Browsing, said: int, **how: Any) -> tuple[Tab, Peer, Peer, str, str]:
     """Bob has said so much; Alice has her list on the screen.
 
-    Gives his connection and one of another device of hers, which is told what she reads: he is not, before she answers.
+    Gives his connection and one of another device of hers, which is told what she reads: he is not,
+    before she answers.
     """
     alice, bob = browsing.user("alice"), browsing.user("bob")
     peer, own = await browsing.server.connect(bob), await browsing.server.connect(alice, "own")
@@ -238,7 +259,9 @@ async def another_epoch(browsing: Browsing, peer: Peer, name: str) -> Peer:
 
 
 @pytest.mark.parametrize(("missed", "restored"), [(40, False), (600, False), (600, True)])
-async def test_what_was_missed_offline_is_read_as_it_comes_into_view(browsing: Browsing, missed: int, restored: bool) -> None:
+async def test_what_was_missed_offline_is_read_as_it_comes_into_view(
+    browsing: Browsing, missed: int, restored: bool
+) -> None:
     tab, bob, own, alice, name = await chat(browsing, 11)
     await tab.open(name)
     await read_to(own, 11)
@@ -319,7 +342,8 @@ async def test_more_than_the_screen_holds_at_once_is_not_scrolled_past(browsing:
     assert await told_so_far(own) <= seen
 
 
-# --- nobody there, nothing read ---------------------------------------------------------------------------------------
+# --- nobody there, nothing read
+# ---------------------------------------------------------------------------------------
 
 
 class Absence:
@@ -338,7 +362,8 @@ class Absence:
 
     async def unfocused(self) -> None:
         session = await self.page.context.new_cdp_session(self.page)
-        await session.send("Emulation.setFocusEmulationEnabled", {"enabled": False})  # else each page believes that it has the focus
+        # Else each page believes that it has the focus
+        await session.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
         other = await self.page.context.new_page()
         await other.bring_to_front()
         async with asyncio.timeout(10):
@@ -389,11 +414,14 @@ async def test_nothing_is_read_while_nobody_is_there(browsing: Browsing, way: st
     await tab.unread(0)
 
 
-# --- what the ticks say -----------------------------------------------------------------------------------------------
+# --- what the ticks say
+# -----------------------------------------------------------------------------------------------
 
 
 async def test_a_message_that_nobody_answered_shows_as_sent(browsing: Browsing) -> None:
-    """Right: also when the other one has read it, and after a reload; the answer shows what was read by then."""
+    """Right: also when the other one has read it, and after a reload; the answer shows what was
+    read by then.
+    """
     alice, bob = browsing.user("alice"), browsing.user("bob")
     peer, own = await browsing.server.connect(bob), await browsing.server.connect(alice, "own")
     await say(own, bob, 1, 1)

@@ -60,7 +60,9 @@ async def test_a_welcome_cut_in_the_middle_is_none() -> None:
 async def test_hello_keys_go_through_and_a_refused_hello_raises() -> None:
     async with FakeChatd() as server:
         conv = server.say("bob", "me", "one", "two")
-        async with await Connection.open(server.url, "me", device="d", epoch=server.epoch, cursors={conv.c: 1}) as connection:
+        async with await Connection.open(
+            server.url, "me", device="d", epoch=server.epoch, cursors={conv.c: 1}
+        ) as connection:
             push = await anext(connection.pushes)
             assert (push["t"], push["seq"]) == ("entry", 2)
         server.refused_tokens["me"] = "unauthorized"
@@ -155,7 +157,16 @@ async def test_what_a_callback_raises_ends_the_link_and_is_told() -> None:
 async def test_what_is_no_frame_is_passed_over() -> None:
     async def odd(ws: ServerConnection) -> None:
         hello = json.loads(await ws.recv())
-        for text in ("", "[1]", "{}", '{"t":5}', '{"t":"new_one","x":[1]}', '{"t":"ok","id":"1"}', '{"t":"ok","id":99}', '{"t":"ok","id":true}'):
+        for text in (
+            "",
+            "[1]",
+            "{}",
+            '{"t":5}',
+            '{"t":"new_one","x":[1]}',
+            '{"t":"ok","id":"1"}',
+            '{"t":"ok","id":99}',
+            '{"t":"ok","id":true}',
+        ):
             await ws.send(text)
         await ws.send(json.dumps({"t": "welcome", "id": hello["id"], "more": False}))
         await ws.wait_closed()

@@ -104,6 +104,17 @@ def test_every_name_of_the_page_exists() -> None:
     assert len(PROGRAMS) == 3
     for name in re.findall(r"`client\.(\w+)", text):
         assert hasattr(Client, name), name
-    for name in ("RequestError", "Stopped", "Closed", "OutboxFull", "EpochChanged", "NoToken", "ConnectionLost", "ProtocolError", "Unsent", "Reset"):
+    for name in (
+        "RequestError",
+        "Stopped",
+        "Closed",
+        "OutboxFull",
+        "EpochChanged",
+        "NoToken",
+        "ConnectionLost",
+        "ProtocolError",
+        "Unsent",
+        "Reset",
+    ):
         assert f"`{name}" in text
         assert hasattr(chatd.client, name)

@@ -1,4 +1,6 @@
-"""What comes in: every entry once and in order, over cuts, paged welcomes, jumps, a slow app and a restart of the process."""
+"""What comes in: every entry once and in order, over cuts, paged welcomes, jumps, a slow app and a
+restart of the process.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ async def test_live_entries_come_once_ones_own_included() -> None:
             await client.send("bob", "two")
             await phone.send("bob", "three")
             got = await take(client, 3)
-            assert [(e.seq, e.own, e.body, e.peer) for e in got] == [(2, False, "one", "bob"), (3, True, "two", "bob"), (4, True, "three", "bob")]
+            assert [(e.seq, e.own, e.body, e.peer) for e in got] == [
+                (2, False, "one", "bob"),
+                (3, True, "two", "bob"),
+                (4, True, "three", "bob"),
+            ]
 
 
 async def test_what_was_missed_comes_before_what_is_new() -> None:
@@ -118,7 +124,11 @@ async def test_a_slow_app_costs_bounded_memory_and_no_entry_and_holds_up_no_repl
             await client.send("dan", f"saw {e.seq}") if e.seq % 50 == 0 else None
             by_peer.setdefault(e.peer, []).append(e.seq)
             assert len(client._desk.inbox.queue) <= 5 + 100
-            if len(by_peer.get("bob", ())) == 200 and len(by_peer.get("carol", ())) == 30 and len(by_peer.get("dan", ())) == 5:
+            if (
+                len(by_peer.get("bob", ())) == 200
+                and len(by_peer.get("carol", ())) == 30
+                and len(by_peer.get("dan", ())) == 5
+            ):
                 break
         assert by_peer == {"bob": [*range(1, 201)], "carol": [*range(1, 31)], "dan": [*range(1, 6)]}
 
@@ -147,7 +157,9 @@ async def test_edits_and_deletes_are_entries_and_resync_gives_messages_as_they_s
 
 
 async def test_a_restarted_process_goes_on_where_its_state_was_stored() -> None:
-    """State stored after each entry, crashes without warning: every entry handled once, replies too."""
+    """State stored after each entry, crashes without warning: every entry handled once, replies
+    too.
+    """
     async with FakeChatd() as server:
         stored: dict[str, Any] | None = None
         handled: list[int] = []
@@ -177,7 +189,9 @@ async def test_a_restarted_process_goes_on_where_its_state_was_stored() -> None:
                     handled.append(e.seq)
         of_bob = [e["seq"] for e in server.conv("bob", "me").log if e["from"] == "bob"]
         assert handled == of_bob
-        assert sorted(e["body"] for e in server.conv("bob", "me").log if e["from"] == "me") == sorted(f"re {seq}" for seq in of_bob)
+        assert sorted(e["body"] for e in server.conv("bob", "me").log if e["from"] == "me") == sorted(
+            f"re {seq}" for seq in of_bob
+        )
 
 
 async def test_another_epoch_is_told_and_the_log_goes_on_where_it_parts_from_the_one_before() -> None:
@@ -198,7 +212,9 @@ async def test_another_epoch_is_told_and_the_log_goes_on_where_it_parts_from_the
 
 
 async def test_in_another_epoch_an_edit_of_what_was_shown_comes_with_its_text() -> None:
-    """It was made before this client was back: then history tells its text with the message, which the app has already and is not given again."""
+    """It was made before this client was back: then history tells its text with the message, which
+    the app has already and is not given again.
+    """
     async with FakeChatd() as server, make_client(server.url) as client:
         server.say("bob", "me", "1", "2")
         await take(client, 2)
@@ -235,7 +251,9 @@ async def test_broken_promises_end_the_connection_and_not_the_client() -> None:
     ("history", {"c": "12", "entries": [{"seq": 1}], "head": 1, "floor": 1}),
     ("read", {"c": "12", "delivered": None, "read": 1}),
 ])  # fmt: skip
-async def test_a_reply_that_cannot_be_ends_the_connection_and_not_the_client(monkeypatch: pytest.MonkeyPatch, t: str, reply: Frame) -> None:
+async def test_a_reply_that_cannot_be_ends_the_connection_and_not_the_client(
+    monkeypatch: pytest.MonkeyPatch, t: str, reply: Frame
+) -> None:
     async with FakeChatd() as server, make_client(server.url, queue_max=1) as client:
         first = server.session("me")
         answered: list[Frame] = []
@@ -394,7 +412,9 @@ async def test_history_and_conversations_are_asked_again_after_a_cut() -> None:
         for n in range(5):
             server.say(f"u{n}", "me", "a", "b", "c")
         faults: list[Fault] = ["cut", "cut after", {"code": "unavailable", "retry_ms": 5}]
-        server.fault = lambda _s, frame: faults.pop(0) if frame["t"] in ("history", "conversations") and faults else None
+        server.fault = lambda _s, frame: (
+            faults.pop(0) if frame["t"] in ("history", "conversations") and faults else None
+        )
         page = await client.history("u3", before=3, limit=1)
         assert ([e.body for e in page.entries], page.more, page.head) == (["b"], True, 3)
         faults = ["cut"]
@@ -407,7 +427,11 @@ async def test_history_and_conversations_are_asked_again_after_a_cut() -> None:
 
 
 async def test_events_tell_receipts_presence_and_typing_the_newest_of_each() -> None:
-    async with FakeChatd() as server, make_client(server.url) as client, make_client(server.url, token="bob", device="b") as bob:
+    async with (
+        FakeChatd() as server,
+        make_client(server.url) as client,
+        make_client(server.url, token="bob", device="b") as bob,
+    ):
         await client.send("bob", "hi")
         await bob.send("me", "hello")
         await client.send("bob", "how")

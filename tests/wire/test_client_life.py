@@ -1,4 +1,6 @@
-"""How a client begins, moves and ends: tokens, drain, replacement, servers that are not there, cancellation."""
+"""How a client begins, moves and ends: tokens, drain, replacement, servers that are not there,
+cancellation.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +73,9 @@ async def test_a_server_that_goes_away_for_a_while_is_found_again() -> None:
         assert (await sending).seq == 1
 
 
-async def test_a_connection_that_has_lived_sets_the_waits_back_and_one_that_has_not_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_connection_that_has_lived_sets_the_waits_back_and_one_that_has_not_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     settled = asyncio.Event()
     monkeypatch.setattr(Dial, "settled", lambda _self: settled.set())
     monkeypatch.setattr(client_module, "SETTLED_S", 1e6)
@@ -105,7 +109,9 @@ async def test_a_hello_without_an_answer_is_given_up_and_said_again(monkeypatch:
         assert len(server.all_sessions) == 2
 
 
-async def test_a_request_without_an_answer_for_long_is_taken_to_another_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_without_an_answer_for_long_is_taken_to_another_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(session_module, "ANSWER_S", 0.04)
     async with FakeChatd() as server, make_client(server.url) as client:
         deaf = [True]
@@ -150,7 +156,9 @@ async def test_a_drain_notice_moves_the_client_when_it_was_told_to(early: bool) 
         first = server.session("me")
         loop = asyncio.get_running_loop()
         started = loop.time()
-        server.fault = lambda session, frame: {"code": "unavailable", "retry_ms": 1_000} if session is first and frame["t"] == "send" else None
+        server.fault = lambda session, frame: (
+            {"code": "unavailable", "retry_ms": 1_000} if session is first and frame["t"] == "send" else None
+        )
         first.push(t="notice", kind="drain", retry_ms=100)
         assert await anext(client.events()) == Notice("drain", 100)
         sending = asyncio.create_task(client.send("bob", "hi"))
@@ -163,7 +171,9 @@ async def test_a_drain_notice_moves_the_client_when_it_was_told_to(early: bool) 
         await listing
         assert loop.time() - started >= 0.1
         assert len(server.all_sessions) == 2
-        assert not [f for f in first.requests if f["t"] in ("send", "conversations")], "nothing new goes to a server that leaves"
+        assert not [f for f in first.requests if f["t"] in ("send", "conversations")], (
+            "nothing new goes to a server that leaves"
+        )
 
 
 async def test_a_token_that_is_refused_is_renewed_once() -> None:
@@ -212,7 +222,12 @@ async def test_a_token_is_refreshed_before_it_ends(monkeypatch: pytest.MonkeyPat
         async with make_client(server.url, token=tokens):
             while sum(f["t"] == "refresh" for f in server.session("me").requests) < 4:
                 await asyncio.sleep(0.005)
-        assert [f["token"] for f in server.all_sessions[0].requests if f["t"] == "refresh"][:4] == ["me/2", "me/3", "me/4", "me/x"]
+        assert [f["token"] for f in server.all_sessions[0].requests if f["t"] == "refresh"][:4] == [
+            "me/2",
+            "me/3",
+            "me/4",
+            "me/x",
+        ]
         assert len(server.all_sessions) == 1
 
 
@@ -268,7 +283,9 @@ async def test_away_holds_over_reconnects() -> None:
         assert [f["state"] for f in server.session("me").requests if f["t"] == "presence"] == ["online"]
 
 
-async def test_a_failure_of_the_client_itself_is_loud(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failure_of_the_client_itself_is_loud(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("seeded")
 

@@ -1,4 +1,6 @@
-"""Sends over a line that is cut at every step: once in the log, in order, and never called failed while nobody knows."""
+"""Sends over a line that is cut at every step: once in the log, in order, and never called failed
+while nobody knows.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ async def test_a_send_returns_its_place() -> None:
 
 @pytest.mark.parametrize("fault", ["cut", "cut after", "ignore"])
 async def test_a_send_survives_a_cut_at_each_step(fault: Fault) -> None:
-    """Cut before it was stored, cut after it was stored and before its ok, and an answer that never comes with the line cut later."""
+    """Cut before it was stored, cut after it was stored and before its ok, and an answer that never
+    comes with the line cut later.
+    """
     async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", fault)
         sending = asyncio.create_task(client.send("bob", "hi"))
@@ -67,7 +71,9 @@ async def test_a_message_that_was_stored_settles_by_its_own_entry() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "before")
         server.fault = Plan("send", "cut after", "ignore")
-        assert await client.send("bob", "hi") == Sent(server.conv("me", "bob").c, 2, server.conv("me", "bob").log[1]["ts"], True)
+        assert await client.send("bob", "hi") == Sent(
+            server.conv("me", "bob").c, 2, server.conv("me", "bob").log[1]["ts"], True
+        )
 
 
 async def test_rate_limited_waits_and_keeps_the_order() -> None:
@@ -118,7 +124,11 @@ async def test_a_refusal_for_good_is_raised_and_the_next_goes_on() -> None:
 
 async def test_what_no_frame_can_hold_is_refused_without_asking() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
-        for peer, body, code in (("bob", "x" * 2049, "too_long"), ("bob", "\udc00", "bad_text"), (" ", "x", "bad_field")):
+        for peer, body, code in (
+            ("bob", "x" * 2049, "too_long"),
+            ("bob", "\udc00", "bad_text"),
+            (" ", "x", "bad_field"),
+        ):
             with pytest.raises(RequestError) as e:
                 await client.send(peer, body)
             assert e.value.code == code
@@ -174,7 +184,9 @@ async def test_ones_own_cid_is_done_once_by_any_process() -> None:
     cid = str(uuid.uuid4())
     async with FakeChatd() as server:
         async with make_client(server.url) as client:
-            first, again = await asyncio.gather(client.send("bob", "hi", cid=cid), client.send("bob", "hi", cid=cid.upper()))
+            first, again = await asyncio.gather(
+                client.send("bob", "hi", cid=cid), client.send("bob", "hi", cid=cid.upper())
+            )
             assert first == again
         async with make_client(server.url) as client:
             assert await client.send("bob", "other words", cid=cid) == Sent(first.c, first.seq, first.ts, True)
@@ -266,7 +278,10 @@ async def test_on_another_epoch_an_edit_finds_its_message_by_its_cid_and_never_a
             return "cut"
 
         server.fault = restore
-        first, second = asyncio.create_task(client.edit("bob", 1, "one!")), asyncio.create_task(client.edit("bob", 2, "two!"))
+        first, second = (
+            asyncio.create_task(client.edit("bob", 1, "one!")),
+            asyncio.create_task(client.edit("bob", 2, "two!")),
+        )
         with pytest.raises(EpochChanged):
             await first
         assert (await second).seq == 2

@@ -1,4 +1,6 @@
-"""The conformance vectors of `tests/vectors/client/`, run against the Python SDK and against the stranger's client."""
+"""The conformance vectors of `tests/vectors/client/`, run against the Python SDK and against the
+stranger's client.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from tests.stranger import Stranger
 from tests.vector_runner import Frame, Mismatch
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "client"
-VECTORS = [(f"{path.stem}: {v['name']}", v["steps"]) for path in sorted(FOLDER.glob("*.json")) for v in json.loads(path.read_text())["vectors"]]
+VECTORS = [
+    (f"{path.stem}: {v['name']}", v["steps"])
+    for path in sorted(FOLDER.glob("*.json"))
+    for v in json.loads(path.read_text())["vectors"]
+]
 
 
 class StrangerSubject:

@@ -3,8 +3,8 @@
     chat.py URL CA ALICE_TOKEN BOB_TOKEN      ends once each has the other's message, on all devices
     chat.py URL CA ALICE_TOKEN BOB_TOKEN stay the same, and says so; all devices then send long messages for ever
 
-Alice is at 127.0.0.2, bob at ::1. Each has eight devices: the kernel spreads connections over two nodes by chance, and
-leaves one without any once in 32,768 times.
+Alice is at 127.0.0.2, bob at ::1. Each has eight devices: the kernel spreads connections over two
+nodes by chance, and leaves one without any once in 32,768 times.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ async def chat(alice: list[Client], bob: list[Client]) -> None:
 
 
 async def talk(client: Client, to: str) -> None:
-    """As fast as the server lets a user send; four messages fill a page of PostgreSQL, as they cannot be compressed."""
+    """As fast as the server lets a user send; four messages fill a page of PostgreSQL, as they
+    cannot be compressed.
+    """
     while True:
         await client.send(to, secrets.token_hex(1000))
 

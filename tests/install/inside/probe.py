@@ -1,4 +1,6 @@
-"""Asks `/readyz` of all nodes until it says what is so. Runs on the installed machine; for each line of stdin, one of stdout.
+"""Asks `/readyz` of all nodes until it says what is so.
+
+Runs on the installed machine; for each line of stdin, one of stdout.
 
     in    STATUS PART WORD      PART `-`: none; with 503 a part of `reasons`, with 200 one of `degraded`; WORD: how its sentence begins, or `-`
     out   {"right_ms", "longest_ms", "first", "said"}     from the line to the last node's right answer; the longest wait for an answer;
@@ -34,7 +36,9 @@ def ask(port: int) -> tuple[int, dict[str, Any], float]:
 def is_right(status: int, said: dict[str, Any], wanted: list[str]) -> bool:
     parts = said.get("reasons" if status == 503 else "degraded", {})
     _, part, word = wanted
-    return status == int(wanted[0]) and (not parts if part == "-" else parts.get(part, "").startswith(word.strip("-")) and part in parts)
+    return status == int(wanted[0]) and (
+        not parts if part == "-" else parts.get(part, "").startswith(word.strip("-")) and part in parts
+    )
 
 
 def until_right(ports: list[int], wanted: list[str]) -> dict[str, Any]:

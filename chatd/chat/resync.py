@@ -1,0 +1,141 @@
+"""What a session misses, from the log to its connection: as fast as its client reads, and no
+faster.
+
+    behind ──► wants ──entries, several conversations a query──► push, a chunk ──room?──► push, a chunk ... ──► nothing is missing: live
+
+A session that is behind in a conversation has it in `behind`, with the seq that it has got to; live
+entries of it pass the session by (chat/delivery.py). The log is the queue: no more than a chunk
+waits in memory for a client, and nothing is read for one that takes nothing. So a client that reads
+is never closed for the size of what it missed; one that does not read is closed by its connection's
+heartbeat. A conversation goes live in the loop turn in which nothing of it is missing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from chatd import errors
+from chatd import log as logs
+from chatd.chat import delivery_log
+from chatd.chat.gap_fill import FILL_RETRY_S
+from chatd.core.conversation import Conversation
+from chatd.core.conversations import Registry
+from chatd.core.session import Session, State
+from chatd.ids import ConvId, UserId
+from chatd.metrics import Metrics
+from chatd.protocol import Stored
+from chatd.store import Store
+
+READ_ENTRIES: Final = 200  # a query, of all its conversations: 20 KB as a rule, 0.8 MB at most
+READ_CONVS: Final = 50  # a query
+# Queued for a client before it is asked for room again; connection.WRITE_HIGH_BYTES go to the
+# kernel at once
+CHUNK_BYTES: Final = 65_536
+
+
+async def written(session: Session) -> None:
+    """Wait until what was queued has left for the kernel, but for what it takes at once."""
+    # The queue is handed on at the end of the loop turn: now it is known whether that was too much
+    await asyncio.sleep(0)
+    await session.sink.drained()
+
+
+class Resync:
+    """Of all sessions. `frame(conv, entry, reader)` makes a push; `spawn` starts a watched task."""
+
+    def __init__(
+        self, registry: Registry, store: Store, metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None]], object],
+        frame: Callable[[Conversation, Stored, UserId], bytes],
+    ) -> None:  # fmt: skip
+        self._registry, self._store, self._metrics, self._spawn, self._frame = registry, store, metrics, spawn, frame
+
+    def miss(self, session: Session, conv_id: ConvId, after: int) -> None:
+        """A live session has entries of this conversation up to `after`: the rest comes from the
+        log, once it takes more.
+        """
+        is_filling = bool(session.behind)
+        session.miss(conv_id, after)
+        if not is_filling:
+            self._spawn(self.fill(session))
+
+    async def fill(self, session: Session) -> None:
+        """Bring a session up to the heads of the conversations that it is behind in.
+
+        One at a time for a session; ends early if it closes.
+        """
+        assert session.user is not None
+        self._metrics.resyncs += 1
+        while session.behind and session.state is State.LIVE:
+            await session.sink.drained()
+            wants = self._wants(session)
+            if not wants:
+                continue
+            try:
+                async with self._store.read_turns.turn(session.user.id):
+                    rows = await self._store.entries_many(wants, READ_ENTRIES)
+            except errors.Retryable:
+                await asyncio.sleep(FILL_RETRY_S)
+                continue
+            by_conv: dict[ConvId, list[Stored]] = {conv_id: [] for conv_id, _, _ in wants}
+            for conv_id, e in rows:
+                by_conv[conv_id].append(e)
+            for conv_id, _, upto in wants:
+                await session.sink.drained()
+                await self._push(session, conv_id, upto, by_conv[conv_id])
+
+    def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
+        """What to read next, as (conversation, after, up to); conversations in which nothing is
+        missing any more go live here.
+        """
+        assert session.behind is not None
+        wants: list[tuple[ConvId, int, int]] = []
+        left = READ_ENTRIES
+        for conv_id, got in list(session.behind.items()):
+            conv = self._registry.convs.get(conv_id)
+            after = got if conv is None else max(got, conv.floor - 1)  # what lies between has passed retention
+            if conv is None or after >= conv.head:
+                session.caught_up(conv_id)
+                continue
+            session.filled(conv_id, after)
+            if left and len(wants) < READ_CONVS:
+                upto = min(conv.head, after + left)
+                wants.append((conv_id, after, upto))
+                left -= upto - after
+        return wants
+
+    async def _push(self, session: Session, conv_id: ConvId, upto: int, entries: list[Stored]) -> None:
+        """Queue what was read of one conversation, in chunks for which there is room; entries that
+        are not there have passed retention.
+        """
+        conv, queued = self._registry.convs.get(conv_id), 0
+        for e in entries:
+            if queued >= CHUNK_BYTES:
+                await session.sink.drained()
+                queued = 0
+            if not self._is_behind(session, conv_id, conv, e.seq):
+                return
+            assert conv is not None
+            assert session.user is not None
+            frame = session.take_held(conv_id, e.seq) or self._frame(conv, e, session.user.id)
+            session.sink.send(frame)
+            self._metrics.resync_entries += 1
+            if logs.DEBUG_ON:
+                delivery_log.filled(session, conv_id, (e,))
+            queued += len(frame)
+            session.filled(conv_id, e.seq)
+        if self._is_behind(session, conv_id, conv, upto):
+            assert conv is not None
+            if upto >= conv.head:
+                session.caught_up(conv_id)
+            else:
+                session.filled(conv_id, upto)
+
+    def _is_behind(self, session: Session, conv_id: ConvId, conv: Conversation | None, seq: int) -> bool:
+        """Is this still to be pushed?
+
+        The session may have closed meanwhile, or the log be another one.
+        """
+        got = None if session.behind is None or session.state is not State.LIVE else session.behind.get(conv_id)
+        return got is not None and got <= seq and conv is not None and self._registry.convs.get(conv_id) is conv

@@ -1,0 +1,3 @@
+"""What a node has only among others: pub/sub and leases over Redis, the change feed, limits that
+all nodes share.
+"""

@@ -1,0 +1,212 @@
+"""Which entries make the next batch of a lane. Pure.
+
+A lane writes one batch at a time; what comes in meanwhile gathers here, and goes out as the next
+batch. So batches grow with the load and nobody waits for a timer. The rules of a batch, each with
+its reason:
+
+- `rows_max` rows at most: so long is a transaction, and holds the locks of its conversations
+  (docs/decisions/0016).
+- In one conversation no message comes after an edit or delete: `append` does the messages first.
+- No cid twice for one sender and conversation: the second becomes a twin of the first and gets its
+  answer as a duplicate.
+- An item that was queued behind one of its session and conversation which then failed is refused as
+  `blocked`, here at the last moment: it must not overtake that one (core/send_order.py).
+
+A conversation that always has something pending never leaves its lane by itself; between two
+batches whole ones can be handed to another (`split`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send
+
+if TYPE_CHECKING:
+    from chatd.core.conversation import Conversation
+    from chatd.core.session import Session, Verdict
+    from chatd.ids import Cid, UserId
+    from chatd.protocol import Entering
+
+
+class ItemFlag(enum.IntFlag):
+    """What `append` is told of an item, beside its side and kind (sql/migrations).
+
+    A user's name for the bits: items hold plain integers.
+    """
+
+    PROBE = 1  # over the rate limit: only look whether the cid is known
+    RETRY = 2  # the client says that it may have sent it before: look through all of retention
+
+
+# An operation of an IntFlag costs five calls, one of an int none (Python 3.11), and every message
+# has some.
+PROBE: Final = int(ItemFlag.PROBE)
+RETRY: Final = int(ItemFlag.RETRY)
+SIDE_SHIFT: Final = 2  # then the side, one bit
+CHECK_SHIFT: Final = 3  # and above them the pair's check (registry.pair_check)
+
+
+class Item:
+    """One entry on its way into the log, and where its answer goes.
+
+    Mutable and slotted: made once per message.
+    """
+
+    __slots__ = (
+        "body",
+        "cid",
+        "conv",
+        "flags",
+        "id",
+        "kind",
+        "peer",
+        "ref",
+        "refcid",
+        "resent_early",
+        "session",
+        "side",
+        "taken_at",
+        "twins",
+    )
+
+    def __init__(
+        self, session: Session, id: int, conv: Conversation, peer: UserId, side: int,
+        cid: Cid, kind: int, body: str | None, ref: int | None, flags: int,
+    ) -> None:  # fmt: skip
+        self.session, self.id, self.conv, self.peer, self.side = session, id, conv, peer, side
+        self.cid, self.kind, self.body, self.ref, self.flags = cid, kind, body, ref, flags
+        # Of the message that it changes, where the client names it so; then `ref` may be unknown
+        # until it is done
+        self.refcid: Cid | None = None
+        self.taken_at = 0.0  # when its slot of the rate was taken; 0: none was
+        self.resent_early = False  # before the `retry_ms` that its sender has read
+        self.twins: list[Item] | None = None
+
+    @classmethod
+    def from_request(cls, session: Session, request: Entering, conv: Conversation, verdict: Verdict) -> Item:
+        """The item of an entry that may go to a lane, as `verdict` says."""
+        assert session.user is not None
+        flags = (RETRY if request.retry else 0) | (PROBE if verdict.probe else 0)
+        side, peer = (0, conv.b) if session.user.id == conv.a else (1, conv.a)
+        if type(request) is Send:
+            item = cls(session, request.id, conv, peer, side, request.cid, MESSAGE, request.body, None, flags)
+        elif type(request) is Edit:
+            item = cls(session, request.id, conv, peer, side, request.cid, EDIT, request.body, request.ref, flags)
+            item.refcid = request.refcid
+        else:
+            assert isinstance(request, Delete)
+            item = cls(session, request.id, conv, peer, side, request.cid, DELETE, None, request.ref, flags)
+            item.refcid = request.refcid
+        item.taken_at, item.resent_early = verdict.taken_at, verdict.resent_early
+        return item
+
+
+class Batch(NamedTuple):
+    """What one call of `append` gets, in order: messages, then changes (edits and deletes)."""
+
+    messages: list[Item]
+    changes: list[Item]
+
+    @property
+    def items(self) -> list[Item]:
+        return self.messages + self.changes if self.changes else self.messages
+
+    def halves(self) -> tuple[Batch, Batch]:
+        """Two batches that have the same effect one after the other; for finding the row that the
+        database refuses.
+        """
+        m, x = self.messages, self.changes
+        if not x:
+            return Batch(m[: len(m) // 2], []), Batch(m[len(m) // 2 :], [])
+        if not m:
+            return Batch([], x[: len(x) // 2]), Batch([], x[len(x) // 2 :])
+        return Batch(m, []), Batch([], x)
+
+    def sift(self) -> tuple[Batch, list[Item]]:
+        """The batch without the items that are behind a failed one by now, and these: for what
+        waited while another half was written.
+        """
+        blocked: list[Item] = []
+        return Batch(_kept(self.messages, blocked), _kept(self.changes, blocked)), blocked
+
+
+def _kept(items: list[Item], blocked: list[Item]) -> list[Item]:
+    kept = []
+    for item in items:
+        if not _overtakes(item):
+            kept.append(item)
+            continue
+        twins, item.twins = item.twins or [], None
+        blocked += [item, *filter(_overtakes, twins)]
+        if rest := [twin for twin in twins if not _overtakes(twin)]:  # another device's
+            rest[0].twins = rest[1:] or None
+            kept.append(rest[0])
+    return kept
+
+
+def _overtakes(item: Item) -> bool:
+    """An earlier one of its session and conversation failed while this one was queued."""
+    order = item.session.order
+    return bool(order.cuts) and order.overtaken(item.peer, item.id) is not None
+
+
+class LaneQueue:
+    """The items that wait for a lane, in the order they came."""
+
+    __slots__ = ("items", "rows_max")
+
+    def __init__(self, rows_max: int) -> None:
+        self.items: deque[Item] = deque()
+        self.rows_max = rows_max
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def gather(self) -> tuple[Batch, list[Item]]:
+        """Take the next batch off the queue, and the items to refuse as `blocked`."""
+        messages: list[Item] = []
+        changes: list[Item] = []
+        blocked: list[Item] = []
+        seen: dict[tuple[int, int, str], Item] = {}
+        changed: set[int] = set()
+        items = self.items
+        while items and len(seen) < self.rows_max:
+            item = items[0]
+            conv_id = item.conv.id
+            if item.kind == MESSAGE and conv_id in changed:
+                break
+            items.popleft()
+            if item.session.order.cuts and _overtakes(item):
+                blocked.append(item)
+                continue
+            key = (conv_id, item.side, item.cid)
+            first = seen.get(key)
+            if first is not None:
+                if first.twins is None:
+                    first.twins = []
+                first.twins.append(item)
+                continue
+            seen[key] = item
+            if item.kind == MESSAGE:
+                messages.append(item)
+            else:
+                changed.add(conv_id)
+                changes.append(item)
+        return Batch(messages, changes), blocked
+
+    def split(self, rows: int) -> list[Item]:
+        """Take whole conversations off, `rows` items in all at most, with everything that waits of
+        them, in order.
+        """
+        counts = Counter(item.conv.id for item in self.items)
+        taken: set[int] = set()
+        for conv_id, count in reversed(counts.items()):  # the front is next in line here
+            if count <= rows:
+                taken.add(conv_id)
+                rows -= count
+        split = [item for item in self.items if item.conv.id in taken]
+        self.items = deque(item for item in self.items if item.conv.id not in taken)
+        return split

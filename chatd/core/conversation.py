@@ -1,0 +1,117 @@
+"""One conversation as this node holds it: what was delivered, the cursors, and the gap if there is one.
+
+Pure. Who holds which conversations: core/conversations.py.
+
+`Conversation.head` is what this node has *delivered to its sessions*, not what PostgreSQL has: an
+entry beyond head + 1 is a gap, to be filled from the log before delivery goes on
+(`chat/delivery.py`). Cursors only go forward; the larger of memory and database is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import insort
+from typing import TYPE_CHECKING
+
+from chatd.protocol import compact, dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from chatd.ids import ConvId, UserId
+
+
+def pair_check(a: UserId, b: UserId) -> int:
+    """28 bits that stand for two users, as in sql/functions/pair_check.sql: what a batch is fenced
+    by.
+    """
+    return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
+
+
+class Gap:
+    """What a conversation misses while its log is read (chat/gap_fill.py).
+
+    Results that arrive in the meantime wait here, each as (first seq, what to run).
+    """
+
+    __slots__ = ("heard", "upto", "waiting")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto  # the log has entries up to this seq at least
+        self.heard = 0  # the highest seq that another node has told of since
+        self.waiting: list[tuple[int, Callable[[], None]]] = []  # in order of seq
+
+    def wait(self, first: int, run: Callable[[], None]) -> None:
+        insort(self.waiting, (first, run), key=lambda one: one[0])
+
+
+class Conversation:
+    """A log between `a` and `b` (a <= b by bytes; the same one twice for notes), as this node sees
+    it.
+    """
+
+    __slots__ = (
+        "a",
+        "a_delivered",
+        "a_json",
+        "a_read",
+        "b",
+        "b_delivered",
+        "b_json",
+        "b_read",
+        "check",
+        "floor",
+        "gap",
+        "head",
+        "id",
+        "lane",
+        "na",
+        "nb",
+        "pending",
+        "ts",
+    )  # fmt: skip
+
+    def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
+        self.id, self.a, self.b = id, a, b
+        self.a_json, self.b_json = compact(dumps(a)), compact(dumps(b))
+        self.check = pair_check(a, b) << 3  # above the flags of an item (lanes.CHECK_SHIFT)
+        self.head = self.na = self.nb = self.ts = 0
+        self.floor = 1
+        self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
+        self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
+        self.lane = 0
+        self.gap: Gap | None = None  # while the log is read for what is missing
+
+    @property
+    def open(self) -> bool:
+        """Both have sent, or it is notes to oneself: only then presence, typing, receipts and the
+        peer's cursors are told.
+
+        It stays so: `na` and `nb` count all that was ever sent, also what retention took or its
+        author deleted.
+        """
+        return (self.na > 0 and self.nb > 0) or self.a == self.b
+
+    def peer(self, user: UserId) -> UserId:
+        return self.b if user == self.a else self.a
+
+    def side(self, user: UserId) -> int:
+        return 0 if user == self.a else 1
+
+    def names(self, side: int) -> tuple[bytes, bytes]:
+        """(from, to) as JSON, for what a side made."""
+        return (self.a_json, self.b_json) if side == 0 else (self.b_json, self.a_json)
+
+    def cursor(self, side: int) -> tuple[int, int]:
+        """(delivered, read) of a side."""
+        return (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
+
+    def advance(self, side: int, delivered: int, read: int) -> bool:
+        """Move a side's cursors forward, never back; True if one moved. Reading implies delivery."""
+        old = (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
+        new = (max(old[0], delivered, read), max(old[1], read))
+        if side == 0:
+            self.a_delivered, self.a_read = new
+        else:
+            self.b_delivered, self.b_read = new
+        return new != old

@@ -1,0 +1,255 @@
+"""Who and what this node holds in memory: users, their sessions, and the conversations between them.
+
+Pure.
+
+    Registry ── users ──► User ── sessions ──► Session (by device id)
+        │                  └──── peers ─────► Conversation (by the other participant)
+        └─── convs ──► Conversation (by id), held as long as one of its users is
+
+A conversation that has no entry yet is not in its users' listings. So it is linked to a user who is
+held later by `Registry`, and not by the listing.
+
+A user is held from the first hello until `LINGER_S` after the last session ended, or after that
+hello if it failed: so limits outlive a reconnect, and a reconnect finds its conversations in
+memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
+this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from chatd import errors
+from chatd.core.conversation import Conversation
+from chatd.core.rate_limit import Penalty, SlidingWindow
+from chatd.core.recent_conversations import Place, Recent
+from chatd.ids import ConvId, DeviceId, UserId
+from chatd.unicode_ids import new_user_id
+
+if TYPE_CHECKING:
+    from chatd.core.session import Session, User
+
+LINGER_S: Final = 60.0
+
+# Users who are not held any more, but whose limits still count something: mostly conversations that
+# they opened within the hour. Past it the longest gone is forgotten. Who wants that for their own
+# must make as many others open conversations; some 300 bytes each, 1.4 KB with all 100 of them.
+KEPT_MAX: Final = 10_000
+
+
+def check_name(user: User, named: UserId, field: str = "to") -> None:
+    """Whom a user names and has no conversation with must have a name that can become one.
+
+    Raises BadField.
+    """
+    if named in user.peers or named == user.id:
+        return
+    try:
+        new_user_id(named)
+    except ValueError as e:
+        raise errors.BadField(f"`{field}` is no user id: {e}", field=field) from None
+
+
+class Kept(NamedTuple):
+    """What counts against a user who is not held, and until when."""
+
+    until: float
+    window: SlidingWindow
+    penalty: Penalty
+    new_convs: SlidingWindow
+
+
+class Registry:
+    """The maps, and the rule who is held."""
+
+    def __init__(self) -> None:
+        self.users: dict[UserId, User] = {}
+        self.convs: dict[ConvId, Conversation] = {}
+        self.sessions = 0  # of all users
+        # Of the last entry that is known, held or not: a log that was set back lacks it
+        self.latest: Conversation | None = None
+        self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
+        self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
+        # By a participant who is not held: those that had no entry at that time
+        self._empty: dict[UserId, dict[ConvId, Conversation]] = {}
+        self._kept: dict[UserId, Kept] = {}  # the longest gone first
+
+    def add_user(self, user: User, now: float) -> None:
+        """Hold a user from now on.
+
+        Whose first hello fails before it is attached goes like one whose last session has ended.
+        """
+        assert user.id not in self.users
+        self.users[user.id] = user
+        user.idle_since = now
+        self._idle[user.id] = None
+        for conv in self._empty.pop(user.id, {}).values():
+            self.link(user, conv)
+        if (kept := self._kept.pop(user.id, None)) is not None:
+            _, user.window, user.penalty, user.new_convs = kept
+
+    def find(self, user: User, c: ConvId | None, to: UserId | None) -> Conversation:
+        """The conversation that a request names by its id or by the peer, if the user is in it.
+
+        All of a held user's are in memory.
+
+        Raises NoConversation, BadField.
+        """
+        if c is not None:
+            conv = self.convs.get(c)
+            if (
+                conv is not None
+                and (conv.a == user.id or conv.b == user.id)
+                and (conv.head or conv.pending or conv.gap is not None)
+            ):
+                return conv
+        elif to is not None:
+            conv = user.peers.get(to)
+            if conv is not None:
+                return conv
+            check_name(user, to)
+        raise errors.NoConversation("no such conversation of yours")
+
+    def attach(self, user: User, device: DeviceId, session: Session) -> None:
+        self.sessions += device not in user.sessions
+        user.sessions[device] = session
+        user.idle_since = None
+        self._idle.pop(user.id, None)
+
+    def detach(self, user: User, device: DeviceId, session: Session, now: float) -> None:
+        """End a session's hold; a session that was replaced by a newer one of its device holds
+        nothing.
+        """
+        if user.sessions.get(device) is session:
+            del user.sessions[device]
+            self.sessions -= 1
+        if not user.sessions:
+            user.idle_since = now
+            user.recent = None
+            self._idle.pop(user.id, None)
+            self._idle[user.id] = None
+
+    def fits(self, id: ConvId, a: UserId, b: UserId) -> bool:
+        """Can this be a conversation of the log that is in memory?
+
+        There an id is of one pair for ever, and a pair has one id.
+        """
+        if (conv := self.convs.get(id)) is not None:
+            return conv.a == a and conv.b == b
+        held = ((self.users.get(a), b), (self.users.get(b), a))
+        return all(user is None or (conv := user.peers.get(peer)) is None or conv.id == id for user, peer in held)
+
+    def hold(self, id: ConvId, a: UserId, b: UserId) -> Conversation:
+        """The conversation in memory, made if it is not there, and linked to those of its users
+        that are held. The caller has seen that it `fits`.
+        """
+        conv = self.convs.get(id)
+        assert conv is None or (conv.a == a and conv.b == b), "two pairs would share one log"
+        if conv is None:
+            conv = self.convs[id] = Conversation(id, a, b)
+            if a not in self.users and b not in self.users:
+                self._busy.append(conv)  # who asked for it has left: the next `release` drops it
+        self.link_both(conv)
+        return conv
+
+    def link_both(self, conv: Conversation) -> None:
+        """Link it to those of its users who are held.
+
+        The others get it when they are: by their listing, unless it has no entry.
+        """
+        for id in (conv.a, conv.b):
+            if (user := self.users.get(id)) is not None:
+                self.link(user, conv)
+            elif not conv.head:
+                self._empty.setdefault(id, {})[conv.id] = conv
+
+    def link(self, user: User, conv: Conversation) -> None:
+        user.peers[conv.peer(user.id)] = conv
+
+    def touch(self, conv: Conversation) -> None:
+        """It has a new entry, or was brought into memory with some: the order in which its users
+        see their conversations is another.
+        """
+        for id in (conv.a, conv.b):
+            if (user := self.users.get(id)) is not None and user.recent is not None:
+                user.recent.touched.add(conv)
+
+    def recent(self, user: User, before: Place | None, most: int) -> list[Conversation]:
+        """A page of a loaded user's conversations, the latest entry first."""
+        if user.recent is None:
+            user.recent = Recent(user.peers.values())
+        return user.recent.page(self.convs, user.peers, before, most)
+
+    def forget_conversations(self) -> None:
+        """The log is another one: none of them is as it was.
+
+        The users stay, with their limits; each next hello reads what is theirs.
+        """
+        self.convs.clear()
+        self.latest = None
+        self._busy.clear()
+        self._empty.clear()
+        for user in self.users.values():
+            user.peers.clear()
+            user.recent = None
+            user.loaded, user.early = False, None
+
+    def release(self, now: float) -> Iterable[UserId]:
+        """Drop users idle for `LINGER_S`, and conversations that no held user has.
+
+        Gives the users dropped.
+        """
+        gone: list[UserId] = []
+        for id in self._idle:
+            user = self.users[id]
+            assert user.idle_since is not None
+            if user.idle_since > now - LINGER_S:
+                break  # the dict is in order of idle_since
+            gone.append(id)
+        for id in gone:
+            del self._idle[id]
+            user = self.users.pop(id)
+            self._keep(user, now)
+            self._drop(user.peers.values())
+        self._forget(now)
+        if self._busy:
+            busy, self._busy = self._busy, []
+            self._drop(busy)
+        return gone
+
+    def _keep(self, user: User, now: float) -> None:
+        if (until := user.counts_until) > now:
+            self._kept[user.id] = Kept(until, user.window, user.penalty, user.new_convs)
+
+    def _forget(self, now: float) -> None:
+        excess = len(self._kept) - KEPT_MAX
+        over: list[UserId] = []
+        for id, kept in self._kept.items():
+            if len(over) >= excess and kept.until > now:
+                break  # those behind it left later, and most of them count longer
+            over.append(id)
+        for id in over:
+            del self._kept[id]
+
+    def _drop(self, convs: Iterable[Conversation]) -> None:
+        for conv in convs:
+            if self.convs.get(conv.id) is not conv:
+                continue
+            if conv.a in self.users or conv.b in self.users:
+                # The other one may have come later and not be loaded yet: now the conversation is
+                # theirs to drop
+                self.link_both(conv)
+            elif conv.pending or conv.gap is not None:
+                self._busy.append(conv)  # two objects for one log would break its order
+                self.link_both(conv)
+            else:
+                self._delete(conv)
+
+    def _delete(self, conv: Conversation) -> None:
+        del self.convs[conv.id]
+        for id in (conv.a, conv.b):
+            if (empty := self._empty.get(id)) is not None:
+                empty.pop(conv.id, None)
+                if not empty:
+                    del self._empty[id]

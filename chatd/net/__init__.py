@@ -1,0 +1,1 @@
+"""Clients' connections: the listener, one connection, where it comes from, what is refused."""

@@ -1,0 +1,109 @@
+"""What the chat port answers to plain HTTP: the page at `/`, its files, `/healthz`, in development
+`/dev/token`; all else is 404. Pure after `load`.
+
+The files are read once, at start, and only those are ever served: a path is looked up, never
+opened. The headers take from the page every power that it does not need (CSP), since what people
+send each other is shown there.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, urlsplit
+
+from websockets.datastructures import Headers, MultipleValuesError
+
+from chatd.ids import UserId, user_id
+from chatd.wire import http
+from chatd.wire.http import Page
+
+FOLDER: Final = Path(__file__).parents[1] / "web"
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+CSP: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+SECURITY: Final = (
+    ("Content-Security-Policy", CSP),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+DYNAMIC: Final = (("Cache-Control", "no-store"), *SECURITY)
+DEV_HEADER: Final = "X-Chatd-Dev"
+
+
+class Pages:
+    """Answers by path.
+
+    `issue`: makes a token for a user, in development mode; None otherwise. `remote`: development is
+    open to the network.
+    """
+
+    def __init__(self, issue: Callable[[UserId], str] | None, *, remote: bool = False, folder: Path = FOLDER) -> None:
+        self._issue, self._remote = issue, remote
+        self._files: Mapping[str, Page] = {
+            f"/{file.name}": _file(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES
+        }
+        self._files = {"/": self._files["/index.html"], **self._files} if "/index.html" in self._files else self._files
+
+    def respond(self, method: str, path: str, headers: Headers) -> Page:
+        """The answer to a request that is no WebSocket's."""
+        if method not in http.METHODS:
+            return Page(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                (("Allow", "GET, HEAD"), ("Content-Type", "text/plain")),
+                b"Method Not Allowed\n",
+            )
+        name, _, query = path.partition("?")
+        if name == "/healthz":
+            page = Page(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
+        elif name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
+            page = self._token(query)
+        else:
+            page = self._files.get(name) or http.plain(HTTPStatus.NOT_FOUND)
+        return page if method == "GET" else page._replace(body=b"")
+
+    def _token(self, query: str) -> Page:
+        assert self._issue is not None
+        try:
+            user = user_id(parse_qs(query, max_num_fields=4, errors="strict").get("user", [""])[0])
+        except ValueError as e:  # also UnicodeDecodeError
+            wrong = "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e)
+            return http.json(HTTPStatus.BAD_REQUEST, {"error": wrong}, *DYNAMIC)
+        return http.json(HTTPStatus.OK, {"token": self._issue(user), "user": user}, *DYNAMIC)
+
+
+def _own_page(headers: Headers, remote: bool) -> bool:
+    """Asked by our own page.
+
+    The header forces other origins into a preflight that nobody answers; the host must be loopback,
+    against DNS rebinding.
+    """
+    try:
+        if headers.get(DEV_HEADER) is None:
+            return False
+        host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
+    except (MultipleValuesError, ValueError):
+        return False
+    if remote or host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _file(path: Path) -> Page:
+    headers = (("Content-Type", TYPES[path.suffix]), ("Cache-Control", "no-cache"), *SECURITY)
+    return Page(HTTPStatus.OK, headers, path.read_bytes())

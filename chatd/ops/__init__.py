@@ -1,0 +1,3 @@
+"""For the operator: admin port, `chatd doctor`, `nodes`, `user show`, `keys`, worker processes,
+sd_notify.
+"""

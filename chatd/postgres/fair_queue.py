@@ -1,0 +1,125 @@
+"""Whose turn it is at something scarce: so many at a time, one user after another.
+
+Pure but for futures.
+
+    async with turns.turn(user): ...          waits; raises Overloaded where too many wait
+
+Users wait in a ring, each with a queue of its own: a user with a hundred requests and one with a
+single request get the next two turns. The number that waits is bounded. Past it the user who waits
+most often loses the newest of its requests; who waits less often is let in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from chatd import errors
+from chatd.ids import UserId
+
+RETRY_MS: Final = 1_000  # to whom there was no room for: a full queue is served in less
+
+
+class Turns:
+    """`at_once`: turns under way, `of_one`: of one user; `waiting_max`: requests that wait, of all
+    users.
+    """
+
+    def __init__(self, at_once: int, of_one: int, waiting_max: int) -> None:
+        self._free = at_once
+        self._of_one, self._waiting_max = of_one, waiting_max
+        self._running: dict[UserId, int] = {}
+        self._queues: dict[UserId, deque[asyncio.Future[None]]] = {}  # none of them is empty
+        self._ring: dict[UserId, None] = {}  # who waits and may have a turn more, the next one first
+        self.waiting = 0
+
+    @property
+    def running(self) -> int:
+        """Turns under way."""
+        return sum(self._running.values())
+
+    @asynccontextmanager
+    async def turn(self, user: UserId) -> AsyncIterator[None]:
+        """One turn of a user's, once it comes. Raises Overloaded."""
+        # Who could be before it waits for its own turns
+        if self._free and user not in self._queues and self._running.get(user, 0) < self._of_one:
+            self._begin(user)
+        else:
+            await self._wait(user)
+        try:
+            yield
+        finally:
+            self._end(user)
+
+    async def _wait(self, user: UserId) -> None:
+        if self.waiting >= self._waiting_max:
+            self._make_room(user)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(user, deque()).append(future)
+        self.waiting += 1
+        self._enter(user)
+        self._serve()
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self._leave(user, future)
+            elif future.exception() is None:  # the turn came in the same turn of the loop
+                self._end(user)
+            raise
+
+    def _make_room(self, user: UserId) -> None:
+        """The longest queue loses its newest request; raises Overloaded if that is the one which
+        comes.
+        """
+        longest = max(self._queues, key=lambda one: len(self._queues[one]), default=user)
+        error = errors.Overloaded("too many reads wait for the database", retry_ms=RETRY_MS)
+        if len(self._queues.get(longest, ())) <= len(self._queues.get(user, ())) + 1:
+            raise error
+        newest = self._queues[longest][-1]
+        self._leave(longest, newest)
+        if not newest.cancelled():
+            newest.set_exception(error)
+
+    def _leave(self, user: UserId, future: asyncio.Future[None]) -> None:
+        """Take a request out of its queue, unless somebody has."""
+        queue = self._queues.get(user, ())
+        if future not in queue:
+            return
+        assert isinstance(queue, deque)
+        queue.remove(future)
+        self.waiting -= 1
+        if not queue:
+            del self._queues[user]
+            self._ring.pop(user, None)
+
+    def _enter(self, user: UserId) -> None:
+        """Put a user at the end of the ring, if it waits and may have a turn more."""
+        if user in self._queues and self._running.get(user, 0) < self._of_one and user not in self._ring:
+            self._ring[user] = None
+
+    def _serve(self) -> None:
+        while self._free and self._ring:
+            user = next(iter(self._ring))
+            del self._ring[user]
+            future = self._queues[user][0]
+            self._leave(user, future)
+            if not future.cancelled():  # else its task is on the way to say so
+                self._begin(user)
+                future.set_result(None)
+            self._enter(user)
+
+    def _begin(self, user: UserId) -> None:
+        self._free -= 1
+        self._running[user] = self._running.get(user, 0) + 1
+
+    def _end(self, user: UserId) -> None:
+        self._free += 1
+        self._running[user] -= 1
+        if not self._running[user]:
+            del self._running[user]
+        self._enter(user)
+        self._serve()

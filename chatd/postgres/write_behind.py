@@ -1,0 +1,100 @@
+"""What is written behind: the latest value of each key, coalesced, written now and then, and never
+lost by an outage shorter than the process.
+
+    put(key, value) ──► dirty ──flush──► write(values)      at most one flush at a time; what changes during it is dirty again
+
+For cursors and last-seen, which are not durable at once by design (docs/protocol.md, section 6).
+Bounded by the number of keys in memory.
+
+A caller waits for the flush under way and one more at most: however many wait, the next flush
+writes what all of them have put. A value that cannot be written now (another transaction holds its
+row) fails nobody: it is `late`, and goes along with the regular flushes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from typing import Generic, TypeAlias, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+Flush: TypeAlias = "asyncio.Future[BaseException | None]"  # what it failed with
+
+
+class Behind(Generic[K, V]):
+    """`write` gets the dirty values by key, and gives the keys that it had to leave.
+
+    What it raises goes to all who wait for that flush, and the values stay dirty.
+    """
+
+    __slots__ = ("_dirty", "_flushing", "_late", "_next", "_write")
+
+    def __init__(self, write: Callable[[dict[K, V]], Awaitable[Collection[K] | None]]) -> None:
+        self._write = write
+        self._dirty: dict[K, V] = {}
+        self._late: dict[K, V] = {}
+        self._flushing: Flush | None = None
+        self._next: Flush | None = None  # that of the flush after it, once somebody waits for that one
+
+    def __len__(self) -> int:
+        return len(self._dirty.keys() | self._late.keys())
+
+    def put(self, key: K, value: V) -> None:
+        """This is to be written; it replaces an earlier value of the key."""
+        self._late.pop(key, None)
+        self._dirty[key] = value
+
+    async def flush(self, *, late: bool = False) -> None:
+        """Return when what was put before is written, or `late`; at once if nothing was, the common case.
+
+        `late`: try these as well.
+
+        All who wait for a flush that fails get its error: if each of them tried in turn, the last
+        of many would wait for many timeouts.
+        """
+        while (current := self._flushing) is not None:
+            if self._dirty:
+                following = self._next = self._next or asyncio.get_running_loop().create_future()
+                await asyncio.wait([current])
+                if not self._is_over(current):
+                    continue  # it was cancelled
+                if self._next is following:
+                    break  # it has not begun: this caller carries it out
+                current = following
+            await asyncio.wait([current])
+            if self._is_over(current):
+                return
+        if late:
+            self._dirty = self._late | self._dirty
+            self._late = {}
+        if self._dirty:
+            await self._run()
+
+    def _is_over(self, flush: Flush) -> bool:
+        """Raises what it failed with.
+
+        False: it was cancelled, which is not an error of those who wait for it.
+        """
+        error = flush.result()
+        if error is not None and not isinstance(error, asyncio.CancelledError):
+            raise error
+        return error is None
+
+    async def _run(self) -> None:
+        self._flushing, self._next = self._next or asyncio.get_running_loop().create_future(), None
+        values, self._dirty = self._dirty, {}
+        error: BaseException | None = None
+        try:
+            left = await self._write(values)
+            self._late |= {key: values[key] for key in left or () if key not in self._dirty}
+            values = {}
+        except BaseException as e:
+            error = e
+            raise
+        finally:
+            # Also when cancelled: what was not written is dirty still, unless it has moved on
+            # since.
+            self._dirty = values | self._dirty
+            flushing, self._flushing = self._flushing, None
+            flushing.set_result(error)
