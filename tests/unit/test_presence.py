@@ -1,7 +1,7 @@
 """The presence map against a model that keeps, for each user, what every device said and when it
 left; and one node's side of other nodes.
 
-Several nodes under faults, held to the truth, are in `test_roster.py`.
+Several nodes under faults, held to the truth, are in `test_remote_presence.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The calls: gathered by loop turn, one at a time, in time or not at all; and the breaker, in a
 time of the test's.
 
-What passes the gate is in `test_gate.py`, with order under trouble in `test_session_order.py`; what
+What passes the gate is in `test_admission.py`, with order under trouble in `test_session_order.py`; what
 Redis does in `tests/cluster/test_quota.py`.
 """
 
