@@ -25,7 +25,7 @@ import orjson
 from chatd import errors
 from chatd.client import outbox as client_outbox
 from chatd.cluster.shared_limits import RATE, read_answer, row_of
-from chatd.core.admission import Gate
+from chatd.core.admission import AdmissionQueue
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
 from chatd.core.rate_limit import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
@@ -108,7 +108,7 @@ class Node:
     def __init__(self, world: World, trouble: Trouble, redis: Model | None = None, beside: Node | None = None) -> None:
         self.world, self.trouble = world, trouble
         self.redis = redis
-        self.gate = Gate(trouble.gate_max, self.wake)
+        self.gate = AdmissionQueue(trouble.gate_max, self.wake)
         self.calling = False
         self.user = User(ALICE, SlidingWindow(PER_PERIOD, PERIOD_S), Penalty(8), SlidingWindow(100, 3600.0))
         if redis is not None:

@@ -1,9 +1,9 @@
 """Limits over all nodes, by Redis's clock: one script call for all sends of a loop turn, and this
 node's own count while Redis is away.
 
-    Gate ──gather──► Quota ──SCRIPT──► Redis        {chatd}:rate:<user>   takes of the rate, and the penalty
-      ▲                │                            {chatd}:new:<user>    new conversations
-      └──decide, alone─┘
+    AdmissionQueue ─gather─► Quota ─SCRIPT─► Redis   {chatd}:rate:<user>   takes of the rate, the penalty
+      ▲                │                          {chatd}:new:<user>    new conversations
+      └─decide, alone──┘
 
 Guarantee: while Redis answers, no user makes more than `max_events` takes in any period, over all
 devices and nodes. A call that has not answered within `DEADLINE_S`, or fails, opens the breaker:
@@ -29,7 +29,7 @@ import structlog
 
 from chatd.chat.ports import NEW_PERIOD_S, Rates, Windows
 from chatd.cluster.redis.client import Away, Engine
-from chatd.core.admission import Ask, Call, Gate, Row
+from chatd.core.admission import AdmissionQueue, Ask, Call, Grant
 from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
@@ -51,7 +51,7 @@ NUMBER_MAX: Final = 2**62  # of any number of the script: 146,000 years in us
 # as none. A clock that went back makes takes and ends of penalties of the future: they count as
 # made now, and are written back so, or they would count for as long as the step. Numbers of 16
 # digits must not be concatenated: Lua writes 14. Gives "now granted wait until strikes last_wait
-# granted wait ..." (gate.Row).
+# granted wait ..." (core.admission.Grant).
 SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -160,7 +160,7 @@ class Quota:
         self._filled = asyncio.Event()
         self._passed = asyncio.Event()  # nothing waits at the gate
         self._passed.set()
-        self.gate = Gate(queue_max, self._wake)
+        self.gate = AdmissionQueue(queue_max, self._wake)
         self.gate.away = True  # until the first trial: nobody is to wait for a connection that is not made yet
 
     # ---- for the services ------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class Quota:
     async def _turn(self) -> bool:
         """One call, and what it decides. False: Redis is away."""
         call = self.gate.gather()
-        answer: tuple[int, list[Row]] | None = (0, [])
+        answer: tuple[int, list[Grant]] | None = (0, [])
         if call.asks:
             self._metrics.quota_calls += 1
             answer = await self._ask(call)
@@ -239,7 +239,7 @@ class Quota:
         self._passed.set()
         return False
 
-    async def _ask(self, call: Call) -> tuple[int, list[Row]] | None:
+    async def _ask(self, call: Call) -> tuple[int, list[Grant]] | None:
         keys = [self._keys[ask.window.kind] + ask.window.user for ask in call.asks]
         try:
             asks = orjson.dumps([row_of(ask) for ask in call.asks])
@@ -309,7 +309,7 @@ def row_of(ask: Ask) -> list[object]:
     return [kind, ask.want, ask.returned, [round(wait * US) for wait in ask.struck]]
 
 
-def read_answer(answer: object, windows: int) -> tuple[int, list[Row]]:
+def read_answer(answer: object, windows: int) -> tuple[int, list[Grant]]:
     """(mark, rows) of the script's answer. Raises ValueError if it is none."""
     if not isinstance(answer, bytes):
         raise ValueError("Redis gave no answer of the script")
@@ -323,6 +323,6 @@ def read_answer(answer: object, windows: int) -> tuple[int, list[Row]]:
     ):
         raise ValueError("Redis gave numbers that the script cannot give")
     return now, [
-        Row(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US)
+        Grant(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US)
         for n in range(0, len(numbers), 5)
     ]

@@ -1,19 +1,20 @@
-"""Which entries make the next batch of a lane. Pure.
+"""Decides which entries form the next batch of a lane. Pure.
 
-A lane writes one batch at a time; what comes in meanwhile gathers here, and goes out as the next
-batch. So batches grow with the load and nobody waits for a timer. The rules of a batch, each with
+A lane writes one batch at a time. Entries that arrive during a write wait here and form the next
+batch, so batches grow with the load and no entry waits for a timer. The rules of a batch, each with
 its reason:
 
-- `rows_max` rows at most: so long is a transaction, and holds the locks of its conversations
-  (docs/decisions/0016).
-- In one conversation no message comes after an edit or delete: `append` does the messages first.
-- No cid twice for one sender and conversation: the second becomes a twin of the first and gets its
-  answer as a duplicate.
-- An item that was queued behind one of its session and conversation which then failed is refused as
-  `blocked`, here at the last moment: it must not overtake that one (core/send_order.py).
+- It has at most `rows_max` rows: they set how long its transaction runs and holds the locks of its
+  conversations (docs/decisions/0016).
+- Within one conversation no message follows an edit or delete: `append` writes the messages first.
+- A cid appears once for one sender and conversation: the second item becomes a twin of the first
+  and gets its answer as a duplicate.
+- An item is refused as `blocked` if an earlier one of its session and conversation failed while it
+  was queued: it must not overtake that one (core/send_order.py). The check is made here, at the
+  last moment.
 
-A conversation that always has something pending never leaves its lane by itself; between two
-batches whole ones can be handed to another (`split`).
+A conversation that always has something pending never leaves its lane by itself. Between two
+batches whole conversations can be handed to another lane (`split`).
 """
 
 from __future__ import annotations
@@ -32,27 +33,27 @@ if TYPE_CHECKING:
 
 
 class ItemFlag(enum.IntFlag):
-    """What `append` is told of an item, beside its side and kind (sql/migrations).
+    """The flags of an item in `append`, beside its side and kind (sql/functions/append.sql).
 
-    A user's name for the bits: items hold plain integers.
+    These are names for readers: items hold plain integers.
     """
 
     PROBE = 1  # over the rate limit: only look whether the cid is known
-    RETRY = 2  # the client says that it may have sent it before: look through all of retention
+    RETRY = 2  # the client may have sent it before: look for the cid in all that is retained
 
 
-# An operation of an IntFlag costs five calls, one of an int none (Python 3.11), and every message
-# has some.
+# Plain integers: an operation on an IntFlag costs five calls, one on an int none (Python 3.11), and
+# every message needs some.
 PROBE: Final = int(ItemFlag.PROBE)
 RETRY: Final = int(ItemFlag.RETRY)
-SIDE_SHIFT: Final = 2  # then the side, one bit
-CHECK_SHIFT: Final = 3  # and above them the pair's check (registry.pair_check)
+SIDE_SHIFT: Final = 2  # above the two flags: the side, one bit
+CHECK_SHIFT: Final = 3  # above the side: the pair's check (conversation.pair_check)
 
 
 class Item:
     """One entry on its way into the log, and where its answer goes.
 
-    Mutable and slotted: made once per message.
+    Slotted and mutable because it is made once per message.
     """
 
     __slots__ = (
@@ -78,16 +79,16 @@ class Item:
     ) -> None:  # fmt: skip
         self.session, self.id, self.conv, self.peer, self.side = session, id, conv, peer, side
         self.cid, self.kind, self.body, self.ref, self.flags = cid, kind, body, ref, flags
-        # Of the message that it changes, where the client names it so; then `ref` may be unknown
-        # until it is done
+        # The cid of the message that an edit or delete changes, if the client gave it. Then `ref`
+        # may be unknown until the item is written.
         self.refcid: Cid | None = None
-        self.taken_at = 0.0  # when its slot of the rate was taken; 0: none was
-        self.resent_early = False  # before the `retry_ms` that its sender has read
-        self.twins: list[Item] | None = None
+        self.taken_at = 0.0  # when its slot of the rate limit was taken, in seconds; 0: none was
+        self.resent_early = False  # sent again before the `retry_ms` that its sender has read
+        self.twins: list[Item] | None = None  # later items of the same cid, side and conversation
 
     @classmethod
     def from_request(cls, session: Session, request: Entering, conv: Conversation, verdict: Verdict) -> Item:
-        """The item of an entry that may go to a lane, as `verdict` says."""
+        """The item of an entry that `verdict` admits to a lane."""
         assert session.user is not None
         flags = (RETRY if request.retry else 0) | (PROBE if verdict.probe else 0)
         side, peer = (0, conv.b) if session.user.id == conv.a else (1, conv.a)
@@ -105,7 +106,7 @@ class Item:
 
 
 class Batch(NamedTuple):
-    """What one call of `append` gets, in order: messages, then changes (edits and deletes)."""
+    """The rows of one call of `append`, in order: messages, then changes (edits and deletes)."""
 
     messages: list[Item]
     changes: list[Item]
@@ -115,8 +116,9 @@ class Batch(NamedTuple):
         return self.messages + self.changes if self.changes else self.messages
 
     def halves(self) -> tuple[Batch, Batch]:
-        """Two batches that have the same effect one after the other; for finding the row that the
-        database refuses.
+        """Two batches that have the same effect if written one after the other.
+
+        Used to find the row that the database refuses.
         """
         m, x = self.messages, self.changes
         if not x:
@@ -126,8 +128,9 @@ class Batch(NamedTuple):
         return Batch(m, []), Batch([], x)
 
     def sift(self) -> tuple[Batch, list[Item]]:
-        """The batch without the items that are behind a failed one by now, and these: for what
-        waited while another half was written.
+        """(The batch without the items that must not overtake a failed one, these items).
+
+        Used for the half that waited while the other half was written.
         """
         blocked: list[Item] = []
         return Batch(_kept(self.messages, blocked), _kept(self.changes, blocked)), blocked
@@ -141,20 +144,20 @@ def _kept(items: list[Item], blocked: list[Item]) -> list[Item]:
             continue
         twins, item.twins = item.twins or [], None
         blocked += [item, *filter(_overtakes, twins)]
-        if rest := [twin for twin in twins if not _overtakes(twin)]:  # another device's
+        if rest := [twin for twin in twins if not _overtakes(twin)]:  # twins from other devices
             rest[0].twins = rest[1:] or None
             kept.append(rest[0])
     return kept
 
 
 def _overtakes(item: Item) -> bool:
-    """An earlier one of its session and conversation failed while this one was queued."""
+    """True if an earlier item of its session and conversation failed while this one was queued."""
     order = item.session.order
     return bool(order.cuts) and order.overtaken(item.peer, item.id) is not None
 
 
 class LaneQueue:
-    """The items that wait for a lane, in the order they came."""
+    """The items that wait for a lane, in order of arrival."""
 
     __slots__ = ("items", "rows_max")
 
@@ -198,12 +201,10 @@ class LaneQueue:
         return Batch(messages, changes), blocked
 
     def split(self, rows: int) -> list[Item]:
-        """Take whole conversations off, `rows` items in all at most, with everything that waits of
-        them, in order.
-        """
+        """Remove whole conversations, at most `rows` items in all; gives their items in order."""
         counts = Counter(item.conv.id for item in self.items)
         taken: set[int] = set()
-        for conv_id, count in reversed(counts.items()):  # the front is next in line here
+        for conv_id, count in reversed(counts.items()):  # the front of the queue is written next: leave it
             if count <= rows:
                 taken.add(conv_id)
                 rows -= count

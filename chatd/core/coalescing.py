@@ -1,13 +1,13 @@
-"""News that is told at most so often about the same thing, and the last of it always.
+"""Coalesces news about one key: at most one in `every_s`, and the last one always goes out.
 
 Pure: `now` is an argument, in seconds.
 
-    offer(key, news) ──┬── little told of late ──► told at once
-                       └── else it waits, and newer news takes its place ──due──► told when the time is over
+    offer(key, news) ──┬── under the rate ──► goes out at once
+                       └── over it ──► waits, newer news replaces it ──due──► goes out later
 
-For what is a state and not an entry of a log: somebody types, somebody is away. Ten devices of one
-user that change it a hundred times a second cost each watcher one push a second. The first change
-is told without delay, so a usual one is as quick as without this.
+This is for states, not for entries of a log: a user types, a user is away. Ten devices of one user
+that change a state a hundred times a second cost each watcher one push a second. The first change
+goes out without delay, so a single one is as fast as without coalescing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,19 @@ from collections.abc import Callable, Hashable
 from itertools import count
 from typing import Final, Generic, TypeVar
 
-TYPING_S: Final = 1.0  # it shows for 6 s, and is repeated every 3 to 5
-# A change is to be seen within a second on every node: what is left is for the alarm and the way
-# there
+TYPING_S: Final = 1.0  # clients show it for 6 s and repeat it every 3 to 5 s
+# A change must be seen on every node within a second: 0.1 s is left for the timer and the network.
 PRESENCE_S: Final = 0.9
-PRESENCE_BURST: Final = 2  # to and fro at once is usual (a page that is loaded again), and is seen without delay
+PRESENCE_BURST: Final = 2  # two changes at once are usual (a page is reloaded), and go out without delay
 
 Key = TypeVar("Key", bound=Hashable)
 News = TypeVar("News")
 
 
-class _Told(Generic[News]):
-    """Of whom something was told of late.
+class _Bucket(Generic[News]):
+    """The token bucket of a key that had news recently.
 
-    `full_at`: when its bucket is full again; `waits`: what is to be told next.
+    `full_at`: when it is full again, in seconds. `waits`: the news that waits, if any.
     """
 
     __slots__ = ("full_at", "waits")
@@ -41,62 +40,62 @@ class _Told(Generic[News]):
 
 
 class Pace(Generic[Key, News]):
-    """One in `every_s` on average, `burst` at once.
+    """One piece of news per key in `every_s` on average, `burst` at once.
 
-    `offer` gives whether to tell it now; `due` gives what has waited long enough.
+    `offer` says whether to send it now. `due` gives the news that has waited long enough.
     """
 
-    __slots__ = ("_ahead_s", "_every_s", "_numbers", "_order", "_told", "merged")
+    __slots__ = ("_ahead_s", "_buckets", "_every_s", "_numbers", "_order", "merged")
 
     def __init__(self, every_s: float, burst: int = 1) -> None:
         self._every_s = every_s
         self._ahead_s = (burst - 1) * every_s
-        self._told: dict[Key, _Told[News]] = {}
-        # A heap of (when to look again, number, at whom), one for each of them
+        self._buckets: dict[Key, _Bucket[News]] = {}
+        # A heap of (when to look again, number, key), one for each bucket
         self._order: list[tuple[float, int, Key]] = []
         self._numbers = count()
-        self.merged = 0  # news that was not told because newer took its place, so far
+        self.merged = 0  # news that never went out because newer news replaced it
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._buckets)
 
     def offer(self, key: Key, news: News, now: float) -> bool:
-        """Tell this now? Else it is kept, in place of what waited; `due` will give it."""
-        told = self._told.get(key)
-        if told is None:
-            self._told[key] = _Told(now + self._every_s)
+        """True: send this now. False: it is kept in place of older news, for `due`."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            self._buckets[key] = _Bucket(now + self._every_s)
             self._look(key, now + self._every_s)
             return True
-        if told.waits is None and told.full_at - now <= self._ahead_s and self._ahead_s:
-            told.full_at = max(told.full_at, now) + self._every_s
+        if bucket.waits is None and bucket.full_at - now <= self._ahead_s and self._ahead_s:
+            bucket.full_at = max(bucket.full_at, now) + self._every_s
             return True
-        self.merged += told.waits is not None
-        told.waits = news
+        self.merged += bucket.waits is not None
+        bucket.waits = news
         return False
 
     def next_due(self) -> float | None:
-        """When `due` is to be called next; None: nothing waits, and nothing is kept."""
+        """When to call `due` next; None if nothing is kept."""
         return self._order[0][0] if self._order else None
 
     def due(self, now: float, stands: Callable[[News], bool] = lambda _: True) -> list[tuple[Key, News]]:
-        """What is to be told now. What no longer `stands` is dropped."""
+        """The news to send now. News that no longer `stands` is dropped."""
         news: list[tuple[Key, News]] = []
         order = self._order
         while order and order[0][0] <= now:
             _, _, key = heapq.heappop(order)
-            told = self._told[key]
-            if told.waits is not None and told.full_at - self._ahead_s > now:
-                self._look(key, told.full_at - self._ahead_s)
+            bucket = self._buckets[key]
+            if bucket.waits is not None and bucket.full_at - self._ahead_s > now:
+                self._look(key, bucket.full_at - self._ahead_s)
                 continue
-            if told.waits is not None:
-                if stands(told.waits):
-                    news.append((key, told.waits))
-                    told.full_at = max(told.full_at, now) + self._every_s
-                told.waits = None
-            if told.full_at > now:
+            if bucket.waits is not None:
+                if stands(bucket.waits):
+                    news.append((key, bucket.waits))
+                    bucket.full_at = max(bucket.full_at, now) + self._every_s
+                bucket.waits = None
+            if bucket.full_at > now:
                 self._look(key, now + self._every_s)
             else:
-                del self._told[key]
+                del self._buckets[key]
         return news
 
     def _look(self, key: Key, at: float) -> None:

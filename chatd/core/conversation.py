@@ -1,10 +1,11 @@
-"""One conversation as this node holds it: what was delivered, the cursors, and the gap if there is one.
+"""One conversation as this node holds it: what it has delivered, the cursors, and its gap if any.
 
-Pure. Who holds which conversations: core/conversations.py.
+Pure. core/conversations.py holds all of them.
 
-`Conversation.head` is what this node has *delivered to its sessions*, not what PostgreSQL has: an
-entry beyond head + 1 is a gap, to be filled from the log before delivery goes on
-(`chat/delivery.py`). Cursors only go forward; the larger of memory and database is right.
+`Conversation.head` is the last entry that this node has *delivered to its sessions*, not the last
+one in PostgreSQL. An entry beyond head + 1 shows a gap, which is filled from the log before
+delivery continues (`chat/gap_fill.py`). Cursors only move forward: of memory and database, the
+larger value is right.
 """
 
 from __future__ import annotations
@@ -22,32 +23,37 @@ if TYPE_CHECKING:
 
 
 def pair_check(a: UserId, b: UserId) -> int:
-    """28 bits that stand for two users, as in sql/functions/pair_check.sql: what a batch is fenced
-    by.
+    """28 bits that stand for two users, as in sql/functions/pair_check.sql.
+
+    `append` refuses an item whose check is not that of its conversation's users.
     """
     return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
 
 
 class Gap:
-    """What a conversation misses while its log is read (chat/gap_fill.py).
+    """The entries that a conversation misses, while its log is read (chat/gap_fill.py).
 
-    Results that arrive in the meantime wait here, each as (first seq, what to run).
+    Results that arrive during the read wait here, each as (first seq, function to run).
     """
 
     __slots__ = ("heard", "upto", "waiting")
 
     def __init__(self, upto: int) -> None:
         self.upto = upto  # the log has entries up to this seq at least
-        self.heard = 0  # the highest seq that another node has told of since
+        self.heard = 0  # the highest seq that another node has announced since the read began
         self.waiting: list[tuple[int, Callable[[], None]]] = []  # in order of seq
 
     def wait(self, first: int, run: Callable[[], None]) -> None:
+        """Keep `run`, whose first entry has the seq `first`, until the gap is filled."""
         insort(self.waiting, (first, run), key=lambda one: one[0])
 
 
 class Conversation:
-    """A log between `a` and `b` (a <= b by bytes; the same one twice for notes), as this node sees
-    it.
+    """A log between `a` and `b`, as this node sees it.
+
+    a <= b by bytes; both are the same user for notes to oneself. `head`: seq of the last delivered
+    entry. `na`, `nb`: how many messages a and b have ever sent. `ts`: time of the last entry (ms
+    since 1970, database clock). `floor`: the lowest seq that retention keeps.
     """
 
     __slots__ = (
@@ -74,21 +80,20 @@ class Conversation:
     def __init__(self, id: ConvId, a: UserId, b: UserId) -> None:
         self.id, self.a, self.b = id, a, b
         self.a_json, self.b_json = compact(dumps(a)), compact(dumps(b))
-        self.check = pair_check(a, b) << 3  # above the flags of an item (lanes.CHECK_SHIFT)
+        self.check = pair_check(a, b) << 3  # above the flags of an item (batch.CHECK_SHIFT)
         self.head = self.na = self.nb = self.ts = 0
         self.floor = 1
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
         self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
         self.lane = 0
-        self.gap: Gap | None = None  # while the log is read for what is missing
+        self.gap: Gap | None = None  # set while the log is read for missing entries
 
     @property
     def open(self) -> bool:
-        """Both have sent, or it is notes to oneself: only then presence, typing, receipts and the
-        peer's cursors are told.
+        """True if both have sent, or it is notes to oneself.
 
-        It stays so: `na` and `nb` count all that was ever sent, also what retention took or its
-        author deleted.
+        Only then do its users see each other's presence, typing, receipts and cursors. It stays
+        true: `na` and `nb` also count messages that retention removed or their author deleted.
         """
         return (self.na > 0 and self.nb > 0) or self.a == self.b
 
@@ -99,7 +104,7 @@ class Conversation:
         return 0 if user == self.a else 1
 
     def names(self, side: int) -> tuple[bytes, bytes]:
-        """(from, to) as JSON, for what a side made."""
+        """(from, to) as JSON, for an entry or event of this side."""
         return (self.a_json, self.b_json) if side == 0 else (self.b_json, self.a_json)
 
     def cursor(self, side: int) -> tuple[int, int]:
@@ -107,7 +112,7 @@ class Conversation:
         return (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
 
     def advance(self, side: int, delivered: int, read: int) -> bool:
-        """Move a side's cursors forward, never back; True if one moved. Reading implies delivery."""
+        """Move a side's cursors forward; True if one moved. `read` implies `delivered`."""
         old = (self.a_delivered, self.a_read) if side == 0 else (self.b_delivered, self.b_read)
         new = (max(old[0], delivered, read), max(old[1], read))
         if side == 0:

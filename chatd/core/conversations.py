@@ -1,17 +1,15 @@
-"""Who and what this node holds in memory: users, their sessions, and the conversations between them.
-
-Pure.
+"""Holds in memory: users, their sessions, and the conversations between users. Pure.
 
     Registry ── users ──► User ── sessions ──► Session (by device id)
         │                  └──── peers ─────► Conversation (by the other participant)
         └─── convs ──► Conversation (by id), held as long as one of its users is
 
-A conversation that has no entry yet is not in its users' listings. So it is linked to a user who is
-held later by `Registry`, and not by the listing.
+A conversation that has no entry yet is not in its users' listings. If one of its users is held
+later, `Registry` links the two, since the listing does not.
 
 A user is held from the first hello until `LINGER_S` after the last session ended, or after that
-hello if it failed: so limits outlive a reconnect, and a reconnect finds its conversations in
-memory. All conversations of a held user are held; so "is this conversation mine" and "how far has
+hello if it failed. So limits outlive a reconnect, and a reconnect finds its conversations in
+memory. All conversations of a held user are held, so "is this conversation mine" and "how far has
 this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
 """
 
@@ -32,14 +30,15 @@ if TYPE_CHECKING:
 
 LINGER_S: Final = 60.0
 
-# Users who are not held any more, but whose limits still count something: mostly conversations that
-# they opened within the hour. Past it the longest gone is forgotten. Who wants that for their own
-# must make as many others open conversations; some 300 bytes each, 1.4 KB with all 100 of them.
+# Users who are no longer held but whose limits still count something: mostly conversations that
+# they opened within the hour. Past this bound the one gone longest is forgotten. To have their own
+# count forgotten, a user would need this many others who open conversations. Some 300 bytes each,
+# 1.4 KB with all 100 of the hour.
 KEPT_MAX: Final = 10_000
 
 
 def check_name(user: User, named: UserId, field: str = "to") -> None:
-    """Whom a user names and has no conversation with must have a name that can become one.
+    """Check a name that a user gives as a peer: without a conversation, it must be a valid new id.
 
     Raises BadField.
     """
@@ -52,7 +51,7 @@ def check_name(user: User, named: UserId, field: str = "to") -> None:
 
 
 class Kept(NamedTuple):
-    """What counts against a user who is not held, and until when."""
+    """The limits of a user who is not held, and until when they count something (seconds)."""
 
     until: float
     window: SlidingWindow
@@ -61,24 +60,24 @@ class Kept(NamedTuple):
 
 
 class Registry:
-    """The maps, and the rule who is held."""
+    """The maps, and the rule that decides which users are held."""
 
     def __init__(self) -> None:
         self.users: dict[UserId, User] = {}
         self.convs: dict[ConvId, Conversation] = {}
         self.sessions = 0  # of all users
-        # Of the last entry that is known, held or not: a log that was set back lacks it
+        # The conversation of the last known entry, held or not: a log that was set back lacks it.
         self.latest: Conversation | None = None
         self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
-        self._busy: list[Conversation] = []  # unheld, but at work when their last user was dropped
-        # By a participant who is not held: those that had no entry at that time
+        self._busy: list[Conversation] = []  # had pending work when their last user was dropped
+        # Conversations without an entry, by a participant who is not held
         self._empty: dict[UserId, dict[ConvId, Conversation]] = {}
         self._kept: dict[UserId, Kept] = {}  # the longest gone first
 
     def add_user(self, user: User, now: float) -> None:
         """Hold a user from now on.
 
-        Whose first hello fails before it is attached goes like one whose last session has ended.
+        If the first hello fails before `attach`, the user is released as after a last session.
         """
         assert user.id not in self.users
         self.users[user.id] = user
@@ -92,7 +91,7 @@ class Registry:
     def find(self, user: User, c: ConvId | None, to: UserId | None) -> Conversation:
         """The conversation that a request names by its id or by the peer, if the user is in it.
 
-        All of a held user's are in memory.
+        No query is needed: all conversations of a held user are in memory.
 
         Raises NoConversation, BadField.
         """
@@ -112,14 +111,16 @@ class Registry:
         raise errors.NoConversation("no such conversation of yours")
 
     def attach(self, user: User, device: DeviceId, session: Session) -> None:
+        """Make this the session of the device, in place of an older one."""
         self.sessions += device not in user.sessions
         user.sessions[device] = session
         user.idle_since = None
         self._idle.pop(user.id, None)
 
     def detach(self, user: User, device: DeviceId, session: Session, now: float) -> None:
-        """End a session's hold; a session that was replaced by a newer one of its device holds
-        nothing.
+        """Take out a session that ended; nothing if a newer one of its device replaced it.
+
+        `now`: seconds; the user's `LINGER_S` begins then if no session is left.
         """
         if user.sessions.get(device) is session:
             del user.sessions[device]
@@ -131,9 +132,9 @@ class Registry:
             self._idle[user.id] = None
 
     def fits(self, id: ConvId, a: UserId, b: UserId) -> bool:
-        """Can this be a conversation of the log that is in memory?
+        """True if this can be a conversation of the log that is in memory.
 
-        There an id is of one pair for ever, and a pair has one id.
+        Within one log an id belongs to one pair for ever, and a pair has one id.
         """
         if (conv := self.convs.get(id)) is not None:
             return conv.a == a and conv.b == b
@@ -141,22 +142,23 @@ class Registry:
         return all(user is None or (conv := user.peers.get(peer)) is None or conv.id == id for user, peer in held)
 
     def hold(self, id: ConvId, a: UserId, b: UserId) -> Conversation:
-        """The conversation in memory, made if it is not there, and linked to those of its users
-        that are held. The caller has seen that it `fits`.
+        """The conversation in memory, made if it is new, and linked to its users who are held.
+
+        The caller must have checked that it `fits`.
         """
         conv = self.convs.get(id)
         assert conv is None or (conv.a == a and conv.b == b), "two pairs would share one log"
         if conv is None:
             conv = self.convs[id] = Conversation(id, a, b)
             if a not in self.users and b not in self.users:
-                self._busy.append(conv)  # who asked for it has left: the next `release` drops it
+                self._busy.append(conv)  # the user who asked for it has left: the next `release` drops it
         self.link_both(conv)
         return conv
 
     def link_both(self, conv: Conversation) -> None:
-        """Link it to those of its users who are held.
+        """Link a conversation to its users who are held.
 
-        The others get it when they are: by their listing, unless it has no entry.
+        The others get it once they are held: by their listing, or from `_empty` if it has no entry.
         """
         for id in (conv.a, conv.b):
             if (user := self.users.get(id)) is not None:
@@ -168,23 +170,24 @@ class Registry:
         user.peers[conv.peer(user.id)] = conv
 
     def touch(self, conv: Conversation) -> None:
-        """It has a new entry, or was brought into memory with some: the order in which its users
-        see their conversations is another.
+        """Note that a conversation has a new entry, or was loaded with entries.
+
+        The order in which its users see their conversations has changed.
         """
         for id in (conv.a, conv.b):
             if (user := self.users.get(id)) is not None and user.recent is not None:
                 user.recent.touched.add(conv)
 
     def recent(self, user: User, before: Place | None, most: int) -> list[Conversation]:
-        """A page of a loaded user's conversations, the latest entry first."""
+        """A page of a loaded user's conversations, by the latest entry first; `most` at most."""
         if user.recent is None:
             user.recent = Recent(user.peers.values())
         return user.recent.page(self.convs, user.peers, before, most)
 
     def forget_conversations(self) -> None:
-        """The log is another one: none of them is as it was.
+        """Drop all conversations, because the log is another one.
 
-        The users stay, with their limits; each next hello reads what is theirs.
+        The users stay, with their limits; the next hello of each reads their conversations.
         """
         self.convs.clear()
         self.latest = None
@@ -196,7 +199,7 @@ class Registry:
             user.loaded, user.early = False, None
 
     def release(self, now: float) -> Iterable[UserId]:
-        """Drop users idle for `LINGER_S`, and conversations that no held user has.
+        """Drop users idle for `LINGER_S`, and conversations without a held user.
 
         Gives the users dropped.
         """
@@ -227,7 +230,7 @@ class Registry:
         over: list[UserId] = []
         for id, kept in self._kept.items():
             if len(over) >= excess and kept.until > now:
-                break  # those behind it left later, and most of them count longer
+                break  # the others left later, and most of them count longer
             over.append(id)
         for id in over:
             del self._kept[id]
@@ -237,11 +240,10 @@ class Registry:
             if self.convs.get(conv.id) is not conv:
                 continue
             if conv.a in self.users or conv.b in self.users:
-                # The other one may have come later and not be loaded yet: now the conversation is
-                # theirs to drop
+                # The other user may be held and not loaded yet: linked, it is dropped with them.
                 self.link_both(conv)
             elif conv.pending or conv.gap is not None:
-                self._busy.append(conv)  # two objects for one log would break its order
+                self._busy.append(conv)  # a second object for the same log would break its order
                 self.link_both(conv)
             else:
                 self._delete(conv)

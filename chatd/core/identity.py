@@ -1,4 +1,7 @@
-"""Who a token is for, and the key that it was checked with. Pure: the checks are chat/auth.py's."""
+"""The identity that a token proves, and the key that its signature was checked with. Pure.
+
+The checks are in chat/auth.py.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,10 @@ if TYPE_CHECKING:
 
 
 class Key(NamedTuple):
-    """One key.
+    """One key of the key file.
 
-    `signs` is None where the file has the public half only. `kid` None: neither the file nor a
-    token names it.
-
-    `made_of`: a digest of all its members.
+    `signs`: None if the file has the public half only. `kid`: None if neither the file nor a token
+    names the key. `made_of`: a digest of all its members.
     """
 
     kid: str | None
@@ -25,17 +26,15 @@ class Key(NamedTuple):
     made_of: bytes
 
     def is_same(self, other: Key) -> bool:
-        """Do both check the same signatures?
-
-        Their names, and how the file writes them, do not matter.
-        """
+        """True if both check the same signatures, whatever their names and form in the file."""
         mine, others = self.checks, other.checks
         return mine is others or (mine.algorithm_name == others.algorithm_name and bool(mine.key == others.key))
 
 
 class Identity(NamedTuple):
-    """Who a token is for, until when this server takes it (its `exp` plus the leeway), and the key
-    by the name that the token gives it.
+    """The user that a token names, and how long this server accepts it.
+
+    `exp_ms`: the token's `exp` plus the leeway, ms since 1970. `key`: as the token names it.
     """
 
     user: UserId

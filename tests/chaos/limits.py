@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import pytest
 
-from chatd.core.admission import Gate
+from chatd.core.admission import AdmissionQueue
 from tests.chaos.device import TOO_MANY, Device, Life
 from tests.faults.client import Client
 
@@ -53,15 +53,15 @@ class Outages:
 @contextlib.contextmanager
 def watched(outages: Outages, now: Callable[[], float]) -> Iterator[None]:
     """Note in `outages` what nodes decide alone."""
-    real = Gate._run_alone
+    real = AdmissionQueue._run_alone
 
-    def run_alone(self: Gate, waiting: Sequence[Any]) -> None:
+    def run_alone(self: AdmissionQueue, waiting: Sequence[Any]) -> None:
         if waiting:
             outages.alone.append(now())
         real(self, waiting)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Gate, "_run_alone", run_alone)
+        patch.setattr(AdmissionQueue, "_run_alone", run_alone)
         yield
 
 

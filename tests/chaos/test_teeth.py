@@ -16,7 +16,7 @@ from chatd.chat.handlers import Chat
 from chatd.chat.presence_push import PresencePush
 from chatd.cluster.presence_sync import Mirror
 from chatd.core import remote_presence
-from chatd.core.admission import Gate
+from chatd.core.admission import AdmissionQueue
 from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
 from chatd.core.steady_time import Steady
@@ -169,12 +169,12 @@ def refused_for_good(patch: Patch) -> None:
 
 
 def _answered(patch: Patch, change: Callable[[Any, Any], Any]) -> None:
-    real = Gate.decide
+    real = AdmissionQueue.decide
 
-    def decide(self: Gate, call: Any, mark: int, rows: Any, now: float) -> None:
+    def decide(self: AdmissionQueue, call: Any, mark: int, rows: Any, now: float) -> None:
         real(self, call, mark, [change(ask, row) for ask, row in zip(call.asks, rows, strict=True)], now)
 
-    patch.setattr(Gate, "decide", decide)
+    patch.setattr(AdmissionQueue, "decide", decide)
 
 
 def limit_untold(patch: Patch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from chatd.core.admission import CALL_MAX, TELL_MAX, Gate, Row
+from chatd.core.admission import CALL_MAX, REPORTS_MAX, AdmissionQueue, Grant
 from chatd.core.rate_limit import NO_GRANT_S, PENALTY_MIN_S, SharedPenalty, SharedWindow
 from chatd.ids import UserId
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chatd.core.admission import Call
 
 ALICE, BOB = UserId("alice"), UserId("bob")
-GRANTED = Row(1, 0.0, 0.0, 0, 0.0)
+GRANTED = Grant(1, 0.0, 0.0, 0, 0.0)
 
 
 class Wakes:
@@ -34,12 +34,12 @@ class Wakes:
         self.n += 1
 
 
-def make(queue_max: int = 1_000) -> tuple[Gate, Wakes]:
+def make(queue_max: int = 1_000) -> tuple[AdmissionQueue, Wakes]:
     wakes = Wakes()
-    return Gate(queue_max, wakes), wakes
+    return AdmissionQueue(queue_max, wakes), wakes
 
 
-def window(gate: Gate, user: UserId = ALICE, most: int = 3, period_s: float = 5.0) -> SharedWindow:
+def window(gate: AdmissionQueue, user: UserId = ALICE, most: int = 3, period_s: float = 5.0) -> SharedWindow:
     return SharedWindow(most, period_s, 1, user, gate, SharedPenalty(8))
 
 
@@ -47,8 +47,8 @@ def taker(window: SharedWindow, results: list[float]) -> Callable[[float], None]
     return lambda came: results.append(window.take(came))
 
 
-def granted(call: Call, n: int, wait_s: float = 0.0) -> list[Row]:
-    return [Row(n, wait_s, 0.0, 0, 0.0) for _ in call.asks]
+def granted(call: Call, n: int, wait_s: float = 0.0) -> list[Grant]:
+    return [Grant(n, wait_s, 0.0, 0, 0.0) for _ in call.asks]
 
 
 def test_what_waits_goes_through_in_the_order_it_came_and_after_the_answer() -> None:
@@ -160,7 +160,7 @@ def test_strikes_are_told_and_the_worse_opinion_stands() -> None:
     assert told.wait_s == 2 * PENALTY_MIN_S
     call = gate.gather()
     assert [(ask.want, ask.struck) for ask in call.asks] == [(0, [2.0])]
-    gate.decide(call, 7, [Row(0, 0.0, 7.0, 5, 8.0)], 10.5)
+    gate.decide(call, 7, [Grant(0, 0.0, 7.0, 5, 8.0)], 10.5)
     assert alice.penalty.until == 17.5
     assert alice.room(17.4) == 0
     assert alice.penalty.refused(17.0, 0.5, True).wait_s == 16.0
@@ -237,7 +237,7 @@ def test_the_queue_is_bounded() -> None:
 
 def test_calls_are_bounded_and_what_there_is_to_tell_too() -> None:
     gate, _ = make(queue_max=CALL_MAX * 3)
-    for n in range(TELL_MAX + 10):
+    for n in range(REPORTS_MAX + 10):
         gate.returned(window(gate, UserId(f"u{n}")), 1)
     for _ in range(CALL_MAX + 10):
         gate.put(window(gate), 1.0, lambda _: None)
@@ -249,7 +249,7 @@ def test_calls_are_bounded_and_what_there_is_to_tell_too() -> None:
         told = sum(bool(ask.returned) for ask in call.asks)
         calls += told
         gate.decide(call, 0, granted(call, 0, 1.0), 1.0)
-    assert calls == TELL_MAX
+    assert calls == REPORTS_MAX
 
 
 def test_a_window_without_a_grant_takes_nothing() -> None:
