@@ -281,8 +281,8 @@ class Node:
                 lambda: self.store.hello_turns.waiting,
             ),
             ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
-            ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.reads.in_use),
-            ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.reads.waiting),
+            ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.read_pool.usage.in_use),
+            ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.read_pool.usage.waiting),
             (
                 "ready",
                 "1 while this node serves, as far as it knows without asking: /readyz asks",

@@ -114,7 +114,7 @@ def _log_at_work(node: Node) -> Iterator[str]:
             f"gaps: {len(gaps._open)} open, {len(gaps._poked)} to look up, {len(gaps._awaited)} awaited,"
             f" {len(gaps._outcome_unknown)} of unknown outcome, {gaps._fillers} fillers, {'looking' if gaps._looking else 'not looking'}"
         )
-    for name, behind in (("cursors", node.store._cursors), ("users", node.store._users)):
+    for name, behind in (("cursors", node.store.state_flush.cursors), ("users", node.store.state_flush.users)):
         if behind._flushing is not None:
             yield f"a flush of {name} is under way"
 

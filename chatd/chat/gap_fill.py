@@ -22,8 +22,9 @@ from chatd.core.conversations import Registry
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres.connection import Backend
+from chatd.postgres.rows import Head
 from chatd.protocol import MESSAGE, Stored
-from chatd.store import Head, Store
+from chatd.store import Store
 
 FILL_CONVS: Final = 50  # conversations a query
 # Entries of one conversation a query; live traffic waits while one query's rows are pushed (8 ms at

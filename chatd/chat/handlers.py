@@ -35,7 +35,7 @@ from chatd.core.session import Effect, End, Reply, Session, State, Throttled, Us
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.store import ConvRow
+from chatd.postgres.rows import ConvRow
 from chatd.wire import framing
 
 log = structlog.get_logger("chat")

@@ -44,9 +44,10 @@ from chatd.ids import ConvId, Seq, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import mark
 from chatd.postgres.fair_queue import Turns
+from chatd.postgres.rows import BEGIN, ConvRow
 from chatd.presence import Presence
 from chatd.protocol import Hello
-from chatd.store import BEGIN, HELLOS_WAITING_MAX, ConvRow, Store
+from chatd.store import HELLOS_WAITING_MAX, Store
 from chatd.unicode_ids import new_user_id
 from chatd.wire import framing
 

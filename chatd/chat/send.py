@@ -30,8 +30,9 @@ from chatd.core.conversations import check_name
 from chatd.core.session import Session, State, Throttled, User, Verdict
 from chatd.errors import CloseCode
 from chatd.ids import UserId
+from chatd.postgres.rows import ConvRow
 from chatd.protocol import Entering, Send
-from chatd.store import ConvRow, Locked
+from chatd.store import Locked
 from chatd.wire import framing
 
 log = structlog.get_logger("entering")

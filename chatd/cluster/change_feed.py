@@ -37,7 +37,7 @@ from chatd.errors import Refused, Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres.change_feed_reader import DEADLINE_S, CursorsTold, FeedPage, HeadTold
-from chatd.store import ConvRow
+from chatd.postgres.rows import ConvRow
 
 log = structlog.get_logger("feed")
 

@@ -42,8 +42,9 @@ from chatd.errors import Unavailable
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from chatd.postgres.change_feed_reader import CursorsTold, HeadTold
+from chatd.postgres.rows import ConvRow
 from chatd.presence import Change, Presence
-from chatd.store import ConvRow, Store
+from chatd.store import Store
 from chatd.wire.node_messages import Codec
 
 log = structlog.get_logger("cluster")

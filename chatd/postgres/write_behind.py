@@ -22,7 +22,7 @@ V = TypeVar("V")
 Flush: TypeAlias = "asyncio.Future[BaseException | None]"  # what it failed with
 
 
-class Behind(Generic[K, V]):
+class WriteBehind(Generic[K, V]):
     """`write` gets the dirty values by key, and gives the keys that it had to leave.
 
     What it raises goes to all who wait for that flush, and the values stay dirty.

@@ -31,8 +31,8 @@ CLOCK_KEY: Final = "chaos:clock"  # in Redis: how far its clock is off, in s
 # The same waits in the same relations, shorter.
 HURRIED: Final = (
     ("core.conversations", "LINGER_S", 0.4),
-    ("store", "READ_TIMEOUT_S", 0.4),
-    ("store", "READ_RETRY_MS", 60),
+    ("postgres.read_pool", "READ_TIMEOUT_S", 0.4),
+    ("postgres.read_pool", "READ_RETRY_MS", 60),
     ("postgres.change_feed_reader", "DEADLINE_S", 0.6),
     ("chat.gap_fill", "FILL_RETRY_S", 0.06),
     ("chat.resync", "FILL_RETRY_S", 0.06),

@@ -356,5 +356,5 @@ async def crash_node(node: Node) -> None:
 
     if node.cluster is not None:
         node.cluster.mirror.leave = nothing  # type: ignore[method-assign, assignment]
-    node.store.flush = nothing  # type: ignore[method-assign]
+    node.store.state_flush.flush = nothing  # type: ignore[method-assign]
     await node.stop()

@@ -14,8 +14,8 @@ import pytest
 import chatd.cluster.pubsub
 from chatd import errors
 from chatd.ids import ConvId, UserId
+from chatd.postgres.rows import ConvRow
 from chatd.server import Node
-from chatd.store import ConvRow
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer
 from tests.integration.test_interleavings_session import befriended

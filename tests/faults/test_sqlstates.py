@@ -27,7 +27,8 @@ from chatd.postgres import connection
 from chatd.postgres.connection import Backend
 from chatd.postgres.faults import Outage
 from chatd.postgres.queries import folder
-from chatd.store import BEGIN, Locked
+from chatd.postgres.rows import BEGIN
+from chatd.store import Locked
 from tests.faults.sqlstates import CLASSES, CODES, KNOWN, Injector, installed, is_data
 
 if TYPE_CHECKING:

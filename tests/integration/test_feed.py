@@ -32,7 +32,8 @@ from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedPage
 from chatd.postgres.embedded import Embedded
 from chatd.postgres.migrate import migrate
 from chatd.postgres.queries import query
-from chatd.store import BEGIN, ConvRow, Limits, Store
+from chatd.postgres.rows import BEGIN, ConvRow
+from chatd.store import Limits, Store
 from tests.integration.logs import (
     FEED_OPTION,
     OLD_SCHEMA,

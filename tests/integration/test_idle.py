@@ -144,12 +144,12 @@ async def test_a_flush_that_failed_is_tried_again_though_nothing_is_put_after_it
         if tries < 3:
             raise Unavailable("a moment", retry_ms=1)
         await flush()
-        if not store._cursors:
+        if not store.state_flush.cursors:
             done.set()
 
-    monkeypatch.setattr(store, "flush", refused)
+    monkeypatch.setattr(store.state_flush, "flush", refused)
     assert (await bob.request("ack", to="alice", seq=1))["t"] == "ok"
     async with asyncio.timeout(ROUND_S_MAX):
         await done.wait()
-    rows = await store._rows("SELECT max(greatest(a_delivered, b_delivered)) FROM cursors", ())
+    rows = await store.read_pool.rows("SELECT max(greatest(a_delivered, b_delivered)) FROM cursors", ())
     assert rows == [(1,)]

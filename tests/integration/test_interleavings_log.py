@@ -78,7 +78,7 @@ async def test_conversations_found_in_two_logs_are_not_one_answer(
     """
     server = await make_server()
     store = server.node.store
-    rows, answers = store._rows, list[Any]()
+    rows, answers = store.read_pool.rows, list[Any]()
 
     async def first_of_each(sql: Any, *args: Any, **keys: Any) -> Any:
         if sql is RESOLVE and answers:
@@ -89,7 +89,7 @@ async def test_conversations_found_in_two_logs_are_not_one_answer(
             return found[:1]  # the other is being made at this moment
         return found
 
-    monkeypatch.setattr(store, "_rows", first_of_each)
+    monkeypatch.setattr(store.read_pool, "rows", first_of_each)
     pairs = [(UserId("alice"), UserId("bob")), (UserId("alice"), UserId("carol"))]
     with pytest.raises(errors.Unavailable):
         await store.resolve(pairs, [None, None])

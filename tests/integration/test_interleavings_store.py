@@ -17,7 +17,7 @@ import pytest
 
 from chatd.core.batch import Item
 from chatd.postgres.connection import Connection
-from chatd.postgres.write_behind import Behind
+from chatd.postgres.write_behind import WriteBehind
 from chatd.store import Store
 from tests.fix_server import MakeServer, Peer, Server
 from tests.integration.logs import connect, entries, one
@@ -141,7 +141,7 @@ async def test_a_locked_row_of_cursors_keeps_nobody_back(make_server: MakeServer
         await server.node.store.flush()
         with connect(conninfo(server)) as db:
             assert one(db, "SELECT b_read FROM cursors WHERE conv = %s", (int(other),)) == 1, "the others are written"
-        assert len(server.node.store._cursors) == 1, "the locked row is dirty still"
+        assert len(server.node.store.state_flush.cursors) == 1, "the locked row is dirty still"
     await server.node.store.flush()
     with connect(conninfo(server)) as db:
         assert one(db, "SELECT b_read FROM cursors WHERE conv = %s", (int(c),)) == 2
@@ -221,7 +221,7 @@ async def test_who_waits_for_what_is_written_behind_waits_for_two_flushes_at_mos
         going.append(asyncio.Event())
         await going[-1].wait()
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 0)
     waiting = [asyncio.create_task(behind.flush())]
     await asyncio.sleep(0)
@@ -272,5 +272,5 @@ async def test_a_connection_that_cannot_be_set_does_not_stay_open(
     monkeypatch.setattr(server.node.store.opener, "prepare", fails)
     conn = await Connection.connect(conninfo(server))
     with pytest.raises(psycopg.OperationalError):
-        await server.node.store._configure(conn)
+        await server.node.store.read_pool._configure(conn)
     assert conn.closed

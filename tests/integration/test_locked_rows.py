@@ -58,7 +58,7 @@ async def test_a_locked_row_of_cursors_keeps_no_hello_and_no_listing_waiting(
             }
         with connect(fresh_db) as conn:
             assert conn.execute("SELECT conv FROM cursors WHERE greatest(a_read, b_read) = 1").fetchall() == [(int(d),)]
-        assert len(server.node.store._cursors) == 1
+        assert len(server.node.store.state_flush.cursors) == 1
     await server.node.store.flush()
     with connect(fresh_db) as conn:
         assert len(conn.execute("SELECT FROM cursors WHERE greatest(a_read, b_read) = 1").fetchall()) == 2
@@ -103,7 +103,7 @@ async def test_what_is_behind_at_the_end_is_tried_again_while_there_is_time(
             await flush()
             holder.rollback()
 
-        monkeypatch.setattr(store, "flush", tried)
+        monkeypatch.setattr(store.state_flush, "flush", tried)
         await server.node.stop()
     assert tries == 3
     with connect(fresh_db) as conn:

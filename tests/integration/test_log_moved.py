@@ -291,7 +291,7 @@ async def test_cursors_of_the_log_before_are_not_written(
     async def later() -> None:
         """Nothing is written behind until the log has moved."""
 
-    monkeypatch.setattr(server.node.store, "flush", later)
+    monkeypatch.setattr(server.node.store.state_flush, "flush", later)
     _alice, bob, c = await befriended(server)
     assert (await bob.request("read", c=c, seq=2))["t"] == "ok"
     with connect(conninfo(server)) as db:

@@ -31,7 +31,8 @@ from chatd.postgres import partitions as retention
 from chatd.postgres.partitions import Retention
 from chatd.postgres.planner import PLANNER
 from chatd.postgres.queries import folder, query
-from chatd.store import BEGIN, Limits, Store
+from chatd.postgres.rows import BEGIN
+from chatd.store import Limits, Store
 from tests.integration.logs import FENCE, append_function, connect, fenced_as_before, nodes, one, options, partitions
 from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, STATES, Case, analyse, full, hostile
 
@@ -335,7 +336,7 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
         await node.states_of([row.id])
         await node.feed_prune(page.snapshot, page.snapshot, 10)
         lane, feed, watch = node.lanes[0]._conn, node._feed._conn, node.watch._conn
-        async with node._pool.connection() as reads, keeper._connect() as dropper:
+        async with node.read_pool._pool.connection() as reads, keeper._connect() as dropper:
             await keeper._partitions(dropper)
             await keeper._refresh(dropper)
             for one_of in (reads, lane, feed, watch, dropper):

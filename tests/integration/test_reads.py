@@ -322,7 +322,7 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
     place = await make_place(many)
     server = place.server
     pages, gate = 0, asyncio.Event()
-    real = server.node.store._rows
+    real = server.node.store.read_pool.rows
 
     async def rows(sql: str, *args: Any, **keys: Any) -> Any:
         nonlocal pages
@@ -332,7 +332,7 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
             await gate.wait()
         return found
 
-    monkeypatch.setattr(server.node.store, "_rows", rows)
+    monkeypatch.setattr(server.node.store.read_pool, "rows", rows)
     peers = [await server.open() for _ in range(4)]
     for n, peer in enumerate(peers):
         await peer.post("hello", v=1, token=server.token("alice"), device=f"d{n}")

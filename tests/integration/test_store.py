@@ -17,8 +17,9 @@ from chatd import errors, store
 from chatd.core.conversation import Conversation
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.postgres import mark
-from chatd.store import BEGIN, Limits, Store
+from chatd.postgres import mark, read_pool
+from chatd.postgres.rows import BEGIN
+from chatd.store import Limits, Store
 from tests.integration.logs import Change, Message, age, append, connect, conversation, one, only, partitions
 
 if TYPE_CHECKING:
@@ -395,7 +396,7 @@ async def test_reads_outlive_the_death_of_all_their_connections(
 async def test_a_server_that_hangs_holds_a_read_no_longer_than_its_time(
     start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(read_pool, "READ_TIMEOUT_S", 0.2)
     node = await start(pool_max=1)
     await node.ping()
     frozen = one(
@@ -417,7 +418,7 @@ async def test_a_server_that_hangs_holds_a_read_no_longer_than_its_time(
 async def test_without_a_database_reads_are_unavailable_and_cursors_stay_dirty(
     fresh_db: str, start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(read_pool, "READ_TIMEOUT_S", 0.3)
     node = await start()
     x = conversation(db)
     append(db, [Message(x)])
@@ -454,7 +455,7 @@ async def gone(admin: psycopg.Connection[Any], name: str) -> None:
 
 
 async def test_a_store_that_finds_no_database_says_so(postgres: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(read_pool, "READ_TIMEOUT_S", 0.3)
     away = Store(psycopg.conninfo.make_conninfo(postgres.conninfo, dbname="nowhere"), LIMITS, Metrics())
     with pytest.raises(errors.Unavailable):
         await away.start(Nobody())
@@ -472,7 +473,7 @@ async def test_too_many_waiting_reads_are_refused_and_the_others_answered(
 async def test_a_read_that_is_cancelled_while_it_gives_its_connection_back_does_not_take_it_along(
     start: Callable[..., Awaitable[Store]], monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(store, "READ_TIMEOUT_S", 0.3)  # how long the last one would wait in vain
+    monkeypatch.setattr(read_pool, "READ_TIMEOUT_S", 0.3)  # how long the last one would wait in vain
     node = await start(pool_max=1)
     await node.ping()
     busy = asyncio.Event()
@@ -480,7 +481,7 @@ async def test_a_read_that_is_cancelled_while_it_gives_its_connection_back_does_
 
     async def told(self: Any) -> Any:
         rows = await fetchall(self)
-        await node._pool._lock.acquire()  # somebody is at the pool when it would be given back
+        await node.read_pool._pool._lock.acquire()  # somebody is at the pool when it would be given back
         busy.set()
         return rows
 
@@ -490,5 +491,5 @@ async def test_a_read_that_is_cancelled_while_it_gives_its_connection_back_does_
         await busy.wait()
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        node._pool._lock.release()
+        node.read_pool._pool._lock.release()
     await node.ping()

@@ -31,7 +31,7 @@ from chatd.errors import Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedPage, Told, decode
-from chatd.store import ConvRow
+from chatd.postgres.rows import ConvRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from chatd.postgres.write_behind import Behind
+from chatd.postgres.write_behind import WriteBehind
 
 
 class Away(Exception):
@@ -26,7 +26,7 @@ async def test_all_who_wait_for_a_flush_that_fails_get_its_error() -> None:
         await go_on.wait()
         raise Away
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 1)
     flushes = [asyncio.create_task(behind.flush()) for _ in range(100)]
     await asyncio.sleep(0)
@@ -47,7 +47,7 @@ async def test_what_changed_during_a_flush_that_failed_is_newer_than_what_it_too
         written.append(values)
         return []
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 1)
     behind.put("b", 1)
     flush = asyncio.create_task(behind.flush())
@@ -70,7 +70,7 @@ async def test_a_cancelled_flush_loses_nothing_and_fails_nobody() -> None:
         written.append(values)
         return []
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 1)
     flush = asyncio.create_task(behind.flush())
     await started.wait()
@@ -96,7 +96,7 @@ async def test_who_waits_beside_one_that_puts_all_the_time_waits_for_two_flushes
         for _ in range(5 * waiters):
             await asyncio.sleep(0)
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("acked", 0)
     flushes = [asyncio.create_task(behind.flush())]
     await settle()
@@ -121,7 +121,7 @@ async def test_the_next_flush_may_be_begun_by_somebody_who_did_not_wait() -> Non
         written.append(values)
         return []
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 1)
     first = asyncio.create_task(behind.flush())
     await asyncio.sleep(0)
@@ -146,7 +146,7 @@ async def test_what_is_locked_is_late_and_fails_nobody() -> None:
         written.append(values)
         return locked & values.keys()
 
-    behind: Behind[str, int] = Behind(write)
+    behind: WriteBehind[str, int] = WriteBehind(write)
     behind.put("a", 1)
     behind.put("b", 1)
     await behind.flush()
