@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chatd.core.remote_presence import NODES_MAX
-from chatd.core.steady_time import Told
+from chatd.core.steady_time import SteadyReading
 from chatd.wire.presence_codec import Info
 
 BEATS: Final = 10  # a lease
@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
     joined: list[tuple[str, RemoteNode]]
     namesakes: list[str]
     dead: list[Dead]
-    steady: list[Told]
+    steady: list[SteadyReading]
 
 
 class Leases:

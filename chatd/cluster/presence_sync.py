@@ -251,7 +251,7 @@ class Mirror:
             "left": self._leaving,
             "grace_ms": self._grace_ms,
             "shards": self._engine.shards,
-            "steady": [*self._steady.told()],
+            "steady": [*self._steady.reading()],
         }
         return await self._keys.beat(
             orjson.dumps({**self._facts(), **said}), renew=renew, grace_ms=self._grace_ms, n=self._n
@@ -261,7 +261,7 @@ class Mirror:
         """Who is there, who has news, who is dead."""
         self._listed = frozenset(lease.boot for lease in leases)
         joined, namesakes, dead, steady = self._leases.judge(leases, now)
-        if by_ms := self._steady.hear(steady):
+        if by_ms := self._steady.adjust(steady):
             log.info("clock.agreed", by_ms=by_ms)
             self._presence.shift(by_ms, self._now_ms())
         for boot, node in joined:

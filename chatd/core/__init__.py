@@ -1,4 +1,4 @@
-"""The functional core: what chatd decides, without a loop, a clock, a socket or a database.
+"""The functional core: chatd's decisions, without an event loop, a clock, a socket or a database.
 
 `now` is an argument, in seconds.
 """

@@ -1,20 +1,18 @@
-"""How much is too much: frames of a connection, entries of a user, and what ignoring an answer costs.
+"""The rate limits: frames of a connection, entries of a user, penalties for ignored waits. Pure.
 
-Pure.
+    TokenBucket    per connection, every frame     a rate on average, a burst after a pause
+    SlidingWindow  per user, every entry           never more than N in any period; the exact wait
+    Penalty        per user, refused entries only  an ignored wait doubles, and in the end closes
+    Shared...      the last two over nodes         what all nodes together allow
 
-    TokenBucket     per connection, every frame       on average so many a second, a burst after a pause
-    SlidingWindow   per user, every entry             never more than N in any period: exact, tells how long to wait
-    Penalty         per user, refused entries only    a wait that was not kept gets longer, and in the end closes
-    Shared...       the last two over several nodes   what all nodes together allow, and this node's own count besides
+`now` is an argument, in seconds, and never falls. An unused object is a few words long: a node
+holds one bucket per connection and two windows per user. Rejected: a token bucket for entries (10
+at once and then one each 0.5 s lets 19 into one period, which the promise "10 in any 5 s" forbids)
+and a counter per fixed period (20 around its edge).
 
-`now` is an argument, in seconds, and never falls. Each object is a few words as long as nobody uses
-it: a node holds one bucket per connection and two windows per user. Turned down: a token bucket for
-entries (10 at once and then one each 0.5 s lets 19 into one period, which the promise "10 in any 5
-s" forbids) and a counter per fixed period (20 around its edge).
-
-Over several nodes Redis counts (`cluster/shared_limits.py`), by its own clock. A shared window
-counts this node's takes as any window does, but takes only what was granted to it; so its "no"
-needs no question, and when Redis is away it decides alone.
+With several nodes Redis counts (`cluster/shared_limits.py`), by its own clock. A shared window
+counts this node's takes as any window does, but takes only what Redis granted to it. So it can
+refuse without asking Redis, and while Redis is away it decides alone.
 """
 
 from __future__ import annotations
@@ -27,34 +25,34 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 if TYPE_CHECKING:
     from chatd.ids import UserId
 
-# A timer at the client may fire so much too early (browsers round) and still counts as in time
+# A client's timer that fires early by this much still counts as in time: browsers round.
 EARLY_SLACK_S: Final = 0.05
-# What the first penalty doubles at least: the end of a wait is short, and coming in there is as
-# rude
+# The first penalty doubles at least this: near the end of a wait the rest is short, and an entry
+# sent then is as early as any other.
 PENALTY_MIN_S: Final = 1.0
-PENALTY_MAX_S: Final = 60.0  # longer waits only help people to think that it hangs; close code 4008 says the same 60 s
+PENALTY_MAX_S: Final = 60.0  # after longer waits users think that it hangs; close code 4008 has the same 60 s
 
-# Strikes are forgotten after so long without a new one, counted from the end of the last penalty:
-# as long as the longest penalty, so that hammering all along is never "clean", and as long as a
-# user without sessions is held, so that reconnecting gains nothing.
+# Strikes are forgotten this long after the end of the last penalty. It is as long as the longest
+# penalty, so that a client that never stops is never forgiven, and as long as a user without
+# sessions is held, so that reconnecting gains nothing.
 FORGET_S: Final = 60.0
 
-# A long window that Redis said to be full is asked for again after so long, although the wait told
-# is longer: a take may have been given back on another node. Short ones are not: their wait is over
-# soon, and who hammers costs Redis nothing.
+# If Redis says that a long window is full, it is asked again after this time, although the wait is
+# longer: another node may have given back a take. Short windows are not asked for again: their wait
+# ends soon, and a client that keeps sending costs Redis nothing.
 ASK_AGAIN_S: Final = 1.0
 LONG_S: Final = 60.0
 
-NO_GRANT_S: Final = 0.001  # room here, and nothing granted: the wait to tell, since a wait of 0 would mean "taken"
+# The wait if there is room here but Redis granted nothing: a wait of 0 would mean "taken".
+NO_GRANT_S: Final = 0.001
 
 
 @lru_cache(maxsize=16)
 def _pace(per_s: float, burst: int) -> tuple[float, float]:
-    """(seconds a token takes, how far ahead of the clock a bucket may get).
+    """(seconds per token, how far a bucket may get ahead of the clock, in seconds).
 
-    Cached so that all buckets share the two objects.
-
-    Half a token of slack keeps `burst` takes at one instant from failing by rounding.
+    Cached so that all buckets share the two objects. Half a token of slack keeps `burst` takes at
+    one instant from failing by rounding.
     """
     return 1 / per_s, (burst - 0.5) / per_s
 
@@ -62,8 +60,8 @@ def _pace(per_s: float, burst: int) -> tuple[float, float]:
 class TokenBucket:
     """At most `burst` takes at once, and `per_s` a second on average.
 
-    One number is its whole state: when the bucket will be full again. A take moves it on by one
-    token's time.
+    Its whole state is one number, the time when the bucket is full again. A take moves that time
+    forward by one token's time.
     """
 
     __slots__ = ("_ahead_s", "_full_at", "_token_s")
@@ -75,7 +73,7 @@ class TokenBucket:
         self._full_at = 0.0
 
     def take(self, now: float) -> bool:
-        """Take a token if there is one."""
+        """Take a token; False if there is none."""
         full_at = self._full_at
         if full_at < now:
             full_at = now
@@ -85,18 +83,16 @@ class TokenBucket:
         return True
 
     def owe(self, now: float, tokens: float) -> None:
-        """What was taken costs so many tokens more, whether they are there or not: the next takes
-        wait for them.
-        """
+        """Take so many tokens more, even if they are not there: the next takes wait for them."""
         self._full_at = max(self._full_at, now) + tokens * self._token_s
 
 
 class SlidingWindow:
-    """Never more than `max_events` takes in any half-open time of `period_s`.
+    """Never more than `max_events` takes in any half-open interval of `period_s`.
 
     It keeps the times of the last `max_events` takes: there is room if the oldest of them is a
-    period away. Older ones cannot matter, nor can those that are a period away: takes let go of
-    these, so that its size follows what is used of a high limit, not the limit.
+    period old. Takes that are a period old cannot matter and are dropped, so the size follows what
+    is used of a high limit and not the limit.
     """
 
     __slots__ = ("_takes", "max_events", "period_s")
@@ -106,19 +102,16 @@ class SlidingWindow:
         assert period_s > 0
         self.max_events = max_events
         self.period_s = period_s
-        self._takes: array[float] | None = None  # rising; most users send nothing most of the time
+        self._takes: array[float] | None = None  # in order of time; None since most users send nothing
 
     def take(self, now: float) -> float:
-        """0.0: taken, at `now`.
-
-        Else nothing is taken, and it gives the seconds after which a take would succeed.
-        """
+        """0.0: a take was made at `now`. Else none was: the seconds until one would succeed."""
         takes = self._takes
         if takes is None:
             self._takes = array("d", (now,))
             return 0.0
         free_at = takes[0] + self.period_s
-        if free_at <= now:  # two at most: so it shrinks, and no take has to go through all of a long one
+        if free_at <= now:  # drops two at most: the array shrinks, and no take scans a long one
             del takes[: 2 if len(takes) > 1 and takes[1] + self.period_s <= now else 1]
         elif len(takes) >= self.max_events:
             return _until(free_at, now)
@@ -126,18 +119,18 @@ class SlidingWindow:
         return 0.0
 
     def wait(self, now: float) -> float:
-        """The seconds after which a take would succeed; 0.0 if it would now."""
+        """The seconds until a take would succeed; 0.0 if it would now."""
         takes = self._takes
         if takes is None or len(takes) < self.max_events or now >= takes[0] + self.period_s:
             return 0.0
         return _until(takes[0] + self.period_s, now)
 
     def refused(self, now: float) -> float:
-        """The wait, if no take is worth a try; else 0.0."""
+        """The wait in seconds if a take cannot succeed now; else 0.0."""
         return self.wait(now)
 
     def give_back(self, taken_at: float) -> None:
-        """Undo the take made at that time; nothing if there is none (any more)."""
+        """Undo the take made at that time; nothing if it is not (or no longer) there."""
         takes = self._takes
         if takes is not None and taken_at in takes:
             takes.remove(taken_at)
@@ -146,32 +139,30 @@ class SlidingWindow:
 
     @property
     def empty_at(self) -> float:
-        """When its last take has left it: from then on it is as good as new."""
+        """When its last take leaves it, in seconds: from then on it equals a new window."""
         return self._takes[-1] + self.period_s if self._takes else 0.0
 
 
 def _until(at: float, now: float) -> float:
-    """What to add to `now` to get to `at`, and no rounding short of it."""
+    """The wait from `now` to `at`, rounded so that `now + wait >= at`."""
     wait = at - now
     return wait if now + wait >= at else wait + math.ulp(at)
 
 
 class PenaltyVerdict(NamedTuple):
-    """What a refusal costs: tell this wait, or close the connection."""
+    """What a refusal costs: a wait of `wait_s` to answer with, or the end of the connection."""
 
     close: bool
     wait_s: float
 
 
 class Penalty:
-    """What a user pays for sends that ignore `retry_ms`.
-
-    Nothing is written for them before `until`.
+    """The penalty of a user who ignores `retry_ms`: nothing of theirs is written before `until`.
 
     Being over the rate is no offence: an outbox of 50 sent at once, or two devices that do not know
-    of each other, are told to wait and that is all. The offence is to send before the time that the
-    client was told and has read (`early`; see core/session.py). Each doubles the wait, up to
-    `PENALTY_MAX_S`; more than `strikes_max` of them end the connection.
+    of each other, only get a wait. The offence is to send before the end of a wait that the client
+    has read (`early`, see core/send_order.py). Each offence is a strike and doubles the wait, up to
+    `PENALTY_MAX_S`. More than `strikes_max` strikes close the connection.
     """
 
     __slots__ = ("_strikes", "_strikes_max", "_wait_s", "until")
@@ -180,15 +171,13 @@ class Penalty:
         self.until = 0.0
         self._strikes_max = strikes_max
         self._strikes = 0
-        self._wait_s = 0.0  # the last penalty
+        self._wait_s = 0.0  # of the last penalty
 
     def refused(self, now: float, wait_s: float, early: bool) -> PenaltyVerdict:
-        """An entry was refused as over the rate.
+        """What the refusal of an entry over the rate costs.
 
-        `wait_s`: when there is room for it, and no sooner than `until`.
-
-        Whoever waits what the verdict says gets through, unless another device of the user was
-        quicker.
+        `wait_s`: the seconds until there is room for it, and `until` is over. An entry sent after
+        the wait of the verdict is accepted, unless another device of the user took the room first.
         """
         if not early:
             return PenaltyVerdict(False, wait_s)
@@ -196,35 +185,35 @@ class Penalty:
             self._strikes, self._wait_s = 0, 0.0
         self._strikes += 1
         self._wait_s = min(2 * max(self._wait_s, wait_s, PENALTY_MIN_S), PENALTY_MAX_S)
-        wait_s = max(self._wait_s, wait_s)  # a long period of the window can ask for more than any penalty
+        wait_s = max(self._wait_s, wait_s)  # the wait of a long window can exceed any penalty
         self.until = now + wait_s
         return PenaltyVerdict(self._strikes > self._strikes_max, wait_s)
 
     @property
     def forgotten_at(self) -> float:
-        """From then on it is as good as new."""
+        """When the strikes are forgotten, in seconds: from then on it equals a new penalty."""
         return self.until + FORGET_S if self._strikes else 0.0
 
 
 class Shares(Protocol):
-    """Who tells the other nodes (`core/admission.py`). Neither call waits or fails."""
+    """Reports to the other nodes (`core/admission.py`). Neither call waits or fails."""
 
     def returned(self, window: SharedWindow, mark: int) -> None:
-        """A take that Redis granted at `mark` made nothing."""
+        """A take that Redis granted at `mark` was not used."""
 
     def struck(self, window: SharedWindow, wait_s: float) -> None:
-        """Its user did not wait, and must do so for `wait_s` now."""
+        """Its user did not wait, and must now wait for `wait_s`."""
 
 
 class SharedWindow(SlidingWindow):
     """The node's part of a window that all nodes share.
 
-    `grant` says how many takes may succeed now, `settle` takes back those that were not used. Each
-    take remembers the mark of its grant (Redis's time), by which it can be given back there; 0
-    marks a take that this node decided alone.
+    `grant` says how many takes may succeed now; `settle` takes back those that were not used. Each
+    take keeps the mark of its grant (Redis's time, microseconds), by which it can be given back
+    there. The mark 0 is that of a take that this node decided alone.
     """
 
-    __slots__ = ("_asked_at", "_grants", "_mark", "_marks", "_told_until", "kind", "penalty", "shares", "user")
+    __slots__ = ("_asked_at", "_full_until", "_grants", "_mark", "_marks", "kind", "penalty", "shares", "user")
 
     def __init__(
         self,
@@ -239,15 +228,15 @@ class SharedWindow(SlidingWindow):
         self.kind, self.user, self.shares, self.penalty = kind, user, shares, penalty
         if penalty is not None:
             penalty.window = self
-        self._marks: array[int] | None = None  # beside `_takes`
+        self._marks: array[int] | None = None  # one for each of `_takes`
         self._mark = 0
         self._grants = 0
-        self._told_until = 0.0  # there was no room at Redis, and none is expected before
-        self._asked_at = 0.0  # when that was heard; see ASK_AGAIN_S
+        self._full_until = 0.0  # Redis had no room, and expects none before
+        self._asked_at = 0.0  # when Redis said so; see ASK_AGAIN_S
 
     def room(self, now: float) -> int:
-        """How many takes it is worth to ask for."""
-        if now < self._told_until and (self.period_s <= LONG_S or now < self._asked_at + ASK_AGAIN_S):
+        """How many takes are worth asking Redis for."""
+        if now < self._full_until and (self.period_s <= LONG_S or now < self._asked_at + ASK_AGAIN_S):
             return 0
         if self.penalty is not None and now < self.penalty.until:
             return 0
@@ -261,15 +250,16 @@ class SharedWindow(SlidingWindow):
             free += 1
         return free
 
-    def grant(self, takes: int, mark: int, told_until: float) -> None:
-        """So many takes may succeed until `settle`.
+    def grant(self, takes: int, mark: int, full_until: float) -> None:
+        """Let so many takes succeed until `settle`.
 
-        `told_until`: when there is room again, if it were too few; else 0.
+        `full_until`: when there is room again, in seconds, if fewer were granted than asked for;
+        else 0.
         """
-        self._grants, self._mark, self._told_until = takes, mark, told_until
+        self._grants, self._mark, self._full_until = takes, mark, full_until
 
     def settle(self) -> int:
-        """No more takes; gives the number of grants that were not used."""
+        """End the grants; gives the number of those that were not used."""
         left, self._grants = self._grants, 0
         return left
 
@@ -284,11 +274,11 @@ class SharedWindow(SlidingWindow):
             marks = self._marks = self._marks or array("q")
             marks.append(self._mark)
             assert self._takes is not None
-            del marks[: len(marks) - len(self._takes)]  # of those that the window let go of
+            del marks[: len(marks) - len(self._takes)]  # the marks of takes that the window dropped
         return wait
 
     def wait(self, now: float) -> float:
-        return max(super().wait(now), self._told_until - now)
+        return max(super().wait(now), self._full_until - now)
 
     def refused(self, now: float) -> float:
         return 0.0 if self.room(now) else max(self.wait(now), NO_GRANT_S)
@@ -297,17 +287,17 @@ class SharedWindow(SlidingWindow):
         takes, marks = self._takes, self._marks
         if takes is None or marks is None or taken_at not in takes:
             return
-        # Of several with one time the first has the lowest mark: to forget the oldest is on the
-        # safe side.
+        # Of several takes at one time the first has the lowest mark. Giving back the oldest errs on
+        # the safe side.
         mark = marks.pop(takes.index(taken_at))
         super().give_back(taken_at)
         if mark:
-            self._told_until = 0.0
+            self._full_until = 0.0
             self.shares.returned(self, mark)
 
 
 class SharedPenalty(Penalty):
-    """A penalty that all nodes share. `window`: the one that it belongs to; that sets it."""
+    """A penalty that all nodes share. `window`: the one it belongs to, set by that."""
 
     __slots__ = ("window",)
 
@@ -320,7 +310,7 @@ class SharedPenalty(Penalty):
         return verdict
 
     def learn(self, now: float, until: float, strikes: int, wait_s: float) -> None:
-        """What all nodes together hold against the user; of two opinions the worse one."""
+        """Take over what Redis holds against the user; the larger of the two values counts."""
         if now >= self.until + FORGET_S:
             self._strikes, self._wait_s = 0, 0.0
         self.until = max(self.until, until)

@@ -1,13 +1,13 @@
-"""In which order a user's conversations are shown: the latest entry first, page by page. Pure.
+"""Orders a user's conversations by their last entry, the latest first, page by page. Pure.
 
-    touched ──add──► order (ts, id), rising ──from behind──► page
+    touched ──add──► order (ts, id), rising ──from the end──► page
 
-An index by the time of the last entry would have to be written by every send, and without one a
-page of 50 reads all 20,000 of a user. But all conversations of a user who is here are in memory, so
-their order can be, too. It is made when a client first asks for a page; from then on delivery puts
-into `touched` what has a new entry, and the next page brings it to its place. What it was before
-stays behind as a stale pair and is passed over; once the stale ones are as many as the others, the
-order is made anew. 16 bytes a conversation.
+In the database, every send would have to write an index by the time of the last entry, and without
+an index a page of 50 reads all 20,000 of a user. But all conversations of a held user are in
+memory, so their order can be too. It is made when a client first asks for a page. From then on
+delivery puts conversations with a new entry into `touched`, and the next page adds them at their
+new place. The old pair becomes stale and is passed over. Once there are as many stale pairs as
+others, the order is made again. It takes 16 bytes a conversation.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from chatd.core.conversation import Conversation
     from chatd.ids import ConvId, UserId
 
-STALE_MIN: Final = 100  # before it is worth to make it anew
+STALE_MIN: Final = 100  # stale pairs below which the order is not made again
 
 
 class Place(NamedTuple):
-    """Before the conversation `id` whose last entry is of `ts` (ms), so from the next older one on."""
+    """A place in the order: just before the conversation `id` whose last entry is of `ts` (ms)."""
 
     ts: int
     id: int
 
 
 class Recent:
-    """Of one user. `touched`: conversations with a new entry since the last page."""
+    """The order of one user. `touched`: conversations with a new entry since the last page."""
 
     __slots__ = ("_ids", "_ts", "touched")
 
@@ -48,11 +48,11 @@ class Recent:
     def page(
         self, convs: Mapping[ConvId, Conversation], mine: Mapping[UserId, Conversation], before: Place | None, most: int
     ) -> list[Conversation]:
-        """The next ones before a place, or the first, `most` at most.
+        """The conversations from a place on, or from the latest one on; `most` at most.
 
-        `convs`: all in memory; `mine`: all of the user.
+        `convs`: all conversations in memory; `mine`: all of the user.
         """
-        self._bring(mine)
+        self._place_touched(mine)
         page: list[Conversation] = []
         n = len(self._ts) if before is None else self._find(before.ts, before.id)
         while n and len(page) < most:
@@ -62,7 +62,7 @@ class Recent:
                 page.append(conv)
         return page
 
-    def _bring(self, mine: Mapping[UserId, Conversation]) -> None:
+    def _place_touched(self, mine: Mapping[UserId, Conversation]) -> None:
         touched, self.touched = self.touched, set()
         if len(self._ts) + len(touched) > 2 * len(mine) + STALE_MIN:
             self._make(mine.values())
@@ -74,7 +74,7 @@ class Recent:
                 self._ids.insert(n, conv.id)
 
     def _find(self, ts: int, id: int) -> int:
-        """Where (ts, id) stands, or would."""
+        """The index of (ts, id), or where it would be inserted."""
         n = bisect_left(self._ts, ts)
         while n < len(self._ts) and self._ts[n] == ts and self._ids[n] < id:
             n += 1

@@ -1,14 +1,12 @@
-"""Who has not said hello yet: how many, of which address, and who goes when there is no room for one more.
+"""Bounds the connections without a hello, by node and by address, and picks the one to close. Pure.
 
-Pure.
+    enter ──► counted by node ──locate──► and by address ──► leave (it said hello, or has ended)
 
-    enter ──► counted by the node ──locate──► and by its address ──► leave (it said hello, or is gone)
-
-A connection without a hello costs next to nothing to open, so there are two bounds. Of one address
-there may be a share, so that it cannot take all places. Where a bound is reached the oldest goes
-and the newest has its place: an honest client says hello within a round trip or two, so it is the
-young ones that are worth the room. Refusing the newest instead lets whoever holds all places, and
-opens some again as they end, keep everybody else out: 219 of 222 honest clients were refused.
+A connection without a hello costs its client next to nothing, so there are two bounds: one for the
+node, and one for each address, so that an address cannot take all places. At a bound the oldest is
+closed and the newest takes its place: an honest client says hello within a round trip or two, so
+the young ones are worth the room. If the newest were refused instead, a client that holds all
+places and reopens them as they end would keep all others out: 219 of 222 honest ones were refused.
 """
 
 from __future__ import annotations
@@ -19,9 +17,11 @@ from typing import Generic, TypeVar
 Guest = TypeVar("Guest", bound=Hashable)
 
 
-class Strangers(Generic[Guest]):
-    """`enter` and `locate` give who has to go for it, if anybody; that one is forgotten here, and
-    the caller closes it.
+class Unauthenticated(Generic[Guest]):
+    """The connections without a hello, at most `most`, and `most_of_address` of one address.
+
+    `enter` and `locate` give the one to close for the new one, or None. It is already taken out
+    here; the caller closes it.
     """
 
     __slots__ = ("_all", "_most", "_most_of_address", "_of")
@@ -30,18 +30,18 @@ class Strangers(Generic[Guest]):
         assert most >= 1
         assert most_of_address >= 1
         self._most, self._most_of_address = most, most_of_address
-        self._all: dict[Guest, str] = {}  # the oldest first; its address, empty while that is not known
-        self._of: dict[str, dict[Guest, None]] = {}  # by address, the oldest first
+        self._all: dict[Guest, str] = {}  # oldest first; the address, empty while it is not known
+        self._of: dict[str, dict[Guest, None]] = {}  # by address, oldest first
 
     def __len__(self) -> int:
         return len(self._all)
 
     def of(self, address: str) -> int:
-        """How many of this address."""
+        """How many this address has."""
         return len(self._of.get(address, ()))
 
     def enter(self, guest: Guest) -> Guest | None:
-        """It has connected."""
+        """Add one that has connected."""
         oldest = next(iter(self._all)) if len(self._all) >= self._most else None
         if oldest is not None:
             self.leave(oldest)
@@ -49,7 +49,7 @@ class Strangers(Generic[Guest]):
         return oldest
 
     def locate(self, guest: Guest, address: str) -> Guest | None:
-        """It comes from there. Once; nothing if it has left."""
+        """Set the address of one, once; does nothing if it has left."""
         if guest not in self._all:
             return None
         same = self._of.get(address)
@@ -61,7 +61,7 @@ class Strangers(Generic[Guest]):
         return oldest
 
     def leave(self, guest: Guest) -> None:
-        """It has said hello, or is gone. Idempotent."""
+        """Take out one that said hello or has ended. Idempotent."""
         address = self._all.pop(guest, "")
         if address:
             same = self._of[address]

@@ -1,15 +1,15 @@
-"""When output leaves: at the end of the loop turn, or a little later while the node is behind.
+"""Decides when output is written: at the end of a loop turn, or later while the node is behind.
 
-Pure; the loop and its clock are handed in.
+Pure; the loop and its clock are passed in.
 
     Connection.send ──► Flusher.add ──end of turn──┬── turns are short ──► flush
-                                                   └── turns are long ──► waits `delay_s`, with what comes meanwhile ──► flush
+                                                   └── turns are long ──► wait `delay_s` ──► flush
 
-A write is the dearest step of a message: a system call, with the kernel's whole way to the other
-side in it. With few connections a turn has several frames for each of them; with a thousand, nearly
-every frame was a write of its own. How long turns take tells how far behind the node is: 1 to 5 ms
-at 16,000 messages a second, 8 to 25 ms once it has more to do than it can. There, and only there, a
-frame waits for others to its client: the writes saved bring all of them forward
+A write is the most expensive step of a message: a system call in which the kernel does all the work
+of the network path. With few connections a turn has several frames for each of them; with a
+thousand, nearly every frame was a write of its own. The length of turns shows how far behind the
+node is: 1 to 5 ms at 16,000 messages a second, 8 to 25 ms when it is overloaded. Only then does a
+frame wait for later ones to the same client: the writes saved make all of them faster
 (docs/decisions/0018).
 """
 
@@ -19,22 +19,26 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-BUSY_TURN_S: Final = 0.008  # turns longer than this: the node is behind
-DELAY_FACTOR: Final = 5  # for each millisecond that turns are longer, a frame waits for so many
+BUSY_TURN_S: Final = 0.008  # if turns are longer than this, the node is behind
+DELAY_FACTOR: Final = 5  # a frame waits this many milliseconds per millisecond that turns are longer
 DELAY_MAX_S: Final = 0.04
-AVERAGE_TURNS: Final = 8  # `average_s` follows about as many
-# Longer ones count as so long: a single one, of whatever cause, holds nothing back
+AVERAGE_TURNS: Final = 8  # `average_s` follows about as many turns
+# A longer turn counts as this long, so that a single one, whatever its cause, delays no output.
 LONGEST_S: Final = BUSY_TURN_S * (AVERAGE_TURNS - 1)
 TICK_S: Final = 0.001  # the loop's timers are no finer
 
 
 class Output(Protocol):
+    """A connection with output to write."""
+
     def flush(self) -> None: ...
 
 
 class Flusher:
-    """`clock` in seconds; `call_soon` runs a function at the end of the loop turn, `call_later`
-    some seconds later.
+    """Flushes outputs at the end of a turn, or after `delay_s`.
+
+    `clock` gives seconds. `call_soon` runs a function at the end of the loop turn, `call_later`
+    after some seconds.
     """
 
     def __init__(
@@ -43,7 +47,7 @@ class Flusher:
         call_later: Callable[[float, Callable[[], None]], object],
         clock: Callable[[], float],
     ) -> None:
-        self.average_s = 0.0  # how long a turn took of late, from its first output to its end
+        self.average_s = 0.0  # recent length of a turn, from its first output to its end
         self._call_soon, self._call_later, self._clock = call_soon, call_later, clock
         self._turn: list[Output] = []
         self._began = self._ended = 0.0
@@ -52,20 +56,20 @@ class Flusher:
 
     @property
     def turn_s(self) -> float:
-        """How long a turn takes; 0 where the loop rests."""
+        """The recent length of a turn; 0 if the loop is idle."""
         return 0.0 if self._clock() - self._ended > DELAY_MAX_S else self.average_s
 
     @property
     def delay_s(self) -> float:
-        """How long the output of a turn that ends now waits."""
+        """How long the output of a turn that ends now waits, in seconds."""
         return min(max(self.average_s - BUSY_TURN_S, 0.0) * DELAY_FACTOR, DELAY_MAX_S)
 
     def add(self, output: Output) -> None:
-        """It has something to write, for the first time since its last `flush`."""
+        """Flush this output soon: it has something to write, the first since its last `flush`."""
         if not self._turn:
             self._began = self._clock()
             if self._began - self._ended > DELAY_MAX_S:
-                self.average_s = 0.0  # the loop has rested: it is not behind, whatever it was before
+                self.average_s = 0.0  # the loop was idle, so the node is no longer behind
             self._call_soon(self._end_turn)
         self._turn.append(output)
 
@@ -90,7 +94,7 @@ class Flusher:
             while waiting and waiting[0][0] < now + TICK_S / 2:
                 for output in waiting.popleft()[1]:
                     output.flush()
-        finally:  # a bug in one of them must not keep other turns' back
+        finally:  # a bug in one flush must not hold back the output of other turns
             if waiting and not self._ticking:
                 self._ticking = True
                 self._call_later(max(waiting[0][0] - now, TICK_S), self._tick)

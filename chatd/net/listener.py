@@ -22,7 +22,7 @@ from chatd.chat.handlers import Chat
 from chatd.chat.hello import Services
 from chatd.core.read_pacing import SESSIONS_BUDGET, STRANGERS_BUDGET, Intake
 from chatd.core.session import Session
-from chatd.core.unauthenticated import Strangers
+from chatd.core.unauthenticated import Unauthenticated
 from chatd.core.write_pacing import Flusher
 from chatd.errors import CloseCode, Refused
 from chatd.net.access_log import AccessLog
@@ -54,7 +54,7 @@ class Hub:
         self.access_log = AccessLog(services.metrics, boot, names_proxies=bool(s.trusted_proxies))
         self._numbers = itertools.count(1)
         self._addresses: dict[str, int] = {}
-        self._strangers: Strangers[Connection] = Strangers(s.unauthenticated_max, s.unauthenticated_per_address_max)
+        self._unauthenticated: Unauthenticated[Connection] = Unauthenticated(s.unauthenticated_max, s.unauthenticated_per_address_max)
         self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
         self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
         self._closing: dict[Connection, None] = {}  # the oldest first
@@ -88,9 +88,9 @@ class Hub:
         self.connections.add(connection)
         self.empty.clear()
         self._shaking[connection] = None
-        self._evict(self._strangers.enter(connection))
+        self._evict(self._unauthenticated.enter(connection))
         if is_known:
-            self._evict(self._strangers.locate(connection, connection.counted))
+            self._evict(self._unauthenticated.locate(connection, connection.counted))
         return True
 
     def locate(self, connection: Connection, address: str, differ: bool) -> bool:
@@ -100,7 +100,7 @@ class Hub:
             self.access_log.headers_differ(address)
         if not self._count(connection):
             return False
-        self._evict(self._strangers.locate(connection, connection.counted))
+        self._evict(self._unauthenticated.locate(connection, connection.counted))
         return True
 
     def _count(self, connection: Connection) -> bool:
@@ -133,7 +133,7 @@ class Hub:
     def authenticated(self, connection: Connection) -> None:
         """It has said hello: from now on its own limits hold."""
         self._awaiting.pop(connection, None)
-        self._strangers.leave(connection)
+        self._unauthenticated.leave(connection)
 
     def closing(self, connection: Connection) -> None:
         self._awaiting.pop(connection, None)
@@ -156,7 +156,7 @@ class Hub:
         if connection not in self.connections:
             return
         self.connections.discard(connection)
-        self._strangers.leave(connection)
+        self._unauthenticated.leave(connection)
         if not self.connections:
             self.empty.set()
         for waiting in (self._shaking, self._awaiting, self._closing):

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from chatd.core.remote_presence import V_MAX, Device, Remote, Status
-from chatd.core.steady_time import Told
+from chatd.core.steady_time import SteadyReading
 from chatd.ids import USER_CHARS_MAX, DeviceId, UserId, user_id
 
 __all__ = ["Batch", "Remote", "decode_batch", "decode_entry", "encode_batch", "encode_entry"]
@@ -140,7 +140,7 @@ class Info(NamedTuple):
     left: bool  # it has drained
     grace_ms: int  # its users stay for so much longer than its lease
     shards: bool | None  # whether it can use sharded pub/sub; None: it does not say
-    steady: Told | None = None  # its steady time at that moment; None: it does not say
+    steady: SteadyReading | None = None  # its steady time at that moment; None: it does not say
 
 
 def decode_info(data: bytes) -> dict[str, Any]:
@@ -169,11 +169,11 @@ def read_info(data: bytes) -> Info:
     )
 
 
-def _steady(row: object) -> Told | None:
+def _steady(row: object) -> SteadyReading | None:
     if type(row) is not list or len(row) < 3 or any(type(item) is not int or abs(item) > V_MAX for item in row[:3]):
         return None
     ms, ahead_ms, up_ms = row[:3]
-    return Told(ms, ahead_ms, up_ms) if ms >= 0 and up_ms >= 0 else None
+    return SteadyReading(ms, ahead_ms, up_ms) if ms >= 0 and up_ms >= 0 else None
 
 
 def is_boot(name: bytes) -> bool:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from chatd.cluster.leases import BEATS, Lease, Leases
 from chatd.core.remote_presence import NODES_MAX
-from chatd.core.steady_time import Told
+from chatd.core.steady_time import SteadyReading
 from chatd.wire.presence_codec import Info
 
 OWN, OTHER, THIRD = "0" * 16, "1" * 16, "2" * 16
@@ -66,8 +66,8 @@ def sim() -> Sim:
 
 def test_how_late_it_is_is_taken_from_a_lease_just_renewed_and_brought_up_to_now() -> None:
     sim = Sim()
-    told = INFO._replace(steady=Told(1_000, -7, 60_000))
-    later = [Told(1_200, -7, 60_200)]
+    told = INFO._replace(steady=SteadyReading(1_000, -7, 60_000))
+    later = [SteadyReading(1_200, -7, 60_200)]
     for age_ms, renewed, heard in (
         (200, True, later),
         (200, False, []),

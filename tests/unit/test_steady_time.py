@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd.clock import RTT_S_MAX, Clock
-from chatd.core.steady_time import NEAR_MS, Steady, Told
+from chatd.core.steady_time import NEAR_MS, Steady, SteadyReading
 
 T0 = 1_700_000_000.0
 LEASE_S = 5.0
@@ -32,7 +32,7 @@ class World:
 
 
 def hears(one: Steady, *others: Steady, late_ms: int = 0) -> int:
-    return one.hear([told._replace(ms=told.ms + late_ms) for told in (other.told() for other in others)])
+    return one.adjust([told._replace(ms=told.ms + late_ms) for told in (other.reading() for other in others)])
 
 
 @pytest.mark.parametrize("step_ms", [-HOUR_MS, -5_000, 5_000, HOUR_MS])
@@ -66,7 +66,7 @@ def test_a_node_that_starts_after_a_step_takes_over_the_time_of_older_ones(step_
     assert abs(new.ms() - old.ms()) <= 2
     assert hears(new, old) == 0
     world.at += LEASE_S
-    assert new.hear([Told(0, 0, HOUR_MS)]) == 0, "it is not young any more"
+    assert new.adjust([SteadyReading(0, 0, HOUR_MS)]) == 0, "it is not young any more"
 
 
 def test_nodes_that_start_together_take_over_nothing() -> None:
@@ -83,10 +83,10 @@ def test_of_two_measures_of_a_step_both_go_by_the_larger_sum() -> None:
     world.off_ms = -HOUR_MS
     world.read(a_clock, rtt_s=0.04, asked=0.0)
     world.read(b_clock, rtt_s=0.04, asked=1.0)
-    assert a.told().ahead_ms != b.told().ahead_ms
+    assert a.reading().ahead_ms != b.reading().ahead_ms
     for one, other in ((a, b), (b, a)):
         assert hears(one, other) == 0
-    assert a.told().ahead_ms == b.told().ahead_ms
+    assert a.reading().ahead_ms == b.reading().ahead_ms
 
 
 @given(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.core.unauthenticated import Strangers
+from chatd.core.unauthenticated import Unauthenticated
 
 
 def test_of_one_address_the_oldest_goes_and_others_stay() -> None:
-    strangers: Strangers[int] = Strangers(100, 3)
+    strangers: Unauthenticated[int] = Unauthenticated(100, 3)
     gone = []
     for n in range(10):
         assert strangers.enter(n) is None
@@ -21,7 +21,7 @@ def test_of_one_address_the_oldest_goes_and_others_stay() -> None:
 
 
 def test_of_all_the_oldest_goes_where_the_node_is_full() -> None:
-    strangers: Strangers[int] = Strangers(3, 3)
+    strangers: Unauthenticated[int] = Unauthenticated(3, 3)
     for n in range(3):
         strangers.enter(n)
         strangers.locate(n, str(n))
@@ -30,7 +30,7 @@ def test_of_all_the_oldest_goes_where_the_node_is_full() -> None:
 
 
 def test_one_whose_address_comes_late_or_never_counts_all_the_same() -> None:
-    strangers: Strangers[int] = Strangers(2, 1)
+    strangers: Unauthenticated[int] = Unauthenticated(2, 1)
     strangers.enter(1)
     strangers.enter(2)
     assert strangers.enter(3) == 1
@@ -44,7 +44,7 @@ def test_one_whose_address_comes_late_or_never_counts_all_the_same() -> None:
 
 @given(st.lists(st.tuples(st.sampled_from("el"), st.integers(0, 8), st.sampled_from("ab")), max_size=60))
 def test_no_bound_is_ever_passed_and_nothing_is_forgotten(steps: list[tuple[str, int, str]]) -> None:
-    strangers: Strangers[int] = Strangers(5, 3)
+    strangers: Unauthenticated[int] = Unauthenticated(5, 3)
     inside: set[int] = set()
     for what, guest, address in steps:
         if what == "l":
