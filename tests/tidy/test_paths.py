@@ -38,7 +38,7 @@ START: Final = r"(?<![\w./:{$~@|-])"
 PATHS: Final = (
     re.compile(rf"{START}(?:[\w.*-]+/)*[\w*-]+\.(?:{ENDINGS})\b"),  # a file by its ending, with or without its folder
     re.compile(rf"{START}(?:{TOP})/[\w./*-]*\w"),  # a file or a folder from the root
-    re.compile(rf"`(?:{ROOMS})/[\w./*-]*\w"),  # a module of a room, without its ending, too
+    re.compile(rf"{START}(?:{ROOMS})/[\w./*-]*\w"),  # a module of a room, without its ending, too
     re.compile(r"\]\(([^)#:\s]+)[)#]"),  # a link of Markdown to a file here
 )
 PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out")
