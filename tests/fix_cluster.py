@@ -18,7 +18,7 @@ from tests.fix_process import MakeProcess, OwnPostgres, Process
 from tests.fix_redis import OwnRedis
 
 LEASE_S = 5.0
-LOSSY = "import chatd.bus; chatd.bus.DROPPED = {share}"
+LOSSY = "import chatd.cluster.pubsub; chatd.cluster.pubsub.DROPPED = {share}"
 SKEWED = "import time; _real = time.time; time.time = lambda: _real() + {seconds}"
 
 

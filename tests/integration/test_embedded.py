@@ -26,7 +26,7 @@ GONE_S_MAX = 30.0
 OWNER = """
 import sys
 from pathlib import Path
-from chatd.embedded import Embedded
+from chatd.postgres.embedded import Embedded
 server = Embedded(Path(sys.argv[1]))
 server.start()
 print(server.pid, server._watcher.pid, flush=True)

@@ -32,7 +32,7 @@ OURS = [*FILES[:LAST_PRE], *FUNCTIONS, *FILES[LAST_PRE:]]
 NODE = """
 import sys
 from pathlib import Path
-from chatd.migrate import migrate
+from chatd.postgres.migrate import migrate
 print("ready", flush=True)
 sys.stdin.readline()
 print("applied", *migrate(sys.argv[1], folder=Path(sys.argv[2])))
