@@ -1,117 +1,68 @@
-"""Who is online, by the sessions of this node and by what other nodes say; and who watches whom.
+"""Who is online, by the sessions of this node and by what remote nodes say; and who watches whom.
 
-Pure: `now` (seconds) and `now_ms` are arguments.
+Pure: `now` (seconds) and `now_ms` (since 1970) are arguments.
 
     user ── sessions here (device -> away or not) ──┬──► one status ──change──► watchers here
-         └─ seats: how other nodes have them ───────┘
-              └─ what this node says of them ──► `take_dirty` ──► other nodes (`cluster/presence_sync.py`)
+         └─ seats: what remote nodes say of them ───┘
+              └─ what this node publishes ──► `take_dirty` ──► remote nodes
 
-A user is online if any device is, away if all are, offline without one. A device whose session
-ended counts as it did for a grace time, so that a quick reconnect does not flap (not to away
-either, where another device is idle; nor to offline, where it comes back to another node); `due`
-ends it. Each change gets a version that rises (milliseconds, at least one more than the last, and
-above all that other nodes said of the user), also over a restart of the node and where the wall
-clock is set back: newer replaces older at every watcher.
+A device whose session ended counts as it did for a grace time, so that a quick reconnect does not
+flap: not to away where another device is idle, nor to offline where the device reconnects to
+another node. `due` ends the grace time. Statuses and their versions: `core/user_status.py`.
 
-A single node (no `boot`) is told nothing and says nothing: it pays one empty slot a user. A node
-among others keeps what they say of those users alone who are watched or held here; all of one boot
-goes at once when its lease has ended. How news and answers that cross are put right:
-`core/remote_presence.py`.
+A single node (no `incarnation`) neither publishes nor hears anything: that costs one empty slot a
+user. A node among others keeps what they say only of users who are watched or held here, and drops
+all of one incarnation at once when its lease has ended. `core/remote_presence.py` puts news and
+answers in order where they cross; `cluster/presence_sync.py` carries them.
 
-What is not here: who *may* watch whom (services; it needs conversations), and last-seen times of
-users who are not in memory (store).
+Not here: who *may* watch whom (chat; it needs conversations), and last-seen times of users who are
+not in memory (store).
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
-from typing import Final, NamedTuple
+from typing import Final
 
-from chatd.core import remote_presence
-from chatd.core.remote_presence import Device, Node, Own, Question, Remote, Roster, Seat, Status, merged
+from chatd.core import devices
+from chatd.core.devices import Attaching
+from chatd.core.remote_presence import HashRead, NodePresence, Published, Roster
+from chatd.core.user_status import Change, Device, Remote, Status, StatusTable, UserStatus, merged
+from chatd.core.watchers import Watchers
 from chatd.ids import DeviceId, UserId
 
-__all__ = ["Change", "Device", "Presence", "Question", "Remote", "Status"]
+__all__ = ["Change", "Device", "HashRead", "Presence", "Remote", "Status"]
 
-OPENING_AGAIN_S: Final = 0.25  # a grace time that is over is put off by so much while a session of the user opens
-PASSING_AGAIN_S: Final = 0.03  # or while a device that came and left is still to be said
-# No node's clock is so far ahead: a version beyond is garbage, and must not lift those of everybody
-# here
+OPENING_AGAIN_S: Final = 0.25  # by this much a grace time is extended while a session of the user opens
+PASSING_AGAIN_S: Final = 0.03  # or while a device that arrived and left is still to be published
+# No node's clock is this far ahead: a version beyond it is garbage and must not lift other users'.
 AHEAD_MS_MAX: Final = 60_000
 
 
-class Change(NamedTuple):
-    """A user's status from now on. `v`: newer is higher. `seen_ms`: only when offline, if known."""
-
-    user: UserId
-    status: Status
-    v: int
-    seen_ms: int | None
-
-    def facts(self) -> dict[str, object]:
-        """As the wire has it."""
-        facts: dict[str, object] = {"user": self.user, "state": self.status.value, "v": self.v}
-        if self.seen_ms is not None:
-            facts["seen"] = self.seen_ms
-        return facts
-
-
-_NO_DEVICES: Final[dict[DeviceId, bool]] = {}  # never written to: of most users who are elsewhere nothing is here
-_NO_LEAVING: Final[dict[DeviceId, tuple[float, bool]]] = {}
-
-
-class _User:
-    """A user who is not offline. `status` is over all nodes; `seats` are those of the others."""
-
-    __slots__ = ("devices", "leaving", "seats", "seen_ms", "status", "v")
-
-    def __init__(self, v: int) -> None:
-        self.devices = _NO_DEVICES  # device -> away
-        self.leaving = _NO_LEAVING  # device whose session ended -> end of its grace time, away
-        self.seats: tuple[Seat, ...] = ()
-        self.status = Status.OFFLINE
-        self.v = v
-        self.seen_ms: int | None = None
-
-    @property
-    def here(self) -> bool:
-        return bool(self.devices or self.leaving)
-
-    def aways(self) -> list[bool]:
-        """Of each device here whether it is away."""
-        aways = list(self.devices.values())
-        if self.leaving:
-            aways += [away for _, away in self.leaving.values()]
-        return aways
-
-
 class Presence:
-    """The map.
+    """The map of users, their sessions here and their watchers.
 
-    Methods that can change a status give the Change, or None; the caller tells it to the watchers.
-
-    `boot`: what this node is called among others, another one each time it starts; None: there are
-    no others.
+    Methods that can change a status give the Change, or None; the caller sends it to the watchers.
+    `incarnation`: the name of this life of the node among others, a new one at each start; None:
+    there are no other nodes.
     """
 
-    def __init__(self, grace_s: float, boot: str | None = None) -> None:
+    def __init__(self, grace_s: float, incarnation: str | None = None) -> None:
         self.grace_s = grace_s
-        self.boot = boot or ""
-        self.mirrored = boot is not None
-        self._users: dict[UserId, _User] = {}
-        self._watchers: dict[UserId, set[Hashable]] = {}
+        self.incarnation = incarnation or ""
+        self.mirrored = incarnation is not None
+        self._statuses = StatusTable()
+        self._watchers = Watchers()
         self._due: list[tuple[float, UserId, DeviceId]] = []
-        self._v = 0  # highest version of the users that are forgotten
-        self.ahead_ms = 0  # versions are `now_ms` plus this: it rises where the wall clock goes back (clock.py)
         self._here = 0  # users with a session here, or in its grace time
-        self._others = Roster(self.boot)
-        self._own = Own()
+        self._others = Roster(self.incarnation)
+        self._own = Published()
         self._held: set[UserId] = set()
-        self._attaching: dict[UserId, dict[DeviceId, int]] = {}  # sessions whose hello is under way: since when
+        self._attaching = Attaching()
 
     def __len__(self) -> int:
-        """Users who are here."""
+        """How many users are here."""
         return self._here
 
     # ---- sessions --------------------------------------------------------------------------------
@@ -119,201 +70,136 @@ class Presence:
     def attach(self, user: UserId, device: DeviceId, steady_ms: int) -> int:
         """A session takes the device's place; its hello is under way.
 
-        Gives since when: later than any session of the device that is known.
-
-        What other nodes say from now on is compared with this time, and not with that of the
-        session before it. `connect` or `disconnect` follows.
+        Gives the session's time, which is later than that of any known session of the device. Call
+        `connect` or `disconnect` next.
         """
         if not self.mirrored:
             return steady_ms
-        entry = self._users.get(user)
-        known = [one.attached_ms for one in (*self._mine(user), *self._own[user].devices) if one.id == device]
-        known += [
-            one.attached_ms
-            for seat in (entry.seats if entry is not None else ())
-            for one in seat.devices
-            if one.id == device
-        ]
-        at = max([steady_ms, *(min(one + 1, remote_presence.V_MAX) for one in known)])
-        self._attaching.setdefault(user, {})[device] = at
-        return at
-
-    def _attached(self, user: UserId, device: DeviceId) -> int | None:
-        """Its hello is over."""
-        attaching = self._attaching.get(user)
-        if attaching is None:
-            return None
-        at = attaching.pop(device, None)
-        if not attaching:
-            del self._attaching[user]
-        return at
+        entry = self._statuses.get(user)
+        known = [*self._mine(user), *self._own[user].devices]
+        for seat in () if entry is None else entry.seats:
+            known += seat.devices
+        return self._attaching.begin(user, device, steady_ms, known)
 
     def connect(self, user: UserId, device: DeviceId, away: bool, now_ms: int) -> Change | None:
-        """A session has said hello, or tells that its device is idle or not.
+        """A session has said hello, or says whether its device is idle.
 
-        Once the change is told, ask for `displaced` and `surplus`: the same device may have come to
-        another node meanwhile.
+        Once the change is sent, ask for `displaced` and `surplus`: the same device may be on
+        another node by now.
         """
-        entry = self._users.get(user)
-        if entry is None:
-            entry = self._users[user] = _User(self._v)
-        if not entry.devices:
-            if not entry.leaving:
-                self._here += 1
-            if entry.devices is _NO_DEVICES:
-                entry.devices = {}
-        entry.devices[device] = away
-        if entry.leaving:
-            entry.leaving.pop(device, None)
-        change = self._update(user, entry, now_ms)
+        entry = self._statuses.get(user) or self._statuses.add(user)
+        if entry.arrive(device, away):
+            self._here += 1
+        change = self._statuses.update(user, entry, now_ms)
         if self.mirrored:
-            devices = self._own.came(user, device, now_ms, self._attached(user, device))
-            self._say(user, entry, devices, now_ms, change is not None)
+            mine = self._own.arrived(user, device, now_ms, self._attaching.end(user, device))
+            self._publish(user, entry, mine, now_ms, change is not None)
         return change
 
     def disconnect(self, user: UserId, device: DeviceId, now: float, now_ms: int, grace_s: float | None = None) -> None:
         """A session ended. The status stays as it is until the grace time is over."""
-        self._attached(user, device)
-        entry = self._users.get(user)
+        self._attaching.end(user, device)
+        entry = self._statuses.get(user)
         if entry is None or device not in entry.devices:
             return
         entry.seen_ms = now_ms
         until = now + (self.grace_s if grace_s is None else grace_s)
-        if entry.leaving is _NO_LEAVING:
-            entry.leaving = {}
-        entry.leaving[device] = (until, entry.devices.pop(device))
+        entry.leave(device, until)
         heapq.heappush(self._due, (until, user, device))
         if self.mirrored:
-            self._say(user, entry, self._own.left(user, device, now), now_ms, False)
+            self._publish(user, entry, self._own.left(user, device, now), now_ms, False)
 
     def due(self, now: float, now_ms: int, is_opening: Callable[[UserId], bool] = lambda user: False) -> list[Change]:
-        """What the grace times that are over change. Call it by `next_due`.
+        """End the grace times that are over; gives what that changes. Call it at `next_due`.
 
-        None ends while a session of the user `is_opening`, which may take long, or while a device
-        that came and left is still to be said.
+        A grace time is extended while a session of the user `is_opening`, which may take long, and
+        while a device that arrived and left is still to be published.
         """
         changes = []
         while self._due and self._due[0][0] <= now:
             at, user, device = heapq.heappop(self._due)
-            entry = self._users.get(user)
+            entry = self._statuses.get(user)
             if entry is None or entry.leaving.get(device, (None,))[0] != at:
-                continue  # back again, or gone anew with a later time
-            if (
-                again_s := OPENING_AGAIN_S
-                if is_opening(user)
-                else PASSING_AGAIN_S
-                if self._own.is_passing(user, now)
-                else 0.0
-            ):
-                entry.leaving[device] = (now + again_s, entry.leaving[device][1])
-                heapq.heappush(self._due, (now + again_s, user, device))
+                continue  # the device is back, or has left again with a later time
+            if is_opening(user):
+                self._extend_grace(user, entry, device, now + OPENING_AGAIN_S)
+                continue
+            if self._own.is_passing(user, now):
+                self._extend_grace(user, entry, device, now + PASSING_AGAIN_S)
                 continue
             del entry.leaving[device]
-            if (change := self._update(user, entry, now_ms)) is not None:
+            if (change := self._statuses.update(user, entry, now_ms)) is not None:
                 changes.append(change)
             if not entry.here:
                 self._here -= 1
             if self.mirrored:
-                self._say(user, entry, self._own[user].devices if entry.here else (), now_ms, change is not None)
+                mine = self._own[user].devices if entry.here else ()
+                self._publish(user, entry, mine, now_ms, change is not None)
                 self._release(user)
             if not entry.here and not entry.seats:
-                self._forget(user, entry)
+                self._statuses.forget(user, entry)
         return changes
 
-    def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
-        """The wall clock was set.
-
-        Versions run `ahead_ms` before it from now on; nobody was last seen in the future.
-        """
-        self.ahead_ms = ahead_ms
-        for entry in self._users.values():
-            if entry.seen_ms is not None and entry.seen_ms > now_ms:
-                entry.seen_ms = now_ms
-
-    def shift(self, by_ms: int, now_ms: int) -> None:
-        """The steady time of this node was off by so much: what was stamped with it is moved."""
-        for attaching in self._attaching.values():
-            for device, at in attaching.items():
-                attaching[device] = max(0, at + by_ms)
-        for user in list(self._own.keys()):
-            if (entry := self._users.get(user)) is not None and (devices := self._own[user].devices):
-                moved = [
-                    Device(one.id, max(0, one.attached_ms + by_ms), max(0, one.active_ms + by_ms)) for one in devices
-                ]
-                self._say(user, entry, tuple(moved), now_ms, False)
-
-    def told_v(self, now_ms: int) -> int:
-        """The version of a status that is told without a change: above all that was told before,
-        below whatever happens next.
-        """
-        return now_ms + self.ahead_ms - 1
+    def _extend_grace(self, user: UserId, entry: UserStatus, device: DeviceId, until: float) -> None:
+        entry.leaving[device] = (until, entry.leaving[device][1])
+        heapq.heappush(self._due, (until, user, device))
 
     def next_due(self) -> float | None:
+        """When to call `due` next, in seconds; None if no grace time runs."""
         return self._due[0][0] if self._due else None
 
-    def _update(self, user: UserId, entry: _User, now_ms: int) -> Change | None:
-        aways = entry.aways()
-        if entry.seats:
-            aways += [seat.status is Status.AWAY for seat in entry.seats]
-        status = merged(aways)
-        if status is entry.status:
-            return None
-        entry.status = status
-        entry.v = max(entry.v + 1, now_ms + self.ahead_ms)
-        return self._change(user, entry)
+    # ---- clocks ----------------------------------------------------------------------------------
 
-    @staticmethod
-    def _change(user: UserId, entry: _User) -> Change:
-        return Change(user, entry.status, entry.v, entry.seen_ms if entry.status is Status.OFFLINE else None)
+    def clock_stepped(self, ahead_ms: int, now_ms: int) -> None:
+        """The wall clock was set: versions run `ahead_ms` ahead of it from now on."""
+        self._statuses.clock_stepped(ahead_ms, now_ms)
 
-    def _forget(self, user: UserId, entry: _User) -> None:
-        # Last-seen is in PostgreSQL. Versions run ahead of the clock where changes come faster than
-        # milliseconds; so the next one of this user rises above all that were forgotten.
-        self._v = max(self._v, entry.v)
-        self._users.pop(user, None)
+    def shift(self, by_ms: int, now_ms: int) -> None:
+        """The steady time of this node was off by so much: move the times made from it."""
+        self._attaching.shift(by_ms)
+        for user in list(self._own.keys()):
+            if (entry := self._statuses.get(user)) is not None and (mine := self._own[user].devices):
+                moved = [Device(one.id, max(0, one.attached_ms + by_ms), max(0, one.active_ms + by_ms)) for one in mine]
+                self._publish(user, entry, tuple(moved), now_ms, False)
+
+    def unchanged_v(self, now_ms: int) -> int:
+        """The version of a status that is sent without a change.
+
+        It is above all that was sent before, and below that of the next change.
+        """
+        return now_ms + self._statuses.ahead_ms - 1
 
     # ---- watching --------------------------------------------------------------------------------
 
     def watch(self, watcher: Hashable, old: Iterable[UserId], new: Iterable[UserId]) -> list[UserId]:
         """Replace what a session watches.
 
-        Gives those of whom nothing was kept until now: other nodes are to be asked about them.
+        Gives the users of whom nothing was kept until now: the caller asks remote nodes about them.
         """
-        names = dict.fromkeys(new)
-        unknown: list[UserId] = []
-        for user in names:
-            watchers = self._watchers.get(user)
-            if watchers is None:
-                if self.mirrored and not self.keeps(user):
-                    unknown.append(user)
-                watchers = self._watchers[user] = set()
-            watchers.add(watcher)
-        for user in old:
-            watchers = None if user in names else self._watchers.get(user)
-            if watchers is not None:
-                watchers.discard(watcher)
-                if not watchers:
-                    del self._watchers[user]
-                    if self.mirrored:
-                        self._release(user)
-        return unknown
+        changed = self._watchers.replace(watcher, old, new)
+        if not self.mirrored:
+            return []
+        for user in changed.last:
+            self._release(user)
+        return [user for user in changed.first if not self._is_held_or_here(user)]
 
     def watchers(self, user: UserId) -> Iterable[Hashable]:
-        return self._watchers.get(user, ())
+        return self._watchers.of(user)
 
     def status(self, user: UserId) -> Change | None:
-        """The user's status, or None if nothing is known here: offline, and last-seen is in
-        PostgreSQL.
-        """
-        entry = self._users.get(user)
-        return None if entry is None else self._change(user, entry)
+        """The user's status.
 
-    # ---- whom to keep ----------------------------------------------------------------------------
+        None if nothing is known here: the user is offline, and last-seen is in PostgreSQL.
+        """
+        entry = self._statuses.get(user)
+        return None if entry is None else entry.change(user)
+
+    # ---- which users are kept --------------------------------------------------------------------
 
     def hold(self, user: UserId) -> bool:
-        """The services hold the user: where else they are, and with which devices, is wanted.
+        """The registry holds the user: keep where else they are, and with which devices.
 
-        True if other nodes are to be asked. Idempotent.
+        True if the caller must ask remote nodes about the user. Idempotent.
         """
         if not self.mirrored or user in self._held:
             return False
@@ -321,92 +207,92 @@ class Presence:
         return True
 
     def unhold(self, user: UserId) -> None:
-        """The services let go of the user. Idempotent."""
+        """The registry released the user. Idempotent."""
         if self.mirrored:
             self._held.discard(user)
             self._release(user)
 
     def keeps(self, user: UserId) -> bool:
-        """Whether what other nodes say of the user is kept: watched, held, or here."""
-        return (
-            user in self._watchers
-            or user in self._held
-            or ((entry := self._users.get(user)) is not None and entry.here)
-        )
+        """True if words of remote nodes about the user are kept: watched, held, or here."""
+        return user in self._watchers or self._is_held_or_here(user)
 
-    def wanted(self) -> Set[UserId]:
-        """All users who are kept, as it is now: whom to ask a boot about."""
-        return self._watchers.keys() | self._held | self._own.keys()
+    def _is_held_or_here(self, user: UserId) -> bool:
+        return user in self._held or ((entry := self._statuses.get(user)) is not None and entry.here)
+
+    def kept_users(self) -> Set[UserId]:
+        """All users who are kept now: those to ask a remote node about."""
+        return self._watchers.users() | self._held | self._own.keys()
 
     def _release(self, user: UserId) -> None:
-        """Drop what others said of a user whom nobody wants any more."""
+        """Drop the words of remote nodes about a user who is not kept any more."""
         if self.keeps(user):
             return
         self._others.drop(user)
-        if (entry := self._users.get(user)) is not None:
+        if (entry := self._statuses.get(user)) is not None:
             entry.seats = ()
-            self._forget(user, entry)
+            self._statuses.forget(user, entry)
 
-    # ---- other nodes -----------------------------------------------------------------------------
+    # ---- remote nodes ----------------------------------------------------------------------------
 
-    def remote(self, boot: str, user: UserId, said: Remote, now_ms: int) -> Change | None:
-        """A node says how a user is there: one word of its stream.
+    def remote(self, incarnation: str, user: UserId, said: Remote, now_ms: int) -> Change | None:
+        """A word of a remote node's stream: how a user is there.
 
-        Older ones than known, and those of a dead boot, are passed over.
+        Words older than what is known, and those of a dead incarnation, are ignored.
         """
         kept = self.keeps(user)
-        # Nothing is kept of most users that are spoken of; a boot without kept users and questions
-        # is not worth a node.
-        node = self._others.believed(boot) if kept else self._others.get(boot)
-        if node is None or (kept and said.v <= node.told.get(user, -1)):
+        # Nothing is kept of most users who are mentioned. An incarnation without kept users and
+        # reads needs no object.
+        node = self._others.believed(incarnation) if kept else self._others.get(incarnation)
+        if node is None or (kept and said.v <= node.versions.get(user, -1)):
             return None
-        node.spoke(user, said.v)
+        node.mentioned(user, said.v)
         return self._hear(node, user, said, now_ms) if kept else None
 
-    def asked(self, boot: str) -> Question:
-        """Call it before a boot's hash is read, and give it to `resync` with the answer.
+    def begin_read(self, incarnation: str) -> HashRead:
+        """Call it before an incarnation's hash is read; `resync` takes the result and the answer.
 
-        A boot thought dead is believed again from now on.
+        A dead incarnation counts as alive again from now on.
         """
-        return self._others.ask(boot)
+        return self._others.read(incarnation)
 
-    def resync(self, boot: str, answer: Mapping[UserId, Remote | None], asked: Question, now_ms: int) -> list[Change]:
-        """What a boot's hash has of the users asked about, None for those who are not in it.
+    def resync(
+        self, incarnation: str, answer: Mapping[UserId, Remote | None], read: HashRead, now_ms: int
+    ) -> list[Change]:
+        """The answer of a read: each user asked about, None if the hash does not have them.
 
-        Users whose field could not be read are left out.
-
-        A word of the stream that came after the question may be older or newer than the answer: the
-        higher version wins. A user who is not in the hash is offline there, unless the stream spoke
-        of them since, or a later question was answered first. If the answer was the newer one, that
-        will be heard from the stream; `core/remote_presence.py` says why nothing can be missed.
+        Leave out users whose field could not be read. A word of the stream that arrived during the
+        read may be older or newer than the answer: the higher version wins. A user who is not in
+        the hash is offline there, unless the stream mentioned them since, or a later read was
+        answered first. If the answer was the newer one, the stream will say so;
+        `core/remote_presence.py` says why nothing can be missed.
         """
-        node = self._others.get(boot)
-        if node is None or not node.answered(asked, answer):
-            return []  # it died meanwhile
+        node = self._others.get(incarnation)
+        if node is None or not node.answered(read, answer):
+            return []  # the incarnation died during the read
         changes = []
         for user, said in answer.items():
             if not self.keeps(user):
                 continue
-            since = asked.told.get(user, -1)
+            since = read.heard.get(user, -1)
             change = None
             if said is None:
                 if since < 0:
-                    change = self._silent(node, user, now_ms)
-            elif said.v > since and said.v >= node.told.get(user, -1):
+                    change = self._missing(node, user, now_ms)
+            elif said.v > since and said.v >= node.versions.get(user, -1):
                 change = self._hear(node, user, said, now_ms)
             if change is not None:
                 changes.append(change)
         return changes
 
-    def forget_boot(self, boot: str, now_ms: int, seen_ms: int | None) -> list[Change]:
-        """The node is dead: its users are not there any more, last seen at `seen_ms`.
+    def forget_node(self, incarnation: str, now_ms: int, seen_ms: int | None) -> list[Change]:
+        """The incarnation is dead: its users are no longer there, last seen at `seen_ms`.
 
-        Costs by the users kept of it.
+        The cost depends on the number of its kept users.
         """
-        node = self._others.bury(boot)
+        node = self._others.bury(incarnation)
         changes = []
-        for user in () if node is None else node.told:
-            entry = self._users.get(user)
+        for user in () if node is None else node.versions:
+            entry = self._statuses.get(user)
             if node is not None and entry is not None and entry.seats:
                 if seen_ms is not None:
                     entry.seen_ms = max(entry.seen_ms or 0, seen_ms)
@@ -414,165 +300,134 @@ class Presence:
                     changes.append(change)
         return changes
 
-    def _hear(self, node: Node, user: UserId, said: Remote, now_ms: int) -> Change | None:
-        node.told[user] = said.v
-        v = min(said.v, now_ms + self.ahead_ms + AHEAD_MS_MAX)
-        entry = self._users.get(user)
+    def _hear(self, node: NodePresence, user: UserId, said: Remote, now_ms: int) -> Change | None:
+        node.versions[user] = said.v
+        ahead_ms = self._statuses.ahead_ms
+        v = min(said.v, now_ms + ahead_ms + AHEAD_MS_MAX)
+        entry = self._statuses.get(user)
         if entry is None:
             if not said.here:
-                self._v = max(self._v, v)
+                self._statuses.raise_forgotten(v)
                 return None
-            entry = self._users[user] = _User(self._v)
+            entry = self._statuses.add(user)
         if said.here:
-            # Devices are compared with those that are here: of users who are only watched they
-            # would be dead weight.
+            # Devices are compared with those that are here: those of users who are only watched
+            # need not be kept.
             entry.seats = node.seat(entry.seats, said, said.devices if user in self._held or entry.here else ())
-            change = self._update(user, entry, max(now_ms, v - self.ahead_ms))
+            change = self._statuses.update(user, entry, max(now_ms, v - ahead_ms))
         else:
             if said.seen_ms is not None:
                 entry.seen_ms = max(entry.seen_ms or 0, min(said.seen_ms, now_ms))
-            change = self._vacate(node, user, entry, max(now_ms, v - self.ahead_ms))
+            change = self._vacate(node, user, entry, max(now_ms, v - ahead_ms))
         entry.v = max(entry.v, v)
         return change
 
-    def _silent(self, node: Node, user: UserId, now_ms: int) -> Change | None:
-        """The node does not have the user; the word that they left was lost, and with it when that
-        was.
-        """
-        entry = self._users.get(user)
+    def _missing(self, node: NodePresence, user: UserId, now_ms: int) -> Change | None:
+        """The node does not have the user: its word that they left, and when, was lost."""
+        entry = self._statuses.get(user)
         if entry is None:
             return None
         if not entry.here:
             entry.seen_ms = None
         return self._vacate(node, user, entry, now_ms)
 
-    def _vacate(self, node: Node, user: UserId, entry: _User, now_ms: int) -> Change | None:
+    def _vacate(self, node: NodePresence, user: UserId, entry: UserStatus, now_ms: int) -> Change | None:
         entry.seats = node.unseat(entry.seats)
-        change = self._update(user, entry, now_ms)
+        change = self._statuses.update(user, entry, now_ms)
         if not entry.seats and not entry.here:
-            self._forget(user, entry)
+            self._statuses.forget(user, entry)
         return change
 
-    def boots(self) -> list[str]:
-        """All boots of which something is kept or asked: one that has no lease is to be forgotten."""
-        return self._others.boots()
+    def incarnations(self) -> list[str]:
+        """All incarnations of which something is kept or read; forget those without a lease."""
+        return self._others.incarnations()
 
-    def known(self, boot: str) -> list[UserId]:
-        """The users kept here that this boot has."""
-        node = self._others.get(boot)
+    def users_of(self, incarnation: str) -> list[UserId]:
+        """The users kept here who are on this remote node."""
+        node = self._others.get(incarnation)
         seated = (
             (user, entry.seats)
-            for user in (() if node is None else node.told)
-            if (entry := self._users.get(user)) is not None
+            for user in (() if node is None else node.versions)
+            if (entry := self._statuses.get(user)) is not None
         )
-        return [user for user, seats in seated if any(seat.boot == boot for seat in seats)]
+        return [user for user, seats in seated if any(seat.incarnation == incarnation for seat in seats)]
 
     # ---- devices over nodes ----------------------------------------------------------------------
 
     def elsewhere(self, user: UserId) -> bool:
-        """Whether another node has this user not offline, as far as is known: right for kept users
-        once the nodes were asked.
-        """
-        return (entry := self._users.get(user)) is not None and entry.seats != ()
+        """True if a remote node has the user; known of kept users once the nodes were asked."""
+        return (entry := self._statuses.get(user)) is not None and entry.seats != ()
 
     def displaced(self, user: UserId) -> list[DeviceId]:
-        """The user's devices here that were attached elsewhere later: to be closed as replaced."""
-        entry = self._users.get(user)
-        return (
-            []
-            if entry is None or not entry.seats
-            else remote_presence.displaced(self.boot, self._mine(user), entry.seats)
-        )
-
-    def surplus(self, user: UserId, devices_max: int) -> list[DeviceId]:
-        """The user's devices here to be closed because there are too many over all nodes, and they
-        are the longest idle.
-        """
-        entry = self._users.get(user)
+        """The user's devices here that were attached elsewhere later: close them as replaced."""
+        entry = self._statuses.get(user)
         if entry is None or not entry.seats:
             return []
-        live = self._own.live(user)
-        attaching = self._attaching.get(user)
-        # A device whose next session is under way is not idle; one that is new counts once its
-        # hello is over
-        if attaching:
-            live = tuple(
-                [
-                    one if (at := attaching.get(one.id)) is None else Device(one.id, at, max(at, one.active_ms))
-                    for one in live
-                ]
-            )
-        return remote_presence.surplus(self.boot, live, entry.seats, devices_max)
+        return devices.displaced(self.incarnation, self._mine(user), entry.seats)
+
+    def surplus(self, user: UserId, devices_max: int) -> list[DeviceId]:
+        """The user's devices here to close: the longest idle of too many over all nodes."""
+        entry = self._statuses.get(user)
+        if entry is None or not entry.seats:
+            return []
+        live = self._attaching.as_active(user, self._own.live(user))
+        return devices.surplus(self.incarnation, live, entry.seats, devices_max)
 
     def _mine(self, user: UserId) -> tuple[Device, ...]:
-        """The user's devices here, those whose hello is under way included: each as its newest
-        session.
-        """
-        live = self._own.live(user)
-        attaching = self._attaching.get(user)
-        if not attaching:
-            return live
-        return (
-            *(one for one in live if one.id not in attaching),
-            *(Device(id, at, at) for id, at in attaching.items()),
-        )
+        """The user's devices here, each as its newest session, which may still be opening."""
+        return self._attaching.with_newest(user, self._own.live(user))
 
-    # ---- what this node says ---------------------------------------------------------------------
+    # ---- what this node publishes ----------------------------------------------------------------
 
     def on_dirty(self, call: Callable[[], None]) -> None:
-        """Call this whenever there is something to say after all was taken."""
+        """Call this whenever there is something to publish after all was taken."""
         self._own.on_dirty = call
 
     def take_dirty(self, limit: int) -> list[tuple[UserId, Remote]]:
-        """What is to be said, those waiting longest first.
+        """What is to be published, at most `limit` users, longest waiting first.
 
-        If it cannot be sent, say all anew (`local_entries`): it is not dirty any more.
+        If it cannot be sent, publish all again (`local_entries`): it is not dirty any more.
         """
         taken = self._own.take(limit)
-        for user, devices in self._own.passed(user for user, _ in taken):
-            if (entry := self._users.get(user)) is not None:
-                self._say(user, entry, devices, 0, False)
+        for user, mine in self._own.passed(user for user, _ in taken):
+            if (entry := self._statuses.get(user)) is not None:
+                self._publish(user, entry, mine, 0, False)
         return taken
 
     def local_entries(self) -> Iterator[tuple[UserId, Remote]]:
-        """All users who are here, each as it stands when its turn comes; the map may change
-        meanwhile, and who comes meanwhile is dirty.
+        """All users who are here, each as it is when its turn comes.
+
+        The map may change between two of them; a user who arrives during the walk is dirty.
         """
         return self._own.entries()
 
     def touch(self, user: UserId, device: DeviceId, active_ms: int) -> None:
-        """A device here did something, at `active_ms` of steady time: to be said where `surplus`
-        may compare it.
-        """
-        if (entry := self._users.get(user)) is not None and self.mirrored:
-            devices = self._own[user].devices
-            moved = [
-                one._replace(active_ms=max(active_ms, one.active_ms)) if one.id == device else one for one in devices
-            ]
-            self._say(user, entry, tuple(moved), 0, False)
+        """A device here was active, at `active_ms` of steady time: publish it for `surplus`."""
+        if (entry := self._statuses.get(user)) is not None and self.mirrored:
+            mine = self._own[user].devices
+            moved = [one._replace(active_ms=max(active_ms, one.active_ms)) if one.id == device else one for one in mine]
+            self._publish(user, entry, tuple(moved), 0, False)
 
-    def bump(self, now_ms: int) -> None:
-        """This node was thought dead: all its users are to be said anew, above what was told of
-        them meanwhile.
-        """
+    def republish(self, now_ms: int) -> None:
+        """Publish all users again, in higher versions: this node was thought dead."""
         for user in list(self._own.keys()):
-            said, entry = self._own[user], self._users.get(user)
-            v = max(now_ms + self.ahead_ms, 1 + (said.v if entry is None else entry.v))
+            said, entry = self._own[user], self._statuses.get(user)
+            v = max(now_ms + self._statuses.ahead_ms, 1 + (said.v if entry is None else entry.v))
             if entry is None:
-                self._v = max(self._v, v)
+                self._statuses.raise_forgotten(v)
             else:
                 entry.v = v
             self._own[user] = said._replace(v=v)
 
-    def _say(self, user: UserId, entry: _User, devices: tuple[Device, ...], now_ms: int, raised: bool) -> None:
-        """Note what other nodes are to hear of the user, if it is news.
+    def _publish(self, user: UserId, entry: UserStatus, mine: tuple[Device, ...], now_ms: int, raised: bool) -> None:
+        """Note what remote nodes must hear of the user, if it differs from what they heard last.
 
-        `raised`: its version was, for the same news; so all are told the same.
+        `raised`: the version has risen for this change already, so all get the same version.
         """
         status = merged(entry.aways())
         old = self._own[user]
-        if status is old.status and devices == old.devices:
+        if status is old.status and mine == old.devices:
             return
         if not raised:
-            entry.v = max(entry.v + 1, now_ms + self.ahead_ms)
-        self._own[user] = Remote(status, entry.v, entry.seen_ms if status is Status.OFFLINE else None, devices)
+            entry.v = self._statuses.next_v(entry, now_ms)
+        self._own[user] = Remote(status, entry.v, entry.seen_ms if status is Status.OFFLINE else None, mine)

@@ -189,11 +189,11 @@ class PresencePush:
         before, also by other nodes, and below what is told next.
         """
         change = self._presence.status(user) or self.offline(user, seen_ms)
-        return change._replace(v=max(change.v, self._presence.told_v(self._now_ms())))
+        return change._replace(v=max(change.v, self._presence.unchanged_v(self._now_ms())))
 
     def offline(self, user: UserId, seen_ms: int | None) -> Change:
         """The status of somebody who is not in memory.
 
         Its version is just below now, so that whatever happens next is newer.
         """
-        return Change(user, Status.OFFLINE, self._presence.told_v(self._now_ms()), seen_ms)
+        return Change(user, Status.OFFLINE, self._presence.unchanged_v(self._now_ms()), seen_ms)

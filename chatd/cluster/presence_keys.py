@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple
 
 from chatd.cluster.leases import Lease
 from chatd.cluster.redis.client import Away, Engine
-from chatd.core.remote_presence import Remote
+from chatd.core.user_status import Remote
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 
@@ -180,7 +180,7 @@ def read_beat(said: Any) -> Beat:
 
 def _lease(now_ms: int, row: Any) -> Lease | None:
     match row:
-        case [bytes(boot), int(age_ms), bytes(info)] if presence_codec.is_boot(boot):
+        case [bytes(boot), int(age_ms), bytes(info)] if presence_codec.is_incarnation(boot):
             return Lease(boot.decode("ascii"), age_ms, now_ms - age_ms, presence_codec.read_info(info))
     return None
 

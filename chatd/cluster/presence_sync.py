@@ -37,8 +37,8 @@ from chatd.cluster.leases import BEATS, Lease, Leases, RemoteNode
 from chatd.cluster.presence_keys import LAPSED, STANDS, Beat, Keys
 from chatd.cluster.pubsub import Bus
 from chatd.cluster.redis.client import Away, Engine
-from chatd.core.remote_presence import Remote
 from chatd.core.steady_time import Steady
+from chatd.core.user_status import Remote
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from chatd.presence import Change, Presence
@@ -175,7 +175,7 @@ class Mirror:
         Whatever changes from the listing on stays dirty and is written after it, removals too.
         """
         async with self._writing:
-            self._presence.bump(self._now_ms())
+            self._presence.republish(self._now_ms())
             self._drop_dirty()  # all of it is listed below, and read by those who see the number
             entries = list(self._presence.local_entries())
             await self._keys.begin()
@@ -277,7 +277,7 @@ class Mirror:
             self._dead(boot, node, self._now_ms() - int((now - node.moved_at) * 1000))
 
     def _dead(self, boot: str, node: RemoteNode, seen_ms: int) -> None:
-        changes = self._presence.forget_boot(boot, self._now_ms(), seen_ms)
+        changes = self._presence.forget_node(boot, self._now_ms(), seen_ms)
         if node.left:
             log.info("node.left", boot=boot, name=node.name, offline=len(changes))
         else:
@@ -299,7 +299,7 @@ class Mirror:
     def _touch(self, now: float) -> None:
         if now - self._touched_at >= TOUCH_S:
             self._touched_at = now
-            self.listener.touch({user for boot in self._leases.nodes for user in self._presence.known(boot)}, TOUCH_S)
+            self.listener.touch({user for boot in self._leases.nodes for user in self._presence.users_of(boot)}, TOUCH_S)
 
     # ---- in: other nodes' users ------------------------------------------------------------------
 
@@ -309,17 +309,17 @@ class Mirror:
         if batch is None:
             self._metrics.bus_garbage += 1
             return
-        if batch.boot == self.boot:
+        if batch.incarnation == self.boot:
             return
-        known = batch.boot in self._leases.nodes
-        in_order = self._leases.heard(batch.boot, batch.n, self._now())
+        known = batch.incarnation in self._leases.nodes
+        in_order = self._leases.heard(batch.incarnation, batch.n, self._now())
         if in_order is False:
             return
         if in_order is None:
             self._metrics.presence_gaps += known
             self._soon.set()
         for user, entry in batch.users:
-            self._apply(batch.boot, user, entry)
+            self._apply(batch.incarnation, user, entry)
 
     def _apply(self, boot: str, user: UserId, entry: Remote) -> None:
         if self._presence.keeps(user):
@@ -348,7 +348,7 @@ class Mirror:
         """Read a node's hash for all users that are kept here."""
         node.stale = False
         self._metrics.presence_reads += 1
-        users = list(self._presence.wanted())
+        users = list(self._presence.kept_users())
         try:
             for at in range(0, len(users), READ_USERS):
                 await self._read(boot, users[at : at + READ_USERS])
@@ -358,7 +358,7 @@ class Mirror:
 
     async def _read(self, boot: str, users: list[UserId]) -> None:
         """Ask a node's hash about users. Raises Away."""
-        asked = self._presence.asked(boot)
+        asked = self._presence.begin_read(boot)
         said = await self._keys.read(boot, users)
         node = self._leases.nodes.get(boot)
         if said is None or node is None:

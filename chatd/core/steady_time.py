@@ -15,9 +15,9 @@ reading of an older node, and moves the attach times that it has given by then. 
 move. If two nodes measured the same step with small errors, both use the larger sum.
 
 Rejected: raising an attach time above a later one of another node if that looked like one from
-before a step. The two cannot be told apart while the clocks differ, and both nodes may raise theirs
-in turn. Rejected: a number from a sequence in PostgreSQL or a counter in Redis. It is one more
-round trip a hello for what clocks can do, and no hello while PostgreSQL is read-only.
+before a step. While the clocks differ, the two look alike, and both nodes may raise theirs in turn.
+Rejected: a number from a sequence in PostgreSQL or a counter in Redis. It is one more round trip a
+hello for what clocks can do, and no hello while PostgreSQL is read-only.
 """
 
 from __future__ import annotations

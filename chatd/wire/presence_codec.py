@@ -1,13 +1,14 @@
-"""Presence as nodes tell it each other: batches on a channel, and values in a hash. Pure.
+"""The bytes of presence between nodes: batches on a channel, and values in a hash. Pure.
 
-    batch  {"v":1,"boot":"0123456789abcdef","n":7,"users":[[user, state, v, seen, [[device, attached, active], ...]], ...]}
+    batch  {"v":1,"boot":"0123456789abcdef","n":7,"users":[[user, *value], ...]}
     value  [state, v, seen, [[device, attached, active], ...]]
 
-What is decoded is valid in itself; all else gives None and never raises: a channel can be written
-to by anybody who has Redis. A batch is taken whole or not at all: the hole in its numbers has the
-hash read. Keys that are added and items after the last are passed over, so a later chatd may say
-more under the same version; what means something else gets a new one, which the nodes before it do
-not take.
+`boot` is the incarnation of the node that sends; `v` of a value is the version of the status, and
+the times are in ms. A decoded value is valid in itself; anything else gives None and nothing
+raises, because anyone with access to Redis can write to a channel. A batch is accepted whole or not
+at all: the hole in the numbers then causes a read of the hash. Unknown keys and further items are
+ignored, so a later chatd may add some under the same version. A change of meaning gets a new
+version, which earlier nodes do not accept.
 """
 
 from __future__ import annotations
@@ -18,44 +19,45 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from chatd.core.remote_presence import V_MAX, Device, Remote, Status
 from chatd.core.steady_time import SteadyReading
+from chatd.core.user_status import V_MAX, Device, Remote, Status
 from chatd.ids import USER_CHARS_MAX, DeviceId, UserId, user_id
 
-__all__ = ["Batch", "Remote", "decode_batch", "decode_entry", "encode_batch", "encode_entry"]
+__all__ = ["PresenceBatch", "Remote", "decode_batch", "decode_entry", "encode_batch", "encode_entry"]
 
 VERSION: Final = 1
 BATCH_USERS_MAX: Final = 1_000
-DEVICES_MAX: Final = 100  # what `devices_max` can be set to
+DEVICES_MAX: Final = 100  # the largest value of the setting `devices_max`
 BATCH_BYTES_MAX: Final = 12 << 20
 ENTRY_BYTES_MAX: Final = 16 << 10
 NAME_CHARS_MAX: Final = 64
-GRACE_MS_MAX: Final = 60_000  # a drain's notice and what follows it take 10 s
+GRACE_MS_MAX: Final = 60_000  # a drain takes 10 s
 DIGITS_MAX: Final = 16  # of V_MAX
 
-_DEVICE_BYTES: Final = 64 + 2 * 16 + 6  # numbers have 16 digits at most
+_DEVICE_BYTES: Final = 64 + 2 * 16 + 6  # numbers have at most 16 digits
 _ENTRY_BYTES: Final = 9 + 2 * 16 + 8 + DEVICES_MAX * _DEVICE_BYTES
 assert ENTRY_BYTES_MAX > _ENTRY_BYTES
-# Printable text in UTF-8; \" is the longest escape
+# Printable text in UTF-8, at most 4 bytes a character; the longest escape is \"
 assert BATCH_BYTES_MAX > BATCH_USERS_MAX * (USER_CHARS_MAX * 4 + 4 + _ENTRY_BYTES) + 100
 
-_BOOT = re.compile(r"[0-9a-f]{16}")
-_BOOT_BYTES = re.compile(rb"[0-9a-f]{16}")
+_INCARNATION = re.compile(r"[0-9a-f]{16}")
+_INCARNATION_BYTES = re.compile(rb"[0-9a-f]{16}")
 _DEVICE = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # as in a hello (protocol.py)
 _STATES: Final = {status.value: status for status in (Status.ONLINE, Status.AWAY, Status.OFFLINE)}
 
 
-class Batch(NamedTuple):
-    """What a boot says, in its n-th batch."""
+class PresenceBatch(NamedTuple):
+    """The n-th batch of an incarnation."""
 
-    boot: str
+    incarnation: str
     n: int
     users: list[tuple[UserId, Remote]]
 
 
 def _devices(devices: tuple[Device, ...]) -> list[tuple[str, int, int]]:
-    """Of more than DEVICES_MAX those attached last: one that is being closed for the newest still
-    counts until its connection has ended.
+    """The devices as rows: at most DEVICES_MAX, those attached last.
+
+    There can be more: a device that is closed for a newer one counts until its connection ends.
     """
     if len(devices) > DEVICES_MAX:
         devices = tuple(sorted(devices, key=lambda one: one.attached_ms)[-DEVICES_MAX:])
@@ -63,18 +65,19 @@ def _devices(devices: tuple[Device, ...]) -> list[tuple[str, int, int]]:
 
 
 def encode_entry(said: Remote) -> bytes:
-    """A value of the hash."""
+    """The value of a user in the hash."""
     return orjson.dumps((said.status.value, said.v, said.seen_ms, _devices(said.devices)))
 
 
-def encode_batch(boot: str, n: int, users: Iterable[tuple[UserId, Remote]]) -> bytes:
-    """`BATCH_USERS_MAX` users at most."""
+def encode_batch(incarnation: str, n: int, users: Iterable[tuple[UserId, Remote]]) -> bytes:
+    """A batch of at most `BATCH_USERS_MAX` users."""
     rows = [(user, said.status.value, said.v, said.seen_ms, _devices(said.devices)) for user, said in users]
     assert len(rows) <= BATCH_USERS_MAX
-    return orjson.dumps({"v": VERSION, "boot": boot, "n": n, "users": rows})
+    return orjson.dumps({"v": VERSION, "boot": incarnation, "n": n, "users": rows})
 
 
 def decode_entry(data: bytes) -> Remote | None:
+    """A value of the hash; None if it is not valid."""
     if len(data) > ENTRY_BYTES_MAX:
         return None
     try:
@@ -83,17 +86,20 @@ def decode_entry(data: bytes) -> Remote | None:
         return None
 
 
-def decode_batch(data: bytes) -> Batch | None:
+def decode_batch(data: bytes) -> PresenceBatch | None:
+    """A batch of the channel; None if it is not valid."""
     if len(data) > BATCH_BYTES_MAX:
         return None
     try:
         o = orjson.loads(data)
         if type(o) is not dict or type(o.get("v")) is not int or o["v"] != VERSION:
             return None
-        boot, rows = o.get("boot"), o.get("users")
-        if type(boot) is not str or not _BOOT.fullmatch(boot) or type(rows) is not list or len(rows) > BATCH_USERS_MAX:
+        incarnation, rows = o.get("boot"), o.get("users")
+        if type(incarnation) is not str or not _INCARNATION.fullmatch(incarnation):
             return None
-        return Batch(boot, _number(o.get("n")), [(_user(row), _remote(row, 1)) for row in rows])
+        if type(rows) is not list or len(rows) > BATCH_USERS_MAX:
+            return None
+        return PresenceBatch(incarnation, _number(o.get("n")), [(_user(row), _remote(row, 1)) for row in rows])
     except ValueError:
         return None
 
@@ -108,7 +114,7 @@ def _user(row: object) -> UserId:
 
 
 def _remote(row: object, at: int) -> Remote:
-    """The entry in the items of `row` from `at` on."""
+    """The value in the items of `row` from `at` on."""
     if type(row) is not list or len(row) < at + 4:
         raise ValueError("no entry")
     state, v, seen, devices = row[at : at + 4]
@@ -133,21 +139,18 @@ def _number(value: object) -> int:
 
 
 class Info(NamedTuple):
-    """What a node says of itself beside its lease, as far as other nodes act on it."""
+    """What a node publishes beside its lease, as far as other nodes act on it."""
 
     name: str
-    n: int  # its last batch
+    n: int  # number of its last batch
     left: bool  # it has drained
-    grace_ms: int  # its users stay for so much longer than its lease
-    shards: bool | None  # whether it can use sharded pub/sub; None: it does not say
-    steady: SteadyReading | None = None  # its steady time at that moment; None: it does not say
+    grace_ms: int  # how much longer than its lease its users stay
+    shards: bool | None  # whether it can use sharded pub/sub; None: not given
+    steady: SteadyReading | None = None  # its steady time at that moment; None: not given
 
 
 def decode_info(data: bytes) -> dict[str, Any]:
-    """What a node writes of itself beside its lease; empty if it cannot be read.
-
-    Of its values nothing is promised.
-    """
+    """What a node published beside its lease, unchecked; empty if it cannot be read."""
     try:
         info = orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -156,7 +159,7 @@ def decode_info(data: bytes) -> dict[str, Any]:
 
 
 def read_info(data: bytes) -> Info:
-    """The same, checked: a value of a wrong type or out of bounds is as good as none."""
+    """The same, checked: a value of a wrong type or out of bounds counts as not given."""
     info = decode_info(data)
     name, n, grace_ms, shards = info.get("name"), info.get("n"), info.get("grace_ms"), info.get("shards")
     return Info(
@@ -176,10 +179,10 @@ def _steady(row: object) -> SteadyReading | None:
     return SteadyReading(ms, ahead_ms, up_ms) if ms >= 0 and up_ms >= 0 else None
 
 
-def is_boot(name: bytes) -> bool:
-    return _BOOT_BYTES.fullmatch(name) is not None
+def is_incarnation(name: bytes) -> bool:
+    return _INCARNATION_BYTES.fullmatch(name) is not None
 
 
 def read_number(text: bytes) -> int | None:
-    """A number that a node wrote as text; None if it is none."""
+    """A number that a node wrote as text; None if it is not a number, or too long."""
     return int(text) if text.isdigit() and len(text) <= DIGITS_MAX else None

@@ -15,7 +15,7 @@ from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.presence_push import PresencePush
 from chatd.cluster.presence_sync import Mirror
-from chatd.core import remote_presence
+from chatd.core import devices
 from chatd.core.admission import AdmissionQueue
 from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
@@ -184,7 +184,7 @@ def limit_untold(patch: Patch) -> None:
 def too_many_stay(patch: Patch) -> None:
     """Where they are at several nodes."""
     patch.setattr(limits, "FOR_GOOD_S", 2.0)
-    patch.setattr(remote_presence, "surplus", lambda *_: [])
+    patch.setattr(devices, "surplus", lambda *_: [])
 
 
 def times_of_the_wall(patch: Patch) -> None:

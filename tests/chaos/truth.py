@@ -233,8 +233,8 @@ def _work(node: Node) -> Iterator[str]:
 
 def _presence(node: Node) -> Iterator[str]:
     there = {(name, device) for name, user in node.registry.users.items() for device in user.sessions}
-    known = {(name, device) for name, one in node.presence._users.items() for device in one.devices}
-    leaving = {name for name, one in node.presence._users.items() if one.leaving}
+    known = {(name, device) for name, one in node.presence._statuses.users.items() for device in one.devices}
+    leaving = {name for name, one in node.presence._statuses.users.items() if one.leaving}
     if there != known:
         yield f"sessions are {there}, presence has {known}"
     if leaving:
@@ -261,7 +261,7 @@ def seats(nodes: Iterable[Node]) -> Iterator[str]:
     for node in nodes:
         cluster = node.cluster
         yield f"node {node._boot}: batch {cluster.mirror._n if cluster else ''}, knows {cluster.mirror._leases.nodes if cluster else ''}"
-        for name, one in node.presence._users.items():
+        for name, one in node.presence._statuses.users.items():
             yield f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere {one.seats}"
 
 

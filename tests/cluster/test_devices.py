@@ -201,7 +201,7 @@ async def test_who_comes_back_to_another_node_does_not_look_offline_meanwhile(
         hello = await alice.post("hello", v=1, token=two.token("alice"), device="d1")
         await gate.reached.wait()
         await until(lambda: elsewhere(one, "alice"), "the first node hears that she is on her way in")
-    await until(lambda: not one.node.presence._users[UserId("alice")].here, "her grace time there is over")
+    await until(lambda: not one.node.presence._statuses.users[UserId("alice")].here, "her grace time there is over")
     gate.open()
     assert (await alice.reply(hello))["t"] == "welcome"
     assert [push for push in bob.pushes if push["t"] == "presence"] == []

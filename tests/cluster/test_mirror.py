@@ -12,7 +12,7 @@ import pytest
 
 from chatd.cluster import presence_keys
 from chatd.cluster.redis.client import Away
-from chatd.core.remote_presence import Remote, Status
+from chatd.core.user_status import Remote, Status
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 from tests.fix_gate import Gate

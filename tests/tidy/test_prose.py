@@ -70,8 +70,8 @@ def test_prose_is_plain_and_lines_are_narrow(path: Path) -> None:
 
 # Names that two classes of the server have, as yet.
 TWICE = {
-    "Answer", "Batch", "Connection", "Conversation", "Fault", "First", "Identity", "Keys", "Listener", "Node", "Page",
-    "Pages", "Question", "Script", "Source", "Typing", "Verdict", "Watch",
+    "Answer", "Connection", "Conversation", "Fault", "First", "Identity", "Keys", "Listener", "Page", "Pages",
+    "Script", "Source", "Typing", "Verdict", "Watch",
 }  # fmt: skip
 
 

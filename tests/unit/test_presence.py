@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chatd.core.remote_presence import V_MAX, Device, Remote
+from chatd.core.user_status import V_MAX, Device, Remote
 from chatd.ids import DeviceId, UserId
 from chatd.presence import AHEAD_MS_MAX, Change, Presence, Status
 
@@ -142,7 +142,7 @@ def test_whom_nobody_watches_takes_no_memory() -> None:
     presence = Presence(GRACE_S)
     presence.watch("w1", (), (ALICE, BOB))
     presence.watch("w1", (ALICE, BOB), (BOB,))
-    assert list(presence._watchers) == [BOB]
+    assert list(presence._watchers.users()) == [BOB]
     presence.watch("w1", (BOB,), ())
     assert not presence._watchers
 
@@ -202,7 +202,7 @@ def test_a_single_node_has_nothing_to_say_and_keeps_nothing_of_others() -> None:
     assert presence.watch("w1", (), (BOB,)) == []
     presence.connect(ALICE, PHONE, False, 1_000)
     presence.touch(ALICE, PHONE, 2_000)
-    presence.bump(3_000)
+    presence.republish(3_000)
     assert presence.take_dirty(9) == []
     assert list(presence.local_entries()) == []
     assert presence.status(ALICE) == Change(ALICE, ON, 1_000, None)
@@ -246,7 +246,7 @@ def test_an_older_word_of_the_same_boot_is_passed_over_also_after_offline() -> N
     assert presence.remote(A, ALICE, said(OFF, 1_002, seen=990), 1_002) == Change(ALICE, OFF, 1_002, 990)
     assert presence.remote(A, ALICE, said(ON, 1_001), 1_003) is None
     # A hash that lost its last write in a failover
-    assert presence.resync(A, {ALICE: said(ON, 1_001)}, presence.asked(A), 1_003) == []
+    assert presence.resync(A, {ALICE: said(ON, 1_001)}, presence.begin_read(A), 1_003) == []
     assert presence.remote(OWN, ALICE, said(ON, 5_000), 1_004) is None  # an echo
     assert presence.status(ALICE) is None
 
@@ -256,18 +256,18 @@ def test_a_dead_nodes_users_go_at_once_and_nothing_that_trickles_in_brings_them_
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
     presence.remote(A, BOB, said(ON, 1_000), 1_000)
     presence.remote(B, BOB, said(AWAY, 1_000), 1_000)
-    assert sorted(presence.known(A)) == [ALICE, BOB]
-    assert sorted(presence.boots()) == [A, B]
-    open_question = presence.asked(A)
-    assert presence.forget_boot(A, 9_000, 4_000) == [Change(ALICE, OFF, 9_000, 4_000), Change(BOB, AWAY, 9_000, None)]
-    assert presence.known(A) == []
-    assert presence.boots() == [B]
+    assert sorted(presence.users_of(A)) == [ALICE, BOB]
+    assert sorted(presence.incarnations()) == [A, B]
+    open_question = presence.begin_read(A)
+    assert presence.forget_node(A, 9_000, 4_000) == [Change(ALICE, OFF, 9_000, 4_000), Change(BOB, AWAY, 9_000, None)]
+    assert presence.users_of(A) == []
+    assert presence.incarnations() == [B]
     assert presence.remote(A, ALICE, said(ON, 9_500), 9_500) is None
     assert presence.resync(A, {ALICE: said(ON, 9_500)}, open_question, 9_500) == []
     # It was only paused: its lease is there again.
-    back = presence.asked(A)
+    back = presence.begin_read(A)
     assert presence.resync(A, {ALICE: said(ON, 9_600), BOB: None}, back, 9_700) == [Change(ALICE, ON, 9_700, None)]
-    assert presence.forget_boot("c" * 16, 9_800, None) == []
+    assert presence.forget_node("c" * 16, 9_800, None) == []
 
 
 def test_a_version_far_ahead_of_every_clock_does_not_lift_those_of_others() -> None:
@@ -295,7 +295,7 @@ def test_when_a_user_left_here_is_not_when_they_were_last_seen_elsewhere() -> No
     presence.take_dirty(9)
     presence.disconnect(ALICE, PHONE, 2.0, 2_000, 0.0)
     assert presence.due(2.0, 2_000) == []
-    assert presence.resync(A, {ALICE: None}, presence.asked(A), 9_000) == [Change(ALICE, OFF, 9_000, None)]
+    assert presence.resync(A, {ALICE: None}, presence.begin_read(A), 9_000) == [Change(ALICE, OFF, 9_000, None)]
 
 
 def test_versions_stay_above_those_of_users_of_whom_only_the_end_was_heard() -> None:
@@ -310,7 +310,7 @@ def test_versions_stay_above_those_of_users_of_whom_only_the_end_was_heard() -> 
 def test_an_answer_brings_what_was_lost() -> None:
     presence = mirrored(ALICE, BOB)
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
-    asked = presence.asked(A)
+    asked = presence.begin_read(A)
     changes = presence.resync(A, {ALICE: None, BOB: said(AWAY, 1_500)}, asked, 2_000)
     # When Alice was last seen is in PostgreSQL
     assert changes == [Change(ALICE, OFF, 2_000, None), Change(BOB, AWAY, 2_001, None)]
@@ -319,8 +319,8 @@ def test_an_answer_brings_what_was_lost() -> None:
 def test_of_users_who_were_left_out_of_an_answer_nothing_changes() -> None:
     presence = mirrored(ALICE)
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
-    assert presence.resync(A, {}, presence.asked(A), 2_000) == []
-    assert presence.known(A) == [ALICE]
+    assert presence.resync(A, {}, presence.begin_read(A), 2_000) == []
+    assert presence.users_of(A) == [ALICE]
 
 
 @pytest.mark.parametrize("answer", [None, said(AWAY, 1_000)])
@@ -328,7 +328,7 @@ def test_a_word_since_the_question_is_not_undone_by_the_answer(answer: Remote | 
     presence = mirrored(ALICE, BOB)
     # Bob's versions run ahead of everybody's: they say nothing about Alice.
     presence.remote(A, BOB, said(ON, 9_000), 1_000)
-    asked = presence.asked(A)
+    asked = presence.begin_read(A)
     presence.remote(A, ALICE, said(ON, 1_001), 1_001)
     assert presence.resync(A, {ALICE: answer, BOB: said(ON, 9_000)}, asked, 1_002) == []
     assert presence.status(ALICE) == Change(ALICE, ON, 1_001, None)
@@ -336,14 +336,14 @@ def test_a_word_since_the_question_is_not_undone_by_the_answer(answer: Remote | 
 
 def test_an_answer_that_is_newer_than_a_word_since_the_question_counts() -> None:
     presence = mirrored(ALICE)
-    asked = presence.asked(A)
+    asked = presence.begin_read(A)
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
     assert presence.resync(A, {ALICE: said(AWAY, 1_001)}, asked, 1_002) == [Change(ALICE, AWAY, 1_002, None)]
 
 
 def test_a_word_about_somebody_who_was_not_kept_just_then_counts_too() -> None:
     presence = mirrored(ALICE)
-    asked = presence.asked(A)
+    asked = presence.begin_read(A)
     presence.watch("w1", (ALICE,), ())
     presence.remote(A, ALICE, said(OFF, 1_001, seen=1_000), 1_001)
     assert presence.watch("w1", (), (ALICE,)) == [ALICE]
@@ -353,7 +353,7 @@ def test_a_word_about_somebody_who_was_not_kept_just_then_counts_too() -> None:
 def test_a_word_that_came_before_the_question_or_again_does_not_hold_up_the_answer() -> None:
     presence = mirrored(ALICE)
     presence.remote(A, ALICE, said(ON, 1_000), 1_000)
-    asked = presence.asked(A)
+    asked = presence.begin_read(A)
     presence.remote(A, ALICE, said(ON, 1_000), 1_001)
     assert presence.resync(A, {ALICE: None}, asked, 1_002) == [Change(ALICE, OFF, 1_002, None)]
 
@@ -361,7 +361,7 @@ def test_a_word_that_came_before_the_question_or_again_does_not_hold_up_the_answ
 @pytest.mark.parametrize("stale", [None, said(ON, 1_000)])
 def test_the_answer_to_an_earlier_question_gives_way_to_that_of_a_later_one(stale: Remote | None) -> None:
     presence = mirrored(ALICE)
-    earlier, later = presence.asked(A), presence.asked(A)
+    earlier, later = presence.begin_read(A), presence.begin_read(A)
     truth = said(ON, 1_001) if stale is None else None
     presence.resync(A, {ALICE: truth}, later, 1_002)
     assert presence.resync(A, {ALICE: stale}, earlier, 1_003) == []
@@ -390,14 +390,14 @@ def test_users_are_kept_while_watched_held_or_here() -> None:
     presence.unhold(ALICE)
     presence.unhold(ALICE)
     assert presence.elsewhere(ALICE)
-    assert presence.wanted() == {ALICE}
+    assert presence.kept_users() == {ALICE}
     presence.disconnect(ALICE, PHONE, 2.0, 2_000)
     assert presence.due(2.5, 2_500) == []  # online elsewhere, for all that was known
     assert not presence.keeps(ALICE)
     assert not presence.elsewhere(ALICE)
     assert presence.status(ALICE) is None
     presence.take_dirty(9)
-    assert presence.wanted() == set()
+    assert presence.kept_users() == set()
 
 
 def test_devices_are_kept_of_those_who_are_held_and_so_asked_for() -> None:
@@ -407,7 +407,7 @@ def test_devices_are_kept_of_those_who_are_held_and_so_asked_for() -> None:
     assert presence.hold(ALICE)
     presence.connect(ALICE, PHONE, False, 800)
     assert presence.displaced(ALICE) == []  # not known yet: those of the watched are dead weight
-    presence.resync(A, {ALICE: there}, presence.asked(A), 1_001)
+    presence.resync(A, {ALICE: there}, presence.begin_read(A), 1_001)
     assert presence.displaced(ALICE) == [PHONE]
 
 
@@ -534,7 +534,7 @@ def test_who_was_thought_dead_says_all_anew_and_above_what_was_told_meanwhile() 
     presence.disconnect(BOB, PHONE, 1.0, 1_000, 0.0)
     presence.take_dirty(9)
     presence.due(1.0, 1_000)  # Bob has left, which is not said yet
-    presence.bump(9_000)
+    presence.republish(9_000)
     assert presence.take_dirty(9) == [
         (BOB, said(OFF, 9_000, seen=1_000)),
         (ALICE, said(ON, 9_000, device(PHONE, 1_000))),

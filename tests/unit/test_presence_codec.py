@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import ids
-from chatd.core.remote_presence import V_MAX, Device, Remote, Status
+from chatd.core.user_status import V_MAX, Device, Remote, Status
 from chatd.ids import DeviceId, UserId
 from chatd.wire import presence_codec
-from chatd.wire.presence_codec import Batch
+from chatd.wire.presence_codec import PresenceBatch
 
 BOOT = "0123456789abcdef"
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -29,7 +29,7 @@ texts = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_si
 ODD = ["\u3164", "\u2764\ufe0f", "a\u200bb", "\u0378"]  # older than the rule of today, or of another Unicode
 users = (texts | st.sampled_from(ODD)).map(UserId)
 batches = st.builds(
-    Batch,
+    PresenceBatch,
     st.text("0123456789abcdef", min_size=16, max_size=16),
     numbers,
     st.lists(st.tuples(users, remotes), max_size=5),
@@ -67,7 +67,7 @@ def test_an_entry_comes_out_as_it_went_in(said: Remote) -> None:
 
 
 @given(batches)
-def test_a_batch_comes_out_as_it_went_in(batch: Batch) -> None:
+def test_a_batch_comes_out_as_it_went_in(batch: PresenceBatch) -> None:
     assert presence_codec.decode_batch(presence_codec.encode_batch(*batch)) == batch
 
 
@@ -95,7 +95,7 @@ def test_no_json_hurts(value: object) -> None:
 
 
 @given(batches, st.data())
-def test_a_batch_with_one_part_exchanged_is_valid_or_refused(whole: Batch, data: st.DataObject) -> None:
+def test_a_batch_with_one_part_exchanged_is_valid_or_refused(whole: PresenceBatch, data: st.DataObject) -> None:
     o = orjson.loads(presence_codec.encode_batch(*whole))
     place: Any = o
     key: Any = data.draw(st.sampled_from(["boot", "n", "users"]), label="key")
@@ -108,13 +108,13 @@ def test_a_batch_with_one_part_exchanged_is_valid_or_refused(whole: Batch, data:
     )
     found = presence_codec.decode_batch(orjson.dumps(o))
     if found is not None:
-        assert len(found.boot) == 16
+        assert len(found.incarnation) == 16
         assert type(found.n) is int
         assert all(valid(said) and ids.user_id(user) for user, said in found.users)
 
 
 @given(batches.filter(lambda batch: batch.users), st.data())
-def test_a_batch_that_is_cut_off_is_refused(whole: Batch, data: st.DataObject) -> None:
+def test_a_batch_that_is_cut_off_is_refused(whole: PresenceBatch, data: st.DataObject) -> None:
     encoded = presence_codec.encode_batch(*whole)
     assert presence_codec.decode_batch(encoded[: data.draw(st.integers(0, len(encoded) - 1))]) is None
 
@@ -206,14 +206,14 @@ def test_nesting_and_size_without_end_are_refused() -> None:
 def test_the_largest_of_all_fits() -> None:
     devices = tuple(Device(DeviceId(f"{n:064d}"), V_MAX, V_MAX) for n in range(presence_codec.DEVICES_MAX))
     said = Remote(Status.OFFLINE, V_MAX, V_MAX, devices)
-    whole = Batch(BOOT, V_MAX, [(UserId("\U0001f642" * 64), said)] * presence_codec.BATCH_USERS_MAX)
+    whole = PresenceBatch(BOOT, V_MAX, [(UserId("\U0001f642" * 64), said)] * presence_codec.BATCH_USERS_MAX)
     assert presence_codec.decode_entry(presence_codec.encode_entry(said)) == said
     assert presence_codec.decode_batch(presence_codec.encode_batch(*whole)) == whole
 
 
 def test_what_a_later_chatd_adds_is_passed_over() -> None:
     row = ["alice", "online", 1, None, [["phone", 1_000, 2_000, "new"]], "new"]
-    assert presence_codec.decode_batch(batch(users=[row], new=1)) == Batch(
+    assert presence_codec.decode_batch(batch(users=[row], new=1)) == PresenceBatch(
         BOOT, 7, [(ALICE, Remote(Status.ONLINE, 1, None, (PHONE,)))]
     )
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chatd.core import remote_presence
-from chatd.core.remote_presence import DEAD_MAX, NODES_MAX, Device, Question, Remote, Roster, Seat, Status
+from chatd.core.remote_presence import DEAD_MAX, NODES_MAX, HashRead, Roster
+from chatd.core.user_status import Remote, Status
 from chatd.ids import DeviceId, UserId
 from chatd.presence import PASSING_AGAIN_S, Change, Presence
 from chatd.wire import presence_codec
@@ -34,57 +34,10 @@ STEPS = 400
 USERS = [UserId(name) for name in ("alice", "bob", "carol")]
 DEVICES = [DeviceId(name) for name in ("phone", "laptop", "tablet", "watch", "car")]
 
-# ---- which devices stay --------------------------------------------------------------------------
-
-ms = st.integers(0, 5)
-rooms = st.dictionaries(  # boot -> its devices
-    st.sampled_from(["aa", "bb", "cc"]),
-    st.dictionaries(st.sampled_from(DEVICES), st.tuples(ms, ms), max_size=5).map(
-        lambda all: tuple(Device(id, *at) for id, at in all.items())
-    ),
-    min_size=1,
-)
-
-
-def seats_but(boot: str, all: dict[str, tuple[Device, ...]]) -> list[Seat]:
-    return [Seat(other, Status.ONLINE, devices) for other, devices in all.items() if other != boot]
-
-
-@given(rooms)
-def test_every_device_stays_at_exactly_one_node_the_one_where_it_came_last(all: dict[str, tuple[Device, ...]]) -> None:
-    gone = {boot: remote_presence.displaced(boot, devices, seats_but(boot, all)) for boot, devices in all.items()}
-    stays = {(d.id, d.attached_ms, boot) for boot, devices in all.items() for d in devices if d.id not in gone[boot]}
-    assert stays == {
-        max((d.id, d.attached_ms, boot) for boot, ds in all.items() for d in ds if d.id == id)
-        for id in {d[0] for d in stays}
-    }
-    assert {id for id, _, _ in stays} == {d.id for devices in all.values() for d in devices}
-
-
-@given(rooms, st.integers(1, 5))
-def test_the_longest_idle_go_and_each_is_closed_by_one_node(
-    all: dict[str, tuple[Device, ...]], devices_max: int
-) -> None:
-    gone = {boot: remote_presence.displaced(boot, devices, seats_but(boot, all)) for boot, devices in all.items()}
-    over = {
-        (id, boot)
-        for boot, devices in all.items()
-        for id in remote_presence.surplus(boot, devices, seats_but(boot, all), devices_max)
-    }
-    stays = [
-        (d.active_ms, d.attached_ms, boot, d.id)
-        for boot, devices in all.items()
-        for d in devices
-        if d.id not in gone[boot]
-    ]
-    too_many = max(len(stays) - devices_max, 0)
-    assert over == {(id, boot) for _, _, boot, id in sorted(stays)[:too_many]}
-
-
 # ---- what is heard and asked ---------------------------------------------------------------------
 
 
-def test_dead_boots_and_nodes_are_bounded() -> None:
+def test_dead_incarnations_and_nodes_are_bounded() -> None:
     nodes = Roster("own")
     assert sum(nodes.believed(f"{n:016x}") is not None for n in range(NODES_MAX + 5)) == NODES_MAX
     nodes = Roster("own")
@@ -95,18 +48,18 @@ def test_dead_boots_and_nodes_are_bounded() -> None:
     assert nodes.believed("own") is None
 
 
-def test_a_question_that_is_let_go_is_over() -> None:
+def test_a_read_that_is_dropped_is_over() -> None:
     nodes = Roster("own")
-    kept, let_go = nodes.ask("aa"), nodes.ask("aa")
+    kept, let_go = nodes.read("aa"), nodes.read("aa")
     node = nodes.get("aa")
     assert node is not None
-    node.spoke(USERS[0], 7)
-    assert (kept.told, let_go.told) == ({USERS[0]: 7}, {USERS[0]: 7})
+    node.mentioned(USERS[0], 7)
+    assert (kept.heard, let_go.heard) == ({USERS[0]: 7}, {USERS[0]: 7})
     del let_go
-    assert len(node.asked) == 1
+    assert len(node.reads) == 1
     assert node.answered(kept, USERS)
     assert not node.answered(kept, USERS)
-    assert node.asked == []
+    assert node.reads == []
 
 
 # ---- three nodes ---------------------------------------------------------------------------------
@@ -125,7 +78,7 @@ class Asking:
 
     boot: str
     users: list[UserId]
-    question: Question | None  # until it is answered, or the read failed
+    question: HashRead | None  # until it is answered, or the read failed
     read: bool = False
     answer: dict[UserId, Remote | None] | None = None
 
@@ -299,14 +252,14 @@ class Cluster:
     def hear(self, node: Node, data: bytes) -> None:
         batch = presence_codec.decode_batch(data)
         assert batch is not None
-        last = node.peers.get(batch.boot)
+        last = node.peers.get(batch.incarnation)
         if last is not None and batch.n <= last:
             return
         if last is None or batch.n != last + 1:
-            node.stale.add(batch.boot)
-        node.peers[batch.boot] = batch.n
+            node.stale.add(batch.incarnation)
+        node.peers[batch.incarnation] = batch.n
         for user, said in batch.users:
-            change = node.presence.remote(batch.boot, user, said, self.now_ms(node))
+            change = node.presence.remote(batch.incarnation, user, said, self.now_ms(node))
             node.told([] if change is None else [change])
 
     def ask_all(self, node: Node, users: list[UserId]) -> None:
@@ -314,7 +267,7 @@ class Cluster:
             self.ask(node, boot, users)
 
     def ask(self, node: Node, boot: str, users: list[UserId]) -> None:
-        node.asking.append(Asking(boot, users, node.presence.asked(boot)))
+        node.asking.append(Asking(boot, users, node.presence.begin_read(boot)))
 
     def read(self, r: Random) -> None:
         if unread := [asking for node in self.nodes for asking in node.asking if not asking.read]:
@@ -356,9 +309,9 @@ class Cluster:
         for boot in [boot for boot in node.peers if boot in self.lapsed]:
             del node.peers[boot]
             node.stale.discard(boot)
-            node.told(node.presence.forget_boot(boot, self.now_ms(node), self.now_ms(node) - 5_000))
+            node.told(node.presence.forget_node(boot, self.now_ms(node), self.now_ms(node) - 5_000))
         for boot in sorted(node.stale):
-            self.ask(node, boot, sorted(node.presence.wanted()))
+            self.ask(node, boot, sorted(node.presence.kept_users()))
             # The answer has all that was said up to there
             node.peers[boot] = max(node.peers[boot], self.leases.get(boot, -1))
         node.stale = set()
@@ -369,7 +322,7 @@ class Cluster:
         """Its hash anew, all of it, for a node that starts, that had lapsed, or whose Redis came
         back empty.
         """
-        node.presence.bump(self.now_ms(node))
+        node.presence.republish(self.now_ms(node))
         self.hashes[node.boot] = {
             user: presence_codec.encode_entry(said) for user, said in node.presence.local_entries()
         }
@@ -441,7 +394,7 @@ class Cluster:
             assert len(spread) == len(set(spread))
             assert self.must_go(user) == set()
         for node in self.nodes:
-            assert all(not other.asked for other in node.presence._others)
+            assert all(not other.reads for other in node.presence._others)
 
     def settle(self) -> None:
         """All that can still come comes, until nobody has anything to say."""
@@ -506,8 +459,8 @@ class Cluster:
                 assert (Status.OFFLINE if known is None else known.status) is shown
                 node.v[user] = max(node.v.get(user, -1), -1 if known is None else known.v)
             kept = {user for user in USERS if node.presence.keeps(user)}
-            assert all(other.told.keys() <= kept for other in node.presence._others)
-            assert node.presence._users.keys() <= kept
+            assert all(other.versions.keys() <= kept for other in node.presence._others)
+            assert node.presence._statuses.users.keys() <= kept
             assert len(node.presence) == len({user for user, _ in [*node.sessions, *node.left]})
 
 
