@@ -1,0 +1,42 @@
+"""Pages of prose: the words that are not to come back in code are not in them, and lines are narrow.
+
+Tables and code may be wider. docs/decisions and CHANGELOG.md tell history; docs/protocol.md is a contract whose text
+others have read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.tidy.test_prose import CODE_COLUMNS, WORDS
+
+ROOT: Final = Path(__file__).parents[2]
+PAGES: Final = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "protocol.md"),
+]
+GENERATED: Final = re.compile(r"<!-- begin .*?<!-- end [^>]*-->", re.DOTALL)
+CODE: Final = re.compile(r"^```.*?^```|(?<=\n\n)(?: {4}[^\n]*\n|\n(?= {4}))+", re.DOTALL | re.MULTILINE)
+
+
+def _lines(page: Path) -> Iterator[tuple[int, str]]:
+    """(number, line) of what somebody has written, without code."""
+    text = page.read_text()
+    for pattern in (GENERATED, CODE):
+        text = pattern.sub(lambda found: re.sub(r"[^\n]", "", found[0]), text)
+    yield from enumerate(text.splitlines(), 1)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_is_plain_and_its_lines_are_narrow(page: Path) -> None:
+    words = [f"{n}: {found[0]}" for n, line in _lines(page) if (found := WORDS.search(line))]
+    wide = [
+        f"{n}: {len(line)}" for n, line in _lines(page) if len(line) > CODE_COLUMNS and not line.startswith(("|", "!["))
+    ]
+    assert words + wide == []
