@@ -1,21 +1,21 @@
-"""Which address a client has, behind proxies. Pure: headers in, an address out.
+"""Finds a client's address behind proxies. Pure: headers in, an address out.
 
-    X-Forwarded-For: 203.0.113.7, 198.51.100.9, 10.0.0.2        peer: 10.0.0.1        trusted: 10.0.0.0/8
-                     said by the client ┘         │     └ a proxy of ours, too: further left
-                                                  └ the first that is not trusted: this is the client
+    X-Forwarded-For: 203.0.113.7, 198.51.100.9, 10.0.0.2     connected: 10.0.0.1
+                     the client's words ┘         │     └ trusted as well: a proxy, go left
+                                                  └ the first that is not trusted: the client
+    trusted: 10.0.0.0/8
 
-Each proxy writes at the right end the address that it was connected from. So the list is read from
-the right, beginning with the peer of our own connection, and only what a trusted address has
-written is believed. What a client wrote itself stands further left and is never reached. The same
-holds for `Forwarded` (RFC 7239).
+Each proxy appends the address that connected to it. So the list is read from the right, beginning
+with the remote address of our own connection, and only entries that a trusted address wrote are
+believed. Entries that the client wrote itself are further left and never reached. The same holds
+for `Forwarded` (RFC 7239).
 
-Whatever cannot be understood ends the walk: a name, `unknown`, an obfuscated identifier. The
-client's address is then that of the last proxy before it. Every byte here is hostile; nothing
+An entry that cannot be read ends the walk: a name, `unknown`, an obfuscated identifier. The
+client's address is then that of the last proxy before it. Every byte is treated as hostile: nothing
 raises, and of a long list only the right end is read.
 
-Rejected: the leftmost address (a client names any it likes). Rejected: taking one header in place
-of the other where both differ: a proxy that writes one passes the client's own version of the other
-on.
+Rejected: the leftmost address (a client can write any). Rejected: preferring one header if both
+differ: a proxy that writes one of them passes on the client's version of the other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-HOPS_MAX: Final = 32  # addresses that are looked at, from the right
-# Of all its lines: 32 hops with all that RFC 7239 has for one. It is read whole, 16 KB took 6 ms of
-# a handshake
+HOPS_MAX: Final = 32  # addresses that are read, from the right
+# Of all lines of Forwarded: room for 32 hops with every parameter of RFC 7239. Lines are read
+# whole, and 16 KB took 6 ms of a handshake.
 FORWARDED_CHARS_MAX: Final = 4_096
-PREFIX_V6: Final = 64  # whoever has one IPv6 address has all of its /64
+PREFIX_V6: Final = 64  # a client with one IPv6 address has all of its /64
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Header: TypeAlias = Literal["auto", "x-forwarded-for", "forwarded"]
@@ -38,15 +38,14 @@ _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]{2,45})\](?::[A-Za-z0-9._-]{1,64})?|([
 _PAIR = re.compile(
     r'[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:([!#$%&\'*+.^_`|~0-9A-Za-z:\[\]-]+)|"((?:[^"\\]|\\.)*)")[ \t]*'
 )
-# Characters of a quoted node that are looked at: one with a port has 112, each of which may be
-# escaped
+# Characters of a quoted node that are read: one with a port has 112, each of which may be escaped.
 _QUOTED_MAX: Final = 256
 
 
 class Networks:
-    """The networks of a setting.
+    """The networks of a setting. Raises ValueError if a text is no network.
 
-    `in` asks for an address as text; what is none is in no network. Raises ValueError.
+    `in` takes an address as text; a text that is no address is in no network.
     """
 
     __slots__ = ("_networks",)
@@ -73,8 +72,9 @@ def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
 
 
 class Found(NamedTuple):
-    """The client's address; and whether both headers were there and named different ones, so that
-    neither was believed.
+    """The client's address.
+
+    `differ`: both headers were there and named different addresses, so neither counts.
     """
 
     address: str
@@ -82,9 +82,7 @@ class Found(NamedTuple):
 
 
 def plain(address: str) -> str:
-    """A socket's peer as text that is the same for the same machine: an IPv4 address mapped into
-    IPv6 is an IPv4 address.
-    """
+    """A socket's remote address in one form: an IPv4 address mapped into IPv6 becomes IPv4."""
     if ":" not in address:
         return address
     found = _read(address)
@@ -92,18 +90,14 @@ def plain(address: str) -> str:
 
 
 def counted_as(address: str) -> str:
-    """What a limit by address counts: an IPv6 address by its network, as one machine has 2^64 of
-    them.
-    """
+    """The key for limits by address: of an IPv6 address its /64, which one machine can have."""
     if ":" not in address or (found := _read(address)) is None or found.version == 4:
         return address
     return str(ipaddress.ip_network((found, PREFIX_V6), strict=False))
 
 
 def is_private(address: str) -> bool:
-    """An address that many clients on the internet cannot have: such a peer with many connections
-    is a proxy.
-    """
+    """True for addresses of no internet client: many connections from one mean a proxy."""
     found = _read(address)
     return found is not None and (found.is_private or found.is_loopback or found.is_link_local)
 
@@ -113,8 +107,8 @@ def find(
 ) -> Found:
     """The client's address.
 
-    `forwarded_for`, `forwarded`: the lines of both headers, in order; `header`: which of them
-    counts.
+    `peer`: the remote address of the connection. `forwarded_for`, `forwarded`: the lines of both
+    headers, in order. `header`: which of them counts.
     """
     if peer not in trusted:
         return Found(peer)
@@ -126,7 +120,7 @@ def find(
 
 
 def _walk(peer: str, hops: Iterator[str | None], trusted: Networks) -> str:
-    """From the right: on while what was said before is trusted. None: it cannot be understood."""
+    """Walk from the right while the address before is trusted. A hop of None cannot be read."""
     at = peer
     for _ in range(HOPS_MAX):
         hop = next(hops, None)
@@ -135,24 +129,22 @@ def _walk(peer: str, hops: Iterator[str | None], trusted: Networks) -> str:
         at = hop
         if at not in trusted:
             return at
-    return peer  # nobody has so many proxies
+    return peer  # no deployment has this many proxies
 
 
 def _listed(lines: Sequence[str]) -> Iterator[str | None]:
     """The addresses of X-Forwarded-For, from the right."""
     for line in reversed(lines):
         for part in reversed(line.rsplit(",", HOPS_MAX)):
-            if text := part.strip(" \t"):  # an empty element counts as none (RFC 9110 5.6.1)
+            if text := part.strip(" \t"):  # empty elements are ignored (RFC 9110 5.6.1)
                 yield _node(text)
 
 
 def _elements(lines: Sequence[str]) -> Iterator[str | None]:
-    """The addresses of Forwarded's `for`, from the right.
+    """The addresses of Forwarded's `for`, from the right; a malformed line gives None and ends it.
 
-    A line that is not well-formed says nothing, and ends it.
-
-    Each line is read by itself, whole: a quote that a client leaves open must not hide what a proxy
-    wrote behind it. So a line that is too long to be read says nothing either.
+    Each line is read whole and by itself: a quote that a client leaves open must not hide what a
+    proxy wrote after it. So a line that is too long counts as malformed.
     """
     left = FORWARDED_CHARS_MAX
     for line in reversed(lines):
@@ -166,9 +158,7 @@ def _elements(lines: Sequence[str]) -> Iterator[str | None]:
 
 
 def _nodes(line: str) -> list[str | None] | None:
-    """The `for` of each element of a line as it is written, or None if the line is not as RFC 7239
-    has it.
-    """
+    """The `for` of each element of a line, as written; None if the line breaks RFC 7239."""
     nodes: list[str | None] = []
     at, node = 0, None
     while True:
@@ -191,9 +181,7 @@ def _nodes(line: str) -> list[str | None] | None:
 
 
 def _node(text: str) -> str | None:
-    """An address as one of the headers writes it: bare, or with a port, an IPv6 address with a port
-    in brackets.
-    """
+    """An address as the headers write it: bare or with a port; IPv6 with a port is in brackets."""
     if (found := _read(text)) is not None:
         return str(found)
     match = _WITH_PORT.fullmatch(text)
@@ -204,7 +192,7 @@ def _node(text: str) -> str | None:
 
 
 def _read(text: str) -> Address | None:
-    """An address without a zone; one that is mapped into IPv6 as what it is."""
+    """An address without its zone; an IPv4 address mapped into IPv6 becomes IPv4."""
     if len(text) > 64 or not text.isascii():
         return None
     try:

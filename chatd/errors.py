@@ -1,13 +1,13 @@
-"""Every way a request or a connection can fail, in one tree.
+"""All errors of requests and connections, in one tree.
 
     ChatdError
-    ├── Refused           a request fails; the wire says `err` with `code`; whose fault is in the branch
-    │   ├── ClientFault   the peer asked for something wrong: asking again will not help
-    │   └── Retryable     nobody's fault that waiting would not heal: carries `retry_ms`
+    ├── Refused           a request fails; the wire says `err` with `code`
+    │   ├── ClientFault   the request is wrong: another try gives the same answer
+    │   └── Retryable     another try after `retry_ms` can succeed
     └── SettingError      the operator's: one line that names the remedy, exit status 2
 
-`CloseCode` lists why the server ends a connection. The tables in `docs/protocol.md` sections 9 and
-10 are held to this module by `tests/unit/test_errors.py`. Pure: imports nothing.
+`CloseCode` lists why the server ends a connection. `tests/unit/test_errors.py` checks the tables in
+`docs/protocol.md` sections 9 and 10 against this module. Pure: imports nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import enum
 
 
 class ChatdError(Exception):
-    """Root of what chatd itself raises."""
+    """The root of all errors that chatd itself raises."""
 
 
 class SettingError(ChatdError):
@@ -24,7 +24,7 @@ class SettingError(ChatdError):
 
 
 class Refused(ChatdError):
-    """A request that fails. `code` is the wire's stable name; `str()` the sentence for people."""
+    """A request that fails. `code`: the stable name on the wire; `str()`: a sentence for people."""
 
     code: str = "internal"
     retry_ms: int | None = None
@@ -40,7 +40,7 @@ class ClientFault(Refused):
 
 
 class Retryable(Refused):
-    """Trying again after `retry_ms` can help."""
+    """Another try after `retry_ms` can succeed."""
 
     def __init__(self, msg: str, *, retry_ms: int, cid: str | None = None) -> None:
         super().__init__(msg, cid=cid)

@@ -1,20 +1,20 @@
-"""Reads a frame that strict JSON refuses, so far that its request can be answered by name. Pure.
+"""Reads a frame that strict JSON refuses, so that its request can be answered with its id. Pure.
 
-    orjson.loads ──refuses──► read_object ──► dict, the bad values marked │ None: no object at all
+    orjson.loads ──refuses──► read_object ──► dict, bad values marked │ None: not an object
 
-A browser makes `"\\ud83d"` of a text that was cut inside an emoji. Such a frame shows its `t` and
-`id`. Answered with `id` 0, its sender would never learn which of its requests is at fault, and an
-outbox would send it again on every connection. So the faults of one value stay that value's:
+A browser sends `"\\ud83d"` for a text that was cut inside an emoji. Such a frame shows its `t` and
+`id`. If it were answered with `id` 0, its sender would not learn which request is at fault, and an
+outbox would send it again on every connection. So a fault stays with its value:
 
-- a lone surrogate stays in its string, and whoever checks that string refuses it;
-- a number beyond every bound, `NaN` and `Infinity` are floats, so no field takes them;
+- a lone surrogate stays in its string, and the check of that string refuses it;
+- an integer of more than 30 digits, `NaN` and `Infinity` become floats, which no field accepts;
 - a string with raw control characters, which JSON wants escaped, is `UNREADABLE`;
-- a value nested beyond what the parser takes is `UNREADABLE`.
+- a value nested deeper than the parser allows is `UNREADABLE`.
 
-What stands under a key that the request does not use harms nobody, as any unknown key. A frame
-whose structure is wrong (a missing bracket, a trailing comma, an escape that does not exist) is
-None: what its keys are would be a guess. It costs 2 ms at most for 16 KB; the session counts these
-frames as any others.
+A bad value under a key that the request does not use is harmless, as any unknown key is. A frame of
+wrong structure (a missing bracket, a trailing comma, an escape that does not exist) is None: its
+keys would be a guess. Reading costs 2 ms at most for 16 KB; the session counts these frames as any
+others.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import math
 import re
 from typing import Any, Final
 
-KEYS_MAX: Final = 64  # of a nested frame, which is taken apart here: a request has 11 at most
-RUNS_MAX: Final = 4_000  # of brackets, in a nested value: 2 ms. 2,700 nested objects fit into 16 KB
+KEYS_MAX: Final = 64  # of a nested frame, which is read key by key here: a request has 11 at most
+RUNS_MAX: Final = 4_000  # of brackets in a nested value: 2 ms. 2,700 nested objects fit into 16 KB
 
 
 class Unreadable:
-    """The type of `UNREADABLE`: no field takes it."""
+    """The type of `UNREADABLE`: no field accepts it."""
 
 
 UNREADABLE: Final = Unreadable()
@@ -43,16 +43,17 @@ _STRICT: Final = json.JSONDecoder(parse_int=_integer)
 _LOOSE: Final = json.JSONDecoder(parse_int=_integer, strict=False)
 _CONTROL: Final = re.compile("[\x00-\x1f]")
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
-# A run of brackets, after whatever is none. Possessive, and always matched at one place: a string
-# that does not end costs one pass.
+# A run of brackets, after anything that is no bracket. The quantifiers are possessive and each
+# match is anchored, so a string that does not end costs one pass.
 _BRACKETS: Final = re.compile(
     r'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+(?:(?P<opened>[\[{]++)|(?P<closed>[\]}]++))', re.DOTALL
 )
 
 
 def read_object(payload: bytes) -> dict[str, Any] | None:
-    """The object of a frame that is no JSON for its values alone; None where it is no object in
-    UTF-8, or not even that.
+    """The object of a frame in which only values are bad JSON.
+
+    None if it is not an object in UTF-8, or its structure is wrong.
     """
     try:
         text = payload.decode()
@@ -70,15 +71,15 @@ def read_object(payload: bytes) -> dict[str, Any] | None:
 
 
 def _marked(value: object) -> object:
-    """Somewhere in the frame a control character stands raw.
+    """The value of a frame that has a raw control character somewhere: `UNREADABLE` if it has one.
 
-    Where, the parser does not say: a string that has any may be the one.
+    The parser does not say where the raw one is, so an escaped one counts as well.
     """
     return UNREADABLE if type(value) is str and _CONTROL.search(value) else value
 
 
 def _apart(text: str) -> dict[str, Any]:
-    """An object of which some value is nested too deeply. Raises ValueError."""
+    """An object of which some value is nested too deeply, read key by key. Raises ValueError."""
     found: dict[str, Any] = {}
     at = _past(text, 0, "{")
     while True:
@@ -105,7 +106,7 @@ def _space(text: str, at: int) -> int:
 
 
 def _past(text: str, at: int, mark: str) -> int:
-    """Behind a mark and the space around it. Raises ValueError where it does not stand."""
+    """The position after a mark and the space around it. Raises ValueError if it is not there."""
     at = _space(text, at)
     if text[at : at + 1] != mark:
         raise ValueError(f"no {mark}")
@@ -113,9 +114,9 @@ def _past(text: str, at: int, mark: str) -> int:
 
 
 def _end(text: str, at: int) -> int:
-    """Where the array or object that begins here ends.
+    """The end of the array or object that begins at `at`.
 
-    Raises ValueError where it does not, or is not worth the search.
+    Raises ValueError if it has none within `RUNS_MAX` runs of brackets.
     """
     depth = 0
     for _ in range(RUNS_MAX):

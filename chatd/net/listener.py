@@ -28,14 +28,14 @@ from chatd.errors import CloseCode, Refused
 from chatd.net.access_log import AccessLog
 from chatd.net.connection import PING_AT, SWEEP_S, WRITE_HIGH_BYTES, Connection, Phase
 from chatd.wire.arrival import Sources
-from chatd.wire.handshake import Pages
+from chatd.wire.handshake import HttpHandler
 
 
 class Hub:
     """All connections of a node, their limits, and the work that is done for all of them at once."""
 
     def __init__(
-        self, services: Services, chat: Chat, pages: Pages, loop: asyncio.AbstractEventLoop, boot: str = ""
+        self, services: Services, chat: Chat, pages: HttpHandler, loop: asyncio.AbstractEventLoop, boot: str = ""
     ) -> None:
         s = services.settings
         self.services, self.chat, self.pages, self.loop = services, chat, pages, loop

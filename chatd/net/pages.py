@@ -19,7 +19,7 @@ from websockets.datastructures import Headers, MultipleValuesError
 
 from chatd.ids import UserId, user_id
 from chatd.wire import http
-from chatd.wire.http import Page
+from chatd.wire.http import HttpResponse
 
 FOLDER: Final = Path(__file__).parents[1] / "web"
 TYPES: Final = {
@@ -52,29 +52,29 @@ class Pages:
 
     def __init__(self, issue: Callable[[UserId], str] | None, *, remote: bool = False, folder: Path = FOLDER) -> None:
         self._issue, self._remote = issue, remote
-        self._files: Mapping[str, Page] = {
+        self._files: Mapping[str, HttpResponse] = {
             f"/{file.name}": _file(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES
         }
         self._files = {"/": self._files["/index.html"], **self._files} if "/index.html" in self._files else self._files
 
-    def respond(self, method: str, path: str, headers: Headers) -> Page:
+    def respond(self, method: str, path: str, headers: Headers) -> HttpResponse:
         """The answer to a request that is no WebSocket's."""
         if method not in http.METHODS:
-            return Page(
+            return HttpResponse(
                 HTTPStatus.METHOD_NOT_ALLOWED,
                 (("Allow", "GET, HEAD"), ("Content-Type", "text/plain")),
                 b"Method Not Allowed\n",
             )
         name, _, query = path.partition("?")
         if name == "/healthz":
-            page = Page(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
+            page = HttpResponse(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
         elif name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
             page = self._token(query)
         else:
             page = self._files.get(name) or http.plain(HTTPStatus.NOT_FOUND)
         return page if method == "GET" else page._replace(body=b"")
 
-    def _token(self, query: str) -> Page:
+    def _token(self, query: str) -> HttpResponse:
         assert self._issue is not None
         try:
             user = user_id(parse_qs(query, max_num_fields=4, errors="strict").get("user", [""])[0])
@@ -104,6 +104,6 @@ def _own_page(headers: Headers, remote: bool) -> bool:
         return False
 
 
-def _file(path: Path) -> Page:
+def _file(path: Path) -> HttpResponse:
     headers = (("Content-Type", TYPES[path.suffix]), ("Cache-Control", "no-cache"), *SECURITY)
-    return Page(HTTPStatus.OK, headers, path.read_bytes())
+    return HttpResponse(HTTPStatus.OK, headers, path.read_bytes())

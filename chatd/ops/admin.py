@@ -26,7 +26,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from chatd.ids import UserId, user_id
 from chatd.loop import ending
 from chatd.wire import http
-from chatd.wire.http import Page
+from chatd.wire.http import HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -113,7 +113,7 @@ class Admin:
             if not writer.is_closing() or writer.transport.get_write_buffer_size():
                 writer.transport.abort()
 
-    async def _answer(self, head: bytes) -> Page:
+    async def _answer(self, head: bytes) -> HttpResponse:
         request = http.request_line(head)
         if request is None:
             return http.plain(HTTPStatus.BAD_REQUEST)
@@ -121,11 +121,11 @@ class Admin:
             return http.plain(HTTPStatus.METHOD_NOT_ALLOWED)
         match request.path:
             case b"/metrics":
-                return Page(
+                return HttpResponse(
                     HTTPStatus.OK, (("Content-Type", CONTENT_TYPE_LATEST),), await asyncio.shield(self._exposition())
                 )
             case b"/healthz":
-                return Page(HTTPStatus.OK, (("Content-Type", http.TEXT),), b"ok\n")
+                return HttpResponse(HTTPStatus.OK, (("Content-Type", http.TEXT),), b"ok\n")
             case b"/readyz":
                 return await self._readiness()
             case b"/user":
@@ -148,7 +148,7 @@ class Admin:
         except Exception as e:
             waiting.set_exception(e)
 
-    async def _readiness(self) -> Page:
+    async def _readiness(self) -> HttpResponse:
         try:
             async with asyncio.timeout(self._ready_s):
                 reasons = await self._ready()
@@ -162,7 +162,7 @@ class Admin:
             facts["degraded"] = degraded
         return http.json(HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, facts)
 
-    def _user(self, query: bytes) -> Page:
+    def _user(self, query: bytes) -> HttpResponse:
         try:
             id = user_id(parse_qs(query.decode("ascii"), max_num_fields=4, errors="strict")["id"][0])
         except (KeyError, ValueError):  # a UnicodeDecodeError is one
@@ -170,7 +170,7 @@ class Admin:
         return http.json(HTTPStatus.OK, self._about(id))
 
 
-def _serialize(page: Page, *, with_body: bool = True) -> bytes:
+def _serialize(page: HttpResponse, *, with_body: bool = True) -> bytes:
     allow = [("Allow", "GET, HEAD")] if page.status is HTTPStatus.METHOD_NOT_ALLOWED else []
     headers = [*page.headers, ("Content-Length", str(len(page.body))), *allow, *HEADERS]
     return http.serialize(page.status, headers, page.body if with_body else b"")

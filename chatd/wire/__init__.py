@@ -1,4 +1,1 @@
-"""Bytes on the wire, parsed and made:
-
-WebSocket frames, HTTP, the PROXY header, what nodes tell each other. Pure.
-"""
+"""The bytes on the wire: WebSocket frames, HTTP, PROXY header, messages between nodes. Pure."""

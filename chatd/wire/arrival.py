@@ -1,12 +1,12 @@
-"""Where a connection comes from, found out while its handshake comes in: the PROXY header first,
-then the request's own.
+"""Finds a connection's client address during its handshake: by PROXY header, then HTTP headers.
 
-    connection made ─► Sources.arrival ─► Arrival.preface (bytes) ─► Arrival.has_room (headers)
-          └── no trusted peer: None, the peer's address is the client's       └ counts it by the address found
+    connected ─► Sources.arrival ─► Arrival.preface (bytes) ─► Arrival.has_room (headers)
+          └── not from a trusted proxy: None, the           └ counts it by the address found
+              socket's address is the client's
 
-A peer that no setting names is the client itself, whatever it writes. With `proxy_protocol` every
-connection begins with a PROXY header, from a trusted peer or not at all: a port that takes it from
-anybody lets anybody choose an address.
+A connection from an address that no setting names is the client itself, whatever it sends. With
+`proxy_protocol` every connection must begin with a PROXY header and come from a trusted address: if
+a port accepted the header from anyone, any client could choose its address.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Arrival:
-    """Of one connection from a trusted peer; let go after the handshake.
+    """One connection from a trusted proxy; dropped after the handshake.
 
-    `room(address, differ)` may be called once.
+    `room(address, differ)` is called at most once.
     """
 
     __slots__ = ("_address", "_proxy", "_room", "_sources")
@@ -35,7 +35,7 @@ class Arrival:
         self._proxy = ProxyReader() if sources.is_proxied else None
 
     def preface(self, data: bytes) -> bytes | None:
-        """What stands behind the PROXY header, if there is to be one; None: more, please.
+        """The bytes after the PROXY header, if one is expected; None: it is not complete yet.
 
         Raises Malformed.
         """
@@ -50,25 +50,23 @@ class Arrival:
         return opening.rest
 
     def has_room(self, headers: Headers) -> bool:
-        """The request is whole: is there room for one more of the address that it came from?"""
+        """The request is complete: True if there is room for one more of the client's address."""
         lists = headers.get_all("X-Forwarded-For"), headers.get_all("Forwarded")
         found = addresses.find(self._address, *lists, self._sources.trusted, self._sources.header)
         return self._room(found.address, found.differ)
 
 
 class Sources(NamedTuple):
-    """The settings: whom to believe, which header, and whether connections begin with a PROXY
-    header.
-    """
+    """The settings: trusted addresses, which header counts, and if a PROXY header is expected."""
 
     trusted: Networks
     header: Header = "auto"
     is_proxied: bool = False
 
     def refuses(self, peer: str) -> bool:
-        """Nobody but a proxy that is trusted may connect."""
+        """True if only trusted proxies may connect and this address is none."""
         return self.is_proxied and peer not in self.trusted
 
     def arrival(self, peer: str, room: Callable[[str, bool], bool]) -> Arrival | None:
-        """For a connection from a trusted peer; None for all others."""
+        """The Arrival of a connection from a trusted address; None for all others."""
         return Arrival(self, peer, room) if peer in self.trusted else None

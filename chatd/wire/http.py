@@ -1,14 +1,11 @@
-"""Plain HTTP as both ports speak it: one request a connection, and it closes.
+"""Plain HTTP of both ports: one request a connection, then it closes. Pure.
 
-Pure: the head's first line in, an answer's bytes out.
+    head ──request_line──► RequestLine(method, path, query) | None    admin port
+    HttpResponse(status, headers, body) ──serialize──► bytes          both ports
 
-    head ──request_line──► RequestLine(method, path, query) | None     the admin port's; the chat port's head is read by websockets
-    Page(status, headers, body) ──serialize──► bytes                   both ports'
-
-The chat port needs websockets' parser for the opening handshake, and the same parser has then read
-the request for a page. The admin port needs the first line alone. No keep-alive, no chunks, no
-bodies of requests: so nothing here waits, and nothing grows. The caller bounds the head before it
-hands it over.
+The chat port needs the parser of websockets for the opening handshake, so that parser reads its
+requests. The admin port needs only the first line. There is no keep-alive, no chunked encoding and
+no request body, so nothing here waits and nothing grows. The caller bounds the head.
 """
 
 from __future__ import annotations
@@ -25,8 +22,8 @@ JSON: Final = "application/json"
 VERSIONS: Final = (b"HTTP/1.1", b"HTTP/1.0")
 
 
-class Page(NamedTuple):
-    """An answer: status, headers in order, body."""
+class HttpResponse(NamedTuple):
+    """A response: status, headers in order, body."""
 
     status: HTTPStatus
     headers: tuple[tuple[str, str], ...]
@@ -34,7 +31,7 @@ class Page(NamedTuple):
 
 
 class RequestLine(NamedTuple):
-    """`GET /user?id=alice HTTP/1.1`: method, path and query as they came, not unquoted."""
+    """`GET /user?id=alice HTTP/1.1`: method, path and query as received, not unquoted."""
 
     method: bytes
     path: bytes
@@ -42,7 +39,7 @@ class RequestLine(NamedTuple):
 
 
 def request_line(head: bytes) -> RequestLine | None:
-    """Of a request's head; None if it is not HTTP/1. Never raises."""
+    """The first line of a request's head; None if it is not HTTP/1. Never raises."""
     parts = head.partition(b"\r\n")[0].split(b" ")
     if len(parts) != 3 or parts[2] not in VERSIONS:
         return None
@@ -50,20 +47,20 @@ def request_line(head: bytes) -> RequestLine | None:
     return RequestLine(parts[0], path, query)
 
 
-def plain(status: HTTPStatus) -> Page:
-    """An answer that is its status in words."""
-    return Page(status, (("Content-Type", TEXT),), f"{status.phrase}\n".encode())
+def plain(status: HTTPStatus) -> HttpResponse:
+    """A response whose body is its status in words."""
+    return HttpResponse(status, (("Content-Type", TEXT),), f"{status.phrase}\n".encode())
 
 
-def json(status: HTTPStatus, value: object, *headers: tuple[str, str]) -> Page:
-    """A value as JSON; `headers` follow the Content-Type."""
-    return Page(status, (("Content-Type", JSON), *headers), orjson.dumps(value))
+def json(status: HTTPStatus, value: object, *headers: tuple[str, str]) -> HttpResponse:
+    """A response with a value as JSON; `headers` follow the Content-Type."""
+    return HttpResponse(status, (("Content-Type", JSON), *headers), orjson.dumps(value))
 
 
 def serialize(status: HTTPStatus, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """The bytes of an answer, headers in ISO 8859-1 and in this order.
+    """The bytes of a response, headers in ISO 8859-1 and in this order.
 
-    Nothing is added: Content-Length is the caller's.
+    No header is added: the caller gives Content-Length.
     """
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
     return f"HTTP/1.1 {status.value} {status.phrase}\r\n{lines}\r\n".encode("latin-1") + body

@@ -1,17 +1,17 @@
-"""The PROXY protocol, versions 1 and 2: what a proxy says of a connection before the connection's own bytes.
+"""The PROXY protocol, versions 1 and 2: the header that a proxy sends before a connection's bytes.
 
-Pure.
+Pure. The specification: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
 
-    bytes ──feed──► None (more, please) | Opening(address, rest) | raises Malformed
+    bytes ──feed──► None (not complete yet) | Opening(address, rest) | raises Malformed
 
-    v1   PROXY TCP4 203.0.113.7 10.0.0.1 51234 8080\\r\\n                   at most 107 bytes
-    v2   signature (12) | version, command | family | length (2) | addresses, TLVs (length)      at most V2_BYTES_MAX
+    v1   PROXY TCP4 203.0.113.7 10.0.0.1 51234 8080\\r\\n          at most V1_BYTES_MAX
+    v2   signature 12 │ version, command 1 │ family 1 │ length 2 │ addresses, TLVs (length bytes)
+                                                                 at most V2_BYTES_MAX
 
-A proxy that checks our health says LOCAL (v2) or UNKNOWN (v1): then there is no address, and the
-connection is the proxy's own. Whoever connects is believed here; that only a trusted peer gets here
-is `arrival`'s. All is bounded: a byte that cannot belong to either version ends it at once, so that
-what is no PROXY header never waits for more. The specification:
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt
+A proxy that checks our health sends LOCAL (v2) or UNKNOWN (v1): then there is no address, and the
+connection is the proxy's own. The header is believed here; `arrival` admits only trusted proxies.
+Everything is bounded: a byte that cannot belong to either version ends the header at once, so
+anything that is no PROXY header never waits for more.
 """
 
 from __future__ import annotations
@@ -20,32 +20,30 @@ import ipaddress
 from typing import Final, NamedTuple
 
 V1_BYTES_MAX: Final = 107  # with CR LF, by the specification
-V2_BYTES_MAX: Final = 4_096  # TLVs of a proxy that ends TLS hold names of certificates
+V2_BYTES_MAX: Final = 4_096  # a proxy that ends TLS sends TLVs with names of certificates
 SIGNATURE_V1: Final = b"PROXY "
 SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 HEAD_V2: Final = 16
 
 LOCAL, PROXY = 0x20, 0x21  # version 2, and the command
 TCP4, TCP6 = 0x11, 0x21
-UNSPECIFIED, UNIX_STREAM = 0x00, 0x31  # no address that could be the client's
+UNSPECIFIED, UNIX_STREAM = 0x00, 0x31  # families without an address of the client
 _ADDRESS_BYTES: Final = {TCP4: 12, TCP6: 36, UNIX_STREAM: 216, UNSPECIFIED: 0}
 
 
 class Malformed(Exception):
-    """This is no PROXY header. `str()` says what is wrong, without a byte of it."""
+    """This is no PROXY header. `str()` says what is wrong, without quoting a byte of it."""
 
 
 class Opening(NamedTuple):
-    """The client's address, None if it is the proxy's own connection; and the bytes behind the
-    header.
-    """
+    """The client's address, None for the proxy's own connection; and the bytes after the header."""
 
     address: str | None
     rest: bytes
 
 
 class ProxyReader:
-    """One connection's header. Call `feed` no more after it has given an Opening, or raised."""
+    """Reads one connection's header. Do not call `feed` again after an Opening or an error."""
 
     __slots__ = ("_data",)
 
@@ -53,7 +51,7 @@ class ProxyReader:
         self._data = b""
 
     def feed(self, data: bytes) -> Opening | None:
-        """More bytes. Raises Malformed."""
+        """Take more bytes; gives None until the header is complete. Raises Malformed."""
         data = self._data = self._data + data
         if data.startswith(SIGNATURE_V2[: len(data)]):
             return _read_v2(data)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import protocol
-from chatd.wire.node_messages import SEQ_MAX, VERSION, Codec, Entry, Receipt, Typing, own
+from chatd.wire.node_messages import SEQ_MAX, VERSION, Codec, Entry, Receipt, TypingNotice, own
 
 BOOT = "00112233445566ff"
 codec = Codec(BOOT)
@@ -51,7 +51,7 @@ def test_a_receipt_comes_out_as_it_went_in(conv: int, side: int, one: int, two: 
 @given(numbers, st.integers(0, 1), names, names)
 def test_typing_comes_out_as_it_went_in(conv: int, side: int, one: bytes, two: bytes) -> None:
     frame = protocol.typing(conv, one, two)
-    assert codec.decode(codec.typing(conv, side, frame)) == Typing(conv, side, frame)  # type: ignore[arg-type]
+    assert codec.decode(codec.typing(conv, side, frame)) == TypingNotice(conv, side, frame)  # type: ignore[arg-type]
 
 
 @given(st.binary(max_size=200))
