@@ -1,1 +1,1 @@
-"""Clients' connections: the listener, one connection, where it comes from, what is refused."""
+"""Clients' connections: the listener, one connection, access log, plain HTTP, removed keys."""

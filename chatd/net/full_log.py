@@ -1,6 +1,6 @@
-"""A node that has all the connections it may have says so: once as it becomes full, and again after a pause.
+"""Logs that a node has all the connections it may have: once when it is full, again after a pause.
 
-The metric counts who is refused.
+Refused connections are counted by the metric.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import structlog
 log = structlog.get_logger("connections")
 
 AGAIN_S: Final = 600.0
-ROOM: Final = 0.95  # of the most: a node that wavers about it has become full once
+ROOM: Final = 0.95  # of the bound: a node that varies around the bound becomes full only once
 
 
 class Crowd:
-    """Looked at once a second; `now` is monotonic."""
+    """Call `look` once a second; `now` is monotonic, in seconds."""
 
-    __slots__ = ("_is_full", "_most", "_told_at")
+    __slots__ = ("_is_full", "_logged_at", "_most")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._is_full = False
-        self._told_at = -math.inf
+        self._logged_at = -math.inf
 
     def look(self, connections: int, now: float) -> None:
         if connections < self._most * ROOM:
             self._is_full = False
-        if connections >= self._most and not (self._is_full and now - self._told_at < AGAIN_S):
-            self._is_full, self._told_at = True, now
+        if connections >= self._most and not (self._is_full and now - self._logged_at < AGAIN_S):
+            self._is_full, self._logged_at = True, now
             log.warning(
                 "connections.full",
                 connections=connections,

@@ -1,5 +1,6 @@
-"""Why a port cannot be listened on, and which setting is to blame: the address, if this machine
-does not have it, else the port.
+"""Turns an error of listening into a SettingError that names the wrong setting.
+
+It is the host if this machine does not have the address, else the port.
 """
 
 from __future__ import annotations
@@ -14,14 +15,18 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.ENODEV, errno.EINVAL
 
 
 def refused(what: str, host: str, port: int, error: OSError | UnicodeError) -> SettingError:
-    """`what`: "" for the chat server, "admin_" for the admin port."""
+    """The error of a port that cannot be listened on.
+
+    `what`: the prefix of the settings, "" for the chat port, "admin_" for the admin port.
+    """
     flag = what.replace("_", "-")
     if isinstance(error, UnicodeError):
         return SettingError(f"{what}host: {host} is no host name; give --{flag}host an address of this machine")
     said = _own_words(error)
     if isinstance(error, socket.gaierror) or error.errno in _NOT_HERE:
         return SettingError(
-            f"{what}host: cannot listen on {host}: {said}; give --{flag}host an address of this machine, or 0.0.0.0 for all"
+            f"{what}host: cannot listen on {host}: {said};"
+            f" give --{flag}host an address of this machine, or 0.0.0.0 for all"
         )
     if error.errno == errno.EACCES:
         return SettingError(
@@ -34,6 +39,6 @@ def refused(what: str, host: str, port: int, error: OSError | UnicodeError) -> S
 
 
 def _own_words(error: OSError) -> str:
-    """Without what asyncio and uvloop put before them, which tells the address again."""
+    """The system's text, without the prefix of asyncio and uvloop, which repeats the address."""
     text = error.strerror or str(error)
     return re.sub(r"^error while attempting to bind on address .*\): ", "", text)

@@ -1,9 +1,10 @@
-"""What the chat port answers to plain HTTP: the page at `/`, its files, `/healthz`, in development
-`/dev/token`; all else is 404. Pure after `load`.
+"""Answers plain HTTP on the chat port: the page at `/`, its files, `/healthz`, `/dev/token`.
 
-The files are read once, at start, and only those are ever served: a path is looked up, never
-opened. The headers take from the page every power that it does not need (CSP), since what people
-send each other is shown there.
+`/dev/token` is there in development mode only; any other path is 404. Pure after construction.
+
+The files are read once, at start, and only these are served: a path is looked up, never opened. The
+headers (CSP) take from the page every permission that it does not need, because it shows what users
+send each other.
 """
 
 from __future__ import annotations
@@ -44,9 +45,9 @@ DEV_HEADER: Final = "X-Chatd-Dev"
 
 
 class Pages:
-    """Answers by path.
+    """Answers requests by path.
 
-    `issue`: makes a token for a user, in development mode; None otherwise. `remote`: development is
+    `issue`: makes a token for a user; None outside development mode. `remote`: development mode is
     open to the network.
     """
 
@@ -58,7 +59,7 @@ class Pages:
         self._files = {"/": self._files["/index.html"], **self._files} if "/index.html" in self._files else self._files
 
     def respond(self, method: str, path: str, headers: Headers) -> HttpResponse:
-        """The answer to a request that is no WebSocket's."""
+        """The response to a request that is not for a WebSocket."""
         if method not in http.METHODS:
             return HttpResponse(
                 HTTPStatus.METHOD_NOT_ALLOWED,
@@ -78,17 +79,17 @@ class Pages:
         assert self._issue is not None
         try:
             user = user_id(parse_qs(query, max_num_fields=4, errors="strict").get("user", [""])[0])
-        except ValueError as e:  # also UnicodeDecodeError
+        except ValueError as e:  # UnicodeDecodeError is one
             wrong = "not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e)
             return http.json(HTTPStatus.BAD_REQUEST, {"error": wrong}, *DYNAMIC)
         return http.json(HTTPStatus.OK, {"token": self._issue(user), "user": user}, *DYNAMIC)
 
 
 def _own_page(headers: Headers, remote: bool) -> bool:
-    """Asked by our own page.
+    """True if our own page asks.
 
-    The header forces other origins into a preflight that nobody answers; the host must be loopback,
-    against DNS rebinding.
+    The header forces other origins into a CORS preflight, which is never answered. The host must be
+    loopback, against DNS rebinding.
     """
     try:
         if headers.get(DEV_HEADER) is None:

@@ -1,15 +1,16 @@
-"""Sessions end when a reload removes the key that their token was checked with: close code 4001.
+"""Ends sessions whose token was checked with a key that a reload removed: close code 4001.
 
-    reload ─► look at every connection, LOOKS_A_TURN at a time ─► active sessions of removed keys, then idle ones ─► end ENDS_A_TURN, pause, ...
+    reload ─► check all connections, LOOKS_A_TURN at a time
+           ─► sessions of removed keys, active ones first ─► end ENDS_A_TURN, pause, ...
 
-A session belongs to the key of its newest token (hello or `refresh`). It has that key in the loop
-turn in which the token is checked, so a hello under way is seen here, or is judged by the new keys.
-Each session is judged again when its turn comes: it may have brought a token of another key
-meanwhile. The next reload takes the place of what is left of this one.
+A session belongs to the key of its newest token (hello or `refresh`). It gets that key in the loop
+turn in which the token is checked, so a hello under way is either seen here or checked with the new
+keys. Each session is checked again when its turn comes, because it may have a token of another key
+by then. The next reload replaces the rest of this one.
 
-Ends are spread, because each of these clients fetches a token and says hello again: 2,000 a second,
-which is a drain's pace at 10,000 clients. Sessions that have asked for something of late go first,
-as one that sends does more harm than one that is idle.
+The ends are spread over time, because each of these clients fetches a token and says hello again:
+2,000 a second, which is the pace of a drain at 10,000 clients. Sessions with a recent request end
+first: one that sends does more harm than an idle one.
 """
 
 from __future__ import annotations
@@ -32,16 +33,15 @@ if TYPE_CHECKING:
 log = structlog.get_logger("keys")
 
 LOOKS_A_TURN: Final = 2_000  # some 1 ms
-ENDS_A_TURN: Final = 20  # some 2 ms: an end is a write to the socket, and a line of the log
+ENDS_A_TURN: Final = 20  # some 2 ms: an end is a write to the socket and a line of the log
 PAUSE_S: Final = 0.01
-ACTIVE_S: Final = 10.0  # who asked for something within it goes first
+ACTIVE_S: Final = 10.0  # sessions with a request in this time end first
 
 
 class Revocation:
-    """One of a node.
+    """Ends the sessions of removed keys on this node.
 
-    `connections`: those of the node, as they come and go. `now`: seconds, of the sessions' own
-    clock.
+    `connections`: the live set of the node's connections. `now`: seconds, the sessions' clock.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Revocation:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, keys: Keys) -> None:
-        """These are the keys now: end the sessions of all others.
+        """End the sessions whose key is not among `keys`.
 
-        Call it in the turn in which tokens are first judged by them.
+        Call it in the loop turn in which tokens are first checked with these keys.
         """
         if self._task is not None:
-            self._task.cancel()  # it holds nothing
+            self._task.cancel()  # it holds nothing that must be given back
         self._task = self._spawn(self._run(_Verdicts(keys)))
 
     async def _run(self, verdicts: _Verdicts) -> None:
@@ -77,7 +77,7 @@ class Revocation:
             log.info("keys.sessions_ended", sessions=ended, seconds=round(self._now() - began, 3))
 
     async def _look(self, verdicts: _Verdicts) -> list[Connection]:
-        """The connections of removed keys, in the order in which they are to end."""
+        """The connections of removed keys, in the order in which they end."""
         active: list[Connection] = []
         idle: list[Connection] = []
         since, all_of_them = self._now() - ACTIVE_S, iter(list(self._connections))
@@ -90,9 +90,7 @@ class Revocation:
 
 
 class _Verdicts:
-    """Which keys are not among these; each is compared once, as sessions share the object of their
-    key.
-    """
+    """Decides whether a key was removed; compares each key object once, as sessions share it."""
 
     __slots__ = ("_keys", "_removed")
 
@@ -101,7 +99,7 @@ class _Verdicts:
         self._removed: dict[Key, bool] = {}
 
     def has_removed_key(self, connection: Connection) -> bool:
-        """Has it an open session whose token was checked with a key that is gone?"""
+        """True if it has an open session whose token was checked with a removed key."""
         session = connection.session
         if session is None or session.gone or (key := session.key) is None:
             return False
