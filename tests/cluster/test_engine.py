@@ -314,8 +314,9 @@ async def test_a_cancellation_at_any_step_leaves_no_answer_behind(shape: str, ma
         task = asyncio.create_task(script(["{chatd}:a"], [f"lost {step}"]))
         for _ in range(step):
             await asyncio.sleep(0)
-        task.cancel()
+        was_under_way = task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled() is was_under_way, "or who cancels it waits for ever"
         assert await script(["{chatd}:a"], [f"own {step}"]) == b"own %d" % step
         assert await engine.run(read_two) == [None, None]
 

@@ -117,7 +117,8 @@ class Engine:
 
         `await engine.run(lambda redis: redis.hgetall(key))`. Raises Away.
         """
-        held = self._hold()
+        held, task = self._hold(), asyncio.current_task()
+        cancelling = task.cancelling() if task is not None else 0
         held.users += 1
         try:
             with translated(self.url, self.deadline_s):
@@ -126,6 +127,10 @@ class Engine:
                         # Itself it does so after it has chosen the node: by chance, then
                         await held.client.initialize()
                     answer = await command(held.client)
+            # To a node of a Cluster redis-py writes under `asyncio.wait_for`, which before Python 3.12
+            # keeps a cancellation to itself if the write ends in the same turn of the loop.
+            if task is not None and task.cancelling() > cancelling:
+                raise asyncio.CancelledError
             held.given_up = 0
             return answer
         except Away as e:
