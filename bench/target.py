@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -40,6 +41,9 @@ from chatd.postgres.embedded import Embedded
 ROOT: Final = Path(__file__).parents[1]
 READY_S_MAX: Final = 60.0
 HTTP_S_MAX: Final = 5.0
+PORTS: Final = range(10_000, 12_000)
+# Runs at the same time begin far from each other: by the golden ratio, as neighbours among pids are near.
+_ports: Final[Iterator[int]] = iter([*PORTS[os.getpid() * 1_236 % len(PORTS) :], *PORTS])
 
 LIFTED: Final[dict[str, object]] = {
     "rate_messages": 10_000,
@@ -86,6 +90,12 @@ def flags(parser: argparse.ArgumentParser, limits: str = "lifted") -> None:
         help="run the chatd of another checkout, to compare two versions",
     )
     group.add_argument(
+        "--data-from",
+        type=Path,
+        metavar="DIR",
+        help="begin with a copy of the PostgreSQL in this data folder; none may run there",
+    )
+    group.add_argument(
         "--url",
         help="measure a running server (ws://host:port/ws) instead of one of our own; its limits must be lifted by you",
     )
@@ -123,6 +133,7 @@ class Target:
                 raise TargetError(f"--set: {bad[0]} is not name=value")
         self.source: Path = options.source.absolute()
         self._drain_s: float | None = options.drain
+        self._data_from: Path | None = options.data_from
         self._nodes_n, self._with_redis, self._data, self._admin = nodes, redis, data, admin
         self.folder: Path | None = None
         self.nodes: list[Child] = []
@@ -183,6 +194,10 @@ class Target:
         self.folder = Path(tempfile.mkdtemp(prefix="chatd-bench-"))
         data = self._data or self.folder / "data"
         self._postgres = Embedded(data)
+        if self._data_from is not None and not self._postgres.made:
+            data.mkdir(parents=True, exist_ok=True)
+            # As its owner, who is another user where we are root.
+            subprocess.run(["/bin/cp", "-a", str(self._data_from / "postgres"), str(data)], check=True)
         url = self._postgres.start()
         settings: dict[str, object] = {
             "data_dir": data,
@@ -360,6 +375,11 @@ def redis_server() -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
+    """Not among those that the system gives to connections, of which there are thousands here: one of
+    them could have it by the time the server listens. None is given twice.
+    """
+    for port in _ports:
+        with socket.socket() as one, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            return port
+    raise TargetError(f"no port from {PORTS[0]} to {PORTS[-1]} is free")

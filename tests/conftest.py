@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.fix_pgbouncer",
     "tests.fix_failover",
     "tests.fix_browser",
+    "tests.fix_bench",
 ]
 
 # No test fails for a slow machine: two workers share two cores, and the first draw of text takes

@@ -53,6 +53,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--seconds", type=float, default=6, metavar="S", help="of each kind; one may need more (default: 6)"
     )
     parser.add_argument(
+        "--settle-s", type=float, default=SETTLE_S, metavar="S", help="waited before memory is read (default: 1)"
+    )
+    parser.add_argument(
         "--budget-ping-p99-ms",
         type=float,
         default=100,
@@ -126,7 +129,7 @@ async def _one(
         beside.feel(target, people, seconds, at),
         attacker.do("fire", kind=kind.name, connections=options.connections, seconds=seconds, at=at),
     )  # fmt: skip
-    await asyncio.sleep(SETTLE_S)
+    await asyncio.sleep(options.settle_s)
     closes = {int(code): n for code, n in seen["closes"].items()}
     return {
         "kind": kind.name,

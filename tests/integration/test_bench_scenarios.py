@@ -1,0 +1,100 @@
+"""Each scenario of the bench but `send`, attacks and slow lines, as a command: that it counts what it
+is about.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import fill
+from tests.fix_bench import Bench
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_storm_of_hellos_and_an_idle_crowd(bench: Bench) -> None:
+    _, figures, _ = bench("connect", "--connections=100", "--at-once=20")
+    assert (figures["connections"], len(figures["windows"]), figures["dropped"]) == (100, 10, {})
+    _, figures, _ = bench("idle", "--connections=100")
+    assert figures["connections"] == 100
+    assert figures["handles"] > 200
+
+
+def test_all_come_back_for_what_they_missed(bench: Bench) -> None:
+    _, figures, said = bench(
+        "resync", "--clients=60", "--storms=2", "--storm-s=2", "--beside=100", "--beside-connections=10"
+    )
+    assert (figures["missing"], figures["lost"], figures["duplicated"], figures["reordered"], figures["stray"]) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+    ), said
+    assert len(figures["windows"]) == 2
+    assert figures["back_max_ms"] == pytest.approx(1000 * figures["seconds_to_all"], rel=0.002, abs=1)
+
+
+def test_what_a_resync_does_not_bring_is_missing(bench: Bench) -> None:
+    """A real fault: the server sends less than was missed, and says `page` instead."""
+    flags = (
+        "--clients=10",
+        "--unread=5",
+        "--storm-s=1",
+        "--beside-connections=4",
+        "--drain=2",
+        "--set=resync_entries_max=4",
+    )
+    _, figures, _ = bench("resync", *flags)
+    assert figures["missing"] == 50
+    assert figures["lost"] == 50
+    assert {"missing", "lost"} <= {sentence.split()[0] for sentence in figures["over"]}
+
+
+def test_presence_is_seen_by_all_who_watch(bench: Bench) -> None:
+    flags = ("--connections=20", "--watchers=4", "--rate=20", "--seconds=2", "--beside=50", "--beside-connections=4")
+    _, figures, said = bench("presence", *flags)
+    assert (figures["changes"], figures["due"], figures["seen"], figures["unasked"]) == (40, 160, 160, 0), said
+    assert figures["send_delivered"] == 100
+    _, figures, said = bench("presence", "--fan", "--connections=21", "--rate=1", "--seconds=2")
+    assert (figures["due"], figures["seen"]) == (40, 40), said
+
+
+def test_history_is_filled_once_and_read_at_all_depths(bench: Bench, tmp_path: Path) -> None:
+    flags = ["history", "--rows=20k", f"--fill-dir={tmp_path / 'filled'}", "--seconds=2", "--pages=60", "--lists=20"]
+    flags += ["--write=50", "--write-connections=4"]
+    _, figures, said = bench(*flags)
+    assert (figures["asked"], figures["unanswered"], figures["wrong"], figures["errors"]) == (160, 0, 0, {}), said
+    assert {kind.split()[0] for kind in figures["by_depth_and_size_p95_ms"]} == {"0", "0.1", "0.5", "0.9", "1", "list"}
+    filled_at = json.loads((tmp_path / "filled" / fill.MARK).read_text())["at"]
+    bench(*flags, "--write=0", "--seconds=1")
+    assert json.loads((tmp_path / "filled" / fill.MARK).read_text())["at"] == filled_at
+
+
+def test_a_soak_sees_people_come_back_and_reads_what_the_server_holds(bench: Bench) -> None:
+    _, figures, said = bench(
+        "soak", "--seconds=6", "--rate=100", "--connections=20", "--every=0.5", "--churn=0.2"
+    )
+    assert (figures["sent"], figures["lost"], figures["duplicated"], figures["reordered"]) == (600, 0, 0, 0), said
+    assert figures["returns"] > 5
+    assert figures["pss_slope_percent"] is not None
+    assert min(value for _, value in figures["series"]["postgres_plans"]) > 0
+    assert min(value for _, value in figures["series"]["server_handles"]) > 20
+
+
+def test_the_highest_rate_is_searched_for_and_held_to_a_budget(bench: Bench) -> None:
+    flags = ("--start=100", "--limit=200", "--window=1", "--final=1", "--connections=4", "--budget-rate=201")
+    status, figures, _ = bench("saturate", *flags)
+    assert figures["tried"][-1]["rate"] == figures["highest_rate"] or figures["highest_rate"] is None
+    assert status == 1
+
+
+@pytest.mark.cluster
+def test_two_nodes_are_measured_against_one(bench: Bench) -> None:
+    _, figures, said = bench("fanout", "--rate=100", "--connections=8", "--seconds=1")
+    assert (figures["one_delivered"], figures["two_delivered"], figures["two_lost"]) == (100, 100, 0), said
+    assert figures["two_redis_cpu_us_per_msg"] >= 0
+    assert {"two_node0_cpu_us_per_msg", "two_node1_cpu_us_per_msg", "server_two_to_one"} <= figures.keys()
