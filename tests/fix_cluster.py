@@ -7,6 +7,7 @@ that go from node to node.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeAlias
@@ -69,14 +70,9 @@ def make_nodes(own_postgres: OwnPostgres, own_redis: OwnRedis, make_process: Mak
     async def make(
         n: int, *, before: Sequence[str] = (), each: Sequence[dict[str, Any]] = (), **settings: Any
     ) -> Nodes:
-        nodes = []
-        for k in range(n):
-            place = {"database_url": own_postgres.conninfo, "redis_url": own_redis.url, "node_name": f"node{k + 1}"}
-            nodes.append(
-                await make_process(
-                    before[k] if k < len(before) else "", **{**place, **settings, **(each[k] if each else {})}
-                )
-            )
-        return Nodes(nodes)
+        place = {"database_url": own_postgres.conninfo, "redis_url": own_redis.url}
+        own = [{**place, "node_name": f"node{k + 1}", **settings, **(each[k] if each else {})} for k in range(n)]
+        starts = (make_process(before[k] if k < len(before) else "", **own[k]) for k in range(n))
+        return Nodes(list(await asyncio.gather(*starts)))
 
     return make

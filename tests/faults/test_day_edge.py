@@ -80,4 +80,4 @@ async def test_one_cid_through_two_nodes_over_the_edge_of_a_day(
 
 @pytest.mark.slow
 async def test_one_cid_through_two_nodes_over_many_edges(make_server: MakeServer, make_db: Callable[[], str]) -> None:
-    await races(make_server, make_db, 15)
+    await races(make_server, make_db, 8)

@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from chatd.config import Settings
 from chatd.errors import SettingError
 from chatd.ops.doctor import Finding, examine
+from chatd.postgres import census, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from tests.fix_redis import OwnRedis
     from tests.fix_server import MakeServer, Server
 
-LOOKS = 4  # each a second: over the grace
+LOOK_S = 0.25  # instead of a second
+LOOKS = 5  # over the grace
+
+
+@pytest.fixture(autouse=True)
+def looks_four_times_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The grace is as many looks as it is in a node, and one more."""
+    monkeypatch.setattr(census, "LOOK_S", LOOK_S)
+    monkeypatch.setattr(census, "GRACE_S", (LOOKS - 1) * LOOK_S)
+    monkeypatch.setattr(watch, "LOOK_S", LOOK_S)
 
 
 async def unheard(server: Server, n: int) -> None:

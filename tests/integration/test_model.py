@@ -509,21 +509,13 @@ def world(make_db: Callable[[], str], tmp_path: Path) -> Iterator[World]:
             runner.run(server.stop())
 
 
-def explore(world: World, examples: int, steps: int) -> None:
+@pytest.mark.slow
+def test_devices_agree_with_the_model(world: World) -> None:
     machine = type("ChatHere", (Chat,), {"world": world})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None,
+            max_examples=120, stateful_step_count=50, deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )  # fmt: skip
-
-
-def test_devices_agree_with_the_model(world: World) -> None:
-    explore(world, 60, 40)
-
-
-@pytest.mark.slow
-def test_devices_agree_with_the_model_for_long(world: World) -> None:
-    explore(world, 120, 60)
