@@ -296,7 +296,7 @@ class Node:
     def _make_census(self) -> None:
         s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
         self.census = Census(
-            boot=self._boot,
+            incarnation=self._boot,
             name=s.node_name or f"{socket.gethostname()}:{s.port}",
             now=self._clock.now,
             grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000,

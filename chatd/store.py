@@ -1,10 +1,9 @@
-"""PostgreSQL as chatd sees it: the log (through the lanes of `postgres/lanes.py`), reads, and what
-is written behind.
+"""PostgreSQL as chatd uses it: the log, written through the lanes; reads; what is written behind.
 
-    append(item) ──► lanes: one connection each                    sends; durable before anybody hears of them
-    reads of history, listings, conversations ──► read_pool: bounded wait
-    feed, states ──► one connection of their own                   what other nodes have written
-    cursor_moved, user_seen ──► state_flush: not durable at once, by design
+    append(item) ──► lanes: one connection each         sends; durable before any client sees them
+    history, listings, ... ──► read_pool                bounded wait
+    feed, states ──► one connection of its own          what other nodes have written
+    cursor_moved, user_seen ──► state_flush             not durable at once, by design
 
 Each query is a method, by the name of its file in `sql/queries`. `Store` owns the parts of
 `chatd.postgres` and their lives; what each part does is written in its module.
@@ -303,8 +302,7 @@ class Store:
     async def list_changed(
         self, user: UserId, since: str | None, after: UserId, all_rows: bool, named: Sequence[ConvId]
     ) -> ListingPage:
-        """One page of a user's conversations, in order of the other participant, from behind
-        `after`.
+        """One page of a user's conversations, by the other participant's name from behind `after`.
 
         The page has those that changed since the mark `since`, those in `named`, or all of them
         (`all_rows`). A mark that is not of this log counts as none. Waits for a turn among hellos.
@@ -373,8 +371,9 @@ class Store:
     # ---- the change feed: a connection of its own, one statement at a time -----------------------
 
     async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage:
-        """What was committed since a snapshot, unless it is later than `until_ms`; see
-        postgres/change_feed_reader.py.
+        """What was committed since a snapshot; see postgres/change_feed_reader.py.
+
+        Only the next snapshot if the database's time is past `until_ms`.
         """
         return await self._feed.page(snapshot, until_ms)
 
@@ -383,11 +382,10 @@ class Store:
         return [ConvRow(*row) for row in await self._feed.rows(STATES, (pgarrays.TextArray(users), since))]
 
     async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]:
-        """A page of all conversations of one user, in order of the other participant, from behind
-        `after`; and after whom the next page begins, None if this is the last.
+        """A page of all conversations of one user, by the other participant's name behind `after`.
 
-        All of them: "changed" in list_changed.sql is the user's own view, and a node needs the
-        cursors of both sides.
+        Also gives after whom the next page begins, None if this is the last. All of them: "changed"
+        in list_changed.sql is the user's own view, and a node needs the cursors of both sides.
         """
         params = (user, 0, after, LIST_ROWS_MAX, True, pgarrays.BigintArray([]), 0)
         rows = await self.read_pool.rows(LIST_CHANGED, params)

@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 import pytest
 
-from chatd.postgres import embedded
+from chatd.postgres import embedded, embedded_process
 from chatd.postgres.migrate import migrate
 from tests.ports import free_port
 
@@ -69,14 +69,14 @@ class Cluster:
 
     def run(self, program: str, *arguments: object, within: str | None = None) -> str:
         """One of the wheel's programs, to its end; gives what it printed."""
-        command = [*embedded._prefix(self._owner), str(embedded._binaries() / program), *map(str, arguments)]
+        command = [*embedded_process.run_as_prefix(self._owner), str(embedded_process.binaries() / program), *map(str, arguments)]
         done = subprocess.run(
             command,
             cwd=self.folder,
             input=within,
             capture_output=True,
             text=True,
-            env=embedded._environment(),
+            env=embedded_process.environment(),
             check=False,
         )
         assert done.returncode == 0, f"{program}: {done.stderr[-2000:]}"
@@ -123,7 +123,7 @@ class Cluster:
         `port`: another one for once, where no node looks for it.
         """
         settings = {**SETTINGS, **self.settings, "port": str(port or self.port)}
-        command = [*embedded._prefix(self._owner), str(embedded._binaries() / "postgres"), "-D", str(self.data)]
+        command = [*embedded_process.run_as_prefix(self._owner), str(embedded_process.binaries() / "postgres"), "-D", str(self.data)]
         with self.log_file.open("ab") as output:
             self._server = subprocess.Popen(
                 [*command, *(f"--{name}={value}" for name, value in settings.items())],
@@ -132,7 +132,7 @@ class Cluster:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=embedded._environment(),
+                env=embedded_process.environment(),
             )
         self._watcher = subprocess.Popen(
             ["/bin/sh", "-c", embedded._WATCHER, "chatd-watcher", str(self._server.pid), str(self.data)],
@@ -312,7 +312,7 @@ def cluster_template() -> Iterator[Path]:
     """The folder of a cluster with chatd's schema, not running: a copy of it is faster to have than
     a new one.
     """
-    owner = embedded._run_as(None)
+    owner = embedded_process.run_as(None)
     with tempfile.TemporaryDirectory(prefix="chatd-pair-") as place:
         cluster = Cluster(Path(place) / "template", owner)
         try:
@@ -331,7 +331,7 @@ def cluster_template() -> Iterator[Path]:
 
 @pytest.fixture
 def make_cluster(cluster_template: Path) -> Iterator[MakeCluster]:
-    owner = embedded._run_as(None)
+    owner = embedded_process.run_as(None)
     clusters: list[Cluster] = []
     with tempfile.TemporaryDirectory(prefix="chatd-pair-") as place:
 

@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from chatd.postgres import embedded
+from chatd.postgres import embedded_process
 
 START_S_MAX: Final = 20.0
 PORT: Final = 6432
@@ -66,7 +66,7 @@ def make_bouncer() -> Iterator[MakeBouncer]:
             + "\n"
         )
         config.chmod(0o644)
-        command = [*(embedded._prefix(owner) if os.geteuid() == 0 else []), _binary(), str(config)]
+        command = [*(embedded_process.run_as_prefix(owner) if os.geteuid() == 0 else []), _binary(), str(config)]
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -36,7 +36,7 @@ import structlog
 from chatd.errors import Refused, Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.postgres.change_feed_reader import DEADLINE_S, CursorsTold, FeedPage, HeadTold
+from chatd.postgres.change_feed_reader import DEADLINE_S, CursorsChange, FeedPage, HeadChange
 from chatd.postgres.rows import ConvRow
 
 log = structlog.get_logger("feed")
@@ -174,8 +174,8 @@ class Feed:
         *,
         now: Callable[[], float],
         interval_s: Callable[[], float],
-        heads: Callable[[list[HeadTold]], None],
-        cursors: Callable[[list[CursorsTold]], None],
+        heads: Callable[[list[HeadChange]], None],
+        cursors: Callable[[list[CursorsChange]], None],
         found: Callable[[list[ConvRow]], None],
         clock: Callable[[int, float], None],
         users: Callable[[], Iterable[tuple[UserId, int]]],
@@ -260,9 +260,9 @@ class Feed:
         self._metrics.feed_reads += 1
         self._metrics.feed_rows += page.rows
         self.pages += 1  # before the first is told: a listing that began later is newer than all of them
-        self._new.update(dict.fromkeys(page.told.new))
-        await self._sliced(page.told.heads, self._heads)
-        await self._sliced(page.told.cursors, self._cursors)
+        self._new.update(dict.fromkeys(page.changes.new))
+        await self._sliced(page.changes.heads, self._heads)
+        await self._sliced(page.changes.cursors, self._cursors)
         if self._new:
             rows = await self._source.states_of(list(self._new))
             self._new.clear()

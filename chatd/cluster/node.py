@@ -41,7 +41,7 @@ from chatd.core.steady_time import Steady
 from chatd.errors import Unavailable
 from chatd.ids import UserId
 from chatd.metrics import Metrics
-from chatd.postgres.change_feed_reader import CursorsTold, HeadTold
+from chatd.postgres.change_feed_reader import CursorsChange, HeadChange
 from chatd.postgres.rows import ConvRow
 from chatd.presence import Change, Presence
 from chatd.store import Store
@@ -192,7 +192,7 @@ class Cluster:
                 conv = registry.hold(row.id, row.a, row.b)
                 conv.floor = max(conv.floor, row.floor)
 
-    def _heads(self, heads: list[HeadTold]) -> None:
+    def _heads(self, heads: list[HeadChange]) -> None:
         convs = self._registry.convs
         behind = [(conv, head) for id, head in heads if (conv := convs.get(id)) is not None and head > conv.head]
         if behind:
@@ -201,7 +201,7 @@ class Cluster:
                 SUSPECT_S, lambda: look([conv.id for conv, head in behind if head > conv.head])
             )
 
-    def _cursors(self, rows: list[CursorsTold]) -> None:
+    def _cursors(self, rows: list[CursorsChange]) -> None:
         convs = self._registry.convs
         for id, a_delivered, a_read, b_delivered, b_read in rows:
             if (conv := convs.get(id)) is not None:

@@ -1,6 +1,4 @@
-"""Python lists as PostgreSQL arrays in binary, at the least cost a row.
-
-Pure but for psycopg's registration.
+"""Python lists as PostgreSQL arrays in binary, at the least cost a row. Pure but for `register`.
 
 psycopg's own list dumper is general and costs 1 to 2 us an element; a batch has five arrays. These
 know their element type: 0.1 us for an integer, 0.4 us for a text. The format is that of
@@ -23,7 +21,7 @@ from psycopg.types.numeric import Int8BinaryDumper
 
 
 class Array:
-    """An encoded array; the subclass says of what."""
+    """An encoded array; the subclass gives the element type."""
 
     __slots__ = ("data",)
     oid: ClassVar[int]  # of the array type
@@ -72,8 +70,8 @@ class UuidArray(Array):
     oid, element = 2951, 2950
 
     def __init__(self, values: Sequence[str | None]) -> None:
-        # All at once: one join, one replace and one fromhex; the length of an element is written as
-        # hex before it, -1 for a null.
+        # One join, one replace and one fromhex for all. Before each element stands its length in
+        # hex, -1 for a null.
         digits = "".join(["ffffffff" if v is None else "00000010" + v for v in values]).replace("-", "")
         super().__init__(len(values), bytes.fromhex(digits))
 
@@ -105,10 +103,10 @@ class _Dumper(Dumper):
 
 
 def register(conn: AsyncConnection) -> None:
-    """Teach one connection these types.
+    """Register the types with one connection.
 
-    An integer is always a bigint. psycopg's own dumper takes the smallest type that holds the
-    value, and a statement is prepared and planned again for each combination of them: a page of
+    An integer is always sent as a bigint. psycopg's own dumper takes the smallest type that holds
+    the value, and a statement is prepared and planned again for each combination of them: a page of
     history has four integers.
     """
     conn.adapters.register_dumper(int, Int8BinaryDumper)

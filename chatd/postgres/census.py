@@ -1,21 +1,22 @@
-"""Which other nodes work on this database, and whether this one hears them: nodes that share no
-Redis are found out.
+"""Finds other nodes on this database that this node does not hear: they share no Redis with it.
 
-    node ──shared advisory lock (CLASS, its boot)──► PostgreSQL ──all holders──► Census ──those that are not heard──► a warning, or no start
+    node ──shared advisory lock (CLASS, its incarnation)──► PostgreSQL
+                                                             │ all holders
+         a warning, or no start ◄── those not heard ◄── Census
 
-Two nodes over one database whose `redis_url` (or prefix) differs, or was forgotten, ack and store
-all, and do not deliver live to each other's users: each learns of the other's entries at the next
-hello alone. Nothing else tells of it, so each node registers in PostgreSQL by a lock of its
-session, which costs no writes and goes with the session, however that ends. Who is heard is what
-Redis lists: of a lone node, nobody.
+Two nodes on one database whose `redis_url` or `redis_prefix` differs, or is missing, ack and store
+everything, and do not deliver live to each other's users: each learns of the other's entries only
+at the next hello. No error shows that. So each node registers in PostgreSQL by a lock of its
+session, which costs no writes and goes with the session, however that ends. A node is heard if
+Redis lists it; a node without Redis hears nobody.
 
-No false alarm: a node that drains has given its lock back, so the new one of a rolling restart sees
-it for a second at most; another node must be unheard for `grace_s` on end; a node is registered
-when its lease stands in Redis; a session that asks nothing is of a dead host. While Redis is away
-nobody is judged: that is another outage, with its own words.
+No false alarm: a draining node has given its lock back, so the new node of a rolling restart sees
+it for a second at most; another node must be unheard for `grace_s` without a break; a node
+registers once its lease is in Redis; a session that has stopped asking is of a dead host. While
+Redis is away no node is judged: that is another outage, with its own message.
 
-Rejected: a row per node with a time in it (a write a second each); comparing URLs (one Redis has
-many names). It runs on the watch's connection.
+Rejected: a row for each node with a time in it (a write a second each); comparing URLs (one Redis
+has many names). It runs on the watch's connection.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ if TYPE_CHECKING:
 log = structlog.get_logger("census")
 
 CLASS: Final = 0x63686E64  # "chnd"
-FRESH_S: Final = 3.0  # a watch asks once a second
+FRESH_S: Final = 3.0  # since a session's last statement; a watch asks once a second
 GRACE_S: Final = 3.0
 LOOK_S: Final = 1.0
 REPEAT_S: Final = 600.0
 NAMES_MAX: Final = 8  # in a line of the log
-REFUSE_S_MAX: Final = 30.0  # a start waits no longer for a word
+REFUSE_S_MAX: Final = 30.0  # a start waits no longer for a result
 REGISTER: Final = (
     "SELECT pg_try_advisory_lock_shared($1::integer, $2::integer), "
     "set_config('application_name', left('chatd watch ' || $3::text, 63), false)"
@@ -54,41 +55,41 @@ REMEDY: Final = (
 
 
 class Other(NamedTuple):
-    """Another node: the number of its lock, and what can be said of it."""
+    """Another node: the key of its lock, and its name and address for a message."""
 
     key: int
     name: str
 
 
-def key_of(boot: str) -> int:
-    """The number that stands for a life of a node, as PostgreSQL shows it (an oid)."""
-    return int(boot[:8], 16)
+def key_of(incarnation: str) -> int:
+    """The lock key of an incarnation, as PostgreSQL shows it (an oid)."""
+    return int(incarnation[:8], 16)
 
 
 def _signed(key: int) -> int:
-    """The same as the integer that PostgreSQL's function takes."""
+    """The key as the signed integer that PostgreSQL's function takes."""
     return key - (1 << 32) if key >= 1 << 31 else key
 
 
 class Judge:
-    """Who has been unheard for longer than `grace_s`. Pure."""
+    """Finds nodes that were unheard for at least `grace_s`. Pure."""
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
         self._since: dict[int, float] = {}
 
     def unheard(self, others: Iterable[Other], heard: Set[int] | None, now: float) -> list[Other]:
-        """`heard`: those that Redis lists; None: it cannot tell now, and nobody is judged."""
+        """`heard`: keys that Redis lists; None: it is away, and no node is judged."""
         if heard is None:
             self._since.clear()
             return []
-        deaf = [other for other in others if other.key not in heard]
-        self._since = {other.key: self._since.get(other.key, now) for other in deaf}
-        return [other for other in deaf if now - self._since[other.key] >= self._grace_s]
+        silent = [other for other in others if other.key not in heard]
+        self._since = {other.key: self._since.get(other.key, now) for other in silent}
+        return [other for other in silent if now - self._since[other.key] >= self._grace_s]
 
 
 def decode(rows: Iterable[Sequence[Any]]) -> list[Other]:
-    """Rows of `nodes`."""
+    """Decode the rows of nodes.sql."""
     return [
         Other(int(key), f"{name.removeprefix('chatd watch').strip() or '?'} at {address}")
         for key, name, address in rows
@@ -96,17 +97,23 @@ def decode(rows: Iterable[Sequence[Any]]) -> list[Other]:
 
 
 class Census:
-    """`heard` gives the boots that Redis lists, None where it cannot tell.
+    """`heard` gives the incarnations that Redis lists, None where Redis is away.
 
-    `unheard` is who is not heard now.
+    `unheard`: the nodes that are not heard now.
     """
 
     def __init__(
-        self, *, boot: str, name: str, grace_s: float, heard: Callable[[], Set[str] | None], now: Callable[[], float]
+        self,
+        *,
+        incarnation: str,
+        name: str,
+        grace_s: float,
+        heard: Callable[[], Set[str] | None],
+        now: Callable[[], float],
     ) -> None:
-        self._key, self.name, self._heard, self._now = key_of(boot), name, heard, now
+        self._key, self.name, self._heard, self._now = key_of(incarnation), name, heard, now
         self._judge = Judge(max(GRACE_S, grace_s))
-        self.is_serving = False  # to be registered: its lease stands in Redis, and it does not drain
+        self.is_serving = False  # registered: its lease is in Redis, and it does not drain
         self.unheard: list[Other] = []
         self._others: list[Other] = []
         self._registered_on: Connection | None = None
@@ -114,9 +121,7 @@ class Census:
         self._looked = asyncio.Event()
 
     def asks(self) -> tuple[int, float] | None:
-        """Implements `watch.Errand`: about once a second, and not on the way in or out, as it is
-        not for this node to judge then.
-        """
+        """Implements `watch.Errand`: about once a second, and only while this node serves."""
         now = self._now()
         if not self.is_serving or now - self._looked_at < LOOK_S * 0.9:
             return None
@@ -133,10 +138,9 @@ class Census:
             return
         now = self._now()
         self._others = [other for other in decode(nodes) if other.key != self._key]
-        boots = self._heard()
-        self._tell(
-            self._judge.unheard(self._others, None if boots is None else {key_of(boot) for boot in boots}, now), now
-        )
+        heard = self._heard()
+        keys = None if heard is None else {key_of(incarnation) for incarnation in heard}
+        self._report(self._judge.unheard(self._others, keys, now), now)
         self._looked.set()
 
     async def _register(self, conn: Connection) -> None:
@@ -150,7 +154,7 @@ class Census:
         elif not conn.closed:
             await psycopg.AsyncRawCursor(conn).execute(UNREGISTER, (CLASS, _signed(self._key)))
 
-    def _tell(self, unheard: list[Other], now: float) -> None:
+    def _report(self, unheard: list[Other], now: float) -> None:
         was, self.unheard = {other.key for other in self.unheard}, unheard
         if not unheard:
             if was:
@@ -163,8 +167,9 @@ class Census:
             )
 
     async def refuse(self) -> None:
-        """Return when all nodes here are heard; raises SettingError where one is not, for longer
-        than the grace.
+        """Return once all nodes on this database are heard.
+
+        Raises SettingError if one was unheard for longer than the grace.
         """
         try:
             async with asyncio.timeout(REFUSE_S_MAX):
@@ -174,10 +179,11 @@ class Census:
                     if self.unheard:
                         names = ", ".join(other.name for other in self.unheard[:NAMES_MAX])
                         raise SettingError(
-                            f"redis_url: {len(self.unheard)} other node(s) are at work here and are not heard ({names}): {REMEDY}"
+                            f"redis_url: {len(self.unheard)} other node(s) are at work here and are not heard"
+                            f" ({names}): {REMEDY}"
                         )
-                    boots = self._heard()
-                    if boots is not None and {other.key for other in self._others} <= {key_of(boot) for boot in boots}:
+                    heard = self._heard()
+                    if heard is not None and {other.key for other in self._others} <= set(map(key_of, heard)):
                         return
         except TimeoutError:
             log.warning("nodes.unknown", msg="whether other nodes work on this database could not be learned")

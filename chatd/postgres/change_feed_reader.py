@@ -1,13 +1,14 @@
-"""The connection by which a node reads the feed: its own, so that a reading waits behind no
-client's, and bounded in time as a lane's.
+"""Reads the change feed: what other nodes have committed since a snapshot.
 
-    feed_since(snapshot) ──► FeedPage: the next snapshot, the database's time, and what was committed in between
+    feed_since(snapshot) ──► FeedPage: the next snapshot, the database's time, and the changes
 
-Whoever reads must know when the connection is another one than that of the last page
-(`FeedPage.reconnected`): the server may have crashed, and then gives transaction ids out again that
-it had given to transactions which were rolled back (their log was never flushed). To a snapshot of
-before they look old, and the new transactions that carry them would be missed. Or it may be another
-server, which has lost the last of them.
+The reader has a connection of its own, so that it waits behind no client's read, and each statement
+has a deadline, as a lane's.
+
+The caller must know when the connection is not that of the last page (`FeedPage.reconnected`). The
+server may have crashed, and then reuses transaction ids of transactions that were rolled back
+(their WAL was never flushed). A snapshot of before the crash counts these as old, and would miss
+the new transactions that have them. Or it may be another server, which has lost the last of them.
 """
 
 from __future__ import annotations
@@ -33,27 +34,30 @@ SETTINGS: Final = {**connection.READ, "statement_timeout": f"{int(DEADLINE_S * 1
 
 ENTRIES, CURSORS = 0, 1  # kinds of rows
 
-HeadTold = tuple[ConvId, int]
-CursorsTold = tuple[ConvId, int, int, int, int]
+HeadChange = tuple[ConvId, int]
+CursorsChange = tuple[ConvId, int, int, int, int]
 
 
-class Told(NamedTuple):
-    """What rows of the feed tell.
+class FeedChanges(NamedTuple):
+    """The changes in rows of the feed.
 
-    A conversation may come more than once, and not in order: the highest is right.
+    A conversation may occur more than once, and not in order: the highest value is right.
 
     heads: (conversation, head); cursors: (conversation, a_delivered, a_read, b_delivered, b_read);
     new: conversations that got their first entry.
     """
 
-    heads: list[HeadTold]
-    cursors: list[CursorsTold]
+    heads: list[HeadChange]
+    cursors: list[CursorsChange]
     new: list[ConvId]
 
 
 class FeedPage(NamedTuple):
-    """One reading: the snapshot to ask with next, the database's time when it was taken, how long
-    the answer took, and what it tells.
+    """One reading of the feed.
+
+    `snapshot`: to ask with next. `now_ms`: the database's time when it was taken, in ms since 1970.
+    `rtt_s`: how long the answer took. `rows`: how many rows `changes` was decoded from.
+    `reconnected`: the connection is not that of the page before.
     """
 
     snapshot: str
@@ -61,35 +65,35 @@ class FeedPage(NamedTuple):
     rtt_s: float
     rows: int
     reconnected: bool
-    told: Told
+    changes: FeedChanges
 
 
-def decode(rows: Iterable[tuple[int, list[int]]]) -> Told:
-    """Rows as `append` and `flush_cursors` write them; see sql/migrations/0003_pre_feed.sql.
+def decode(rows: Iterable[tuple[int, list[int]]]) -> FeedChanges:
+    """Decode rows as `append` and `flush_cursors` write them (sql/migrations/0003_pre_feed.sql).
 
-    Kinds of a later release are passed over.
+    Kinds of a later release are ignored.
     """
-    told = Told([], [], [])
+    changes = FeedChanges([], [], [])
     for kind, data in rows:
         if kind == ENTRIES:
             n = len(data) // 2
             convs = data[:n]
             if min(convs) < 0:
-                told.new.extend(ConvId(-conv) for conv in convs if conv < 0)
+                changes.new.extend(ConvId(-conv) for conv in convs if conv < 0)
                 convs = list(map(abs, convs))
-            told.heads.extend(zip(cast("list[ConvId]", convs), data[n:], strict=True))
+            changes.heads.extend(zip(cast("list[ConvId]", convs), data[n:], strict=True))
         elif kind == CURSORS:
             n = len(data) // 5
             columns = (data[at : at + n] for at in range(n, 5 * n, n))
-            told.cursors.extend(zip(cast("list[ConvId]", data[:n]), *columns, strict=True))
-    return told
+            changes.cursors.extend(zip(cast("list[ConvId]", data[:n]), *columns, strict=True))
+    return changes
 
 
 class FeedReader:
     """One statement at a time.
 
-    Everything raises `errors.Unavailable`, and connects anew with the next call; pauses are the
-    caller's to make.
+    Each method raises `errors.Unavailable` on failure, and the next call connects again. The caller
+    waits in between.
     """
 
     def __init__(self, opener: Opener) -> None:
@@ -98,8 +102,9 @@ class FeedReader:
         self._reconnected = False
 
     async def page(self, snapshot: str | None, until_ms: int) -> FeedPage:
-        """What was committed since the snapshot; nothing but the next snapshot if there is none, or
-        if the time is past `until_ms`.
+        """What was committed since the snapshot.
+
+        Only the next snapshot if there is none yet, or if the database's time is past `until_ms`.
         """
         cur, rtt_s = await self._execute(FEED_SINCE, (snapshot, until_ms))
         head = None
@@ -109,7 +114,7 @@ class FeedReader:
                 head = row
             else:
                 rows.append(row[2:])
-        assert head is not None, "the query gives it always"
+        assert head is not None, "the query always gives it"
         reconnected, self._reconnected = self._reconnected, False
         return FeedPage(head[0], head[1], rtt_s, len(rows), reconnected, decode(rows))
 
@@ -141,7 +146,7 @@ class FeedReader:
         return self._conn
 
     async def close(self) -> None:
-        """Let the connection go, if there is one. Idempotent."""
+        """Close the connection, if there is one. Idempotent."""
         conn, self._conn = self._conn, None
         if conn is not None:
             await connection.close(conn)

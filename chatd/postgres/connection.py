@@ -1,21 +1,21 @@
-"""The one opener of connections to PostgreSQL, and what each of them is set to.
+"""The one opener of connections to PostgreSQL, and the settings of their sessions.
 
-    open ─► connect ─► SET what correctness and plans rest on ─► read it back, in another statement ─► is it the log that we know?
+    open ─► connect ─► SET what correctness and plans rest on
+         ─► read it back, in another statement ─► compare the log with the one that is known
 
-Settings go as statements, not as the startup packet's `options`: poolers refuse these, or drop them
-in silence. Then `synchronous_commit` would be what the role or the database says. What could not be
-set, or does not hold in the next statement, is an outage: nothing is written over such a
+Settings are sent as statements, not as the startup packet's `options`, which poolers refuse or drop
+silently. Then `synchronous_commit` would be what the role or the database says. A setting that
+cannot be set, or does not hold in the next statement, is an outage: nothing is written over such a
 connection. The operator's own `options` in the URL (a search_path) stay and are applied first.
 
-A pooler by transaction gives a client's statements to sessions that others use, too. It is found by
-a mark that each of our connections leaves in its session: who finds the mark of another live
-connection of this process shares its session.
+A pooler by transaction runs a client's statements in sessions that other clients use, too. Each of
+our connections leaves a mark in its session: a connection that finds the mark of another live
+connection of this process shares its session with it.
 
-Behind a firewall that forgets idle connections nothing comes back for what is sent, not even a
-reset: keepalives well under 4 minutes keep the path open, and `tcp_user_timeout` ends a connection
-whose data is not acknowledged. That takes seconds; so whoever has not used a connection for
-`PROVE_AFTER_S` asks it for a sign of life first (`is_alive`), and opens another one where none
-comes within `PROVE_S`.
+A firewall that forgets idle connections drops what is sent without an answer, not even a reset.
+Keepalives well under 4 minutes keep the path open, and `tcp_user_timeout` ends a connection whose
+data is not acknowledged. That takes seconds. So a connection that was not used for `PROVE_AFTER_S`
+is probed first (`is_alive`), and replaced if no answer arrives within `PROVE_S`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ PROVE_S: Final = 0.5
 STATEMENT_S: Final = 10.0  # of reads: twice what a client waits for
 
 # For every connection. Isolation: `append` looks for duplicates in a snapshot newer than its locks.
-# DateStyle, TimeZone: psycopg reads no other. row_security: rows that a policy hides are an error,
-# not a log with holes.
+# DateStyle, TimeZone: psycopg reads only these. row_security: rows that a policy hides are an
+# error, not holes in the log.
 COMMON: Final[Mapping[str, str]] = {
     "client_encoding": "UTF8",
     "DateStyle": "ISO, MDY",
@@ -65,59 +65,60 @@ COMMON: Final[Mapping[str, str]] = {
     "statement_timeout": f"{int(STATEMENT_S * 1000)}ms",
     "lock_timeout": "0",
 }
-# Setting -> value, and the version of PostgreSQL that has it first
+# Setting -> value, and the first version of PostgreSQL that has it
 NEWER: Final = {"transaction_timeout": ("0", 17_00_00)}
 READ: Final[Mapping[str, str]] = {**COMMON, **PLANNER}
 LANE: Final[Mapping[str, str]] = {**READ, "client_min_messages": "warning", "lock_timeout": "300ms"}
-# What this session writes is noted for other nodes (sql/migrations/0003_pre_feed.sql)
+# What this session writes is recorded for other nodes (sql/migrations/0003_pre_feed.sql)
 FEED: Final[Mapping[str, str]] = {"chatd.feed": "on"}
 MARK: Final = "chatd.connection"
 
-# synchronous_commit: on, or what is stronger. An operator who has remote_apply keeps it.
+# synchronous_commit: on, or what is stronger: remote_apply stays if the operator has set it
 _SET: Final = """SELECT current_setting($3::text, true), set_config($3::text, $4::text, false), pg_backend_pid(),
     CASE WHEN $5::boolean THEN set_config('synchronous_commit',
         CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, false) END,
     (SELECT array_agg(set_config(s.name, s.value, false) ORDER BY s.ord)
      FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS s (name, value, ord)),
     (SELECT (extract(epoch FROM a.backend_start) * 1000000)::bigint FROM pg_stat_get_activity(pg_backend_pid()) a)"""
-_READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('synchronous_commit'), current_setting('server_encoding'),
+_READ_BACK: Final = """SELECT current_setting($2::text, true), current_setting('synchronous_commit'),
+    current_setting('server_encoding'),
     (SELECT array_agg(current_setting(s.name) ORDER BY s.ord) FROM unnest($1::text[]) WITH ORDINALITY AS s (name, ord)),
     pg_is_in_recovery(), current_setting('transaction_read_only'), pg_backend_pid()"""
 HEADS: Final = query("heads")
 SIGHT: Final = "SELECT epoch, identity, log_identity() FROM meta"
 
-# A wait for a synchronous standby that an administrator has cut short: committed, but not where it
-# must be. Other warnings come from statements, as a trigger's (pl_exec.c), or with each transaction
-# id once few are left (varsup.c): what is written stands all the same.
+# The source file of the warning that an administrator has cancelled the wait for a synchronous
+# standby: the transaction is committed, but not on the standby. Other warnings come from
+# statements, as from a trigger (pl_exec.c), or with each transaction id once few are left
+# (varsup.c): what was written stands.
 SYNC_SOURCE: Final = "syncrep.c"
 WARN_AGAIN_S: Final = 600.0
-_warned_at: dict[str, float] = {}  # source of a warning -> when it was logged; as many as PostgreSQL has files
+_warned_at: dict[str, float] = {}  # source file of a warning -> when it was logged (s, monotonic)
 
 _numbers = itertools.count(1)
 _life = os.urandom(6).hex()
 
 
 class Backend(NamedTuple):
-    """A process of PostgreSQL. `started`: in us since 1970, as a pid is given again."""
+    """A process of PostgreSQL. `started`: us since 1970; pids are reused."""
 
     pid: int
     started: int
 
 
 class Connection(psycopg.AsyncConnection[Any]):
-    """psycopg's, but that a wait which is cancelled ends at once and closes the connection.
+    """psycopg's, but a wait that is cancelled ends at once and closes the connection.
 
-    psycopg first asks the server to cancel and waits up to 10 s for that; a server that hangs would
-    hold a lane or a reader for so long past its deadline. The statement ends by itself at
-    `statement_timeout`.
+    psycopg first asks the server to cancel and waits up to 10 s for that. A server that hangs would
+    hold a lane or a reader that long past its deadline. The statement ends at `statement_timeout`.
     """
 
-    backend: Backend | None = None  # who serves it; None: PostgreSQL does not say
-    generation = 0  # of the log that it was compared with
+    backend: Backend | None = None  # its server process; None: PostgreSQL does not say
+    generation = 0  # the generation of the log that it was compared with
     opened_at = 0.0  # monotonic
-    used_at = 0.0  # monotonic: when it last gave an answer; for connections of the pool
-    warnings = 0  # of the server that a commit may not be where it must; the last one's text
-    warning = ""
+    used_at = 0.0  # monotonic: the last answer; for connections of the pool
+    warnings = 0  # server warnings that a commit may not be on the standby
+    warning = ""  # the text of the last one
 
     async def wait(self, gen: Any, interval: float = 1.0, timeout: float | None = None) -> Any:
         try:
@@ -127,9 +128,9 @@ class Connection(psycopg.AsyncConnection[Any]):
             raise
 
     def note(self, diag: psycopg.errors.Diagnostic) -> None:
-        """A notice of the server.
+        """Handle a notice of the server.
 
-        What is not known to come from a statement may speak of its commit.
+        A warning that is not known to come from a statement may speak of its commit.
         """
         if diag.severity_nonlocalized != "WARNING":
             return
@@ -146,17 +147,18 @@ _open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionar
 
 
 class Opener:
-    """Opens connections to one database. `state`: the log that all of them must show."""
+    """Opens connections to one database. `state`: the log that all of them must have."""
 
     def __init__(self, conninfo: str, state: LogState | None = None) -> None:
         self._conninfo = conninfo
         self.state = state or LogState()
-        # (host, port) of several that are asked after the others: an old primary, a standby
+        # (host, port) of hosts that are tried last: an old primary, a standby
         self._last: list[tuple[str, str]] = []
 
     def conninfo(self, name: str, deadline_s: float) -> str:
-        """What libpq gets: keepalives and deadlines, and of several hosts the primary, unless the
-        operator says otherwise.
+        """The conninfo for libpq, with keepalives and deadlines.
+
+        Of several hosts it takes the primary, unless the operator's URL says otherwise.
         """
         own = conninfo_to_dict(self._conninfo)
         extra: dict[str, str | int] = {"connect_timeout": CONNECT_S, **KEEPALIVES}
@@ -173,8 +175,9 @@ class Opener:
         )
 
     def _in_order(self, own: Mapping[str, Any]) -> dict[str, str]:
-        """Host, address and port lists of libpq, with those that were no use last; nothing if there
-        is one host alone.
+        """libpq's host, address and port lists, with the hosts in `_last` at the end.
+
+        Empty if there is one host alone.
         """
         lists = {key: str(own[key]).split(",") for key in ("host", "hostaddr", "port") if own.get(key) is not None}
         places = _places(lists)
@@ -188,7 +191,7 @@ class Opener:
         return {key: ",".join(values[i] for i in order) for key, values in lists.items()}
 
     def each(self) -> dict[tuple[str, str], Opener]:
-        """An opener for each host of the URL alone, by (host or address, port)."""
+        """One opener for each host of the URL, by (host or address, port)."""
         found = {}
         for name, alone in hosts.each(self._conninfo).items():
             host, _, port = name.rpartition(":")
@@ -196,17 +199,17 @@ class Opener:
         return found
 
     def ordered(self) -> str:
-        """The URL with its hosts in the order in which they are asked."""
+        """The URL with its hosts in the order in which they are tried."""
         return make_conninfo(self._conninfo, **self._in_order(conninfo_to_dict(self._conninfo)))
 
     def avoid(self, place: tuple[str, str]) -> None:
-        """Ask this host after the others from now on."""
+        """Try this host last from now on."""
         self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
 
     def _learn(self, conn: Connection) -> None:
-        """Hosts that were asked before this one were of no use.
+        """Hosts that were tried before this one did not serve: try them last from now on.
 
-        To ask one that hangs again costs each connection `CONNECT_S`.
+        One that hangs costs each new connection `CONNECT_S`.
         """
         own = conninfo_to_dict(self._conninfo)
         own |= self._in_order(own)
@@ -220,7 +223,7 @@ class Opener:
     async def open(
         self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True
     ) -> Connection:
-        """A connection that is set, read back and, unless the caller does it, compared.
+        """A connection that is set, read back and, if `compare`, compared with the known log.
 
         Raises Outage.
         """
@@ -237,9 +240,9 @@ class Opener:
             raise faults.outage(e, is_unknown=False) from e
 
     async def try_out(self, name: str, deadline_s: float) -> None:
-        """Can connections be had that are as chatd needs them?
+        """Check that connections work as chatd needs them. Raises Outage.
 
-        Two at a time: one alone does not show a pooler by transaction. Raises Outage.
+        Opens two at a time: one alone does not show a pooler by transaction.
         """
         first = await self.open(name, LANE, deadline_s, compare=False)
         try:
@@ -248,7 +251,7 @@ class Opener:
             await close(first)
 
     async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
-        """Set a new connection, and see whether it can be used. Raises Outage, or psycopg.Error."""
+        """Set a new connection and check it. Raises Outage, psycopg.Error."""
         arrays.register(conn)
         conn.opened_at = conn.used_at = time.monotonic()
         self._learn(conn)
@@ -260,15 +263,15 @@ class Opener:
         conn.generation = self.state.generation
 
     def compare(self, conn: Connection, seen: Sight) -> None:
-        """Is this the log that we know? Raises Outage if not, and has the watch look."""
+        """Raises Outage if this is not the log that is known, and has the watch look."""
         verdict = self.state.look(seen)
         if verdict is Verdict.STANDBY:
             raise Outage(STANDBY, "standby", is_unknown=False)
         if verdict is Verdict.LEFT:
             self.avoid(_place(conn))
             raise Outage(
-                "this server has a log that was left for another one: an old primary is back; stop it, or make its log the one to use with"
-                " `chatd epoch --renew`",
+                "this server has a log that was left for another one: an old primary is back; stop it,"
+                " or make its log the one to use with `chatd epoch --renew`",
                 "old-primary",
                 is_unknown=False,
             )
@@ -277,10 +280,9 @@ class Opener:
             raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
 
     async def compare_heads(self, conn: Connection, acked: Mapping[int, int]) -> None:
-        """Does the log have what was acked?
+        """Raises Outage if the log does not have what was acked, and has the watch look.
 
-        A storage that was set back shows nothing else. Raises Outage if not, and has the watch
-        look.
+        `acked`: conversation -> seq. Storage that was set back shows in nothing else.
         """
         if not acked:
             return
@@ -288,13 +290,13 @@ class Opener:
         await cur.execute(HEADS, (arrays.BigintArray(list(acked)),), binary=True)
         heads = {row[0]: row[1] for row in await cur.fetchall()}
         if any(heads.get(id, 0) < seq for id, seq in acked.items()):
-            # Else that has been found, and these are acks of the log before
+            # else that was found already, and these are acks of the log before
             if conn.generation == self.state.generation:
                 self.state.suspect(is_behind=True)
             raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
 
     async def holds(self, conn: Connection, id: int, a: str, b: str, head: int) -> bool:
-        """Is this conversation in the log as the node knows it: between these two, and not behind?
+        """Whether the log has this conversation, of these two users, with `head` or a later entry.
 
         Raises Outage, psycopg.Error.
         """
@@ -308,7 +310,7 @@ def _place(conn: Connection) -> tuple[str, str]:
 
 
 def _places(lists: Mapping[str, list[str]]) -> list[tuple[str, str]]:
-    """(host or address, port) of libpq's lists."""
+    """(host or address, port) of each host in libpq's lists."""
     names = lists.get("host") or lists.get("hostaddr") or [""]
     ports = lists.get("port") or [""]
     return [
@@ -321,7 +323,7 @@ STANDBY: Final = "the database is a standby and takes no writes: point database_
 
 
 async def close(conn: Connection, within_s: float = 1.0) -> None:
-    """Let a connection go, whatever state it is in."""
+    """Close a connection, whatever state it is in. Never raises."""
     try:
         async with asyncio.timeout(within_s):
             await conn.close()
@@ -330,10 +332,10 @@ async def close(conn: Connection, within_s: float = 1.0) -> None:
 
 
 def is_stale(conn: Connection, e: BaseException) -> bool:
-    """May the session be at fault, and a new one give another answer?
+    """Whether the session may be at fault, so that a new one could give another answer.
 
-    It keeps plans, which no longer fit once a column has another type. One that is new answers as
-    all others would: so none is renewed without end.
+    A session keeps plans, which no longer fit after a column's type has changed. A session younger
+    than `RENEW_S` has fresh plans: so connections are not replaced without end.
     """
     return faults.kind(e) in OF_SESSION and time.monotonic() - conn.opened_at > RENEW_S
 
@@ -343,10 +345,7 @@ RENEW_S: Final = 5.0
 
 
 async def is_alive(conn: Connection) -> bool:
-    """Does it answer at once?
-
-    If not it is closed: nothing was asked of it whose outcome would matter.
-    """
+    """Whether it answers within `PROVE_S`. If not, it is closed: no statement is under way."""
     try:
         async with asyncio.timeout(PROVE_S):
             await psycopg.AsyncRawCursor(conn).execute(PROVE, prepare=False)
@@ -370,10 +369,7 @@ async def sight(conn: Connection) -> Sight:
 
 
 def check_encoding(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> None:
-    """Text is stored byte for byte in UTF-8, and in no other encoding of the database.
-
-    Raises Outage.
-    """
+    """Raises Outage if the database's encoding is not UTF-8: text is stored byte for byte."""
     encoding = conn.info.parameter_status("server_encoding")
     if encoding not in (None, "UTF8"):  # None: a pooler does not say
         raise Outage(ENCODING.format(encoding), "encoding", is_unknown=False)
@@ -383,9 +379,9 @@ ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it wi
 
 
 async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
-    """Set, and read back in another statement.
+    """Set the session, and read the settings back in another statement.
 
-    Raises Outage where something does not hold, psycopg.Error where it cannot be set.
+    Raises Outage where one does not hold, psycopg.Error where it cannot be set.
     """
     wanted = {
         **settings,

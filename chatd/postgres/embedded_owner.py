@@ -1,18 +1,18 @@
-"""Keeps the embedded PostgreSQL running: its owner starts it again whenever it has ended, for as
-long as the owner lives.
+"""Keeps the embedded PostgreSQL running: its owner starts it again whenever it has ended.
 
-    start ─► run ──┬─ its process ended (killed, disk full, pg_ctl stop), or its socket is gone ─► start it again, with back-off
+    start ─► run ──┬─ its process ended (killed, disk full, pg_ctl stop), or its socket is gone
+                   │    ─► start it again, with back-off
                    └─ `problem` says why there is none, for /readyz
     stop
 
-The address stays the same: all who are connected by it, workers and tools too, find the new server
-there. The lock of the folder stays ours: nobody else runs the cluster in a pause. Nothing that was
-acked is lost: it is durable in the cluster's files. Sessions outlive it; their sends get
-`unavailable` as in any outage.
+The address stays the same: all clients of it, workers and tools too, find the new server there. The
+lock of the folder stays ours: no other process runs the cluster in between. No acked entry is lost:
+it is durable in the cluster's files. Sessions outlive the restart; their sends get `unavailable` as
+in any outage.
 
-PostgreSQL itself restarts after the death of a child; only the end of the postmaster comes here.
-`Embedded` blocks and belongs to one thread: an executor of one. `stop` makes a start that is under
-way give up.
+PostgreSQL itself restarts after the death of a child; only the end of the postmaster is handled
+here. `Embedded` blocks and belongs to one thread: an executor of one. `stop` makes a start that is
+under way give up.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("embedded")
 
-LOOK_S: Final = 1.25  # without a beat of the node: how long it may go unnoticed that a file of the server is gone
-POLL_S: Final = 0.1  # how long the end of its process may, where the system does not tell of it (macOS)
+# Without a beat of the node: how long a missing file of the server may go unnoticed
+LOOK_S: Final = 1.25
+# The same for the end of its process, where the system does not report it (macOS)
+POLL_S: Final = 0.1
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 
@@ -47,8 +49,7 @@ BACKOFF_MAX_S: Final = 5.0
 class EmbeddedOwner:
     """`start`, then `run` as a task of the owner, then `stop`.
 
-    `restarted` is called for each start that was tried again. `pulse`: whose beat it is time to
-    look at.
+    `restarted` is called for each start that was tried again. `pulse`: a look is due at its beat.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class EmbeddedOwner:
         self._backoff = Backoff(random.Random(), BACKOFF_FIRST_S, BACKOFF_MAX_S)
 
     async def start(self) -> str:
-        """Run the server; gives the conninfo, which stays right for life. Raises SettingError."""
+        """Run the server; gives its conninfo, which does not change. Raises SettingError."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self.embedded.start)
 
     async def run(self) -> None:
-        """For ever. Cancelled before `stop`."""
+        """Keep the server running, for ever. Cancel it before `stop`."""
         while True:
             reason = await self._end()
             await self._again(reason, time.monotonic() - self._up_at)
@@ -76,11 +77,11 @@ class EmbeddedOwner:
     async def _end(self) -> str:
         """Wait until the server cannot serve any more; gives why."""
         over = asyncio.Event()
-        with _on_end(self.embedded.pid, over.set) as is_told:
+        with _on_end(self.embedded.pid, over.set) as is_reported:
             while (reason := self.embedded.ended()) is None:
                 over.clear()
                 with contextlib.suppress(TimeoutError):
-                    async with self._pulse.rest(LOOK_S if is_told else POLL_S):  # what ends may also be a socket's file
+                    async with self._pulse.rest(LOOK_S if is_reported else POLL_S):  # a socket's file may end, too
                         await over.wait()
         return reason
 
@@ -118,16 +119,16 @@ class EmbeddedOwner:
 
 @contextlib.contextmanager
 def _on_end(pid: int, call: Callable[[], None]) -> Iterator[bool]:
-    """Call it when a child has ended that nobody has waited for.
+    """Call `call` when a child process has ended that was not waited for.
 
-    Gives False where the system does not tell: then one has to look.
+    Gives False where the system does not report that: then the caller has to poll.
     """
     if not hasattr(os, "pidfd_open"):
         yield False
         return
     try:
         fd = os.pidfd_open(pid)
-    except OSError:  # it is over and waited for, or the kernel is older than 5.3, or a sandbox forbids it
+    except OSError:  # it was waited for, or the kernel is older than 5.3, or a sandbox forbids it
         yield False
         return
     loop = asyncio.get_running_loop()

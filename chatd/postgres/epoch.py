@@ -1,4 +1,4 @@
-"""The epoch of a log, for `chatd epoch`: read, or renewed after a restore (docs/operations.md)."""
+"""The epoch of a log, read or renewed after a restore, for `chatd epoch` (docs/operations.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chatd.postgres.watch import RESTAMP, RESTAMP_ROWS
 
 
 def read(conninfo: str, connect_s: int, *, renew: bool = False) -> str:
-    """The epoch, after its renewal if that is asked for; "" if there is none.
+    """The epoch, after a renewal if `renew`; "" if there is none.
 
     Raises ChatdError with a remedy, SettingError if several servers of the URL take writes.
     """
@@ -32,18 +32,21 @@ def read(conninfo: str, connect_s: int, *, renew: bool = False) -> str:
 
 
 def _one_primary(conninfo: str) -> None:
-    """Each server has an epoch of its own: with two that take writes, that of the wrong one would
-    be shown or renewed. Raises SettingError.
+    """Raises SettingError if two servers take writes.
+
+    Each has an epoch of its own, and the wrong one would be shown or renewed.
     """
     if len(hosts.each(conninfo)) > 1 and len(found := hosts.primaries(conninfo)) > 1:
         raise SettingError(
-            f"database_url: {len(found)} of its servers take writes ({', '.join(found)}); stop the old primary, or name one alone by --database-url"
+            f"database_url: {len(found)} of its servers take writes ({', '.join(found)}); stop the old primary,"
+            " or name one alone by --database-url"
         )
 
 
 def _renew(conn: psycopg.Connection[Any]) -> None:
-    """A new epoch; and rows of another cluster's transactions get ids of this one's, in steps that
-    nobody waits for long.
+    """Make a new epoch, and give rows of another cluster's transactions ids of this one's.
+
+    The second runs in short transactions, so that no sender waits long.
     """
     has_restamp = "SELECT true FROM pg_attribute WHERE attrelid = 'meta'::regclass AND attname = 'restamp'"
     with conn.transaction():
@@ -51,7 +54,7 @@ def _renew(conn: psycopg.Connection[Any]) -> None:
         conn.execute("UPDATE meta SET epoch = %s", (successor(str(before[0]) if before else "", uuid.uuid4().hex),))
         if conn.execute("SELECT to_regclass('feed')").fetchone() != (None,):  # a backup of an older release has none
             conn.execute("DELETE FROM feed")
-        is_new = conn.execute(has_restamp).fetchone() is not None  # else the migration has it done
+        is_new = conn.execute(has_restamp).fetchone() is not None  # else the migration restamps
         if is_new:
             conn.execute("UPDATE meta SET restamp = 0")
     while is_new and psycopg.RawCursor(conn).execute(RESTAMP, (RESTAMP_ROWS,)).fetchone() == (True,):

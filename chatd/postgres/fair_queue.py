@@ -1,12 +1,12 @@
-"""Whose turn it is at something scarce: so many at a time, one user after another.
+"""Fair turns at a scarce resource: a bounded number at a time, round-robin over users.
 
-Pure but for futures.
+Pure except for futures.
 
     async with turns.turn(user): ...          waits; raises Overloaded where too many wait
 
-Users wait in a ring, each with a queue of its own: a user with a hundred requests and one with a
-single request get the next two turns. The number that waits is bounded. Past it the user who waits
-most often loses the newest of its requests; who waits less often is let in.
+Users wait in a ring, each with its own queue: a user with a hundred requests and one with a single
+request get the next two turns. The number of waiting requests is bounded. Past the bound, the user
+with the longest queue loses its newest request; a user with a shorter queue is let in.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ from typing import Final
 from chatd import errors
 from chatd.ids import UserId
 
-RETRY_MS: Final = 1_000  # to whom there was no room for: a full queue is served in less
+RETRY_MS: Final = 1_000  # for a request that found no room: a full queue is served in less
 
 
 class Turns:
-    """`at_once`: turns under way, `of_one`: of one user; `waiting_max`: requests that wait, of all
-    users.
-    """
+    """At most `at_once` turns under way, `of_one` of one user; `waiting_max` requests that wait."""
 
     def __init__(self, at_once: int, of_one: int, waiting_max: int) -> None:
         self._free = at_once
         self._of_one, self._waiting_max = of_one, waiting_max
         self._running: dict[UserId, int] = {}
         self._queues: dict[UserId, deque[asyncio.Future[None]]] = {}  # none of them is empty
-        self._ring: dict[UserId, None] = {}  # who waits and may have a turn more, the next one first
+        self._ring: dict[UserId, None] = {}  # users that wait and may have another turn, the next one first
         self.waiting = 0
 
     @property
@@ -43,8 +41,8 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, user: UserId) -> AsyncIterator[None]:
-        """One turn of a user's, once it comes. Raises Overloaded."""
-        # Who could be before it waits for its own turns
+        """Hold a turn of this user. Waits for it; raises Overloaded."""
+        # Every user that waits now has all the turns it may have: none is overtaken
         if self._free and user not in self._queues and self._running.get(user, 0) < self._of_one:
             self._begin(user)
         else:
@@ -67,13 +65,14 @@ class Turns:
         except asyncio.CancelledError:
             if future.cancelled():
                 self._leave(user, future)
-            elif future.exception() is None:  # the turn came in the same turn of the loop
+            elif future.exception() is None:  # the turn was granted in the same turn of the loop
                 self._end(user)
             raise
 
     def _make_room(self, user: UserId) -> None:
-        """The longest queue loses its newest request; raises Overloaded if that is the one which
-        comes.
+        """Drop the newest request of the longest queue.
+
+        Raises Overloaded unless that queue is longer than `user`'s would be with this request.
         """
         longest = max(self._queues, key=lambda one: len(self._queues[one]), default=user)
         error = errors.Overloaded("too many reads wait for the database", retry_ms=RETRY_MS)
@@ -85,7 +84,7 @@ class Turns:
             newest.set_exception(error)
 
     def _leave(self, user: UserId, future: asyncio.Future[None]) -> None:
-        """Take a request out of its queue, unless somebody has."""
+        """Take a request out of its queue, if it is still there."""
         queue = self._queues.get(user, ())
         if future not in queue:
             return
@@ -97,7 +96,7 @@ class Turns:
             self._ring.pop(user, None)
 
     def _enter(self, user: UserId) -> None:
-        """Put a user at the end of the ring, if it waits and may have a turn more."""
+        """Put a user at the end of the ring, if it waits and may have another turn."""
         if user in self._queues and self._running.get(user, 0) < self._of_one and user not in self._ring:
             self._ring[user] = None
 
@@ -107,7 +106,7 @@ class Turns:
             del self._ring[user]
             future = self._queues[user][0]
             self._leave(user, future)
-            if not future.cancelled():  # else its task is on the way to say so
+            if not future.cancelled():  # else its task leaves the queue by itself
                 self._begin(user)
                 future.set_result(None)
             self._enter(user)

@@ -1,18 +1,19 @@
-"""What an error of PostgreSQL means. The one place that decides it.
+"""What an error of PostgreSQL means. This module alone decides it.
 
-    judge(error) ──► DATA        the row is at fault: the request is refused, another try gives the same
-                     CONFLICT    rolled back in favour of another transaction: the same statement again, at once
-                     LOCKED      another transaction holds a lock: rolled back
-                     PARTITION   the log has no partition for now: it is to be made
-                     MOVED       the log is not the one that the node knows (postgres/log_state.py)
-                     STRANGER    a conversation is not there, or is between others
-                     OUTAGE      all else, known or not
+    judge(error)
+      ──► DATA        the row is at fault: the request is refused, another try gives the same
+      ──► CONFLICT    rolled back in favour of another transaction: repeat the statement at once
+      ──► LOCKED      another transaction holds a lock: rolled back
+      ──► PARTITION   the log has no partition for the current time: make it
+      ──► MOVED       the log is not the one that the node knows (postgres/log_state.py)
+      ──► STRANGER    a conversation does not exist, or is between other users
+      ──► OUTAGE      everything else, known or not
 
-The rule: an outage, unless the SQLSTATE speaks of the row (PostgreSQL, Appendix A, Error Codes).
-psycopg's own classes say something else: a database that is read-only for a moment (25006) is an
-InternalError there, a missing right (42501) a ProgrammingError. Sessions outlive an outage; a data
-fault is the client's. So an unknown code must be an outage: to take it for a data fault would
-refuse messages for good.
+The rule: an error is an outage unless its SQLSTATE speaks of the row (PostgreSQL, Appendix A, Error
+Codes). psycopg's own classes differ: it calls a database that is read-only for a moment (25006) an
+InternalError, and a missing right (42501) a ProgrammingError. Sessions outlive an outage; a data
+fault is the client's. So an unknown code must be an outage: as a data fault it would refuse
+messages for good.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import psycopg
 
 
 class Fault(enum.Enum):
-    """What is to be done about an error."""
+    """What to do about an error; see the module."""
 
     DATA = enum.auto()
     CONFLICT = enum.auto()
@@ -38,7 +39,7 @@ class Fault(enum.Enum):
 class Outage(Exception):
     """The database cannot do it now.
 
-    `kind`: one of KINDS. `is_unknown`: the statement may have been carried out all the same.
+    `kind`: one of KINDS. `is_unknown`: the statement may have been carried out nevertheless.
     """
 
     def __init__(self, sentence: str, kind: str = "away", *, is_unknown: bool = True) -> None:
@@ -47,16 +48,15 @@ class Outage(Exception):
         self.is_unknown = is_unknown
 
 
-# data_exception, integrity_constraint_violation, with_check_option_violation; a trigger's RAISE
-# EXCEPTION without a code.
+# data_exception, integrity_constraint_violation, with_check_option_violation; P0001: RAISE
+# EXCEPTION of a trigger, without a code
 _DATA_CLASSES: Final = ("22", "23", "44")
 _DATA_CODES: Final = ("P0001",)
 _CONFLICTS: Final = ("40001", "40P01")  # serialization_failure, deadlock_detected
 MOVED_CODE: Final = "CH001"  # sql/functions/append.sql
 STRANGER_CODE: Final = "CH002"
 
-# kind -> what an operator is to read beside PostgreSQL's own words; longest prefix of the SQLSTATE
-# first
+# SQLSTATE or its first characters -> kind. The longest match counts
 KINDS: Final = {
     "25006": "read-only",
     "53100": "disk-full",
@@ -71,8 +71,7 @@ KINDS: Final = {
     "28": "refused",
     "3D": "refused",
     "3F": "schema",
-    # A prepared statement of ours is not there, or one of another's is: the session is not ours
-    # alone
+    # Our prepared statement does not exist, or another client's exists: the session is shared
     "26000": "pooler",
     "42P05": "pooler",
     "42501": "no-right",
@@ -85,7 +84,7 @@ KINDS: Final = {
 
 
 def judge(error: BaseException) -> Fault:
-    """What to do about it; whatever is not known is an outage."""
+    """What to do about an error; an unknown one is an outage."""
     if not isinstance(error, psycopg.Error) or error.sqlstate is None:
         return Fault.OUTAGE
     code = error.sqlstate
@@ -117,19 +116,20 @@ def kind(error: BaseException) -> str:
     return "other" if code else "away"
 
 
-# What libpq says of a standby where a primary was asked for: it has no SQLSTATE. The last server of
-# several may have said something else: the whole text is searched.
+# libpq's text for a standby where a primary was asked for; it has no SQLSTATE. The last of several
+# servers may have failed for another reason: the whole text is searched.
 _NO_PRIMARY_WORDS: Final = "server is in hot standby mode"
 NO_PRIMARY: Final = "no server in database_url is a primary that answers: promote a standby, or name the primary there"
 TIMEOUT: Final = (
-    "no answer in time: `wait_event` in pg_stat_activity says what it waits for (SyncRep: a synchronous standby is away),"
-    " or a pooler has no connection left"
+    "no answer in time: `wait_event` in pg_stat_activity says what it waits for"
+    " (SyncRep: a synchronous standby is away), or a pooler has no connection left"
 )
 
 
 def sentence(error: BaseException) -> str:
-    """One line, for the log and for readiness. libpq's messages hold host, user and database, never
-    a password.
+    """One line, for the log and for readiness.
+
+    libpq's messages hold host, user and database, never a password.
     """
     if isinstance(error, TimeoutError) and not str(error):
         return TIMEOUT
@@ -138,7 +138,10 @@ def sentence(error: BaseException) -> str:
     return " ".join((str(error).split("\n", 1)[0] or type(error).__name__).split())
 
 
-POOLER: Final = "a pooler gives one session to several clients: chatd needs sessions of its own; connect directly, or pool by session"
+POOLER: Final = (
+    "a pooler gives one session to several clients: chatd needs sessions of its own;"
+    " connect directly, or pool by session"
+)
 
 
 def outage(error: BaseException, *, is_unknown: bool) -> Outage:

@@ -1,16 +1,15 @@
-"""The functions in the database: each file of `sql/functions` is one function as this release has
-it.
+"""Applies the functions of the database: each file of `sql/functions` is one function.
 
 `chatd migrate` compares the files with the database and applies those that differ, all in one
 transaction, after the pending `pre` migrations and before the `post` ones that follow
-(chatd/postgres/migrate.py). sql/functions/README.md has the rules for who changes one.
+(chatd/postgres/migrate.py). The rules for changing a function are in sql/functions/README.md.
 
     version in the database    this release's file
-    greater                    is an older one: the function is left as it is
-    the same or less           is applied if its text is another, or the database has another body
+    greater                    is older: the function is left as it is
+    the same or less           is applied if its text differs, or the body in the database does
 
-So in a rolling upgrade the nodes of the release before, which may start at any time, do not put
-their functions back.
+So in a rolling upgrade, nodes of the release before, which may start at any time, do not put their
+functions back.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _FILE: Final = re.compile(r"-- version: (\d+)\n(?:--.*\n)+(CREATE OR REPLACE FUN
 class Function:
     """A file of sql/functions.
 
-    `version` rises with each change of `statement`; `body` stands between its `$$`.
+    `version` rises with each change of `statement`; `body` is the text between its `$$`.
     """
 
     name: str
@@ -46,14 +45,14 @@ class Function:
 
     @property
     def sha256(self) -> str:
-        """Over the statement: the comment above it may change without a new version."""
+        """Of the statement: the comment above it may change without a new version."""
         return hashlib.sha256(self.statement.encode()).hexdigest()
 
 
 class Difference(NamedTuple):
     """How the database differs from this release.
 
-    `stale`: to be applied; `newer`: with the version that is there.
+    `stale`: to be applied; `newer`: with the version in the database.
     """
 
     stale: list[Function]
@@ -76,9 +75,10 @@ def _read(path: Path) -> Function:
 
 
 def compare(conn: psycopg.Connection[Any], functions: Sequence[Function]) -> Difference:
-    """Changes nothing.
+    """Compare the database with this release's functions. Changes nothing.
 
-    A database without the books (an older one, or an empty one) has everything to be applied.
+    A database without the table `_chatd_function` (of an older release, or empty) has all of them
+    stale.
     """
     applied: dict[str, tuple[int, str]] = {}
     if conn.execute("SELECT to_regclass(%s)", (BOOKS,)).fetchone() != (None,):
@@ -97,7 +97,7 @@ def compare(conn: psycopg.Connection[Any], functions: Sequence[Function]) -> Dif
 
 
 def apply(conn: psycopg.Connection[Any], functions: Iterable[Function]) -> None:
-    """All of them or none. A call that is under way ends with the body that it began with."""
+    """Apply all of them or none. A call under way ends with the body that it began with."""
     with conn.transaction():
         for function in functions:
             conn.execute(function.statement.encode())

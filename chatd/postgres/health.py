@@ -1,14 +1,16 @@
 """Whether PostgreSQL serves this node, and if not, why: for the log, /readyz and a metric. Pure.
 
-    failed(part, error) ──► parts that fail ──► `reason`: a sentence; `kind`: a stable word (faults.KINDS)
-    ok(part) ───────────────┘
+    failed(part, error) ─┬─► parts that fail ──► `trouble`: a sentence, and a kind (faults.KINDS)
+    ok(part) ────────────┘
 
 An outage is one line in the log at its start and one at its end, however many statements fail in
-between. A query to which the database answers with an error is a part of its own: that others are
-served does not say that this one is. The watch (postgres/watch.py) looks once a second and is right
-about what can be seen by reading. What only a write shows is reported by who writes: it counts for
-`STALE_S` after the last failure, as an idle node has nobody to report that it is over. After a full
-disk the watch tries to write by itself (`lacks_disk`).
+between. A query to which the database answers with an error is a part of its own: success of others
+does not show that this one works.
+
+The watch (postgres/watch.py) looks once a second and is right about what reading can show. A
+failure that only a write shows is reported by the writer. It counts for `STALE_S` after the last
+failure, because an idle node makes no write that could report its end. After a full disk the watch
+itself tries to write (`lacks_disk`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ STALE_S: Final = 3.0
 
 
 class Trouble(NamedTuple):
-    """A part that fails: since when (s, monotonic), when it failed last, why."""
+    """A part that fails. `since`: first failure, `last`: latest failure (s, monotonic)."""
 
     part: str
     since: float
@@ -40,18 +42,18 @@ class Health:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        # Those that fail now. Who was served looks here before it says so: that is on the path of a
-        # message.
+        # Parts that fail now. A caller whose statement succeeded looks here before it calls `ok`:
+        # that is on the path of a message.
         self.parts: dict[str, Trouble] = {}
-        # Commits that hang, set by the owner: until a batch is committed, or those are decided,
-        # what failed before is not over however old it is.
+        # Set by the owner: some batch has an unknown outcome. Until a batch is committed, or all
+        # outcomes are known, an earlier failure of the lanes counts, however old it is.
         self.is_settling: Callable[[], bool] = lambda: False
         self._logged_at: float | None = None
         self.counts: dict[str, int] = {}  # failures by kind
 
     @property
     def trouble(self) -> Trouble | None:
-        """What keeps the node from serving; the watch's word first."""
+        """Why the node cannot serve; what the watch found comes first."""
         now = self._now()
         for part in sorted(self.parts, key=lambda part: part != "watch"):
             trouble = self.parts[part]
@@ -61,11 +63,11 @@ class Health:
 
     @property
     def lacks_disk(self) -> bool:
-        """A write failed for want of disk, and since then none was seen to succeed."""
+        """A write failed for lack of disk space, and no write has succeeded since."""
         return any(trouble.kind == "disk-full" for trouble in self.parts.values())
 
     def failed(self, part: str, error: BaseException) -> None:
-        """A statement of this part failed by an outage."""
+        """A statement of this part failed because of an outage."""
         now = self._now()
         kind, sentence = faults.kind(error), faults.sentence(error)
         self.counts[kind] = self.counts.get(kind, 0) + 1
@@ -78,9 +80,9 @@ class Health:
             log.warning("database.outage_goes_on", part=part, kind=kind, reason=sentence)
 
     def ok(self, part: str) -> None:
-        """A statement of this part was carried out."""
+        """A statement of this part succeeded."""
         over = self.parts.pop(part, None)
-        # What reads failed by, too, is over, also for those that nobody asks for again soon
+        # The same failure of reads is over, too, also for queries that are not repeated soon
         if part == "watch" and over is not None:
             self.parts = {
                 name: trouble for name, trouble in self.parts.items() if name == "lanes" or trouble.kind != over.kind

@@ -1,29 +1,31 @@
 """Which log a node holds in memory, and whether the database still has that one. Pure.
 
-A log is named by its epoch, a random word in the table `meta`, and by where it is: cluster,
-timeline, database and table (`log_identity()` in sql/functions/log_identity.sql). `meta.identity`
-says where the log was when its epoch was made.
+A log is named by its epoch, a random word in the table `meta`, and by its place: cluster, timeline,
+database and table (`log_identity()` in sql/functions/log_identity.sql). `meta.identity` is the
+place where the log was when its epoch was made.
 
-    look(epoch, recorded, actual) ──► SAME       the node goes on
-                                      MOVED      another epoch, or the log is at another place than recorded: it may have lost its end
-                                      LEFT       an epoch that was left behind: the old primary is back. Nothing is to be written to it
-                                      STANDBY    it takes no writes
+    look(epoch, recorded, actual)
+      ──► SAME       the node goes on
+      ──► MOVED      another epoch, or another place than recorded: the log may have lost its end
+      ──► LEFT       an epoch that was left: the old primary is back. Nothing is written to it
+      ──► STANDBY    the server takes no writes
 
-A promotion and a restore put the log at another place with the old epoch still in it: who finds
-that first makes a new epoch (store.adopt). What was lost cannot be known for sure: a node that died
-with the primary has acked entries of which nobody else knows. So each move has a new epoch, also
-one that lost nothing (docs/decisions/0020). A move back to an epoch that was left is not made by
-itself: two servers that both take writes would send a node to and fro, and each would lose what the
-other has. A node that was started since knows the epochs before by the epoch: it ends with their
-tags.
+A promotion and a restore put the log at another place with the old epoch still in it. The first
+node that finds this makes a new epoch (watch.py). What was lost cannot be known for sure: a node
+that died with the primary has acked entries that no other node knows. So each move has a new epoch,
+also one that lost nothing (docs/decisions/0020).
 
-What identity cannot show is what is missing, or another's, in a log that is where it was. Then the
-epoch is renewed as well, and memory begins anew with what is there. Where something else makes the
-log and memory differ, such as a trigger that changes rows, that heals nothing: so renewals of this
+No node moves back to an epoch that was left: between two servers that both take writes a node would
+go to and fro, and each server would lose what the other has. A node that was started later knows
+the epochs before from the epoch itself, which ends with their tags.
+
+Identity cannot show that entries of a log in its place are missing, or are another log's. Then the
+epoch is renewed as well, and memory is built again from what is there. If something else makes log
+and memory differ, such as a trigger that changes rows, a renewal does not help: so renewals of this
 kind are bounded (`Renewals`).
 
-`generation` counts the logs that this node has held. Whatever was asked of one generation is not
-used in the next.
+`generation` counts the logs that this node has held. What was read in one generation is not used in
+the next.
 """
 
 from __future__ import annotations
@@ -34,16 +36,16 @@ import hashlib
 import math
 from typing import Final, NamedTuple
 
-PAUSE_S: Final = 10.0  # each closes all sessions: by the second one the operator should look
+PAUSE_S: Final = 10.0  # a renewal closes all sessions: the operator should act before the second
 PAUSE_MAX_S: Final = 3_600.0
 FORGET_S: Final = 3_600.0
 WORD_CHARS: Final = 16
-TAGS: Final = 3  # epochs before it that an epoch tells of
+TAGS: Final = 3  # earlier epochs that an epoch names
 TAG_CHARS: Final = 8
 
 
 def successor(epoch: str, word: str) -> str:
-    """A new epoch of a random word, with the tags of the one before and of those before that:
+    """A new epoch: a random word, then the tags of the epoch before and of those before that.
 
     43 characters.
     """
@@ -51,19 +53,20 @@ def successor(epoch: str, word: str) -> str:
 
 
 def tags(epoch: str) -> list[str]:
-    """Of the epochs before it, the latest first; none where the installation made it, or an earlier
-    release.
+    """Tags of the epochs before this one, the latest first.
+
+    Empty where the installation or an earlier release made it.
     """
     return epoch.split("-")[1:]
 
 
 def tag(epoch: str) -> str:
-    """By which later ones tell of it."""
+    """The short hash by which later epochs name this one."""
     return hashlib.sha256(epoch.encode()).hexdigest()[:TAG_CHARS]
 
 
 class Verdict(enum.Enum):
-    """What a look at the log has shown."""
+    """What a look at the log found; see the module."""
 
     SAME = enum.auto()
     MOVED = enum.auto()
@@ -72,9 +75,9 @@ class Verdict(enum.Enum):
 
 
 class Sight(NamedTuple):
-    """What a connection sees of the log:
+    """What a connection sees of the log: `meta.epoch`, `meta.identity`, `log_identity()`.
 
-    `meta.epoch`, `meta.identity` and `log_identity()`; the last is None on a standby.
+    The last is None on a standby.
     """
 
     epoch: str
@@ -83,17 +86,17 @@ class Sight(NamedTuple):
 
 
 class LogState:
-    """What this node believes of the log; one object, shared by all that talk to PostgreSQL."""
+    """The log that this node knows. One object, shared by all connections of the node."""
 
     def __init__(self) -> None:
         self.epoch = ""
         self.identity = ""
-        # What a batch is fenced by: epoch, timeline and table. A connection's cluster and database
-        # cannot change
+        # Sent with each batch, which `append` refuses if it differs: epoch, timeline and table. A
+        # connection's cluster and database cannot change.
         self.fence = ""
         self.generation = 0
-        self.suspected = asyncio.Event()  # somebody has seen another log: the watch is to look at once
-        self.is_behind = False  # entries that were acked are not there, although the log is where it was
+        self.suspected = asyncio.Event()  # a connection saw another log: the watch looks at once
+        self.is_behind = False  # acked entries are missing, although the log is in its place
         self._left: set[str] = set()
 
     @property
@@ -101,7 +104,7 @@ class LogState:
         return bool(self.epoch)
 
     def look(self, sight: Sight) -> Verdict:
-        """Compare what a connection sees with what is believed."""
+        """Compare what a connection sees with the log that is known."""
         if sight.actual is None:
             return Verdict.STANDBY
         if sight.recorded == sight.actual and (sight.epoch in self._left or tag(sight.epoch) in tags(self.epoch)):
@@ -111,12 +114,12 @@ class LogState:
         return Verdict.MOVED
 
     def suspect(self, *, is_behind: bool = False) -> None:
-        """The log seems to be another one. `is_behind`: by what is missing in it."""
+        """The log may be another one; the watch looks. `is_behind`: because entries are missing."""
         self.is_behind = self.is_behind or is_behind
         self.suspected.set()
 
     def adopt(self, epoch: str, identity: str) -> None:
-        """From now on this is the log."""
+        """This is the log from now on."""
         if self.epoch and self.epoch != epoch:
             self._left.add(self.epoch)
         self.epoch, self.identity = epoch, identity
@@ -128,8 +131,9 @@ class LogState:
 
 
 class Renewals:
-    """When an epoch may be renewed for what is missing in a log that is where it was: at once, then
-    after pauses that double. `now` in s.
+    """When an epoch may be renewed because a log in its place has entries missing.
+
+    At once, then after pauses that double. `now` in s.
     """
 
     def __init__(self) -> None:
@@ -137,7 +141,7 @@ class Renewals:
         self._pause_s = 0.0
 
     def may(self, now: float) -> bool:
-        """Whether now; that counts as one."""
+        """Whether it may be renewed now. A yes counts as a renewal."""
         if now < self._not_before:
             return False
         if now >= self._not_before + FORGET_S:

@@ -2,29 +2,29 @@
 
     xid.started.log    in hexadecimal; opaque to clients
 
-xid: the oldest transaction that was running when the listing was made (`pg_snapshot_xmin`):
-whatever that one or a later one changes is listed next time. Ids of transactions mean something in
-one cluster only, so the mark names its log, and is void in another: all is listed.
+xid: the oldest transaction that was running when the listing was made (`pg_snapshot_xmin`). What
+that transaction or a later one changes is listed next time. Transaction ids mean something in one
+cluster only, so the mark names its log, and is void in another: everything is listed.
 
-started: when that server was started. After a crash it may give ids again that it had given to
-transactions which were never flushed to disk. A change by such an id can be older than the mark by
-number and newer in truth. The ids of at most some 0.6 s are given again, the most that the WAL
-writer may be late (3 x wal_writer_delay; PostgreSQL, Asynchronous Commit). So a mark of an earlier
-start counts as `AGAIN` transactions older. What is listed for nothing costs little; what is missed
-is lost to the client.
+started: when that server was started. After a crash it may reuse ids of transactions that were
+never flushed to disk. A change by such an id can be older than the mark by number and newer in
+truth. The ids of at most some 0.6 s are reused, the most that the WAL writer may be late (3 x
+wal_writer_delay; PostgreSQL, Asynchronous Commit). So a mark of an earlier start counts as `AGAIN`
+transactions older. Listing an unchanged conversation costs little; a change that is not listed is
+lost to the client.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-AGAIN: Final = 100_000  # list_changed.sql has it, too
+AGAIN: Final = 100_000  # the same number is in list_changed.sql
 LOG_CHARS: Final = 8  # of the epoch
 CHARS_MAX: Final = 48
 
 
 class Mark(NamedTuple):
-    """`started` in us since 1970, by the server's clock."""
+    """The parts of a mark. `started`: us since 1970, by the server's clock."""
 
     xid: int
     started: int
@@ -40,12 +40,12 @@ def made(xid: int, started: int, epoch: str) -> Mark:
 
 
 def of_all(epoch: str) -> Mark:
-    """One with which all that ever changed is listed."""
+    """A mark that is older than every change: everything is listed."""
     return Mark(0, 0, epoch[:LOG_CHARS])
 
 
 def read(text: str | None, epoch: str) -> Mark | None:
-    """A client's mark; None if it has none, or it is not of this log. Never raises."""
+    """A client's mark; None if there is none, or it is malformed or of another log."""
     parts = (text or "").split(".")
     if len(parts) != 3 or len(text or "") > CHARS_MAX or parts[2] != epoch[:LOG_CHARS]:
         return None

@@ -1,29 +1,28 @@
-"""Brings a database up to this release: numbered SQL files, each once and in order, and the
-functions.
+"""Brings a database up to this release: numbered SQL files, each applied once, and the functions.
 
     sql/migrations/0007_pre_receipts.sql     expand: the release before still works on it;
                                              `chatd serve` applies it at start
     sql/functions/append.sql                 applied after the `pre` files, whenever it differs
                                              (chatd/postgres/functions.py)
     sql/migrations/0008_post_receipts.sql    contract: removes what only the release before needs;
-                                             `chatd migrate --post`, once every node runs this release
+                                             `chatd migrate --post`, once every node runs it
 
-The order is that of the numbers. A pending `post` of an earlier release in front of a pending `pre`
-is an error that names the remedy. An empty database gets all of them, as nobody runs anything
-older. A database with a `post` that this release does not know belongs to a newer one, and is
-refused; a `pre` that it does not know is a newer release's beside it.
+Files are applied in the order of their numbers. A pending `post` of an earlier release before a
+pending `pre` is an error that names the remedy. An empty database gets all files, as no older node
+uses it. A database with a `post` that this release does not know belongs to a newer one, and is
+refused; an unknown `pre` is of a newer release that runs beside this one.
 
-Any number of nodes may start at once. One migrates under a session's advisory lock; the others wait
-by trying, as a statement that blocks holds a snapshot, which CREATE INDEX CONCURRENTLY would wait
-for. If that node dies, the lock goes with its connection.
+Any number of nodes may start at once. One migrates under a session's advisory lock. The others poll
+for the lock: a statement that blocks holds a snapshot, for which CREATE INDEX CONCURRENTLY would
+wait. If the migrating node dies, the lock goes with its connection.
 
-A file is one transaction together with the row that says that it is done. A file that begins with
-`-- transactional: false` is not: each of its statements ends a line with `;`, and it is written so
-that it can be repeated. A lock that is not granted within `LOCK_TIMEOUT` is given up and tried
-again: the traffic of running nodes would queue up behind it.
+A file is one transaction together with the row that records it. A file that begins with
+`-- transactional: false` is not: each of its statements ends a line with `;`, and the file is
+written so that it can be repeated. A lock that is not granted within `LOCK_TIMEOUT` is given up and
+tried again: the traffic of running nodes would queue behind the request.
 
-The rows are those of yoyo-migrations, which earlier releases used: they must see what this one has
-applied (docs/decisions/0043). No password is in any message: libpq's errors name host, user and
+The rows are those of yoyo-migrations, which earlier releases used: those must see what this one has
+applied (docs/decisions/0043). No message holds a password: libpq's errors name host, user and
 database.
 """
 
@@ -53,9 +52,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("migrate")
 
-WAIT_S_MAX: Final = 600.0  # for another node that migrates
+WAIT_S_MAX: Final = 600.0  # wait for another node that migrates
 POLL_S: Final = 0.1
-DEADLINE_S: Final = 60.0  # what is sent must have arrived by then; statements may take longer
+DEADLINE_S: Final = 60.0  # tcp_user_timeout of the connection; statements may take longer
 LOCK_TIMEOUT: Final = "3s"
 LOCK_TRIES_MAX: Final = 20
 LOCK_KEY: Final = 0x63686174645F6D67  # "chatd_mg"
@@ -86,7 +85,7 @@ class Migration(NamedTuple):
             return
         for statement in re.split(r";[ \t]*\n", self.text):
             conn.execute(statement.encode())
-        with conn.transaction():  # a crash may come before it: then the file runs again
+        with conn.transaction():  # after a crash before this the file runs again
             self._mark(conn)
 
     def _mark(self, conn: Session) -> None:
@@ -95,17 +94,15 @@ class Migration(NamedTuple):
 
 
 def is_post(name: str) -> bool:
-    """Does it wait for `chatd migrate --post`?"""
+    """Whether it is applied by `chatd migrate --post` only."""
     return name.partition("_")[2].startswith("post_")
 
 
 def migrate(conninfo: str, *, post: bool = False, folder: Path | None = None) -> list[str]:
-    """Apply what is pending, `post` files too if asked.
+    """Apply what is pending, `post` files too if `post`. Blocks.
 
-    `folder`: a tree of SQL files other than this release's.
-
-    Gives the names applied, of functions `functions/NAME`. Blocks. Raises SettingError; ChatdError
-    if nobody answers.
+    `folder`: a tree of SQL files to use in place of this release's. Gives the names of what was
+    applied, functions as `functions/NAME`. Raises SettingError; ChatdError if no server answers.
     """
     applied: list[str] = []
     with _connect(conninfo) as conn, _lock(conn):
@@ -120,7 +117,7 @@ def migrate(conninfo: str, *, post: bool = False, folder: Path | None = None) ->
 
 
 def pending(conninfo: str, *, folder: Path | None = None) -> list[str]:
-    """Names that are not applied yet, in order. Changes nothing. Raises as `migrate`."""
+    """Names of what is not applied yet, in order. Changes nothing. Raises as `migrate`."""
     with _connect(conninfo) as conn:
         done = _done(conn)
         first, last = _at_functions([m for m in _migrations(folder) if m.name not in done])
@@ -129,10 +126,7 @@ def pending(conninfo: str, *, folder: Path | None = None) -> list[str]:
 
 
 def newer_functions(conninfo: str) -> list[str]:
-    """What a newer release has put in the place of this one's functions, one sentence each.
-
-    Raises as `migrate`.
-    """
+    """Functions that a newer release has replaced, one sentence each. Raises as `migrate`."""
     with _connect(conninfo) as conn:
         newer = functions.compare(conn, functions.read()).newer
     return [f"{function.name} has version {version}, this release {function.version}" for function, version in newer]
@@ -148,7 +142,7 @@ def _migrations(folder: Path | None) -> list[Migration]:
 
 
 def _choose(migrations: list[Migration], done: set[str], post: bool) -> list[Migration]:
-    """Which to apply now, in order."""
+    """The migrations to apply now, in order."""
     newer = sorted(name for name in done - {m.name for m in migrations} if is_post(name))
     if newer:
         raise SettingError(
@@ -166,15 +160,16 @@ def _choose(migrations: list[Migration], done: set[str], post: bool) -> list[Mig
 
 
 def _at_functions(migrations: list[Migration]) -> tuple[list[Migration], list[Migration]]:
-    """What comes before the functions, up to the last `pre`, and the `post` files that come after
-    them.
+    """The migrations up to the last `pre`, and the `post` files after it.
+
+    The functions are applied between the two.
     """
     count = max((n for n, m in enumerate(migrations, 1) if not m.is_post), default=0)
     return migrations[:count], migrations[count:]
 
 
 def _apply(conn: Session, names: list[str], run: Callable[[Session], None]) -> list[str]:
-    """Gives `names`, applied. Raises SettingError."""
+    """Apply, again where a lock was not granted; gives `names`. Raises SettingError."""
     what = ", ".join(names)
     started = time.monotonic()
     for attempt in range(1, LOCK_TRIES_MAX + 1):
@@ -198,9 +193,9 @@ def _apply(conn: Session, names: list[str], run: Callable[[Session], None]) -> l
 
 
 def _is_lock(e: psycopg.Error) -> bool:
-    """Is only another session in its way?
+    """Whether only another session is in the way.
 
-    The text is PostgreSQL's for a function that was just replaced or granted.
+    The text is PostgreSQL's for a function that another session has just replaced or granted.
     """
     return isinstance(e, pg.LockNotAvailable | pg.DeadlockDetected) or "tuple concurrently updated" in str(e)
 
@@ -221,8 +216,8 @@ def _connect(conninfo: str) -> Iterator[Session]:
     try:
         conn = psycopg.connect(Opener(conninfo).conninfo("migrate", DEADLINE_S), autocommit=True)
     except psycopg.Error as e:
-        # Nobody there is not a wrong setting, as far as we know: a supervisor must try again, as
-        # after a reboot where the database comes up later.
+        # A server that does not answer is not a wrong setting: a supervisor must try again, as
+        # after a reboot where the database starts later.
         wrong = ("authentication failed", "does not exist", "no pg_hba.conf entry", "no password supplied")
         refused = any(words in str(e) for words in wrong)
         raise (SettingError if refused else ChatdError)(
@@ -231,22 +226,22 @@ def _connect(conninfo: str) -> Iterator[Session]:
     with contextlib.closing(conn):
         try:
             check_encoding(conn)
-        except Outage as e:  # a schema in it would be of no use
+        except Outage as e:  # no use to make a schema in it
             raise SettingError(f"database_url: {e}") from e
         yield conn
 
 
 @contextlib.contextmanager
 def _lock(conn: Session) -> Iterator[None]:
-    """Be the only one who migrates this database, with the settings for it.
+    """Be the only process that migrates this database, with the settings for it.
 
-    It goes with the connection.
+    The lock goes with the connection.
     """
     conn.execute(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
     conn.execute("SET statement_timeout = 0")
     if conn.info.server_version >= 17_00_00:
         conn.execute("SET transaction_timeout = 0")
-    # Or the server would finish a dead node's long statement first.
+    # Without it the server would finish a dead node's long statement first
     conn.execute("SET client_connection_check_interval = '1s'")
     deadline = time.monotonic() + WAIT_S_MAX
     while conn.execute("SELECT pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone() != (True,):

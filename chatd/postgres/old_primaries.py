@@ -1,16 +1,14 @@
-"""Of several hosts in the URL, which one has the log, where more than one takes writes?
+"""Of several hosts in the URL, finds old primaries that still take writes. Asked once, at start.
 
-Asked once, when a node starts.
+After a failover the old primary may be back, and nothing keeps it from taking writes. A running
+node knows its own log (log_state.py). A node that starts knows none, and libpq gives it the first
+primary of the URL. So it asks each host. A host is old if another one's epoch names its epoch as
+left; where no node has made a new epoch yet, if its timeline is lower. Old hosts are tried last
+from then on. Where neither shows which one is old (`chatd epoch --renew` on an old primary), the
+order of the URL stays.
 
-After a failover the old primary may be back, with nobody who keeps it from taking writes. A node
-that runs knows its own log (log_state.py). One that starts knows nothing, and libpq gives it the
-first primary of the URL. So it asks each host. One whose epoch another one tells of as left is old;
-where no node has made a new epoch yet, the one with the lower timeline is. Old ones are asked after
-the others from then on. Where neither shows which one is old (`chatd epoch --renew` on an old
-primary), the order of the URL stands.
-
-A host that does not answer within `ASK_S` is passed over: a start does not wait for a machine that
-is gone.
+A host that does not answer within `ASK_S` is ignored: a start does not wait for a machine that is
+gone.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ ASK_S: Final = 3.0
 
 
 async def ask(opener: Opener) -> None:
-    """Have `opener` ask old primaries after the other hosts."""
+    """Have `opener` try old primaries last."""
     hosts = opener.each()
     if len(hosts) == 1:
         return
@@ -52,7 +50,7 @@ async def ask(opener: Opener) -> None:
 
 
 def is_older(one: Sight, other: Sight) -> bool:
-    """Was the log that takes writes there left for the other one?"""
+    """Whether log `one` was left for log `other`."""
     if one.epoch != other.epoch:
         return tag(one.epoch) in tags(other.epoch)
     (system, timeline), (other_system, later) = (str(sight.actual).split("/")[:2] for sight in (one, other))
@@ -60,7 +58,7 @@ def is_older(one: Sight, other: Sight) -> bool:
 
 
 async def _look(host: Opener) -> Sight | None:
-    """None: it does not answer, takes no writes, or has no log."""
+    """What a host has; None if it does not answer, is a standby, or has no log."""
     try:
         async with asyncio.timeout(ASK_S):
             conn = await host.open("start", connection.COMMON, ASK_S, compare=False)

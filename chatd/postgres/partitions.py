@@ -1,35 +1,35 @@
-"""Daily partitions: made ahead of need, dropped once all they hold is older than what is kept.
+"""Daily partitions of the log: made ahead of need, dropped once all they hold is past retention.
 
-One task a node; one node at a time works.
+Each node has one task; one node at a time works.
 
     ── dropped ──┬── kept: retention ──────────────────┬── ahead ──►  ts
-                 │ raise floors ► tell memory ► detach ► drop     │ make
+                 │ raise floors ► memory ► detach ► drop│ make
 
-Order that is law when a partition goes:
+The order of steps when a partition goes, which must not change:
 1. `conversations.floor` is raised past it, in batches. Before the detach, so that no reader finds a
    hole at or above a floor.
-2. This node's memory learns the floors.
+2. This node's memory gets the floors.
 3. DETACH ... CONCURRENTLY. A plain detach or drop would queue every send behind one open reader;
    this one waits for readers without a lock.
-4. DROP of a table that nobody can reach any more.
-Each step may be cut off anywhere, and the next pass goes on from what it finds: a floor is only
-ever raised, a detach that stopped half-way ("detach pending": the partition is gone for new
-statements) is finalized, a detached table is dropped. Locks are asked for under a `lock_timeout`.
+4. DROP of a table that no statement can reach any more.
+Each step may be interrupted anywhere, and the next pass continues from what it finds: a floor is
+only ever raised, a detach that stopped half-way ("detach pending": the partition is gone for new
+statements) is finalized, a detached table is dropped. Locks are taken under a `lock_timeout`.
 
-Time along a log never goes back (append), so what a partition holds of a conversation is a prefix
-of what is left of its log, and the floor is the highest seq in it + 1. The dropped entries' cids go
+Time along a log never goes back (append). So what a partition holds of a conversation is a prefix
+of the rest of its log, and the floor is the highest seq in it + 1. The cids of dropped entries go
 with them: a retry of a cid older than the retention makes a new entry (docs/protocol.md).
 
-Other nodes see that the oldest partition has changed, in their own next pass, and read the floors
-of the conversations they hold. Until then their history is right all the same (what is gone is not
+Other nodes see in their own next pass that the oldest partition has changed, and read the floors of
+the conversations they hold. Until then their history is right nevertheless (dropped entries are not
 found), with a `floor` in the answer that is too low.
 
-A pass is due every `interval_s`, and at once after `wake`: where a partition had to be made on
-demand, none lies ahead. No error ends the task: it is an outage, logged once, and the next pass
-comes after a short pause that doubles. Every statement has a deadline on the server and here.
+A pass is due every `interval_s`, and at once after `wake`: if a partition had to be made on demand,
+none lies ahead. No error ends the task: it is an outage, logged once, and the next pass follows
+after a short pause that doubles. Every statement has a deadline on the server and here.
 
 The width of partitions is the database's, not the node's: the first node writes its setting into
-`meta`, and as long as there are partitions, a node that is set otherwise does not start. Two widths
+`meta`, and as long as there are partitions, a node with another setting does not start. Two widths
 would give partitions that overlap.
 """
 
@@ -59,9 +59,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("retention")
 
-# raise_floors must walk the index in steps, whatever the planner thinks of the partition's size.
-# Nothing here waits for the disk, least of all while it holds senders' rows: a crash loses the last
-# steps in the opposite order of theirs (there is one WAL), and the next pass does them again.
+# enable_hashagg off: raise_floors must walk the index in steps, whatever size the planner assumes.
+# synchronous_commit off: nothing here waits for the disk, least of all while it holds senders'
+# rows. A crash loses the last steps, latest first, as there is one WAL; the next pass repeats them.
 STATEMENT_S: Final = 60
 SESSION: Final = {
     **connection.READ,
@@ -71,11 +71,11 @@ SESSION: Final = {
     "enable_hashagg": "off",
 }
 CONNECT_S: Final = 5.0
-ANSWER_S: Final = STATEMENT_S + 5.0  # then the server hangs: its own deadline has passed
+ANSWER_S: Final = STATEMENT_S + 5.0  # past it the server hangs: its own deadline has passed
 BACKOFF_S: Final = 0.5  # after a pass that failed; it doubles
 BACKOFF_MAX_S: Final = 30.0
 FLOOR_ROWS: Final = 200  # conversations a transaction: their senders wait while it runs, some ms
-HELD_ROWS: Final = 5_000  # conversations of memory whose floors are asked for at once
+HELD_ROWS: Final = 5_000  # conversations in memory whose floors are read at once
 PASS_S_MIN: Final = 0.2
 PASS_S_MAX: Final = 600.0
 DAY_S: Final = 86_400
@@ -86,9 +86,7 @@ FLOORS: Final = query("floors")
 
 
 class Partition(NamedTuple):
-    """A row of `partitions`: the table, whether it is attached, detach pending or detached, and
-    whether all it holds is past retention.
-    """
+    """A row of partitions.sql. `past`: all that it holds is past retention."""
 
     name: str
     state: str  # "attached", "pending", "detached"
@@ -98,8 +96,8 @@ class Partition(NamedTuple):
 class Retention:
     """`prepare` before the node serves, then `run` for its life; `once` is one pass.
 
-    `held` gives the conversations in memory, `floors` is told theirs when they have changed.
-    `retention_s` is what is kept.
+    `held` gives the conversations in memory, `floors` gets theirs when they have changed.
+    `retention_s`: how long entries are kept.
     """
 
     def __init__(
@@ -109,20 +107,21 @@ class Retention:
         self._opener = opener
         self._retention_s, self._partition_s, self._ahead = retention_s, partition_s, ahead
         self._metrics, self._held, self._floors = metrics, held, floors
-        self._oldest: str | None = None  # name of the oldest partition when memory's floors were last right
+        self._oldest: str | None = None  # the oldest partition when memory's floors were last read
         self.interval_s = min(max(partition_s / 4, PASS_S_MIN), PASS_S_MAX)
         self._due = asyncio.Event()
         self._began_at = -math.inf
-        self._backoff_s = 0.0  # 0: the last pass was whole
+        self._backoff_s = 0.0  # 0: the last pass succeeded
 
     async def prepare(self) -> None:
-        """Settle the width of partitions and make those that are needed first.
+        """Write or check the width of partitions, and make the first ones.
 
         Raises SettingError, Unavailable.
         """
         try:
             async with self._connect() as conn:
-                # One: a width that is settled must have partitions before another node looks
+                # One transaction: a width that is written must have partitions before another node
+                # looks
                 async with conn.transaction():
                     await self._settle_width(conn)
                     await self._make(conn)
@@ -131,19 +130,16 @@ class Retention:
             raise Unavailable(f"the log's partitions cannot be made: {faults.sentence(e)}", retry_ms=1_000) from e
 
     def wake(self) -> None:
-        """A pass is wanted now: a partition was made on demand, or one is missing.
-
-        As often as one likes.
-        """
+        """Have a pass run now: a partition was made on demand, or one is missing. Idempotent."""
         self._due.set()
 
     async def run(self) -> None:
-        """Passes for ever. What fails is told once and tried again soon."""
+        """Run passes for ever. A failure is logged once and tried again soon."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._backoff_s or self.interval_s):
                     await self._due.wait()
-            # Woken without end, by each probe of readiness, it must not be busy without end.
+            # Each probe of readiness may wake it: passes keep a distance nevertheless
             await asyncio.sleep(
                 max(0.0, self._began_at + PASS_S_MIN - asyncio.get_running_loop().time()) if self._due.is_set() else 0.0
             )
@@ -154,7 +150,7 @@ class Retention:
         self._began_at = asyncio.get_running_loop().time()
         try:
             await self.once()
-        except Exception as e:  # whatever PostgreSQL, libpq or the network come up with: the node serves on
+        except Exception as e:  # whatever fails in PostgreSQL, libpq or the network: the node serves on
             known = isinstance(e, (Outage, psycopg.Error, OSError, TimeoutError, ChatdError))
             if not self._backoff_s or not known:
                 log.warning("retention.late", reason=faults.sentence(e), exc_info=None if known else e)
@@ -166,9 +162,9 @@ class Retention:
             self._backoff_s = 0.0
 
     async def once(self) -> None:
-        """Make what is missing ahead; drop what is past, unless another node is at it; let memory follow.
+        """One pass: make partitions ahead, drop those past retention, refresh memory's floors.
 
-        Raises Outage, psycopg.Error, OSError.
+        Drops nothing if another node is dropping. Raises Outage, psycopg.Error, OSError.
         """
         async with self._connect() as conn:
             await self._make(conn)
@@ -177,13 +173,13 @@ class Retention:
                 for partition in await self._partitions(conn):
                     if partition.past:
                         await self._drop(conn, partition)
-                    elif partition.state == "pending":  # never ours: somebody detached by hand, and was cut off
+                    elif partition.state == "pending":  # never ours: a detach by hand that was interrupted
                         await self._detach(conn, partition)
             oldest = _oldest(await self._partitions(conn))
             if oldest != self._oldest:
                 await self._refresh(conn)
                 self._oldest = oldest
-        # The lock goes with the connection.
+        # the lock goes with the connection
 
     # ---- steps -----------------------------------------------------------------------------------
 
@@ -205,13 +201,14 @@ class Retention:
         cur = await _execute(conn, "SELECT count(*) FROM pg_inherits WHERE inhparent = 'entries'::regclass")
         if await cur.fetchone() != (0,):
             raise SettingError(
-                f"partition_s: is {self._partition_s}, but the log in this database has partitions of {row[0]} s; give {row[0]}"
+                f"partition_s: is {self._partition_s}, but the log in this database has partitions of {row[0]} s;"
+                f" give {row[0]}"
             )
         await _execute(conn, "UPDATE meta SET partition_s = %s", (self._partition_s,))
 
     async def _make(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        # All from one now: by the clock as it goes on, short ones would have holes between them
-        # where the making took a while.
+        # All from one reading of the clock: with a reading each, short partitions would have holes
+        # between them if making one took long.
         cur = await _execute(conn, "SELECT clock_timestamp()")
         now = await cur.fetchone()
         assert now is not None
@@ -251,9 +248,9 @@ class Retention:
         )
 
     async def _refresh(self, conn: Connection) -> None:
-        """Memory's floors from the database's.
+        """Read memory's floors from the database.
 
-        Raises Outage where memory is of another log by the time of the answer: floors only rise.
+        Raises Outage if memory is of another log by the time of the answer: floors only rise.
         """
         held = list(self._held())
         for at in range(0, len(held), HELD_ROWS):
@@ -274,13 +271,13 @@ def _oldest(partitions: list[Partition]) -> str | None:
 async def _execute(
     conn: psycopg.AsyncConnection[Any], statement: LiteralString | sql.Composed, params: Sequence[object] = ()
 ) -> psycopg.AsyncCursor[Any]:
-    """One statement with placeholders `%s`, within its deadline; past it the connection is closed."""
+    """One statement with placeholders `%s`; past its deadline the connection is closed."""
     async with asyncio.timeout(ANSWER_S):
         return await conn.execute(statement, params)
 
 
 async def _rows(conn: psycopg.AsyncConnection[Any], statement: LiteralString, params: Sequence[object]) -> list[Any]:
-    """The same for one of sql/queries, with placeholders `$1`."""
+    """The rows of a query of sql/queries, with placeholders `$1`."""
     cur = psycopg.AsyncRawCursor(conn)
     async with asyncio.timeout(ANSWER_S):
         await cur.execute(statement, params)

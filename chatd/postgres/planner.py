@@ -1,20 +1,19 @@
-"""How every session of chatd has its plans made:
+"""The planner's settings for every session of chatd: `PLANNER`, name -> value.
 
-`PLANNER`, name -> value, the same for reads, lanes, the feed and retention.
+They are the same for reads, lanes, the change feed and retention.
 
 A statement is planned once a connection (`force_generic_plan`: planning history over 38 partitions
 costs 1.5 to 3 ms, running it 0.3 ms). The plan stays until PostgreSQL analyses or attaches a table.
-It may be made on empty tables and run on full ones. On empty tables all plans cost the same, so
-what must not happen must be impossible, not dear. Two halves, and a statement needs both
-(docs/decisions/0023):
+So it may be made on empty tables and run on full ones. On empty tables all plans cost the same, so
+a bad plan must be impossible, not expensive. That takes two halves (docs/decisions/0023):
 
-1. These settings leave nested loops over index scans, whatever the role or the database sets. Sorts
-   are off so that a scan whose order is wanted must be by the index that gives it; what can only be
-   sorted is sorted all the same.
-2. The text of a statement leaves one index to a table: see `sql/queries/README.md`.
+1. These settings allow only nested loops over index scans, whatever the role or the database sets.
+   Sorts are off, so that a scan whose order is needed must use the index that gives it. What can
+   only be sorted is sorted nevertheless.
+2. The text of a statement leaves one index to each table: see `sql/queries/README.md`.
 
-`tests/integration/test_plans.py` holds every statement to it, in all states of the tables that made
-another plan once.
+`tests/integration/test_plans.py` checks every statement, in all states of the tables that have led
+to another plan before.
 """
 
 from __future__ import annotations
@@ -31,17 +30,17 @@ PLANNER: Final[Mapping[str, str]] = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_sort": "off",
-    # What would keep rows of an inner scan: no scan here is worth it, and they change which of two
-    # plans is the cheaper.
+    # These keep rows of an inner scan. No scan here gains by it, and they change which of two plans
+    # is the cheaper.
     "enable_material": "off",
     "enable_memoize": "off",
-    # What the plans are made of. A role or a database may have turned one off.
+    # The plans need these. A role or a database may have turned one off.
     "enable_nestloop": "on",
     "enable_indexscan": "on",
     "enable_indexonlyscan": "on",
     "enable_tidscan": "on",
     "enable_partition_pruning": "on",
-    # No statement is long enough to be compiled or to be shared out among processes.
+    # No statement runs long enough to gain from compilation or from parallel workers.
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
 }

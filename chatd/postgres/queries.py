@@ -1,9 +1,8 @@
-"""SQL by name:
+"""SQL by name: `sql/queries/NAME.sql` is `query("NAME")`.
 
-`sql/queries/NAME.sql` becomes `query("NAME")`. Read once, at import of whoever uses it.
-
-SQL is source: each file says what it is for and which index it needs. In the wheel the folder
-`sql/` lives as package `chatd.sql`; in a checkout it stands beside `chatd/`.
+A file is read once, when the module that uses it is imported. SQL is source: each file says what it
+is for and which index it needs. In the wheel the folder `sql/` is the package `chatd.sql`; in a
+checkout it is beside `chatd/`.
 """
 
 from __future__ import annotations
@@ -13,14 +12,15 @@ from typing import LiteralString
 
 
 def folder() -> Path:
-    """Where the SQL files are."""
+    """The folder with the SQL files."""
     package = Path(__file__).parents[1]
     return package / "sql" if (package / "sql").is_dir() else package.parent / "sql"
 
 
 def query(name: str) -> LiteralString:
-    """The text of a query, without its comments (they would travel with every unprepared
-    execution).
+    """The text of a query, without its comments.
+
+    They would be sent with every unprepared execution.
     """
     text = (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
@@ -30,7 +30,7 @@ def query(name: str) -> LiteralString:
 
 
 def name_of(sql: str) -> str:
-    """The name of a query; of another statement its first word."""
+    """The name of a query; for another statement its first word."""
     return _names.get(sql) or sql.split(maxsplit=1)[0].lower()
 
 

@@ -47,8 +47,7 @@ class InUse(NamedTuple):
 
 
 class _Pool(AsyncConnectionPool[Connection]):
-    """psycopg's pool, with one difference: a reader that is cancelled while it returns its
-    connection leaves the connection to the pool.
+    """psycopg's pool, but a reader that is cancelled while it returns its connection loses none.
 
     psycopg's own pool goes on counting such a connection as in use and makes no other in its place.
     Once the last one is lost that way, no read of the node succeeds until a restart. Rejected: a
@@ -199,7 +198,5 @@ def _is_answer(e: BaseException) -> bool:
 
 
 def _ended(e: psycopg.Error) -> bool:
-    """Whether the error is the connection's end: operator_intervention (57P) or
-    connection_exception (08).
-    """
+    """Whether the connection has ended: operator_intervention (57P), connection_exception (08)."""
     return (e.sqlstate or "")[:3] in ("57P", "08P") or (e.sqlstate or "")[:2] == "08"

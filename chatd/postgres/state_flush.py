@@ -1,6 +1,6 @@
 """Cursors and last-seen times, written behind: coalesced in memory, flushed together, forward only.
 
-    cursor_moved, user_seen ──► dirty values by key ──`flush_ms` after the first──► flush ──► PostgreSQL
+    cursor_moved, user_seen ──► dirty values by key ──`flush_ms` later──► flush ──► PostgreSQL
 
 Neither is durable at once, by design (docs/protocol.md, section 6). A row that another transaction
 holds is skipped and written by a later flush: a flush waits for a lock once, and then asks whether
@@ -92,8 +92,9 @@ class StateFlush:
         await self.users.flush(late=True)
 
     async def flush_cursors_of(self, user: UserId) -> None:
-        """Return when that user's cursors are written, which a listing needs; other users' are not
-        waited for.
+        """Return when that user's cursors are written, as a listing needs them.
+
+        Does not wait for other users' cursors.
         """
         if user in self._unwritten:
             await self.cursors.flush()
@@ -113,8 +114,9 @@ class StateFlush:
                 self._is_dirty.clear()
 
     async def flush_at_stop(self, within_s: float) -> None:
-        """Flush again and again for `within_s`: a connection that was just cut, or a locked row, is
-        soon available again. What is left is lost, and logged.
+        """Flush until nothing is dirty, for at most `within_s`; the rest is lost, and logged.
+
+        A connection that was just cut, or a locked row, is soon available again.
         """
         reason = "the database does not answer"
         with contextlib.suppress(TimeoutError):
@@ -162,8 +164,7 @@ class StateFlush:
         write: Callable[[list[K]], Awaitable[None]],
         locked: Callable[[list[K]], Awaitable[set[K]]],
     ) -> Collection[K]:
-        """Write the keys whose row no other transaction holds; gives the others, to be written
-        later.
+        """Write the keys whose row is not locked; gives the locked ones, to be written later.
 
         `stuck`: keys that were locked in the last flush. Whether they still are is asked first, so
         that a lock is waited for once and not by each flush.

@@ -1,11 +1,10 @@
-"""Is `database_url` one that libpq takes?
+"""Checks that libpq accepts `database_url`, before anything connects.
 
-Asked before anything connects, so that a wrong one is told as a wrong setting and not as a server
-away.
+So a malformed URL is reported as a wrong setting, and not as a server that is away.
 
-libpq's own words quote the piece that it could not read, which in a URL with an unescaped `@`, `?`
-or `%` is a piece of the password. So of them only what stands before the quote is told; a
-parameter's name is told only by the known one that it is nearest to.
+libpq's error quotes the piece that it could not parse, which in a URL with an unescaped `@`, `?` or
+`%` is a piece of the password. So only the text before the quote is reported. A parameter's name is
+reported only by the known name that it is closest to.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _NUMBERS: Final = (
 
 
 def check(url: str) -> None:
-    """Raises SettingError, with nothing of the URL in it that could be a secret."""
+    """Raises SettingError, whose text holds no piece of the URL that could be a secret."""
     try:
         parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except psycopg.Error as e:

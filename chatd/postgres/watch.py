@@ -1,17 +1,17 @@
-"""Once a second: is the log the one that this node knows, and does the database take writes?
+"""Looks once a second whether the database has the known log and takes writes; adopts another log.
 
-And what is done where it is another one.
+    look ──► SAME       the clock is read; an outage, if there was one, is over
+         ──► MOVED      adopt: a new epoch for all nodes, under a lock of the row of `meta`,
+                        unless another node has made it
+                        ─► `moved` is called: memory of the log is dropped, all sessions are closed
+                           with 1012 (server.py)
+         ──► LEFT, STANDBY, an error      an outage, with its reason
 
-    look ──► SAME       the clock is read; the outage, if there was one, is over
-             MOVED      adopt: a new epoch for all nodes, under the lock of the row of `meta`, unless another node has made it
-                        ─► `moved` is called: memory of the log is dropped, all sessions are closed with 1012 (server.py)
-             LEFT, STANDBY, an error      an outage, with its reason
-
-Every connection compares what it sees when it is opened (postgres/connection.py) and has the watch
-look at once where that is another log; nothing is written over it. So the watch finds by itself
-what happens to an idle node, and to a log under a connection that stays: `chatd epoch --renew`, a
-dump restored in place, rows that were taken out or set back. Of these it sees the newest entry that
-this node knows: whatever sets a log back takes that.
+Every connection compares the log when it is opened (postgres/connection.py). Where it finds another
+one, it has the watch look at once, and nothing is written over it. The watch itself detects what
+happens to an idle node, and to a log under a connection that stays open: `chatd epoch --renew`, a
+dump restored in place, rows that were deleted or set back. For the last it checks the newest entry
+that this node knows, which is missing whenever a log was set back.
 
 How far the log fell back is counted by what this node holds in memory: what other nodes have acked
 is not known here.
@@ -40,24 +40,24 @@ from chatd.postgres.queries import query
 log = structlog.get_logger("database")
 
 LOOK_S: Final = 1.0
-ALONE: Final = 1.25  # times `LOOK_S`: without a beat of the node
+ALONE: Final = 1.25  # a look is due after so many `LOOK_S` without a beat of the node
 DEADLINE_S: Final = 2.5
 START_S: Final = 10.0
-OPEN_S: Final = 8.0  # an outage already: time for two hosts that hang, and the third
-COUNT_S: Final = 2.0  # for counting what was lost; it is only for the log
+OPEN_S: Final = 8.0  # it is an outage already: time for two hosts that hang, and a third
+COUNT_S: Final = 2.0  # for counting what was lost, which is only logged
 COUNT_CONVS: Final = 5_000  # a query
 RESTAMP_ROWS: Final = 500  # conversations a transaction: their senders wait for it, some 10 ms if each row is written
 RESTAMP_S: Final = 0.25  # of each second
-# Between two tries of the disk, so that a probe is right within 0.5 s; one costs PostgreSQL some 2
-# ms
+# Between two tries of the disk, so that a probe of readiness is right within 0.5 s. One costs
+# PostgreSQL some 2 ms
 DISK_S: Final = 0.3
-# Sorts some 500 KB where 64 KB are allowed: what writes a file shows whether the disk has room, and
-# leaves nothing behind.
+# Sorts some 500 KB with 64 KB of memory: the temporary file shows whether the disk has room, and is
+# gone afterwards
 SPILL: Final = "SELECT count(*) FROM (SELECT repeat(n::text, 100) FROM generate_series(1, 1000) n ORDER BY 1) t"
 WATCH: Final = query("watch")
 NODES: Final = query("nodes")
-# Both in one statement and so in one round trip: the answer of each is a wake of an idle node. The
-# parameters of WATCH come behind those of NODES.
+# Both queries in one statement, and so in one round trip: each answer wakes an idle node. The
+# parameters of WATCH follow those of NODES.
 WATCH_NODES: Final = "\n".join(
     (
         "SELECT w.*, (SELECT array_agg(ARRAY[n.key::text, n.name, n.address] ORDER BY n.key) FROM (",
@@ -70,16 +70,17 @@ WATCH_NODES: Final = "\n".join(
 RESTAMP: Final = query("restamp")
 
 
-# What waiting may heal, although the database answers: a standby will be promoted, a disk will have
-# room again.
+# Kinds of outage that waiting may end although the database answers: a standby will be promoted, a
+# disk will have room again
 WAITED_FOR: Final = frozenset(("standby", "read-only", "starting", "stopping"))
-# What only the operator can mend.
+# Kinds that only the operator can mend
 SETTINGS: Final = {"encoding", "pooler", "settings"}
 
 
 class Latest(NamedTuple):
-    """The conversation of the last entry that this node knows: how far it goes at least, and whose
-    it is (registry.pair_check).
+    """The conversation of the last entry that this node knows.
+
+    `head`: its log has at least this seq. `pair`: of its users (`pair_check` in core/conversation.py).
     """
 
     id: ConvId
@@ -91,23 +92,22 @@ NOTHING: Final = (None, None, None)
 
 
 class Errand(Protocol):
-    """Who else asks over the connection of the watch (postgres/census.py)."""
+    """What else is asked over the connection of the watch; `Census` (postgres/census.py)."""
 
     def asks(self) -> tuple[int, float] | None:
-        """The parameters of NODES, to be asked together with the log's state; None: nothing is
-        asked now.
-        """
+        """The parameters of NODES, to be asked with the log's state; None: not this time."""
 
     async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
-        """The log is the one that is known.
+        """Called after each look that found the known log. Raises what psycopg raises.
 
-        `nodes`: the rows of NODES; None if they were not asked for. Raises what psycopg raises.
+        `nodes`: the rows of NODES; None if they were not asked for.
         """
 
 
 class Fall(NamedTuple):
-    """How far the log fell back, by what this node held: conversations behind or gone, and entries
-    that are not there. None: not counted.
+    """How far the log fell back, compared with what this node held. None: not counted.
+
+    `conversations`: those that are behind or gone. `entries`: those that are missing.
     """
 
     conversations: int | None
@@ -119,8 +119,8 @@ class Watch:
 
     `moved` is called when another log is adopted, with the state already changed, in the same turn
     of the loop. `held` gives the heads of all conversations in memory, `acked` those of the lanes'
-    last batches, `latest` that of the last entry that this node knows. `clock(database's time in
-    ms, how long the answer took in s)`.
+    last batches, `latest` the last entry that this node knows. `clock(now_ms, rtt_s)` gets the
+    database's time and how long the answer took.
     """
 
     def __init__(
@@ -136,13 +136,13 @@ class Watch:
         self._opener, self._health = opener, health
         self._moved, self._held, self._acked, self._latest = moved, held, acked, latest
         self._renewals = Renewals()
-        self._is_told = False  # that the log and memory differ, and that the epoch was renewed for it only a while ago
+        self._has_warned = False  # log.differs was logged since the last renewal
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Errand | None = None  # what else is asked over this connection (postgres/census.py)
-        self.pulse = Pulse()  # whose beat it is time to look at; the owner's
+        self.pulse = Pulse()  # the owner's: a look is due at its beat
         self._conn: Connection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
-        self._is_asked = False  # somebody waits for the next look
+        self._is_asked = False  # a caller waits for the next look
         self._disk_tried_at = float("-inf")
 
     @property
@@ -150,9 +150,9 @@ class Watch:
         return self._opener.state
 
     async def probe(self) -> None:
-        """Can the database be used, whatever schema it has?
+        """Raises Outage if the database cannot be used, whatever schema it has.
 
-        Raises Outage, whose `kind` tells whether waiting helps.
+        The `kind` of the outage tells whether waiting helps.
         """
         await old_primaries.ask(self._opener)
         conn = await self._opener.open("start", connection.COMMON, START_S, compare=False)
@@ -160,8 +160,8 @@ class Watch:
             cur = await conn.execute("SELECT current_setting('transaction_read_only') = 'on'")
             if await cur.fetchone() == (True,):
                 raise Outage(READ_ONLY, "read-only", is_unknown=False)
-            # A second one beside it: one alone does not show a pooler by transaction, which would
-            # keep the locks of migrations, too.
+            # A second connection beside it: one alone does not show a pooler by transaction, which
+            # would also keep the locks of migrations.
             await connection.close(await self._opener.open("start", connection.COMMON, START_S, compare=False))
         except (psycopg.Error, OSError) as e:
             raise faults.outage(e, is_unknown=False) from e
@@ -169,14 +169,14 @@ class Watch:
             await connection.close(conn)
 
     async def start(self) -> None:
-        """Learn which log this is. Raises Outage, whose `kind` says whether waiting helps."""
+        """Learn which log this is. Raises Outage; its `kind` tells whether waiting helps."""
         try:
             await self._look()
         except (psycopg.Error, OSError, TimeoutError) as e:
             raise faults.outage(e, is_unknown=False) from e
 
     async def run(self) -> None:
-        """Look for ever; nothing that PostgreSQL answers ends it."""
+        """Look for ever; no answer of PostgreSQL ends it."""
         while True:
             began = time.monotonic()
             try:
@@ -193,14 +193,14 @@ class Watch:
                 async with self.pulse.rest(max(0.05, LOOK_S * ALONE - (time.monotonic() - began))):
                     await self._state.suspected.wait()
                 self._state.suspected.clear()
-                await asyncio.sleep(0.02)  # what is suspected by all lanes at once is one look
+                await asyncio.sleep(0.02)  # all lanes suspect it at once: one look for all
             except TimeoutError:
                 pass
 
     async def answers(self, within_s: float) -> bool:
-        """Look now, at the disk, too; whether the look is over in this time, with whatever result:
+        """Look now, and try the disk; gives whether the look ended within `within_s`.
 
-        `health` has it.
+        Its result is in `health`.
         """
         looked, self._is_asked = self._looked, True
         self._state.suspected.set()
@@ -250,8 +250,10 @@ class Watch:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
     async def _try_disk(self, conn: Connection) -> None:
-        """Somebody asks whether the node serves, or a write has failed for want of disk: on an idle
-        node no write would tell.
+        """Try to write a temporary file.
+
+        A caller asks whether the node serves, or a write failed for lack of disk space: on an idle
+        node no write would show that this is over.
         """
         if time.monotonic() - self._disk_tried_at < DISK_S:
             return
@@ -269,8 +271,9 @@ class Watch:
         self._health.ok("disk")
 
     async def _restamp(self, conn: Connection) -> None:
-        """Some steps of what is to be done once after a restore; the next look goes on, of this
-        node or of another.
+        """Run steps of the restamp after a restore, for `RESTAMP_S`.
+
+        The next look, of this node or of another, goes on with it.
         """
         until = time.monotonic() + RESTAMP_S
         async with asyncio.timeout(DEADLINE_S):
@@ -281,8 +284,10 @@ class Watch:
                     return
 
     def _may_adopt(self, seen: Sight) -> bool:
-        """A log that is where it was, and differs from memory again although that began anew a
-        while ago: told once, and not adopted yet.
+        """Whether the log may be adopted now.
+
+        No if it is in its place and differs from memory again, although memory was built from it a
+        short time ago. That is logged once.
         """
         state = self._state
         if not state.is_behind or (seen.epoch, seen.recorded, seen.actual) != (
@@ -292,11 +297,11 @@ class Watch:
         ):
             return True
         if self._renewals.may(time.monotonic()):
-            self._is_told = False
+            self._has_warned = False
             return True
         state.is_behind = False
-        if not self._is_told:
-            self._is_told = True
+        if not self._has_warned:
+            self._has_warned = True
             log.error(
                 "log.differs",
                 reason="log and memory differ again after the epoch was renewed for that: does a trigger change rows?",
@@ -310,7 +315,7 @@ class Watch:
         return self._conn, True
 
     async def _adopt(self, conn: Connection) -> None:
-        """Take the log that is there, with a new epoch if nobody has made one."""
+        """Adopt the log of the database, with a new epoch unless another node has made one."""
         state = self._state
         before = (state.epoch, state.identity)
         is_first = not state.is_known
@@ -354,7 +359,7 @@ class Watch:
         self._moved(fall)
 
     async def _count(self, conn: Connection) -> Fall:
-        """What is in memory and not in this log."""
+        """Count what memory holds and this log does not."""
         held = [(id, head) for id, head in self._held().items() if head]
         convs = entries = 0
         try:
@@ -372,7 +377,7 @@ class Watch:
         return Fall(convs, entries)
 
     async def close(self) -> None:
-        """Let the connection go, if there is one. Idempotent."""
+        """Close the connection, if there is one. Idempotent."""
         conn, self._conn = self._conn, None
         if conn is not None:
             await connection.close(conn)

@@ -1,14 +1,14 @@
-"""What is written behind: the latest value of each key, coalesced, written now and then, and never
-lost by an outage shorter than the process.
+"""Write-behind: the latest value of each key, coalesced and written by a later flush.
 
-    put(key, value) ──► dirty ──flush──► write(values)      at most one flush at a time; what changes during it is dirty again
+    put(key, value) ──► dirty ──flush──► write(values)      one flush at a time
+                          ▲ what changes during a flush is dirty again
 
-For cursors and last-seen, which are not durable at once by design (docs/protocol.md, section 6).
-Bounded by the number of keys in memory.
+For cursors and last-seen times, which are not durable at once by design (docs/protocol.md, section
+6). An outage shorter than the process loses nothing. Memory is bounded by the number of keys.
 
-A caller waits for the flush under way and one more at most: however many wait, the next flush
-writes what all of them have put. A value that cannot be written now (another transaction holds its
-row) fails nobody: it is `late`, and goes along with the regular flushes.
+A caller waits for the flush under way and at most one more: however many wait, the next flush
+writes what all of them have put. A value that cannot be written now, because another transaction
+holds its row, fails no caller: it is `late`, and is written with the regular flushes.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Generic, TypeAlias, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-Flush: TypeAlias = "asyncio.Future[BaseException | None]"  # what it failed with
+Flush: TypeAlias = "asyncio.Future[BaseException | None]"  # gives its error, None if it succeeded
 
 
 class WriteBehind(Generic[K, V]):
-    """`write` gets the dirty values by key, and gives the keys that it had to leave.
+    """`write` takes the dirty values by key, and gives the keys that it had to leave.
 
-    What it raises goes to all who wait for that flush, and the values stay dirty.
+    If it raises, all who wait for that flush get the error, and the values stay dirty.
     """
 
     __slots__ = ("_dirty", "_flushing", "_late", "_next", "_write")
@@ -35,22 +35,24 @@ class WriteBehind(Generic[K, V]):
         self._dirty: dict[K, V] = {}
         self._late: dict[K, V] = {}
         self._flushing: Flush | None = None
-        self._next: Flush | None = None  # that of the flush after it, once somebody waits for that one
+        self._next: Flush | None = None  # of the flush after it, once a caller waits for that one
 
     def __len__(self) -> int:
         return len(self._dirty.keys() | self._late.keys())
 
     def put(self, key: K, value: V) -> None:
-        """This is to be written; it replaces an earlier value of the key."""
+        """Have a value written; it replaces an earlier one of the key."""
         self._late.pop(key, None)
         self._dirty[key] = value
 
     async def flush(self, *, late: bool = False) -> None:
-        """Return when what was put before is written, or `late`; at once if nothing was, the common case.
+        """Return when what was put before is written, or `late`.
 
-        `late`: try these as well.
+        Returns at once if nothing was put.
 
-        All who wait for a flush that fails get its error: if each of them tried in turn, the last
+        `late`: write the late values, too.
+
+        If a flush fails, all who wait for it get its error. If each of them tried in turn, the last
         of many would wait for many timeouts.
         """
         while (current := self._flushing) is not None:
@@ -60,7 +62,7 @@ class WriteBehind(Generic[K, V]):
                 if not self._is_over(current):
                     continue  # it was cancelled
                 if self._next is following:
-                    break  # it has not begun: this caller carries it out
+                    break  # no caller runs it yet: this one does
                 current = following
             await asyncio.wait([current])
             if self._is_over(current):
@@ -72,9 +74,9 @@ class WriteBehind(Generic[K, V]):
             await self._run()
 
     def _is_over(self, flush: Flush) -> bool:
-        """Raises what it failed with.
+        """Raises the error of the flush.
 
-        False: it was cancelled, which is not an error of those who wait for it.
+        False if it was cancelled, which is no error of those who wait for it.
         """
         error = flush.result()
         if error is not None and not isinstance(error, asyncio.CancelledError):
@@ -93,8 +95,7 @@ class WriteBehind(Generic[K, V]):
             error = e
             raise
         finally:
-            # Also when cancelled: what was not written is dirty still, unless it has moved on
-            # since.
+            # Also when cancelled: what was not written is still dirty, unless a newer value was put
             self._dirty = values | self._dirty
             flushing, self._flushing = self._flushing, None
             flushing.set_result(error)

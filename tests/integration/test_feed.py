@@ -110,7 +110,7 @@ def rows(db: psycopg.Connection[Any]) -> list[tuple[int, list[int]]]:
 
 
 def pairs(told: FeedPage) -> list[tuple[int, int]]:
-    return sorted((conv, head) for conv, head in told.told.heads)
+    return sorted((conv, head) for conv, head in told.changes.heads)
 
 
 # ---- what is written -----------------------------------------------------------------------------
@@ -229,7 +229,7 @@ async def test_a_row_that_commits_late_comes_once_and_in_its_time(
             append(db, [Message(y)])  # later, and committed first
             second = await node.feed(first.snapshot, FAR)
             assert pairs(second) == [(y, 1)]
-            assert second.told.new == [y]
+            assert second.changes.new == [y]
             append(db, [Message(z)])
             third = await node.feed(second.snapshot, FAR)
             assert pairs(third) == [(z, 1)]
@@ -275,7 +275,7 @@ async def test_whatever_the_order_each_row_comes_once(
             else:
                 page = await node.feed(snapshot, FAR)
                 snapshot = page.snapshot
-                seen += [conv for conv, _ in page.told.heads]
+                seen += [conv for conv, _ in page.changes.heads]
                 assert sorted(seen) == sorted(committed), f"after step {n}"
         assert len(committed) > 300
 

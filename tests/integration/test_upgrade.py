@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from chatd.postgres import embedded
+from chatd.postgres import embedded_process
 from chatd.postgres.migrate import migrate, pending
 from tests.integration.logs import (
     OLD_SCHEMA,
@@ -60,7 +60,7 @@ def _run(conn: psycopg.Connection[Any], text: str) -> None:
 
 def dump(conninfo: str) -> list[str]:
     """Tables, columns, indexes, constraints, functions with bodies, triggers, owners, grants."""
-    command = [str(embedded._binaries() / "pg_dump"), "--schema-only", "--dbname", conninfo]
+    command = [str(embedded_process.binaries() / "pg_dump"), "--schema-only", "--dbname", conninfo]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict"))]  # a random word each time
 

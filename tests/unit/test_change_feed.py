@@ -30,7 +30,7 @@ from chatd.cluster.change_feed import (
 from chatd.errors import Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedPage, Told, decode
+from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedChanges, FeedPage, decode
 from chatd.postgres.rows import ConvRow
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def page(
     new: Any = (),
 ) -> FeedPage:
     return FeedPage(
-        snapshot, now_ms, 0.001, len(heads) + len(cursors), reconnected, Told(list(heads), list(cursors), list(new))
+        snapshot, now_ms, 0.001, len(heads) + len(cursors), reconnected, FeedChanges(list(heads), list(cursors), list(new))
     )
 
 
@@ -72,7 +72,7 @@ def test_rows_are_decoded_by_their_kind() -> None:
 
 
 def test_a_kind_of_a_later_release_is_passed_over() -> None:
-    assert decode([(2, [1, 2, 3]), (ENTRIES, [1, 2])]) == Told([(ConvId(1), 2)], [], [])
+    assert decode([(2, [1, 2, 3]), (ENTRIES, [1, 2])]) == FeedChanges([(ConvId(1), 2)], [], [])
 
 
 # ---- position ------------------------------------------------------------------------------------
