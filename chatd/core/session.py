@@ -304,7 +304,7 @@ class Session:
         self.active_at = now
         try:
             request = protocol.decode(payload, self.last_id, self.bounds)
-        except protocol.Fault as fault:
+        except protocol.RequestFault as fault:
             return self._fault(fault, now)
         self.last_id = request.id
         if not self.frames.take(now):
@@ -341,7 +341,7 @@ class Session:
     def _refuse(self, id: int, error: errors.Refused) -> Reply:
         return Reply(protocol.err(id, error), error.code)
 
-    def _fault(self, fault: protocol.Fault, now: float) -> Effect:
+    def _fault(self, fault: protocol.RequestFault, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
         if not self.frames.take(now) and self._too_many(now):  # an answer costs the same as to a good frame

@@ -28,8 +28,8 @@ from chatd.protocol import (
     TOKEN_CHARS_MAX,
     WATCH_MAX,
     Bounds,
-    Fault,
     Request,
+    RequestFault,
     Stored,
     decode,
 )
@@ -41,7 +41,7 @@ ANY_CODE = {"bad_field", "bad_text", "too_long", "bad_version", "no_conversation
 
 def fault(payload: bytes, last_id: int = 0) -> tuple[int, str, str | None]:
     """(id of the reply, code, field) of a frame that is refused."""
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(RequestFault) as caught:
         decode(payload, last_id)
     return caught.value.id, caught.value.error.code, caught.value.error.field
 
@@ -199,7 +199,7 @@ def test_bounds_can_be_set() -> None:
     assert isinstance(history, protocol.History)
     assert history.limit == 10
     for payload in (request("send", body="fives"), request("watch"), request("history", limit=11), request("hello")):
-        with pytest.raises(Fault):
+        with pytest.raises(RequestFault):
             decode(payload, 0, bounds)
 
 
@@ -517,12 +517,12 @@ keys = st.sampled_from(sorted({key for sample in REQUESTS.values() for key in sa
 @settings(max_examples=500)
 @given(st.sampled_from(REQUEST_TYPES), st.dictionaries(keys, values, max_size=4))
 def test_any_value_for_any_key_gives_a_request_or_a_fault_and_nothing_else(t: str, spoiled: dict[str, Any]) -> None:
-    got: Request | Fault
+    got: Request | RequestFault
     try:
         got = decode(request(t, **spoiled), 0)
-    except Fault as refused:
+    except RequestFault as refused:
         got = refused
-    if not isinstance(got, Fault):
+    if not isinstance(got, RequestFault):
         assert got.id == spoiled.get("id", 1)
         return
     if got.id:

@@ -200,7 +200,7 @@ def mutated(draw: st.DrawFn) -> Frame:
 def by_code(frame: Frame) -> errors.ClientFault | None:
     try:
         protocol.decode(json.dumps(frame, ensure_ascii=False).encode(), 0)
-    except protocol.Fault as fault:
+    except protocol.RequestFault as fault:
         return fault.error
     return None
 
