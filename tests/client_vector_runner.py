@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-from tests.vector_runner import Frame, Mismatch, Runner
+from tests.client import Frame
+from tests.vector_runner import Mismatch, Runner
 
 WAIT_S = 10.0
 KINDS = ("message", "edit", "delete")

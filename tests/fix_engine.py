@@ -23,6 +23,7 @@ from redis import exceptions
 from chatd.cluster.redis.client import Away, Client, Engine, Event, Message, Ponged, Subscribed, Subscription
 from chatd.errors import SettingError
 from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary
+from tests.until import until
 
 SOON_S: Final = 15.0  # far beyond what it takes
 SHAPES: Final = [
@@ -113,14 +114,11 @@ class Ear:
                 self.pongs += 1
         self._news.set()
 
-    async def until(self, so: Callable[[Ear], bool]) -> None:
-        async with asyncio.timeout(SOON_S):
-            while not so(self):
-                self._news.clear()
-                await self._news.wait()
+    async def until(self, holds: Callable[[], bool]) -> None:
+        await until(holds, changed=self._news)
 
     async def until_away(self) -> Away:
-        await self.until(lambda ear: ear.away is not None)
+        await self.until(lambda: self.away is not None)
         assert self.away is not None
         return self.away
 
@@ -147,13 +145,13 @@ class Listening:
 
     async def to(self, *names: str) -> None:
         await self.subscription.subscribe(names)
-        await self.ear.until(lambda ear: ear.subscribed >= set(names))
+        await self.ear.until(lambda: self.ear.subscribed >= set(names))
 
     async def pong(self) -> None:
         """All that was said before it has been heard."""
         pongs = self.ear.pongs
         await self.subscription.ping()
-        await self.ear.until(lambda ear: ear.pongs > pongs)
+        await self.ear.until(lambda: self.ear.pongs > pongs)
 
 
 @pytest_asyncio.fixture
@@ -179,14 +177,15 @@ def engine(own_redis: OwnRedis, make_engine: MakeEngine) -> Engine:
 
 async def until_back(engine: Engine) -> None:
     """Ask until it answers: as the bus does."""
-    async with asyncio.timeout(SOON_S):
-        while True:
-            try:
-                await engine.check()
-            except Away:
-                await asyncio.sleep(0.02)
-            else:
-                return
+
+    async def answers() -> bool:
+        try:
+            await engine.check()
+        except Away:
+            return False
+        return True
+
+    await until(answers, pause_s=0.02)
 
 
 async def refused(engine: Engine) -> str:

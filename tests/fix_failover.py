@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -32,9 +31,9 @@ import pytest
 from chatd.postgres import embedded, embedded_process
 from chatd.postgres.migrate import migrate
 from tests.ports import free_port
+from tests.until import blocking_until
 
 WAIT_S: Final = 30.0
-POLL_S: Final = 0.01
 DATABASE: Final = "chatd"
 SETTINGS: Final = {
     "listen_addresses": "127.0.0.1",
@@ -152,11 +151,7 @@ class Cluster:
         return False
 
     def until(self, holds: Callable[[], Any], claim: str) -> None:
-        """Poll: no event tells of it."""
-        deadline = time.monotonic() + WAIT_S
-        while not holds():
-            assert time.monotonic() < deadline, f"not within {WAIT_S:.0f} s: {claim}\n{self.said()}"
-            time.sleep(POLL_S)
+        blocking_until(holds, lambda: f"{claim}\n{self.said()}", WAIT_S)
 
     @property
     def runs(self) -> bool:

@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from chatd.client import Client
+from tests.until import until
 
 Frame: TypeAlias = dict[str, Any]
 Fault: TypeAlias = Literal["cut", "cut after", "ignore"] | Frame | None
@@ -242,12 +243,11 @@ class FakeChatd:
 
     async def until_connected(self, user: str, but: Session | None = None) -> Session:
         """The session of that user, once there is one that is not `but`."""
-        while True:
-            for session in self.sessions.values():
-                if session.user == user and session is not but:
-                    return session
-            self.connected.clear()
-            await self.connected.wait()
+
+        def found() -> Session | None:
+            return next((one for one in self.sessions.values() if one.user == user and one is not but), None)
+
+        return await until(found, f"{user} is connected", changed=self.connected)
 
     # ---- the protocol ----------------------------------------------------------------------------
 

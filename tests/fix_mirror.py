@@ -24,10 +24,9 @@ from chatd.ids import DeviceId, UserId
 from chatd.metrics import Metrics
 from chatd.presence import Change, Presence
 from tests.fix_redis import OwnRedis
+from tests.until import until
 
 LEASE_MS = 1_000
-SOON_S = 15.0  # far beyond what it takes
-POLL_S = 0.01
 
 
 class Seat:
@@ -142,16 +141,6 @@ async def make_mirror(own_redis: OwnRedis) -> AsyncIterator[MakeMirror]:
     yield make
     for seat in made:
         await seat.kill()
-
-
-async def until(so: Callable[[], bool], claim: str) -> None:
-    """Wait for what other tasks do."""
-    try:
-        async with asyncio.timeout(SOON_S):
-            while not so():
-                await asyncio.sleep(POLL_S)
-    except TimeoutError:
-        raise AssertionError(f"not after {SOON_S} s: {claim}") from None
 
 
 async def acquainted(*seats: Seat) -> None:

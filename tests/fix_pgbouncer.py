@@ -12,7 +12,6 @@ import pwd
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -22,6 +21,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chatd.postgres import embedded_process
+from tests.until import blocking_until
 
 START_S_MAX: Final = 20.0
 PORT: Final = 6432
@@ -72,10 +72,10 @@ def make_bouncer() -> Iterator[MakeBouncer]:
         )
         running.append((process, folder))
         through = make_conninfo(host=str(folder), port=PORT, user=str(to["user"]), dbname=str(to["dbname"]))
-        deadline = time.monotonic() + START_S_MAX
-        while not _answers(through):
-            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()  # noqa: PT018
-            time.sleep(0.02)
+        blocking_until(
+            lambda: process.poll() is not None or _answers(through), (folder / "log").read_text, START_S_MAX
+        )
+        assert process.poll() is None, (folder / "log").read_text()
         return through
 
     _binary()

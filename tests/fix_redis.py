@@ -24,7 +24,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -34,9 +33,9 @@ import pytest
 import redis
 
 from tests.ports import free_port
+from tests.until import blocking_until
 
 READY_S_MAX: Final = 20.0
-POLL_S: Final = 0.01
 SERVICE: Final = "chatd-test"
 DOWN_AFTER_MS: Final = 500
 _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
@@ -180,7 +179,7 @@ class OwnRedis:
             ["/bin/sh", "-c", _WATCHER, "redis-watcher", str(self._process.pid)],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        eventually(self._answers, "redis-server answers a PING", self)
+        _until(self._answers, "redis-server answers a PING", self)
 
     def _answers(self) -> bool:
         assert self._process is not None
@@ -266,14 +265,14 @@ class OwnSentinel:
         """Run all, and return once the sentinels know of the replica and of each other."""
         for server in self.servers:
             server.start()
-        eventually(
+        _until(
             lambda: self.servers[1].info("replication").get("master_link_status") == "up",
             "the replica follows",
             *self.servers,
         )
         for sentinel in self.sentinels:
             sentinel.start()
-        eventually(lambda: all(self._knows_all(s) for s in self.sentinels), "the sentinels know all", *self.sentinels)
+        _until(lambda: all(self._knows_all(s) for s in self.sentinels), "the sentinels know all", *self.sentinels)
 
     def _knows_all(self, sentinel: OwnRedis) -> bool:
         flat = [part.decode() for part in sentinel.command("SENTINEL", "MASTER", SERVICE)]
@@ -335,7 +334,7 @@ class OwnCluster:
         self.await_ok()
 
     def await_ok(self) -> None:
-        eventually(lambda: all(self._is_ok(server) for server in self.servers), "the Cluster is whole", *self.servers)
+        _until(lambda: all(self._is_ok(server) for server in self.servers), "the Cluster is whole", *self.servers)
 
     def _is_ok(self, server: OwnRedis) -> bool:
         said = dict(line.split(":") for line in server.command("CLUSTER", "INFO").decode().split())
@@ -370,15 +369,9 @@ def _shared(folder: Path) -> Path:
     return folder
 
 
-def eventually(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> None:
+def _until(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> None:
     """Ask until it is so: for what other processes do, and tell nobody. Fails with their logs."""
-    deadline = time.monotonic() + READY_S_MAX
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise AssertionError(
-                f"not after {READY_S_MAX} s: {claim}\n" + "\n".join(server.said() for server in servers)
-            )
-        time.sleep(POLL_S)
+    blocking_until(is_so, lambda: "\n".join((claim, *(server.said() for server in servers))), READY_S_MAX)
 
 
 def _self_signed(certificate: Path, key_file: Path) -> None:

@@ -2,15 +2,13 @@
 
     server          a node in the test's own event loop: `.url`, `.token(user)`, `.node` (its parts), `await .connect(user)`
     make_server     the same with settings of the test's: `await make_server(rate_messages=1000)`
-    Peer            a test's client: raw frames over `websockets`, nothing of ours in between
+    until_ready     waits for a node's readiness
 
 Real processes (to be killed) are in `tests/fix_process.py`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -19,80 +17,21 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 from pydantic import SecretStr
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
 from chatd.config import Settings
 from chatd.ids import UserId
 from chatd.server import Node
+from tests.client import Peer
+from tests.until import until
 
-Frame: TypeAlias = dict[str, Any]
-WAIT_S = 10.0  # for what must come; far beyond what it takes
 
+async def until_ready(node: Node) -> None:
+    """Until nothing speaks against sending it clients."""
 
-class Peer:
-    """One connection:
+    async def is_ready() -> bool:
+        return not await node._readiness()
 
-    `request` waits for its reply and keeps what is pushed meanwhile; `push` gives the next pushed
-    frame.
-    """
-
-    def __init__(self, ws: ClientConnection) -> None:
-        self.ws = ws
-        self.last_id = 0
-        self.pushes: list[Frame] = []
-        self.welcome: Frame = {}
-
-    async def recv(self) -> Frame:
-        async with asyncio.timeout(WAIT_S):
-            frame: Frame = json.loads(await self.ws.recv())
-            return frame
-
-    async def send_raw(self, data: str | bytes) -> None:
-        await self.ws.send(data)
-
-    async def post(self, t: str, **keys: Any) -> int:
-        """Send a request and do not wait."""
-        self.last_id += 1
-        await self.ws.send(json.dumps({"t": t, "id": self.last_id, **keys}))
-        return self.last_id
-
-    async def reply(self, id: int) -> Frame:
-        while True:
-            frame = await self.recv()
-            if frame.get("id") == id:
-                return frame
-            self.pushes.append(frame)
-
-    async def request(self, t: str, **keys: Any) -> Frame:
-        return await self.reply(await self.post(t, **keys))
-
-    async def say(self, to: str, body: str = "hi", **keys: Any) -> Frame:
-        return await self.request("send", to=to, cid=keys.pop("cid", None) or str(uuid.uuid4()), body=body, **keys)
-
-    async def push(self, t: str | None = None) -> Frame:
-        """The next push (of this type: others are dropped)."""
-        while True:
-            frame = self.pushes.pop(0) if self.pushes else await self.recv()
-            if t is None or frame["t"] == t:
-                return frame
-
-    async def quiet(self) -> None:
-        """Nothing was pushed: everything sent before a ping's answer has arrived when that does."""
-        assert (await self.request("ping"))["t"] == "pong"
-        assert self.pushes == []
-
-    async def closed(self) -> int:
-        """Wait for the end of the connection; gives the close code."""
-        try:
-            async with asyncio.timeout(WAIT_S):
-                while True:
-                    self.pushes.append(json.loads(await self.ws.recv()))
-        except ConnectionClosed as e:
-            return e.rcvd.code if e.rcvd is not None else 1006
-
-    async def close(self) -> None:
-        await self.ws.close()
+    await until(is_ready, "the node is ready")
 
 
 class Server:
@@ -111,20 +50,15 @@ class Server:
 
     async def open(self, **options: Any) -> Peer:
         """A connection that has said nothing yet."""
-        peer = Peer(await connect(self.url, subprotocols=["chatd.v1"], compression=None, **options))  # type: ignore[list-item]
+        peer = await Peer.open(self.url, **options)
         self.peers.append(peer)
         return peer
 
     async def connect(self, user: str, device: str = "d1", **keys: Any) -> Peer:
         """A connection that has said hello; `welcome` holds all pages as one frame."""
         peer = await self.open()
-        id = await peer.post("hello", v=1, token=keys.pop("token", None) or self.token(user), device=device, **keys)
-        page = peer.welcome = await peer.reply(id)
-        assert page["t"] == "welcome", page
-        while page["more"]:
-            page = await peer.reply(id)
-            peer.welcome["conversations"] += page["conversations"]
-        peer.welcome.update(more=False, since=page["since"])
+        welcome = await peer.hello(keys.pop("token", None) or self.token(user), device, **keys)
+        assert welcome["t"] == "welcome", welcome
         return peer
 
     async def stop(self) -> None:

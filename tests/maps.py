@@ -12,16 +12,15 @@ nothing missing, nothing awaited, and every counter of work under way is back at
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterator
 
 from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
 from chatd.server import Node
+from tests.until import Late, until
 
 REST_S = 20.0  # far beyond what it takes
-POLL_S = 0.01
 
 
 async def check_maps(node: Node, seconds: float = REST_S) -> None:
@@ -29,10 +28,8 @@ async def check_maps(node: Node, seconds: float = REST_S) -> None:
 
     What is still under way after `seconds` has leaked.
     """
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            while at_work(node):
-                await asyncio.sleep(POLL_S)
+    with contextlib.suppress(Late):
+        await until(lambda: not at_work(node), within_s=seconds)
     found = [*wrong(node), *at_work(node)]
     assert not found, "\n".join(found)
 

@@ -13,13 +13,14 @@ import asyncio
 import json
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-Frame: TypeAlias = dict[str, Any]
+from tests.client import Frame, dial
+
 WAIT_S = 10.0  # for what must come; far beyond what it takes
 
 
@@ -147,9 +148,7 @@ class Runner:
         protocols = [Subprotocol(name) for name in step.get("subprotocols", ["chatd.v1"])]
         url = self.url.removesuffix("/ws") + step.get("path", "/ws")
         try:
-            ws = await connect(
-                url, subprotocols=protocols or None, origin=step.get("origin"), compression=None, max_size=1 << 24
-            )
+            ws = await dial(url, subprotocols=protocols or None, origin=step.get("origin"), max_size=1 << 24)
         except InvalidStatus as e:
             if e.response.status_code != step.get("http"):
                 raise Mismatch(f"HTTP status {e.response.status_code}") from None

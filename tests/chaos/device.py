@@ -20,10 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.typing import Subprotocol
 
+from tests.client import dial
 from tests.faults.checker import Acked, Got
 from tests.faults.client import Client
 
@@ -98,8 +98,7 @@ class Device(Client):
                 number, url = self.where()
                 life = Life(self.history.user, self.history.device, number)
                 with contextlib.suppress(OSError, InvalidHandshake, EOFError, TimeoutError):
-                    chatd_v1 = [Subprotocol("chatd.v1")]
-                    ws = await connect(url, subprotocols=chatd_v1, compression=None, ping_interval=None, open_timeout=5)
+                    ws = await dial(url, ping_interval=None, open_timeout=5)
                     await self._live(ws, life)
                 self._lost()
                 await asyncio.sleep(self._rng.uniform(0, PAUSE_S))

@@ -25,13 +25,13 @@ import pytest
 from chatd.core.admission import AdmissionQueue
 from tests.chaos.device import TOO_MANY, Device, Life
 from tests.faults.client import Client
+from tests.until import Late, until
 
 MESSAGES: Final = 10
 PER_MS: Final = 300
 NEW: Final = 3  # conversations an hour
 HOUR_S: Final = 0.6  # so long is one here
 FOR_GOOD_S: Final = 8.0
-POLL_S: Final = 0.02
 RATE_SENDS: Final = 12  # at each node, over MESSAGES
 NEW_SENDS: Final = 3
 ROOM: Final[dict[str, Any]] = {"rate_messages": MESSAGES, "rate_per_ms": PER_MS, "new_conversations_per_hour": NEW}
@@ -127,18 +127,19 @@ async def crowd(places: Sequence[str], name: str, token: str, rng: random.Random
     at = [(n, places[n % len(places)]) for n in range(devices_max + 2)]
     devices = [Device(name, f"{name}-{n}", token, rng, lambda place=place: place, lives) for n, place in enumerate(at)]  # type: ignore[misc]
     tasks = [asyncio.create_task(device.run()) for device in devices]
-    deadline = asyncio.get_running_loop().time() + FOR_GOOD_S
+
+    def counts() -> tuple[int, int]:
+        return sum(device.is_up for device in devices), sum(life.code == TOO_MANY for life in lives)
+
     try:
         for device in devices:
             device.wanted.set()
-        while True:
-            told = sum(life.code == TOO_MANY for life in lives)
-            up = sum(device.is_up for device in devices)
-            if (up, told) == (devices_max, len(devices) - devices_max):
-                return []
-            if asyncio.get_running_loop().time() > deadline:
-                return [f"sessions: {name} has {up}, allowed are {devices_max}; {told} were told so"]
-            await asyncio.sleep(POLL_S)
+        await until(lambda: counts() == (devices_max, len(devices) - devices_max), within_s=FOR_GOOD_S)
+    except Late:
+        up, told = counts()
+        return [f"sessions: {name} has {up}, allowed are {devices_max}; {told} were told so"]
+    else:
+        return []
     finally:
         for task in tasks:
             task.cancel()

@@ -7,6 +7,7 @@ is wrong (truth.py, checker.py, limits.py).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from tests import maps
 from tests.chaos import limits, truth
 from tests.faults import checker
 from tests.faults.crowd import read_log
+from tests.until import Late, until
 
 if TYPE_CHECKING:
     from tests.chaos.world import World
@@ -45,8 +47,12 @@ class Verdict:
         deadline = loop.time() + self._world.quiet_s
         wrong = await self._until(self._arrived, deadline)
         converges, patient = self._world.convergence, self._world.is_patient
-        while not converges.late and loop.time() < deadline and (self._seen() or (patient and not converges.is_over)):
-            await asyncio.sleep(POLL_S)
+        with contextlib.suppress(Late):
+            await until(
+                lambda: converges.late or not (self._seen() or (patient and not converges.is_over)),
+                within_s=deadline - loop.time(),
+                pause_s=POLL_S,
+            )
         self._forgets()
         if presence := self._world.convergence.late or self._seen():
             for n, home in enumerate(self._world.homes):
@@ -89,13 +95,17 @@ class Verdict:
         return [*wrong, *(one for found in probes for one in found)]
 
     async def _until(self, wrong: Callable[[], list[str]], deadline: float) -> list[str]:
-        """Poll until nothing is wrong, also by a log that is read then; or time is up."""
-        loop = asyncio.get_running_loop()
-        while found := wrong() or (self._forgets() and wrong()):
-            if loop.time() > deadline:
-                return found
-            await asyncio.sleep(POLL_S)
-        return []
+        """Until nothing is wrong, also by a log that is read then; or time is up."""
+        found: list[str] = []
+
+        def is_right() -> bool:
+            nonlocal found
+            found = wrong() or (self._forgets() and wrong()) or []
+            return not found
+
+        with contextlib.suppress(Late):
+            await until(is_right, within_s=deadline - asyncio.get_running_loop().time(), pause_s=POLL_S)
+        return found
 
     def _forgets(self) -> bool:
         self._read = None

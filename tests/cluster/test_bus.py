@@ -12,8 +12,9 @@ from chatd.cluster.redis.client import Engine, Event, Message, Subscribed
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from tests.faults.tcp_proxy import TcpProxy
-from tests.fix_mirror import MakeMirror, acquainted, until
+from tests.fix_mirror import MakeMirror, acquainted
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

@@ -17,10 +17,11 @@ from chatd.chat import hello as opening
 from chatd.clock import Clock
 from chatd.cluster.node import Cluster
 from chatd.ids import UserId
+from tests.client import Peer
 from tests.fix_gate import Gate
-from tests.fix_mirror import until
 from tests.fix_redis import OwnRedis
-from tests.fix_server import MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

@@ -17,13 +17,14 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from bench.slow_line import until_one_ends
+from tests.client import peer_at
 from tests.cluster.test_fanout import befriend
-from tests.cluster.traffic import QUIET_S_MAX, Traffic, nodes_of, share, together, told, traffic_at, until
+from tests.cluster.traffic import Traffic, nodes_of, share, together, told, traffic_at
 from tests.faults.proxy import SOCKET_NAME
-from tests.faults.test_outage import peer_at
 from tests.fix_cluster import LEASE_S, Nodes
 from tests.fix_process import MakeProcess
 from tests.fix_redis import OwnRedis
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -47,9 +48,7 @@ async def drain(traffic: Traffic, nodes: Nodes, n: int) -> None:
     leaving.terminate()
     assert await leaving.ended() == 0, leaving.said()
     ended = loop.time()
-    await traffic.until(
-        lambda: all(one.live.is_set() and one.connections > before[one.history.user][0] for one in moving), QUIET_S_MAX
-    )
+    await until(lambda: all(one.live.is_set() and one.connections > before[one.history.user][0] for one in moving))
     moved = sorted(next(at for at in one.live_at if at > began) - began for one in moving)
     notices = [one.notices[before[one.history.user][1] :] for one in moving]
     assert [[notice["kind"] for notice in some] for some in notices] == [["drain"]] * len(moving)

@@ -18,6 +18,7 @@ from chatd.errors import SettingError
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Ear, Listening, MakeEngine, fail, refused
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -42,7 +43,7 @@ async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: Mak
         await heard.to(*names)
         await engine.publish([(name, b"\xff\x00\r\n" + name.encode()) for name in names])
         await engine.publish([("chatd:u:0", b"%d" % n) for n in range(50)])
-        await heard.ear.until(lambda ear: len(ear.messages) == 2_550)
+        await heard.ear.until(lambda: len(heard.ear.messages) == 2_550)
         assert {m.channel: m.data for m in heard.ear.messages if m.data[0] == 0xFF} == {
             name: b"\xff\x00\r\n" + name.encode() for name in names
         }
@@ -50,7 +51,7 @@ async def test_every_shape_does_all_that_chatd_does(shape: str, make_engine: Mak
         await heard.subscription.unsubscribe(names[1:])
         await heard.pong()
         await engine.publish([(name, b"late") for name in reversed(names)])
-        await heard.ear.until(lambda ear: len(ear.messages) > 2_550)
+        await heard.ear.until(lambda: len(heard.ear.messages) > 2_550)
         await heard.pong()
         assert [m.channel for m in heard.ear.messages[2_550:]] == ["chatd:u:0"]
 
@@ -83,7 +84,7 @@ async def test_nothing_asked_is_nothing_done(engine: Engine) -> None:
         await heard.subscription.unsubscribe([])  # Redis takes no names for all names
         await engine.publish([])
         await engine.publish([("chatd:u:1", b"")])
-        await heard.ear.until(lambda ear: ear.messages == [Message("chatd:u:1", b"")])
+        await heard.ear.until(lambda: heard.ear.messages == [Message("chatd:u:1", b"")])
 
 
 # ---- the wrong setting ---------------------------------------------------------------------------
@@ -243,7 +244,7 @@ async def test_a_ping_is_answered_only_by_a_redis_that_runs(own_redis: OwnRedis,
         other = await asyncio.open_unix_connection(own_redis.socket)  # the kernel takes it; the loop has turned
         assert heard.ear.pongs == 0
         own_redis.thaw()
-        await heard.ear.until(lambda ear: ear.pongs == 1)
+        await heard.ear.until(lambda: heard.ear.pongs == 1)
         other[1].close()
 
 
@@ -259,7 +260,7 @@ async def test_a_full_redis_refuses_writes_and_still_publishes(own_redis: OwnRed
             with pytest.raises(Away, match="memory"):
                 await asked
         await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        await heard.ear.until(lambda: len(heard.ear.messages) == 1)
         own_redis.config("maxmemory", 0)
         assert await engine.command("HSET", "{chatd}:h", "a", 1) == 1
 
@@ -268,16 +269,12 @@ async def test_a_replica_refuses_writes(make_redis: MakeRedis, make_engine: Make
     master = make_redis()
     replica = make_redis(replicaof=("127.0.0.1", master.port), replica_serve_stale_data="no")
     engine = make_engine(replica.url)
-    async with asyncio.timeout(SOON_S):
-        while replica.info("replication")["master_link_status"] != "up":
-            await asyncio.sleep(0.01)
+    await until(lambda: replica.info("replication")["master_link_status"] == "up")
     for asked in (engine.command("SET", "{chatd}:a", 1), engine.check()):
         with pytest.raises(Away, match=r"(?i)read.?only"):
             await asked
     master.kill()
-    async with asyncio.timeout(SOON_S):
-        while replica.info("replication")["master_link_status"] == "up":
-            await asyncio.sleep(0.01)
+    await until(lambda: replica.info("replication")["master_link_status"] != "up")
     with pytest.raises(Away, match="MASTER"):
         await engine.command("GET", "{chatd}:a")
 
@@ -347,11 +344,10 @@ async def test_after_a_failure_there_is_a_new_client_and_calls_on_the_old_one_co
         assert engine.client is not old
         assert await waits == (b"{chatd}:queue", b"x")
         await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        await heard.ear.until(lambda: len(heard.ear.messages) == 1)
         async with asyncio.timeout(SOON_S):
             # The new client's, the subscription's, and the one that asks
-            while int(own_redis.info("clients")["connected_clients"]) > 3:
-                await asyncio.sleep(0.01)
+            await until(lambda: int(own_redis.info("clients")["connected_clients"]) <= 3)
 
 
 async def test_what_the_command_alone_got_wrong_makes_no_new_client(
@@ -399,9 +395,7 @@ async def test_close_leaves_no_connection(own_redis: OwnRedis, make_engine: Make
     await engine.close()
     with pytest.raises(Away, match="closed"):
         await engine.command("PING")
-    async with asyncio.timeout(SOON_S):
-        while int(own_redis.info("clients")["connected_clients"]) > 1:  # the one that asks
-            await asyncio.sleep(0.01)
+    await until(lambda: int(own_redis.info("clients")["connected_clients"]) <= 1)  # the one that asks
 
 
 async def test_closing_wakes_whoever_waits_for_an_event(shape: str, make_engine: MakeEngine) -> None:
@@ -432,7 +426,7 @@ async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(
         with pytest.raises(Away):
             await through.publish([("chatd:u:1", b"done, and nobody knows")])
         await through.publish([("chatd:u:1", b"after")])
-        await heard.ear.until(lambda ear: len(ear.messages) == 3)
+        await heard.ear.until(lambda: len(heard.ear.messages) == 3)
         assert [m.data for m in heard.ear.messages] == [b"between", b"done, and nobody knows", b"after"]
 
 

@@ -16,6 +16,7 @@ from chatd.cluster.redis.client import Away
 from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Listening, MakeEngine, fail, refused, until_back
 from tests.fix_redis import MakeRedis, OwnCluster, OwnSentinel, version
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -44,7 +45,7 @@ async def test_a_failover_is_away_and_then_another_master(
     async with Listening(engine) as heard:
         await heard.to("chatd:u:1")
         await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: len(ear.messages) == 1)
+        await heard.ear.until(lambda: len(heard.ear.messages) == 1)
         if end == "freeze":
             old.thaw()
             assert await engine.command("SET", "{chatd}:a", 2)
@@ -104,7 +105,7 @@ async def test_a_cluster_that_cannot_shard_carries_all_over_one_master(
         await heard.to(*names)
         assert sorted(len(server.command("PUBSUB", "CHANNELS")) for server in own_cluster.servers) == [0, 0, 300]
         await other.publish([(name, b"x") for name in names])
-        await heard.ear.until(lambda ear: [m.channel for m in ear.messages] == names)
+        await heard.ear.until(lambda: [m.channel for m in heard.ear.messages] == names)
 
 
 async def test_a_slot_that_moves_ends_the_subscription_and_stops_no_publish(
@@ -121,7 +122,7 @@ async def test_a_slot_that_moves_ends_the_subscription_and_stops_no_publish(
     async with Listening(engine) as heard:
         await heard.to("chatd:u:1")
         await engine.publish([("chatd:u:1", b"x")])
-        await heard.ear.until(lambda ear: [m.data for m in ear.messages] == [b"x"])
+        await heard.ear.until(lambda: [m.data for m in heard.ear.messages] == [b"x"])
 
 
 async def test_a_master_that_is_killed_is_away_until_it_is_back(
@@ -146,7 +147,7 @@ async def test_a_master_that_is_killed_is_away_until_it_is_back(
     async with Listening(engine) as heard:
         await heard.to(*names)
         await engine.publish([(name, b"x") for name in names])
-        await heard.ear.until(lambda ear: {m.channel for m in ear.messages} == set(names))
+        await heard.ear.until(lambda: {m.channel for m in heard.ear.messages} == set(names))
 
 
 async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_no_connection(
@@ -166,8 +167,7 @@ async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_n
     await engine.close()
     async with asyncio.timeout(SOON_S):
         for server in own_cluster.servers[::2]:
-            while len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) > 1:  # the one that asks
-                await asyncio.sleep(0.01)
+            await until(lambda: len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) <= 1)  # the one that asks
 
 
 async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Path, make_engine: MakeEngine) -> None:

@@ -16,10 +16,9 @@ import pytest_asyncio
 import redis as redis_py
 
 from chatd.wire.node_messages import Codec
-from tests.faults.test_outage import peer_at
+from tests.client import Peer, peer_at
 from tests.fix_cluster import LEASE_S, LOSSY, MakeNodes, Nodes
 from tests.fix_redis import OwnRedis
-from tests.fix_server import Peer
 
 pytestmark = pytest.mark.cluster
 

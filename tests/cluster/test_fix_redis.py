@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fix_redis import OwnRedis, eventually
+from tests.fix_redis import OwnRedis
+from tests.until import blocking_until
 
 pytestmark = pytest.mark.cluster
 
@@ -54,7 +55,7 @@ def test_a_server_ends_with_whoever_started_it(state: str, redis_folder: Path) -
     assert _runs(pid)
     tests.kill()
     tests.communicate()
-    eventually(lambda: not _runs(pid), "redis-server is gone")
+    blocking_until(lambda: not _runs(pid), "redis-server is gone")
 
 
 def _runs(pid: int) -> bool:

@@ -25,14 +25,14 @@ from websockets.exceptions import ConnectionClosed
 from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
 from chatd.postgres import migrate
+from tests.client import Frame, Peer, peer_at
 from tests.cluster.test_fanout import befriend, watch_online
-from tests.cluster.traffic import metrics, nodes_of, together, told, until
-from tests.faults.test_outage import peer_at
+from tests.cluster.traffic import metrics, nodes_of, together, told
 from tests.fix_cluster import SKEWED, Nodes
 from tests.fix_process import MakeProcess, Process
 from tests.fix_redis import OwnRedis
-from tests.fix_server import Frame, Peer
 from tests.ports import free_port
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -326,16 +326,7 @@ async def test_tokens_times_and_takeovers_go_by_one_clock(
 
 
 def short_lived(node: Process, token: str) -> Any:
-    device = f"on-{node.port}"
-    return peer_at(_WithToken(node, token), "dave", device)  # type: ignore[arg-type]
-
-
-class _WithToken:
-    """A node to `peer_at`, with a token of the test's."""
-
-    def __init__(self, node: Process, token: str) -> None:
-        self.url = node.url
-        self.token = lambda _: token
+    return peer_at(node, "dave", f"on-{node.port}", token=token)
 
 
 async def test_two_nodes_of_one_name_both_work_and_say_so_once(

@@ -16,8 +16,9 @@ from chatd.core.user_status import Remote, Status
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 from tests.fix_gate import Gate
-from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted, until
+from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted
 from tests.fix_redis import OwnRedis
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from tests.fix_process import MakeProcess
-from tests.fix_redis import OwnRedis, eventually
+from tests.fix_redis import OwnRedis
 from tests.integration.test_cli import chatd
+from tests.until import blocking_until
 
 pytestmark = pytest.mark.cluster
 
@@ -23,14 +24,14 @@ async def test_nodes_and_their_leases_are_listed(make_process: MakeProcess, fres
         assert result.returncode == 0, result.stderr
         return {one["name"]: one for one in json.loads(result.stdout)}
 
-    eventually(
-        lambda: {name for name, one in listed().items() if one["stands"]} == {"web1", "web2"}, "both stand", own_redis
+    blocking_until(
+        lambda: {name for name, one in listed().items() if one["stands"]} == {"web1", "web2"}, own_redis.said
     )
     told = listed()
     assert (told["web1"]["pid"], told["web1"]["port"]) == (web1.pid, web1.port)
     assert (told["web2"]["pid"], told["web2"]["port"]) == (web2.pid, web2.port)
     web1.kill()
-    eventually(lambda: not listed()["web1"]["stands"], "the killed one's lease lapses", own_redis)
+    blocking_until(lambda: not listed()["web1"]["stands"], own_redis.said)
     lines = chatd("nodes", *flags).stdout.splitlines()
     assert len(lines) == 3
     assert "lapsed" in lines[1]

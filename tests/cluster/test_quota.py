@@ -28,9 +28,11 @@ from chatd.core.rate_limit import FORGET_S, SharedWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from chatd.postgres.faults import Outage
+from tests.client import Peer
 from tests.fix_redis import OwnCluster, OwnRedis
-from tests.fix_server import MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
 from tests.quota_model import US, Model, most_in_any
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -95,9 +97,7 @@ class QuotaNode:
         return (await self.quota.take(self.window(user)))[0]
 
     async def up(self) -> None:
-        async with asyncio.timeout(10):
-            while self.quota.open:
-                await asyncio.sleep(0.01)
+        await until(lambda: not self.quota.open)
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -245,9 +245,7 @@ async def test_a_new_conversation_that_another_node_gives_back_can_be_made_here(
     assert here.refused(time.monotonic()) > 3_500, "not asked for each time"
     there.give_back(taken[0][1])
     await a.quota.idle()
-    async with asyncio.timeout(10):
-        while here.refused(time.monotonic()) > 0:
-            await asyncio.sleep(0.05)
+    await until(lambda: here.refused(time.monotonic()) <= 0)
     assert (await b.quota.take(here))[0] == 0.0
 
 
@@ -369,9 +367,7 @@ async def test_while_redis_is_away_each_node_counts_alone_and_then_together_agai
         assert time.monotonic() - began < DEADLINE_S, "nobody waits for Redis"
         assert node.metrics.quota_local == 101
         made = node.trials
-        async with asyncio.timeout(20):
-            while node.trials < made + 2:
-                await asyncio.sleep(0.01)
+        await until(lambda: node.trials >= made + 2)
         assert node.quota.open, "trials do not get through either"
     match fault:
         case "killed":
@@ -436,9 +432,7 @@ def quota_of(server: Server) -> Quota:
 
 async def shared(server: Server) -> None:
     """The node asks Redis, and gets answers."""
-    async with asyncio.timeout(20):
-        while quota_of(server).open:
-            await asyncio.sleep(0.01)
+    await until(lambda: not quota_of(server).open)
 
 
 def cids(n: int) -> list[str]:
@@ -517,9 +511,7 @@ async def test_who_may_open_no_more_does_not_stop_the_one_who_writes_to_them(
     assert (await (await other.connect("alice", "tablet")).say("bob"))["t"] == "ok"
     own_redis.command("CLIENT", "PAUSE", 300)
     sent = await alice.post("send", to="dave", cid=str(uuid.uuid4()), body="may I?")
-    async with asyncio.timeout(5):
-        while not one.node.chat.entrance._resolving:
-            await asyncio.sleep(0)
+    await until(lambda: one.node.chat.entrance._resolving)
     answer = await dave.post("send", to="alice", cid=str(uuid.uuid4()), body="of course")
     assert (await alice.reply(sent))["code"] == "too_many_conversations"
     assert (await dave.reply(answer))["seq"] == 1
@@ -577,12 +569,9 @@ async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_r
     assert (await alice.say("bob"))["t"] == "ok"
     own_redis.freeze()
     ids = [await alice.post("send", to="bob", cid=cid, body="x") for cid in cids(3)]
-    async with asyncio.timeout(5):
-        while len(quota_of(one).gate) < 3:
-            await asyncio.sleep(0)
+    await until(lambda: len(quota_of(one).gate) >= 3)
     draining = asyncio.ensure_future(one.node.drain())
-    while not one.node.chat.draining:
-        await asyncio.sleep(0)
+    await until(lambda: one.node.chat.draining)
     own_redis.thaw()
     await draining
     assert await alice.closed() == 1012

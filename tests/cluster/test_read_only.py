@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from websockets.asyncio.client import connect
 
+from tests.client import peer_at
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
-from tests.fix_server import Peer
 from tests.ports import free_port
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_cluster import MakeNodes, Nodes
@@ -65,11 +65,9 @@ async def comes_and_writes(process: Process, back: asyncio.Event, times: list[fl
     """
     while True:
         name = f"new{next(_names)}"
-        async with connect(process.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
-            peer = Peer(ws)
-            answer = await peer.reply(await peer.post("hello", v=1, token=process.token(name), device="d"))
-            if answer["t"] == "err":
-                assert answer["code"] == "unavailable", answer
+        async with peer_at(process, name) as peer:
+            if peer.welcome["t"] == "err":
+                assert peer.welcome["code"] == "unavailable", peer.welcome
             else:
                 sent = await peer.say(f"friend of {name}", cid=str(uuid.uuid4()))
                 assert sent["t"] == "ok" or sent["code"] == "unavailable", sent
@@ -84,11 +82,13 @@ async def comes_and_writes(process: Process, back: asyncio.Event, times: list[fl
 async def stands(nodes: Nodes, admins: list[str]) -> None:
     """Until each node's readiness says read-only."""
     for process, admin in zip(nodes.nodes, admins, strict=True):
-        async with asyncio.timeout(10):
-            while "read-only" not in str((said := await ask(admin)).get("reasons")):
-                assert process.status is None, process.said()
-                await asyncio.sleep(0.05)
-        assert said["ready"] is False
+
+        async def says_read_only() -> bool:
+            assert process.status is None, process.said()
+            said = await ask(admin)
+            return "read-only" in str(said.get("reasons")) and said["ready"] is False
+
+        await until(says_read_only, pause_s=0.05)
 
 
 class Spread:
@@ -131,8 +131,10 @@ async def test_read_only_for_seconds_kills_no_node_and_loses_nothing(
         assert [process.status for process in nodes.nodes] == [None] * 3
         assert [client.connections for client in crowd.clients] == before, "sessions stay"
         for admin in admins:
-            async with asyncio.timeout(10):
-                while (await ask(admin))["ready"] is not True:
-                    await asyncio.sleep(0.05)
+
+            async def is_ready() -> bool:
+                return (await ask(admin))["ready"] is True
+
+            await until(is_ready, pause_s=0.05)
         await crowd.settle(own_postgres.conninfo)
         print(crowd.verify(own_postgres.conninfo))

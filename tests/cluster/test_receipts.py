@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from chatd.wire.node_messages import Codec, Entry, Receipt
+from tests.client import Frame, Peer
 from tests.cluster.test_devices import MakePair, make_pair
-from tests.fix_mirror import until
-from tests.fix_server import Frame, Peer, Server
+from tests.fix_server import Server
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 

@@ -17,15 +17,16 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.client import peer_at
 from tests.cluster.test_fanout import befriend, watch_online
 from tests.cluster.test_workers import serve
-from tests.cluster.traffic import QUIET_S_MAX, Traffic, metrics, nodes_of, share, together, told, traffic_at, until
+from tests.cluster.traffic import QUIET_S_MAX, Traffic, metrics, nodes_of, share, together, told, traffic_at
 from tests.faults.crowd import seed
 from tests.faults.tcp_proxy import TcpProxy
-from tests.faults.test_outage import peer_at
 from tests.fix_cluster import LEASE_S, Nodes
 from tests.fix_process import MakeProcess, Process
 from tests.fix_redis import MakeRedis, OwnRedis
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -152,17 +153,18 @@ async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, 
     await asyncio.to_thread(fault.begin, redis, lasts_s)
     gone = traffic.leave(0.1)
     if not fault.bus:
-        async with asyncio.timeout(lasts_s):  # at its end some faults are over by themselves
-            while any([(await metrics(node))["chatd_bus_up"] for node in nodes.nodes]):
-                await asyncio.sleep(0.05)
+
+        async def all_noticed() -> bool:
+            return not any([(await metrics(node))["chatd_bus_up"] for node in nodes.nodes])
+
+        await until(all_noticed, within_s=lasts_s, pause_s=0.05)  # at its end some faults are over by themselves
     await asyncio.sleep(max(0.0, began + lasts_s - loop.time()))
     seen = [one for one in traffic.offline(began) if one[1] not in gone]
     assert not seen, f"looked offline while Redis was away: {seen[:5]}"
     await asyncio.to_thread(fault.end, redis)
     over = loop.time()
-    await traffic.until(lambda: not traffic.wrong_presence(gone), FOUND_S_MAX)
+    await until(lambda: not traffic.wrong_presence(gone), lambda: f"{traffic.wrong_presence(gone)[:10]}", FOUND_S_MAX)
     right = loop.time()
-    assert not traffic.wrong_presence(gone)
     await together(nodes)
     back = loop.time()
     await asyncio.sleep(max(0.0, over + lease_s + 1.0 - loop.time()))

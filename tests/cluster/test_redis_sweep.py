@@ -8,7 +8,6 @@ redis-py would raise them.
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -16,9 +15,10 @@ import pytest_asyncio
 from redis import exceptions
 
 from chatd.cluster.redis import client as engine_module
-from tests.fix_mirror import until
+from tests.client import Peer
 from tests.fix_redis import OwnRedis
-from tests.fix_server import MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -101,9 +101,11 @@ async def endures(a: Server, b: Server, begin: Any, end: Any, failing: int) -> N
     await bob.push("entry")
     await bob.say("carol", "hello")
     assert (await bob.request("watch", users=["carol"]))["t"] == "ok"
-    async with asyncio.timeout(10):
-        while (await bob.request("watch", users=["carol"]))["presence"][0]["state"] != "online":
-            await asyncio.sleep(0.02)
+
+    async def is_online() -> bool:
+        return bool((await bob.request("watch", users=["carol"]))["presence"][0]["state"] == "online")
+
+    await until(is_online, pause_s=0.02)
     assert not any(task.done() for task in a.node._watched.values())
 
 

@@ -17,14 +17,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from websockets.asyncio.client import connect
 
 from chatd.chat.auth import Keys, issue
 from chatd.ids import UserId
 from chatd.ops import keys_file
+from tests.client import Peer, peer_at
 from tests.fix_process import EXIT_S_MAX, MakeProcess, Process
 from tests.fix_redis import OwnRedis
-from tests.fix_server import Peer
+from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
@@ -44,10 +44,8 @@ async def crowd(fleet: Process, n: int) -> AsyncIterator[list[Peer]]:
     async with contextlib.AsyncExitStack() as stack:
         peers = []
         for k in range(n):
-            ws = await stack.enter_async_context(connect(fleet.url, subprotocols=["chatd.v1"], compression=None))  # type: ignore[list-item]
-            peer = Peer(ws)
-            assert (await peer.request("hello", v=1, token=fleet.token(f"u{k}"), device="d1"))["t"] == "welcome"
-            peers.append(peer)
+            peers.append(await stack.enter_async_context(peer_at(fleet, f"u{k}")))
+            assert peers[-1].welcome["t"] == "welcome"
         yield peers
 
 
@@ -97,9 +95,8 @@ async def test_one_port_a_killed_worker_comes_back_and_all_drain(
         codes = await closed(peers)
         assert set(codes) == {0, 1006}, "connections of the killed one are gone, those of the others are not"
         left = [peer for peer, code in zip(peers, codes, strict=True) if code == 0]
-        async with asyncio.timeout(EXIT_S_MAX):
-            while (again := worker_pids(fleet))[1] == pids[1]:
-                await asyncio.sleep(POLL_S)
+        await until(lambda: worker_pids(fleet)[1] != pids[1], pause_s=POLL_S)
+        again = worker_pids(fleet)
         assert (again[0], again[2]) == (pids[0], pids[2])
         fleet.terminate()
         for peer in left:
@@ -137,10 +134,9 @@ async def test_a_reload_ends_the_sessions_of_a_removed_key_at_each_worker(
     peers: list[Peer] = []
     async with contextlib.AsyncExitStack() as stack:
         for k in range(40):
-            ws = await stack.enter_async_context(connect(fleet.url, subprotocols=["chatd.v1"], compression=None))  # type: ignore[list-item]
-            peers.append(Peer(ws))
             token = issue(signers[k % 2], UserId(f"u{k}"), 3_600, time.time(), None, None)
-            assert (await peers[-1].request("hello", v=1, token=token, device="d1"))["t"] == "welcome"
+            peers.append(await stack.enter_async_context(peer_at(fleet, f"u{k}", token=token)))
+            assert peers[-1].welcome["t"] == "welcome"
         keys(new)
         fleet.hang_up()
         assert {await peer.closed() for peer in peers[1::2]} == {4001}, "at either worker"

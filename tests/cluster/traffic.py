@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import json
 import random
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -24,8 +23,8 @@ from tests.faults.crowd import seed
 from tests.fix_cluster import Nodes, Roamer
 from tests.fix_process import MakeProcess, Process
 from tests.ports import free_port
+from tests.until import until
 
-POLL_S = 0.02
 QUIET_S_MAX = 30.0
 
 
@@ -122,8 +121,7 @@ class Traffic(Town):
     async def posts(self, more: int, within_s: float = QUIET_S_MAX) -> None:
         """Until so many more entries were posted."""
         goal = self.posted + more
-        await self.until(lambda: self.posted >= goal, within_s)
-        assert self.posted >= goal, "the town has fallen silent"
+        await until(lambda: self.posted >= goal, "the town has not fallen silent", within_s)
 
 
 @contextlib.asynccontextmanager
@@ -133,8 +131,7 @@ async def traffic_at(nodes: Nodes, users: int = 24, rate: float = 60) -> AsyncIt
     traffic.start()
     try:
         await traffic.open_up()
-        await traffic.until(lambda: not traffic.wrong_presence(set()), QUIET_S_MAX)
-        assert not traffic.wrong_presence(set())
+        await until(lambda: not traffic.wrong_presence(set()), lambda: f"{traffic.wrong_presence(set())}")
         traffic.begin()
         yield traffic
     finally:
@@ -177,19 +174,6 @@ async def metrics(node: Process) -> dict[str, float]:
     return {line[0]: float(line[1]) for line in lines}
 
 
-async def until(holds: Callable[[], Any], what: str, within_s: float = QUIET_S_MAX) -> None:
-    """Wait for what no event tells of. `holds` may be a coroutine function."""
-    deadline = time.monotonic() + within_s
-    while True:
-        held = holds()
-        if asyncio.iscoroutine(held):
-            held = await held
-        if held:
-            return
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
-        await asyncio.sleep(POLL_S)
-
-
 async def together(nodes: Nodes, within_s: float = QUIET_S_MAX) -> None:
     """Until all nodes hear each other, know each other's presence, and share their limits."""
 
@@ -200,4 +184,4 @@ async def together(nodes: Nodes, within_s: float = QUIET_S_MAX) -> None:
             and one["chatd_nodes_known"] >= len(nodes) - 1 for one in said
         )  # fmt: skip
 
-    await until(holds, "the nodes are together", within_s)
+    await until(holds, "the nodes are together", within_s, pause_s=0.02)

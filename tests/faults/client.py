@@ -23,11 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
-from websockets.typing import Subprotocol
 
+from tests.client import dial
 from tests.faults.checker import Acked, Connected, Epoch, Got, History, Sent
+from tests.until import until
 
 DIAL_S_MAX = 0.2  # between two tries; chatd's own clients are more patient
 WELCOME_S_MAX = 20.0
@@ -107,10 +108,7 @@ class Client:
 
     async def until(self, holds: Callable[[], bool], within_s: float) -> None:
         """Wait for something that what comes in makes true."""
-        async with asyncio.timeout(within_s):
-            while not holds():
-                self.changed.clear()
-                await self.changed.wait()
+        await until(holds, within_s=within_s, changed=self.changed)
 
     # ---- connecting ------------------------------------------------------------------------------
 
@@ -119,10 +117,7 @@ class Client:
         try:
             while True:
                 with contextlib.suppress(OSError, InvalidHandshake, ConnectionClosed, TimeoutError, EOFError):
-                    chatd_v1 = [Subprotocol("chatd.v1")]
-                    async with connect(
-                        self.url, subprotocols=chatd_v1, compression=None, ping_interval=None, open_timeout=5
-                    ) as ws:
+                    async with dial(self.url, ping_interval=None, open_timeout=5) as ws:
                         await self._talk(ws)
                 self._lost()
                 await asyncio.sleep(self._rng.uniform(0, DIAL_S_MAX))

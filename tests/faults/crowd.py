@@ -9,7 +9,7 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 import psycopg
@@ -17,6 +17,7 @@ import psycopg
 from tests.faults import checker
 from tests.faults.checker import Entry
 from tests.faults.client import Client
+from tests.until import Late, until
 
 SEED_VARIABLE = "CHATD_FAULT_SEED"
 PAIRS = 3
@@ -87,19 +88,7 @@ class Crowd:
     async def acks(self, more: int, within_s: float = 30.0) -> None:
         """Wait for so many further acks: the crowd is at full work."""
         goal = self.acked + more
-        await self._until(lambda: self.acked >= goal, within_s)
-
-    async def _until(self, holds: Callable[[], bool], within_s: float) -> None:
-        async with asyncio.timeout(within_s):
-            while not holds():
-                waits = [asyncio.create_task(c.changed.wait()) for c in self.clients]
-                try:
-                    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for wait in waits:
-                        wait.cancel()
-                for c in self.clients:
-                    c.changed.clear()
+        await until(lambda: self.acked >= goal, within_s=within_s)
 
     async def quiet(self) -> None:
         """No new entries from now on."""
@@ -113,11 +102,11 @@ class Crowd:
         What is wrong then is for `check`.
         """
         await self.quiet()
-        with contextlib.suppress(TimeoutError):
-            await self._until(lambda: not any(c.unsent for c in self.clients), within_s)
+        with contextlib.suppress(Late):
+            await until(lambda: not any(c.unsent for c in self.clients), within_s=within_s)
         log, who = read_log(conninfo)
-        with contextlib.suppress(TimeoutError):
-            await self._until(lambda: all(self._complete(c, log, who) for c in self.clients), within_s)
+        with contextlib.suppress(Late):
+            await until(lambda: all(self._complete(c, log, who) for c in self.clients), within_s=within_s)
         return log
 
     @staticmethod

@@ -15,11 +15,10 @@ from typing import TypeAlias
 import pytest
 import pytest_asyncio
 
+from tests.client import Peer, peer_at
 from tests.faults.raw import Raw
 from tests.faults.test_kills import FAST
-from tests.faults.test_outage import peer_at
 from tests.fix_process import MakeProcess, Process
-from tests.fix_server import Peer
 
 SILENT = 1_000
 SWEEP_S = 1.0

@@ -30,14 +30,15 @@ from chatd.postgres import connection, watch
 from chatd.postgres.health import Health
 from chatd.postgres.migrate import migrate
 from chatd.server import Node
-from tests.fix_server import Server
+from tests.fix_server import Server, until_ready
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from chatd.postgres.embedded import Embedded
     from tests.fix_process import OwnPostgres
-    from tests.fix_server import MakeServer, Peer
+    from tests.fix_server import MakeServer
 
 TEXT = "naïve – Привет 🙂"
 _numbers = itertools.count(1)
@@ -129,15 +130,6 @@ async def test_pgclientencoding_changes_nothing(
     assert [f for f in found if f.bad] == []
 
 
-async def insist(peer: Peer, to: str) -> None:
-    """A send, until it is taken."""
-    cid = str(uuid.uuid4())
-    async with asyncio.timeout(20):
-        while (answer := await peer.say(to, cid=cid, retry=True))["t"] != "ok":
-            assert answer["code"] == "unavailable", answer
-            await asyncio.sleep(0.05)
-
-
 @pytest.fixture
 def role_db(empty_db: str) -> Iterator[tuple[str, str]]:
     """(as the superuser, as a role that owns the schema's tables)."""
@@ -185,13 +177,15 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
         await bob.request("read", c=sent["c"], upto=1)
         answer = await alice.say("somebody")
         assert answer["t"] == "ok" or answer["code"] == "unavailable", answer
-        async with asyncio.timeout(20):
-            while "database" not in (said := await server.node._readiness()):
-                if "TABLE" in breaks:  # the watch does not look at those
-                    await alice.say("bob", cid=str(uuid.uuid4()))
-                    await bob.request("conversations")
-                await asyncio.sleep(0.05)
-        assert said["database"]
+
+        async def reason() -> str | None:
+            said = await server.node._readiness()
+            if "database" not in said and "TABLE" in breaks:  # the watch does not look at those
+                await alice.say("bob", cid=str(uuid.uuid4()))
+                await bob.request("conversations")
+            return said.get("database")
+
+        assert await until(reason, pause_s=0.05)
         conn.execute(mends.format(role=role))
         if "search_path" in breaks:
             conn.execute(cut, (role,))
@@ -199,10 +193,8 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
     errors = [entry for entry in logs if entry["log_level"] in ("error", "critical")]
     assert len(errors) <= 2, errors
     await alice.request("skip", to="bob")
-    await insist(alice, "carol")
-    async with asyncio.timeout(20):
-        while await server.node._readiness():
-            await asyncio.sleep(0.05)
+    await alice.insist("carol")
+    await until_ready(server.node)
     assert (await bob.request("history", to="alice"))["t"] == "ok"
     assert bob.ws.close_code is None
 
@@ -311,18 +303,19 @@ async def test_a_node_started_on_a_hot_standby_waits_and_says_why(own_postgres: 
     node = Node(Settings(data_dir=tmp_path, port=0, admin_port=0, database_url=SecretStr(conninfo)))
     starting = asyncio.create_task(node.start())
     try:
-        async with asyncio.timeout(20):
-            while "standby" not in str((await node._readiness()) if node.admin_port else ""):
-                assert not starting.done(), starting
-                await asyncio.sleep(0.02)
+
+        async def says_standby() -> bool:
+            assert not starting.done(), starting
+            return bool(node.admin_port) and "standby" in str(await node._readiness())
+
+        await until(says_standby)
         found = await asyncio.to_thread(examine, Settings(data_dir=tmp_path, database_url=SecretStr(conninfo)))
         assert any(f.bad and "standby" in f.what for f in found)
         with admin(conninfo) as conn:
             assert conn.execute("SELECT pg_promote()").fetchone() == (True,)
         async with asyncio.timeout(30):
             await starting
-            while await node._readiness():
-                await asyncio.sleep(0.02)
+            await until_ready(node)
         server = Server(node)
         alice = await server.connect("alice")
         assert (await alice.say("bob"))["t"] == "ok"

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from tests.client import Peer
 from tests.faults.crowd import read_log
-from tests.fix_server import MakeServer, Peer
+from tests.fix_server import MakeServer
 
 DAY_S = 1
 RACES_AT_ONCE = 4

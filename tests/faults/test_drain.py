@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 from websockets.exceptions import ConnectionClosed
 
+from tests.client import peer_at
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
-from tests.faults.test_outage import peer_at
 from tests.fix_process import MakeProcess, OwnPostgres
 from tests.fix_server import MakeServer
 

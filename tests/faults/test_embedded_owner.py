@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import pytest_asyncio
-from websockets.asyncio.client import connect
 
 from chatd.config import Settings
 from chatd.loop.backoff import Backoff
 from chatd.postgres import embedded_owner
 from chatd.postgres.embedded import Embedded, visit
 from chatd.server import Node
-from tests.fix_server import Peer, Server
+from tests.client import Frame, Peer, peer_at
+from tests.fix_server import Server, until_ready
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_process import MakeProcess
@@ -45,9 +45,8 @@ class Embedding(Server):
 
     async def back(self, restarts: int = 1) -> None:
         """Until it was started again so many times, and the node is ready."""
-        async with asyncio.timeout(BACK_S_MAX):
-            while self.node.metrics.postgres_restarts < restarts or await self.node._readiness():
-                await asyncio.sleep(0.02)
+        await until(lambda: self.node.metrics.postgres_restarts >= restarts)
+        await until_ready(self.node)
 
 
 Make = Callable[..., Any]
@@ -90,13 +89,9 @@ def folder() -> Iterator[Path]:
 
 async def insist(peer: Peer, to: str, body: str, n: dict[str, int]) -> int:
     """A send, repeated with its cid until it is acked; counts what was answered in between."""
-    cid = str(uuid.uuid4())
-    async with asyncio.timeout(BACK_S_MAX):
-        while (answer := await peer.say(to, body, cid=cid, retry=True))["t"] != "ok":
-            assert answer["code"] == "unavailable", answer
-            assert answer["retry_ms"] > 0
-            n["unavailable"] = n.get("unavailable", 0) + 1
-            await asyncio.sleep(0.02)
+    refused: list[Frame] = []
+    answer = await peer.insist(to, body, refused=refused)
+    n["unavailable"] = n.get("unavailable", 0) + len(refused)
     return int(answer["seq"])
 
 
@@ -153,9 +148,7 @@ async def test_a_crash_loop_backs_off_is_told_by_readiness_and_ends_with_its_cau
     right = config.read_text()
     config.write_text(right + "\nno_such_setting = 1\n")
     os.kill(server.postgres.pid, signal.SIGKILL)
-    async with asyncio.timeout(BACK_S_MAX):
-        while server.node.metrics.postgres_restarts < 4:
-            await asyncio.sleep(0.02)
+    await until(lambda: server.node.metrics.postgres_restarts >= 4)
     reasons = await server.node._readiness()
     assert "the embedded PostgreSQL does not run" in reasons["database"], reasons
     assert waits[0] == 0
@@ -218,9 +211,7 @@ async def test_a_full_disk_that_is_freed_again_loses_nothing_acked(embedding: Ma
         with contextlib.suppress(psycopg.Error), psycopg.connect(server.postgres.conninfo, autocommit=True) as conn:
             for _ in range(200):  # the log of PostgreSQL itself: no room for that ends all of it
                 conn.execute("SELECT pg_logical_emit_message(true, 'chatd', repeat('y', 1000000))")
-        async with asyncio.timeout(BACK_S_MAX):
-            while server.node.metrics.postgres_restarts < 2:
-                await asyncio.sleep(0.05)
+        await until(lambda: server.node.metrics.postgres_restarts >= 2)
         filler.unlink()
         await server.back()
         await insist(alice, "carol", "back", answers)
@@ -246,13 +237,15 @@ async def test_the_owner_of_workers_starts_it_again(folder: Path, how: str, monk
     keeping = asyncio.create_task(owner.run())
     try:
         os.kill(owner.embedded.pid, signal.SIGKILL)
-        async with asyncio.timeout(BACK_S_MAX):
-            while True:
-                with contextlib.suppress(psycopg.OperationalError):
-                    async with await psycopg.AsyncConnection.connect(conninfo) as conn:
-                        await conn.execute("SELECT 1")
-                        break
-                await asyncio.sleep(0.05)
+
+        async def is_back() -> bool:
+            with contextlib.suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(conninfo) as conn:
+                    await conn.execute("SELECT 1")
+                    return True
+            return False
+
+        await until(is_back, pause_s=0.05)
         with visit(folder) as found:
             assert found == psycopg.conninfo.make_conninfo(conninfo)
     finally:
@@ -285,9 +278,7 @@ async def test_killed_under_workers_their_supervisor_starts_it_again(
     supervisor = await make_process(workers=2, redis_url=own_redis.url, rate_messages=1_000)
     pid_file = tmp_path / "postgres" / "postmaster.pid"
     first = int(pid_file.read_text().split()[0])
-    async with connect(supervisor.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
-        alice = Peer(ws)
-        await alice.reply(await alice.post("hello", v=1, token=supervisor.token("alice"), device="d"))
+    async with peer_at(supervisor, "alice") as alice:
         answers: dict[str, int] = {}
         seqs = []
         for n in range(20):

@@ -24,6 +24,7 @@ from chatd.cli import main
 from chatd.client import Client, Reset
 from chatd.postgres.migrate import migrate
 from chatd.postgres.queries import folder
+from tests.client import Frame, Peer
 from tests.cluster.traffic import metrics, nodes_of, told
 from tests.faults import checker
 from tests.faults.client import Client as Device
@@ -32,8 +33,9 @@ from tests.fix_cluster import Nodes, Roamer
 from tests.fix_failover import DATABASE, Cluster, MakeCluster, Pair
 from tests.fix_process import MakeProcess
 from tests.fix_redis import MakeRedis
-from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
 from tests.ports import free_port
+from tests.until import until
 
 FAILOVERS = int(os.environ.get("FAILOVERS", "1"))
 FAST: dict[str, Any] = {
@@ -139,9 +141,7 @@ async def one_failover(town: Town, pair: Pair, rng: random.Random, number: int) 
     promoted = loop.time()
     early.post(f"p{number}x0", body="again")  # in a conversation that is gone
     town.write_to_many(late, f"q{number}x")
-    async with asyncio.timeout(SETTLE_S_MAX):
-        while not all(c.epoch_live_at > began for c in town.clients):
-            await asyncio.sleep(0.02)
+    await until(lambda: all(c.epoch_live_at > began for c in town.clients))
     resynced = max(c.epoch_live_at for c in town.clients) - promoted
     await town.all_acked(late)
     await town.acks(100)
@@ -250,32 +250,26 @@ async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make
     await asyncio.to_thread(pair.old_primary_back)
     was = pair.standby.ask(ALL_OF_IT)
     pair.primary.ask(END_ALL)
-    assert (await say_until_ok(alice, "bob", "4"))["seq"] == 4
+    assert (await alice.insist("bob", "4"))["seq"] == 4
     started = await make_server(database_url=pair.url, **FAST)
     alice = await started.connect("alice", "late")
     assert len(alice.welcome["conversations"]) == 4
-    assert (await say_until_ok(alice, "bob", "5"))["seq"] == 5
+    assert (await alice.insist("bob", "5"))["seq"] == 5
     await asyncio.to_thread(pair.primary.stop)
     answer = await alice.say("bob", "6", cid=(cid := str(uuid.uuid4())))
     assert answer["code"] == "unavailable"
-    async with asyncio.timeout(SETTLE_S_MAX):
-        while "old primary" not in (await started.node._readiness()).get("database", ""):
-            await asyncio.sleep(0.02)
+
+    async def says_old_primary() -> bool:
+        return "old primary" in (await started.node._readiness()).get("database", "")
+
+    await until(says_old_primary)
     await asyncio.to_thread(pair.primary.start)
-    assert (await say_until_ok(alice, "bob", "6", cid))["seq"] == 6
+    assert (await alice.insist("bob", "6", cid=cid))["seq"] == 6
     assert pair.primary.ask("SELECT max(head) FROM conversations") == 6
     assert pair.standby.ask(ALL_OF_IT) == was
 
 
 END_ALL = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%'"
-
-
-async def say_until_ok(peer: Peer, to: str, body: str, cid: str | None = None) -> Frame:
-    cid = cid or str(uuid.uuid4())
-    async with asyncio.timeout(SETTLE_S_MAX):
-        while (answer := await peer.say(to, body, cid=cid, retry=True))["t"] != "ok":
-            await asyncio.sleep(answer["retry_ms"] / 1000)
-    return answer
 
 
 async def test_of_several_hosts_the_primary_is_migrated(pair: Pair, tmp_path: Path) -> None:
@@ -383,10 +377,7 @@ async def test_a_crash_keeps_the_epoch_and_a_mark_of_before_misses_nothing(
     late = await server.connect("bob", "late")
     cluster.stop()
     cluster.start()
-    cid = str(uuid.uuid4())
-    async with asyncio.timeout(SETTLE_S_MAX):
-        while (await alice.say("bob", "3", cid=cid))["t"] != "ok":
-            await asyncio.sleep(0.05)
+    await alice.insist("bob", "3")
     back = await server.connect(
         "bob", "late", epoch=late.welcome["epoch"], since=late.welcome["since"], cursors={first["c"]: 2}
     )

@@ -22,9 +22,11 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 
 from chatd.client import Client, Entry, EpochChanged, Reset, Sent
+from tests.client import Frame, Peer
 from tests.faults.crowd import read_log
 from tests.fix_failover import Pair
-from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 WAIT_S = 30.0
 LIVE = Path(__file__).resolve().parents[1] / "web" / "live.mjs"
@@ -104,10 +106,7 @@ class App:
         return "\n".join(lines)
 
     async def until(self, claim: str, holds: Callable[[], bool]) -> None:
-        async with within(f"{self.user} {claim}", self.facts):
-            while not holds():
-                self._changed.clear()
-                await self._changed.wait()
+        await until(holds, lambda: f"{self.user} {claim}\n{self.facts()}", changed=self._changed)
 
     def bodies(self, peer: str) -> list[str | None]:
         return [entry.body for _, entry in self.shown if entry.peer == peer]
@@ -308,9 +307,12 @@ class PythonApps:
         page = await self.ben.client.history("ann")
         assert next((e.seq, e.body) for e in page.entries) == (self.kept.seq, "edited")
         await self.ben.client.read("ann", page.head)
-        async with within("ben has read all of ann's", self.ben.facts):
-            while {item.peer: item for item in (await self.ben.client.conversations()).items}["ann"].unread:
-                await asyncio.sleep(0.02)
+
+        async def has_read() -> bool:
+            listing = await self.ben.client.conversations()
+            return not {item.peer: item for item in listing.items}["ann"].unread
+
+        await until(has_read, lambda: f"ben has read all of ann's\n{self.ben.facts()}", pause_s=0.02)
 
 
 class Pages:

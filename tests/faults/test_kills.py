@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import random
 import uuid
-from collections.abc import Callable
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.faults import checker
 from tests.faults.checker import Acked, Connected, Got, History, Sent
 from tests.faults.crowd import crowd_at, read_log, seed
 from tests.fix_process import MakeProcess, OwnPostgres
+from tests.until import until
 
 KILLS = 20
 FAST = {"rate_messages": 10_000, "frames_per_s": 100_000, "frames_burst": 100_000, "new_conversations_per_hour": 10_000}
@@ -85,12 +85,6 @@ async def test_the_python_client_over_kills_of_chatd(own_postgres: OwnPostgres, 
             history.events.append(Got(e.c, e.seq, e.ts, sender, e.kind, e.ref, e.body, e.cid))
             progress.set()
 
-    async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not holds():
-                progress.clear()
-                await progress.wait()
-
     async with contextlib.AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
@@ -102,13 +96,13 @@ async def test_the_python_client_over_kills_of_chatd(own_postgres: OwnPostgres, 
         talking = [asyncio.create_task(talk(c, h)) for c, h in zip(clients, histories, strict=True)]
         for _ in range(3):
             goal = made + rng.randint(5, 30)
-            await until(lambda goal=goal: made >= goal)  # type: ignore[misc]
+            await until(lambda goal=goal: made >= goal, within_s=60, changed=progress)  # type: ignore[misc]
             chatd.kill()
             await chatd.start()
         await asyncio.wait_for(asyncio.gather(*talking), 60)
         log, _ = read_log(own_postgres.conninfo)
         total = sum(map(len, log.values()))
-        await until(lambda: all(sum(isinstance(e, Got) for e in h.events) >= total for h in histories))
+        await until(lambda: all(sum(isinstance(e, Got) for e in h.events) >= total for h in histories), within_s=60, changed=progress)
         for task in listening:
             task.cancel()
         await asyncio.gather(*listening, return_exceptions=True)

@@ -8,55 +8,27 @@ anybody's help, and nothing acked is lost.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
-from websockets.asyncio.client import connect
 
 from chatd.postgres.connection import Backend
+from tests.client import peer_at
 from tests.faults.crowd import crowd_at, seed
 from tests.faults.test_kills import FAST
-from tests.fix_process import MakeProcess, OwnPostgres, Process
-from tests.fix_server import MakeServer, Peer
+from tests.fix_process import MakeProcess, OwnPostgres
+from tests.fix_server import MakeServer, until_ready
 from tests.integration.logs import Message, append, only
 
 OUTAGE_S = 10.0
-ANSWER_S_MAX = 12.0  # the longest that a request may wait for its `unavailable`
 BACK_S_MAX = 10.0  # until all work again
 READS_BACK_S_MAX = 4.0
-
-
-@contextlib.asynccontextmanager
-async def peer_at(process: Process, user: str, device: str = "d1", **keys: Any) -> AsyncIterator[Peer]:
-    async with connect(process.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
-        peer = Peer(ws)
-        peer.welcome = await answer(
-            peer, await peer.post("hello", v=1, token=process.token(user), device=device, **keys)
-        )
-        yield peer
-
-
-async def answer(peer: Peer, id: int) -> dict[str, Any]:
-    """A reply that may take as long as a read may; it may have come before that to an earlier
-    request.
-    """
-    for n, frame in enumerate(peer.pushes):
-        if frame.get("id") == id:
-            return peer.pushes.pop(n)
-    while True:
-        async with asyncio.timeout(ANSWER_S_MAX):
-            came: dict[str, Any] = json.loads(await peer.ws.recv())
-        if came.get("id") == id:
-            return came
-        peer.pushes.append(came)
 
 
 async def away(own_postgres: OwnPostgres, how: str) -> Callable[[], Any]:
@@ -84,7 +56,7 @@ async def test_ten_seconds_without_postgresql(own_postgres: OwnPostgres, make_pr
         listing = await watcher.post("conversations")
         assert (await watcher.request("ping"))["t"] == "pong"  # what needs no database is answered meanwhile
         for id in (read, listing):
-            error = await answer(watcher, id)
+            error = await watcher.reply(id)
             assert (error["t"], error.get("code"), error.get("retry_ms", 0) > 0) == ("err", "unavailable", True), error
         async with peer_at(chatd, "newcomer") as newcomer:
             assert (newcomer.welcome["t"], newcomer.welcome.get("code")) == ("err", "unavailable"), newcomer.welcome
@@ -94,7 +66,7 @@ async def test_ten_seconds_without_postgresql(own_postgres: OwnPostgres, make_pr
         await asyncio.to_thread(back)
 
         back_at = time.monotonic()
-        while (page := await answer(watcher, await watcher.post("history", to="watched")))["t"] == "err":
+        while (page := await watcher.reply(await watcher.post("history", to="watched")))["t"] == "err":
             assert page["code"] == "unavailable"
         assert len(page["entries"]) == 1
         assert time.monotonic() - back_at < READS_BACK_S_MAX, "the pool's own pauses get longer and longer"
@@ -165,9 +137,7 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(
         finally:
             db.execute("ALTER SYSTEM RESET synchronous_standby_names")
             db.execute("SELECT pg_reload_conf()")
-        async with asyncio.timeout(20):
-            while await server.node._readiness():
-                await asyncio.sleep(0.02)
+        await until_ready(server.node)
     assert (
         len([entry for entry in logs if entry["event"] == "conversation.locked" and entry["log_level"] == "warning"])
         == 1

@@ -18,6 +18,7 @@ from chatd.config import Settings
 from chatd.ops.doctor import Finding, examine
 from chatd.postgres import faults, hosts
 from chatd.server import Node
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_failover import Pair
@@ -74,10 +75,12 @@ async def test_none_and_two_that_take_writes_are_told(
     node = Node(settings)
     starting = asyncio.create_task(node.start())
     try:
-        async with asyncio.timeout(20):
-            while "standby: " not in str((await node._readiness()) if node.admin_port else ""):
-                assert not starting.done(), starting
-                await asyncio.sleep(0.02)
+
+        async def says_standby() -> bool:
+            assert not starting.done(), starting
+            return bool(node.admin_port) and "standby: " in str(await node._readiness())
+
+        await until(says_standby)
         assert [(found.about, found.what) for found in await bad(settings)] == [("database", faults.NO_PRIMARY)]
         await asyncio.to_thread(pair.promote)
         async with asyncio.timeout(30):

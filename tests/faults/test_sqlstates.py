@@ -30,6 +30,8 @@ from chatd.postgres.queries import folder
 from chatd.postgres.rows import BEGIN
 from chatd.store import Locked
 from tests.faults.sqlstates import CLASSES, CODES, KNOWN, Injector, installed, is_data
+from tests.fix_server import until_ready
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -180,10 +182,14 @@ async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(
         ), (code, answer)
         if answer["code"] == "unavailable":
             assert answer["retry_ms"] > 0
-            async with asyncio.timeout(10):
-                while (again := await alice.request(kind, cid=cid, retry=True, **request))["t"] != "ok":
-                    assert again["code"] == "unavailable", (code, again)
-                    await asyncio.sleep(0.01)
+
+
+            async def taken() -> bool:
+                again = await alice.request(kind, cid=cid, retry=True, **request)
+                assert again["t"] == "ok" or again["code"] == "unavailable", (code, again)
+                return bool(again["t"] == "ok")
+
+            await until(taken, pause_s=0.01)
     assert not server.node._failed.done()
 
 
@@ -235,9 +241,7 @@ async def test_retention_the_watch_and_the_opener_outlive_each_code(
                     assert part == node.retention._pass, (text, code)
         await part()
     assert injector.codes == set(CODES)
-    async with asyncio.timeout(10):
-        while await node._readiness():
-            await asyncio.sleep(0.02)
+    await until_ready(node)
     assert not node._failed.done()
 
 
@@ -304,15 +308,16 @@ async def test_a_whole_node_lives_while_all_its_statements_fail_at_random_by_all
 
     async with asyncio.timeout(60):
         await asyncio.gather(*(talks(n) for n in range(4)))
-        while injector.codes != set(CODES):
+
+        async def all_met() -> bool:
             server.node.retention.wake()
             await server.node._readiness()
-            await asyncio.sleep(0.02)
+            return injector.codes == set(CODES)
+
+        await until(all_met, pause_s=0.02, within_s=60)
     injector.disarm()
     assert not server.node._failed.done()
-    async with asyncio.timeout(10):
-        while await server.node._readiness():
-            await asyncio.sleep(0.02)
+    await until_ready(server.node)
     for n, peer in enumerate(peers):
         assert peer.ws.close_code is None, "sessions stay"
         assert (await peer.say(f"after{n}"))["t"] == "ok"

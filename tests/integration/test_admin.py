@@ -12,6 +12,7 @@ import pytest
 from chatd.metrics import Metrics
 from chatd.ops import admin
 from chatd.ops.admin import CONNECTIONS_MAX, HEAD_BYTES_MAX, Admin
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -197,8 +198,7 @@ async def test_a_client_that_does_not_take_its_answer_is_dropped(node: Node) -> 
 
 
 async def some(node: Node) -> list[asyncio.Task[None]]:
-    while not node.admin._tasks:
-        await asyncio.sleep(0)
+    await until(lambda: node.admin._tasks)
     return list(node.admin._tasks)
 
 

@@ -17,6 +17,7 @@ import pytest
 from bench import fill
 from bench.target import TargetError
 from tests.fix_bench import ROOT, RUN_S_MAX, Bench, command_of, is_nothing_left, start
+from tests.until import blocking_until
 
 KEYS = {
     "sent",
@@ -97,10 +98,7 @@ def test_nothing_outlives_a_bench_that_is_killed(tmp_path: Path) -> None:
     assert len(children) >= 4  # PostgreSQL, chatd, a generator, watchers
     process.kill()
     process.communicate()
-    until = time.monotonic() + RUN_S_MAX
-    while alive := {pid for pid in children if command_of(pid)}:
-        assert time.monotonic() < until, alive
-        time.sleep(0.05)
+    blocking_until(lambda: not any(map(command_of, children)), lambda: f"{children} have ended", RUN_S_MAX)
 
 
 @pytest.mark.slow

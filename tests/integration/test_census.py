@@ -15,6 +15,7 @@ from chatd.config import Settings
 from chatd.errors import SettingError
 from chatd.ops.doctor import Finding, examine
 from chatd.postgres import census, watch
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping, Sequence
@@ -36,9 +37,7 @@ def looks_four_times_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def unheard(server: Server, n: int) -> None:
     """Until so many are."""
-    async with asyncio.timeout(20):
-        while server.node.metrics.gauges["nodes_unheard"][1]() != n:
-            await asyncio.sleep(0.05)
+    await until(lambda: server.node.metrics.gauges["nodes_unheard"][1]() == n)
 
 
 async def looks(server: Server, n: int = LOOKS) -> None:
@@ -119,10 +118,8 @@ async def test_the_lock_comes_back_with_the_connection(make_server: MakeServer, 
         holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s::bigint::oid"
 
         async def pid() -> int:
-            async with asyncio.timeout(20):
-                while (row := conn.execute(holder, (0x63686E64,)).fetchone()) is None:
-                    await asyncio.sleep(0.02)
-                return int(row[0])
+            row = await until(lambda: conn.execute(holder, (0x63686E64,)).fetchone())
+            return int(row[0])
 
         before = await pid()
         conn.execute("SELECT pg_terminate_backend(%s, 1000)", (before,))

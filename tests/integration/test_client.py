@@ -28,6 +28,7 @@ from chatd.client.tail import tail
 from chatd.ids import UserId
 from tests.fix_fake_chatd import NoJitter
 from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 Test: TypeAlias = Callable[..., Awaitable[None]]
 
@@ -332,11 +333,13 @@ async def test_tail_shows_what_comes(server: Server) -> None:
     out = io.StringIO()
     running = asyncio.create_task(tail(server.url, server.token("ann"), out=out, err=out))
     async with make(server, "bob") as bob:
-        while not server.node.registry.users.get(UserId("ann")):
-            await asyncio.sleep(0.005)
-        while "hi" not in out.getvalue():
+        await until(lambda: server.node.registry.users.get(UserId("ann")))
+
+        async def shown() -> bool:
             await bob.send("ann", "hi \u202e")
-            await asyncio.sleep(0.01)
+            return "hi" in out.getvalue()
+
+        await until(shown, pause_s=0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -7,7 +7,6 @@ that the node asks.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -18,11 +17,13 @@ import pytest
 from chatd import server
 from chatd.chat.auth import issue
 from chatd.errors import CloseCode
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.fix_server import MakeServer, Peer, Server
+    from tests.client import Peer
+    from tests.fix_server import MakeServer, Server
 
 DAY_S = 86_400
 MONTH_S = 30 * DAY_S
@@ -57,9 +58,7 @@ def token(server: Server, user: str, ends_in_s: float) -> str:
 
 async def steps(server: Server, n: int) -> None:
     """Until the node has seen so many steps."""
-    async with asyncio.timeout(10):
-        while server.node.metrics.clock_steps < n:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.node.metrics.clock_steps >= n)
 
 
 async def friends(server: Server, *tokens: str) -> tuple[Peer, Peer]:
@@ -82,9 +81,7 @@ async def test_a_hosts_clock_a_month_off_at_start_and_set_right_ends_nobody(
     alice, bob = await friends(node, *(token(node, name, 3_600) for name in ("alice", "bob")))
     off[0] = 0
     clock, seen = node.node._clock, node.node._clock._host_offset_ms
-    async with asyncio.timeout(10):
-        while clock._host_offset_ms > seen - 1_000:  # until the sweep has seen it
-            await asyncio.sleep(0.02)
+    await until(lambda: clock._host_offset_ms <= seen - 1_000)  # until the sweep has seen it
     assert abs((await alice.request("ping"))["ts"] / 1000 - time.time()) < 5
     assert (await bob.say("alice"))["t"] == "ok"
     late = await node.open()
@@ -143,10 +140,8 @@ async def test_gauges_count_sessions_and_users(make_server: MakeServer) -> None:
     def gauges() -> tuple[float, float]:
         return tuple(node.node.metrics.gauges[name][1]() for name in ("sessions_now", "users_online_now"))  # type: ignore[return-value]
 
-    async def until(wanted: tuple[int, int]) -> None:
-        async with asyncio.timeout(10):
-            while gauges() != wanted:
-                await asyncio.sleep(0.01)
+    async def until_counted(wanted: tuple[int, int]) -> None:
+        await until(lambda: gauges() == wanted)
 
     phone, _, _ = await node.connect("alice", "phone"), await node.connect("alice", "desk"), await node.connect("bob")
     assert gauges() == (3, 2)
@@ -154,6 +149,6 @@ async def test_gauges_count_sessions_and_users(make_server: MakeServer) -> None:
     assert gauges() == (3, 2)
     await phone.closed()
     await again.close()
-    await until((2, 2))
+    await until_counted((2, 2))
     await node.peers[1].close()
-    await until((1, 1))
+    await until_counted((1, 1))

@@ -14,8 +14,10 @@ import pytest
 from chatd import errors
 from chatd.chat import send
 from chatd.ids import UserId
-from tests.fix_server import MakeServer, Peer, Server
+from tests.client import Peer
+from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect, conversation, one
+from tests.until import until
 
 FAST = {"rate_messages": 1_000, "new_conversations_per_hour": 1_000}
 
@@ -249,12 +251,6 @@ async def test_who_leaves_meanwhile_costs_nothing(make_server: MakeServer, way: 
     await until(lambda: not server.node.chat.entrance._resolving)
     assert server.node.chat.entrance._resolving_n == 0
     assert (await (await server.connect("alice")).say("bob"))["seq"] == 1
-
-
-async def until(is_so: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not is_so():
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("then", ["bob", "carol"])

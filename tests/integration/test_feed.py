@@ -50,6 +50,7 @@ from tests.integration.logs import (
     partitions,
 )
 from tests.integration.test_writer import NoSink, Told
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -442,10 +443,7 @@ class Node:
         self.found.update((row.id, row) for row in found)
 
     async def until(self, done: Callable[[], bool]) -> None:
-        async with asyncio.timeout(EVENT_S_MAX):
-            while not done():
-                self._told.clear()
-                await self._told.wait()
+        await until(done, changed=self._told)
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:

@@ -11,7 +11,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from chatd.core.coalescing import PRESENCE_BURST, TYPING_S
-from tests.fix_server import MakeServer, Peer, Server
+from tests.client import Peer
+from tests.fix_server import MakeServer, Server
 
 DEVICES = 3
 FLAPS = 20  # of each device

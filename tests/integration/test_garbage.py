@@ -22,6 +22,7 @@ import pytest_asyncio
 from chatd.net.connection import Phase
 from chatd.wire.handshake import Handshake
 from tests.fix_costs import WAIT_S, Wire, masked
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_server import MakeServer, Server
@@ -145,8 +146,7 @@ async def test_connections_that_come_and_go(make_home: MakeHome) -> None:
             await peer.until(1)
         for wire in wires:
             leave(wire)
-        while len(connections) > before:
-            await asyncio.sleep(0)
+        await until(lambda: len(connections) <= before)
 
     await come_and_go("warm", lambda wire: wire.transport.abort())
     for leave in (lambda wire: wire.transport.abort(), lambda wire: wire.put(b"\x88\x82\0\0\0\0\x03\xe8")):
@@ -226,8 +226,7 @@ async def test_hellos_that_are_refused(make_home: MakeHome) -> None:
                 await Wire.connect(home.server.port, "me", "wrong", "d2")
         for one in [one for one in connections if one.phase is Phase.CLOSING]:
             one.abort()  # the client does not answer its close: not to wait for seconds
-        while len(connections) > 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(connections) <= 2)
 
     await refused()
     with uncollected() as found:

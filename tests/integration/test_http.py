@@ -9,10 +9,10 @@ import urllib.request
 from typing import Any, cast
 
 import pytest
-from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from chatd.wire.handshake import Handshake
+from tests.client import dial
 from tests.fix_server import MakeServer, Server
 
 
@@ -72,11 +72,11 @@ async def test_a_development_token_is_for_our_own_page_only(make_server: MakeSer
 async def test_origin_must_be_our_own_or_allowed(make_server: MakeServer) -> None:
     server = await make_server(origins=["https://chat.example.org"])
     for origin in (None, f"http://127.0.0.1:{server.port}", "https://chat.example.org"):
-        async with connect(server.url, origin=origin):  # type: ignore[arg-type]
+        async with dial(server.url, origin=origin):
             pass
     for origin in ("https://evil.example", "null", f"http://127.0.0.1:{server.port}.evil.example"):
         with pytest.raises(InvalidStatus) as e:
-            async with connect(server.url, origin=origin):  # type: ignore[arg-type]
+            async with dial(server.url, origin=origin):
                 pass
         assert e.value.response.status_code == 403
 
@@ -113,12 +113,12 @@ def test_the_port_of_a_scheme_may_be_said_or_not(host: str, origin: str, allowed
 
 
 async def test_the_subprotocol_is_ours_or_none(server: Server) -> None:
-    async with connect(server.url, subprotocols=["other", "chatd.v1"]) as ws:  # type: ignore[list-item]
+    async with dial(server.url, subprotocols=["other", "chatd.v1"]) as ws:
         assert ws.subprotocol == "chatd.v1"
-    async with connect(server.url) as ws:
+    async with dial(server.url, subprotocols=None) as ws:
         assert ws.subprotocol is None
     with pytest.raises(InvalidStatus) as e:
-        async with connect(server.url, subprotocols=["chatd.v2"]):  # type: ignore[list-item]
+        async with dial(server.url, subprotocols=["chatd.v2"]):
             pass
     assert e.value.response.status_code == 400
 

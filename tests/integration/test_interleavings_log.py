@@ -22,6 +22,7 @@ from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect
 from tests.integration.test_interleavings_session import Gate, befriended
 from tests.maps import check_maps, wrong
+from tests.until import until
 
 WAIT_S = 20.0
 RESTART = 1012
@@ -38,9 +39,7 @@ async def move(server: Server, *statements: str) -> None:
             db.execute(statement)
         db.execute("UPDATE meta SET epoch = 'renewed'")
     server.node.store.log.suspect()
-    async with asyncio.timeout(WAIT_S):
-        while server.node.store.epoch != "renewed":
-            await asyncio.sleep(0.005)
+    await until(lambda: server.node.store.epoch == "renewed")
 
 
 # ---- what was asked of the log before ------------------------------------------------------------
@@ -278,9 +277,7 @@ async def test_a_log_that_differs_again_is_not_begun_anew_without_end(
             assert (await alice.say("bob", "3", cid=cid))["code"] == "unavailable"
             assert (await alice.request("skip", to="bob", cid=cid))["t"] == "ok"
             server.node.store.log.suspect(is_behind=True)
-            async with asyncio.timeout(WAIT_S):
-                while server.node.store.log.is_behind:
-                    await asyncio.sleep(0.005)
+            await until(lambda: not server.node.store.log.is_behind)
         await alice.quiet()
         assert told == ["log.moved", "log.differs"]
         db.execute("DROP TRIGGER back ON conversations")

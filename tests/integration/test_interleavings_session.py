@@ -15,9 +15,11 @@ from chatd.chat import hello as opening
 from chatd.ids import UserId
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
-from tests.fix_server import MakeServer, Peer, Server
+from tests.client import Peer
+from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect, one
 from tests.maps import check_maps
+from tests.until import until
 
 WAIT_S = 20.0
 
@@ -129,9 +131,7 @@ async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(
     server = await make_server(presence_grace_ms=0)
     alice, bob, _ = await befriended(server)
     await bob.close()
-    async with asyncio.timeout(WAIT_S):
-        while server.node.presence.status(UserId("bob")) is not None:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.node.presence.status(UserId("bob")) is None)
     waits = asyncio.Event()
     entered = asyncio.Event()
 
@@ -152,9 +152,7 @@ async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(
 async def left(server: Server, peer: Peer, user: str) -> None:
     """The user has left, and their grace time is over."""
     await peer.close()
-    async with asyncio.timeout(WAIT_S):
-        while server.node.presence.status(UserId(user)) is not None:
-            await asyncio.sleep(0.01)
+    await until(lambda: server.node.presence.status(UserId(user)) is None)
 
 
 async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(
@@ -214,8 +212,7 @@ async def test_a_drain_tells_who_says_hello_meanwhile(make_server: MakeServer, m
     hello = await peer.post("hello", v=1, token=server.token("alice"), device="d1")
     await gate.until_reached()
     drain = asyncio.create_task(server.node.drain())
-    while not server.node.chat.draining:
-        await asyncio.sleep(0)
+    await until(lambda: server.node.chat.draining)
     gate.go.set()
     assert (await peer.reply(hello))["t"] == "welcome"
     assert (await peer.push("notice"))["kind"] == "drain"
@@ -283,9 +280,7 @@ async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(
     await gate.until_reached()
     await alice.close()
     registry = server.node.registry
-    async with asyncio.timeout(WAIT_S):
-        while registry.users[UserId("alice")].sessions:
-            await asyncio.sleep(0.01)
+    await until(lambda: not registry.users[UserId("alice")].sessions)
     registry.release(server.node._clock.now() + 3_600)
     assert UserId("alice") not in registry.users
     again = await server.connect("alice")

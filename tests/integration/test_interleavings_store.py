@@ -19,9 +19,11 @@ from chatd.core.batch import Item
 from chatd.postgres.connection import Connection
 from chatd.postgres.write_behind import WriteBehind
 from chatd.store import Store
-from tests.fix_server import MakeServer, Peer, Server
+from tests.client import Peer
+from tests.fix_server import MakeServer, Server
 from tests.integration.logs import connect, entries, one
 from tests.maps import check_maps
+from tests.until import until
 
 WAIT_S = 20.0
 
@@ -68,9 +70,7 @@ async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
 
     monkeypatch.setattr(store, "append", wait)
     sent = await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="hi")
-    async with asyncio.timeout(WAIT_S):
-        while not queued:
-            await asyncio.sleep(0)
+    await until(lambda: queued)
     bob = await server.connect("bob")
     assert bob.welcome["conversations"] == []
     monkeypatch.setattr(store, "append", append)
@@ -179,9 +179,7 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
             server.node.delivery.outcome_unknown({int(c)})  # type: ignore[arg-type]
-            async with asyncio.timeout(WAIT_S):
-                while looks < 3:
-                    await asyncio.sleep(0.01)
+            await until(lambda: looks >= 3)
             await bob.quiet()
         assert (await bob.push("entry"))["body"] == "late"
     await check_maps(server.node)
@@ -201,9 +199,7 @@ async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(mak
     try:
         assert (await alice.say("bob", "late"))["code"] == "unavailable"
         gaps = server.node.delivery.gaps
-        async with asyncio.timeout(WAIT_S):
-            while not gaps._outlasted or gaps._outcome_unknown or gaps._settling or gaps._looking:
-                await asyncio.sleep(0.01)
+        await until(lambda: gaps._outlasted and not (gaps._outcome_unknown or gaps._settling or gaps._looking))
         await alice.close()
         await bob.quiet()
     finally:
@@ -231,8 +227,7 @@ async def test_who_waits_for_what_is_written_behind_waits_for_two_flushes_at_mos
         await asyncio.sleep(0)
     going[0].set()
     async with asyncio.timeout(WAIT_S):
-        while len(going) < 2:
-            await asyncio.sleep(0)
+        await until(lambda: len(going) >= 2)
         behind.put("a", 99)  # somebody goes on
         going[1].set()
         await asyncio.gather(*waiting)

@@ -17,7 +17,8 @@ from tests.integration.logs import Message, age, append, cid, connect, one, part
 if TYPE_CHECKING:
     import psycopg
 
-    from tests.fix_server import Frame, MakeServer, Peer, Server
+    from tests.client import Frame, Peer
+    from tests.fix_server import MakeServer, Server
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from typing import Any
 import psycopg
 import pytest
 from structlog.testing import capture_logs
-from websockets.asyncio.client import connect
 
 from chatd.chat import auth, hello
 from chatd.chat.auth import Keys
@@ -24,8 +23,9 @@ from chatd.client.client import Client
 from chatd.errors import CloseCode
 from chatd.ids import UserId
 from chatd.ops import keys_file
+from tests.client import Peer, peer_at
 from tests.fix_process import MakeProcess
-from tests.fix_server import MakeServer, Peer, Server
+from tests.fix_server import MakeServer, Server
 from tests.integration.test_interleavings_session import Gate
 from tests.maps import check_maps
 
@@ -331,9 +331,8 @@ async def test_sighup_ends_the_sessions_of_a_key_that_is_gone(
     async with contextlib.AsyncExitStack() as stack:
         peers = {}
         for user, kid in (("alice", "old"), ("bob", "new")):
-            ws = await stack.enter_async_context(connect(process.url, subprotocols=["chatd.v1"], compression=None))  # type: ignore[list-item]
-            peers[user] = Peer(ws)
-            assert (await peers[user].request("hello", v=1, token=file.token(user, kid), device="d1"))["t"] == "welcome"
+            peers[user] = await stack.enter_async_context(peer_at(process, user, token=file.token(user, kid)))
+            assert peers[user].welcome["t"] == "welcome"
         file.write("new")
         process.hang_up()
         assert await peers["alice"].closed() == 4001

@@ -10,8 +10,10 @@ import asyncio
 import uuid
 from typing import Any
 
-from tests.fix_server import MakeServer, Peer, Server
+from tests.client import Peer
+from tests.fix_server import MakeServer, Server
 from tests.maps import check_maps, wrong
+from tests.until import until
 
 ONE_AN_HOUR = {"rate_messages": 1, "rate_per_ms": 60_000, "new_conversations_per_hour": 1}
 FEW = {"new_conversations_per_hour": 1}
@@ -32,9 +34,7 @@ def hold_lanes(server: Server) -> asyncio.Event:
 
 
 async def until_queued(server: Server, n: int = 1) -> None:
-    async with asyncio.timeout(10):
-        while sum(conv.pending for conv in server.node.registry.convs.values()) < n:
-            await asyncio.sleep(0)
+    await until(lambda: sum(conv.pending for conv in server.node.registry.convs.values()) >= n)
 
 
 async def spend_the_hour(peer: Peer) -> None:
@@ -84,9 +84,7 @@ async def test_who_returns_while_their_own_first_entry_is_in_a_lane(make_server:
     await until_queued(server)
     await alice.close()
     registry = server.node.registry
-    async with asyncio.timeout(10):
-        while registry.sessions:
-            await asyncio.sleep(0)
+    await until(lambda: not registry.sessions)
     registry.release(server.node.services.now() + 3_600)
     assert not registry.users
     alice = await server.connect("alice")
@@ -105,9 +103,7 @@ async def test_a_conversation_without_entries_goes_with_the_last_who_asked(make_
     registry = server.node.registry
     for peer in (bob, alice):
         await peer.close()
-        async with asyncio.timeout(10):
-            while registry.sessions > (peer is bob):
-                await asyncio.sleep(0)
+        await until(lambda: registry.sessions <= (peer is bob))
         registry.release(server.node.services.now() + 3_600)
         assert wrong(server.node) == []
     assert (registry.convs, registry._empty, registry.users) == ({}, {}, {})

@@ -23,9 +23,11 @@ from chatd.postgres import watch
 from chatd.postgres.connection import Opener
 from chatd.postgres.log_state import LogState, Sight, Verdict, successor
 from chatd.postgres.old_primaries import is_older
-from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.client import Frame, Peer
+from tests.fix_server import MakeServer, Server, until_ready
 from tests.integration.logs import connect, entries, one
 from tests.integration.test_cli import FUTURE, of_another_cluster
+from tests.until import until
 
 RESTART = 1012
 
@@ -148,22 +150,19 @@ async def test_the_second_half_of_a_batch_is_not_written_to_another_log(
     async def between(batch: Batch, *generation: int) -> None:
         calls.append(len(batch.items))
         if calls == [1]:  # what comes meanwhile is one batch
-            while len(lane.queue) < 2:
-                await asyncio.sleep(0)
+            await until(lambda: len(lane.queue) >= 2)
         if calls == [1, 2, 1, 1]:  # the first half's outcome is known, and the log moves
             with connect(conninfo(server)) as db:
                 db.execute("UPDATE meta SET epoch = 'renewed'")
             server.node.store.log.suspect()
-            while server.node.store.epoch != "renewed":
-                await asyncio.sleep(0)
+            await until(lambda: server.node.store.epoch == "renewed")
         await write(batch, *generation)
 
     monkeypatch.setattr(lane, "_write", between)
     with connect(conninfo(server)) as db:
         db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
         await alice.post("send", to="carol", cid=str(uuid.uuid4()), body="2")
-        while not calls:
-            await asyncio.sleep(0)
+        await until(lambda: calls)
         await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="x")
         await alice.post("send", to="carol", cid=str(uuid.uuid4()), body="of the log before")
         assert await alice.closed() == RESTART
@@ -220,9 +219,7 @@ async def test_rows_of_another_cluster_are_not_listed_for_ever(
 
 
 async def until_restamped(db: psycopg.Connection[Any]) -> None:
-    async with asyncio.timeout(10):
-        while one(db, "SELECT restamp FROM meta") is not None:
-            await asyncio.sleep(0.02)
+    await until(lambda: one(db, "SELECT restamp FROM meta") is None)
 
 
 async def test_a_log_that_lost_its_end_is_found_when_a_lane_connects(make_server: MakeServer) -> None:
@@ -357,9 +354,11 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
         name = one(db, "SELECT current_database()")
         db.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
         db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%'")
-    async with asyncio.timeout(10):
-        while "read-only" not in (await server.node._readiness()).get("database", ""):
-            await asyncio.sleep(0.05)
+
+    async def says_read_only() -> bool:
+        return "read-only" in (await server.node._readiness()).get("database", "")
+
+    await until(says_read_only)
     found = await asyncio.to_thread(examine, server.node.settings)
     assert ["read-only" in one.what for one in found if one.bad] == [True]
     assert b'chatd_database_failures_total{kind="read-only"}' in server.node.metrics.exposition()
@@ -371,11 +370,8 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
         db.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <> pg_backend_pid()"
         )
-    async with asyncio.timeout(10):
-        while (await alice.say("bob", "1", cid=cid))["t"] != "ok":
-            await asyncio.sleep(0.05)
-        while await server.node._readiness():
-            await asyncio.sleep(0.05)
+    await alice.insist("bob", "1", cid=cid)
+    await until_ready(server.node)
 
     async def hangs() -> int:
         raise AssertionError("what is known is told at once")

@@ -32,8 +32,9 @@ from pydantic import SecretStr
 
 from chatd.config import Settings
 from chatd.server import Node
+from tests.client import Frame, Peer
 from tests.faults.crowd import read_log
-from tests.fix_server import Frame, Peer, Server
+from tests.fix_server import Server
 
 DEVICES: Final = [("alice", "desk"), ("alice", "phone"), ("bob", "desk"), ("bob", "phone")]
 WHICH: Final = st.integers(0, len(DEVICES) - 1)

@@ -19,6 +19,7 @@ from chatd.net.connection import Connection
 from chatd.net.listener import Hub
 from chatd.wire.proxy_protocol import SIGNATURE_V2
 from tests.fix_server import MakeServer
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_server import Server
@@ -114,8 +115,7 @@ async def test_a_proxy_header_has_the_time_of_a_handshake(make_server: MakeServe
     writer.write(start)
     hub = server.node.hub
     async with asyncio.timeout(10):
-        while not hub.connections:
-            await asyncio.sleep(0.001)
+        await until(lambda: hub.connections)
         for connection in hub.connections:
             connection.deadline = 0.0  # its time is over
         hub.sweep()

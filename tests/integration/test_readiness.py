@@ -19,6 +19,7 @@ from chatd.ops import admin, readiness
 from chatd.postgres import watch
 from chatd.server import Node
 from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 if TYPE_CHECKING:
     from tests.fix_process import OwnPostgres
@@ -40,15 +41,15 @@ async def ready(node: Node) -> tuple[int, dict[str, Any]]:
     return status, json.loads(body)
 
 
-async def until(node: Node, status: int, part: str, word: str) -> None:
+async def until_it_says(node: Node, status: int, part: str, word: str) -> None:
     """It is so within a look of the watch or two."""
-    async with asyncio.timeout(15):
-        while True:
-            got, said = await ready(node)
-            told = said.get("reasons" if status == 503 else "degraded", {})
-            if got == status and (told.get(part, "").startswith(word) if part else not told):
-                return
-            await asyncio.sleep(0.05)
+
+    async def says_so() -> bool:
+        got, said = await ready(node)
+        told = said.get("reasons" if status == 503 else "degraded", {})
+        return got == status and (told.get(part, "").startswith(word) if part else not told)
+
+    await until(says_so, f"/readyz says {status} {part} {word}")
 
 
 def sql(server: OwnPostgres, *statements: str) -> None:
@@ -67,9 +68,9 @@ async def test_a_full_disk_is_seen_by_who_asks_although_nobody_writes(
 ) -> None:
     monkeypatch.setattr(watch, "SPILL", f"DO $$ BEGIN {FULL}; END $$")
     monkeypatch.setattr(watch, "DISK_S", 0.0)
-    await until(server.node, 503, "database", "disk-full:")
+    await until_it_says(server.node, 503, "database", "disk-full:")
     monkeypatch.setattr(watch, "SPILL", "SELECT 1")
-    await until(server.node, 200, "", "")
+    await until_it_says(server.node, 200, "", "")
 
 
 @pytest.mark.cluster
@@ -85,26 +86,26 @@ async def test_readyz_is_right_whatever_is_away(
     assert b"chatd_ready 1.0\n" in (await get(node, "/metrics"))[1]
 
     own_redis.kill()
-    await until(node, 200, "redis", "Redis is away")
+    await until_it_says(node, 200, "redis", "Redis is away")
 
     own_postgres.freeze()
     # At once, and not when the watch gives up
     assert (await ready(node))[1]["reasons"]["database"].startswith("timeout:")
     own_postgres.thaw()
-    await until(node, 200, "redis", "")
+    await until_it_says(node, 200, "redis", "")
 
     sql(own_postgres, "ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
-    await until(node, 503, "database", "read-only:")
+    await until_it_says(node, 503, "database", "read-only:")
     assert b"chatd_ready 0.0\n" in (await get(node, "/metrics"))[1]
     sql(own_postgres, "ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
-    await until(node, 200, "redis", "")
+    await until_it_says(node, 200, "redis", "")
 
     await full_and_free_again(own_postgres, server, monkeypatch)
 
     own_postgres.kill()
-    await until(node, 503, "database", "away:")
+    await until_it_says(node, 503, "database", "away:")
     own_postgres.start()
-    await until(node, 200, "redis", "")
+    await until_it_says(node, 200, "redis", "")
 
     drain = asyncio.create_task(node.drain())
     await asyncio.sleep(0)
@@ -133,10 +134,8 @@ async def full_and_free_again(own_postgres: OwnPostgres, server: Server, monkeyp
     assert server.node.store.health.parts["disk"].kind == "disk-full"  # so it stays, although nobody writes
     sql(own_postgres, "DROP TRIGGER full_disk ON conversations")
     monkeypatch.undo()
-    async with asyncio.timeout(15):
-        while (await bob.say("alice", cid=cid))["t"] != "ok":
-            await asyncio.sleep(0.05)
-    await until(server.node, 200, "redis", "")
+    await bob.insist("alice", cid=cid)
+    await until_it_says(server.node, 200, "redis", "")
 
 
 def test_a_probe_that_left_is_no_error() -> None:
@@ -161,8 +160,7 @@ def test_a_probe_that_left_is_no_error() -> None:
             _, writer = await asyncio.open_connection("127.0.0.1", where)
             writer.write(b"GET /readyz HTTP/1.1\r\n\r\n")
             await writer.drain()
-            while not port._tasks:
-                await asyncio.sleep(0.001)
+            await until(lambda: port._tasks)
             (task,) = port._tasks
             if reset:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -30,6 +30,7 @@ from tests.fix_gate import Gate
 from tests.fix_server import MakeServer, Server
 from tests.integration.logs import Change, Message, append, connect, conversation, partitions
 from tests.rfc6455 import PING, TEXT
+from tests.until import until
 
 BODY: Final = "x" * 2_000
 
@@ -60,13 +61,6 @@ async def make_place(make_server: MakeServer, make_db: Callable[[], str]) -> Asy
     for conn in conns:
         conn.close()
     Raw.close_all()
-
-
-async def turns(until: Callable[[], bool]) -> None:
-    """Let the loop run until that holds."""
-    async with asyncio.timeout(10):
-        while not until():
-            await asyncio.sleep(0)
 
 
 def narrow(server: Server) -> None:
@@ -151,12 +145,12 @@ async def test_a_read_is_under_way_until_its_answer_is_taken(make_place: MakePla
     narrow(place.server)
     session = session_of(place.server, "alice")
     await raw.say("history", 2, c="1", limit=100)
-    await turns(lambda: session.sink.is_paused)
+    await until(lambda: session.sink.is_paused)
     assert (session.reads, session.user.reads if session.user else None) == (1, 1)
     answer = await raw.frame()
     assert answer is not None
     assert len(json.loads(answer[1])["entries"]) == 100
-    await turns(lambda: session.reads == 0)
+    await until(lambda: session.reads == 0)
     assert not session.sink.is_paused
 
 
@@ -181,10 +175,10 @@ async def test_the_kernel_holds_little_for_a_client_that_does_not_read(make_plac
     session = session_of(place.server, "alice")
     for id in range(2, 6):
         await raw.say("history", id, c="1", limit=100)
-    await turns(lambda: session.sink.is_paused)
+    await until(lambda: session.sink.is_paused)
     for _ in range(4):
         assert await raw.frame() is not None
-    await turns(lambda: session.reads == 0)
+    await until(lambda: session.reads == 0)
 
 
 async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user(make_place: MakePlace) -> None:
@@ -209,7 +203,7 @@ async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their
         assert all(session.reads <= READS_MAX for session in sessions)
         return sum(session.sink.is_paused for session in sessions) >= 2
 
-    await turns(paused)
+    await until(paused)
     assert most == USER_READS_MAX
     assert metrics.reads_refused >= len(deaf) * (READS_MAX + 2) - USER_READS_MAX - READS_MAX
     assert alice.reads >= READS_MAX, "what is not taken"
@@ -219,7 +213,7 @@ async def test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their
     assert len((await bob.request("history", c="1", limit=100))["entries"]) == 100
     for raw in deaf:
         raw.close()
-    await turns(lambda: alice.reads == 0)
+    await until(lambda: alice.reads == 0)
 
 
 # ---- turns ---------------------------------------------------------------------------------------
@@ -244,9 +238,9 @@ async def test_a_user_who_asks_for_much_keeps_neither_hellos_nor_others_reads(
 
     monkeypatch.setattr(place.server.node.store, "entries_before", entries_before)
     asked = [(peer, await peer.post("history", c="1")) for peer in greedy for _ in range(8)]
-    await turns(lambda: place.server.node.store.read_turns.waiting == 15)
+    await until(lambda: place.server.node.store.read_turns.waiting == 15)
     mine = await carol.post("history", c="2")
-    await turns(lambda: place.server.node.store.read_turns.waiting == 16)
+    await until(lambda: place.server.node.store.read_turns.waiting == 16)
     await place.server.connect("erin")  # hellos have their own
     gate.set()
     assert (await carol.reply(mine))["entries"]
@@ -302,11 +296,11 @@ async def test_a_page_is_not_read_for_one_who_has_left(make_place: MakePlace, mo
     monkeypatch.setattr(store, "entries_before", entries_before)
     for _ in range(READS_MAX):
         await alice.post("history", c="1", limit=100)
-    await turns(lambda: store.read_turns.waiting == READS_MAX - 1)
+    await until(lambda: store.read_turns.waiting == READS_MAX - 1)
     await alice.ws.close()
-    await turns(lambda: session.gone)
+    await until(lambda: session.gone)
     gate.open()
-    await turns(lambda: session.reads == 0)
+    await until(lambda: session.reads == 0)
     assert read <= history.SCAN_FACTOR, "the one that was under way"
 
 
@@ -336,13 +330,13 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
     peers = [await server.open() for _ in range(4)]
     for n, peer in enumerate(peers):
         await peer.post("hello", v=1, token=server.token("alice"), device=f"d{n}")
-    await turns(lambda: pages > 0 and server.node.services.listings.waiting == 2)
+    await until(lambda: pages > 0 and server.node.services.listings.waiting == 2)
     assert (pages, server.node.store.hello_turns.running, server.node.store.hello_turns.waiting) == (1, 1, 1), (
         "one page of a user at a time"
     )
     for peer in peers:
         peer.ws.transport.abort()
-    await turns(lambda: not server.node.hub.connections)
+    await until(lambda: not server.node.hub.connections)
     gate.set()
     await server.node.chat.hellos_done()
     assert pages <= 2, "that of the second one had been asked for"
@@ -360,7 +354,7 @@ async def test_too_many_hellos_are_refused_with_the_time_to_wait(
     names = ["alice", "alice", "alice"] if whose == "user" else ["alice", "bob", "carol"]
     for name in names[:2]:
         await (await place.server.connect(name)).close()
-    await turns(lambda: not place.server.node.hub.connections)
+    await until(lambda: not place.server.node.hub.connections)
     peer = await place.server.open()
     answer = await peer.reply(await peer.post("hello", v=1, token=place.server.token(names[2]), device="d"))
     assert (answer["code"], answer["retry_ms"] > 0) == ("overloaded", True)
@@ -564,10 +558,10 @@ async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes
     session.sink._room = paused  # type: ignore[attr-defined]
     append(place.db, [Message(conv.id, f"{n}", side=1) for n in range(5)])
     node.delivery.poke(conv)
-    await turns(lambda: conv.head == 6 and conv.gap is None)
+    await until(lambda: conv.head == 6 and conv.gap is None)
     assert session.behind == {conv.id: 1}
     assert session.sink._out_bytes == 0  # type: ignore[attr-defined]
     session.sink._room = None  # type: ignore[attr-defined]
     paused.set_result(None)
     assert [(await alice.push("entry"))["seq"] for _ in range(5)] == [2, 3, 4, 5, 6]
-    await turns(lambda: session.behind is None)
+    await until(lambda: session.behind is None)

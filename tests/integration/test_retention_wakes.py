@@ -12,28 +12,23 @@ from psycopg import errors as pg
 from chatd.postgres import partitions
 from chatd.postgres.faults import Outage
 from chatd.postgres.partitions import Retention
+from tests.fix_server import until_ready
 from tests.integration.logs import connect
 from tests.integration.test_clock import DAY_S, Skew
 from tests.integration.test_retention import Node
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.fix_process import OwnPostgres
-    from tests.fix_server import MakeServer, Server
+    from tests.fix_server import MakeServer
 
 REFUSE = """
     CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS
         $$BEGIN RAISE insufficient_privilege USING MESSAGE = 'permission denied for schema public'; END$$;
     CREATE EVENT TRIGGER no_tables ON ddl_command_start WHEN TAG IN ('CREATE TABLE') EXECUTE FUNCTION refuse();
 """
-
-
-async def ready(server: Server) -> None:
-    """Until the node says that it is; far below the 600 s between two passes."""
-    async with asyncio.timeout(10):
-        while await server.node._readiness():
-            await asyncio.sleep(0.02)
 
 
 async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_ready(
@@ -45,7 +40,7 @@ async def test_a_clock_that_jumps_past_the_partitions_ahead_leaves_the_node_read
     alice = await server.connect("alice")
     skew.set(10 * DAY_S)
     assert (await alice.say("bob"))["t"] == "ok", "its partition is made on demand"
-    await ready(server)
+    await until_ready(server.node)
 
 
 async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(
@@ -55,7 +50,7 @@ async def test_a_probe_has_the_missing_ones_made_where_nobody_sends(
     server = await make_server(database_url=skew.url, partitions_ahead=1)
     server.node._clock.stepped = lambda by_ms: None
     skew.set(10 * DAY_S)
-    await ready(server)
+    await until_ready(server.node)
 
 
 async def test_create_revoked_and_granted_again_leaves_the_node_ready(
@@ -71,11 +66,14 @@ async def test_create_revoked_and_granted_again_leaves_the_node_ready(
         ).fetchall():
             admin.execute(f"DROP TABLE {name}")
         assert (await alice.say("bob"))["code"] == "unavailable"
-        async with asyncio.timeout(20):
-            while "partitions" not in await server.node._readiness() or not server.node.metrics.retention_failed:
-                await asyncio.sleep(0.05)
+
+        async def says_partitions() -> bool:
+            return "partitions" in await server.node._readiness()
+
+        await until(says_partitions)
+        await until(lambda: server.node.metrics.retention_failed)
         admin.execute("DROP EVENT TRIGGER no_tables")
-    await ready(server)
+    await until_ready(server.node)
     assert (await alice.say("carol"))["t"] == "ok"
 
 
@@ -108,8 +106,7 @@ async def test_no_error_ends_the_task(fresh_db: str, monkeypatch: pytest.MonkeyP
     node.retention.wake()
     async with asyncio.timeout(10):
         await over.wait()
-        while node.retention._backoff_s:
-            await asyncio.sleep(0)
+        await until(lambda: not node.retention._backoff_s)
     assert node.metrics.retention_failed == 10
     assert not task.done()
     task.cancel()

@@ -21,6 +21,7 @@ from chatd.postgres import mark, read_pool
 from chatd.postgres.rows import BEGIN
 from chatd.store import Limits, Store
 from tests.integration.logs import Change, Message, age, append, connect, conversation, one, only, partitions
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -307,9 +308,7 @@ async def test_a_pair_that_another_transaction_is_making_is_waited_for(
             waits = (
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             )
-            async with asyncio.timeout(20):
-                while not one(db, waits):
-                    await asyncio.sleep(0)
+            await until(lambda: one(db, waits))
         assert [row.id for row in await task] == [x]
 
 

@@ -16,6 +16,7 @@ import pytest
 from tests import stranger
 from tests.fix_server import MakeServer, Server
 from tests.stranger import Frame, Stranger
+from tests.until import until
 
 WAIT_S = 20.0
 
@@ -39,12 +40,9 @@ async def client(
         await asyncio.wait([task])
 
 
-async def until(one: Stranger, count: int) -> list[str | None]:
-    """The bodies of all entries shown, once there are so many."""
-    async with asyncio.timeout(WAIT_S):
-        while len(one.shown) < count:
-            one.news.clear()
-            await one.news.wait()
+async def bodies(one: Stranger, count: int) -> list[str | None]:
+    """Of all entries shown, once there are so many."""
+    await until(lambda: len(one.shown) >= count, changed=one.news)
     assert len(one.shown) == count
     return [entry.get("body") for entry in one.shown]
 
@@ -82,12 +80,12 @@ async def test_two_strangers_chat(server: Server) -> None:
         client(server, "bob", "tablet") as tablet,
     ):
         assert (await done(alice.send("bob", "hi")))["seq"] == 1
-        assert await until(bob, 1) == ["hi"]
+        assert await bodies(bob, 1) == ["hi"]
         await done(bob.send("alice", "hello"))
         await done(alice.edit("bob", 1, "hi!"))
         await done(bob.delete("alice", 2))
         everything = ["hi", "hello", "hi!", None]
-        assert [await until(one, 4) for one in (alice, bob, tablet)] == [everything] * 3
+        assert [await bodies(one, 4) for one in (alice, bob, tablet)] == [everything] * 3
         (c,) = alice.heads
         assert alice.texts == bob.texts == tablet.texts == {(c, 1): (3, "hi!"), (c, 2): (4, None)}
 
@@ -102,13 +100,13 @@ async def test_a_refusal_is_final_and_blocks_nothing(server: Server) -> None:
 async def test_it_gets_what_it_missed_and_nothing_twice(server: Server) -> None:
     async with client(server, "alice") as alice, client(server, "bob") as bob:
         await done(alice.send("bob", "0"))
-        await until(bob, 1)
+        await bodies(bob, 1)
         for n in range(1, 5):
             bob.cut()
             await done(alice.send("bob", f"{2 * n - 1}"))
             await done(alice.send("bob", f"{2 * n}"))
-            assert await until(bob, 2 * n + 1) == [str(m) for m in range(2 * n + 1)]
-        assert await until(alice, 9) == await until(bob, 9)
+            assert await bodies(bob, 2 * n + 1) == [str(m) for m in range(2 * n + 1)]
+        assert await bodies(alice, 9) == await bodies(bob, 9)
 
 
 async def test_a_conversation_that_began_meanwhile_is_fetched_whole(server: Server) -> None:
@@ -119,7 +117,7 @@ async def test_a_conversation_that_began_meanwhile_is_fetched_whole(server: Serv
             session.sink.close(1012, "restart")
         await done(alice.send("bob", "1"))
         await done(alice.send("bob", "2"))
-        assert await until(bob, 2) == ["1", "2"]
+        assert await bodies(bob, 2) == ["1", "2"]
 
 
 async def test_too_much_of_it_is_paged_and_live_entries_wait(make_server: MakeServer) -> None:
@@ -127,13 +125,13 @@ async def test_too_much_of_it_is_paged_and_live_entries_wait(make_server: MakeSe
     async with client(server, "alice") as alice:
         async with client(server, "bob") as before:
             await done(alice.send("bob", "0"))
-            await until(before, 1)
+            await bodies(before, 1)
         for result in [alice.send("bob", f"{n}") for n in range(1, 251)]:
             await done(result)
         async with client(server, "bob", after=before) as bob:
             assert bob._held, "pages are missing"
             last = alice.send("bob", "251")
-            assert await until(bob, 252) == [str(n) for n in range(252)]
+            assert await bodies(bob, 252) == [str(n) for n in range(252)]
             assert (await done(last))["seq"] == 252
 
 
@@ -147,7 +145,7 @@ async def test_a_lost_ok_makes_no_second_message(make_server: MakeServer) -> Non
                 await asyncio.sleep(0)
             alice.cut()
             assert (await done(result))["seq"] == n + 1
-        assert await until(bob, 10) == [str(n) for n in range(10)]
+        assert await bodies(bob, 10) == [str(n) for n in range(10)]
 
 
 async def test_an_outbox_over_the_rate_drains_in_order(make_server: MakeServer) -> None:
@@ -155,7 +153,7 @@ async def test_an_outbox_over_the_rate_drains_in_order(make_server: MakeServer) 
     async with client(server, "alice") as alice, client(server, "bob") as bob:
         results = [alice.send("bob", f"{n}") for n in range(23)]
         assert [(await done(result))["seq"] for result in results] == list(range(1, 24))
-        assert await until(bob, 23) == [str(n) for n in range(23)]
+        assert await bodies(bob, 23) == [str(n) for n in range(23)]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -176,10 +174,10 @@ async def test_cuts_at_any_time_neither_lose_nor_double_nor_swap(make_server: Ma
         async with client(server, "bob", "judge") as judge:
             judge.heads = dict.fromkeys(bob.heads, 0)
             judge.cut()
-            log = await until(judge, 120)
+            log = await bodies(judge, 120)
         assert [body for body in log if str(body).startswith("a")] == [f"a{n}" for n in range(60)]
         assert [body for body in log if str(body).startswith("b")] == [f"b{n}" for n in range(60)]
-        assert await until(bob, 120) == log == await until(alice, 120)
+        assert await bodies(bob, 120) == log == await bodies(alice, 120)
 
 
 async def test_another_epoch_drops_what_is_held_and_keeps_the_outbox(server: Server) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.fix_server import Frame, MakeServer, Peer, Server
+from tests.client import Frame, Peer
+from tests.fix_server import MakeServer, Server
 from tests.integration.logs import Message, append, connect
 from tests.integration.test_interleavings_session import Gate
 from tests.integration.test_interleavings_store import befriended, conninfo

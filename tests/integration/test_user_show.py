@@ -14,6 +14,7 @@ from chatd.ids import DeviceId, UserId
 from chatd.net.connection import Connection
 from chatd.ops import user_report
 from tests.integration.test_cli import chatd
+from tests.until import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,9 +102,9 @@ async def test_all_nodes_are_asked_and_one_that_does_not_hear_the_others_says_so
     assert report.findings[0].startswith("nothing is wrong")
 
     own_redis.kill()
-    assert here.node.cluster is not None
-    while here.node.cluster.bus.up:
-        await asyncio.sleep(0.02)
+    cluster = here.node.cluster
+    assert cluster is not None
+    await until(lambda: not cluster.bus.up)
     # The one node of the settings is left to ask
     redis, node = (await show(here, "bob", redis_url=own_redis.url)).findings
     assert redis.startswith("Redis cannot be asked (")

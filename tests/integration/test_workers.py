@@ -28,6 +28,7 @@ from chatd.config import Settings
 from chatd.errors import SettingError
 from chatd.ops import supervisor as workers
 from chatd.ops.supervisor import Supervisor
+from tests.until import until
 
 WAIT_S = 20.0
 
@@ -277,8 +278,7 @@ async def test_a_second_signal_kills(tmp_path: Path, events: Events) -> None:
     supervisor = supervise(tmp_path, "stubborn", "stubborn", drain_ms=600_000)
     running = await until_serving(supervisor)
     os.kill(os.getpid(), signal.SIGINT)
-    while not supervisor._stopping:
-        await asyncio.sleep(0)
+    await until(lambda: supervisor._stopping)
     os.kill(os.getpid(), signal.SIGINT)
     assert await result(running) == 1
 
@@ -424,9 +424,7 @@ async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) ->
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]  # it never gets as far as to listen
     first = Supervisor(settings, command=sleeps)
     running = asyncio.create_task(first.run())
-    async with asyncio.timeout(WAIT_S):
-        while not (first._workers and first._workers[0].process):
-            await asyncio.sleep(0.01)
+    await until(lambda: first._workers and first._workers[0].process)
     with pytest.raises(SettingError, match="Address already in use"):
         await Supervisor(settings, command=sleeps).run()
     first.stop()

@@ -27,6 +27,7 @@ from chatd.postgres.health import Health
 from chatd.postgres.lanes import RETRIES_MAX, Lane, choose
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -98,10 +99,7 @@ class Told:
     async def until(self, done: Callable[[], bool]) -> None:
         waiter = asyncio.Event()
         self.waiters.append(waiter)
-        async with asyncio.timeout(EVENT_S_MAX):
-            while not done():
-                waiter.clear()
-                await waiter.wait()
+        await until(done, changed=waiter)
 
 
 class Bench:
@@ -267,9 +265,7 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     tasks = [asyncio.create_task(lane.run()) for lane in lanes]
     assert set(await bench.answered(*cids)) == {None}
     broken._opener = bench.lane._opener
-    async with asyncio.timeout(EVENT_S_MAX):
-        while broken.backoff_s:
-            await asyncio.sleep(0)
+    await until(lambda: not broken.backoff_s)
     await end(tasks)
 
 
@@ -289,9 +285,7 @@ async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(
         with other.transaction():
             other.execute("SELECT FROM conversations WHERE id = %s FOR UPDATE", (bench.conv.id,))
             waits = bench.put("waits")
-            async with asyncio.timeout(EVENT_S_MAX):
-                while bench.lane.is_responsive:
-                    await asyncio.sleep(0)
+            await until(lambda: not bench.lane.is_responsive)
             conv = Conversation(ConvId(conversation(db, "alice", "carol")), UserId("alice"), UserId("carol"))
             item = Item(bench.session, 2, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
             assert choose(lanes, item) is second
@@ -431,11 +425,8 @@ async def test_a_commit_whose_wait_for_a_standby_was_cut_short_is_of_unknown_out
     try:
         db.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         db.execute("SELECT pg_reload_conf()")
-        async with asyncio.timeout(EVENT_S_MAX):
-            while bench.put() and not one(
-                db, "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'", [bench.backend]
-            ):
-                await asyncio.sleep(0.02)
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
+        await until(lambda: not bench.put() or one(db, waits, [bench.backend]), pause_s=0.02)
         waiting = bench.lane.rows_underway
         db.execute("SELECT pg_cancel_backend(%s)", [bench.backend])
         await bench.told.until(lambda: "failed" in bench.told.notes.values())
@@ -512,9 +503,7 @@ SESSION = {
 
 async def blocked(db: psycopg.Connection[Any], pid: int) -> None:
     """Until that server process waits for a lock."""
-    async with asyncio.timeout(EVENT_S_MAX):
-        while not one(db, "SELECT cardinality(pg_blocking_pids(%s))", (pid,)):
-            await asyncio.sleep(0)
+    await until(lambda: one(db, "SELECT cardinality(pg_blocking_pids(%s))", (pid,)))
 
 
 async def readable(fd: int) -> None:

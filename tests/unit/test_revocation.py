@@ -17,6 +17,7 @@ from chatd.net import revocation
 from chatd.net.access_log import KEY_REMOVED
 from chatd.net.revocation import ENDS_A_TURN, Revocation
 from chatd.ops import keys_file
+from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -118,8 +119,7 @@ async def test_who_was_active_of_late_ends_first(sets: dict[str, Keys]) -> None:
     fakes = [Fake(sets["a"], "a", NOW - 1.0 if n % 10 == 9 else NOW - 60.0) for n in range(10 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
     revocation.begin(sets["b"])
-    while not any(one.closes for one in fakes):
-        await asyncio.sleep(0)
+    await until(lambda: any(one.closes for one in fakes))
     assert [bool(one.closes) for one in fakes] == [n % 10 == 9 for n in range(len(fakes))]
     await tasks[0]
     assert all(one.closes for one in fakes)
@@ -131,8 +131,7 @@ async def test_a_session_that_refreshed_in_time_stays(sets: dict[str, Keys]) -> 
     fakes = [Fake(sets["ab"], "a") for _ in range(2 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
     revocation.begin(sets["b"])
-    while not any(one.closes for one in fakes):
-        await asyncio.sleep(0)
+    await until(lambda: any(one.closes for one in fakes))
     late = next(one for one in fakes if not one.closes)
     assert late.session is not None
     late.session.key = sets["b"].find("b")
@@ -145,8 +144,7 @@ async def test_the_next_reload_takes_the_place_of_what_is_left(sets: dict[str, K
     fakes = [Fake(sets["ab"], "ab"[n % 2]) for n in range(10 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
     revocation.begin(sets["b"])
-    while not any(one.closes for one in fakes):
-        await asyncio.sleep(0)
+    await until(lambda: any(one.closes for one in fakes))
     revocation.begin(sets["a"])  # a mistake: it was the other one that was to go
     ended = sum(len(one.closes) for one in fakes[::2])
     await asyncio.wait(tasks)

@@ -22,6 +22,7 @@ from chatd.core.rate_limit import SharedWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from tests.quota_model import US, Model
+from tests.until import until
 
 RATES = Rates(messages=3, per_s=5.0, strikes_max=8, new_per_hour=2)
 QUEUE_MAX = 100
@@ -96,8 +97,7 @@ class Node:
         """End the pause; returns in the next one, or when Redis answers."""
         self.pausing.clear()
         self.over.set()
-        while not self.pausing.is_set() and self.quota.open:
-            await asyncio.sleep(0)
+        await until(lambda: self.pausing.is_set() or not self.quota.open)
 
     def window(self, user: str) -> SharedWindow:
         window = self.quota.windows(UserId(user)).window
@@ -108,8 +108,7 @@ class Node:
 @asynccontextmanager
 async def running(node: Node, *, up: bool = True) -> AsyncIterator[Quota]:
     task = asyncio.ensure_future(node.quota.run())
-    while up and node.quota.open:
-        await asyncio.sleep(0)
+    await until(lambda: not up or not node.quota.open)
     try:
         yield node.quota
     finally:
@@ -331,8 +330,7 @@ async def test_a_call_given_up_is_cancelled_and_its_end_is_not_waited_for() -> N
         assert passed == [("alice", True)]
         await cancelled.wait()
         finish.set()
-        while redis.under_way:
-            await asyncio.sleep(0)
+        await until(lambda: not redis.under_way)
 
 
 async def test_an_answer_that_is_there_at_the_deadline_counts_though_we_were_too_busy_to_read_it() -> None:
@@ -372,8 +370,7 @@ async def test_nobody_waits_for_the_first_connection() -> None:
         assert passed == [("alice", True)]
         await redis.asked.wait()
         release.set()
-        while quota.open:
-            await asyncio.sleep(0)
+        await until(lambda: not quota.open)
         assert node.pauses == []
 
 

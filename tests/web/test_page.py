@@ -4,7 +4,6 @@ asked for; read is what somebody saw.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import Any, Final
 
@@ -16,8 +15,9 @@ pytest.importorskip("playwright.async_api", reason="playwright is not installed:
 from playwright.async_api import expect
 
 from tests.browser import DESK, LOW, PHONE, Browsing, Size, Tab
-from tests.fix_server import Peer
+from tests.client import Peer
 from tests.integration.test_interleavings_session import Gate
+from tests.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -366,9 +366,7 @@ class Absence:
         await session.send("Emulation.setFocusEmulationEnabled", {"enabled": False})
         other = await self.page.context.new_page()
         await other.bring_to_front()
-        async with asyncio.timeout(10):
-            while await self.page.evaluate("document.hasFocus()"):
-                await asyncio.sleep(0.01)
+        await until(lambda: self.page.evaluate("!document.hasFocus()"))
 
     async def unfocused_over(self) -> None:
         await self.page.bring_to_front()

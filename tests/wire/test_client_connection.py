@@ -12,6 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from chatd.client import Connection, ConnectionLost, ProtocolError, RequestError
 from chatd.client import connection as connection_module
 from tests.fix_fake_chatd import FakeChatd
+from tests.until import until
 
 CID = "8c1e0000-0000-4000-8000-000000000001"
 
@@ -132,8 +133,7 @@ async def test_pushes_nobody_takes_stop_the_reading(monkeypatch: pytest.MonkeyPa
     async with FakeChatd() as server, await Connection.open(server.url, "me", device="d") as connection:
         server.say("bob", "me", *(f"{n}" for n in range(50)))
         pong = connection.ask("ping")
-        while len(connection._pushes) < 10:
-            await asyncio.sleep(0)
+        await until(lambda: len(connection._pushes) >= 10)
         for _ in range(100):
             await asyncio.sleep(0)
         assert len(connection._pushes) == 10

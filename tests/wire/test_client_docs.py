@@ -14,6 +14,7 @@ import pytest
 import chatd.client
 from chatd.client import Client, Connection, Entry
 from tests.fix_fake_chatd import FakeChatd
+from tests.until import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -85,8 +86,7 @@ async def test_the_bot_with_a_store_answers_once_over_crashes() -> None:
             session.cut()
         conv = server.conv("bob", "bot")
         questions = {e["seq"] for e in conv.log if e["from"] == "bob"}
-        while sum(e["from"] == "bot" for e in conv.log) < len(questions):
-            await asyncio.sleep(0.005)
+        await until(lambda: sum(e["from"] == "bot" for e in conv.log) >= len(questions))
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -12,6 +12,7 @@ import pytest
 
 from chatd.client import Client, Entry, Presence, Receipt, RequestError, Reset, Typing
 from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client
+from tests.until import until
 
 
 async def take(client: Client, count: int) -> list[Entry]:
@@ -367,8 +368,7 @@ async def test_a_cursor_whose_answer_was_lost_is_told_again() -> None:
         faults: list[Fault] = ["cut"]
         server.fault = lambda _s, frame: faults.pop() if frame["t"] == "read" and faults else None
         await client.read("bob", 2)
-        while conv.cursors.get("me") != [2, 2]:
-            await asyncio.sleep(0.005)
+        await until(lambda: conv.cursors.get("me") == [2, 2])
         assert len(server.all_sessions) == 2
 
 
@@ -387,14 +387,12 @@ async def test_a_cursor_refused_for_now_is_told_after_the_time_named_and_one_ref
 
         server.fault = fault
         await client.read("bob", 1)
-        while len(reads) < 2:
-            await asyncio.sleep(0.005)
+        await until(lambda: len(reads) >= 2)
         await client.conversations()  # the refusal is in
         server.session("me").cut()
         await client.conversations()
         await client.read("bob", 2)
-        while conv.cursors.get("me") != [2, 2]:
-            await asyncio.sleep(0.005)
+        await until(lambda: conv.cursors.get("me") == [2, 2])
         assert reads == [1, 1, 2]
 
 

@@ -17,6 +17,7 @@ from chatd.client import link as link_module
 from chatd.client import session as session_module
 from chatd.client.dial import Dial
 from tests.fix_fake_chatd import FakeChatd, make_client
+from tests.until import until
 
 
 class Tokens:
@@ -220,8 +221,7 @@ async def test_a_token_is_refreshed_before_it_ends(monkeypatch: pytest.MonkeyPat
         tokens = Tokens("me/1", "me/2", "me/3", "me/4", *["me/x"] * 50)
         server.refused_tokens["me/3"] = "unauthorized"  # one refresh fails, and is tried again
         async with make_client(server.url, token=tokens):
-            while sum(f["t"] == "refresh" for f in server.session("me").requests) < 4:
-                await asyncio.sleep(0.005)
+            await until(lambda: sum(f["t"] == "refresh" for f in server.session("me").requests) >= 4)
         assert [f["token"] for f in server.all_sessions[0].requests if f["t"] == "refresh"][:4] == [
             "me/2",
             "me/3",
@@ -258,8 +258,7 @@ async def test_closing_ends_every_wait_and_leaves_no_task() -> None:
         with pytest.raises(Closed):
             await history
         await client.close()
-        while server.sessions:
-            await asyncio.sleep(0.001)
+        await until(lambda: not server.sessions)
         # The server's own tasks end with its side of the connection.
         assert {task.get_name() for task in asyncio.all_tasks() - before if "chatd" in task.get_name()} == set()
         with pytest.raises(RuntimeError, match="lives once"):

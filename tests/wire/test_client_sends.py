@@ -11,6 +11,7 @@ import pytest
 
 from chatd.client import Closed, EpochChanged, OutboxFull, RequestError, Sent, Unsent
 from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client
+from tests.until import until
 
 
 class Plan:
@@ -46,8 +47,7 @@ async def test_a_send_survives_a_cut_at_each_step(fault: Fault) -> None:
         server.fault = plan = Plan("send", fault)
         sending = asyncio.create_task(client.send("bob", "hi"))
         if fault == "ignore":
-            while not plan.met:
-                await asyncio.sleep(0.001)
+            await until(lambda: plan.met)
             server.session("me").cut()
         sent = await sending
         assert sent.dup is (fault == "cut after")
@@ -139,8 +139,7 @@ async def test_cancelling_takes_back_what_was_surely_not_stored() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", {"code": "overloaded", "retry_ms": 60_000})
         sending = asyncio.create_task(client.send("bob", "taken back"))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         await client.conversations()  # its answer comes behind the refusal
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -155,8 +154,7 @@ async def test_cancelling_does_not_take_back_what_may_be_stored() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", "ignore")
         sending = asyncio.create_task(client.send("bob", "perhaps"))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
@@ -170,8 +168,7 @@ async def test_a_refusal_that_nobody_waits_for_is_an_event() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", "ignore", {"code": "refused"})
         sending = asyncio.create_task(client.send("bob", "perhaps"))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         sending.cancel()
         server.session("me").cut()
         async for event in client.events():
@@ -198,8 +195,7 @@ async def test_one_who_gives_up_does_not_take_another_ones_answer_along() -> Non
     async with FakeChatd() as server, make_client(server.url) as client:
         server.fault = plan = Plan("send", "ignore")
         one, two = (asyncio.create_task(client.send("bob", "hi", cid=cid)) for _ in range(2))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         one.cancel()
         with pytest.raises(asyncio.CancelledError):
             await one
@@ -223,8 +219,7 @@ async def test_closing_without_draining_keeps_the_rest_for_the_next_process() ->
         client = make_client(server.url)
         await client.open()
         sending = asyncio.create_task(client.send("bob", "hi"))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         await client.close(drain=False)
         with pytest.raises(Closed):
             await sending
@@ -252,8 +247,7 @@ async def test_a_full_outbox_says_so() -> None:
     async with FakeChatd() as server, make_client(server.url, outbox_max=1) as client:
         server.fault = plan = Plan("send", "ignore")
         sending = asyncio.create_task(client.send("bob", "one"))
-        while not plan.met:
-            await asyncio.sleep(0.001)
+        await until(lambda: plan.met)
         with pytest.raises(OutboxFull):
             await client.send("bob", "two")
         server.session("me").cut()

@@ -10,6 +10,7 @@ import pytest
 from chatd.client import Stopped
 from chatd.client.tail import tail
 from tests.fix_fake_chatd import FakeChatd
+from tests.until import until
 
 
 class Lines(io.StringIO):
@@ -23,9 +24,7 @@ class Lines(io.StringIO):
         self.flushed.set()
 
     async def until(self, count: int) -> list[str]:
-        while self.getvalue().count("\n") < count:
-            self.flushed.clear()
-            await self.flushed.wait()
+        await until(lambda: self.getvalue().count("\n") >= count, changed=self.flushed)
         return [one.split(" ", 1)[1] for one in self.getvalue().splitlines()]
 
 

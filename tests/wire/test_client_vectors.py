@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from chatd.client import Client, RequestError, Stopped
+from tests.client import Frame
 from tests.client_vector_runner import ClientRunner, Subject, known
 from tests.stranger import Stranger
-from tests.vector_runner import Frame, Mismatch
+from tests.vector_runner import Mismatch
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "client"
 VECTORS = [
