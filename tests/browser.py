@@ -14,8 +14,8 @@ from typing import Final, TypeAlias
 
 from playwright.async_api import Browser, Locator, Page, ViewportSize, expect
 
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_server import Server
+from tests.proxy import Proxy
 
 WAIT_MS: Final = 15_000  # for what must come; far beyond what it takes
 Size: TypeAlias = ViewportSize
@@ -34,7 +34,7 @@ SETTLED: Final = """() => new Promise((done) => {
 class Tab:
     """One tab of one user."""
 
-    def __init__(self, page: Page, proxy: TcpProxy, server: Server) -> None:
+    def __init__(self, page: Page, proxy: Proxy, server: Server) -> None:
         self.page = page
         self._proxy, self._server = proxy, server
         self.dialog = page.locator("dialog")
@@ -102,7 +102,7 @@ class Tab:
 class Browsing:
     """One Chromium and one chatd."""
 
-    def __init__(self, browser: Browser, proxy: TcpProxy, server: Server, database: str) -> None:
+    def __init__(self, browser: Browser, proxy: Proxy, server: Server, database: str) -> None:
         self.server = server
         self.database = database
         self._browser, self._proxy = browser, proxy

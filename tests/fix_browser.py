@@ -22,9 +22,9 @@ from pydantic import SecretStr
 from chatd.config import Settings
 from chatd.postgres.embedded import Embedded
 from chatd.server import Node
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_postgres import databases
 from tests.fix_server import Server
+from tests.proxy import Proxy
 
 if TYPE_CHECKING:
     from tests.browser import Browsing
@@ -62,7 +62,7 @@ async def browser_and_server(
     node = Node(Settings(data_dir=folder, port=0, admin_port=0, database_url=SecretStr(database), **limits))
     try:
         await node.start()
-        proxy = TcpProxy(node.port)
+        proxy = Proxy(node.port)
         await proxy.start()
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=binary)

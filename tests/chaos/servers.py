@@ -21,8 +21,8 @@ import psycopg
 
 from tests.chaos.injector import Injector
 from tests.chaos.limits import Outages
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_redis import OwnRedis
+from tests.proxy import Proxy
 
 LONGER_THAN_LEASE_S: Final = 1.4
 
@@ -45,7 +45,7 @@ class Servers:
     def __init__(
         self,
         place: Place,
-        proxy: TcpProxy,
+        proxy: Proxy,
         injector: Injector,
         rng: random.Random,
         note: Callable[[str], None],

@@ -32,7 +32,7 @@ from tests.chaos.homes import Apart, Home
 from tests.chaos.injector import Injector, Odds
 from tests.chaos.servers import Place, Servers
 from tests.chaos.verdict import Verdict
-from tests.faults.tcp_proxy import TcpProxy
+from tests.proxy import Proxy
 
 LEASE_S: Final = 1.0
 QUIET_S_MAX: Final = 12.0
@@ -94,7 +94,7 @@ class World:
         self.homes: list[Home] = []  # of `nodes`
         self._lived: list[tuple[float, float]] = []  # from when to when each of `nodes` was there
         self._stay_until = 0.0  # a node that has drained keeps its users for so long before its lease begins to lapse
-        self.proxy = TcpProxy(place.redis[0].port)
+        self.proxy = Proxy(place.redis[0].port)
         self.servers = Servers(
             place, self.proxy, self.injector, random.Random(self.rng.getrandbits(64)), self.note, self.outages
         )

@@ -11,9 +11,9 @@ from chatd.cluster.pubsub import Bus
 from chatd.cluster.redis.client import Engine, Event, Message, Subscribed
 from chatd.ids import UserId
 from chatd.metrics import Metrics
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_mirror import MakeMirror, acquainted
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis
+from tests.proxy import Proxy
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -47,7 +47,7 @@ async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made
     """A proxy keeps it there, and the isolated master answers its pings; commands go to the new
     one.
     """
-    proxy, new = TcpProxy(own_redis.port), make_redis()
+    proxy, new = Proxy(own_redis.port), make_redis()
     await proxy.start()
     try:
         a = await make_mirror("a", url=f"redis://127.0.0.1:{proxy.port}")

@@ -5,25 +5,18 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import shutil
-import tempfile
 import time
-from collections import deque
-from pathlib import Path
-from typing import Any
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from bench.slow_line import until_one_ends
 from tests.client import peer_at
 from tests.cluster.test_fanout import befriend
 from tests.cluster.traffic import Traffic, nodes_of, share, together, told, traffic_at
-from tests.faults.proxy import SOCKET_NAME
+from tests.faults.appends import path_of, through
 from tests.fix_cluster import LEASE_S, Nodes
 from tests.fix_process import MakeProcess
 from tests.fix_redis import OwnRedis
+from tests.proxy import Proxy
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -134,7 +127,7 @@ async def test_a_node_that_has_just_started_knows_who_is_where(
     """Clients come at once in a rolling upgrade, and nobody is to look offline to them; also where
     Redis is far.
     """
-    async with SlowWay(own_redis.socket, 0.02) as way:
+    async with Proxy(own_redis.socket, delay_s=0.02) as way:
         one = (await nodes_of(1, make_process, fresh_db, own_redis.url))[0]
         async with peer_at(one, "alice", "old") as alice, peer_at(one, "bob") as bob:
             await befriend(alice, "alice", bob, "bob")
@@ -146,76 +139,11 @@ async def test_a_node_that_has_just_started_knows_who_is_where(
 # ---- slow ----------------------------------------------------------------------------------------
 
 
-class SlowWay:
-    """A unix socket beside a server's, where everything takes `delay_s` longer, each way, in order
-    and unbounded in between.
-    """
-
-    def __init__(self, upstream: Path, delay_s: float) -> None:
-        self.delay_s = delay_s
-        self._upstream = upstream
-        self.folder = Path(tempfile.mkdtemp(prefix="chatd-slow-"))
-        self.path = self.folder / SOCKET_NAME
-        self._server: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> SlowWay:
-        self._server = await asyncio.start_unix_server(self._link, self.path)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._server is not None:
-            self._server.close()
-        for link in list(self._links):
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        writers = [writer]
-        try:
-            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
-            writers.append(up_writer)
-            await until_one_ends(self._pump(reader, up_writer), self._pump(up_reader, writer))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            for one in writers:
-                one.close()
-                with contextlib.suppress(OSError):
-                    await one.wait_closed()
-            self._links.discard(task)
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        loop = asyncio.get_running_loop()
-        late: deque[asyncio.TimerHandle] = deque()
-        try:
-            while data := await reader.read(65_536):
-                late.append(loop.call_later(self.delay_s, self._pass_on, writer, data, late))
-        finally:
-            for timer in late:
-                timer.cancel()
-
-    @staticmethod
-    def _pass_on(writer: asyncio.StreamWriter, data: bytes, late: deque[Any]) -> None:
-        late.popleft()
-        writer.write(data)
-
-
-def slow_postgresql(conninfo: str, delay_s: float) -> tuple[SlowWay, str]:
-    """The way, and the conninfo that leads over it."""
-    way = SlowWay(Path(str(conninfo_to_dict(conninfo)["host"])) / SOCKET_NAME, delay_s)
-    return way, make_conninfo(conninfo, host=str(way.folder))
-
-
 async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(
     fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
 ) -> None:
-    way, slow_url = slow_postgresql(fresh_db, 0.0)
-    async with way:
+    async with Proxy(path_of(fresh_db)) as way:
+        slow_url = through(fresh_db, way)
         nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}])
         await together(nodes)
         # Neighbours sit on different nodes: every conversation is written by both.
@@ -242,8 +170,8 @@ async def test_a_node_with_a_slow_way_has_the_right_clock(
 ) -> None:
     """Which of two sessions of one device is the later one is told by the nodes' clocks."""
     delay_s = 0.1  # a start takes some fifty round trips
-    way, slow_url = slow_postgresql(fresh_db, delay_s)
-    async with way:
+    async with Proxy(path_of(fresh_db), delay_s=delay_s) as way:
+        slow_url = through(fresh_db, way)
         nodes = await nodes_of(
             2, make_process, fresh_db, own_redis.url, each=[{"database_url": slow_url}, {}], partitions_ahead=1
         )

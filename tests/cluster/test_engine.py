@@ -15,17 +15,17 @@ from chatd.cluster.redis import client as engine_module
 from chatd.cluster.redis.client import GIVEN_UP_MAX, Away, Client, Engine, Message, Subscription
 from chatd.cluster.redis.connect import CONNECTIONS_MAX
 from chatd.errors import SettingError
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Ear, Listening, MakeEngine, fail, refused
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis, OwnSentinel
+from tests.proxy import Proxy
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest_asyncio.fixture
-async def proxy(own_redis: OwnRedis) -> AsyncIterator[TcpProxy]:
-    one = TcpProxy(own_redis.port)
+async def proxy(own_redis: OwnRedis) -> AsyncIterator[Proxy]:
+    one = Proxy(own_redis.port)
     await one.start()
     yield one
     await one.stop()
@@ -411,7 +411,7 @@ async def test_closing_wakes_whoever_waits_for_an_event(shape: str, make_engine:
 
 
 async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(
-    engine: Engine, proxy: TcpProxy, make_engine: MakeEngine
+    engine: Engine, proxy: Proxy, make_engine: MakeEngine
 ) -> None:
     through = make_engine(f"redis://127.0.0.1:{proxy.port}")
     await through.publish([("chatd:u:1", b"before")])
@@ -431,7 +431,7 @@ async def test_a_call_cut_in_the_middle_is_away_and_publishes_nothing_of_it(
 
 
 async def test_a_subscription_cut_in_the_middle_of_a_message_is_away(
-    own_redis: OwnRedis, proxy: TcpProxy, engine: Engine, make_engine: MakeEngine
+    own_redis: OwnRedis, proxy: Proxy, engine: Engine, make_engine: MakeEngine
 ) -> None:
     async with Listening(make_engine(f"redis://127.0.0.1:{proxy.port}")) as heard:
         await heard.to("chatd:u:1")
@@ -441,7 +441,7 @@ async def test_a_subscription_cut_in_the_middle_of_a_message_is_away(
         assert heard.ear.messages == []
 
 
-async def test_a_network_that_swallows_shows_no_error_and_no_pong(proxy: TcpProxy, make_engine: MakeEngine) -> None:
+async def test_a_network_that_swallows_shows_no_error_and_no_pong(proxy: Proxy, make_engine: MakeEngine) -> None:
     engine = make_engine(f"redis://127.0.0.1:{proxy.port}", connect_s=0.2)
     async with Listening(engine) as heard:
         await heard.to("chatd:u:1")

@@ -13,9 +13,9 @@ import pytest
 
 from chatd.cluster.redis import client as engine_module
 from chatd.cluster.redis.client import Away
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_engine import SOON_S, Listening, MakeEngine, fail, refused, until_back
 from tests.fix_redis import MakeRedis, OwnCluster, OwnSentinel, version
+from tests.proxy import Proxy
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -172,7 +172,7 @@ async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_n
 
 async def test_a_cluster_that_moved_altogether_is_found_by_its_url(redis_folder: Path, make_engine: MakeEngine) -> None:
     old, new = (OwnCluster(redis_folder / name, masters=1) for name in ("old", "new"))
-    proxy = TcpProxy(0)
+    proxy = Proxy(0)
     try:
         old.start()
         new.start()

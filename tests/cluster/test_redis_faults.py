@@ -22,10 +22,10 @@ from tests.cluster.test_fanout import befriend, watch_online
 from tests.cluster.test_workers import serve
 from tests.cluster.traffic import QUIET_S_MAX, Traffic, metrics, nodes_of, share, together, told, traffic_at
 from tests.faults.crowd import seed
-from tests.faults.tcp_proxy import TcpProxy
 from tests.fix_cluster import LEASE_S, Nodes
 from tests.fix_process import MakeProcess, Process
 from tests.fix_redis import MakeRedis, OwnRedis
+from tests.proxy import Proxy
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -220,7 +220,7 @@ async def test_connections_cut_in_the_middle_lose_and_double_nothing(
     of, half a publish, half a message.
     """
     rng = random.Random(seed())
-    proxies = [TcpProxy(own_redis.port) for _ in range(2)]
+    proxies = [Proxy(own_redis.port) for _ in range(2)]
     for proxy in proxies:
         await proxy.start()
     each = [{"redis_url": f"redis://127.0.0.1:{proxy.port}"} for proxy in proxies]

@@ -15,7 +15,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chatd.postgres import connection
 from chatd.postgres.connection import KEEPALIVES, Opener
-from tests.faults.proxy import Proxy
+from tests.faults.appends import path_of, through
+from tests.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -26,18 +27,16 @@ QUIET_S = 0.3
 
 
 @pytest.fixture
-async def proxy(make_db: Callable[[], str]) -> AsyncIterator[Proxy]:
-    one = Proxy(make_db())
-    await one.start()
-    yield one
-    await one.stop()
+async def proxy(fresh_db: str) -> AsyncIterator[Proxy]:
+    async with Proxy(path_of(fresh_db)) as one:
+        yield one
 
 
 async def test_the_first_message_and_read_after_a_quiet_spell_are_served(
-    make_server: MakeServer, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    make_server: MakeServer, fresh_db: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "PROVE_AFTER_S", QUIET_S)
-    server = await make_server(database_url=proxy.conninfo)
+    server = await make_server(database_url=through(fresh_db, proxy))
     alice, bob = await server.connect("alice"), await server.connect("bob")
     await alice.say("bob", "one")
     for n in range(3):

@@ -7,34 +7,38 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 
+from tests.faults.appends import Appends, path_of, through
 from tests.faults.crowd import read_log
-from tests.faults.proxy import Proxy
 from tests.fix_server import MakeServer, Server
+from tests.proxy import Proxy
 
 SEEN_S_MAX = 2.0  # a lost last entry is found within this
 DEADLINE_MS = 500
 
 
-@pytest_asyncio.fixture
-async def proxy(make_db: Callable[[], str]) -> AsyncIterator[Proxy]:
-    proxy = Proxy(make_db())
-    await proxy.start()
-    yield proxy
-    await proxy.stop()
+@pytest.fixture
+def appends() -> Appends:
+    return Appends()
 
 
 @pytest_asyncio.fixture
-async def proxied(proxy: Proxy, make_server: MakeServer) -> Server:
-    return await make_server(database_url=proxy.conninfo, lane_deadline_ms=DEADLINE_MS)
+async def proxy(fresh_db: str, appends: Appends) -> AsyncIterator[Proxy]:
+    async with Proxy(path_of(fresh_db), appends.reader) as one:
+        yield one
+
+
+@pytest_asyncio.fixture
+async def proxied(fresh_db: str, proxy: Proxy, make_server: MakeServer) -> Server:
+    return await make_server(database_url=through(fresh_db, proxy), lane_deadline_ms=DEADLINE_MS)
 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
-async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, cid: str, how: str) -> None:
+async def test_an_answer_lost_after_the_commit(proxied: Server, fresh_db: str, appends: Appends, cid: str, how: str) -> None:
     alice, phone, bob = (
         await proxied.connect("alice"),
         await proxied.connect("alice", "phone"),
@@ -43,9 +47,9 @@ async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, ci
     first = await alice.say("bob", "one")
     assert ((await bob.push())["seq"], (await phone.push())["seq"]) == (1, 1)
 
-    proxy.armed = how
+    appends.armed = how
     id = await alice.post("send", to="bob", cid=cid, body="two")
-    await proxy.lost.wait()
+    await appends.lost.wait()
     lost_at = time.monotonic()
     error = await alice.reply(id)
     assert (error["code"], error["retry_ms"] > 0) == ("unavailable", True)
@@ -73,14 +77,14 @@ async def test_an_answer_lost_after_the_commit(proxied: Server, proxy: Proxy, ci
     assert ((await bob.push())["seq"], (await phone.push())["seq"]) == (3, 3)
     for peer in (alice, phone, bob):
         await peer.quiet()
-    log, _ = read_log(proxy.direct)
+    log, _ = read_log(fresh_db)
     assert [e.body for e in log[first["c"]]] == ["one", "two", "three"]
 
 
-async def test_a_request_lost_before_the_commit_leaves_nothing(proxied: Server, proxy: Proxy, cid: str) -> None:
+async def test_a_request_lost_before_the_commit_leaves_nothing(proxied: Server, appends: Appends, cid: str) -> None:
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "one")
-    proxy.armed = "before"
+    appends.armed = "before"
     assert (await alice.say("bob", "two", cid=cid))["code"] == "unavailable"
     again = await alice.say("bob", "two", cid=cid, retry=True)
     assert (again["seq"], "dup" in again) == (2, False)
@@ -89,7 +93,7 @@ async def test_a_request_lost_before_the_commit_leaves_nothing(proxied: Server, 
 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
-async def test_a_retry_at_once_by_another_device(proxied: Server, proxy: Proxy, cid: str, how: str) -> None:
+async def test_a_retry_at_once_by_another_device(proxied: Server, appends: Appends, cid: str, how: str) -> None:
     """The session that sent it is gone; the outbox of the same user goes on elsewhere, and comes
     before the node has looked by itself.
     """
@@ -99,9 +103,9 @@ async def test_a_retry_at_once_by_another_device(proxied: Server, proxy: Proxy, 
         await proxied.connect("bob"),
     )
     await alice.say("bob", "one")
-    proxy.armed = how
+    appends.armed = how
     await alice.post("send", to="bob", cid=cid, body="two")
-    await proxy.lost.wait()
+    await appends.lost.wait()
     alice.ws.transport.abort()
     again = await phone.say("bob", "two", cid=cid, retry=True)
     while again.get("code") == "unavailable":
@@ -113,10 +117,10 @@ async def test_a_retry_at_once_by_another_device(proxied: Server, proxy: Proxy, 
     await phone.quiet()
 
 
-async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, proxy: Proxy, cid: str) -> None:
+async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, fresh_db: str, appends: Appends, cid: str) -> None:
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
-    proxy.armed = "cut"
+    appends.armed = "cut"
     cids = [cid, *(f"00000000-0000-4000-8000-{n:012}" for n in range(5))]
     ids = [await alice.post("send", to="bob", cid=one, body=str(n)) for n, one in enumerate(cids, 1)]
     replies = [await alice.reply(id) for id in ids]
@@ -128,23 +132,23 @@ async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, pro
     bodies = [(await bob.push())["body"] for _ in range(7)]
     assert bodies[:2] == ["0", "1"]
     await bob.quiet()
-    log, _ = read_log(proxy.direct)
+    log, _ = read_log(fresh_db)
     ((entries),) = log.values()
     assert [e.cid for e in entries[1:]] == cids
 
 
 async def test_what_was_queued_behind_one_that_never_arrived_does_not_overtake_it(
-    proxied: Server, proxy: Proxy, cid: str
+    proxied: Server, appends: Appends, cid: str
 ) -> None:
     """The second batch waits in its lane while the first one fails; it must not be written, though
     the database is there again.
     """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
-    proxy.armed = "stall"
+    appends.armed = "stall"
     cids = [cid, *(f"00000000-0000-4000-8000-{n:012}" for n in range(5))]
     ids = [await alice.post("send", to="bob", cid=cids[0], body="1")]
-    await proxy.lost.wait()
+    await appends.lost.wait()
     ids += [await alice.post("send", to="bob", cid=one, body=str(n)) for n, one in enumerate(cids[1:], 2)]
     replies = [await alice.reply(id) for id in ids]
     assert [r["code"] for r in replies] == ["unavailable"] + ["blocked"] * 5
@@ -154,10 +158,10 @@ async def test_what_was_queued_behind_one_that_never_arrived_does_not_overtake_i
     await bob.quiet()
 
 
-async def test_an_edit_whose_answer_was_lost(proxied: Server, proxy: Proxy, cid: str) -> None:
+async def test_an_edit_whose_answer_was_lost(proxied: Server, appends: Appends, cid: str) -> None:
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     first = await alice.say("bob", "helo")
-    proxy.armed = "cut"
+    appends.armed = "cut"
     error = await alice.request("edit", to="bob", cid=cid, ref=first["seq"], body="hello")
     assert error["code"] == "unavailable"
     assert [((e := await bob.push())["seq"], e["kind"], e["body"]) for _ in range(2)] == [
@@ -169,15 +173,15 @@ async def test_an_edit_whose_answer_was_lost(proxied: Server, proxy: Proxy, cid:
     await bob.quiet()
 
 
-async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, proxy: Proxy) -> None:
+async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, fresh_db: str, appends: Appends) -> None:
     """Losses in a row under pipelined sends in both directions; every cid is in the log once, every
     reader saw 1, 2, 3 ...
     """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     first = await alice.say("bob", "0")
     for n in range(1, 4):
-        proxy.lost.clear()
-        proxy.armed = ("cut", "before", "hang")[n % 3]
+        appends.lost.clear()
+        appends.armed = ("cut", "before", "hang")[n % 3]
         cids = [f"00000000-0000-4000-8000-{n:06}{k:06}" for k in range(2)]
         ids = [
             await peer.post("send", to=to, cid=c, body=c)
@@ -189,7 +193,7 @@ async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, prox
                 assert reply["code"] == "unavailable"
                 await asyncio.sleep(0)
                 reply = await peer.say(to, c, cid=c, retry=True)
-    log, _ = read_log(proxy.direct)
+    log, _ = read_log(fresh_db)
     entries = log[first["c"]]
     assert [e.seq for e in entries] == list(range(1, 8))
     assert len({e.cid for e in entries}) == 7
@@ -199,14 +203,14 @@ async def test_answers_lost_again_and_again_while_all_talk(proxied: Server, prox
         assert seqs == sorted(set(seqs))
 
 
-async def test_a_settled_entry_blocks_until_it_is_skipped(proxied: Server, proxy: Proxy, cid: str) -> None:
+async def test_a_settled_entry_blocks_until_it_is_skipped(proxied: Server, appends: Appends, cid: str) -> None:
     """Its outcome was unknown, then its own entry came and nobody will send it again:
 
     `blocked` names it, and `skip` lets the others go on.
     """
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
-    proxy.armed = "cut"
+    appends.armed = "cut"
     assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
     assert (await alice.push("entry"))["cid"] == cid
     later = str(uuid.uuid4())

@@ -6,8 +6,7 @@ import asyncio
 import functools
 import io
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -28,6 +27,7 @@ from chatd.client.tail import tail
 from chatd.ids import UserId
 from tests.fix_fake_chatd import NoJitter
 from tests.fix_server import MakeServer, Server
+from tests.proxy import Proxy
 from tests.until import until
 
 Test: TypeAlias = Callable[..., Awaitable[None]]
@@ -56,57 +56,6 @@ def make(server: Server, user: str, device: str = "d", **keys: Any) -> Client:
 async def take(client: Client, count: int) -> list[Entry]:
     entries = client.entries()
     return [await anext(entries) for _ in range(count)]
-
-
-class Proxy:
-    """A TCP line between clients and the server that can be cut; `swallow` takes bytes in one
-    direction and passes nothing on.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.to, self.port = port, 0
-        self.lines: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
-        self.swallow_answers = False
-        self.connections = 0
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield f"ws://127.0.0.1:{self.port}/ws"
-        finally:
-            self.cut()
-            server.close()
-            await server.wait_closed()
-
-    def cut(self) -> None:
-        self.swallow_answers = False
-        for pair in self.lines:
-            for writer in pair:
-                writer.transport.abort()
-        self.lines.clear()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.to)
-        self.lines.append((writer, up_writer))
-        await asyncio.gather(
-            self._pump(reader, up_writer, lambda: True), self._pump(up_reader, writer, lambda: not self.swallow_answers)
-        )
-
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passes: Callable[[], bool]
-    ) -> None:
-        try:
-            while data := await reader.read(65_536):
-                if passes():
-                    writer.write(data)
-                    await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
 
 
 @bounded
@@ -186,8 +135,8 @@ async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make
     """
     server = await make_server(rate_messages=10_000, resync_entries_max=30)
     rng = random.Random(seed)
-    proxy = Proxy(server.port)
-    async with proxy.running() as url:
+    async with Proxy(server.port) as proxy:
+        url = f"ws://127.0.0.1:{proxy.port}/ws"
         ann = Client(url, token=server.token("ann"), device="d", rng=NoJitter(), queue_max=20)
         bob = Client(url, token=server.token("bob"), device="d", rng=NoJitter(), queue_max=20)
         async with ann, bob:
@@ -196,9 +145,10 @@ async def test_a_line_that_is_cut_again_and_again_loses_and_doubles_nothing(make
                 for n in range(CUTS):
                     await asyncio.sleep(rng.uniform(0.01, 0.1))
                     if n % 2:
-                        proxy.swallow_answers = True
+                        proxy.swallow("answers")
                         await asyncio.sleep(rng.uniform(0.0, 0.03))
-                    proxy.cut()
+                    proxy.heal()
+                    proxy.drop()
 
             async def talk(one: Client, peer: str) -> list[int]:
                 seqs: list[int] = []
