@@ -1,7 +1,7 @@
 """Delays and failures around every call of the store and of Redis, by a seeded dice.
 
     Injector.around(call)        before and after it: nothing, a pause in which others run, a failure, a hang
-    installed(injector)          wraps Store's methods, the driver's `execute` under them, and Engine and Subscription
+    installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and Engine and Subscription
 
 A failure before the call leaves nothing done; one after it loses the answer of what was done. A
 hang ends by the caller's deadline, with either. The wrappers stand in the classes, so all nodes of
@@ -25,6 +25,7 @@ from redis.asyncio.connection import AbstractConnection
 import chatd.cluster.pubsub
 from chatd import errors
 from chatd.cluster.redis.client import Away, Engine, Event, Subscription
+from chatd.postgres.state_flush import StateFlush
 from chatd.store import Store
 
 HANG_S: Final = 0.4
@@ -48,9 +49,8 @@ STORE: Final = {
     "make_partition": True,
     "ping": True,
     "partitions_left": True,
-    "_write_cursors": True,
-    "_write_users": True,
 }
+FLUSHES: Final = ("_write_cursors", "_write_users")  # of StateFlush; their answers can be lost
 
 # SQLSTATEs that PostgreSQL may answer with at any statement; those in CUTS end the connection.
 ANSWERS: Final = (
@@ -154,10 +154,12 @@ def installed(injector: Injector) -> Iterator[None]:
 def _wrap_store(injector: Injector, patch: pytest.MonkeyPatch) -> None:
     for name, loses in STORE.items():
         patch.setattr(Store, name, _method(injector, name, getattr(Store, name), loses))
+    for name in FLUSHES:
+        patch.setattr(StateFlush, name, _method(injector, name, getattr(StateFlush, name), True))
 
 
 def _method(injector: Injector, name: str, real: Any, loses: bool) -> Any:
-    async def method(self: Store, *args: Any, **keys: Any) -> Any:
+    async def method(self: Store | StateFlush, *args: Any, **keys: Any) -> Any:
         return await injector.around(
             f"store.{name}", lambda: real(self, *args, **keys), lambda hung: _unavailable(injector.rng), loses=loses
         )  # fmt: skip

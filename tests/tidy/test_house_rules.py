@@ -1,6 +1,4 @@
-"""The rules of the house, executable: sizes, names, contracts, what a test file is about, what the
-release holds.
-"""
+"""The rules of the house, executable: sizes, names, contracts, what the release holds."""
 
 from __future__ import annotations
 
@@ -10,8 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "chatd").rglob("*.py"))
@@ -75,30 +71,6 @@ def test_every_package_with_code_is_released() -> None:
     listed = set(config["options"]["packages"].split())
     found = {".".join(p.parent.relative_to(ROOT).parts) for p in SOURCES}
     assert found <= listed
-
-
-# Their tests stand in test_auth, test_proxies, test_http and test_config as yet
-ELSEWHERE = {"conversation", "identity", "arrival", "handshake", "shapes"}
-
-
-def _pure_modules() -> list[str]:
-    """All modules of the contract `pure` in setup.cfg, dotted."""
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    named = [ROOT / name.replace(".", "/") for name in config["importlinter:contract:pure"]["source_modules"].split()]
-    files = [
-        file for path in named for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")])
-    ]
-    return [
-        ".".join(file.relative_to(ROOT).with_suffix("").parts)
-        for file in files
-        if file.stem not in {"__init__", *ELSEWHERE}
-    ]
-
-
-@pytest.mark.parametrize("name", _pure_modules())
-def test_every_pure_module_has_its_test(name: str) -> None:
-    assert (ROOT / "tests" / "unit" / f"test_{name.rsplit('.', 1)[1]}.py").exists()
 
 
 def test_sql_is_in_files_with_a_comment_that_says_why() -> None:

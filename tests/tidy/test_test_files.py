@@ -1,0 +1,119 @@
+"""Every module of chatd has a test file, found from the packages.
+
+`test_<module>.py` or `test_<room>_<module>.py`, anywhere below tests/; where several modules have
+one name, it must import the module. A module without such a file is in `TESTED_IN`, with the file
+that tests it, and why there.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).parents[2]
+UNIT: Final = ROOT / "tests" / "unit"
+
+TESTED_IN: Final = {
+    "chatd.__main__": ("integration/test_cli.py", "calls the command line"),
+    "chatd.chat.delivery": ("integration/test_chat.py", "its work is what other sessions see"),
+    "chatd.chat.gap_fill": ("integration/test_interleavings_store.py", "a gap needs an answer of PostgreSQL that is lost"),
+    "chatd.chat.handlers": ("integration/test_chat.py", "a request and its reply"),
+    "chatd.chat.hello": ("cluster/test_hello_races.py", "what happens between listing and welcome needs a database"),
+    "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
+    "chatd.chat.send": ("integration/test_entering.py", "the simulation of the order is unit/test_session_order.py"),
+    "chatd.client.client": ("wire/test_client_life.py", "it needs a server: a fake one"),
+    "chatd.client.errors": ("unit/test_client_desk.py", "it holds no logic but `of`; all that raise are tested"),
+    "chatd.client.link": ("wire/test_client_connection.py", "a connection is a link with futures"),
+    "chatd.client.session": ("wire/test_client_sends.py", "it needs a server: a fake one"),
+    "chatd.cluster.node": ("cluster/test_devices.py", "one device at several nodes"),
+    "chatd.cluster.presence_keys": ("cluster/test_mirror.py", "keys of a real Redis"),
+    "chatd.cluster.presence_sync": ("cluster/test_mirror.py", "several nodes at a real Redis"),
+    "chatd.cluster.pubsub": ("cluster/test_bus.py", "a real Redis, and a proxy that cuts"),
+    "chatd.cluster.redis.connect": ("unit/test_client.py", "reasons and remedies are told by the client of Redis"),
+    "chatd.cluster.redis.subscription": ("cluster/test_engine.py", "real servers of every shape"),
+    "chatd.cluster.relay": ("cluster/test_fanout.py", "what one node says, sessions of another hear"),
+    "chatd.net.listener": ("integration/test_hostile.py", "sockets, and who opens too many"),
+    "chatd.ops.doctor": ("cluster/test_doctor_redis.py", "it examines real servers; of PostgreSQL: faults/test_database_answers.py"),
+    "chatd.ops.supervisor": ("integration/test_workers.py", "real processes"),
+    "chatd.postgres.change_feed_reader": ("integration/test_feed.py", "a real database"),
+    "chatd.postgres.connection": ("faults/test_forgotten.py", "connections that are gone, through a proxy"),
+    "chatd.postgres.embedded_process": ("integration/test_embedded.py", "its processes are those of the embedded server"),
+    "chatd.postgres.epoch": ("faults/test_several_servers.py", "of several servers it takes the right one"),
+    "chatd.postgres.lanes": ("integration/test_writer.py", "batches of a real database"),
+    "chatd.postgres.old_primaries": ("integration/test_log_moved.py", "servers of which one is old"),
+    "chatd.postgres.partitions": ("integration/test_retention.py", "partitions of a real database"),
+    "chatd.postgres.planner": ("integration/test_plans.py", "settings alone: every statement is held to them"),
+    "chatd.postgres.read_pool": ("integration/test_store.py", "queries of a real database"),
+    "chatd.postgres.rows": ("integration/test_store.py", "types alone"),
+    "chatd.postgres.state_flush": ("integration/test_locked_rows.py", "rows that another transaction holds"),
+    "chatd.postgres.url": ("unit/test_wrong_settings.py", "all that can be wrong with a setting is in one table there"),
+    "chatd.postgres.watch": ("integration/test_readiness.py", "what it sees is what a probe is told"),
+    "chatd.server": ("integration/test_chat.py", "all parts of a node at work"),
+}  # fmt: skip
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES: Final = [_dotted(path) for path in sorted((ROOT / "chatd").rglob("*.py")) if path.name != "__init__.py"]
+STEMS: Final = Counter(name.rsplit(".", 1)[1] for name in MODULES)
+TEST_FILES: Final = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+@cache
+def _imported(file: Path) -> frozenset[str]:
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {one.name for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+    return frozenset(names)
+
+
+def found(module: str) -> list[Path]:
+    """Its test files, by their names."""
+    *_, room, stem = module.split(".")
+    return [
+        file
+        for file in TEST_FILES
+        if file.stem == f"test_{room}_{stem}"
+        or (file.stem == f"test_{stem}" and (STEMS[stem] == 1 or module in _imported(file)))
+    ]
+
+
+def pure() -> list[str]:
+    """All modules of the contract `pure` in setup.cfg."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    named = config["importlinter:contract:pure"]["source_modules"].split()
+    return [module for module in MODULES if any(f"{module}.".startswith(f"{name}.") for name in named)]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_test_file(module: str) -> None:
+    elsewhere = TESTED_IN.get(module)
+    if elsewhere is None:
+        assert found(module), f"no test_{module.rsplit('.', 1)[1]}.py; write one, or name the file in TESTED_IN"
+    else:
+        assert not found(module), f"it has {found(module)}: take it out of TESTED_IN"
+        assert (ROOT / "tests" / elsewhere[0]).exists()
+        assert elsewhere[1]
+
+
+def test_the_table_names_modules_that_there_are() -> None:
+    assert set(TESTED_IN) <= set(MODULES)
+
+
+@pytest.mark.parametrize("module", pure())
+def test_every_pure_module_has_a_unit_test(module: str) -> None:
+    files = found(module) or [ROOT / "tests" / TESTED_IN[module][0]]
+    no_code = module in TESTED_IN and "alone" in TESTED_IN[module][1]
+    assert no_code or any(UNIT in file.parents for file in files)

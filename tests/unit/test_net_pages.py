@@ -1,0 +1,88 @@
+"""What the chat port answers to plain HTTP: files by their name in a table, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+from websockets.datastructures import Headers
+
+from chatd.net.pages import Pages
+
+OURS = Headers([("X-Chatd-Dev", "1"), ("Host", "127.0.0.1:8080")])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("index.html", "app.js", "secret.pem"):
+        (tmp_path / name).write_text(name)
+    return tmp_path
+
+
+@pytest.fixture
+def pages(folder: Path) -> Pages:
+    return Pages(None, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/", b"index.html"), ("/index.html", b"index.html"), ("/app.js", b"app.js"), ("/app.js?v=1", b"app.js")],
+)
+def test_files_are_served_with_the_policy(pages: Pages, path: str, body: bytes) -> None:
+    page = pages.respond("GET", path, Headers())
+    assert (page.status, page.body) == (HTTPStatus.OK, body)
+    assert dict(page.headers)["Content-Security-Policy"].startswith("default-src 'none'")
+    head = pages.respond("HEAD", path, Headers())
+    assert (head.status, head.body) == (HTTPStatus.OK, b"")
+
+
+@pytest.mark.parametrize("path", ["/secret.pem", "/../index.html", "//app.js", "/nothing", "/dev/token?user=alice"])
+def test_everything_else_is_404(pages: Pages, path: str) -> None:
+    assert pages.respond("GET", path, OURS).status == HTTPStatus.NOT_FOUND
+
+
+def test_a_file_is_read_once(pages: Pages, folder: Path) -> None:
+    (folder / "app.js").write_text("changed")
+    (folder / "new.js").write_text("new")
+    assert pages.respond("GET", "/app.js", Headers()).body == b"app.js"
+    assert pages.respond("GET", "/new.js", Headers()).status == HTTPStatus.NOT_FOUND
+
+
+def test_other_methods_are_told_which_there_are(pages: Pages) -> None:
+    page = pages.respond("POST", "/", Headers())
+    assert (page.status, dict(page.headers)["Allow"]) == (HTTPStatus.METHOD_NOT_ALLOWED, "GET, HEAD")
+
+
+def test_health(pages: Pages) -> None:
+    assert pages.respond("GET", "/healthz", Headers()).body == b"ok\n"
+
+
+@pytest.mark.parametrize(
+    ("headers", "remote", "given"),
+    [
+        (OURS, False, True),
+        (Headers([("X-Chatd-Dev", "1"), ("Host", "localhost")]), False, True),
+        (Headers([("X-Chatd-Dev", "1"), ("Host", "[::1]:80")]), False, True),
+        (Headers([("Host", "127.0.0.1")]), False, False),
+        (Headers([("X-Chatd-Dev", "1"), ("Host", "evil.example")]), False, False),
+        (Headers([("X-Chatd-Dev", "1"), ("Host", "chat.example")]), True, True),
+        (Headers([("X-Chatd-Dev", "1"), ("Host", "a"), ("Host", "b")]), True, False),
+    ],
+)
+def test_a_development_token_is_for_our_own_page(folder: Path, headers: Headers, remote: bool, given: bool) -> None:
+    pages = Pages(lambda user: f"token of {user}", remote=remote, folder=folder)
+    page = pages.respond("GET", "/dev/token?user=alice", headers)
+    assert page.status == (HTTPStatus.OK if given else HTTPStatus.NOT_FOUND)
+    if given:
+        assert json.loads(page.body) == {"token": "token of alice", "user": "alice"}
+        assert dict(page.headers)["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("query", ["", "user=", "user=%ff", "user=" + "a" * 300])
+def test_who_cannot_be_a_user_gets_no_token(folder: Path, query: str) -> None:
+    pages = Pages(lambda user: user, folder=folder)
+    page = pages.respond("GET", f"/dev/token?{query}", OURS)
+    assert page.status == HTTPStatus.BAD_REQUEST
+    assert json.loads(page.body)["error"]
