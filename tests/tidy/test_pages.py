@@ -40,3 +40,13 @@ def test_a_page_is_plain_and_its_lines_are_narrow(page: Path) -> None:
         f"{n}: {len(line)}" for n, line in _lines(page) if len(line) > CODE_COLUMNS and not line.startswith(("|", "!["))
     ]
     assert words + wide == []
+
+
+METRIC: Final = re.compile(r"(?<![\w{}])chatd_([a-z_]+?)(?:_total)?(?![\w.])")
+
+
+def test_each_metric_that_a_page_names_is_exported() -> None:
+    quoted = {found for path in (ROOT / "chatd").rglob("*.py") for found in re.findall(r'"[a-z_]+"', path.read_text())}
+    named = {(page.name, found[1]) for page in PAGES for found in METRIC.finditer(page.read_text())}
+    assert len(named) > 50
+    assert [f"{page}: chatd_{name}" for page, name in sorted(named) if not {f'"{name}"', f'"chatd_{name}"'} & quoted] == []
