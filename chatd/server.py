@@ -30,8 +30,11 @@ from chatd.chat.auth import Keys, Verifier, issue
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.hello import Services
+from chatd.chat.new_conversations import NewConversations
 from chatd.chat.ports import Admission, Alone, OtherNodes, OwnCount, Rates
 from chatd.chat.presence_push import PresencePush
+from chatd.chat.send import SendPipeline
+from chatd.chat.send_log import SendLines
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.core.conversations import Registry
@@ -214,7 +217,7 @@ class Node:
             hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
             refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),
         )  # fmt: skip
-        self.chat = Chat(self.services, self.delivery, self._alarm)
+        self._make_chat(admission)
         self.store.moved, self.store.held = (
             self._log_moved,
             lambda: {conv.id: conv.head for conv in self.registry.convs.values()},
@@ -246,6 +249,13 @@ class Node:
             now=clock.now,
         )
         self._make_gauges()
+
+    def _make_chat(self, admission: Admission) -> None:
+        new_conversations = NewConversations(self.services)
+        self.pipeline = SendPipeline(
+            self.registry, self.store, admission, new_conversations, self.delivery, self.metrics, SendLines()
+        )
+        self.chat = Chat(self.services, self.delivery, self.pipeline, new_conversations, self._alarm)
 
     def _make_gauges(self) -> None:
         for name, help, read in (
@@ -385,7 +395,7 @@ class Node:
             log.info("migrated", applied=applied)
         await self.store.learn_log()
         await self.retention.prepare()
-        for n, work in enumerate(await self.store.start(self.delivery)):
+        for n, work in enumerate(await self.store.start(self.pipeline)):
             self._watch(f"store {n}", work)
         for _ in range(SYNC_READINGS):
             await self._read_clock()
@@ -597,7 +607,7 @@ class Node:
             if (session := connection.session) is not None and session.state is State.LIVE:
                 connection.send(framing.encode_text(notice()))
         await self._until(self.chat.hellos_done(), min(deadline, self._clock.now() + HELLOS_S_MAX))
-        await self._until(self.chat.entrance.idle(), deadline)
+        await self._until(self.chat.sends_queued(), deadline)
         await self._until(self.store.idle(), deadline)
         for connection in list(self.hub.connections):
             if connection.session is None:

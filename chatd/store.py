@@ -1,6 +1,6 @@
 """PostgreSQL as chatd uses it: the log, written through the lanes; reads; what is written behind.
 
-    append(item) ──► lanes: one connection each         sends; durable before any client sees them
+    submit(item) ──► lanes: one connection each         sends; durable before any client sees them
     history, listings, ... ──► read_pool                bounded wait
     feed, states ──► one connection of its own          what other nodes have written
     cursor_moved, user_seen ──► state_flush             not durable at once, by design
@@ -150,6 +150,7 @@ class Store:
                 deadline_s=self.limits.lane_deadline_ms / 1000,
                 edit_window_s=self.limits.edit_window_ms / 1000,
                 partition=self.make_partition,
+                now=asyncio.get_running_loop().time,
                 feed=self.limits.feed,
             )
             for n in range(self.limits.lanes)
@@ -218,10 +219,13 @@ class Store:
 
     # ---- the log ---------------------------------------------------------------------------------
 
-    def append(self, item: Item) -> bool:
-        """Queue an entry for its lane; False: the lane is full, and nothing was queued."""
+    def submit(self, item: Item) -> bool:
+        """Queue an entry for its lane; False: the lane is full, and nothing was queued.
+
+        Implements `ports.EntryQueue`.
+        """
         lane = writer.choose(self.lanes, item)
-        if len(lane.queue) >= self.limits.lane_queue_max:
+        if len(lane.queue.items) >= self.limits.lane_queue_max:
             return False
         item.conv.pending += 1
         lane.put(item)

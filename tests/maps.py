@@ -117,11 +117,11 @@ def _log_at_work(node: Node) -> Iterator[str]:
 
 
 def _services_at_work(node: Node) -> Iterator[str]:
-    entrance, services = node.chat.entrance, node.services
-    if entrance._resolving or entrance._resolving_of or entrance._resolving_n or entrance._to_make or entrance._makers:
+    making, services = node.chat.new_conversations, node.services
+    if making._waiting or making._waiting_of or making.waiting or making._to_make or making._makers:
         yield (
-            f"{len(entrance._resolving)} pairs and {entrance._resolving_n} sends ({dict(entrance._resolving_of)}) wait for a conversation,"
-            f" {len(entrance._to_make)} to be made by {entrance._makers}"
+            f"{len(making._waiting)} pairs and {making.waiting} sends ({dict(making._waiting_of)}) wait for a conversation,"
+            f" {len(making._to_make)} to be made by {making._makers}"
         )
     for name, turns in (
         ("listings", services.listings),

@@ -1,11 +1,13 @@
-"""A client's outbox and a node in simulated time: what the pure parts of both make of delays,
-losses and crowds.
+"""A client's outbox and a node in simulated time: what the pipeline of sends makes of delays, losses
+and crowds.
 
-    Outbox ── requests ──► Node (sessions, the gate, one lane, a log) ── answers ──► Outbox
+    Outbox ── requests ──► Node: Session ─► SendPipeline ─► Lane ─► Delivery ── ok, err ──► Outbox
 
-    Node        does what `entering`, `quota`, `writer` and `delivery` do with the pure parts, and nothing else; the log is a list, and Redis, where
-                nodes share their limits, a model
-    Eager       an outbox that does what docs/protocol.md section 5 demands, and is not paced: all that it has is on its way at once
+    Node        session, pipeline (chat/send.py), admission, delivery and gap fill are the real
+                ones. Modelled are time, one lane and its database, Redis where nodes share their
+                limits, and the making of conversations
+    Eager       an outbox that does what docs/protocol.md section 5 demands, and is not paced: all
+                that it has is on its way at once
     Sdk         the one of the Python client, as that drives it
 
 Time is a heap of events, chance comes from one seed.
@@ -18,31 +20,42 @@ import math
 import random
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import orjson
 
-from chatd import errors
+from chatd import errors, protocol
+from chatd.chat.delivery import Delivery
+from chatd.chat.ports import Admission, Alone, FirstSend, FirstSends, OwnCount, Rates, Windows
+from chatd.chat.send import SendPipeline
 from chatd.client import outbox as client_outbox
 from chatd.cluster.shared_limits import RATE, read_answer, row_of
 from chatd.core.admission import AdmissionQueue
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import FORGET_S, Penalty, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
-from chatd.core.session import End, Session, State, Throttled, User, Verdict
+from chatd.core.conversations import Registry
+from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
+from chatd.core.session import Session, State, Throttled, User
 from chatd.errors import CloseCode
-from chatd.ids import Cid, ConvId, UserId
-from chatd.protocol import Send
+from chatd.ids import Cid, ConvId, DeviceId, UserId
+from chatd.metrics import Metrics
+from chatd.postgres.append_answer import NO_RESULTS, Answer, First, Result, What
+from chatd.protocol import MESSAGE, Send, Stored
+from chatd.store import Store
+from chatd.wire import framing
 from tests.quota_model import US, Model
 from tests.samples import request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine, Sequence
 
+    from chatd.chat.presence_push import PresencePush
     from chatd.core.admission import Call
 
 ALICE = UserId("alice")
 PER_PERIOD, PERIOD_S = 10, 5.0
+RATES: Final = Rates(PER_PERIOD, PERIOD_S, 8, 100)
 EVENTS_MAX = 400_000
 DEADLINE_S = 0.05
 REDIS_EPOCH_US = 1_790_000_000_000_000
@@ -62,6 +75,7 @@ class Trouble(NamedTuple):
     gate_s: float = 0.005  # to Redis and back, at most
     gate_max: int = 10_000  # that may wait at the gate
     silences: float = 0.0  # of calls to Redis: no answer within the deadline; half of them were done
+    make_s: float = 0.0  # until a conversation is made, at most
 
 
 class World:
@@ -70,10 +84,10 @@ class World:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.now = 1_000.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._n = 0
 
-    def at(self, when: float, what: Callable[[], None]) -> None:
+    def at(self, when: float, what: Callable[[], object]) -> None:
         self._n += 1
         heapq.heappush(self._events, (max(when, self.now), self._n, what))
 
@@ -83,6 +97,18 @@ class World:
             self.now, _, what = heapq.heappop(self._events)
             what()
             assert self._n < EVENTS_MAX, "it goes round in circles"
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """A task, which waits for nothing: the model's database answers at once."""
+        self.at(self.now, partial(_run, work))
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("the model has no loop to wait in")
 
 
 class Line:
@@ -99,144 +125,109 @@ class Line:
         world.at(at, what)
 
 
-class Node:
-    """One node with one user, and one lane.
+class Error(NamedTuple):
+    """An `err` as a client reads it."""
 
-    With `redis` its limits are shared, with `beside` the database is another node's, too.
+    code: str
+    retry_ms: int | None
+    cid: Cid | None
+
+
+class Wire:
+    """The node's end of a connection: what is sent there is read as a client would. Implements
+    `session.Sink`.
     """
-
-    def __init__(self, world: World, trouble: Trouble, redis: Model | None = None, beside: Node | None = None) -> None:
-        self.world, self.trouble = world, trouble
-        self.redis = redis
-        self.gate = AdmissionQueue(trouble.gate_max, self.wake)
-        self.calling = False
-        self.user = User(ALICE, SlidingWindow(PER_PERIOD, PERIOD_S), Penalty(8), SlidingWindow(100, 3600.0))
-        if redis is not None:
-            self.user.penalty = penalty = SharedPenalty(8)
-            self.user.window = SharedWindow(PER_PERIOD, PERIOD_S, RATE, ALICE, self.gate, penalty)
-        self.queue = LaneQueue(trouble.rows_max)
-        self.busy = False
-        self.log: list[tuple[UserId, Cid]] = [] if beside is None else beside.log
-        self.written_at: list[float] = [] if beside is None else beside.written_at
-        self.convs: dict[UserId, Conversation] = {}
-        self.answer: dict[Session, Callable[[int, errors.Refused | None], None]] = {}
-        self.ended: list[CloseCode] = []
-
-    def connect(self, answer: Callable[[int, errors.Refused | None], None]) -> Session:
-        session = Session(self, TokenBucket(self.trouble.frames_per_s, self.trouble.frames_burst), self.world.now)
-        session.state, session.user = State.LIVE, self.user
-        self.answer[session] = answer
-        return session
 
     address = "test"
     is_paused = False
 
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
+    def __init__(self, answer: Callable[[int, Error | None], None]) -> None:
+        self.answer = answer
+        self.session: Session
+        self.closed: CloseCode | None = None
+
+    def send(self, frame: bytes) -> None:
+        if self.closed is not None:
+            return
+        facts = orjson.loads(frame[2 if frame[1] < 126 else 4 :])
+        if facts["t"] == "ok":
+            self.answer(facts["id"], None)
+        elif facts["t"] == "err":
+            self.answer(facts["id"], Error(facts["code"], facts.get("retry_ms"), facts.get("cid")))
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = CloseCode(code)
+        self.session.end()
+
     async def drained(self) -> None: ...
 
-    # ---- as `entering` does
 
-    def receive(self, session: Session, payload: bytes) -> None:
-        if session.state is State.CLOSED:
-            return
-        effect = session.receive(payload, self.world.now)
-        if isinstance(effect, Throttled):
-            assert isinstance(effect.request, Send)
-            assert effect.request.to is not None
-            error = errors.RateLimited("too many frames", retry_ms=effect.retry_ms)
-            self.answer[session](effect.request.id, session.not_queued(effect.request.to, effect.request, error))
-            return
-        assert isinstance(effect, Send), effect
-        assert effect.to is not None
-        if (error_or_none := self.enter(session, effect, effect.to)) is not None:
-            self.answer[session](effect.id, error_or_none)
+class Database:
+    """The log, of all nodes. Implements as much of `Store` as the fill of gaps asks for."""
 
-    def enter(self, session: Session, entry: Send, peer: UserId) -> errors.Refused | None:
-        if self.redis is None:
-            verdict = session.admit(peer, entry.cid, self.world.now)
-            return verdict if isinstance(verdict, errors.Blocked) else self.queued(session, entry, peer, verdict)
-        resent_early = session.order.arrive(peer, entry.cid, self.world.now)
-        if isinstance(resent_early, errors.Blocked):
-            return resent_early
-        window = cast("SharedWindow", self.user.window)
-        if not self.gate.put(
-            window, self.world.now, lambda came: self.through(session, entry, peer, resent_early, came)
-        ):
-            return session.not_queued(peer, entry, errors.Overloaded("full", retry_ms=200))
-        return None
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.log: list[tuple[UserId, Cid]] = []
+        self.written_at: list[float] = []
+        self.convs: dict[UserId, ConvId] = {}
+        self._entries: dict[ConvId, list[Stored]] = defaultdict(list)
+        self._seqs: dict[tuple[ConvId, Cid], int] = {}
 
-    def through(self, session: Session, entry: Send, peer: UserId, resent_early: bool, came: float) -> None:
-        error = session.order.recheck(peer, entry.cid, entry.id) or self.queued(
-            session, entry, peer, session.judge(peer, resent_early, came)
-        )
-        if error is not None:
-            self.answer[session](entry.id, error)
+    def conv(self, peer: UserId) -> ConvId:
+        return self.convs.setdefault(peer, ConvId(len(self.convs) + 1))
 
-    def queued(self, session: Session, entry: Send, peer: UserId, verdict: Verdict) -> errors.Refused | None:
-        conv = self.convs.setdefault(peer, Conversation(ConvId(len(self.convs) + 1), ALICE, peer))
-        item = Item.from_request(session, entry, conv, verdict)
+    def head(self, conv: ConvId) -> int:
+        return len(self._entries[conv])
+
+    def write(self, peer: UserId, cid: Cid) -> int:
+        """An entry of alice; gives its seq."""
+        entries = self._entries[conv := self.conv(peer)]
+        seq = self._seqs[conv, cid] = len(entries) + 1
+        entries.append(Stored(seq, self.now_ms, 0, MESSAGE, cid, "hi", None, None, None, seq, 0))
+        self.log.append((peer, cid))
+        return seq
+
+    @property
+    def now_ms(self) -> int:
+        return round(self.world.now * 1000)
+
+    def append(self, batch: Batch) -> Answer:
+        """As the function of that name."""
+        firsts: dict[ConvId, First] = {}
+        results: dict[int, Result] = {}
+        for n, item in enumerate(batch.messages):
+            if (seq := self._seqs.get((item.conv.id, item.cid))) is not None:
+                results[n] = Result(What.DUPLICATE, seq, self.now_ms)
+            elif item.flags & PROBE:
+                results[n] = Result(What.LIMITED)
+            else:
+                seq = self.write(item.peer, item.cid)
+                self.written_at.append(item.taken_at)
+                firsts.setdefault(item.conv.id, First(seq, self.now_ms))
+        return Answer(firsts, results, NO_RESULTS)
+
+    async def entries_many(self, wants: Sequence[tuple[ConvId, int, int]], rows: int) -> list[tuple[ConvId, Stored]]:
+        return [(conv, e) for conv, after, upto in wants for e in self._entries[conv][after:upto][:rows]]
+
+
+class Lane:
+    """One writer, and its database. Implements `ports.EntryQueue`."""
+
+    def __init__(self, world: World, trouble: Trouble, database: Database) -> None:
+        self.world, self.trouble, self.database = world, trouble, database
+        self.outcome: SendPipeline
+        self.queue = LaneQueue(trouble.rows_max)
+        self.busy = False
+
+    def submit(self, item: Item) -> bool:
         if len(self.queue) >= self.trouble.queue_max:
-            self.free(item, give_back=True)
-            return session.not_queued(peer, entry, errors.Overloaded("full", retry_ms=200))
+            return False
+        item.conv.pending += 1
         self.queue.items.append(item)
         if not self.busy:
             self.busy = True
             self.world.at(self.world.now, self.write_next)
-        return None
-
-    # ---- as `quota` does
-
-    def wake(self) -> None:
-        if not self.calling:
-            self.calling = True
-            self.world.at(self.world.now, self.call)
-
-    def call(self) -> None:
-        if self.gate.idle:
-            self.calling = False
-            return
-        call, world = self.gate.gather(), self.world
-        if not call.asks:
-            self.gate.decide(call, 0, [], world.now)
-            self.call()
-            return
-        silent = world.random.random() < self.trouble.silences
-        answer: list[bytes] = []
-        if not silent or world.random.random() < 0.5:
-            world.at(
-                world.now + world.random.uniform(0, self.trouble.gate_s / 2), lambda: answer.append(self.ask(call))
-            )
-        if silent:
-            world.at(world.now + DEADLINE_S, lambda: self.alone(call))
-        else:
-            world.at(
-                world.now + self.trouble.gate_s / 2 + world.random.uniform(0, self.trouble.gate_s / 2),
-                lambda: self.decide(call, answer[0]),
-            )
-
-    def ask(self, call: Call) -> bytes:
-        assert self.redis is not None
-        args = [
-            orjson.dumps([[PER_PERIOD, PERIOD_S * US]]),
-            orjson.dumps([row_of(ask) for ask in call.asks]),
-            int(FORGET_S * US),
-        ]
-        return self.redis.answer(
-            REDIS_EPOCH_US + round(self.world.now * US), [ask.window.user for ask in call.asks], args
-        )
-
-    def decide(self, call: Call, answer: bytes) -> None:
-        mark, rows = read_answer(answer, len(call.asks))
-        self.gate.decide(call, mark, rows, self.world.now)
-        self.call()
-
-    def alone(self, call: Call) -> None:
-        self.gate.alone(call)
-        self.calling = False
-        self.world.at(self.world.now + 1.0, self.gate.back)
-
-    # ---- as the lane does
+        return True
 
     def commit_s(self) -> float:
         return self.world.random.uniform(0.001, self.trouble.commit_s)
@@ -265,60 +256,204 @@ class Node:
         self.write_next()
 
     def result(self, batch: Batch) -> None:
-        if self.world.random.random() < self.trouble.outages:
-            if self.world.random.random() < 0.5:
-                self.append(batch)
-            for item in batch.items:
-                for one in (item, *(item.twins or ())):
-                    self.free(one, give_back=True)
-                    self.tell(
-                        one, one.session.failed(one.peer, one.cid, one.id, errors.Unavailable("away", retry_ms=100))
-                    )
+        chance = self.world.random
+        if not batch.items:
             return
-        notes = self.append(batch)
-        for item, note in notes:
-            for one in (item, *(item.twins or ())):
-                if note == "limited":
-                    self.free(one, give_back=True)
-                    refused = one.session.limited(one.peer, one.cid, one.id, one.resent_early, self.world.now)
-                    if isinstance(refused, End):
-                        one.session.state = State.CLOSED
-                        self.ended.append(refused.code)
-                    else:
-                        self.tell(one, refused)
-                else:
-                    self.free(one, give_back=note == "dup" or one is not item)
-                    self.tell(one, None)
-
-    def append(self, batch: Batch) -> list[tuple[Item, str]]:
-        """As the database does."""
-        notes = []
-        for item in batch.items:
-            if (item.peer, item.cid) in self.log:
-                notes.append((item, "dup"))
-            elif item.flags & PROBE:
-                notes.append((item, "limited"))
-            else:
-                self.log.append((item.peer, item.cid))
-                self.written_at.append(item.taken_at)
-                notes.append((item, ""))
-        return notes
-
-    # ---- as `delivery` does
+        if chance.random() < self.trouble.outages:
+            if chance.random() < 0.5:
+                self.database.append(batch)
+            self.release(batch.items)
+            self.outcome.failed(batch.items, errors.Unavailable("away", retry_ms=100), is_unknown=True)
+        else:
+            answer = self.database.append(batch)
+            self.release(batch.items)
+            self.outcome.committed(batch, answer, self.world.now)
 
     def blocked(self, items: list[Item]) -> None:
+        self.release(items)
+        self.outcome.blocked(items)
+
+    @staticmethod
+    def release(items: list[Item]) -> None:
         for item in items:
-            self.free(item, give_back=True)
-            self.tell(item, errors.Blocked("wait", cid=item.session.order.overtaken(item.peer, item.id)))
+            item.conv.pending -= 1 + len(item.twins or ())
 
-    def free(self, item: Item, *, give_back: bool) -> None:
-        if item.flags & PROBE:
-            item.session.order.probed(item.peer)
-        elif give_back:
-            self.user.window.give_back(item.taken_at)
 
-    def tell(self, item: Item, error: errors.Refused | None) -> None:
-        self.answer[item.session](item.id, error)
+class Maker:
+    """Makes the conversation of first messages. Implements `ports.ConversationMaker`."""
+
+    def __init__(self, world: World, trouble: Trouble, registry: Registry, database: Database) -> None:
+        self.world, self.trouble, self.registry, self.database = world, trouble, registry, database
+        self.waiting = 0
+        self._firsts: dict[UserId, list[FirstSend]] = {}
+
+    def waits(self, user: UserId, to: UserId) -> bool:
+        return to in self._firsts
+
+    def put(self, first: FirstSend, sends: FirstSends, now: float) -> None:
+        to = first.request.to
+        assert to is not None
+        self.waiting += 1
+        if to not in self._firsts:
+            self._firsts[to] = []
+            make_s = self.trouble.make_s
+            if make_s:  # others bring it into memory before what waits goes on
+                found_s = self.world.random.uniform(0, make_s)
+                self.world.at(now + found_s, lambda: self.hold(to))
+                make_s = self.world.random.uniform(found_s, make_s)
+            self.world.at(now + make_s, lambda: self.make(to, sends))
+        self._firsts[to].append(first)
+
+    def hold(self, to: UserId) -> Conversation:
+        id = self.database.conv(to)
+        is_new = id not in self.registry.convs
+        conv = self.registry.hold(id, ALICE, to)
+        if is_new:
+            conv.head = conv.na = self.database.head(id)
+        return conv
+
+    def make(self, to: UserId, sends: FirstSends) -> None:
+        conv = self.hold(to)
+        firsts = self._firsts.pop(to)
+        self.waiting -= len(firsts)
+        for first in firsts:
+            if first.session.live:
+                sends.made(first, conv)
+
+
+class Redis:
+    """Admission by all nodes' count, as `shared_limits` calls for it. Implements `ports.Admission`.
+    """
+
+    decides_at_once: Final = False
+
+    def __init__(self, world: World, trouble: Trouble, model: Model) -> None:
+        self.world, self.trouble, self.model = world, trouble, model
+        self.gate = AdmissionQueue(trouble.gate_max, self.wake)
+        self.calling = False
+
+    def windows(self, user: UserId) -> Windows:
+        penalty = SharedPenalty(RATES.strikes_max)
+        window = SharedWindow(PER_PERIOD, PERIOD_S, RATE, user, self.gate, penalty)
+        return Windows(window, penalty, SlidingWindow(100, 3600.0))
+
+    def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
+        assert isinstance(window, SharedWindow)
+        return self.gate.put(window, self.world.now, then)
+
+    async def take(self, window: SlidingWindow) -> tuple[float, float]:
+        raise AssertionError("the model's maker does not ask")
+
+    async def idle(self) -> None: ...
+
+    def wake(self) -> None:
+        if not self.calling:
+            self.calling = True
+            self.world.at(self.world.now, self.call)
+
+    def call(self) -> None:
+        if self.gate.idle:
+            self.calling = False
+            return
+        call, world = self.gate.gather(), self.world
+        if not call.asks:
+            self.gate.decide(call, 0, [], world.now)
+            self.call()
+            return
+        silent = world.random.random() < self.trouble.silences
+        answer: list[bytes] = []
+        if not silent or world.random.random() < 0.5:
+            asked_at = world.now + world.random.uniform(0, self.trouble.gate_s / 2)
+            world.at(asked_at, lambda: answer.append(self.ask(call)))
+        if silent:
+            world.at(world.now + DEADLINE_S, lambda: self.alone(call))
+        else:
+            half_s = self.trouble.gate_s / 2
+            world.at(world.now + half_s + world.random.uniform(0, half_s), lambda: self.decide(call, answer[0]))
+
+    def ask(self, call: Call) -> bytes:
+        rows, users = orjson.dumps([row_of(ask) for ask in call.asks]), [ask.window.user for ask in call.asks]
+        args = [orjson.dumps([[PER_PERIOD, PERIOD_S * US]]), rows, int(FORGET_S * US)]
+        return self.model.answer(REDIS_EPOCH_US + round(self.world.now * US), users, args)
+
+    def decide(self, call: Call, answer: bytes) -> None:
+        mark, rows = read_answer(answer, len(call.asks))
+        self.gate.decide(call, mark, rows, self.world.now)
+        self.call()
+
+    def alone(self, call: Call) -> None:
+        self.gate.alone(call)
+        self.calling = False
+        self.world.at(self.world.now + 1.0, self.gate.back)
+
+
+class NoLog:
+    """Implements `ports.SendLog`."""
+
+    def limit_hit(self, item: Item, now: float) -> None: ...
+    def refused(self, item: Item, error: errors.Refused) -> None: ...
+    def bug(self, user: UserId, error: Exception) -> None:
+        raise error
+
+
+class Node:
+    """One node with one user, and one lane. With `redis` its limits are shared, with `beside` the
+    database is another node's, too.
+    """
+
+    def __init__(self, world: World, trouble: Trouble, redis: Model | None = None, beside: Node | None = None) -> None:
+        self.world, self.trouble = world, trouble
+        self.redis = None if redis is None else Redis(world, trouble, redis)
+        admission: Admission = OwnCount(RATES, lambda: world.now) if self.redis is None else self.redis
+        self.database: Database = Database(world) if beside is None else beside.database
+        self.registry = Registry()
+        self.user = User(ALICE, *admission.windows(ALICE))
+        self.registry.add_user(self.user, world.now)
+        metrics = Metrics()
+        delivery = Delivery(
+            self.registry, cast("Store", self.database), metrics, now=lambda: world.now, spawn=world.spawn,
+            presence_push=cast("PresencePush", None), others=Alone(),
+        )  # fmt: skip
+        lane, maker = Lane(world, trouble, self.database), Maker(world, trouble, self.registry, self.database)
+        self.pipeline = lane.outcome = SendPipeline(self.registry, lane, admission, maker, delivery, metrics, NoLog())
+        self.wires: list[Wire] = []
+
+    @property
+    def log(self) -> list[tuple[UserId, Cid]]:
+        return self.database.log
+
+    @property
+    def written_at(self) -> list[float]:
+        """When the entries of the log took their slots of the rate."""
+        return self.database.written_at
+
+    @property
+    def ended(self) -> list[CloseCode]:
+        return [wire.closed for wire in self.wires if wire.closed is not None]
+
+    def connect(self, answer: Callable[[int, Error | None], None]) -> Session:
+        wire = Wire(answer)
+        frames = TokenBucket(self.trouble.frames_per_s, self.trouble.frames_burst)
+        session = wire.session = Session(wire, frames, self.world.now)
+        session.state, session.user, session.device = State.LIVE, self.user, DeviceId(f"d{len(self.wires)}")
+        self.registry.attach(self.user, session.device, session)
+        self.wires.append(wire)
+        return session
+
+    def receive(self, session: Session, payload: bytes) -> None:
+        """As the connection and `Chat.handle` do."""
+        if session.gone:
+            return
+        effect = session.receive(payload, self.world.now)
+        assert isinstance(effect, Send | Throttled), effect
+        try:
+            if isinstance(effect, Throttled):
+                self.pipeline.throttled(session, effect)
+            else:
+                self.pipeline.enter(session, effect, self.world.now)
+        except errors.Refused as e:
+            id = effect.request.id if isinstance(effect, Throttled) else effect.id
+            session.sink.send(framing.encode_text(protocol.err(id, e)))
 
 
 class Outbox(ABC):
@@ -344,10 +479,10 @@ class Outbox(ABC):
         payload = request("send", self._last_id, to=peer, cid=cid, retry=retry)
         self.line.carry(0, lambda: self.node.receive(self.session, payload))
 
-    def _answered(self, id: int, error: errors.Refused | None) -> None:
+    def _answered(self, id: int, error: Error | None) -> None:
         self.line.carry(1, lambda: self._read(id, error))
 
-    def _read(self, id: int, error: errors.Refused | None) -> None:
+    def _read(self, id: int, error: Error | None) -> None:
         peer, cid = self._asked.pop(id)
         if error is None:
             self.done(peer, cid)
@@ -362,7 +497,7 @@ class Outbox(ABC):
     def done(self, peer: UserId, cid: Cid) -> None: ...
 
     @abstractmethod
-    def refused(self, peer: UserId, cid: Cid, error: errors.Refused) -> None: ...
+    def refused(self, peer: UserId, cid: Cid, error: Error) -> None: ...
 
     @property
     @abstractmethod
@@ -392,7 +527,7 @@ class Eager(Outbox):
         self.queues[peer].remove(cid)
         self._go(peer)
 
-    def refused(self, peer: UserId, cid: Cid, error: errors.Refused) -> None:
+    def refused(self, peer: UserId, cid: Cid, error: Error) -> None:
         self._flying[peer] -= 1
         assert cid in self.queues[peer]
         if error.retry_ms is None:
@@ -442,7 +577,7 @@ class Sdk(Outbox):
         assert self._outbox.settle(peer, cid) is not None
         self._pump()
 
-    def refused(self, peer: UserId, cid: Cid, error: errors.Refused) -> None:
+    def refused(self, peer: UserId, cid: Cid, error: Error) -> None:
         then = self._outbox.refuse(self._items[peer, cid], error.code, error.retry_ms, error.cid, self.world.now)
         assert then is client_outbox.Then.AGAIN, (then, error)
         self._pump()

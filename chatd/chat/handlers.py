@@ -1,6 +1,6 @@
 """The services: what each request of a live session does.
 
-    Session.receive ──Effect──► Chat.handle ──► a method per request type ──► Store | Presence | Delivery ──► reply
+    Session.receive ──► Chat.handle ──► SendPipeline, or a method per request type ──► reply
 
 Everything that a session has decided alone (limits, order, states) has happened before; here ids
 are checked against the session's user. Requests that need no database are answered in the same loop
@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, assert_never
 
 import structlog
 
@@ -25,7 +25,8 @@ from chatd.chat import hello as opening
 from chatd.chat import history, resync
 from chatd.chat.delivery import Delivery
 from chatd.chat.hello import Services
-from chatd.chat.send import Entrance
+from chatd.chat.new_conversations import NewConversations
+from chatd.chat.send import SendPipeline
 from chatd.chat.typing_push import TypingPush
 from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
@@ -60,41 +61,27 @@ class Chat:
     `tick` is to be called when `alarm` rings.
     """
 
-    def __init__(self, services: Services, delivery: Delivery, alarm: Alarm) -> None:
+    def __init__(
+        self,
+        services: Services,
+        delivery: Delivery,
+        pipeline: SendPipeline,
+        new_conversations: NewConversations,
+        alarm: Alarm,
+    ) -> None:
         self.s = services
         self.delivery = delivery
         self.metrics: Metrics = services.metrics
-        self.entrance = Entrance(services)
+        self.pipeline, self.new_conversations = pipeline, new_conversations
         self._alarm = alarm
         self.typing = TypingPush(services, alarm)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()
         self._no_hello.set()
-        self._handlers: dict[type, Callable[[Session, Any], None]] = {
-            protocol.Send: self.entrance.enter,
-            protocol.Edit: self.entrance.enter,
-            protocol.Delete: self.entrance.enter,
-            protocol.Ack: self._cursor,
-            protocol.Read: self._cursor,
-            protocol.History: lambda session, r: self._read(session, r.id, partial(self._history, session, r)),
-            protocol.Conversations: lambda session, r: self._read(
-                session, r.id, partial(self._conversations, session, r)
-            ),
-            protocol.Typing: self._typing,
-            protocol.SetPresence: self._set_presence,
-            protocol.Watch: self._begin_watch,
-            protocol.Skip: self._skip,
-            protocol.Refresh: self._refresh,
-            protocol.PingRequest: self._ping,
-            protocol.Hello: self._hello,
-            Reply: self._reply,
-            End: self._end,
-            Throttled: self.entrance.throttled,
-        }
 
-    def handle(self, session: Session, effect: Effect) -> None:
-        """Carry out one effect."""
+    def handle(self, session: Session, effect: Effect, now: float) -> None:
+        """Carry out one effect. `now`: when its frame was read, in seconds."""
         if effect is None:
             return
         self.metrics.requests += 1
@@ -106,7 +93,37 @@ class Chat:
                 id=getattr(effect, "id", None),
             )
         try:
-            self._handlers[type(effect)](session, effect)
+            match effect:  # in order of how many there are
+                case protocol.Send() | protocol.Edit() | protocol.Delete():
+                    self.pipeline.enter(session, effect, now)
+                case protocol.Ack() | protocol.Read():
+                    self._cursor(session, effect)
+                case protocol.Typing():
+                    self._typing(session, effect)
+                case protocol.PingRequest():
+                    self._ping(session, effect)
+                case protocol.Hello():
+                    self.s.spawn(self._open(session, effect))
+                case protocol.History():
+                    self._read(session, effect.id, partial(self._history, session, effect))
+                case protocol.Conversations():
+                    self._read(session, effect.id, partial(self._conversations, session, effect))
+                case protocol.SetPresence():
+                    self._set_presence(session, effect)
+                case protocol.Watch():
+                    self._begin_watch(session, effect)
+                case protocol.Skip():
+                    self._skip(session, effect)
+                case protocol.Refresh():
+                    self._refresh(session, effect)
+                case Reply():
+                    self._reply(session, effect)
+                case End():
+                    self._end(session, effect)
+                case Throttled():
+                    self.pipeline.throttled(session, effect)
+                case _:
+                    assert_never(effect)
         except errors.Refused as e:
             # Its frames may hold it, and over the limit there are thousands a second: none is to
             # wait for the collector
@@ -128,9 +145,6 @@ class Chat:
         if end.frame is not None:
             self._send(session, end.frame)
         session.sink.close(end.code, end.reason)
-
-    def _hello(self, session: Session, hello: protocol.Hello) -> None:
-        self.s.spawn(self._open(session, hello))
 
     async def _open(self, session: Session, hello: protocol.Hello) -> None:
         self._hellos += 1
@@ -158,18 +172,26 @@ class Chat:
             self._send(session, self.notice())
         if session.behind:
             self.s.spawn(self.delivery.fill(session))
+        now = self.s.now()
         for request in deferred:
-            self.handle(session, request)
+            self.handle(session, request, now)
 
     # ---- entries: see chat/send.py ---------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
         """This node goes away: it takes nothing new."""
-        return self.entrance.draining
+        return self.pipeline.draining
 
     def drain(self) -> None:
-        self.entrance.draining = True
+        self.pipeline.drain()
+
+    async def sends_queued(self) -> None:
+        """Wait until no entry waits for its conversation, nor for the limits that all nodes share:
+        all are in their lanes, or refused.
+        """
+        await self.new_conversations.idle()
+        await self.s.admission.idle()
 
     def _skip(self, session: Session, request: protocol.Skip) -> None:
         user = session.user

@@ -1,5 +1,5 @@
-"""What the services need of other nodes, and of the limits that all nodes share: protocols, and
-what stands for them where a node is alone. Pure.
+"""What the services need of other nodes, of the limits that all nodes share, and of each other:
+protocols, and what stands for other nodes where there are none. Pure.
 
     OtherNodes   Relay (cluster, over Redis)   or  Alone      who else has a user; entries, receipts and typing for them
     Admission    Quota (cluster, over Redis)   or  OwnCount   may this user send, or open a conversation, now?
@@ -7,6 +7,11 @@ what stands for them where a node is alone. Pure.
 Which of the two it is, the node decides once, when it is made. No service asks whether there are
 other nodes, with two exceptions that are facts of the log and of time, told by the ports
 themselves: `OtherNodes.share_log` and `Admission.decides_at_once`.
+
+The others let the pipeline of sends (chat/send.py) know no I/O. Each has one implementation:
+
+    EntryQueue         Store            ConversationMaker   NewConversations      SendCounts   Metrics
+    CommittedEntries   Delivery         FirstSends          SendPipeline          SendLog      SendLines
 """
 
 from __future__ import annotations
@@ -19,8 +24,11 @@ from chatd.core.rate_limit import Penalty, SlidingWindow
 if TYPE_CHECKING:
     from chatd.core.batch import Item
     from chatd.core.conversation import Conversation
-    from chatd.core.session import User
-    from chatd.ids import UserId
+    from chatd.core.session import Session, User
+    from chatd.errors import Refused, Retryable
+    from chatd.ids import ConvId, UserId
+    from chatd.postgres.connection import Backend
+    from chatd.protocol import Send
 
 NEW_PERIOD_S: Final = 3_600.0  # of the limit of new conversations
 
@@ -106,6 +114,96 @@ class Admission(Protocol):
 
     async def idle(self) -> None:
         """Wait until nothing waits in `put`."""
+
+
+# ---- of the pipeline of sends (send.py) ----------------------------------------------------------
+
+
+class FirstSend(NamedTuple):
+    """A send that waits for its conversation. `resent_early`: as `SendOrder.arrive` said."""
+
+    session: Session
+    user: User
+    request: Send
+    resent_early: bool
+
+
+class FirstSends(Protocol):
+    """Who goes on with sends that waited for their conversation: the pipeline. Neither raises."""
+
+    def made(self, first: FirstSend, conv: Conversation) -> None:
+        """It is there."""
+
+    def not_made(self, first: FirstSend, error: Refused) -> None:
+        """It cannot be made."""
+
+
+class ConversationMaker(Protocol):
+    """Makes the conversations of first messages: `NewConversations`."""
+
+    @property
+    def waiting(self) -> int:
+        """Sends that wait, of all users."""
+
+    def waits(self, user: UserId, to: UserId) -> bool:
+        """Sends between these two wait: a later one must not overtake them."""
+
+    def put(self, first: FirstSend, sends: FirstSends, now: float) -> Retryable | None:
+        """Let it wait for its conversation; it comes back to `sends`, in order, never before this
+        returns. Gives the refusal if it may not wait.
+        """
+
+
+class EntryQueue(Protocol):
+    """The lanes of the log: `Store`."""
+
+    def submit(self, item: Item) -> bool:
+        """Queue an entry; False: its lane is full, and nothing was queued. Its outcome comes to
+        `postgres.lanes.Outcome`.
+        """
+
+
+class CommittedEntries(Protocol):
+    """Brings what is in the log to the sessions: `Delivery`. `seq`, `ts`: of the entry, `ts` in ms
+    since 1970.
+    """
+
+    def deliver(self, conv: Conversation, first: int, ts: int, items: list[Item], now: float) -> None:
+        """New entries of one conversation, from seq `first` on."""
+
+    def repeat(self, item: Item, seq: int, ts: int) -> None:
+        """An item whose entry was in the log already."""
+
+    def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
+        """Batches with an unknown outcome wrote to these: look how far they got."""
+
+
+class SendCounts(Protocol):
+    """The counters that the pipeline moves: `Metrics`."""
+
+    sends: int
+    sends_err: int
+    limit_hits: int
+    frames_throttled: int
+
+    def error(self, code: str) -> None:
+        """A request was answered with this error."""
+
+
+class SendLog(Protocol):
+    """What the pipeline says in the log: `SendLines`."""
+
+    def limit_hit(self, item: Item, now: float) -> None:
+        """An entry is over the rate."""
+
+    def refused(self, item: Item, error: Refused) -> None:
+        """An item that was in a lane is answered with an error."""
+
+    def bug(self, user: UserId, error: Exception) -> None:
+        """An exception that must not be: one of ours."""
+
+
+# ---- of a node alone -----------------------------------------------------------------------------
 
 
 class Alone:

@@ -27,7 +27,7 @@ from chatd.protocol import DELETE, EDIT, MESSAGE, Delete, Edit, Send
 
 if TYPE_CHECKING:
     from chatd.core.conversation import Conversation
-    from chatd.core.session import Session, Verdict
+    from chatd.core.session import Session
     from chatd.ids import Cid, UserId
     from chatd.protocol import Entering
 
@@ -87,10 +87,10 @@ class Item:
         self.twins: list[Item] | None = None  # later items of the same cid, side and conversation
 
     @classmethod
-    def from_request(cls, session: Session, request: Entering, conv: Conversation, verdict: Verdict) -> Item:
-        """The item of an entry that `verdict` admits to a lane."""
+    def from_request(cls, session: Session, request: Entering, conv: Conversation) -> Item:
+        """The item of an entry; whether it may be written is not decided yet (`SendOrder`)."""
         assert session.user is not None
-        flags = (RETRY if request.retry else 0) | (PROBE if verdict.probe else 0)
+        flags = RETRY if request.retry else 0
         side, peer = (0, conv.b) if session.user.id == conv.a else (1, conv.a)
         if type(request) is Send:
             item = cls(session, request.id, conv, peer, side, request.cid, MESSAGE, request.body, None, flags)
@@ -101,8 +101,17 @@ class Item:
             assert isinstance(request, Delete)
             item = cls(session, request.id, conv, peer, side, request.cid, DELETE, None, request.ref, flags)
             item.refcid = request.refcid
-        item.taken_at, item.resent_early = verdict.taken_at, verdict.resent_early
         return item
+
+    def answered(self, *, give_back: bool = False) -> None:
+        """It is out of its lane: its probe is in.
+
+        Its slot of the rate goes back if it made nothing through no fault of the client.
+        """
+        if self.flags & PROBE:
+            self.session.order.probed(self.peer)
+        elif give_back and self.taken_at and self.session.user is not None:
+            self.session.user.window.give_back(self.taken_at)
 
 
 class Batch(NamedTuple):

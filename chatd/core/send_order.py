@@ -1,15 +1,19 @@
-"""The order of one session's entries in each conversation (invariant 10): which are refused because
-an earlier one failed. Pure.
+"""The order and rate of one session's entries in each conversation (invariant 10): which are
+written, which are refused because an earlier one failed.
 
-    arrive ──► (a wait: the conversation is made, all nodes' limits are asked) ──► recheck ──► the lane ──► overtaken ──► written
-                                                                                    │               │
-                                                        not_queued ◄────────────────┘               └──► failed
+    arrive ──► (waits: chat/send.py) ──► decide ──► the lane ──► overtaken ──► written
+                                           │                         │
+                            not_queued ◄───┘                         └──► failed | limited
 
-Two maps by peer hold it. `blocked`: after a retryable error to an entry, later ones in that
+Two maps by peer hold the order. `blocked`: after a retryable error to an entry, later ones in that
 conversation are refused until its cid is sent again or given up. `cuts`: entries that were queued
 behind one that failed in its lane must not be written either, not even when that one is back,
 because then it stands behind them. Earlier and later go by the ids of the requests: an entry that
 never got into a lane (too many frames, a full queue) must not stop those before it that did.
+
+An entry over the rate is not refused at once: its cid may be known (a lost ok), and then the answer
+is free. So it goes down the lane as a *probe*, which writes nothing; so does whatever follows it
+there while its answer is out.
 
 Sending again before `retry_ms` costs a penalty (`Penalty`), whatever the cid. What was on its way
 already is not held against the client, so there must be a sign that it has read a refusal: it sends
@@ -23,10 +27,10 @@ session pays one slot.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from chatd import errors
-from chatd.core.rate_limit import EARLY_SLACK_S
+from chatd.core.rate_limit import EARLY_SLACK_S, Penalty, PenaltyVerdict, SlidingWindow
 from chatd.ids import Cid, UserId
 
 # Conversations of a session that wait for an entry. Past it the longest waiting one is let go: what
@@ -35,11 +39,16 @@ from chatd.ids import Cid, UserId
 BLOCKS_MAX: Final = 1_000
 
 
-class Block(NamedTuple):
-    """A conversation waits for this entry.
+class Rated(Protocol):
+    """Whose rate counts: `conversations.User`, with all sessions of theirs."""
 
-    `id`: the request that failed; `until`: the time that its client was told to wait for, 0 if
-    none.
+    window: SlidingWindow
+    penalty: Penalty
+
+
+class Block(NamedTuple):
+    """A conversation waits for this entry. `id`: the request that failed; `until`: the time that
+    its client was told to wait for, 0 if none.
     """
 
     cid: Cid
@@ -55,7 +64,9 @@ class Cut(NamedTuple):
 
 
 class SendOrder:
-    """Of one session. Maps are by peer."""
+    """Of one session. Maps are by peer; `id`: of an entry's request; `now` in seconds, never
+    falling.
+    """
 
     __slots__ = ("blocked", "cuts", "probing", "warned_until")
 
@@ -69,39 +80,46 @@ class SendOrder:
 
     # ---- on the way in ---------------------------------------------------------------------------
 
-    def arrive(self, peer: UserId, cid: Cid, now: float) -> bool | errors.Blocked:
-        """An entry has just been read.
+    def arrive(self, peer: UserId, cid: Cid, now: float) -> bool:
+        """An entry has just been read. Is it resent early, before a `retry_ms` that its sender has
+        read? Raises Blocked if an earlier one is waited for.
 
-        Refused if an earlier one is waited for; else: is it resent early?
-
-        Early is before a `retry_ms` that its sender has read. If it is the one that is waited for,
-        later ones may follow it.
+        If it is the one that is waited for, later ones may follow it.
         """
-        if (block := self.blocked.get(peer)) is not None:
+        if self.blocked and (block := self.blocked.get(peer)) is not None:
             if block.cid != cid:
-                return blocked(block.cid)
+                raise blocked(block.cid)
             self._answered(peer, block)
         return now < self.warned_until
 
-    def recheck(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry that had to wait is about to be queued, all before it are: may it be, or has one
-        of those failed since it arrived?
+    def decide(self, peer: UserId, cid: Cid, id: int, user: Rated, now: float) -> bool:
+        """An entry is about to be queued, and all before it are. True: to be written, a slot of the
+        rate is taken. False: it may only be probed for.
 
-        What got no place after it arrived (a later id) does not stand before it, whatever it
-        blocks.
+        Raises Blocked if one of those before it has failed since it arrived. Its outcome must come
+        back in the order of the lane: to `probed` if it was a probe, and to `limited` or `failed`
+        if it made nothing; or to `not_queued` if the lane does not take it.
+        """
+        if self.blocked or self.cuts:
+            self._recheck(peer, cid, id)
+        if self.probing and peer in self.probing:
+            return False
+        return now >= user.penalty.until and user.window.take(now) == 0.0
+
+    def _recheck(self, peer: UserId, cid: Cid, id: int) -> None:
+        """What got no place after this entry arrived (a later id) does not stand before it,
+        whatever it blocks.
         """
         if (waiting := self.overtaken(peer, id)) is not None:
-            return blocked(waiting)
+            raise blocked(waiting)
         if (block := self.blocked.get(peer)) is not None and block.id < id:
             if block.cid != cid:
-                return blocked(block.cid)
+                raise blocked(block.cid)
             del self.blocked[peer]
-        return None
 
     def overtaken(self, peer: UserId, id: int) -> Cid | None:
-        """For an entry that a lane has queued: the cid before it that has failed since.
-
-        Then it must not be written.
+        """For an entry that a lane has queued: the cid before it that has failed since. Then it
+        must not be written.
         """
         if (cut := self.cuts.get(peer)) is not None and id <= cut.id:
             return cut.cid
@@ -122,7 +140,8 @@ class SendOrder:
     # ---- what became of it: only of a session's own, never of UNTROUBLED -------------------------
 
     def probe(self, peer: UserId) -> None:
-        """An entry goes to the lane as a probe: what follows it there is one, too, until `probed`."""
+        """An entry goes to the lane as a probe: what follows it there is one, too, until `probed`.
+        """
         assert self is not UNTROUBLED
         self.probing[peer] = self.probing.get(peer, 0) + 1
 
@@ -132,15 +151,38 @@ class SendOrder:
         if not self.probing[peer]:
             del self.probing[peer]
 
-    def failed(self, peer: UserId, cid: Cid, id: int, read_upto: int) -> errors.Blocked | None:
-        """An entry in its lane was not written, or nobody knows.
-
-        Blocks the conversation until it is sent again.
+    def failed(self, peer: UserId, cid: Cid, id: int, read_upto: int, error: errors.Retryable) -> errors.Refused:
+        """An entry in its lane was not written, or nobody knows. Blocks the conversation until it
+        is sent again; gives the error to answer with.
 
         `read_upto`: the last request of the session so far; what it has queued up to there stands
         behind this entry. If an earlier entry is waited for, that is the error to give instead of
         the entry's own.
         """
+        return self._cut(peer, cid, id, read_upto) or error
+
+    def limited(
+        self, peer: UserId, cid: Cid, id: int, read_upto: int, user: Rated, now: float, *, resent_early: bool
+    ) -> PenaltyVerdict:  # fmt: skip
+        """A probe found nothing: the entry is over the rate. Blocks the conversation until it is
+        sent again; gives what to tell. Raises as `failed`.
+        """
+        if (earlier := self._cut(peer, cid, id, read_upto)) is not None:
+            raise earlier
+        wait_s = max(user.window.wait(now), user.penalty.until - now, 0.0)
+        verdict = user.penalty.refused(now, wait_s, resent_early)
+        self.blocked[peer] = self.blocked[peer]._replace(until=now + verdict.wait_s)
+        return verdict
+
+    def not_queued(self, peer: UserId, cid: Cid, id: int, error: errors.Retryable) -> errors.Refused:
+        """An entry did not get into a lane: those before it that did go on. Blocks the conversation
+        until it is sent again; gives the error, as `failed`.
+        """
+        assert self is not UNTROUBLED
+        waiting = self._wait_for(peer, cid, id)
+        return error if waiting is None else blocked(waiting)
+
+    def _cut(self, peer: UserId, cid: Cid, id: int, read_upto: int) -> errors.Blocked | None:
         assert self is not UNTROUBLED
         waiting = self.overtaken(peer, id)
         if waiting is None or waiting == cid:
@@ -150,19 +192,6 @@ class SendOrder:
         self.cuts[peer] = Cut(read_upto, cid)
         _let_go(self.cuts)
         return None
-
-    def not_queued(self, peer: UserId, cid: Cid, id: int) -> errors.Blocked | None:
-        """An entry did not get into a lane: those before it that did go on.
-
-        Blocks the conversation until it is sent again; else as `failed`.
-        """
-        assert self is not UNTROUBLED
-        waiting = self._wait_for(peer, cid, id)
-        return None if waiting is None else blocked(waiting)
-
-    def wait_until(self, peer: UserId, until: float) -> None:
-        """The client is told to send again, at this time, what blocks the conversation."""
-        self.blocked[peer] = self.blocked[peer]._replace(until=until)
 
     def _wait_for(self, peer: UserId, cid: Cid, id: int) -> Cid | None:
         """Block a conversation for an entry; gives the cid of an earlier one instead, if that is
@@ -176,7 +205,7 @@ class SendOrder:
         return None
 
 
-def blocked(cid: Cid) -> errors.Blocked:
+def blocked(cid: Cid | None) -> errors.Blocked:
     """The refusal of an entry because of an earlier one."""
     return errors.Blocked("an earlier entry here waits to be sent again", cid=cid)
 

@@ -7,29 +7,22 @@ Pure.
 
 `receive` reads one frame and says what follows (an Effect); the services carry it out and answer
 through `Sink`. No clock: `now` is an argument, in seconds. What it decides: is this frame allowed
-now (the table `_gate`), are there too many, is an entry to be written, only probed, or refused
-(`admit`), and what a failure means for the ones that come after it (`failed`, `limited`,
-`not_queued`).
+now (the table `_gate`), and are there too many.
 
-The order of its entries is in core/send_order.py.
-
-A send over the rate limit is not refused at once: its cid may be known (a lost ok), and then the
-answer is free. So it goes down the lane as a *probe*, which writes nothing; so does whatever
-follows it there while its answer is out.
+The order and rate of its entries are decided by core/send_order.py, whose state is held here.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from chatd import errors, protocol
 from chatd.core.rate_limit import TokenBucket
 from chatd.core.send_order import UNTROUBLED, SendOrder
 from chatd.errors import CloseCode
-from chatd.ids import Cid, ConvId, DeviceId, UserId
-from chatd.protocol import Entering, Hello, Request
+from chatd.ids import ConvId, DeviceId, UserId
+from chatd.protocol import Hello, Request
 
 if TYPE_CHECKING:
     from chatd.core.conversation import Conversation
@@ -109,18 +102,6 @@ class Throttled(NamedTuple):
 
 
 Effect: TypeAlias = Request | Reply | End | Throttled | None
-
-
-class Verdict(NamedTuple):
-    """What `admit` says of an entry: write it, or only probe for its cid.
-
-    `taken_at`: when its slot of the rate was taken, 0: none was; `resent_early`: before the
-    `retry_ms` that its sender has read.
-    """
-
-    probe: bool
-    taken_at: float
-    resent_early: bool
 
 
 class User:
@@ -384,73 +365,8 @@ class Session:
         deferred, self.deferred = self.deferred or [], None
         return deferred
 
-    # ---- order and rate of entries ---------------------------------------------------------------
-
     def own_order(self) -> SendOrder:
         """To be written to: made with the first entry that fails or is probed."""
         if self.order is UNTROUBLED:
             self.order = SendOrder()
         return self.order
-
-    def admit(self, peer: UserId, cid: Cid, now: float) -> Verdict | errors.Blocked:
-        """May an entry that has just arrived be written now? Takes a slot of the user's rate if so.
-
-        Call it when the entry is about to be queued. Its result must come back in the order of the
-        lane: to `SendOrder.probed` if it was a probe, and to `limited` or `failed` if it made
-        nothing; or to `not_queued` if the lane does not take it. An entry that must wait before it
-        can be queued is seen twice instead: by `SendOrder.arrive`, then by `SendOrder.recheck` and
-        `judge`.
-        """
-        order = self.order
-        if order.blocked and peer in order.blocked:
-            resent_early = order.arrive(peer, cid, now)
-            if isinstance(resent_early, errors.Blocked):
-                return resent_early
-            return self.judge(peer, resent_early, now)
-        return self.judge(peer, now < order.warned_until, now)
-
-    def judge(self, peer: UserId, resent_early: bool, now: float) -> Verdict:
-        """Write it, or only probe for it?
-
-        Takes a slot of the user's rate if it is to be written. What comes back, and where, is as
-        for `admit`.
-        """
-        user, probing = self.user, self.order.probing
-        assert user is not None
-        if not (probing and peer in probing) and now >= user.penalty.until and user.window.take(now) == 0.0:
-            return Verdict(False, now, resent_early)
-        self.own_order().probe(peer)
-        return Verdict(True, 0.0, resent_early)
-
-    def limited(self, peer: UserId, cid: Cid, id: int, resent_early: bool, now: float) -> errors.Refused | End:
-        """A probe found nothing: the entry is over the rate.
-
-        Blocks the conversation until it is sent again.
-        """
-        assert self.user is not None
-        order = self.own_order()
-        if (blocked := order.failed(peer, cid, id, self.last_id)) is not None:
-            return blocked
-        wait = max(self.user.window.wait(now), self.user.penalty.until - now, 0.0)
-        verdict = self.user.penalty.refused(now, wait, resent_early)
-        order.wait_until(peer, now + verdict.wait_s)
-        if verdict.close:
-            return End(None, CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
-        return errors.RateLimited(
-            f"over {self.user.window.max_events} messages in {self.user.window.period_s:g} s: wait",
-            retry_ms=max(1, math.ceil(verdict.wait_s * 1000)),
-        )
-
-    def failed(self, peer: UserId, cid: Cid, id: int, error: errors.Retryable) -> errors.Refused:
-        """An entry in its lane was not written, or nobody knows.
-
-        Blocks the conversation until it is sent again; gives the error to answer with.
-        """
-        return self.own_order().failed(peer, cid, id, self.last_id) or error
-
-    def not_queued(self, peer: UserId, entry: Entering, error: errors.Retryable) -> errors.Refused:
-        """An entry did not get into a lane: those before it that did go on.
-
-        Blocks the conversation and gives the error, as `failed`.
-        """
-        return self.own_order().not_queued(peer, entry.cid, entry.id) or error

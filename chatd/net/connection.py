@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
                 continue  # we have said goodbye: only the peer's close matters
             if type(event) is bytes:
                 waits = session.state is State.AWAIT_HELLO
-                hub.handle(session, session.receive(event, now))
+                hub.chat.handle(session, session.receive(event, now), now)
                 if waits and session.state is not State.AWAIT_HELLO:
                     hub.authenticated(self)
                     self._intake = hub.sessions

@@ -40,7 +40,6 @@ class Hub:
         s = services.settings
         self.services, self.chat, self.pages, self.loop = services, chat, pages, loop
         self.now = services.now
-        self.handle = chat.handle
         self.origins = tuple(s.origins)
         self.bounds = protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max)
         self.frame_bytes_max, self.out_queue_bytes_max = s.frame_bytes_max, s.out_queue_bytes_max

@@ -1,6 +1,6 @@
 """The writers: lanes that put entries into the log by group commit.
 
-    Store.append(item) ──► LaneQueue ──gather──► Lane ──append()──► PostgreSQL
+    Store.submit(item) ──► LaneQueue ──gather──► Lane ──append()──► PostgreSQL
                                                   └── Outcome.committed | failed | refused | blocked | outcome_unknown
 
 A lane has one connection and one batch under way; what comes in meanwhile is the next batch. A
@@ -66,9 +66,11 @@ HEADS_DECIDED: Final = query("heads_decided")
 
 
 class Outcome(Protocol):
-    """Who is told what became of items. Called in the order of the log, never twice for an item."""
+    """Who is told what became of items. Called in the order of the log, never twice for an item.
+    `now`: the loop's clock, in seconds.
+    """
 
-    def committed(self, batch: Batch, answer: Answer) -> None: ...
+    def committed(self, batch: Batch, answer: Answer, now: float) -> None: ...
     def failed(self, items: list[Item], error: Retryable, *, is_unknown: bool = False) -> None: ...
     def refused(self, item: Item) -> None: ...
     def blocked(self, items: list[Item]) -> None: ...
@@ -80,7 +82,8 @@ class Lane:
 
     def __init__(
         self, number: int, opener: Opener, queue: LaneQueue, outcome: Outcome, metrics: Metrics, health: Health,
-        *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any], feed: bool = False,
+        *, deadline_s: float, edit_window_s: float, partition: Callable[[], Any], now: Callable[[], float],
+        feed: bool = False,
     ) -> None:  # fmt: skip
         self.number = number
         self.queue = queue
@@ -97,7 +100,7 @@ class Lane:
         self._outcome, self._metrics = outcome, metrics
         self._deadline_s = deadline_s
         self._edit_window = f"{edit_window_s} s"
-        self._partition = partition
+        self._partition, self._now = partition, now
         self._conn: Connection | None = None
         # Generation of the log, and what its last batch was given
         self._acked: tuple[int, dict[ConvId, First]] = (0, {})
@@ -174,7 +177,8 @@ class Lane:
         return {id: first.seq for id, first in firsts.items()} if generation == self._state.generation else {}
 
     async def warm(self) -> None:
-        """Connect, and have the plans made: when the load opens a lane is the worst moment for either.
+        """Connect, and have the plans made: when the load opens a lane is the worst moment for
+        either.
 
         What fails is tried again.
         """
@@ -297,7 +301,7 @@ class Lane:
                 self._health.ok("lanes")
             self._acked = (generation, answer.firsts)
             self._release_pending(items)
-            self._outcome.committed(batch, answer)
+            self._outcome.committed(batch, answer, self._now())
             if self._outcome_unknown:  # a busy lane is never idle to look
                 self._tell_outcome_unknown()
 

@@ -40,6 +40,7 @@ HURRIED: Final = (
     ("cluster.node", "FEED_AWAY_S", 0.05),
     ("chat.hello", "OPEN_RETRY_MS", 60),
     ("chat.send", "RETRY_MS", 60),
+    ("chat.new_conversations", "RETRY_MS", 60),
     ("cluster.shared_limits", "TRIAL_S", 0.2),
     ("cluster.shared_limits", "TRIAL_MAX_S", 0.5),
     ("cluster.pubsub", "PING_S", 0.25),

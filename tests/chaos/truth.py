@@ -204,13 +204,13 @@ def _sessions(name: str, sessions: Iterable[Any]) -> Iterator[str]:
 
 
 def _work(node: Node) -> Iterator[str]:
-    entrance, gaps, store = node.chat.entrance, node.delivery.gaps, node.store
+    making, gaps, store = node.chat.new_conversations, node.delivery.gaps, node.store
     facts: dict[str, Any] = {
-        "resolving": entrance._resolving,
-        "resolving_n": entrance._resolving_n,
-        "resolving_of": entrance._resolving_of,
-        "to_make": entrance._to_make,
-        "makers": entrance._makers,
+        "waiting": making._waiting,
+        "waiting_n": making.waiting,
+        "waiting_of": making._waiting_of,
+        "to_make": making._to_make,
+        "makers": making._makers,
         "gaps": gaps._open,
         "fillers": gaps._fillers,
         "poked": gaps._poked,

@@ -482,7 +482,7 @@ async def test_a_known_cid_costs_nothing_on_any_node(make_pair: MakePair) -> Non
     for _ in range(3):
         for cid in known:
             assert (await tablet.say("bob", cid=cid, retry=True))["dup"] is True
-    await other.node.chat.entrance.idle()
+    await other.node.chat.sends_queued()
     assert (await phone.say("bob"))["t"] == "ok"
     assert (await tablet.say("bob"))["code"] == "rate_limited"
     assert (await (await other.connect("alice", "third")).say("bob", cid=known[0], retry=True))["dup"] is True
@@ -512,13 +512,13 @@ async def test_who_may_open_no_more_does_not_stop_the_one_who_writes_to_them(
     assert (await alice.push("entry"))["body"] == "hi", "her own, from the other node"
     own_redis.command("CLIENT", "PAUSE", 300)
     sent = await alice.post("send", to="dave", cid=str(uuid.uuid4()), body="may I?")
-    await until(lambda: one.node.chat.entrance._resolving)
+    await until(lambda: one.node.chat.new_conversations.waiting)
     answer = await dave.post("send", to="alice", cid=str(uuid.uuid4()), body="of course")
     assert (await alice.reply(sent))["code"] == "too_many_conversations"
     assert (await dave.reply(answer))["seq"] == 1
     assert (await alice.push("entry"))["body"] == "of course"
-    entrance = one.node.chat.entrance
-    assert (entrance._resolving, entrance._resolving_of, entrance._resolving_n) == ({}, {}, 0)
+    making = one.node.chat.new_conversations
+    assert (making._waiting, making._waiting_of, making.waiting) == ({}, {}, 0)
 
 
 async def test_hammering_over_two_nodes_ends_by_the_strikes_of_both(make_pair: MakePair) -> None:
@@ -533,7 +533,7 @@ async def test_hammering_over_two_nodes_ends_by_the_strikes_of_both(make_pair: M
             strikes += 1
             refused = await peer.say("bob", cid=cid[peer])
             assert refused["retry_ms"] > 59_000
-            await server.node.chat.entrance.idle()
+            await server.node.chat.sends_queued()
     assert ended.value.rcvd is not None
     assert ended.value.rcvd.code == 4008
     assert 5 < strikes <= 7, "a node learns of the other's with its own: it may be one behind"

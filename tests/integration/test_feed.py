@@ -186,7 +186,7 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(
         node = await start(feed=feed)
         conv = Conversation(ConvId(x), ALICE, BOB)
         session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
-        assert node.append(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
+        assert node.submit(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
         await node.idle()
         conv.advance(1, 1, 1)
         node.cursor_moved(conv)
@@ -466,7 +466,7 @@ async def test_a_node_hears_what_another_writes(
     async with node.at_work():
         conv = Conversation(ConvId(x), ALICE, BOB)
         session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
-        assert other.append(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
+        assert other.submit(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
         await node.until(lambda: x in node.found)
         assert (node.found[x].a, node.found[x].b, node.heads[x]) == ("alice", "bob", 1)
         conv.advance(1, 1, 1)

@@ -62,19 +62,19 @@ async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
     store = server.node.store
     alice = await server.connect("alice")
     queued: list[Item] = []
-    append = store.append
+    submit = store.submit
 
     def wait(item: Item) -> bool:
         queued.append(item)
         return True
 
-    monkeypatch.setattr(store, "append", wait)
+    monkeypatch.setattr(store, "submit", wait)
     sent = await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="hi")
     await until(lambda: queued)
     bob = await server.connect("bob")
     assert bob.welcome["conversations"] == []
-    monkeypatch.setattr(store, "append", append)
-    assert append(queued[0])
+    monkeypatch.setattr(store, "submit", submit)
+    assert submit(queued[0])
     assert (await alice.reply(sent))["seq"] == 1
     entry = await bob.push("entry")
     assert (await bob.request("read", to="alice", seq=entry["seq"]))["t"] == "ok"

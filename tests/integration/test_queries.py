@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import psycopg
 import pytest
 
-from chatd.chat import send
+from chatd.chat import new_conversations
 from chatd.postgres.queries import query
 from tests.integration.logs import READ_OPTIONS, Change, Message, append, connect, nodes, one, only, partitions
 
@@ -200,16 +200,16 @@ def test_reads_by_key_are_index_scans(db: psycopg.Connection[Any]) -> None:
     resolve = explain(db, "resolve", "text[], text[], text[], text", "'{a1,n1}', '{hub,n2}', '{NULL,NULL}', '300'")
     assert_index_scans_only(resolve)
     assert resolve.buffers <= 40
-    many = [f"'{{{','.join(f'{name}{n}' for n in range(send.MAKE_MAX))}}}'" for name in ("m", "n")]
+    many = [f"'{{{','.join(f'{name}{n}' for n in range(new_conversations.MAKE_MAX))}}}'" for name in ("m", "n")]
     resolve = explain(
         db,
         "resolve",
         "text[], text[], text[], text",
-        f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{send.MAKE_MAX}]), '300'",
+        f"{many[0]}, {many[1]}, array_fill(NULL::text, ARRAY[{new_conversations.MAKE_MAX}]), '300'",
     )
     assert_index_scans_only(resolve)
-    assert resolve.rows == send.MAKE_MAX
-    assert resolve.buffers <= send.MAKE_MAX * 20
+    assert resolve.rows == new_conversations.MAKE_MAX
+    assert resolve.buffers <= new_conversations.MAKE_MAX * 20
 
 
 def test_cursors_that_only_moved_delivered_do_not_read_the_log(db: psycopg.Connection[Any]) -> None:

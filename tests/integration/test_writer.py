@@ -69,7 +69,7 @@ class Told:
         for waiter in self.waiters:
             waiter.set()
 
-    def committed(self, batch: Batch, answer: Answer) -> None:
+    def committed(self, batch: Batch, answer: Answer, now: float) -> None:
         next_seq = {conv: first.seq for conv, first in answer.firsts.items()}
         for n, item in enumerate(batch.messages):
             if (result := answer.messages.get(n)) is not None:
@@ -115,7 +115,7 @@ class Bench:
         self._id = 0
 
     def _make(self, number: int, conninfo: str, **lane: Any) -> Lane:
-        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, **lane}
+        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, "now": time.monotonic, **lane}
         opener = Opener(conninfo)
         with connect(self.conninfo) as conn:
             epoch, identity = only(conn, "SELECT epoch, log_identity() FROM meta")

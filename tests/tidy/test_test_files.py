@@ -26,7 +26,6 @@ TESTED_IN: Final = {
     "chatd.chat.handlers": ("integration/test_chat.py", "a request and its reply"),
     "chatd.chat.hello": ("cluster/test_hello_races.py", "what happens between listing and welcome needs a database"),
     "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
-    "chatd.chat.send": ("integration/test_entering.py", "the simulation of the order is unit/test_session_order.py"),
     "chatd.client.client": ("wire/test_client_life.py", "it needs a server: a fake one"),
     "chatd.client.errors": ("unit/test_client_desk.py", "it holds no logic but `of`; all that raise are tested"),
     "chatd.client.link": ("wire/test_client_connection.py", "a connection is a link with futures"),

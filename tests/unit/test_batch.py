@@ -14,7 +14,7 @@ from chatd.core.rate_limit import TokenBucket
 from chatd.core.session import Session
 from chatd.errors import Unavailable
 from chatd.ids import Cid, ConvId, Seq, UserId
-from chatd.protocol import DELETE, EDIT, MESSAGE, Send
+from chatd.protocol import DELETE, EDIT, MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -147,7 +147,7 @@ def test_what_is_queued_behind_an_entry_that_failed_is_refused() -> None:
     failed = item(one, 1)
     behind = [item(one, 2), item(one, 3, kind=EDIT)]
     elsewhere = [item(one, 4, CAROL), item(other, 1)]
-    one.failed(BOB, failed.cid, failed.id, AWAY)
+    one.own_order().failed(BOB, failed.cid, failed.id, one.last_id, AWAY)
     batch, blocked = queue_of([*behind, *elsewhere]).gather()
     assert blocked == behind
     assert batch.items == elsewhere
@@ -159,7 +159,7 @@ def test_it_stays_refused_when_the_failed_one_is_back_behind_it() -> None:
     """
     one = make_session()
     late = item(one, 2)
-    one.failed(BOB, Cid("c1"), 1, AWAY)
+    one.own_order().failed(BOB, Cid("c1"), 1, one.last_id, AWAY)
     assert one.order.arrive(BOB, Cid("c1"), 1.0) is False
     back, after = item(one, 3, cid="c1"), item(one, 4)
     batch, blocked = queue_of([late, back, after]).gather()
@@ -172,7 +172,7 @@ def test_an_entry_that_got_no_place_does_not_stop_those_before_it() -> None:
     one = make_session()
     before = [item(one, 1), item(one, 2)]
     one.last_id = 3
-    one.not_queued(BOB, Send(3, None, BOB, Cid("c3"), "hi", False), AWAY)
+    one.own_order().not_queued(BOB, Cid("c3"), 3, AWAY)
     batch, blocked = queue_of(before).gather()
     assert not blocked
     assert batch.items == before
@@ -204,7 +204,7 @@ def test_a_half_loses_what_is_behind_an_entry_of_the_other_half_that_failed() ->
     elsewhere, change = item(one, 4, CAROL), item(one, 5, kind=EDIT)
     batch, _ = queue_of([behind, twin, cousin, second, elsewhere, change]).gather()
     assert batch.sift() == (batch, [])
-    one.failed(BOB, failed.cid, failed.id, AWAY)
+    one.own_order().failed(BOB, failed.cid, failed.id, one.last_id, AWAY)
     kept, blocked = batch.sift()
     assert blocked == [behind, twin, change]
     assert behind.twins is None

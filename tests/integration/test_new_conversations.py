@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from chatd import errors
-from chatd.chat import send
+from chatd.chat import new_conversations
 from chatd.ids import UserId
 from tests.client import Peer
 from tests.fix_server import MakeServer, Server
@@ -56,7 +56,7 @@ async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     most = 20
-    monkeypatch.setattr(send, "RESOLVING_PER_USER_MAX", most)
+    monkeypatch.setattr(new_conversations, "WAITING_PER_USER_MAX", most)
     server = await make_server(**FAST)
     alice, carol = await server.connect("alice"), await server.connect("carol")
     go_on = held(server)
@@ -72,11 +72,11 @@ async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(
     assert (await carol.reply(waiting[0]))["t"] == "ok"
     assert (await alice.request("skip", to="erin", cid=(await answers(alice, over))[1]["cid"]))["t"] == "ok"
     assert (await alice.say("erin"))["t"] == "ok"
-    assert server.node.chat.entrance._resolving_of == {}
+    assert server.node.chat.new_conversations._waiting_of == {}
 
 
 async def test_all_users_together_are_bounded(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(send, "RESOLVING_MAX", 3)
+    monkeypatch.setattr(new_conversations, "WAITING_MAX", 3)
     server = await make_server(**FAST)
     alice, carol = await server.connect("alice"), await server.connect("carol")
     go_on = held(server)
@@ -121,7 +121,7 @@ async def test_many_conversations_are_made_by_few_queries(
     """By one each, a thousand users who begin at once waited for seconds, and the bound on what
     waits refused the rest.
     """
-    monkeypatch.setattr(send, "MAKE_MAX", 20)
+    monkeypatch.setattr(new_conversations, "MAKE_MAX", 20)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     go_on, asked = held(server), []
@@ -134,13 +134,13 @@ async def test_many_conversations_are_made_by_few_queries(
     replace(server, counted)
     ids = [id for n in range(50) for id in await post(alice, f"p{n}")]
     await alice.quiet()
-    assert len(asked) <= send.MAKERS_MAX
+    assert len(asked) <= new_conversations.MAKERS_MAX
     go_on.set()
     assert [reply.get("seq") for reply in await answers(alice, ids)] == [1] * 50
     assert sum(asked) == 50
     assert max(asked) == 20
-    assert len(asked) <= send.MAKERS_MAX + 3
-    assert (server.node.chat.entrance._makers, server.node.chat.entrance._to_make) == (0, {})
+    assert len(asked) <= new_conversations.MAKERS_MAX + 3
+    assert (server.node.chat.new_conversations._makers, server.node.chat.new_conversations._to_make) == (0, {})
 
 
 async def test_of_one_query_each_has_its_own_answer(make_server: MakeServer) -> None:
@@ -161,8 +161,8 @@ async def test_of_one_query_each_has_its_own_answer(make_server: MakeServer) -> 
 async def test_while_the_database_is_away_nobody_waits_for_the_queries_of_others(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(send, "MAKE_MAX", 2)
-    monkeypatch.setattr(send, "MAKERS_MAX", 1)
+    monkeypatch.setattr(new_conversations, "MAKE_MAX", 2)
+    monkeypatch.setattr(new_conversations, "MAKERS_MAX", 1)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     resolve, go_on, asked = server.node.store.resolve, asyncio.Event(), []
@@ -190,8 +190,8 @@ async def test_who_waits_for_another_transaction_keeps_no_other_back(
     """It makes the conversation of one pair, and does not end; the others of the query, and of the
     next one, are made.
     """
-    monkeypatch.setattr(send, "LOCK_MS", 50)
-    monkeypatch.setattr(send, "MAKERS_MAX", 1)
+    monkeypatch.setattr(new_conversations, "LOCK_MS", 50)
+    monkeypatch.setattr(new_conversations, "MAKERS_MAX", 1)
     server = await make_server(**FAST)
     alice = await server.connect("alice")
     with connect(server.node.store.opener._conninfo) as other:
@@ -248,8 +248,8 @@ async def test_who_leaves_meanwhile_costs_nothing(make_server: MakeServer, way: 
         alice.ws.transport.abort()
     await until(lambda: session.gone)
     go_on.set()
-    await until(lambda: not server.node.chat.entrance._resolving)
-    assert server.node.chat.entrance._resolving_n == 0
+    await until(lambda: not server.node.chat.new_conversations._waiting)
+    assert server.node.chat.new_conversations.waiting == 0
     assert (await (await server.connect("alice")).say("bob"))["seq"] == 1
 
 
