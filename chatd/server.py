@@ -5,9 +5,8 @@
     drain    no new connections ─► notice to clients ─► what is in the lanes is committed and acked ─► close 1012
     stop     in the opposite order of start; the database last
 
-A second signal forces. Exit status 0 only after a whole drain. Tasks are made in `_watch` (for the
-life of the node: one that ends stops the node, loudly) and `_spawn` (short work for one request: it
-handles its own errors).
+A second signal forces. Exit status 0 only after a whole drain. Tasks are
+those of loop/tasks.py.
 """
 
 from __future__ import annotations
@@ -26,35 +25,37 @@ import structlog
 
 from chatd import log as logs
 from chatd import protocol
-from chatd.chat.auth import Keys, Verifier, issue
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
-from chatd.chat.hello import Services
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.ports import Admission, Alone, OtherNodes, OwnCount, Rates
 from chatd.chat.presence_push import PresencePush
 from chatd.chat.send import SendPipeline
 from chatd.chat.send_log import SendLines
+from chatd.chat.services import Services
+from chatd.chat.tokens import Tokens
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.core.conversations import Registry
 from chatd.core.session import State
 from chatd.core.steady_time import Steady
-from chatd.core.write_pacing import BUSY_TURN_S
-from chatd.errors import ChatdError, CloseCode, SettingError
+from chatd.errors import ChatdError, CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.loop import ending
 from chatd.loop.alarm import Alarm
 from chatd.loop.pulse import Pulse
+from chatd.loop.tasks import Tasks
 from chatd.metrics import Metrics
 from chatd.net import listen_errors
+from chatd.net.access_log import AccessLog
 from chatd.net.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
 from chatd.net.full_log import Crowd
 from chatd.net.listener import Hub
 from chatd.net.pages import Pages
 from chatd.net.revocation import Revocation
-from chatd.ops import descriptors, sd_notify
+from chatd.ops import sd_notify
 from chatd.ops.admin import Admin
+from chatd.ops.gauges import add_gauges
 from chatd.ops.readiness import Readiness
 from chatd.ops.user_view import about_user
 from chatd.postgres import migrate, partitions
@@ -75,7 +76,6 @@ BACKLOG: Final = 4_096
 SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
 TICK_S: Final = 0.05  # how late a grace time may end: those that end within it are one piece of work
 DATABASE_POLL_S: Final = 0.5
-DEV_TOKEN_TTL_S: Final = 30 * 86_400
 DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
 HELLOS_S_MAX: Final = 3.0  # a drain waits for those under way, which get their notice behind the welcome
 DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
@@ -100,9 +100,7 @@ class Node:
         self._alarm = Alarm(self._clock.now)  # for `_tick`
         self.metrics = Metrics()
         self._owner: EmbeddedOwner | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._watched: dict[str, asyncio.Task[None]] = {}
-        self._failed: asyncio.Future[None] = self._loop.create_future()
+        self.tasks = Tasks()
         self._server: asyncio.Server | None = None
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
@@ -111,51 +109,25 @@ class Node:
         self._restart_ms = 0.0  # what the last start took
         self.on_ready: Callable[[], None] = lambda: None
         self._boot = os.urandom(8).hex()  # this life of the node, among others
-        self._keys, self._verifier = self._load_keys(None)
+        self.tokens = Tokens(settings, self._clock, self.metrics)
         self._revocation: Revocation | None = None
 
     # ---- parts -----------------------------------------------------------------------------------
 
-    def _load_keys(self, known: Keys | None) -> tuple[Keys, Verifier]:
-        s = self.settings
-        keys = Keys.development(s.data_dir, known) if s.keys_file is None else Keys.load(s.keys_file, known)
-        for warning in keys.warnings:
-            log.warning("keys.warning", reason=warning)
-        return keys, Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s, s.token_ttl_max_s)
-
     def reload_keys(self) -> None:
-        """Read the key file again (SIGHUP): keys are rotated without a restart, and sessions of
-        removed keys end. A wrong file changes nothing.
+        """Read the key file again (SIGHUP): sessions of keys that are gone end. A wrong file
+        changes nothing.
         """
         if self.port:
             sd_notify.reloading()
-        try:
-            self._swap_keys()
-        except SettingError as e:
-            self.metrics.reload_failures += 1
-            log.error("keys.kept", reason=str(e))
+        if self.tokens.reload() and self._revocation is not None:
+            self._revocation.begin(self.tokens.keys)
         if self.port:  # before, it would not be true
             sd_notify.ready()
 
-    def _swap_keys(self) -> None:
-        """Raises SettingError.
-
-        In one turn: a hello is judged by the old keys and is looked at as a session, or it is
-        judged by the new ones.
-        """
-        old, (self._keys, self._verifier) = self._keys, self._load_keys(self._keys)
-        added = [key.kid for key in self._keys.all() if not old.keeps(key)]
-        removed = [key.kid for key in old.all() if not self._keys.keeps(key)]
-        log.info("keys.reloaded", added=added, removed=removed)
-        if self._revocation is not None:
-            self._revocation.begin(self._keys)
-
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
-        s = self.settings
-        return issue(
-            self._keys, user, s.token_ttl_s(DEV_TOKEN_TTL_S), self._clock.now_s(), s.jwt_audience, s.jwt_issuer
-        )
+        return self.tokens.issue(user)
 
     chat: Chat
     hub: Hub
@@ -175,48 +147,39 @@ class Node:
             metrics,
             now=clock.now,
             now_ms=clock.now_ms,
-            spawn=self._spawn,
+            spawn=self.tasks.spawn,
             alarm=self._alarm,
         )
-        rates = Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
-        others: OtherNodes = Alone()
-        admission: Admission = OwnCount(rates, clock.now)
-        if s.redis_url is not None:
-            from chatd.cluster.node import Cluster  # a single node does without redis-py's 10 MB
-
-            self.cluster = Cluster(
-                s,
-                self.store,
-                self.presence,
-                self.registry,
-                metrics,
-                rates=rates,
-                boot=self._boot,
-                facts=self._facts,
-                clock=clock,
-                steady=self._steady,
-            )
-            others, admission = self.cluster.relay, self.cluster.quota
+        others, admission = self._make_others(
+            Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
+        )
         self.delivery = Delivery(
             self.registry,
             self.store,
             metrics,
             now=clock.now,
-            spawn=self._spawn,
+            spawn=self.tasks.spawn,
             presence_push=presence_push,
             others=others,
         )
         self.store.health.is_settling = lambda: self.store.is_outcome_unknown or self.delivery.gaps.is_settling
+        access_log = AccessLog(metrics, self._boot, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
-            s, self.store, self.presence, presence_push, others, admission, self.registry, metrics,
-            now=clock.now, now_ms=clock.now_ms, steady_ms=self._steady.ms,
-            verify=lambda token: self._verifier.verify(token, clock.now_s()), spawn=self._spawn, grace_s=self._grace_s,
-            poke=self.delivery.poke, caught_up=self.delivery.gaps.closed,
-            moved=self.delivery.moved, drained=self.delivery.drained,
-            opened=lambda session: self.hub.opened(session),
-            hello_refused=lambda session, hello, error: self.hub.hello_refused(session, hello, error),
-            refresh_refused=lambda session, error: self.hub.refresh_refused(session, error),
-        )  # fmt: skip
+            s,
+            self.store,
+            self.presence,
+            presence_push,
+            others,
+            admission,
+            self.registry,
+            metrics,
+            clock,
+            self._steady,
+            self.tokens,
+            self.tasks,
+            self.delivery,
+            access_log,
+        )
         self._make_chat(admission)
         self.store.moved, self.store.held = (
             self._log_moved,
@@ -226,8 +189,8 @@ class Node:
         if self.cluster is not None:
             self.cluster.attach(self.services, self.delivery, self.chat)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
-        self.hub = Hub(self.services, self.chat, pages, self._loop, self._boot)
-        self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self._spawn)
+        self.hub = Hub(self.services, self.chat, pages, access_log, self._loop)
+        self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self.tasks.spawn)
         self.retention = partitions.Retention(
             self.store.opener,
             retention_s=s.retention_days * 86_400,
@@ -245,10 +208,10 @@ class Node:
             state=self._state,
             missing=self.retention.wake,
             redis=self._redis_away,
-            spawn=self._spawn,
+            spawn=self.tasks.spawn,
             now=clock.now,
         )
-        self._make_gauges()
+        add_gauges(metrics, self.hub, self.registry, self.presence, self.store, self.census, self.readiness)
 
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
@@ -257,51 +220,25 @@ class Node:
         )
         self.chat = Chat(self.services, self.delivery, self.pipeline, new_conversations, self._alarm)
 
-    def _make_gauges(self) -> None:
-        for name, help, read in (
-            ("connections_now", "connections of this node", lambda: len(self.hub.connections)),
-            ("sessions_now", "sessions of this node: devices that have said hello", lambda: self.registry.sessions),
-            ("users_online_now", "users with a session here, or in its grace time", lambda: len(self.presence)),
-            (
-                "nodes_unheard",
-                "other nodes on this database that this one does not hear: they share no Redis",
-                lambda: len(self.census.unheard),
-            ),
-            ("users_held", "users in memory", lambda: len(self.registry.users)),
-            ("conversations_held", "conversations in memory", lambda: len(self.registry.convs)),
-            ("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks())),
-            (
-                "turn_seconds",
-                f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more",
-                lambda: self.hub.flusher.turn_s,
-            ),
-            (
-                "database_up",
-                "1 while PostgreSQL takes what this node writes and reads",
-                lambda: self.store.health.trouble is None,
-            ),
-            (
-                "reads_queued",
-                "reads of clients that wait for their turn at the pool",
-                lambda: self.store.read_turns.waiting,
-            ),
-            (
-                "hellos_queued",
-                "pages of hellos that wait for their turn at the pool",
-                lambda: self.store.hello_turns.waiting,
-            ),
-            ("lanes_pending", "entries that wait for a lane or are being written", lambda: self.store.pending),
-            ("reads_in_use", "connections of the read pool that a read has", lambda: self.store.read_pool.usage.in_use),
-            ("reads_waiting", "reads that wait for a connection of the pool", lambda: self.store.read_pool.usage.waiting),
-            (
-                "ready",
-                "1 while this node serves, as far as it knows without asking: /readyz asks",
-                lambda: not self.readiness.known(),
-            ),
-            ("descriptors_open", "descriptors of this process that are open", descriptors.held),
-            ("descriptors_max", "descriptors that this process may have", descriptors.limit),
-        ):
-            self.metrics.gauge(name, help, read)
+    def _make_others(self, rates: Rates) -> tuple[OtherNodes, Admission]:
+        """What other nodes are to this one, by whether there is a Redis."""
+        if self.settings.redis_url is None:
+            return Alone(), OwnCount(rates, self._clock.now)
+        from chatd.cluster.node import Cluster  # a single node does without redis-py's 10 MB
+
+        self.cluster = Cluster(
+            self.settings,
+            self.store,
+            self.presence,
+            self.registry,
+            self.metrics,
+            rates=rates,
+            boot=self._boot,
+            facts=self._facts,
+            clock=self._clock,
+            steady=self._steady,
+        )
+        return self.cluster.relay, self.cluster.quota
 
     def _make_census(self) -> None:
         s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
@@ -314,9 +251,6 @@ class Node:
         )
         watch = self.store.watch
         watch.errand, watch.clock, watch.pulse = self.census, self._clock.sync, self._pulse
-
-    def _grace_s(self) -> float:
-        return self._drain_grace_s or self.settings.presence_grace_ms / 1000
 
     def _facts(self) -> dict[str, object]:
         """What `chatd nodes` shows."""
@@ -351,31 +285,6 @@ class Node:
             if conv is not None:
                 conv.floor = max(conv.floor, floor)
 
-    # ---- tasks -----------------------------------------------------------------------------------
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._spawned)
-        return task
-
-    def _spawned(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fail("task", error)
-
-    def _watch(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        task = self._watched[name] = self._loop.create_task(work, name=name)
-        task.add_done_callback(lambda task: None if task.cancelled() else self._fail(name, task.exception()))
-
-    def _fail(self, name: str, error: BaseException | None) -> None:
-        """What must not happen: the node stops, and is started anew by whoever supervises it,
-        rather than live on without a part.
-        """
-        log.critical("task.died", task=name, exc_info=error)
-        if not self._failed.done():
-            self._failed.set_exception(error or ChatdError(f"{name} ended"))
-
     # ---- start -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -396,20 +305,20 @@ class Node:
         await self.store.learn_log()
         await self.retention.prepare()
         for n, work in enumerate(await self.store.start(self.pipeline)):
-            self._watch(f"store {n}", work)
+            self.tasks.watch(f"store {n}", work)
         for _ in range(SYNC_READINGS):
             await self._read_clock()
         if self.cluster is not None:
             await self.cluster.start()
             for name, work in self.cluster.tasks():
-                self._watch(name, work)
+                self.tasks.watch(name, work)
             await self.cluster.settled()
         self.census.is_serving = True
         if self.settings.other_nodes == "refuse":
             await self.census.refuse()
-        self._watch("retention", self.retention.run())
-        self._watch("sweep", self._sweep())
-        self._watch("tick", self._tick())
+        self.tasks.watch("retention", self.retention.run())
+        self.tasks.watch("sweep", self._sweep())
+        self.tasks.watch("tick", self._tick())
         await self._listen()
         self._restart_ms = (self._age_s + self._clock.now() - began) * 1000
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
@@ -430,7 +339,7 @@ class Node:
             return s.database_url.get_secret_value()
         self._owner = EmbeddedOwner(Embedded(s.data_dir), self._postgres_restarted, self._pulse)
         conninfo = await self._owner.start()
-        self._watch("embedded", self._owner.run())
+        self.tasks.watch("embedded", self._owner.run())
         return conninfo
 
     def _postgres_restarted(self) -> None:
@@ -518,7 +427,7 @@ class Node:
                 await ending.cancelled([starting])
                 return
             starting.result()
-            waits: list[asyncio.Future[Any]] = [stopping, self._failed]
+            waits: list[asyncio.Future[Any]] = [stopping, self.tasks.failed]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             sd_notify.stopping()
             if stopping.done():
@@ -537,8 +446,8 @@ class Node:
             raise ChatdError(
                 f"{left} entries had no answer from the database when the drain was over; none of them was acked"
             )
-        if self._failed.done():
-            self._failed.result()
+        if self.tasks.failed.done():
+            self.tasks.failed.result()
 
     async def _sweep(self) -> None:
         """Once a second: deadlines, heartbeats, tokens, users who are gone; and how late this runs
@@ -599,7 +508,7 @@ class Node:
         if self._server is not None:
             self._server.close()
         first_ms, last_ms = self._notice_ms()
-        self._drain_grace_s = last_ms / 1000 + DRAIN_GRACE_S
+        self._drain_grace_s = self.chat.grace_s = last_ms / 1000 + DRAIN_GRACE_S
         notice = self.chat.notice = lambda: protocol.frame(
             "notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms))
         )
@@ -638,7 +547,7 @@ class Node:
         if hasattr(self, "hub"):
             for connection in list(self.hub.connections):
                 connection.abort()
-        await ending.cancelled([*self._tasks, *self._watched.values()])
+        await self.tasks.cancel()
         if self.cluster is not None:
             await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):

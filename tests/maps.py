@@ -135,8 +135,8 @@ def _services_at_work(node: Node) -> Iterator[str]:
             yield f"{user.id} has {user.reads} reads under way"
     if services.settling:
         yield f"devices are being settled: {sorted(services.settling)}"
-    if node._tasks:
-        yield f"tasks are under way: {sorted(str(task.get_coro()) for task in node._tasks)}"
+    if node.tasks.spawned:
+        yield f"tasks are under way: {sorted(str(task.get_coro()) for task in node.tasks.spawned)}"
 
 
 def _session_at_work(session: Session) -> Iterator[str]:

@@ -24,9 +24,9 @@ from chatd import log as logs
 from chatd.chat import hello as opening
 from chatd.chat import history, resync
 from chatd.chat.delivery import Delivery
-from chatd.chat.hello import Services
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.send import SendPipeline
+from chatd.chat.services import Services
 from chatd.chat.typing_push import TypingPush
 from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
@@ -76,6 +76,8 @@ class Chat:
         self._alarm = alarm
         self.typing = TypingPush(services, alarm)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
+        # How long a user is shown as online after their last session has ended; longer in a drain
+        self.grace_s = services.settings.presence_grace_ms / 1000
         self._hellos = 0  # under way
         self._no_hello = asyncio.Event()
         self._no_hello.set()
@@ -103,7 +105,7 @@ class Chat:
                 case protocol.PingRequest():
                     self._ping(session, effect)
                 case protocol.Hello():
-                    self.s.spawn(self._open(session, effect))
+                    self.s.tasks.spawn(self._open(session, effect))
                 case protocol.History():
                     self._read(session, effect.id, partial(self._history, session, effect))
                 case protocol.Conversations():
@@ -167,12 +169,12 @@ class Chat:
     def _opened(self, session: Session) -> None:
         """`welcome` is out: go live, then what waited, and fill what is behind."""
         deferred = session.opened()
-        self.s.opened(session)
+        self.s.session_log.opened(session)
         if self.draining:  # the notice to all went out while this hello was under way
             self._send(session, self.notice())
         if session.behind:
-            self.s.spawn(self.delivery.fill(session))
-        now = self.s.now()
+            self.s.tasks.spawn(self.delivery.fill(session))
+        now = self.s.clock.now()
         for request in deferred:
             self.handle(session, request, now)
 
@@ -214,7 +216,7 @@ class Chat:
         """The client may have got on another node what has not come here yet."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(opening.OVERTAKEN_S_MAX):
-                await self.s.caught_up(conv)
+                await self.delivery.gaps.closed(conv)
         # The log is another one since: its cursors are not this one's
         if self.s.registry.convs.get(conv.id) is not conv:
             raise errors.Unavailable("the log is another one: connect again", retry_ms=opening.OPEN_RETRY_MS)
@@ -264,7 +266,7 @@ class Chat:
             raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
         session.read_begins()
         user.reads += 1
-        self.s.spawn(self._run_read(session, user, id, work))
+        self.s.tasks.spawn(self._run_read(session, user, id, work))
 
     async def _run_read(self, session: Session, user: User, id: int, work: Work) -> None:
         try:
@@ -351,7 +353,7 @@ class Chat:
     # ---- presence: see presence_push.py ----------------------------------------------------------
 
     def _begin_watch(self, session: Session, request: protocol.Watch) -> None:
-        session.frames.owe(self.s.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
+        session.frames.owe(self.s.clock.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
         self._read(session, request.id, partial(self._watch, session, request))
 
     async def _watch(self, session: Session, request: protocol.Watch) -> bytes | Callable[[], bytes]:
@@ -373,30 +375,30 @@ class Chat:
         assert session.user is not None
         self._send(session, protocol.ok(request.id))
         self.s.presence_push.announce(
-            self.s.presence.connect(session.user.id, session.device, request.away, self.s.now_ms())
+            self.s.presence.connect(session.user.id, session.device, request.away, self.s.clock.now_ms())
         )
 
     # ---- the rest --------------------------------------------------------------------------------
 
     def _refresh(self, session: Session, request: protocol.Refresh) -> None:
         assert session.user is not None
-        if wait := hello_rates.of_user(session.user, self.s.now()):  # a signature is what a hello costs most
+        if wait := hello_rates.of_user(session.user, self.s.clock.now()):  # a signature is what a hello costs most
             self.metrics.hellos_limited += 1
             raise errors.Overloaded(
                 "too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait)
             )
         try:
-            identity = self.s.verify(request.token)
+            identity = self.s.tokens.verify(request.token)
             if identity.user != session.user.id:
                 raise errors.Unauthorized("a refresh cannot change the user")
         except errors.Refused as e:
-            self.s.refresh_refused(session, e)
+            self.s.session_log.refresh_refused(session, e)
             raise
         session.refresh(identity.exp_ms, identity.key)
         self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
 
     def _ping(self, session: Session, request: protocol.PingRequest) -> None:
-        self._send(session, protocol.frame("pong", id=request.id, ts=self.s.now_ms()))
+        self._send(session, protocol.frame("pong", id=request.id, ts=self.s.clock.now_ms()))
 
     def closed(self, session: Session) -> None:
         """The connection is gone: let go of everything the session held. Idempotent."""
@@ -408,11 +410,11 @@ class Chat:
             return
         self.s.presence.watch(session, session.watch(()), ())
         current = user.sessions.get(session.device) is session
-        self.s.registry.detach(user, session.device, session, self.s.now())
+        self.s.registry.detach(user, session.device, session, self.s.clock.now())
         if current:
-            now_ms = self.s.now_ms()
+            now_ms = self.s.clock.now_ms()
             self.s.store.user_seen(user.id, now_ms)
-            self.s.presence.disconnect(user.id, session.device, self.s.now(), now_ms, self.s.grace_s())
+            self.s.presence.disconnect(user.id, session.device, self.s.clock.now(), now_ms, self.grace_s)
             self._alarm.by(self.s.presence_push.next_due())
 
     def _is_opening(self, id: UserId) -> bool:
@@ -431,7 +433,7 @@ class Chat:
 
     def release(self) -> None:
         """Let go of users who have been away for long enough. To be called about once a second."""
-        if gone := self.s.registry.release(self.s.now()):
+        if gone := self.s.registry.release(self.s.clock.now()):
             self.s.others.release(gone)
 
     # ---- other nodes -----------------------------------------------------------------------------

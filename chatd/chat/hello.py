@@ -7,8 +7,7 @@ this connection.
 From `attach` on, live entries pass the session by and are remembered in `behind`
 (chat/delivery.py), so nothing is missed while the welcome is made. An item tells the head as memory
 has it in the very loop turn in which it is written: with a cursor the connection starts behind it
-and is filled from the log, without one it starts at head + 1. `Services` is what the services
-share; `server.py` makes it.
+and is filled from the log, without one it starts at head + 1.
 
 A hello of a user who is not in memory reads all rows of that user once; later ones read what
 changed. Either reads page by page, each in the turn of its user among hellos
@@ -22,110 +21,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
 from chatd import errors, protocol
 from chatd.addresses import counted_as
-from chatd.chat.ports import Admission, OtherNodes
-from chatd.chat.presence_push import PresencePush
-from chatd.config import Settings
+from chatd.chat.services import Services
 from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
-from chatd.core.conversations import Registry
-from chatd.core.hello_rates import Addresses, retry_ms
+from chatd.core.hello_rates import retry_ms
 from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, Seq, UserId
-from chatd.metrics import Metrics
 from chatd.postgres import mark
-from chatd.postgres.fair_queue import Turns
 from chatd.postgres.rows import BEGIN, ConvRow
-from chatd.presence import Presence
 from chatd.protocol import Hello
-from chatd.store import HELLOS_WAITING_MAX, Store
 from chatd.unicode_ids import new_user_id
 from chatd.wire import framing
 
 if TYPE_CHECKING:
-    from chatd.core.identity import Key
+    pass
+
+if TYPE_CHECKING:
+    from chatd.core.identity import Identity
 
 log = structlog.get_logger("opening")
 
-# Whose rows are in memory, until the last page of their welcome is queued: some 0.5 KB a
-# conversation listed
-LISTINGS_MAX: Final = 10_000
-# Of them of one user: a device that does not take its welcome must not keep the others out
-USER_LISTINGS_MAX: Final = 2
 WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
 RECEIPTS_A_TURN: Final = 500  # behind a welcome, before its client is asked for room again: some 64 KB
 OPEN_RETRY_MS: Final = 1_000
 OVERTAKEN_S_MAX: Final = 3.0
 SURPLUS_S: Final = 0.3  # what one node says of its devices' activity is everywhere by then
-
-
-class Identity(Protocol):
-    """Who a token names, until when (ms), and the key that it was checked with."""
-
-    @property
-    def user(self) -> UserId: ...
-    @property
-    def exp_ms(self) -> int: ...
-    @property
-    def key(self) -> Key: ...
-
-
-@dataclass(slots=True)
-class Services:
-    """What `chat`, `opening` and `connection` share.
-
-    `now` in seconds (monotonic), `now_ms` since 1970 (clock.py), `steady_ms` (core/steady_time.py).
-    """
-
-    settings: Settings
-    store: Store
-    presence: Presence
-    presence_push: PresencePush
-    others: OtherNodes
-    admission: Admission
-    registry: Registry
-    metrics: Metrics
-    now: Callable[[], float]
-    now_ms: Callable[[], int]
-    steady_ms: Callable[[], int]
-    verify: Callable[[str], Identity]
-    spawn: Callable[[Coroutine[Any, Any, None]], object]
-    grace_s: Callable[[], float]
-    poke: Callable[[Conversation], None]
-    caught_up: Callable[[Conversation], Coroutine[Any, Any, None]]
-    moved: Callable[[Conversation, int, int, int], None]
-    drained: Callable[[Session], Coroutine[Any, Any, None]]
-    opened: Callable[[Session], None]  # for the log
-    hello_refused: Callable[[Session, Hello, errors.Refused], None]  # for the log
-    refresh_refused: Callable[[Session, errors.Refused], None]  # for the log
-    # Users with too many devices, until all nodes have said how active theirs are
-    settling: set[UserId] = field(default_factory=set)
-    listings: Turns = field(default_factory=lambda: Turns(LISTINGS_MAX, USER_LISTINGS_MAX, HELLOS_WAITING_MAX))
-    addresses: Addresses = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.addresses = Addresses(self.settings.connections_per_address_max)
-
-    @property
-    def refuse_unknown(self) -> bool:
-        return self.settings.unknown_recipients == "refuse"
-
-    def user(self, id: UserId) -> User:
-        """The user in memory, made if they are not there."""
-        user = self.registry.users.get(id)
-        if user is None:
-            user = User(id, *self.admission.windows(id))
-            self.registry.add_user(user, self.now())
-        return user
 
 
 class Listing(NamedTuple):
@@ -153,7 +82,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     if _left(session):
         return
     user = _attach(s, session, hello, identity)
-    s.presence.attach(user.id, session.device, s.steady_ms())
+    s.presence.attach(user.id, session.device, s.steady.ms())
     await s.others.arrive(user.id, hello.watch)
     _come_early(s, session, hello)
     try:
@@ -173,9 +102,9 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1
-    s.store.user_seen(user.id, s.now_ms())
+    s.store.user_seen(user.id, s.clock.now_ms())
     # Before the requests that waited, because one of them may say `away`.
-    s.presence_push.announce(s.presence.connect(user.id, session.device, hello.away, s.now_ms()))
+    s.presence_push.announce(s.presence.connect(user.id, session.device, hello.away, s.clock.now_ms()))
     close_displaced(s, user.id)
     if _left(session):
         return
@@ -185,7 +114,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     s.presence_push.push_changed(session, presence, seen)
     await _moved_meanwhile(s, session)
     if s.presence.elsewhere(user.id):
-        s.spawn(s.others.look_back(user))
+        s.tasks.spawn(s.others.look_back(user))
 
 
 def _identify(s: Services, session: Session, hello: Hello) -> Identity:
@@ -193,10 +122,10 @@ def _identify(s: Services, session: Session, hello: Hello) -> Identity:
 
     Raises Refused, Overloaded where their address or they themselves say hello too often.
     """
-    now = s.now()
+    now = s.clock.now()
     if wait := s.addresses.take(counted_as(session.sink.address), now):
         raise errors.Overloaded("too many hellos from this address: wait", retry_ms=retry_ms(wait))
-    identity = s.verify(hello.token)
+    identity = s.tokens.verify(hello.token)
     if wait := hello_rates.of_user(s.user(identity.user), now):
         raise errors.Overloaded("too many hellos of this user: wait", retry_ms=retry_ms(wait))
     return identity
@@ -230,7 +159,7 @@ def _come_early(s: Services, session: Session, hello: Hello) -> None:
     """
     assert session.user is not None
     if not _left(session) and s.presence.elsewhere(session.user.id):
-        s.presence_push.announce(s.presence.connect(session.user.id, session.device, hello.away, s.now_ms()))
+        s.presence_push.announce(s.presence.connect(session.user.id, session.device, hello.away, s.clock.now_ms()))
 
 
 def _left(session: Session) -> bool:
@@ -241,7 +170,7 @@ def _left(session: Session) -> bool:
 def _end(s: Services, session: Session, hello: Hello, error: errors.Refused, code: CloseCode) -> None:
     s.metrics.hello_refused(error.code)
     if session.state is not State.CLOSED:
-        s.hello_refused(session, hello, error)
+        s.session_log.hello_refused(session, hello.device, error)
         session.sink.send(framing.encode_text(protocol.err(hello.id, error)))
         session.sink.close(code, error.code)
 
@@ -277,7 +206,7 @@ def close_displaced(s: Services, id: UserId) -> None:
             session.sink.close(CloseCode.REPLACED, "the same device connected again")
     if id not in s.settling and s.presence.surplus(id, s.settings.devices_max):
         s.settling.add(id)
-        s.spawn(_close_surplus(s, id))
+        s.tasks.spawn(_close_surplus(s, id))
 
 
 async def _close_surplus(s: Services, id: UserId) -> None:
@@ -297,7 +226,7 @@ async def _close_surplus(s: Services, id: UserId) -> None:
 
 def tell_activity(s: Services, users: Iterable[UserId], seconds: float) -> None:
     """Tell other nodes which devices of these users did something in the last `seconds`, and when."""
-    now, steady_ms = s.now(), s.steady_ms()
+    now, steady_ms = s.clock.now(), s.steady.ms()
     for id in users:
         if (user := s.registry.users.get(id)) is not None:
             for device, session in user.sessions.items():
@@ -335,7 +264,7 @@ async def _list(s: Services, session: Session, hello: Hello) -> Listing:
             if s.store.log.generation == generation and not loaded:  # else nothing of the user is in memory any more
                 if any(one is not session for one in user.sessions.values()):
                     user.unsure = True
-                    s.spawn(_look_again(s, user, new_mark, generation))
+                    s.tasks.spawn(_look_again(s, user, new_mark, generation))
                 else:
                     user.loaded, user.early = False, early
             raise
@@ -426,7 +355,7 @@ async def lift(s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Se
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(OVERTAKEN_S_MAX):
                 for conv in behind:
-                    await s.caught_up(conv)
+                    await s.delivery.gaps.closed(conv)
 
 
 async def _rows(
@@ -491,7 +420,7 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
         registry.touch(conv)
     elif row.head > conv.head and not conv.pending:
-        s.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
+        s.delivery.poke(conv)  # committed and never delivered here: a batch of unknown outcome, or another node's
     if registry.latest is None or conv.ts > registry.latest.ts:
         registry.latest = conv
     conv.floor = max(conv.floor, row.floor)
@@ -499,8 +428,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
         conv.advance(0, row.a_delivered, row.a_read)
         conv.advance(1, row.b_delivered, row.b_read)
     else:  # sessions that are live may not have heard of it, and an entry that it speaks of may not have been delivered
-        s.moved(conv, 0, row.a_delivered, row.a_read)
-        s.moved(conv, 1, row.b_delivered, row.b_read)
+        s.delivery.moved(conv, 0, row.a_delivered, row.a_read)
+        s.delivery.moved(conv, 1, row.b_delivered, row.b_read)
     return conv
 
 
@@ -544,7 +473,7 @@ async def _welcome(
     first = _first(s, session, listing, presence)
     behind: list[ConvRow] = []
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
-        await s.drained(session)
+        await s.delivery.drained(session)
         if session.state is not State.OPENING:
             return
         last = at + WELCOME_ITEMS >= len(rows)
@@ -587,7 +516,7 @@ async def _moved_meanwhile(s: Services, session: Session) -> None:
         if (conv := s.registry.convs.get(id)) is not None:
             session.sink.send(framing.encode_text(receipt(conv, side)))
         if n % RECEIPTS_A_TURN == 0:
-            await s.drained(session)
+            await s.delivery.drained(session)
             if not session.live:
                 return
 

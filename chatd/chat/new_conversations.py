@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, TypeAlias
 
 from chatd import errors
 from chatd.chat import hello
-from chatd.chat.hello import Services
 from chatd.chat.ports import FirstSend, FirstSends
+from chatd.chat.services import Services
 from chatd.core.session import State, User
 from chatd.ids import UserId
 from chatd.postgres.rows import ConvRow
@@ -104,7 +104,7 @@ class NewConversations:
         if self._decides_at_once:
             self._make(pair, By(user, now))
         else:
-            self.s.spawn(self._ask(pair, user))
+            self.s.tasks.spawn(self._ask(pair, user))
         return 0.0
 
     async def _ask(self, pair: Pair, user: User) -> None:
@@ -122,7 +122,7 @@ class NewConversations:
         self._to_make[pair] = by
         if self._makers < MAKERS_MAX:
             self._makers += 1
-            self.s.spawn(self._make_all())
+            self.s.tasks.spawn(self._make_all())
 
     async def _make_all(self) -> None:
         try:
@@ -134,7 +134,7 @@ class NewConversations:
                 # the next query
                 except Locked:
                     for pair, by in asked.items():
-                        self.s.spawn(self._make_one(pair, by))
+                        self.s.tasks.spawn(self._make_one(pair, by))
                 except errors.DataRefused as e:
                     for pair, by in asked.items():
                         self._not_made(pair, by, e)
@@ -195,7 +195,7 @@ class NewConversations:
 
     def _begin_again(self, pair: Pair, waiting: FirstQueue) -> None:
         user = waiting.firsts[0].user
-        if (wait := self._begin(pair, user, waiting, self.s.now())) > 0:
+        if (wait := self._begin(pair, user, waiting, self.s.clock.now())) > 0:
             for first in waiting.firsts:
                 waiting.sends.not_made(first, _too_many(wait))
         else:

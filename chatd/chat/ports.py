@@ -203,6 +203,19 @@ class SendLog(Protocol):
         """An exception that must not be: one of ours."""
 
 
+class SessionLog(Protocol):
+    """What the log says of sessions: `net.access_log.AccessLog`."""
+
+    def opened(self, session: Session) -> None:
+        """Its hello was answered with a welcome."""
+
+    def hello_refused(self, session: Session, device: str, error: Refused) -> None:
+        """`device`: as the hello named it."""
+
+    def refresh_refused(self, session: Session, error: Refused) -> None:
+        """A new token is not taken."""
+
+
 # ---- of a node alone -----------------------------------------------------------------------------
 
 

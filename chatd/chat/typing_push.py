@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from chatd import protocol
-from chatd.chat.hello import Services
+from chatd.chat.services import Services
 from chatd.core.coalescing import TYPING_S, Pace
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session, State
@@ -50,7 +50,7 @@ class TypingPush:
 
     def tick(self) -> None:
         """Tell what has waited long enough."""
-        for _, typed in self._pace.due(self._s.now(), self._stands):
+        for _, typed in self._pace.due(self._s.clock.now(), self._stands):
             self._push(typed)
         self._s.metrics.typing_merged = self._pace.merged
 
@@ -62,7 +62,7 @@ class TypingPush:
         return self._s.registry.convs.get(typed.conv.id) is typed.conv and _sent(typed.conv, typed.side) == typed.sent
 
     def _offer(self, typed: _Typed) -> None:
-        if self._pace.offer((typed.conv.id, typed.side), typed, self._s.now()):
+        if self._pace.offer((typed.conv.id, typed.side), typed, self._s.clock.now()):
             self._push(typed)
         self._alarm.by(self._pace.next_due())
 

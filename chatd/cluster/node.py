@@ -26,8 +26,8 @@ from chatd import __version__
 from chatd.chat import hello
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
-from chatd.chat.hello import Services
 from chatd.chat.ports import Rates
+from chatd.chat.services import Services
 from chatd.clock import Clock
 from chatd.cluster.change_feed import Feed
 from chatd.cluster.presence_sync import Mirror

@@ -15,7 +15,7 @@ line of that kind says how many. The metrics count all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
@@ -24,8 +24,11 @@ from chatd.core.rate_limit import TokenBucket
 from chatd.errors import CloseCode, Refused
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from chatd.core.session import Session
     from chatd.metrics import Metrics
+    from chatd.net.connection import Connection
 
 log = structlog.get_logger("connection")
 
@@ -62,14 +65,14 @@ class _Lines:
 
 
 class AccessLog:
-    """The access log of a node.
+    """The access log of a node. Implements `ports.SessionLog`.
 
     `incarnation` makes the ids of connections differ between nodes. `names_proxies`: the setting
     `trusted_proxies` is set.
     """
 
-    def __init__(self, metrics: Metrics, incarnation: str, *, names_proxies: bool) -> None:
-        self._metrics, self._incarnation, self._names_proxies = metrics, incarnation, names_proxies
+    def __init__(self, metrics: Metrics, incarnation: str, now: Callable[[], float], *, names_proxies: bool) -> None:
+        self._metrics, self._incarnation, self._now, self._names_proxies = metrics, incarnation, now, names_proxies
         self._sessions = _Lines(SESSIONS_PER_S, SESSIONS_BURST, metrics)
         self._strangers = _Lines(STRANGERS_PER_S, STRANGERS_BURST, metrics)
         self._refusals = _Lines(STRANGERS_PER_S, STRANGERS_BURST, metrics)
@@ -79,11 +82,12 @@ class AccessLog:
         """A connection's id in the log and in `chatd user show`."""
         return f"{self._incarnation[:8]}-{number}"
 
-    def opened(self, session: Session, number: int, address: str, now: float) -> None:
+    def opened(self, session: Session) -> None:
         assert session.user is not None
-        if self._sessions.may(now):
-            who = {"id": self.id(number), "user": session.user.id, "device": session.device}
-            log.info("session.opened", **who, address=address, **self._sessions.facts())
+        if self._sessions.may(self._now()):
+            connection = cast("Connection", session.sink)
+            who = {"id": self.id(connection.number), "user": session.user.id, "device": session.device}
+            log.info("session.opened", **who, address=connection.address, **self._sessions.facts())
 
     def closed(
         self,
@@ -120,15 +124,17 @@ class AccessLog:
             **lines.facts(),
         )
 
-    def hello_refused(self, number: int, address: str, device: str, error: Refused, now: float) -> None:
-        if self._refusals.may(now):
-            who = {"id": self.id(number), "device": device, "address": address}
+    def hello_refused(self, session: Session, device: str, error: Refused) -> None:
+        if self._refusals.may(self._now()):
+            connection = cast("Connection", session.sink)
+            who = {"id": self.id(connection.number), "device": device, "address": connection.address}
             log.info("hello.refused", **who, code=error.code, reason=str(error), **self._refusals.facts())
 
-    def refresh_refused(self, session: Session, number: int, error: Refused, now: float) -> None:
+    def refresh_refused(self, session: Session, error: Refused) -> None:
         assert session.user is not None
-        if self._refusals.may(now):
-            who = {"id": self.id(number), "user": session.user.id, "device": session.device}
+        if self._refusals.may(self._now()):
+            connection = cast("Connection", session.sink)
+            who = {"id": self.id(connection.number), "user": session.user.id, "device": session.device}
             log.info("refresh.refused", **who, code=error.code, reason=str(error), **self._refusals.facts())
 
     def refused(self, reason: str, address: str, now: float) -> None:

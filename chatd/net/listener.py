@@ -14,17 +14,16 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Literal
 
 from chatd import addresses, protocol
 from chatd.addresses import Networks
 from chatd.chat.handlers import Chat
-from chatd.chat.hello import Services
+from chatd.chat.services import Services
 from chatd.core.read_pacing import SESSIONS_BUDGET, STRANGERS_BUDGET, Intake
-from chatd.core.session import Session
 from chatd.core.unauthenticated import Unauthenticated
 from chatd.core.write_pacing import Flusher
-from chatd.errors import CloseCode, Refused
+from chatd.errors import CloseCode
 from chatd.net.access_log import AccessLog
 from chatd.net.connection import PING_AT, SWEEP_S, WRITE_HIGH_BYTES, Connection, Phase
 from chatd.wire.arrival import Sources
@@ -35,11 +34,11 @@ class Hub:
     """All connections of a node, their limits, and the work that is done for all of them at once."""
 
     def __init__(
-        self, services: Services, chat: Chat, pages: HttpHandler, loop: asyncio.AbstractEventLoop, boot: str = ""
+        self, services: Services, chat: Chat, pages: HttpHandler, access_log: AccessLog, loop: asyncio.AbstractEventLoop
     ) -> None:
         s = services.settings
         self.services, self.chat, self.pages, self.loop = services, chat, pages, loop
-        self.now = services.now
+        self.now = services.clock.now
         self.origins = tuple(s.origins)
         self.bounds = protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max)
         self.frame_bytes_max, self.out_queue_bytes_max = s.frame_bytes_max, s.out_queue_bytes_max
@@ -50,10 +49,12 @@ class Hub:
         self.empty = asyncio.Event()  # no connection is left
         self.empty.set()
         self.sources = Sources(Networks(s.trusted_proxies), s.forwarded_header, s.proxy_protocol)
-        self.access_log = AccessLog(services.metrics, boot, names_proxies=bool(s.trusted_proxies))
+        self.access_log = access_log
         self._numbers = itertools.count(1)
         self._addresses: dict[str, int] = {}
-        self._unauthenticated: Unauthenticated[Connection] = Unauthenticated(s.unauthenticated_max, s.unauthenticated_per_address_max)
+        self._unauthenticated: Unauthenticated[Connection] = Unauthenticated(
+            s.unauthenticated_max, s.unauthenticated_per_address_max
+        )
         self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
         self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
         self._closing: dict[Connection, None] = {}  # the oldest first
@@ -138,19 +139,6 @@ class Hub:
         self._awaiting.pop(connection, None)
         self._closing[connection] = None
 
-    def opened(self, session: Session) -> None:
-        """Its hello was answered with a welcome."""
-        connection = cast("Connection", session.sink)
-        self.access_log.opened(session, connection.number, connection.address, self.now())
-
-    def hello_refused(self, session: Session, hello: protocol.Hello, error: Refused) -> None:
-        connection = cast("Connection", session.sink)
-        self.access_log.hello_refused(connection.number, connection.address, hello.device, error, self.now())
-
-    def refresh_refused(self, session: Session, error: Refused) -> None:
-        connection = cast("Connection", session.sink)
-        self.access_log.refresh_refused(session, connection.number, error, self.now())
-
     def gone(self, connection: Connection) -> None:
         if connection not in self.connections:
             return
@@ -172,7 +160,7 @@ class Hub:
         """Deadlines, heartbeats and tokens of all connections: one pass a second, some 0.2 us a
         connection.
         """
-        now, now_ms = self.now(), self.services.now_ms()
+        now, now_ms = self.now(), self.services.clock.now_ms()
         self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
         self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
         self._expire(self._closing, now, lambda c: c.abort())

@@ -24,6 +24,7 @@ from typing import Any, Final
 import pytest
 
 from chatd.chat import hello as opening
+from chatd.chat.services import Services
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
 from chatd.net.connection import Connection
@@ -64,7 +65,7 @@ class Closes:
         self.sittings: dict[Session, Sitting] = {}
         self.wrong: list[str] = []
 
-    def began(self, services: opening.Services, session: Session, user: str, device: str) -> None:
+    def began(self, services: Services, session: Session, user: str, device: str) -> None:
         self.devices_max = services.settings.devices_max
         n, now = len(self.sittings), asyncio.get_running_loop().time()
         self.sittings[session] = Sitting(n, id(services), user, device, session, now, active=[session.active_at])

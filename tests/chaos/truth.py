@@ -223,7 +223,7 @@ def _work(node: Node) -> Iterator[str]:
         "reads": store.read_turns.running,
         "hellos": store.hello_turns.running,
         "outcome_unknown": [lane._outcome_unknown for lane in store.lanes if lane._outcome_unknown],
-        "tasks": [task.get_coro() for task in node._tasks],
+        "tasks": [task.get_coro() for task in node.tasks.spawned],
     }
     if node.cluster is not None:
         facts["quota"] = len(node.cluster.quota.gate)
@@ -267,8 +267,8 @@ def seats(nodes: Iterable[Node]) -> Iterator[str]:
 
 def failed(node: Node) -> Iterator[str]:
     """Has the node given up?"""
-    if node._failed.done() and not node._failed.cancelled():
-        yield f"the node has failed: {node._failed.exception()!r}"
+    if node.tasks.failed.done() and not node.tasks.failed.cancelled():
+        yield f"the node has failed: {node.tasks.failed.exception()!r}"
 
 
 def tasks_of_nobody(before: set[asyncio.Task[Any]]) -> list[str]:

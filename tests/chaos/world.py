@@ -317,7 +317,7 @@ class World:
         for n, (node, home) in enumerate(zip(self.nodes, self.homes, strict=True)):
             if n not in self.down:
                 await home.run(node.stop())
-            await home.run(_cancelled(node._tasks))
+            await home.run(_cancelled(node.tasks.spawned))
             self.left += await home.end()
         await self.proxy.stop()
 

@@ -96,7 +96,7 @@ async def endures(a: Server, b: Server, begin: Any, end: Any, failing: int) -> N
     late = await a.connect("carol")
     end()
     await well(a, b)
-    assert not a.node._failed.done(), "the node lives"
+    assert not a.node.tasks.failed.done(), "the node lives"
     await late.say("bob", "hello")
     await bob.push("entry")
     await bob.say("carol", "hello")
@@ -106,7 +106,7 @@ async def endures(a: Server, b: Server, begin: Any, end: Any, failing: int) -> N
         return bool((await bob.request("watch", users=["carol"]))["presence"][0]["state"] == "online")
 
     await until(is_online, pause_s=0.02)
-    assert not any(task.done() for task in a.node._watched.values())
+    assert not any(task.done() for task in a.node.tasks.watched.values())
 
 
 async def test_whatever_redis_says_to_any_command_the_node_lives_and_is_right_after_it(

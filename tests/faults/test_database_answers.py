@@ -189,7 +189,7 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
         conn.execute(mends.format(role=role))
         if "search_path" in breaks:
             conn.execute(cut, (role,))
-    assert not server.node._failed.done()
+    assert not server.node.tasks.failed.done()
     errors = [entry for entry in logs if entry["log_level"] in ("error", "critical")]
     assert len(errors) <= 2, errors
     await alice.request("skip", to="bob")

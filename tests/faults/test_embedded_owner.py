@@ -116,7 +116,7 @@ async def test_killed_under_sends_it_comes_back_and_no_acked_message_is_lost(emb
     assert server.postgres.conninfo == conninfo
     assert stored(server) == acked
     assert [(await bob.push("entry"))["body"] for _ in acked] == acked, "the session outlives it, and misses nothing"
-    assert not server.node._failed.done()
+    assert not server.node.tasks.failed.done()
 
 
 async def test_stopped_by_pg_ctl_it_comes_back(embedding: Make, folder: Path) -> None:
@@ -217,7 +217,7 @@ async def test_a_full_disk_that_is_freed_again_loses_nothing_acked(embedding: Ma
         await insist(alice, "carol", "back", answers)
         have = stored(server)
         assert set(acked) <= set(have)
-        assert not server.node._failed.done()
+        assert not server.node.tasks.failed.done()
         await server.stop()
     finally:
         subprocess.run(["umount", "-l", str(folder)], check=True)

@@ -158,7 +158,7 @@ async def test_reads_and_flushes_and_the_feed_refuse_and_nothing_else(
                     )
         await part()  # and works again at once
     assert (await alice.say("bob"))["t"] == "ok"
-    assert not server.node._failed.done()
+    assert not server.node.tasks.failed.done()
 
 
 async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(
@@ -190,7 +190,7 @@ async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(
                 return bool(again["t"] == "ok")
 
             await until(taken, pause_s=0.01)
-    assert not server.node._failed.done()
+    assert not server.node.tasks.failed.done()
 
 
 async def test_one_bad_row_of_a_batch_is_refused_alone(make_server: MakeServer, db: str, injector: Injector) -> None:
@@ -242,7 +242,7 @@ async def test_retention_the_watch_and_the_opener_outlive_each_code(
         await part()
     assert injector.codes == set(CODES)
     await until_ready(node)
-    assert not node._failed.done()
+    assert not node.tasks.failed.done()
 
 
 async def test_every_query_of_the_product_is_among_those_tried(
@@ -316,7 +316,7 @@ async def test_a_whole_node_lives_while_all_its_statements_fail_at_random_by_all
 
         await until(all_met, pause_s=0.02, within_s=60)
     injector.disarm()
-    assert not server.node._failed.done()
+    assert not server.node.tasks.failed.done()
     await until_ready(server.node)
     for n, peer in enumerate(peers):
         assert peer.ws.close_code is None, "sessions stay"

@@ -406,7 +406,7 @@ async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(
     alice, bob = await server.connect("alice"), await server.connect("bob")
     for peer in ("bob", "carol", "dave"):
         await alice.say(peer)
-    drained = server.node.services.drained
+    drained = server.node.delivery.drained
     turns = 0
 
     async def while_paged(session: Session) -> None:
@@ -418,7 +418,7 @@ async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(
             await bob.say("alice", "while you were being welcomed")
             await bob.request("read", to="alice", seq=1)
 
-    server.node.services.drained = while_paged
+    monkeypatch.setattr(server.node.delivery, "drained", while_paged)
     slow = await server.open()
     id = await slow.post("hello", v=1, token=server.token("alice"), device="slow")
     pages = [await slow.reply(id) for _ in range(3)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import pytest
@@ -41,14 +42,17 @@ def make_scene(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch) -> Make
         await bob.say("alice")
         await bob.push("entry")
         services = server.node.services
-        now, passed = services.now, 0.0
+        clock, passed = services.clock, 0.0
 
         def pass_second() -> None:
             nonlocal passed
             passed += TYPING_S
 
-        for part, clock in ((services, "now"), (services.presence_push, "_now")):
-            monkeypatch.setattr(part, clock, lambda: now() + passed)
+        def later() -> float:
+            return clock.now() + passed
+
+        monkeypatch.setattr(services, "clock", SimpleNamespace(now=later, now_ms=clock.now_ms))
+        monkeypatch.setattr(services.presence_push, "_now", later)
         return Scene(server, alice, bob, pass_second)
 
     return make

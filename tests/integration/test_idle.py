@@ -125,7 +125,7 @@ async def test_work_that_fails_when_it_is_due_stops_the_node_loudly(
     await alice.close()
     with pytest.raises(ValueError, match="a bug of ours"):
         async with asyncio.timeout(ROUND_S_MAX):
-            await server.node._failed
+            await server.node.tasks.failed
 
 
 async def test_a_flush_that_failed_is_tried_again_though_nothing_is_put_after_it(

@@ -17,9 +17,10 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from chatd.chat import auth, hello
+from chatd.chat import auth
 from chatd.chat.auth import Keys
 from chatd.client.client import Client
+from chatd.core.identity import Identity
 from chatd.errors import CloseCode
 from chatd.ids import UserId
 from chatd.ops import keys_file
@@ -210,15 +211,15 @@ async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
     belongs to the key that is gone.
     """
     server = await make_server(keys_file=file.path)
-    verify = server.node.services.verify
+    verify = server.node.tokens.verify
 
-    def and_then(token: str) -> hello.Identity:
+    def and_then(token: str) -> Identity:
         identity = verify(token)
         file.write("new")
         server.node.reload_keys()
         return identity
 
-    monkeypatch.setattr(server.node.services, "verify", and_then)
+    monkeypatch.setattr(server.node.tokens, "verify", and_then)
     alice = await server.open()
     await alice.post("hello", v=1, token=file.token("alice", "old"), device="d1")
     assert await alice.closed() == 4001

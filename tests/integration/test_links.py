@@ -85,7 +85,7 @@ async def test_who_returns_while_their_own_first_entry_is_in_a_lane(make_server:
     await alice.close()
     registry = server.node.registry
     await until(lambda: not registry.sessions)
-    registry.release(server.node.services.now() + 3_600)
+    registry.release(server.node.services.clock.now() + 3_600)
     assert not registry.users
     alice = await server.connect("alice")
     assert wrong(server.node) == []
@@ -104,6 +104,6 @@ async def test_a_conversation_without_entries_goes_with_the_last_who_asked(make_
     for peer in (bob, alice):
         await peer.close()
         await until(lambda: registry.sessions <= (peer is bob))
-        registry.release(server.node.services.now() + 3_600)
+        registry.release(server.node.services.clock.now() + 3_600)
         assert wrong(server.node) == []
     assert (registry.convs, registry._empty, registry.users) == ({}, {}, {})

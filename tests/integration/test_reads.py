@@ -392,14 +392,14 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
     monkeypatch.setattr(hello, "RECEIPTS_A_TURN", 5)
     place = await make_place(answered)
     services = place.server.node.services
-    asked, real = 0, services.drained
+    asked, real = 0, services.delivery.drained
 
     async def drained(session: Session) -> None:
         nonlocal asked
         asked += session.live
         await real(session)
 
-    services.drained = drained
+    monkeypatch.setattr(services.delivery, "drained", drained)
     gate = Gate(monkeypatch, services.presence_push, "seen_meanwhile")
     opened = asyncio.create_task(place.server.connect("alice"))
     await gate.reached.wait()

@@ -23,7 +23,10 @@ FROM: Final = (ROOT, ROOT / "chatd", ROOT / "tests", ROOT / "docs", ROOT / "sql"
 SOURCES: Final = sorted(path for folder in ("chatd", "tests", "bench") for path in (ROOT / folder).rglob("*.py"))
 PAGES: Final = [
     *sorted((ROOT / "docs").glob("*.md")),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "setup.cfg", "Makefile", "deploy/systemd/chatd.service")),
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "setup.cfg", "Makefile", "deploy/systemd/chatd.service")
+    ),
     *sorted((ROOT / "sql").rglob("*.md")),
     *sorted((ROOT / "sql").rglob("*.sql")),
     *sorted((ROOT / "tests").rglob("README.md")),

@@ -70,7 +70,7 @@ def test_prose_is_plain_and_lines_are_narrow(path: Path) -> None:
 
 # Names that two classes of the server have, as yet.
 TWICE = {
-    "Connection", "Conversation", "Identity", "Keys", "Listener", "Script", "Source", "Verdict", "Watch",
+    "Connection", "Conversation", "Keys", "Listener", "Script", "Source", "Verdict", "Watch",
 }  # fmt: skip
 
 

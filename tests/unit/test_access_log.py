@@ -16,7 +16,7 @@ BOOT = "0123456789abcdef"
 
 def access_log(*, names_proxies: bool = False) -> tuple[AccessLog, Metrics]:
     metrics = Metrics()
-    return AccessLog(metrics, BOOT, names_proxies=names_proxies), metrics
+    return AccessLog(metrics, BOOT, lambda: 0.0, names_proxies=names_proxies), metrics
 
 
 def test_a_flood_of_refusals_fills_no_log() -> None:

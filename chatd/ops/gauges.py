@@ -1,0 +1,72 @@
+"""The gauges of a node: what is measured when `/metrics` is asked, and not counted as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from chatd.core.write_pacing import BUSY_TURN_S
+from chatd.ops import descriptors
+
+if TYPE_CHECKING:
+    from chatd.core.conversations import Registry
+    from chatd.metrics import Metrics
+    from chatd.net.listener import Hub
+    from chatd.ops.readiness import Readiness
+    from chatd.postgres.census import Census
+    from chatd.presence import Presence
+    from chatd.store import Store
+
+
+def add_gauges(
+    metrics: Metrics,
+    hub: Hub,
+    registry: Registry,
+    presence: Presence,
+    store: Store,
+    census: Census,
+    readiness: Readiness,
+) -> None:
+    """Add those of a node to its metrics."""
+    gauge = metrics.gauge
+    gauge("connections_now", "connections of this node", lambda: len(hub.connections))
+    gauge("sessions_now", "sessions of this node: devices that have said hello", lambda: registry.sessions)
+    gauge("users_online_now", "users with a session here, or in its grace time", lambda: len(presence))
+    gauge(
+        "nodes_unheard",
+        "other nodes on this database that this one does not hear: they share no Redis",
+        lambda: len(census.unheard),
+    )
+    gauge("users_held", "users in memory", lambda: len(registry.users))
+    gauge("conversations_held", "conversations in memory", lambda: len(registry.convs))
+    gauge("tasks_now", "asyncio tasks", lambda: len(asyncio.all_tasks()))
+    gauge(
+        "turn_seconds",
+        f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more",
+        lambda: hub.flusher.turn_s,
+    )
+    gauge(
+        "database_up",
+        "1 while PostgreSQL takes what this node writes and reads",
+        lambda: store.health.trouble is None,
+    )
+    gauge(
+        "reads_queued",
+        "reads of clients that wait for their turn at the pool",
+        lambda: store.read_turns.waiting,
+    )
+    gauge(
+        "hellos_queued",
+        "pages of hellos that wait for their turn at the pool",
+        lambda: store.hello_turns.waiting,
+    )
+    gauge("lanes_pending", "entries that wait for a lane or are being written", lambda: store.pending)
+    gauge("reads_in_use", "connections of the read pool that a read has", lambda: store.read_pool.usage.in_use)
+    gauge("reads_waiting", "reads that wait for a connection of the pool", lambda: store.read_pool.usage.waiting)
+    gauge(
+        "ready",
+        "1 while this node serves, as far as it knows without asking: /readyz asks",
+        lambda: not readiness.known(),
+    )
+    gauge("descriptors_open", "descriptors of this process that are open", descriptors.held)
+    gauge("descriptors_max", "descriptors that this process may have", descriptors.limit)
