@@ -36,7 +36,7 @@ run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS
 	$(BIN)/chatd serve $(ARGS)
 
 test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 9 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
 	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
@@ -45,7 +45,7 @@ test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for wo
 	$(BIN)/python -m tests.install || [ $$? = 77 ]
 
 coverage: .venv/dev.stamp  ## the same tests, and what of chatd they do not run (a third slower)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ pytest_plugins = [
     "tests.fix_bench",
 ]
 
-# No test fails for a slow machine: two workers share two cores, and the first draw of text takes
+# No test fails for a slow machine: three workers share two cores, and the first draw of text takes
 # seconds there.
 settings.register_profile("chatd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chatd")
@@ -31,12 +31,15 @@ settings.load_profile("chatd")
 # Workers take whole files, in this order (`--no-loadscope-reorder`): what takes long begins first,
 # so that the short ones fill up the end.
 ORDER: Final = (
-    "tests/integration/test_bench.py",
-    "tests/cluster/",
-    "tests/chaos/",
-    "tests/faults/",
-    "tests/integration/",
+    "tests/integration/test_bench",
+    "tests/cluster/test_kills.py",
+    "tests/integration/test_model.py",
     "tests/unit/test_session_order.py",
+    "tests/cluster/",
+    "tests/faults/",
+    "tests/chaos/",
+    "tests/integration/",
+    "tests/oracles/test_unicode_ids_against_regex.py",
     "tests/web/",
     "tests/unit/test_web_js.py",
     "tests/tidy/",

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 MEMORY: Final = Path("/dev/shm")
-FREE_BYTES_MIN: Final = 8 << 30  # two workers' servers have 2 GiB at most
+FREE_BYTES_MIN: Final = 8 << 30  # three workers' servers have 3 GiB at most
 
 
 def _has_room() -> bool:
