@@ -17,7 +17,9 @@ import redis as redis_py
 
 from chatd.wire.node_messages import Codec
 from tests.client import Peer, peer_at
-from tests.fix_cluster import LEASE_S, LOSSY, MakeNodes, Nodes
+from tests.cluster.traffic import nodes_of
+from tests.fix_cluster import LEASE_S, LOSSY, Nodes
+from tests.fix_process import MakeProcess
 from tests.fix_redis import OwnRedis
 
 pytestmark = pytest.mark.cluster
@@ -27,8 +29,8 @@ REPLACED, TOO_MANY = 4004, 4005
 
 
 @pytest_asyncio.fixture
-async def nodes(make_nodes: MakeNodes) -> AsyncIterator[Nodes]:
-    yield await make_nodes(2, rate_messages=1000, new_conversations_per_hour=1000)
+async def nodes(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> AsyncIterator[Nodes]:
+    yield await nodes_of(2, make_process, fresh_db, own_redis.url, rate_messages=1000)
 
 
 async def befriend(one: Peer, a: str, other: Peer, b: str) -> str:
@@ -155,8 +157,10 @@ async def test_the_same_device_elsewhere_replaces_this_one(nodes: Nodes) -> None
         await new.quiet()
 
 
-async def test_the_eleventh_device_closes_the_longest_idle_on_whichever_node(make_nodes: MakeNodes) -> None:
-    nodes = await make_nodes(2, devices_max=3)
+async def test_the_eleventh_device_closes_the_longest_idle_on_whichever_node(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
+    nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, devices_max=3)
     async with contextlib.AsyncExitStack() as stack:
         d1, d2, d3, d4 = [await stack.enter_async_context(peer_at(nodes[n % 2], "alice", f"d{n}")) for n in range(1, 5)]
         assert await d1.closed() == TOO_MANY
@@ -164,11 +168,11 @@ async def test_the_eleventh_device_closes_the_longest_idle_on_whichever_node(mak
             assert (await peer.request("ping"))["t"] == "pong"
 
 
-async def test_what_redis_loses_is_found(make_nodes: MakeNodes) -> None:
+async def test_what_redis_loses_is_found(fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess) -> None:
     """Every publish is dropped: an entry with nothing behind it, the first one of a conversation, a
     receipt, an own read mark.
     """
-    nodes = await make_nodes(2, before=[LOSSY.format(share=1.0)] * 2)
+    nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[LOSSY.format(share=1.0)] * 2)
     async with (
         peer_at(nodes[0], "alice") as alice,
         peer_at(nodes[1], "bob") as bob,

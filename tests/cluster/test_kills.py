@@ -212,12 +212,12 @@ async def havoc(
 
 async def test_what_is_dropped_comes_within_2_s(make_nodes: MakeNodes, own_postgres: OwnPostgres) -> None:
     nodes = await make_nodes(3, before=[LOSSY.format(share=0.3)] * 3, **ROOM)
-    town = Town(nodes, 60, 200, random.Random(seed()))
+    town = Town(nodes, 60, 100, random.Random(seed()))
     town.start()
     try:
         await town.open_up()
         town.begin()
-        await until(lambda: town.posted >= 1_000, within_s=60)
+        await until(lambda: town.posted >= 600, within_s=60)
         await town.settle(own_postgres.conninfo, set())
         took = town.latencies()
         print(
