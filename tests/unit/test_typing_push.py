@@ -52,7 +52,7 @@ class Place:
         self.phone = self.session(ALICE, "phone")
         self.bobs = [self.session(BOB, device) for device in ("one", "two")]
         services = SimpleNamespace(
-            now=lambda: self.now,
+            clock=SimpleNamespace(now=lambda: self.now),
             registry=self.registry,
             metrics=self.metrics,
             others=SimpleNamespace(typing=lambda _conv, side, _payload: self.elsewhere.append(side)),
