@@ -55,7 +55,7 @@ lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
 bench: .venv/dev.stamp  ## all budgets of bench/budgets.toml, in some minutes; ARGS="budget" is the whole, ARGS="send --help" one scenario
 	$(BIN)/python -m bench $(or $(ARGS),budget --quick)
 
-docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md
+docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md and docs/performance.md
 	$(BIN)/python -m tests.tidy.generated
 
 $(TOOLS)/stamp: requirements/tools.txt | $(BIN)/python

@@ -1,17 +1,22 @@
-"""The tables of docs/operations.md that are made from the code:
+"""The tables of docs that are made from the code: settings, metrics and bounds of docs/operations.md, and what a message
+costs in docs/performance.md.
 
 `make docs` writes them, a test holds them equal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from chatd import config
 from chatd.metrics import COUNTERS, LABELLED
 from chatd.ops import bounds
+from tests.integration import test_costs
 
-PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCS: Final = Path(__file__).parents[2] / "docs"
+PAGE: Final = DOCS / "operations.md"
 
 
 def metrics_table() -> str:
@@ -21,21 +26,31 @@ def metrics_table() -> str:
     return "\n".join(rows) + "\n"
 
 
-def fill(text: str) -> str:
-    """The page with its generated parts made anew."""
-    for name, table in (
-        ("settings", config.docs_table()),
-        ("metrics", metrics_table()),
-        ("bounds", bounds.docs_table()),
-    ):
+def costs_table() -> str:
+    rows = ["| figure | measured | bound | what it is |", "|---|---|---|---|"]
+    rows += [f"| {name} | {b.measured:,} | {b.most:,} | {b.why} |" for name, b in test_costs.BOUNDS.items()]
+    return "\n".join(rows) + "\n"
+
+
+TABLES: Final[dict[Path, dict[str, Callable[[], str]]]] = {
+    PAGE: {"settings": config.docs_table, "metrics": metrics_table, "bounds": bounds.docs_table},
+    DOCS / "performance.md": {"costs": costs_table},
+}
+
+
+def filled(page: Path) -> str:
+    """The page with its generated tables as the code has them."""
+    text = page.read_text()
+    for name, table in TABLES[page].items():
         begin, end = f"<!-- begin {name}: made by `make docs` -->", f"<!-- end {name} -->"
         assert begin in text
         assert end in text
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
-        text = f"{before}{begin}\n\n{table.strip()}\n\n{end}{after}"
+        text = f"{before}{begin}\n\n{table().strip()}\n\n{end}{after}"
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(fill(PAGE.read_text()))
+    for page in TABLES:
+        page.write_text(filled(page))

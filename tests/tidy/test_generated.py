@@ -17,9 +17,9 @@ from tests.tidy import generated
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_tables_of_the_operations_page_are_those_of_the_code() -> None:
-    text = generated.PAGE.read_text()
-    assert generated.fill(text) == text, "run `make docs`"
+@pytest.mark.parametrize("page", generated.TABLES, ids=lambda page: page.name)
+def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
+    assert generated.filled(page) == page.read_text(), "run `make docs`"
 
 
 @pytest.mark.parametrize("bound", BOUNDS, ids=lambda bound: f"{bound.resource} by {bound.by}")
