@@ -162,7 +162,7 @@ class Node:
             presence_push=presence_push,
             others=others,
         )
-        self.store.health.is_settling = lambda: self.store.is_outcome_unknown or self.delivery.gaps.is_settling
+        self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or self.delivery.gaps.is_settling
         access_log = AccessLog(metrics, self._boot, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
             s,
@@ -216,7 +216,7 @@ class Node:
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
         self.pipeline = SendPipeline(
-            self.registry, self.store, admission, new_conversations, self.delivery, self.metrics, SendLines()
+            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.metrics, SendLines()
         )
         self.chat = Chat(self.services, self.delivery, self.pipeline, new_conversations, self._alarm)
 
@@ -436,7 +436,7 @@ class Node:
                 await asyncio.wait([drain, force], return_when=asyncio.FIRST_COMPLETED)
                 for task in (drain, force):
                     task.cancel()
-                left = self.store.pending
+                left = self.store.lanes.pending
             stopping.cancel()
         finally:
             await self.stop()
@@ -502,7 +502,7 @@ class Node:
         """Let clients go without losing anything: within `drain_ms`."""
         s = self.settings
         deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
-        log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.pending)
+        log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.lanes.pending)
         self.census.is_serving = False  # the node that takes its place does not count it as another one
         self.chat.drain()
         if self._server is not None:
@@ -517,13 +517,13 @@ class Node:
                 connection.send(framing.encode_text(notice()))
         await self._until(self.chat.hellos_done(), min(deadline, self._clock.now() + HELLOS_S_MAX))
         await self._until(self.chat.sends_queued(), deadline)
-        await self._until(self.store.idle(), deadline)
+        await self._until(self.store.lanes.idle(), deadline)
         for connection in list(self.hub.connections):
             if connection.session is None:
                 connection.abort()
             connection.close(CloseCode.RESTART, "restart")
         await self._until(self.hub.empty.wait(), deadline)
-        log.info("drain.done", left=len(self.hub.connections), pending=self.store.pending)
+        log.info("drain.done", left=len(self.hub.connections), pending=self.store.lanes.pending)
 
     def _notice_ms(self) -> tuple[float, float]:
         """When clients are to come back, at the earliest and at the latest: at once if other nodes

@@ -1,6 +1,6 @@
 """PostgreSQL as chatd uses it: the log, written through the lanes; reads; what is written behind.
 
-    submit(item) ──► lanes: one connection each         sends; durable before any client sees them
+    lanes.submit ──► one connection a lane              sends; durable before any client sees them
     history, listings, ... ──► read_pool                bounded wait
     feed, states ──► one connection of its own          what other nodes have written
     cursor_moved, user_seen ──► state_flush             not durable at once, by design
@@ -15,7 +15,6 @@ when too many wait for it. No other error needs handling, except `Locked` and `D
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
@@ -24,17 +23,17 @@ import structlog
 from psycopg import errors as pg
 
 from chatd import errors
-from chatd.core.batch import Item, LaneQueue
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import arrays as pgarrays
 from chatd.postgres import connection, mark, read_pool
-from chatd.postgres import lanes as writer
+from chatd.postgres.append_answer import Outcome
 from chatd.postgres.change_feed_reader import FeedPage, FeedReader
 from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.fair_queue import Turns
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
+from chatd.postgres.lanes import Lanes, LaneSettings
 from chatd.postgres.log_state import LogState
 from chatd.postgres.queries import query
 from chatd.postgres.read_pool import ReadPool
@@ -93,12 +92,20 @@ class Store:
     def __init__(self, conninfo: str, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
-        self.lanes: list[writer.Lane] = []
         self.partition_s = 86_400
         self.on_partition: Callable[[], None] = lambda: None  # a partition was made on demand: none lies ahead
         self.log = LogState()
         self.opener = Opener(conninfo, self.log)
         self.health = Health(time.monotonic)
+        lanes = LaneSettings(
+            limits.lanes,
+            limits.batch_rows_max,
+            limits.lane_queue_max,
+            limits.lane_deadline_ms / 1000,
+            limits.edit_window_ms / 1000,
+            limits.feed,
+        )
+        self.lanes = Lanes(self.opener, metrics, self.health, lanes, self.make_partition)
         # Set by the owner. `moved`: another log was adopted, what memory holds of the old one is
         # dropped. `held`: the heads in memory. `latest`: the last entry that this node knows.
         self.moved: Callable[[Fall], None] = lambda fall: None
@@ -109,7 +116,7 @@ class Store:
             self.health,
             moved=self._log_moved,
             held=lambda: self.held(),
-            acked=self._acked,
+            acked=lambda: self.lanes.acked,
             latest=lambda: self.latest(),
         )
         self._feed = FeedReader(self.opener)
@@ -133,47 +140,24 @@ class Store:
 
     # ---- life ------------------------------------------------------------------------------------
 
-    async def start(self, outcome: writer.Outcome) -> list[Coroutine[Any, Any, None]]:
+    async def start(self, outcome: Outcome) -> list[Coroutine[Any, Any, None]]:
         """Connect, read what the database says of itself, and give the tasks to run.
 
         Raises Unavailable, SettingError.
         """
         await self.learn_log()
-        self.lanes = [
-            writer.Lane(
-                n,
-                self.opener,
-                LaneQueue(self.limits.batch_rows_max),
-                outcome,
-                self.metrics,
-                self.health,
-                deadline_s=self.limits.lane_deadline_ms / 1000,
-                edit_window_s=self.limits.edit_window_ms / 1000,
-                partition=self.make_partition,
-                now=asyncio.get_running_loop().time,
-                feed=self.limits.feed,
-            )
-            for n in range(self.limits.lanes)
-        ]
-        for lane in self.lanes:
-            lane.others = [other for other in self.lanes if other is not lane]
-            lane.stuck = self.lanes[0].stuck
         try:
-            await self.lanes[0].connect()
+            await self.lanes.start(outcome)
         except Outage as e:
             raise _cannot_start(e) from e
         await self.read_pool.open()
         _, self.partition_s = (await self.read_pool.rows(META, ()))[0]
-        await asyncio.gather(*(lane.warm() for lane in self.lanes))
-        return [*(lane.run() for lane in self.lanes), self.state_flush.run(), self.watch.run()]
-
-    def _acked(self) -> dict[int, int]:
-        return {id: seq for lane in self.lanes for id, seq in lane.acked.items()}
+        await self.lanes.warm()
+        return [*self.lanes.tasks(), self.state_flush.run(), self.watch.run()]
 
     def _log_moved(self, fall: Fall) -> None:
         """Another log was adopted: what was meant for the one before is not written to it."""
-        for lane in self.lanes:
-            lane.drop()
+        self.lanes.drop()
         self.state_flush.forget_cursors()
         self.moved(fall)
 
@@ -210,42 +194,13 @@ class Store:
     async def stop(self) -> None:
         """Write what is still dirty, and close all connections. The lanes' tasks have ended."""
         await self.state_flush.flush_at_stop(STOP_FLUSH_S)
-        for lane in self.lanes:  # a task that never began has not closed its lane's connection
-            await lane.close()
+        await self.lanes.close()
         await self._feed.close()
         await self.watch.close()
         await self.read_pool.close(STOP_CLOSE_S)
 
 
     # ---- the log ---------------------------------------------------------------------------------
-
-    def submit(self, item: Item) -> bool:
-        """Queue an entry for its lane; False: the lane is full, and nothing was queued.
-
-        Implements `ports.EntryQueue`.
-        """
-        lane = writer.choose(self.lanes, item)
-        if len(lane.queue.items) >= self.limits.lane_queue_max:
-            return False
-        item.conv.pending += 1
-        lane.put(item)
-        return True
-
-    @property
-    def pending(self) -> int:
-        """Items that wait for a lane or are being written."""
-        return sum(len(lane.queue) + lane.busy for lane in self.lanes)
-
-    @property
-    def is_outcome_unknown(self) -> bool:
-        """Some batch has an unknown outcome that nobody looks for yet."""
-        return any(lane.is_outcome_unknown for lane in self.lanes)
-
-    async def idle(self) -> None:
-        """Wait until every lane has written what it had."""
-        while self.pending:  # a lane that is idle may get items from another
-            for lane in self.lanes:
-                await lane.idle.wait()
 
     async def make_partition(self, days_ahead: float = 0.0) -> bool:
         """Make the partition of the time `days_ahead` days from now; False if it exists."""

@@ -321,7 +321,7 @@ class Trips:
 
 def connections(store: Store) -> list[psycopg.AsyncConnection[Any]]:
     """Those that a store holds now and nobody uses: of its lanes and of its pool."""
-    return [*(lane._conn for lane in store.lanes if lane._conn is not None), *store.read_pool._pool._pool]
+    return [*(lane._conn for lane in store.lanes.all if lane._conn is not None), *store.read_pool._pool._pool]
 
 
 TOUCHED: Final = """

@@ -100,10 +100,10 @@ def _log_at_work(node: Node) -> Iterator[str]:
             yield f"conversation {conv.id} has {conv.pending} items pending"
         if conv.gap is not None:
             yield f"conversation {conv.id} has an open gap"
-    for lane in node.store.lanes:
+    for lane in node.store.lanes.all:
         if lane.queue.items or lane.busy or lane.rows_underway:
             yield f"lane {lane.number} has {len(lane.queue)} items queued and {lane.rows_underway} under way"
-        if lane._outcome_unknown:
+        if lane.is_outcome_unknown:
             yield f"lane {lane.number} has conversations of unknown outcome"
     gaps = node.delivery.gaps
     if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps._outcome_unknown:

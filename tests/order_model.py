@@ -32,7 +32,7 @@ from chatd.chat.send import SendPipeline
 from chatd.client import outbox as client_outbox
 from chatd.cluster.shared_limits import RATE, read_answer, row_of
 from chatd.core.admission import AdmissionQueue
-from chatd.core.batch import PROBE, Batch, Item, LaneQueue
+from chatd.core.batch import PROBE, Batch, Item, LaneQueue, release_pending
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
 from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
@@ -262,21 +262,16 @@ class Lane:
         if chance.random() < self.trouble.outages:
             if chance.random() < 0.5:
                 self.database.append(batch)
-            self.release(batch.items)
+            release_pending(batch.items)
             self.outcome.failed(batch.items, errors.Unavailable("away", retry_ms=100), is_unknown=True)
         else:
             answer = self.database.append(batch)
-            self.release(batch.items)
+            release_pending(batch.items)
             self.outcome.committed(batch, answer, self.world.now)
 
     def blocked(self, items: list[Item]) -> None:
-        self.release(items)
+        release_pending(items)
         self.outcome.blocked(items)
-
-    @staticmethod
-    def release(items: list[Item]) -> None:
-        for item in items:
-            item.conv.pending -= 1 + len(item.twins or ())
 
 
 class Maker:

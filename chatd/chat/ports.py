@@ -10,7 +10,7 @@ themselves: `OtherNodes.share_log` and `Admission.decides_at_once`.
 
 The others let the pipeline of sends (chat/send.py) know no I/O. Each has one implementation:
 
-    EntryQueue         Store            ConversationMaker   NewConversations      SendCounts   Metrics
+    EntryQueue         Lanes            ConversationMaker   NewConversations      SendCounts   Metrics
     CommittedEntries   Delivery         FirstSends          SendPipeline          SendLog      SendLines
 """
 
@@ -155,11 +155,11 @@ class ConversationMaker(Protocol):
 
 
 class EntryQueue(Protocol):
-    """The lanes of the log: `Store`."""
+    """The lanes of the log: `Lanes`."""
 
     def submit(self, item: Item) -> bool:
         """Queue an entry; False: its lane is full, and nothing was queued. Its outcome comes to
-        `postgres.lanes.Outcome`.
+        `append_answer.Outcome`.
         """
 
 

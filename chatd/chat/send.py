@@ -56,7 +56,7 @@ REFUSALS: Final[dict[What, Callable[[], errors.ClientFault]]] = {
 
 
 class SendPipeline:
-    """Implements `ports.FirstSends` and `postgres.lanes.Outcome`."""
+    """Implements `ports.FirstSends` and `append_answer.Outcome`."""
 
     def __init__(
         self,

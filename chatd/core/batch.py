@@ -114,6 +114,14 @@ class Item:
             self.session.user.window.give_back(self.taken_at)
 
 
+def release_pending(items: list[Item]) -> None:
+    """These items and their twins are not in a lane any more."""
+    for item in items:
+        item.conv.pending -= 1
+        if item.twins:
+            item.conv.pending -= len(item.twins)
+
+
 class Batch(NamedTuple):
     """The rows of one call of `append`, in order: messages, then changes (edits and deletes)."""
 

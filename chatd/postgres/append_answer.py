@@ -15,14 +15,16 @@ get an `ok`: the batch counts as an outage of unknown outcome.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from chatd.postgres.faults import Outage
 
 if TYPE_CHECKING:
-    from chatd.core.batch import Batch
+    from chatd.core.batch import Batch, Item
     from chatd.core.conversation import Conversation
+    from chatd.errors import Retryable
     from chatd.ids import ConvId
+    from chatd.postgres.connection import Backend
 
 REF: Final = "ref "  # and a seq: a change that named its message by a cid is written, and this is the message's
 
@@ -79,6 +81,19 @@ class Answer(NamedTuple):
     firsts: dict[ConvId, First]  # by conversation
     messages: dict[int, Result]  # by place among the batch's messages: those that made no entry
     changes: list[Result]  # one a change, in the batch's order
+
+
+class Outcome(Protocol):
+    """Who is told what became of items. Called in the order of the log, never twice for an item.
+
+    `now`: the loop's clock, in seconds.
+    """
+
+    def committed(self, batch: Batch, answer: Answer, now: float) -> None: ...
+    def failed(self, items: list[Item], error: Retryable, *, is_unknown: bool = False) -> None: ...
+    def refused(self, item: Item) -> None: ...
+    def blocked(self, items: list[Item]) -> None: ...
+    def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None: ...
 
 
 NO_RESULTS: Final[list[Result]] = []  # nearly every batch has no changes

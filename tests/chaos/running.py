@@ -47,7 +47,7 @@ HURRIED: Final = (
     ("cluster.pubsub", "PUBLISH_S", 0.3),
     ("cluster.pubsub", "BACKOFF_MAX_S", 0.2),
     ("cluster.presence_keys", "CALL_S", 0.3),
-    ("postgres.lanes", "BACKOFF_MAX_S", 0.2),
+    ("postgres.lane_connection", "BACKOFF_MAX_S", 0.2),
     ("cluster.change_feed", "BACKOFF_MAX_S", 0.2),
     ("postgres.watch", "LOOK_S", 0.2),
     ("postgres.watch", "DEADLINE_S", 0.6),

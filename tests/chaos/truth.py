@@ -216,13 +216,13 @@ def _work(node: Node) -> Iterator[str]:
         "poked": gaps._poked,
         "looking": gaps._looking,
         "awaited": gaps._awaited,
-        "pending": store.pending,
+        "pending": store.lanes.pending,
         "cursors": len(store.state_flush.cursors),
         "users": len(store.state_flush.users),
         "listings": node.services.listings.running,
         "reads": store.read_turns.running,
         "hellos": store.hello_turns.running,
-        "outcome_unknown": [lane._outcome_unknown for lane in store.lanes if lane._outcome_unknown],
+        "outcome_unknown": [lane.is_outcome_unknown for lane in store.lanes.all if lane.is_outcome_unknown],
         "tasks": [task.get_coro() for task in node.tasks.spawned],
     }
     if node.cluster is not None:

@@ -51,5 +51,5 @@ def lanes_away(server: Server, patch: pytest.MonkeyPatch) -> None:
     async def away(batch: Any) -> Any:
         raise Outage("not now", is_unknown=False)
 
-    for lane in server.node.store.lanes:
+    for lane in server.node.store.lanes.all:
         patch.setattr(lane, "_append", away)

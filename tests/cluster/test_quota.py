@@ -589,7 +589,7 @@ async def test_what_may_have_been_written_keeps_its_slot_on_all_nodes(
     one, two = await make_pair(rate_messages=3, rate_per_ms=600_000, lanes=1)
     phone, tablet = await one.connect("alice", "phone"), await two.connect("alice", "tablet")
     assert (await phone.say("alice", "1"))["t"] == "ok"
-    lane = one.node.store.lanes[0]
+    lane = one.node.store.lanes.all[0]
     append = lane._append
 
     async def lost(batch: Any) -> Any:

@@ -57,7 +57,7 @@ async def test_by_session_it_works_and_lanes_wait_for_the_disk(
     alice, bob = await server.connect("alice"), await server.connect("bob")
     assert (await alice.say("bob", "naïve 🙂"))["t"] == "ok"
     assert (await bob.request("history", to="alice"))["entries"][0]["body"] == "naïve 🙂"
-    for lane in server.node.store.lanes:
+    for lane in server.node.store.lanes.all:
         assert lane._conn is not None
         cur = await lane._conn.execute(
             "SELECT current_setting('synchronous_commit'), current_setting('client_encoding')"

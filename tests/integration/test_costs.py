@@ -283,6 +283,7 @@ async def home(make_home: MakeHome) -> Home:
 # Of framing and protocol some are of the way out.
 IN: Final = (
     "wire.framing",
+    "request_fields",
     "protocol",
     "ids",
     "core.session",
@@ -291,7 +292,7 @@ IN: Final = (
     "chat.handlers",
     "chat.send",
 )
-LANE: Final = ("store", "core.batch", "postgres.lanes", "postgres.append_answer", "postgres.arrays")
+LANE: Final = ("core.batch", "postgres.lanes", "postgres.lane_connection", "postgres.append_answer", "postgres.arrays")
 OUT: Final = ("chat.delivery", "net.connection", "core.conversation", "core.conversations", "metrics")
 
 

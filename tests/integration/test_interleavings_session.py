@@ -58,7 +58,7 @@ async def test_what_may_have_been_written_keeps_its_slot_of_the_rate(
     server = await make_server(rate_messages=3, rate_per_ms=600_000, lanes=1)
     alice = await server.connect("alice")
     assert (await alice.say("alice", "1"))["t"] == "ok"
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     append = lane._append
 
     async def lost(batch: Any) -> Any:
@@ -82,7 +82,7 @@ async def test_what_was_surely_not_written_gives_its_slot_back(
     server = await make_server(rate_messages=2, rate_per_ms=600_000, lanes=1)
     alice = await server.connect("alice")
     assert (await alice.say("alice", "1"))["t"] == "ok"
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     append, cid = lane._append, str(uuid.uuid4())
 
     async def refused(batch: Any) -> Any:
@@ -99,7 +99,7 @@ async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(
 ) -> None:
     server = await make_server(lanes=1)
     alice, bob, c = await befriended(server)
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     append, cid = lane._append, str(uuid.uuid4())
 
     async def lost(batch: Any) -> Any:
@@ -275,7 +275,7 @@ async def test_an_entry_whose_author_was_let_go_and_came_back_leaves_no_hole(
     """
     server = await make_server(lanes=1)
     alice, _, _ = await befriended(server)
-    gate = Gate(monkeypatch, server.node.store.lanes[0], "_append")
+    gate = Gate(monkeypatch, server.node.store.lanes.all[0], "_append")
     await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="3")
     await gate.until_reached()
     await alice.close()
@@ -294,7 +294,7 @@ def lose_answers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the lane writes is committed, and its answer lost, until `monkeypatch` is asked for
     something else.
     """
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     append = lane._append
 
     async def lost(batch: Any) -> Any:
@@ -356,7 +356,7 @@ async def test_a_cid_of_unknown_outcome_keeps_one_slot_however_often_it_was_queu
     alice, cid = await server.connect("alice"), str(uuid.uuid4())
     assert (await alice.say("alice", "1"))["t"] == "ok"
     with monkeypatch.context() as patch:
-        gate = Gate(patch, server.node.store.lanes[0], "_append")
+        gate = Gate(patch, server.node.store.lanes.all[0], "_append")
         before = await alice.post("send", to="alice", cid=str(uuid.uuid4()), body="2")
         await gate.until_reached()
         twins = [await alice.post("send", to="alice", cid=cid, body="3") for _ in range(2)]

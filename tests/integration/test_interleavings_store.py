@@ -62,18 +62,18 @@ async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
     store = server.node.store
     alice = await server.connect("alice")
     queued: list[Item] = []
-    submit = store.submit
+    submit = store.lanes.submit
 
     def wait(item: Item) -> bool:
         queued.append(item)
         return True
 
-    monkeypatch.setattr(store, "submit", wait)
+    monkeypatch.setattr(store.lanes, "submit", wait)
     sent = await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="hi")
     await until(lambda: queued)
     bob = await server.connect("bob")
     assert bob.welcome["conversations"] == []
-    monkeypatch.setattr(store, "submit", submit)
+    monkeypatch.setattr(store.lanes, "submit", submit)
     assert submit(queued[0])
     assert (await alice.reply(sent))["seq"] == 1
     entry = await bob.push("entry")
@@ -91,7 +91,7 @@ async def test_a_locked_conversation_keeps_no_other_of_its_batch_back(make_serve
     server = await make_server(lanes=1, rate_messages=1_000)
     alice, _, c = await befriended(server)
     carol, _, _ = await befriended(server, "carol", "dave")
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     async with held(server, "SELECT FROM conversations WHERE id = %s FOR UPDATE", int(c)):
         stuck = await alice.post("send", to="bob", cid=(cid := str(uuid.uuid4())), body="stuck")
         assert (await carol.say("dave", "beside it"))["t"] == "ok"
@@ -192,7 +192,7 @@ async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(mak
     """
     server = await make_server(lanes=1, lane_deadline_ms=200)
     alice, bob, _ = await befriended(server)
-    conn = server.node.store.lanes[0]._conn
+    conn = server.node.store.lanes.all[0]._conn
     assert conn is not None
     assert conn.backend is not None
     os.kill(conn.backend.pid, signal.SIGSTOP)

@@ -267,7 +267,7 @@ async def test_what_a_lane_has_is_stored_and_its_author_learns_it_with_another_t
     alice = await server.connect("alice", token=file.token("alice", "old"))
     bob = await server.connect("bob", token=file.token("bob", "new"))
     first = await alice.say("bob", "1")
-    gate = Gate(monkeypatch, server.node.store.lanes[0], "_append")
+    gate = Gate(monkeypatch, server.node.store.lanes.all[0], "_append")
     cid = str(uuid.uuid4())
     await alice.post("send", c=first["c"], cid=cid, body="2")
     await gate.until_reached()

@@ -22,7 +22,7 @@ FEW = {"new_conversations_per_hour": 1}
 def hold_lanes(server: Server) -> asyncio.Event:
     """No batch is written until this is set."""
     go_on = asyncio.Event()
-    for lane in server.node.store.lanes:
+    for lane in server.node.store.lanes.all:
         append = lane._append
 
         async def later(batch: Any, append: Any = append) -> Any:

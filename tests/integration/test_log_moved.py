@@ -143,7 +143,7 @@ async def test_the_second_half_of_a_batch_is_not_written_to_another_log(
     server = await make_server(lanes=1, rate_messages=1_000)
     alice, _, c = await befriended(server)
     other = (await sent(alice, "carol", "1"))["c"]
-    lane = server.node.store.lanes[0]
+    lane = server.node.store.lanes.all[0]
     calls: list[int] = []
     write = lane._write
 
@@ -159,6 +159,7 @@ async def test_the_second_half_of_a_batch_is_not_written_to_another_log(
         await write(batch, *generation)
 
     monkeypatch.setattr(lane, "_write", between)
+    monkeypatch.setattr(lane._failures, "_write", between)
     with connect(conninfo(server)) as db:
         db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
         await alice.post("send", to="carol", cid=str(uuid.uuid4()), body="2")

@@ -335,7 +335,7 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
         await node.states([alice], "0")
         await node.states_of([row.id])
         await node.feed_prune(page.snapshot, page.snapshot, 10)
-        lane, feed, watch = node.lanes[0]._conn, node._feed._conn, node.watch._conn
+        lane, feed, watch = node.lanes.all[0]._conn, node._feed._conn, node.watch._conn
         async with node.read_pool._pool.connection() as reads, keeper._connect() as dropper:
             await keeper._partitions(dropper)
             await keeper._refresh(dropper)

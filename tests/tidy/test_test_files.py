@@ -47,6 +47,8 @@ TESTED_IN: Final = {
     "chatd.postgres.connection": ("faults/test_forgotten.py", "connections that are gone, through a proxy"),
     "chatd.postgres.embedded_process": ("integration/test_embedded.py", "its processes are those of the embedded server"),
     "chatd.postgres.epoch": ("faults/test_several_servers.py", "of several servers it takes the right one"),
+    "chatd.postgres.lane_connection": ("integration/test_writer.py", "a real server, and what it answers"),
+    "chatd.postgres.lane_failures": ("integration/test_writer.py", "batches that a real database refuses"),
     "chatd.postgres.lanes": ("integration/test_writer.py", "batches of a real database"),
     "chatd.postgres.old_primaries": ("integration/test_log_moved.py", "servers of which one is old"),
     "chatd.postgres.partitions": ("integration/test_retention.py", "partitions of a real database"),
