@@ -64,7 +64,7 @@ def read_object(payload: bytes) -> dict[str, Any] | None:
             if type(found) is dict:
                 found = {key: _marked(value) for key, value in found.items()}
         except RecursionError:
-            found = _apart(text)
+            found = _read_by_key(text)
     except (ValueError, RecursionError):
         return None
     return found if type(found) is dict else None
@@ -78,15 +78,15 @@ def _marked(value: object) -> object:
     return UNREADABLE if type(value) is str and _CONTROL.search(value) else value
 
 
-def _apart(text: str) -> dict[str, Any]:
+def _read_by_key(text: str) -> dict[str, Any]:
     """An object of which some value is nested too deeply, read key by key. Raises ValueError."""
     found: dict[str, Any] = {}
-    at = _past(text, 0, "{")
+    at = _after(text, 0, "{")
     while True:
         key, at = _STRICT.raw_decode(text, at)
         if type(key) is not str or len(found) > KEYS_MAX:
-            raise ValueError("no object that is worth it")
-        at = _past(text, at, ":")
+            raise ValueError("not an object, or too many keys")
+        at = _after(text, at, ":")
         try:
             found[key], at = _STRICT.raw_decode(text, at)
         except RecursionError:
@@ -94,9 +94,9 @@ def _apart(text: str) -> dict[str, Any]:
         at = _space(text, at)
         if text[at : at + 1] == "}":
             if _space(text, at + 1) != len(text):
-                raise ValueError("more behind the object")
+                raise ValueError("text after the object")
             return found
-        at = _past(text, at, ",")
+        at = _after(text, at, ",")
 
 
 def _space(text: str, at: int) -> int:
@@ -105,7 +105,7 @@ def _space(text: str, at: int) -> int:
     return match.end()
 
 
-def _past(text: str, at: int, mark: str) -> int:
+def _after(text: str, at: int, mark: str) -> int:
     """The position after a mark and the space around it. Raises ValueError if it is not there."""
     at = _space(text, at)
     if text[at : at + 1] != mark:
@@ -127,4 +127,4 @@ def _end(text: str, at: int) -> int:
         if (closed := run.end("closed") - run.start("closed")) >= depth > 0 and closed:
             return at - (closed - depth)
         depth -= closed
-    raise ValueError("it does not end")
+    raise ValueError("no end")

@@ -1,4 +1,4 @@
-"""The payloads of `chatd.v1`: JSON text to typed requests, and replies and events to JSON. Pure.
+"""The payloads of `chatd.v1`: JSON text to typed requests, and replies and pushes to JSON. Pure.
 
     bytes ──decode──► Request (a NamedTuple per type)          values ──encode──► bytes
 
@@ -157,7 +157,7 @@ class SetPresence(NamedTuple):
     away: bool
 
 
-class Watch(NamedTuple):
+class WatchRequest(NamedTuple):
     """Replaces the users whose presence the session watches."""
 
     id: int
@@ -196,7 +196,7 @@ Request: TypeAlias = (
     | Conversations
     | Typing
     | SetPresence
-    | Watch
+    | WatchRequest
     | Skip
     | Refresh
     | PingRequest
@@ -262,7 +262,7 @@ _DECODERS: Final[Mapping[str, Callable[[int, dict[str, Any], Bounds], Request]]]
     "conversations": _conversations,
     "typing": lambda id, o, bounds: Typing(id, *fields.where(o)),
     "presence": lambda id, o, bounds: SetPresence(id, fields.away(o)),
-    "watch": lambda id, o, bounds: Watch(id, fields.users(o, "users", bounds)),
+    "watch": lambda id, o, bounds: WatchRequest(id, fields.users(o, "users", bounds)),
     "skip": lambda id, o, bounds: Skip(id, *fields.where(o), fields.cid(o)),
     "refresh": lambda id, o, bounds: Refresh(id, fields.text(o, "token", fields.TOKEN_CHARS_MAX)),
     "ping": lambda id, o, bounds: PingRequest(id),

@@ -48,9 +48,8 @@ from chatd.loop.tasks import Tasks
 from chatd.metrics import Metrics
 from chatd.net import listen_errors
 from chatd.net.access_log import AccessLog
-from chatd.net.connection import RECEIVE_BYTES, UNSENT_BYTES, Connection
 from chatd.net.full_log import Crowd
-from chatd.net.listener import Hub
+from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES, Listener
 from chatd.net.pages import Pages
 from chatd.net.revocation import Revocation
 from chatd.ops import sd_notify
@@ -130,7 +129,7 @@ class Node:
         return self.tokens.issue(user)
 
     chat: Chat
-    hub: Hub
+    listener: Listener
     cluster: Cluster | None = None
 
     def _make_parts(self, conninfo: str) -> None:
@@ -189,8 +188,8 @@ class Node:
         if self.cluster is not None:
             self.cluster.attach(self.services, self.delivery, self.chat)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
-        self.hub = Hub(self.services, self.chat, pages, access_log, self._loop)
-        self._revocation = Revocation(self.hub.connections, now=clock.now, spawn=self.tasks.spawn)
+        self.listener = Listener(self.services, self.chat, pages, access_log, self._loop)
+        self._revocation = Revocation(self.listener.connections, now=clock.now, spawn=self.tasks.spawn)
         self.retention = partitions.Retention(
             self.store.opener,
             retention_s=s.retention_days * 86_400,
@@ -211,7 +210,7 @@ class Node:
             spawn=self.tasks.spawn,
             now=clock.now,
         )
-        add_gauges(metrics, self.hub, self.registry, self.presence, self.store, self.census, self.readiness)
+        add_gauges(metrics, self.listener, self.registry, self.presence, self.store, self.census, self.readiness)
 
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
@@ -270,7 +269,7 @@ class Node:
         self.delivery.gaps.reset()
         if self.cluster is not None:
             self.cluster.log_moved()
-        for connection in list(self.hub.connections):
+        for connection in list(self.listener.connections):
             if connection.session is not None and connection.session.user is not None:
                 connection.close(CloseCode.RESTART, "the log is another one: begin with its epoch")
 
@@ -349,7 +348,7 @@ class Node:
         s = self.settings
         try:
             self._server = await self._loop.create_server(
-                lambda: Connection(self.hub),
+                self.listener.make_connection,
                 s.host,
                 s.port,
                 backlog=BACKLOG,
@@ -463,10 +462,10 @@ class Node:
             if step_ms := self._clock.watch():
                 log.warning("host.clock_stepped", by_ms=step_ms)
             self._pulse.beat()
-            self.hub.sweep()
+            self.listener.sweep()
             self.chat.release()
             self._tell_dropped()
-            crowd.look(len(self.hub.connections), self._clock.now())
+            crowd.look(len(self.listener.connections), self._clock.now())
             sd_notify.alive()
 
     def _tell_dropped(self) -> None:
@@ -502,7 +501,7 @@ class Node:
         """Let clients go without losing anything: within `drain_ms`."""
         s = self.settings
         deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
-        log.info("drain.begun", connections=len(self.hub.connections), pending=self.store.lanes.pending)
+        log.info("drain.begun", connections=len(self.listener.connections), pending=self.store.lanes.pending)
         self.census.is_serving = False  # the node that takes its place does not count it as another one
         self.chat.drain()
         if self._server is not None:
@@ -512,24 +511,24 @@ class Node:
         notice = self.chat.notice = lambda: protocol.frame(
             "notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms))
         )
-        for connection in list(self.hub.connections):
+        for connection in list(self.listener.connections):
             if (session := connection.session) is not None and session.state is State.LIVE:
                 connection.send(framing.encode_text(notice()))
         await self._until(self.chat.hellos_done(), min(deadline, self._clock.now() + HELLOS_S_MAX))
         await self._until(self.chat.sends_queued(), deadline)
         await self._until(self.store.lanes.idle(), deadline)
-        for connection in list(self.hub.connections):
+        for connection in list(self.listener.connections):
             if connection.session is None:
                 connection.abort()
             connection.close(CloseCode.RESTART, "restart")
-        await self._until(self.hub.empty.wait(), deadline)
-        log.info("drain.done", left=len(self.hub.connections), pending=self.store.lanes.pending)
+        await self._until(self.listener.empty.wait(), deadline)
+        log.info("drain.done", left=len(self.listener.connections), pending=self.store.lanes.pending)
 
     def _notice_ms(self) -> tuple[float, float]:
         """When clients are to come back, at the earliest and at the latest: at once if other nodes
         serve, else when this one is there again.
         """
-        window_ms = min(NOTICE_MS_MAX, max(NOTICE_MS_MIN, len(self.hub.connections) * NOTICE_MS_PER_CLIENT))
+        window_ms = min(NOTICE_MS_MAX, max(NOTICE_MS_MIN, len(self.listener.connections) * NOTICE_MS_PER_CLIENT))
         alone_ms = min(NOTICE_MS_MAX, self._restart_ms * RESTART_MARGIN) if self.cluster is None else 0.0
         return alone_ms, alone_ms + window_ms
 
@@ -544,8 +543,8 @@ class Node:
             self._server.close()
         if self._admin is not None:
             await self._admin.stop()
-        if hasattr(self, "hub"):
-            for connection in list(self.hub.connections):
+        if hasattr(self, "listener"):
+            for connection in list(self.listener.connections):
                 connection.abort()
         await self.tasks.cancel()
         if self.cluster is not None:

@@ -76,7 +76,7 @@ def _sessions(node: Node) -> Iterator[str]:
     counted = sum(len(user.sessions) for user in registry.users.values())
     if registry.sessions != counted:
         yield f"{registry.sessions} sessions are counted, {counted} are there"
-    ours = {id(c.session) for c in node.hub.connections if c.session is not None}
+    ours = {id(c.session) for c in node.listener.connections if c.session is not None}
     for user in registry.users.values():
         for device, session in user.sessions.items():
             if session.state is State.CLOSED or session.user is not user or session.device != device:
@@ -90,7 +90,7 @@ def at_work(node: Node) -> list[str]:
     return [
         *_log_at_work(node),
         *_services_at_work(node),
-        *(one for c in node.hub.connections if c.session for one in _session_at_work(c.session)),
+        *(one for c in node.listener.connections if c.session for one in _session_at_work(c.session)),
     ]
 
 

@@ -112,7 +112,7 @@ class Chat:
                     self._read(session, effect.id, partial(self._conversations, session, effect))
                 case protocol.SetPresence():
                     self._set_presence(session, effect)
-                case protocol.Watch():
+                case protocol.WatchRequest():
                     self._begin_watch(session, effect)
                 case protocol.Skip():
                     self._skip(session, effect)
@@ -352,11 +352,11 @@ class Chat:
 
     # ---- presence: see presence_push.py ----------------------------------------------------------
 
-    def _begin_watch(self, session: Session, request: protocol.Watch) -> None:
+    def _begin_watch(self, session: Session, request: protocol.WatchRequest) -> None:
         session.frames.owe(self.s.clock.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
         self._read(session, request.id, partial(self._watch, session, request))
 
-    async def _watch(self, session: Session, request: protocol.Watch) -> bytes | Callable[[], bytes]:
+    async def _watch(self, session: Session, request: protocol.WatchRequest) -> bytes | Callable[[], bytes]:
         if session.gone:
             return b""  # it left before this began: nobody would ever clear what it watches
         assert session.user is not None

@@ -88,7 +88,7 @@ class Item:
 
     @classmethod
     def from_request(cls, session: Session, request: Entering, conv: Conversation) -> Item:
-        """The item of an entry; whether it may be written is not decided yet (`SendOrder`)."""
+        """The item of an entry. `SendOrder.decide` has still to decide whether it is written."""
         assert session.user is not None
         flags = RETRY if request.retry else 0
         side, peer = (0, conv.b) if session.user.id == conv.a else (1, conv.a)
@@ -104,9 +104,10 @@ class Item:
         return item
 
     def answered(self, *, give_back: bool = False) -> None:
-        """It is out of its lane: its probe is in.
+        """The item has left its lane, which ends its probe if it was one.
 
-        Its slot of the rate goes back if it made nothing through no fault of the client.
+        `give_back`: give back its slot of the rate limit: nothing was written, and the client is
+        not at fault.
         """
         if self.flags & PROBE:
             self.session.order.probed(self.peer)

@@ -104,7 +104,7 @@ class Conversation:
         return 0 if user == self.a else 1
 
     def names(self, side: int) -> tuple[bytes, bytes]:
-        """(from, to) as JSON, for an entry or event of this side."""
+        """(from, to) as JSON, for an entry or push of this side."""
         return (self.a_json, self.b_json) if side == 0 else (self.b_json, self.a_json)
 
     def cursor(self, side: int) -> tuple[int, int]:

@@ -32,9 +32,9 @@ HANDSHAKE_COST: Final = 32 * FRAME_COST  # the library takes some 0.3 ms for one
 
 # Of one turn: 1,024 frames or 1 MB. At 16,000 messages a second a turn has 16 to 400 frames.
 SESSIONS_BUDGET: Final = 1_024 * FRAME_COST
-STRANGERS_BUDGET: Final = 256 * FRAME_COST  # 8 handshakes: 3 ms
+UNAUTHENTICATED_BUDGET: Final = 256 * FRAME_COST  # 8 handshakes: 3 ms
 
-assert SLICE_BYTES <= STRANGERS_BUDGET // 2
+assert SLICE_BYTES <= UNAUTHENTICATED_BUDGET // 2
 
 
 class Paced(Protocol):

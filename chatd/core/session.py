@@ -1,15 +1,13 @@
-"""One connection as a state machine, frames in, requests and verdicts out; and the user whose it is.
-
-Pure.
+"""A session: one connection as a state machine, payloads in, effects out; and its user. Pure.
 
     AWAIT_HELLO ──hello──► OPENING ──opened()──► LIVE ──close──► CLOSED
                               │ requests wait in `deferred`
 
-`receive` reads one frame and says what follows (an Effect); the services carry it out and answer
-through `Sink`. No clock: `now` is an argument, in seconds. What it decides: is this frame allowed
-now (the table `_gate`), and are there too many.
+`receive` decodes one payload and gives an Effect; chat carries it out and answers through `Sink`.
+`now` is an argument, in seconds. A session decides whether a request is allowed in its state (the
+table in `_allow`), and whether its frames are too many.
 
-The order and rate of its entries are decided by core/send_order.py, whose state is held here.
+core/send_order.py decides the order and rate of its entries; the state for that is held here.
 """
 
 from __future__ import annotations
@@ -30,12 +28,12 @@ if TYPE_CHECKING:
     from chatd.core.rate_limit import Penalty, SlidingWindow
     from chatd.core.recent_conversations import Recent
 
-# Requests before `welcome`; an outbox of 500 fits. To refuse just the last of them would break
-# their order
+# Requests before `welcome`: an outbox of 500 fits. Past it the connection is closed, because
+# refusing only the last ones would break their order.
 DEFERRED_MAX: Final = 512
-BAD_FRAMES_MAX: Final = 20
-THROTTLED_MAX: Final = 1_000
-# Who is a little too fast now and then may stay for ever; who goes on at 1 % over the rate may not
+BAD_FRAMES_MAX: Final = 20  # unreadable frames of a connection
+THROTTLED_MAX: Final = 1_000  # frames over the rate, as far as they are not forgiven
+# Short bursts over the rate are forgiven at 1/s; a sustained 1 % excess ends in a close.
 THROTTLED_FORGIVEN_PER_S: Final = 1.0
 
 
@@ -51,37 +49,31 @@ class Sink(Protocol):
 
     @property
     def address(self) -> str:
-        """Where its client connects from."""
+        """The client's address."""
 
     def send(self, frame: bytes) -> None:
-        """Queue a whole WebSocket frame; it goes out at the end of the loop turn or soon after
-        (`flushing`).
-        """
+        """Queue a whole WebSocket frame, written at the end of the loop turn or soon after."""
 
     def close(self, code: int, reason: str) -> None:
         """Send what is queued, then close. Idempotent."""
 
     @property
     def is_paused(self) -> bool:
-        """Its client is slower than what is sent: nothing more is to be read from the database for
-        it.
-        """
+        """True if the client reads too slowly: read nothing more from the database for it."""
 
     async def drained(self) -> None:
-        """Wait until the client takes more; returns at once where it does, or where the session has
-        ended.
-        """
+        """Wait until the output is no longer paused; returns at once if the session has ended."""
 
 
 class Reply(NamedTuple):
-    """Answer with this frame, an error of this code; nothing else follows."""
+    """Answer with this payload, an error of this code."""
 
     frame: bytes
     code: str
 
 
 class End(NamedTuple):
-    """Answer with this frame, if any, and close."""
+    """Answer with this payload, if any, and close the connection."""
 
     frame: bytes | None
     code: CloseCode
@@ -94,7 +86,7 @@ TOO_FAST: Final = End(None, CloseCode.RATE_LIMITED, "kept sending too many frame
 class Throttled(NamedTuple):
     """Too many frames a second: refuse this request.
 
-    One that makes an entry blocks its conversation, as order asks.
+    A refused entry blocks its conversation, so that later ones do not overtake it.
     """
 
     request: Request
@@ -105,7 +97,11 @@ Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class User:
-    """A user who has, or just had, a session on this node."""
+    """A user who is held: has a session on this node, or had one within `conversations.LINGER_S`.
+
+    `peers`: the user's conversations by the other participant. `window`, `penalty`: the rate limit
+    of entries. `new_convs`: the limit of new conversations.
+    """
 
     __slots__ = (
         "early",
@@ -131,21 +127,21 @@ class User:
         self.penalty = penalty
         self.new_convs = new_convs
         self.loaded = False  # all conversations are in `peers`
-        self.unsure = False  # but for those that began while they were listed: it is being looked again
-        self.early: dict[ConvId, int] | None = None  # seqs that other nodes told of before the listing was there
-        self.idle_since: float | None = None
-        self.recent: Recent | None = None  # from the first question for it until the last session ends
+        self.unsure = False  # except some that began during the listing: it is being repeated
+        self.early: dict[ConvId, int] | None = None  # seqs that other nodes announced during the listing
+        self.idle_since: float | None = None  # seconds; None while there is a session
+        self.recent: Recent | None = None  # from the first page asked for until the last session ends
         self.hellos_full_at = 0.0  # core/hello_rates.py
-        self.reads = 0  # of all its sessions: asked for, and not yet answered to the last byte
+        self.reads = 0  # reads of all sessions that are not yet answered completely
 
     @property
     def counts_until(self) -> float:
-        """When its limits are as good as new."""
+        """When all limits equal new ones, in seconds."""
         return max(self.window.empty_at, self.penalty.forgotten_at, self.new_convs.empty_at)
 
 
 class Session:
-    """State of one connection. Others read its slots, and change them by its methods."""
+    """The state of one connection. Other modules read its slots and change them by its methods."""
 
     __slots__ = (
         "active_at",
@@ -179,17 +175,17 @@ class Session:
         self.frames = frames
         self.user: User | None = None
         self.device = DeviceId("")
-        self.exp_ms = 0
-        self.key: Key | None = None  # that its newest token was checked with; shared by all sessions of that key
-        self.last_id = 0
+        self.exp_ms = 0  # when the newest token expires, ms since 1970
+        self.key: Key | None = None  # of the newest token; the sessions of a key share the object
+        self.last_id = 0  # of the last request
         self.bad_frames = 0
-        self.throttled = 0.0  # requests refused for too many frames a second, as far as they are not forgiven
-        self.throttled_at = now  # as of then
+        self.throttled = 0.0  # frames over the rate that are not forgiven, at `throttled_at`
+        self.throttled_at = now
         self.deferred: list[Request | Throttled] | None = None
-        self.active_at = now
+        self.active_at = now  # of the last frame, in seconds
         self.order = UNTROUBLED  # of its entries; its own from the first one that fails or is probed
-        self.behind: dict[ConvId, int] | None = None  # by conversation: seq up to which this session has been filled
-        self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait for the fill to reach their seq
+        self.behind: dict[ConvId, int] | None = None  # by conversation: the seq up to which it was filled
+        self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait until the fill reaches their seq
         # While its welcome is made: (conversation, side) whose cursors moved
         self.moved: set[tuple[ConvId, int]] | None = None
         self.reads = 0  # reads of the database under way for this session
@@ -203,25 +199,23 @@ class Session:
     def gone(self) -> bool:
         return self.state is State.CLOSED
 
-    # ---- who it is -------------------------------------------------------------------------------
+    # ---- identity --------------------------------------------------------------------------------
 
     def checked_with(self, key: Key) -> None:
-        """Its token was checked with this key: from now on the removal of the key ends the session
-        (net/revocation.py).
-        """
+        """Its token was checked with this key, whose removal ends it (net/revocation.py)."""
         self.key = key
 
     def identify(self, user: User, hello: Hello, exp_ms: int) -> None:
-        """Its hello was right. `exp_ms`: when the token ends, ms since 1970."""
+        """Its hello was accepted. `exp_ms`: when the token expires, ms since 1970."""
         self.user, self.device, self.watching = user, hello.device, hello.watch
         self.exp_ms = exp_ms
 
     def refresh(self, exp_ms: int, key: Key) -> None:
-        """A newer token takes the place of the one before."""
+        """Replace the token by a newer one."""
         self.exp_ms, self.key = exp_ms, key
 
     def watch(self, users: tuple[UserId, ...]) -> tuple[UserId, ...]:
-        """It watches these from now on; gives whom it watched before."""
+        """Watch these users; gives those watched before."""
         before, self.watching = self.watching, users
         return before
 
@@ -237,51 +231,47 @@ class Session:
     def read_ends(self) -> None:
         self.reads -= 1
 
-    # ---- what it misses: live entries pass it by, and chat/resync.py reads them from the log -----
+    # ---- what it misses: entries are not pushed to it; chat/resync.py reads them from the log ----
 
     def miss(self, conv: ConvId, after: int) -> None:
-        """It has this conversation up to seq `after`, or less if it missed some before."""
+        """It has this conversation up to the seq `after`, or less if it missed entries before."""
         self.behind = self.behind or {}
         self.behind[conv] = min(after, self.behind.get(conv, after))
 
     def filled(self, conv: ConvId, upto: int) -> None:
-        """It has this conversation up to a seq, and misses what comes after."""
+        """It has this conversation up to the seq `upto`, and misses later entries."""
         self.behind = self.behind or {}
         self.behind[conv] = upto
 
     def caught_up(self, conv: ConvId) -> None:
-        """It misses nothing of this conversation any more: its entries are pushed as they are
-        delivered.
-        """
+        """It misses nothing of this conversation any more: new entries are pushed to it."""
         if self.behind is not None:
             self.behind.pop(conv, None)
             self.behind = self.behind or None
 
     def hold(self, conv: ConvId, seq: int, frame: bytes) -> None:
-        """Keep an `ok` until the fill reaches its seq, whose place it takes."""
+        """Keep an `ok` until the fill reaches its seq; it is sent in place of that entry."""
         self.held = self.held or {}
         self.held[conv, seq] = frame
 
     def take_held(self, conv: ConvId, seq: int) -> bytes | None:
-        """The `ok` that takes the place of this entry, if there is one."""
+        """The `ok` to send in place of this entry, if there is one."""
         return self.held.pop((conv, seq), None) if self.held else None
 
     def cursor_moved(self, conv: ConvId, side: int) -> None:
-        """A cursor moved while its welcome is made, which may tell an older one."""
+        """A cursor moved while its welcome is made: the welcome may have an older value."""
         self.moved = self.moved or set()
         self.moved.add((conv, side))
 
     def take_moved(self) -> set[tuple[ConvId, int]]:
-        """The cursors that moved since, as (conversation, side); once the welcome is out they are
-        pushed.
-        """
+        """The cursors that moved, as (conversation, side), to be pushed after the welcome."""
         moved, self.moved = self.moved or set(), None
         return moved
 
-    # ---- frames in -------------------------------------------------------------------------------
+    # ---- input -----------------------------------------------------------------------------------
 
     def receive(self, payload: bytes, now: float) -> Effect:
-        """What one text frame asks for. Never raises."""
+        """The effect of one payload. Never raises."""
         self.active_at = now
         try:
             request = protocol.decode(payload, self.last_id, self.bounds)
@@ -293,10 +283,10 @@ class Session:
         state = self.state
         if state is State.LIVE and type(request) is not Hello:
             return request
-        return self._gate(request)
+        return self._allow(request)
 
-    def _gate(self, request: Request) -> Effect:
-        """The table of states but its common cell: LIVE takes every request but `hello`."""
+    def _allow(self, request: Request) -> Effect:
+        """The table of states and requests, without the common case: a live session, no hello."""
         match self.state:
             case State.AWAIT_HELLO:
                 if type(request) is Hello:
@@ -325,9 +315,9 @@ class Session:
     def _fault(self, fault: protocol.RequestFault, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
-        if not self.frames.take(now) and self._too_many(now):  # an answer costs the same as to a good frame
+        if not self.frames.take(now) and self._too_many(now):  # its answer costs as much as any other
             return TOO_FAST
-        # A request that could be read used up its id; an unreadable one did not show any.
+        # A request that could be read has used its id; an unreadable one has none.
         if fault.error.code != "bad_id":
             self.last_id = max(self.last_id, fault.id)
         frame = protocol.err(fault.id, fault.error)
@@ -345,28 +335,28 @@ class Session:
         if self._too_many(now):
             return TOO_FAST
         throttled = Throttled(request, min(1_000 << int(self.throttled) // 100, 30_000))
-        # Which conversation it blocks is not known before the listing.
+        # Before the listing it is not known which conversation it blocks.
         return self._defer(throttled) if self.state is State.OPENING else throttled
 
     def excess(self, now: float) -> End | None:
-        """A frame over the rate that asks for nothing, so that no answer can refuse it."""
+        """Count a frame over the rate that is no request, so that no answer can refuse it."""
         return TOO_FAST if self._too_many(now) else None
 
     def _too_many(self, now: float) -> bool:
-        """Count one more; is it the last straw?"""
+        """Count one more frame over the rate; True if the connection must be closed."""
         forgiven = (now - self.throttled_at) * THROTTLED_FORGIVEN_PER_S
         self.throttled, self.throttled_at = max(self.throttled - forgiven, 0.0) + 1, now
         return self.throttled > THROTTLED_MAX
 
     def opened(self) -> list[Request | Throttled]:
-        """`welcome` is out: gives what waited for it, in order."""
+        """`welcome` is sent; gives the requests that waited for it, in order."""
         assert self.state is State.OPENING
         self.state = State.LIVE
         deferred, self.deferred = self.deferred or [], None
         return deferred
 
     def own_order(self) -> SendOrder:
-        """To be written to: made with the first entry that fails or is probed."""
+        """The order of this session to write to, made when an entry first fails or is probed."""
         if self.order is UNTROUBLED:
             self.order = SendOrder()
         return self.order

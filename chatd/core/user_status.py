@@ -81,7 +81,7 @@ class Change(NamedTuple):
     seen_ms: int | None
 
     def facts(self) -> dict[str, object]:
-        """The fields of the `presence` event."""
+        """The fields of the `presence` push."""
         facts: dict[str, object] = {"user": self.user, "state": self.status.value, "v": self.v}
         if self.seen_ms is not None:
             facts["seen"] = self.seen_ms

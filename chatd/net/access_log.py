@@ -15,7 +15,7 @@ line of that kind says how many. The metrics count all.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import structlog
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from chatd.core.session import Session
     from chatd.metrics import Metrics
-    from chatd.net.connection import Connection
 
 log = structlog.get_logger("connection")
 
@@ -41,6 +40,13 @@ CROWD: Final = 50  # connections at once from one private address: it is a proxy
 
 _CODES: Final = frozenset(CloseCode)
 _CAUSES: Final = {KEY_REMOVED: "key_removed"}  # by close reason: counted apart from others of their code
+
+
+class Accepted(Protocol):
+    """What the log needs of a connection."""
+
+    number: int  # of this node's connections
+    address: str
 
 
 class _Lines:
@@ -85,7 +91,7 @@ class AccessLog:
     def opened(self, session: Session) -> None:
         assert session.user is not None
         if self._sessions.may(self._now()):
-            connection = cast("Connection", session.sink)
+            connection = cast("Accepted", session.sink)
             who = {"id": self.id(connection.number), "user": session.user.id, "device": session.device}
             log.info("session.opened", **who, address=connection.address, **self._sessions.facts())
 
@@ -126,14 +132,14 @@ class AccessLog:
 
     def hello_refused(self, session: Session, device: str, error: Refused) -> None:
         if self._refusals.may(self._now()):
-            connection = cast("Connection", session.sink)
+            connection = cast("Accepted", session.sink)
             who = {"id": self.id(connection.number), "device": device, "address": connection.address}
             log.info("hello.refused", **who, code=error.code, reason=str(error), **self._refusals.facts())
 
     def refresh_refused(self, session: Session, error: Refused) -> None:
         assert session.user is not None
         if self._refusals.may(self._now()):
-            connection = cast("Connection", session.sink)
+            connection = cast("Accepted", session.sink)
             who = {"id": self.id(connection.number), "user": session.user.id, "device": session.device}
             log.info("refresh.refused", **who, code=error.code, reason=str(error), **self._refusals.facts())
 

@@ -3,16 +3,17 @@
     HANDSHAKE ──101──► OPEN (──► FULL) ──close()──► CLOSING ──► CLOSED
         └── plain HTTP: answered ─────────┘
 
-Guarantees: all output of a loop turn goes out in one `write`, and that of several turns while the
-node is behind (`flushing`); what waits for a client that does not read is bounded, and past the
-bound the client is closed with a code that says so; nothing of a connection is a task or a timer:
-`Hub.sweep` looks at all of them, once a second. When the transport is full we also stop reading, so
-that a client cannot ask for what it does not take. What comes in is bounded by turns (`intake`): a
-slice of each connection, and every frame counts, whatever it is. What waits for its turn is one
-read of the socket at most (`RECEIVE_BYTES`), as none other follows meanwhile.
+Output: all frames of a loop turn are written at once, or those of several turns while the node is
+behind (`core/write_pacing.py`). The output that waits for a client that does not read is bounded;
+past the bound the client is closed with a code that says so. While the transport is full we also
+stop reading, so that a client cannot ask for more than it reads.
 
-Neighbours: `hub` (all connections, and the limits on them), `handshake` (before), `framing` (bytes
-<-> frames), `chat` (what a session's frames do).
+Input: each turn reads a slice of each connection (`core/read_pacing.py`), and every frame counts,
+whatever it is. At most one read of the socket (`RECEIVE_BYTES`) waits for its turn, because no
+other follows before it is processed.
+
+A connection has no task and no timer: `Listener.sweep` checks all of them once a second. What all
+connections share is in `net/shared.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import enum
 from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import structlog
 
@@ -31,29 +32,19 @@ from chatd.core.rate_limit import TokenBucket
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
+from chatd.net.shared import Shared
 from chatd.wire import framing
 from chatd.wire.framing import Event, Failure, FrameReader, PeerClose, Ping
 from chatd.wire.handshake import Handshake, refusal
 
-if TYPE_CHECKING:
-    from chatd.net.listener import Hub
-
 logger = structlog.get_logger("connection")
 
 SWEEP_S: Final = 1.0
-PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping goes out
-CLOSE_S: Final = 3.0  # for the peer's part of the closing handshake
-# Passed over while we wait for it: an outbox may have been on its way. Past it nothing more is read
+CLOSE_S: Final = 3.0  # for the client's part of the closing handshake
+# Frames ignored while we wait for it: an outbox may be on its way. Past it nothing more is read.
 CLOSING_FRAMES_MAX: Final = 512
-# SO_RCVBUF: what the kernel holds of a client, and one read can bring (Linux: up to twice); 0.6
-# MB/s at 100 ms
-RECEIVE_BYTES: Final = 65_536
-# TCP_NOTSENT_LOWAT: what the kernel takes of a client's output before it can send it. With its own
-# bound, 4 MB, a ping stood behind 16 s of a line of 2 Mbit/s, and its client was lost while it
-# read.
-UNSENT_BYTES: Final = 131_072
-# Handed to the transport at most; the rest waits in our own queue, which is bounded and let go at
-# once
+# Given to the transport at most. The rest waits in our own queue, which is bounded and can be
+# dropped at once.
 WRITE_HIGH_BYTES: Final = 65_536
 
 
@@ -65,40 +56,18 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
-class Connection(asyncio.Protocol):
-    """Implements `session.Sink`. Slotted and lean: ten thousands of them are idle."""
+class ClientConnection(asyncio.Protocol):
+    """Implements `session.Sink` and `read_pacing.Paced`. Slotted: ten thousands are idle."""
 
     __slots__ = (
-        "_close_code",
-        "_handshake",
-        "_hub",
-        "_intake",
-        "_is_waiting",
-        "_left",
-        "_out",
-        "_out_bytes",
-        "_passed_over",
-        "_paused",
-        "_phase",
-        "_pinged_at",
-        "_reader",
-        "_rest",
-        "_room",
-        "_session",
-        "_transport",
-        "address",
-        "bytes_in",
-        "bytes_out",
-        "counted",
-        "deadline",
-        "heard_at",
-        "number",
-        "since",
-    )
+        "_close_code", "_handshake", "_intake", "_is_waiting", "_left", "_out", "_out_bytes", "_passed_over",
+        "_paused", "_phase", "_pinged_at", "_reader", "_rest", "_room", "_session", "_shared", "_transport",
+        "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
+    )  # fmt: skip
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._intake = hub.strangers
+    def __init__(self, shared: Shared[ClientConnection]) -> None:
+        self._shared = shared
+        self._intake = shared.unauthenticated
         self._phase = Phase.HANDSHAKE
         self._handshake: Handshake | None = None
         self._reader: FrameReader | None = None
@@ -107,20 +76,20 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._paused = False
-        self._room: asyncio.Future[None] | None = None  # while its session waits for the client to take more
-        self._rest = b""  # has come, and waits for its turn to be read
+        self._room: asyncio.Future[None] | None = None  # set while output is paused: done when there is room
+        self._rest = b""  # input that waits for its turn
         self._is_waiting = False  # in the intake's ring
-        self._passed_over = 0  # frames since we closed
-        self._left = 0  # bytes that the kernel had not taken when it was last looked, while paused
+        self._passed_over = 0  # frames ignored since we closed
+        self._left = 0  # output in the transport at the last check, in bytes, while paused
         self._pinged_at = 0.0
         self._close_code = 0
         self.address = ""  # the client's; that of a proxy until the handshake is over
-        self.counted = ""  # what the limit by address counts it as; empty: it does not yet
+        self.counted = ""  # its key for the limit by address; empty: not counted yet
         self.number = 0  # of this node's connections
-        self.since = 0.0
+        self.since = 0.0  # this and the next times in seconds, monotonic
         self.bytes_in = self.bytes_out = 0
         self.heard_at = 0.0
-        self.deadline = 0.0  # of the handshake, of hello, of closing; whichever it is in
+        self.deadline = 0.0  # of the handshake, of the hello, or of closing: whichever is next
 
     # ---- asyncio's side --------------------------------------------------------------------------
 
@@ -128,26 +97,26 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         name = self._transport.get_extra_info("peername")
-        self.address = addresses.plain(str(name[0])) if isinstance(name, tuple) else ""  # it has left already
-        sources = self._hub.sources
-        arrival = sources.arrival(self.address, partial(self._hub.locate, self)) if sources.trusted else None
-        if not self._hub.admit(self, is_known=arrival is None):
+        self.address = addresses.plain(str(name[0])) if isinstance(name, tuple) else ""  # "": it has ended
+        sources = self._shared.sources
+        arrival = sources.arrival(self.address, partial(self._shared.table.locate, self)) if sources.trusted else None
+        if not self._shared.table.admit(self, is_known=arrival is None):
             self._phase = Phase.CLOSED
             self._transport.write(refusal(HTTPStatus.SERVICE_UNAVAILABLE))
             self._transport.close()
             return
-        self._handshake = Handshake(self._hub.pages, self._hub.origins, arrival)
+        self._handshake = Handshake(self._shared.http, self._shared.origins, arrival)
 
     def connection_lost(self, exc: Exception | None) -> None:
         was, self._phase = self._phase, Phase.CLOSED
         self._out, self._out_bytes, self._reader, self._handshake, self._rest = [], 0, None, None, b""
-        self._hub.gone(self)
+        self._shared.table.gone(self)
         if was is not Phase.CLOSED and self._session is not None:
             self._end_session("lost" if not self._close_code else "")
-        self._transport = self._session = None  # the session holds this one: they are not to wait for the collector
+        self._transport = self._session = None  # the session refers to this: break the cycle
 
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self._hub.now()
+        self.heard_at = self._shared.now()
         size, intake = len(data), self._intake
         self.bytes_in += size
         if size > SLICE_BYTES or self._rest or intake.left < 0:
@@ -156,25 +125,25 @@ class Connection(asyncio.Protocol):
             intake.left -= size
             try:
                 self._read(data)
-            except Exception as e:  # a bug of ours must not take others down: this connection ends, loudly
+            except Exception as e:  # our bug must not end other connections: this one ends, with a log line
                 self._bug(e)
 
     def eof_received(self) -> bool:
-        return False  # a half-closed peer cannot answer: the transport closes itself
+        return False  # a half-closed client cannot answer: the transport closes itself
 
     def pause_writing(self) -> None:
         self._paused = True
         if self._room is None and self._session is not None and self._session.state is not State.CLOSED:
-            self._room = self._hub.loop.create_future()
+            self._room = self._shared.loop.create_future()
         if self._transport is not None and self._phase is Phase.OPEN:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
-        # It takes what it gets, which is as good as a pong: while it was paused, no pong was read
-        self.heard_at = self._hub.now()
+        # The client reads, which counts as a pong: no pong was read while output was paused.
+        self.heard_at = self._shared.now()
         self.flush()
-        if self._paused:  # it was full again at once
+        if self._paused:  # full again at once
             return
         self._has_room()
         self._read_on()
@@ -188,7 +157,7 @@ class Connection(asyncio.Protocol):
             await asyncio.wait([room])
 
     def _has_room(self) -> None:
-        """The client takes more, or its session has ended: whoever waits in `drained` goes on."""
+        """The client reads again, or its session has ended: wake those who wait in `drained`."""
         room, self._room = self._room, None
         if room is not None and not room.done():
             room.set_result(None)
@@ -196,49 +165,44 @@ class Connection(asyncio.Protocol):
     # ---- in --------------------------------------------------------------------------------------
 
     def _put_off(self, data: bytes) -> None:
-        """Read this in later turns, and nothing more from the socket before."""
+        """Read this in later turns, and nothing more from the socket until then."""
         self._rest += data
         if not self._is_waiting and self._transport is not None:
             self._is_waiting = True
-            self._hub.services.metrics.reads_put_off += 1
+            self._shared.metrics.reads_put_off += 1
             if not self._transport.is_closing():
                 self._transport.pause_reading()
             self._intake.put_off(self)
 
     def take_slice(self) -> bool:
-        """Implements `intake.Source`."""
+        """Read a slice of what waits (`read_pacing.Paced`)."""
         intake, reader = self._intake, self._reader
-        # `resume_writing` goes on
+        # Paused: `resume_writing` continues.
         if self._phase is Phase.CLOSED or (self._paused and self._phase is not Phase.CLOSING):
             self._is_waiting = False
             return False
-        self.heard_at, data = self._hub.now(), b""
+        self.heard_at, data = self._shared.now(), b""
         if reader is None or not reader.more:
             data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
             intake.left -= len(data)
-        if data or (reader is not None and reader.more):  # else it was closed meanwhile
+        if data or (reader is not None and reader.more):  # else it was closed since it was put off
             try:
                 self._read(data)
-            except Exception as e:  # as above
+            except Exception as e:  # as in `data_received`
                 self._bug(e)
         self._is_waiting = bool(self._rest) or (self._reader is not None and self._reader.more)
-        if self._is_waiting and self._intake is not intake:  # it has said hello meanwhile
+        if self._is_waiting and self._intake is not intake:  # it said hello in this slice
             self._intake.put_off(self)
             return False
         self._read_on()
         return self._is_waiting
 
     def _read_on(self) -> None:
-        """Read from the socket again, unless the client does not read or something that came before
-        waits.
-        """
+        """Read from the socket again, unless input waits or the client does not read."""
         transport = self._transport
-        if (
-            transport is None
-            or transport.is_closing()
-            or self._is_waiting
-            or (self._paused and self._phase is not Phase.CLOSING)
-        ):
+        if transport is None or transport.is_closing() or self._is_waiting:
+            return
+        if self._paused and self._phase is not Phase.CLOSING:
             return
         if self._rest or (self._reader is not None and self._reader.more):
             self._put_off(b"")
@@ -247,7 +211,7 @@ class Connection(asyncio.Protocol):
 
     def _bug(self, error: Exception) -> None:
         session = self._session
-        user = None if session is None else _user_of(session)
+        user = None if session is None or session.user is None else session.user.id
         logger.error("handshake.bug" if session is None else "connection.bug", user=user, exc_info=error)
         if session is None:
             self.abort()
@@ -257,29 +221,30 @@ class Connection(asyncio.Protocol):
     def _shake(self, data: bytes) -> None:
         assert self._handshake is not None
         assert self._transport is not None
-        answer = self._handshake.feed(data)
-        if answer is None:
+        result = self._handshake.feed(data)
+        if result is None:
             return
         self._intake.left -= HANDSHAKE_COST
         if self._intake.left < self._intake.low:
             self._intake.renew()
         self._handshake = None
-        self._transport.write(answer.data)
-        if answer.refused:
-            self._hub.refused(answer.refused, self.address)
-        if not answer.upgraded:
+        self._transport.write(result.data)
+        if result.refused:
+            self._shared.table.refused(result.refused, self.address)
+        if not result.upgraded:
             self._phase = Phase.CLOSED
             self._rest = b""
             self._transport.close()
             return
-        hub = self._hub
+        shared = self._shared
         self._phase = Phase.OPEN
-        self._reader = FrameReader(hub.frame_bytes_max)
-        self._session = Session(self, TokenBucket(hub.frames_per_s, hub.frames_burst), self.heard_at, hub.bounds)
-        self.deadline = self.heard_at + hub.hello_s
-        hub.shaken(self)
-        if answer.rest:
-            self._rest = answer.rest + self._rest
+        self._reader = FrameReader(shared.frame_bytes_max)
+        frames = TokenBucket(shared.frames_per_s, shared.frames_burst)
+        self._session = Session(self, frames, self.heard_at, shared.bounds)
+        self.deadline = self.heard_at + shared.hello_s
+        shared.table.shaken(self)
+        if result.rest:
+            self._rest = result.rest + self._rest
             self._put_off(b"")
 
     def _read(self, data: bytes) -> None:
@@ -289,11 +254,11 @@ class Connection(asyncio.Protocol):
             if self._phase is Phase.HANDSHAKE:
                 self._shake(data)
             elif self._phase is Phase.CLOSING and self._transport is not None:
-                # After a broken frame nothing can be read; but the peer has seen our close, and
-                # answers
+                # After a broken frame nothing can be read, but the client has seen our close and
+                # answers it.
                 self._transport.close()
             return
-        hub, now, intake = self._hub, self.heard_at, self._intake
+        shared, now, intake = self._shared, self.heard_at, self._intake
         events = reader.feed(data)
         intake.left -= FRAME_COST * len(events)
         if intake.left < intake.low:
@@ -302,13 +267,13 @@ class Connection(asyncio.Protocol):
             self._put_off(b"")
         for event in events:
             if self._phase is not Phase.OPEN and type(event) is not PeerClose:
-                continue  # we have said goodbye: only the peer's close matters
+                continue  # we have closed: only the client's close matters
             if type(event) is bytes:
                 waits = session.state is State.AWAIT_HELLO
-                hub.chat.handle(session, session.receive(event, now), now)
+                shared.chat.handle(session, session.receive(event, now), now)
                 if waits and session.state is not State.AWAIT_HELLO:
-                    hub.authenticated(self)
-                    self._intake = hub.sessions
+                    shared.table.authenticated(self)
+                    self._intake = shared.sessions
             elif type(event) is PeerClose:
                 self._peer_closed(event)
                 return
@@ -321,24 +286,24 @@ class Connection(asyncio.Protocol):
             self._pass_over(events)
 
     def _count(self, session: Session, event: Event) -> None:
-        """A frame that asks for nothing: a pong, a ping, a part of a message."""
+        """Count a frame that is no request: a pong, a ping, a part of a message."""
         if session.frames.take(self.heard_at):
-            if type(event) is Ping:  # RFC 6455 5.5.3: one may answer the most recent ping alone
+            if type(event) is Ping:  # RFC 6455 5.5.3: only the most recent ping needs an answer
                 self.send(framing.encode_pong(event.data))
             return
-        self._hub.services.metrics.frames_throttled += 1
+        self._shared.metrics.frames_throttled += 1
         if (end := session.excess(self.heard_at)) is not None:
             self.close(end.code, end.reason)
 
     def _pass_over(self, events: Sequence[Event]) -> None:
-        """What came after our close.
+        """Ignore frames after our close.
 
-        A client that goes on sending, or sends what is no frame, is not read any more: the sweep
-        ends it.
+        A client that continues to send, or sends bytes that are no frame, is not read any more: the
+        sweep ends it.
         """
         self._passed_over += CLOSING_FRAMES_MAX + 1 if events and type(events[-1]) is Failure else len(events)
         if self._passed_over > CLOSING_FRAMES_MAX and self._transport is not None and not self._transport.is_closing():
-            self._hub.services.metrics.closing_floods += 1
+            self._shared.metrics.closing_floods += 1
             self._reader, self._rest = None, b""
             self._transport.pause_reading()
 
@@ -354,33 +319,32 @@ class Connection(asyncio.Protocol):
     def send(self, frame: bytes) -> None:
         """Queue a whole frame.
 
-        It leaves at the end of the loop turn or soon after (`Flusher`), or when the peer reads
-        again.
+        It is written at the end of the loop turn or soon after (`Flusher`), or when the client
+        reads again.
         """
         if self._phase is not Phase.OPEN:
             return
         out = self._out
         if not out and not self._paused:
-            self._hub.to_flush(self)
+            self._shared.to_flush(self)
         out.append(frame)
         self._out_bytes += len(frame)
-        if self._out_bytes > self._hub.flush_bytes:
+        if self._out_bytes > self._shared.flush_bytes:
             self._send_much()
 
     def _send_much(self) -> None:
-        """More than is to wait for the turn's end, or for a client that does not read."""
+        """Too much waits for the end of the turn, or for a client that does not read."""
         if not self._paused:
             self.flush()
-        elif self._out_bytes > self._hub.out_queue_bytes_max:
-            self._hub.services.metrics.slow_consumers += 1
+        elif self._out_bytes > self._shared.out_queue_bytes_max:
+            self._shared.metrics.slow_consumers += 1
             self._out, self._out_bytes = [], 0
-            # Not here: the session's end changes the very maps that whoever sends to many is going
-            # through.
+            # Close it later: a caller may iterate over maps that the end of a session changes.
             self._phase = Phase.FULL
-            self._hub.loop.call_soon(self.close, CloseCode.SLOW_CONSUMER, "the client does not read")
+            self._shared.loop.call_soon(self.close, CloseCode.SLOW_CONSUMER, "the client does not read")
 
     def flush(self) -> None:
-        """Hand what is queued to the transport."""
+        """Write the queue to the transport."""
         out = self._out
         if not out or self._paused or self._transport is None:
             return
@@ -389,31 +353,25 @@ class Connection(asyncio.Protocol):
         self._out, self._out_bytes = [], 0
 
     def close(self, code: int, reason: str, *, log_reason: str | None = None) -> None:
-        """Say why, then close; the peer has `CLOSE_S` to answer.
+        """Send a close frame with the reason; the client has `CLOSE_S` to answer.
 
-        Idempotent; the session has ended when this returns.
+        Idempotent. The session has ended when this returns.
         """
         if self._phase not in (Phase.OPEN, Phase.FULL) or self._transport is None:
             return
         self.flush()
         self._phase = Phase.CLOSING
         self._close_code = code
-        self.deadline = self._hub.now() + CLOSE_S
-        # Also into a full transport: at most 131 bytes more, and the only way to tell a peer that
-        # starts to read again.
+        self.deadline = self._shared.now() + CLOSE_S
+        # Even into a full transport: it is at most 131 bytes, and a client may read again.
         self._transport.write(b"".join(self._out) + framing.encode_close(code, reason))
         self._out, self._out_bytes = [], 0
-        self._read_on()  # or its answer would not be heard
-        self._hub.closing(self)
+        self._read_on()  # to read the client's answer
+        self._shared.table.closing(self)
         self._end_session(log_reason if log_reason is not None else reason)
 
-    def ping(self) -> None:
-        self.send(framing.encode_ping(b""))
-
     def evict(self) -> None:
-        """Let go of one that has not said hello, without waiting for its answer: it would hold what
-        is to be free.
-        """
+        """End a connection without a hello, and do not wait for its answer: its place is needed."""
         self.close(CloseCode.OVERLOADED, "too many connections without a hello")
         if self._phase is Phase.CLOSING and self._transport is not None:
             self._transport.close()
@@ -421,7 +379,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def abort(self) -> None:
-        """Let go of a connection at once."""
+        """End the connection at once, without a close frame."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -429,22 +387,15 @@ class Connection(asyncio.Protocol):
         session = self._session
         if session is None or session.state is State.CLOSED:
             return
-        hub = self._hub
-        hub.access_log.closed(
-            session,
-            self.number,
-            self.address,
-            self._close_code,
-            reason,
-            since=self.since,
-            now=hub.now(),
-            bytes_in=self.bytes_in,
-            bytes_out=self.bytes_out,
-        )
-        self._hub.chat.closed(session)
+        shared = self._shared
+        shared.access_log.closed(
+            session, self.number, self.address, self._close_code, reason, since=self.since, now=shared.now(),
+            bytes_in=self.bytes_in, bytes_out=self.bytes_out,
+        )  # fmt: skip
+        self._shared.chat.closed(session)
         self._has_room()
 
-    # ---- the sweep's side ------------------------------------------------------------------------
+    # ---- the sweep -------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
@@ -455,30 +406,26 @@ class Connection(asyncio.Protocol):
         return self._session
 
     def facts(self) -> dict[str, object]:
-        """For `chatd user show`: whose connection, and what waits for it.
-
-        `takes` False: the client does not read.
-        """
+        """The fields of `chatd user show`. `takes` False: the client does not read."""
         waiting = self._out_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
         return {
-            "id": self._hub.access_log.id(self.number),
-            "address": self.address,
-            "queue_bytes": waiting,
-            "takes": not self._paused,
-            "bytes_in": self.bytes_in,
-            "bytes_out": self.bytes_out,
-        }
+            "id": self._shared.access_log.id(self.number), "address": self.address, "queue_bytes": waiting,
+            "takes": not self._paused, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+        }  # fmt: skip
 
     def check(self, now: float, now_ms: int, ping_s: float, lost_s: float) -> None:
-        """Heartbeat and the token's end; called about once a second."""
+        """Check the heartbeat and the expiry of the token; called about once a second.
+
+        `now`, `ping_s`, `lost_s` in seconds; `now_ms` since 1970.
+        """
         if self._paused and self._has_taken():
             self.heard_at = now
         silent = now - self.heard_at
         if silent > ping_s:
-            if self._pinged_at <= self.heard_at:  # also where a sweep came too late for that: nobody is lost unasked
+            if self._pinged_at <= self.heard_at:  # also after a late sweep: a client is pinged before it is lost
                 self._pinged_at = now
-                self.ping()
-            # Nor before it can answer: a late sweep is followed by another at once
+                self.send(framing.encode_ping(b""))
+            # The client gets time to answer even if another sweep follows a late one at once.
             elif silent > lost_s and now - self._pinged_at > SWEEP_S / 2:
                 self._lost()
                 return
@@ -487,13 +434,13 @@ class Connection(asyncio.Protocol):
             self.close(CloseCode.TOKEN_EXPIRED, "the token has ended")
 
     def _has_taken(self) -> bool:
-        """Has a paused client taken something since the last look? Then it reads, however slowly."""
+        """True if a paused client has read something since the last check, however little."""
         assert self._transport is not None
         was, self._left = self._left, self._transport.get_write_buffer_size()
         return self._left < was
 
     def _lost(self) -> None:
-        metrics = self._hub.services.metrics
+        metrics = self._shared.metrics
         if self._paused:
             metrics.slow_consumers += 1
             self._out, self._out_bytes = [], 0
@@ -501,7 +448,3 @@ class Connection(asyncio.Protocol):
         else:
             metrics.heartbeats_lost += 1
             self.close(CloseCode.HEARTBEAT, "nothing heard")
-
-
-def _user_of(session: Session) -> str | None:
-    return None if session.user is None else session.user.id

@@ -1,11 +1,10 @@
-"""All connections of a node: who may come in, how long each phase may take, and what is done for
-all of them at once.
+"""All connections of a node: which are admitted, how long each phase may take, and the sweep.
 
-    Connection ──admit, locate──► Hub ──► room by node, by address, without a hello (`strangers`)
-               ◄──abort, close── sweep (once a second): deadlines, heartbeats, tokens
+    connection ──admit, locate──► Listener ──► room by node, by address, without a hello
+               ◄──close, abort─── sweep (once a second): deadlines, heartbeats, tokens
 
-Also what they share: the intakes (how much of what has come is read in a turn) and the flusher
-(when output leaves).
+It also makes what the connections share (`net/shared.py`): the intakes, which bound the input read
+in a turn, and the flusher, which decides when output is written.
 """
 
 from __future__ import annotations
@@ -14,77 +13,93 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Final, Literal
 
 from chatd import addresses, protocol
 from chatd.addresses import Networks
 from chatd.chat.handlers import Chat
 from chatd.chat.services import Services
-from chatd.core.read_pacing import SESSIONS_BUDGET, STRANGERS_BUDGET, Intake
+from chatd.core.read_pacing import SESSIONS_BUDGET, UNAUTHENTICATED_BUDGET, Intake
 from chatd.core.unauthenticated import Unauthenticated
 from chatd.core.write_pacing import Flusher
 from chatd.errors import CloseCode
 from chatd.net.access_log import AccessLog
-from chatd.net.connection import PING_AT, SWEEP_S, WRITE_HIGH_BYTES, Connection, Phase
+from chatd.net.connection import SWEEP_S, WRITE_HIGH_BYTES, ClientConnection, Phase
+from chatd.net.shared import Shared
 from chatd.wire.arrival import Sources
 from chatd.wire.handshake import HttpHandler
 
+PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping is sent
+# SO_RCVBUF: what the kernel buffers of a client's input, and one read can bring (Linux: up to
+# twice); it allows 0.6 MB/s at 100 ms.
+RECEIVE_BYTES: Final = 65_536
+# TCP_NOTSENT_LOWAT: the output that the kernel accepts before it can send it. With the kernel's own
+# bound of 4 MB a ping waited behind 16 s of output on a line of 2 Mbit/s, and its client was closed
+# as lost while it was reading.
+UNSENT_BYTES: Final = 131_072
 
-class Hub:
-    """All connections of a node, their limits, and the work that is done for all of them at once."""
+
+class Listener:
+    """Implements `shared.ConnectionTable`: all connections, their limits and the sweep."""
 
     def __init__(
-        self, services: Services, chat: Chat, pages: HttpHandler, access_log: AccessLog, loop: asyncio.AbstractEventLoop
+        self, services: Services, chat: Chat, http: HttpHandler, access_log: AccessLog, loop: asyncio.AbstractEventLoop
     ) -> None:
         s = services.settings
-        self.services, self.chat, self.pages, self.loop = services, chat, pages, loop
-        self.now = services.clock.now
-        self.origins = tuple(s.origins)
-        self.bounds = protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max)
-        self.frame_bytes_max, self.out_queue_bytes_max = s.frame_bytes_max, s.out_queue_bytes_max
-        self.flush_bytes = min(WRITE_HIGH_BYTES, s.out_queue_bytes_max)
-        self.frames_per_s, self.frames_burst = s.frames_per_s, s.frames_burst
-        self.handshake_s, self.hello_s = s.handshake_ms / 1000, s.hello_ms / 1000
-        self.connections: set[Connection] = set()
-        self.empty = asyncio.Event()  # no connection is left
+        self._settings, self._metrics, self._chat = s, services.metrics, chat
+        self._now, self._now_ms = services.clock.now, services.clock.now_ms
+        self._handshake_s = s.handshake_ms / 1000
+        self.connections: set[ClientConnection] = set()
+        self.empty = asyncio.Event()  # set while there is no connection
         self.empty.set()
-        self.sources = Sources(Networks(s.trusted_proxies), s.forwarded_header, s.proxy_protocol)
+        self.flusher = Flusher(loop.call_soon, loop.call_later, time.perf_counter)
         self.access_log = access_log
+        self.shared: Shared[ClientConnection] = Shared(
+            table=self, chat=chat, metrics=services.metrics, access_log=access_log, loop=loop, now=services.clock.now,
+            http=http, origins=tuple(s.origins),
+            sources=Sources(Networks(s.trusted_proxies), s.forwarded_header, s.proxy_protocol),
+            bounds=protocol.Bounds(s.body_bytes_max, s.watch_max, s.history_max), frame_bytes_max=s.frame_bytes_max,
+            frames_per_s=s.frames_per_s, frames_burst=s.frames_burst, hello_s=s.hello_ms / 1000,
+            sessions=Intake(SESSIONS_BUDGET, loop.call_soon),
+            unauthenticated=Intake(UNAUTHENTICATED_BUDGET, loop.call_soon),
+            to_flush=self.flusher.add, flush_bytes=min(WRITE_HIGH_BYTES, s.out_queue_bytes_max),
+            out_queue_bytes_max=s.out_queue_bytes_max,
+        )  # fmt: skip
         self._numbers = itertools.count(1)
-        self._addresses: dict[str, int] = {}
-        self._unauthenticated: Unauthenticated[Connection] = Unauthenticated(
+        self._addresses: dict[str, int] = {}  # connections by address
+        self._unauthenticated: Unauthenticated[ClientConnection] = Unauthenticated(
             s.unauthenticated_max, s.unauthenticated_per_address_max
         )
-        self._shaking: dict[Connection, None] = {}  # in the handshake, the oldest first
-        self._awaiting: dict[Connection, None] = {}  # hello, the oldest first
-        self._closing: dict[Connection, None] = {}  # the oldest first
-        self.sessions = Intake(SESSIONS_BUDGET, loop.call_soon)
-        self.strangers = Intake(STRANGERS_BUDGET, loop.call_soon)
-        self.flusher = Flusher(loop.call_soon, loop.call_later, time.perf_counter)
-        self.to_flush = self.flusher.add
+        self._shaking: dict[ClientConnection, None] = {}  # in the handshake, oldest first
+        self._awaiting: dict[ClientConnection, None] = {}  # without a hello, oldest first
+        self._closing: dict[ClientConnection, None] = {}  # oldest first
+
+    def make_connection(self) -> ClientConnection:
+        """The protocol of a new connection, for `loop.create_server`."""
+        return ClientConnection(self.shared)
 
     # ---- limits ----------------------------------------------------------------------------------
 
-    def admit(self, connection: Connection, *, is_known: bool) -> bool:
-        """Room for one more?
+    def admit(self, connection: ClientConnection, *, is_known: bool) -> bool:
+        """True if there is room for one more; else the caller answers 503.
 
-        The caller says 503 if not. `is_known`: its address is the client's, and counts.
+        `is_known`: its address is the client's, and counts.
         """
-        s, metrics = self.services.settings, self.services.metrics
+        s, metrics = self._settings, self._metrics
         if not connection.address:
             return self.refused("left", "")
-        if self.sources.refuses(connection.address):
+        if self.shared.sources.refuses(connection.address):
             return self.refused("not_a_proxy", connection.address)
         if len(self.connections) >= s.connections_max:
             return self.refused("connections_max", connection.address)
-        if self.chat.draining:
+        if self._chat.draining:
             return self.refused("draining", connection.address)
         if is_known and not self._count(connection):
             return False
         metrics.connections += 1
         connection.number = next(self._numbers)
-        connection.heard_at = connection.since = self.now()
-        connection.deadline = connection.heard_at + self.handshake_s
+        connection.heard_at = connection.since = self._now()
+        connection.deadline = connection.heard_at + self._handshake_s
         self.connections.add(connection)
         self.empty.clear()
         self._shaking[connection] = None
@@ -93,8 +108,8 @@ class Hub:
             self._evict(self._unauthenticated.locate(connection, connection.counted))
         return True
 
-    def locate(self, connection: Connection, address: str, differ: bool) -> bool:
-        """A proxy's headers tell the client's address: room for one more of it?"""
+    def locate(self, connection: ClientConnection, address: str, differ: bool) -> bool:
+        """A proxy's headers name the client's address: True if it has room for one more."""
         connection.address = address
         if differ:
             self.access_log.headers_differ(address)
@@ -103,9 +118,9 @@ class Hub:
         self._evict(self._unauthenticated.locate(connection, connection.counted))
         return True
 
-    def _count(self, connection: Connection) -> bool:
-        """Count it by its address, if there is room."""
-        key, limit = addresses.counted_as(connection.address), self.services.settings.connections_per_address_max
+    def _count(self, connection: ClientConnection) -> bool:
+        """Count a connection by its address; False if that has no room."""
+        key, limit = addresses.counted_as(connection.address), self._settings.connections_per_address_max
         n = self._addresses.get(key, 0)
         self.access_log.counted(connection.address, n + 1, limit)
         if n >= limit:
@@ -116,30 +131,32 @@ class Hub:
 
     def refused(self, reason: str, address: str) -> Literal[False]:
         """Count and log a connection that gets no session."""
-        self.access_log.refused(reason, address, self.now())
+        self.access_log.refused(reason, address, self._now())
         return False
 
-    def _evict(self, connection: Connection | None) -> None:
-        """Its place is given to a newer one."""
+    def _evict(self, connection: ClientConnection | None) -> None:
+        """End a connection whose place a newer one takes."""
         if connection is not None:
             self.refused("evicted", connection.address)
             connection.evict()
 
-    def shaken(self, connection: Connection) -> None:
-        """Its handshake is done: it is to say hello."""
+    def shaken(self, connection: ClientConnection) -> None:
+        """Its handshake is done: a hello must follow."""
         self._shaking.pop(connection, None)
         self._awaiting[connection] = None
 
-    def authenticated(self, connection: Connection) -> None:
-        """It has said hello: from now on its own limits hold."""
+    def authenticated(self, connection: ClientConnection) -> None:
+        """It has said hello: the limits of its user apply from now on."""
         self._awaiting.pop(connection, None)
         self._unauthenticated.leave(connection)
 
-    def closing(self, connection: Connection) -> None:
+    def closing(self, connection: ClientConnection) -> None:
+        """It waits for the client's part of the closing handshake."""
         self._awaiting.pop(connection, None)
         self._closing[connection] = None
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: ClientConnection) -> None:
+        """It has ended. Idempotent."""
         if connection not in self.connections:
             return
         self.connections.discard(connection)
@@ -154,28 +171,33 @@ class Hub:
             else:
                 self._addresses[key] -= 1
 
-    # ---- for all ---------------------------------------------------------------------------------
+    # ---- the sweep -------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Deadlines, heartbeats and tokens of all connections: one pass a second, some 0.2 us a
-        connection.
+        """Check deadlines, heartbeats and tokens of all connections; call it once a second.
+
+        It takes some 0.2 us a connection.
         """
-        now, now_ms = self.now(), self.services.clock.now_ms()
+        now, now_ms = self._now(), self._now_ms()
         self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
         self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
         self._expire(self._closing, now, lambda c: c.abort())
-        heartbeat_s = self.services.settings.heartbeat_ms / 1000
+        heartbeat_s = self._settings.heartbeat_ms / 1000
         ping_s, lost_s = heartbeat_s * PING_AT, max(heartbeat_s - SWEEP_S, heartbeat_s * 0.8)
         for connection in list(self.connections):
             if connection.phase is Phase.OPEN:
                 connection.check(now, now_ms, ping_s, lost_s)
 
     def _expire(
-        self, waiting: dict[Connection, None], now: float, end: Callable[[Connection], None], refused: str = ""
+        self,
+        waiting: dict[ClientConnection, None],
+        now: float,
+        end: Callable[[ClientConnection], None],
+        refused: str = "",
     ) -> None:
         for connection in list(waiting):
             if connection.deadline > now:
-                break  # they are in order of their deadlines
+                break  # in order of deadlines
             if connection in waiting:
                 if refused:
                     self.refused(refused, connection.address)

@@ -28,7 +28,7 @@ from chatd.net.access_log import KEY_REMOVED
 if TYPE_CHECKING:
     from chatd.chat.auth import Keys
     from chatd.core.identity import Key
-    from chatd.net.connection import Connection
+    from chatd.net.connection import ClientConnection
 
 log = structlog.get_logger("keys")
 
@@ -46,7 +46,7 @@ class Revocation:
 
     def __init__(
         self,
-        connections: Collection[Connection],
+        connections: Collection[ClientConnection],
         *,
         now: Callable[[], float],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
@@ -76,10 +76,10 @@ class Revocation:
         if ended:
             log.info("keys.sessions_ended", sessions=ended, seconds=round(self._now() - began, 3))
 
-    async def _look(self, verdicts: _Verdicts) -> list[Connection]:
+    async def _look(self, verdicts: _Verdicts) -> list[ClientConnection]:
         """The connections of removed keys, in the order in which they end."""
-        active: list[Connection] = []
-        idle: list[Connection] = []
+        active: list[ClientConnection] = []
+        idle: list[ClientConnection] = []
         since, all_of_them = self._now() - ACTIVE_S, iter(list(self._connections))
         while some := list(islice(all_of_them, LOOKS_A_TURN)):
             for connection in some:
@@ -98,7 +98,7 @@ class _Verdicts:
         self._keys = keys
         self._removed: dict[Key, bool] = {}
 
-    def has_removed_key(self, connection: Connection) -> bool:
+    def has_removed_key(self, connection: ClientConnection) -> bool:
         """True if it has an open session whose token was checked with a removed key."""
         session = connection.session
         if session is None or session.gone or (key := session.key) is None:

@@ -14,7 +14,8 @@ from chatd import log, log_writer, store
 from chatd.chat import handlers, history, resync
 from chatd.config import Settings
 from chatd.core import coalescing, hello_rates, read_pacing, session
-from chatd.net.connection import CLOSE_S, CLOSING_FRAMES_MAX, RECEIVE_BYTES, UNSENT_BYTES
+from chatd.net.connection import CLOSE_S, CLOSING_FRAMES_MAX
+from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
 from chatd.wire import framing, handshake
 
 
@@ -69,7 +70,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     Bound(
         "handshakes in a turn of the loop",
         "node",
-        f"{read_pacing.STRANGERS_BUDGET // read_pacing.HANDSHAKE_COST}",
+        f"{read_pacing.UNAUTHENTICATED_BUDGET // read_pacing.HANDSHAKE_COST}",
         "as above",
         "reads_put_off_total",
         "tests/faults/test_floods.py::test_handshakes_beyond_the_budget_wait_for_the_next_turn",

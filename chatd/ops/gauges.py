@@ -11,7 +11,7 @@ from chatd.ops import descriptors
 if TYPE_CHECKING:
     from chatd.core.conversations import Registry
     from chatd.metrics import Metrics
-    from chatd.net.listener import Hub
+    from chatd.net.listener import Listener
     from chatd.ops.readiness import Readiness
     from chatd.postgres.census import Census
     from chatd.presence import Presence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_gauges(
     metrics: Metrics,
-    hub: Hub,
+    listener: Listener,
     registry: Registry,
     presence: Presence,
     store: Store,
@@ -29,7 +29,7 @@ def add_gauges(
 ) -> None:
     """Add those of a node to its metrics."""
     gauge = metrics.gauge
-    gauge("connections_now", "connections of this node", lambda: len(hub.connections))
+    gauge("connections_now", "connections of this node", lambda: len(listener.connections))
     gauge("sessions_now", "sessions of this node: devices that have said hello", lambda: registry.sessions)
     gauge("users_online_now", "users with a session here, or in its grace time", lambda: len(presence))
     gauge(
@@ -43,7 +43,7 @@ def add_gauges(
     gauge(
         "turn_seconds",
         f"how long a turn of the loop takes; over {BUSY_TURN_S} output waits for more",
-        lambda: hub.flusher.turn_s,
+        lambda: listener.flusher.turn_s,
     )
     gauge(
         "database_up",

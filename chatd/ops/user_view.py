@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from chatd.core.conversations import Registry
     from chatd.core.session import User
     from chatd.ids import UserId
-    from chatd.net.connection import Connection
+    from chatd.net.connection import ClientConnection
 
 CONVERSATIONS_MAX: Final = 200  # the latest of a user
 
@@ -40,7 +40,7 @@ def about_user(registry: Registry, id: UserId, *, now: float, now_ms: int) -> di
 
 
 def _session(device: str, session: Session, now: float, now_ms: int) -> dict[str, object]:
-    connection = cast("Connection", session.sink)
+    connection = cast("ClientConnection", session.sink)
     return {
         **connection.facts(),
         "device": device,

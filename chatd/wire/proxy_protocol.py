@@ -79,7 +79,7 @@ def _read_v1(data: bytes) -> Opening | None:
     source = _address(parts[2], version)
     _address(parts[3], version)
     if not all(_is_port(port) for port in parts[4:]):
-        raise Malformed("a port of a version 1 header is none")
+        raise Malformed("a version 1 header has an invalid port")
     return Opening(source, rest)
 
 
@@ -87,9 +87,9 @@ def _address(text: str, version: int) -> str:
     try:
         found = ipaddress.ip_address(text)
     except ValueError:
-        raise Malformed("an address of a version 1 header is none") from None
+        raise Malformed("a version 1 header has an invalid address") from None
     if found.version != version or "%" in text:
-        raise Malformed("an address of a version 1 header is of another family")
+        raise Malformed("a version 1 header has an address of another family")
     return str(found)
 
 

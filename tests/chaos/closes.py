@@ -27,7 +27,7 @@ from chatd.chat import hello as opening
 from chatd.chat.services import Services
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
-from chatd.net.connection import Connection
+from chatd.net.connection import ClientConnection
 
 SETTLED_S: Final = opening.SURPLUS_S + 0.5  # before this a device may have been told to be idle that is not
 KNOWN_S: Final = 1.0  # a lease more, and all nodes know of a session, or of its end
@@ -133,7 +133,7 @@ class Closes:
 
 @contextlib.contextmanager
 def installed(closes: Closes) -> Iterator[None]:
-    attach, receive, end = opening._attach, Session.receive, Connection._end_session
+    attach, receive, end = opening._attach, Session.receive, ClientConnection._end_session
 
     def attached(s: Any, session: Session, hello: Any, identity: Any) -> Any:
         closes.began(s, session, identity.user, hello.device)  # before the one that it replaces is closed
@@ -144,7 +144,7 @@ def installed(closes: Closes) -> Iterator[None]:
             sitting.active.append(now)
         return receive(self, payload, now)
 
-    def ended(self: Connection, reason: str) -> None:
+    def ended(self: ClientConnection, reason: str) -> None:
         if self._session is not None and self._session.state is not State.CLOSED:
             closes.ended(self._session, self._close_code)
         end(self, reason)
@@ -152,5 +152,5 @@ def installed(closes: Closes) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "_attach", attached)
         patch.setattr(Session, "receive", received)
-        patch.setattr(Connection, "_end_session", ended)
+        patch.setattr(ClientConnection, "_end_session", ended)
         yield

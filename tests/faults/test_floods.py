@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from chatd import log as logs
 from chatd import log_writer
-from chatd.core.read_pacing import HANDSHAKE_COST, SLICE_BYTES, STRANGERS_BUDGET
+from chatd.core.read_pacing import HANDSHAKE_COST, SLICE_BYTES, UNAUTHENTICATED_BUDGET
 from chatd.core.session import THROTTLED_MAX
 from chatd.net import connection
 from chatd.net.connection import CLOSING_FRAMES_MAX
@@ -130,7 +130,7 @@ async def test_who_floods_from_many_connections_waits_for_its_turn(make_server: 
         at_once(raw, frame(PONG) * (FLOOD_BYTES // 6))
     for _ in range(10):
         assert (await witness.request("ping"))["t"] == "pong"
-        assert len(server.node.hub.strangers) == len(raws), "each of them still waits"
+        assert len(server.node.listener.shared.unauthenticated) == len(raws), "each of them still waits"
 
 
 async def test_a_watch_counts_by_its_names(make_server: MakeServer) -> None:
@@ -159,7 +159,7 @@ async def test_after_our_close_no_more_than_an_outbox_is_read(make_server: MakeS
     async with asyncio.timeout(5):
         while not server.node.metrics.closing_floods:
             await witness.request("ping")
-    (flooding,) = [one for one in server.node.hub.connections if one.session is None or one.session.user is None]
+    (flooding,) = [one for one in server.node.listener.connections if one.session is None or one.session.user is None]
     await raw.write(frame(PONG) * 10_000)
     for _ in range(10):
         assert (await witness.request("ping"))["t"] == "pong"
@@ -178,7 +178,7 @@ async def test_an_outbox_on_its_way_does_not_hide_the_answer_to_our_close(make_s
 
 async def test_handshakes_beyond_the_budget_wait_for_the_next_turn(make_server: MakeServer) -> None:
     server = await make_server()
-    raws = [await Raw.dial(server.port) for _ in range(8 * STRANGERS_BUDGET // HANDSHAKE_COST)]
+    raws = [await Raw.dial(server.port) for _ in range(8 * UNAUTHENTICATED_BUDGET // HANDSHAKE_COST)]
     await (await server.connect("witness")).request("ping")  # all of them are accepted
     for raw in raws:
         raw.sock.sendall(HANDSHAKE)
@@ -223,6 +223,6 @@ async def test_a_log_that_nobody_reads_stops_nobody(make_server: MakeServer, unr
     for _ in range(60):  # each is a line of some 200 bytes
         raw = await Raw.open(server.port)
         raw.close()
-    while len(server.node.hub.connections) > 1:
+    while len(server.node.listener.connections) > 1:
         assert (await witness.request("ping"))["t"] == "pong"
     assert os.read(unread_log, 1 << 16).count(b"\n") >= 1

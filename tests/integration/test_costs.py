@@ -25,7 +25,7 @@ import pytest_asyncio
 import chatd.postgres.watch
 import chatd.server
 from chatd.core.batch import Batch
-from chatd.net.connection import Connection
+from chatd.net.connection import ClientConnection
 from chatd.postgres.append_answer import Answer
 from chatd.store import Store
 from tests.fix_costs import BODY, HOME, WAIT_S, Calls, Figures, Tables, Traffic, Trips, Wire, least, syscalls
@@ -241,11 +241,11 @@ class Home(Crowd):
     def store(self) -> Store:
         return self.node.store
 
-    def connection(self, user: str) -> Connection:
+    def connection(self, user: str) -> ClientConnection:
         """The node's end of a user's only connection."""
         (found,) = [
             c
-            for c in self.node.hub.connections
+            for c in self.node.listener.connections
             if c.session is not None and c.session.user is not None and c.session.user.id == user
         ]
         return found
@@ -688,7 +688,7 @@ async def test_memory_of_messages(home: Home, monkeypatch: pytest.MonkeyPatch) -
 
 async def test_memory_of_idle_sessions(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     # Pytest keeps each line of the log, in memory
-    monkeypatch.setattr(home.node.hub.access_log, "opened", lambda *facts: None)
+    monkeypatch.setattr(home.node.listener.access_log, "opened", lambda *facts: None)
     rounds = itertools.count()
 
     async def measure() -> Figures:

@@ -135,7 +135,7 @@ def test_handshakes_that_are_refused(head: bytes, status: bytes) -> None:
 
 async def test_connections_that_come_and_go(make_home: MakeHome) -> None:
     home = await make_home()
-    connections = home.server.node.hub.connections
+    connections = home.server.node.listener.connections
 
     async def come_and_go(name: str, leave: Callable[[Wire], None]) -> None:
         before = len(connections)
@@ -218,7 +218,7 @@ async def test_frames_over_the_rate(make_home: MakeHome) -> None:
 
 async def test_hellos_that_are_refused(make_home: MakeHome) -> None:
     home = await make_home()
-    connections = home.server.node.hub.connections
+    connections = home.server.node.listener.connections
 
     async def refused() -> None:
         for _ in range(N):

@@ -38,7 +38,7 @@ class Wakes:
         self.n = 0
         self._beat = asyncio.Event()
         selector = asyncio.get_running_loop()._selector  # type: ignore[attr-defined]
-        select, sweep = selector.select, server.node.hub.sweep
+        select, sweep = selector.select, server.node.listener.sweep
 
         def counted(timeout: float | None = None) -> Any:
             ready = select(timeout)
@@ -50,7 +50,7 @@ class Wakes:
             self._beat.set()
 
         monkeypatch.setattr(selector, "select", counted)
-        monkeypatch.setattr(server.node.hub, "sweep", swept)
+        monkeypatch.setattr(server.node.listener, "sweep", swept)
 
     async def beat(self) -> None:
         self._beat.clear()

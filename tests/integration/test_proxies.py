@@ -15,8 +15,8 @@ from websockets.exceptions import InvalidStatus
 
 from chatd import config
 from chatd.errors import SettingError
-from chatd.net.connection import Connection
-from chatd.net.listener import Hub
+from chatd.net.connection import ClientConnection
+from chatd.net.listener import Listener
 from chatd.wire.proxy_protocol import SIGNATURE_V2
 from tests.fix_server import MakeServer
 from tests.until import until
@@ -55,7 +55,7 @@ async def test_limits_and_logs_go_by_the_address_that_a_trusted_proxy_names(make
             await peer.close()
         # Hellos, too, are counted so
         assert set(server.node.services.addresses._full_at) <= {"203.0.113.7", "2001:db8::/64"}
-        await server.node.hub.empty.wait()
+        await server.node.listener.empty.wait()
         await server.open(additional_headers={"X-Forwarded-For": "203.0.113.7"})  # its place is free again
     told = [(line["event"], line["address"]) for line in lines if "address" in line]
     assert told.count(("connection.refused", "203.0.113.7")) == 1
@@ -95,13 +95,13 @@ async def test_a_proxy_header_is_required_and_believed(
 ) -> None:
     server = await make_server(trusted_proxies=["127.0.0.0/8"], proxy_protocol=True)
     seen: list[str] = []
-    count = Hub._count
+    count = Listener._count
 
-    def look(hub: Hub, connection: Connection) -> bool:
+    def look(listener: Listener, connection: ClientConnection) -> bool:
         seen.append(connection.address)
-        return count(hub, connection)
+        return count(listener, connection)
 
-    monkeypatch.setattr(Hub, "_count", look)
+    monkeypatch.setattr(Listener, "_count", look)
     answer = await raw(server, *pieces)
     assert seen == ([] if address is None else [address])
     assert answer.startswith(b"HTTP/1.1 200" if address is not None else b"")
@@ -113,12 +113,12 @@ async def test_a_proxy_header_has_the_time_of_a_handshake(make_server: MakeServe
     server = await make_server(trusted_proxies=["127.0.0.0/8"], proxy_protocol=True)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(start)
-    hub = server.node.hub
+    listener = server.node.listener
     async with asyncio.timeout(10):
-        await until(lambda: hub.connections)
-        for connection in hub.connections:
+        await until(lambda: listener.connections)
+        for connection in listener.connections:
             connection.deadline = 0.0  # its time is over
-        hub.sweep()
+        listener.sweep()
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
     writer.close()

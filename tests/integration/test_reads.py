@@ -24,7 +24,7 @@ from chatd.core import hello_rates
 from chatd.core.session import Session
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.net.connection import Connection
+from chatd.net.connection import ClientConnection
 from tests.faults.raw import Raw
 from tests.fix_gate import Gate
 from tests.fix_server import MakeServer, Server
@@ -65,7 +65,7 @@ async def make_place(make_server: MakeServer, make_db: Callable[[], str]) -> Asy
 
 def narrow(server: Server) -> None:
     """The kernel holds little of what goes to the clients that are here now."""
-    for connection in server.node.hub.connections:
+    for connection in server.node.listener.connections:
         assert connection._transport is not None
         with socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno())) as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
@@ -336,7 +336,7 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
     )
     for peer in peers:
         peer.ws.transport.abort()
-    await until(lambda: not server.node.hub.connections)
+    await until(lambda: not server.node.listener.connections)
     gate.set()
     await server.node.chat.hellos_done()
     assert pages <= 2, "that of the second one had been asked for"
@@ -354,7 +354,7 @@ async def test_too_many_hellos_are_refused_with_the_time_to_wait(
     names = ["alice", "alice", "alice"] if whose == "user" else ["alice", "bob", "carol"]
     for name in names[:2]:
         await (await place.server.connect(name)).close()
-    await until(lambda: not place.server.node.hub.connections)
+    await until(lambda: not place.server.node.listener.connections)
     peer = await place.server.open()
     answer = await peer.reply(await peer.post("hello", v=1, token=place.server.token(names[2]), device="d"))
     assert (answer["code"], answer["retry_ms"] > 0) == ("overloaded", True)
@@ -471,14 +471,14 @@ async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(
             append(db, [Message(conv, BODY, side=1) for _ in range(size)])
 
     place = await make_place(fill, out_queue_bytes_max=512_000)
-    most, real = 0, Connection._send_much
+    most, real = 0, ClientConnection._send_much
 
-    def send_much(self: Connection) -> None:
+    def send_much(self: ClientConnection) -> None:
         nonlocal most
         most = max(most, self._out_bytes)
         real(self)
 
-    monkeypatch.setattr(Connection, "_send_much", send_much)
+    monkeypatch.setattr(ClientConnection, "_send_much", send_much)
     raw = await Raw.open(place.server.port, receive_bytes=65_536)
     narrow(place.server)
     epoch = place.server.node.store.epoch

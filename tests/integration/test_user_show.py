@@ -11,7 +11,7 @@ import pytest
 
 from chatd.config import Settings
 from chatd.ids import DeviceId, UserId
-from chatd.net.connection import Connection
+from chatd.net.connection import ClientConnection
 from chatd.ops import user_report
 from tests.integration.test_cli import chatd
 from tests.until import until
@@ -63,7 +63,7 @@ async def test_a_client_that_does_not_read_is_told(make_server: MakeServer) -> N
     server = await make_server()
     alice, _ = await server.connect("alice"), await server.connect("bob")
     connection = server.node.registry.users[UserId("bob")].sessions[DeviceId("d1")].sink
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, ClientConnection)
     connection.pause_writing()  # as the transport does when the client's socket is full
     await alice.say("bob", "x" * 2048)
     waiting, *_ = (await show(server, "bob")).findings

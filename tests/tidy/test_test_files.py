@@ -40,6 +40,7 @@ TESTED_IN: Final = {
     "chatd.cluster.redis.subscription": ("cluster/test_engine.py", "real servers of every shape"),
     "chatd.cluster.relay": ("cluster/test_fanout.py", "what one node says, sessions of another hear"),
     "chatd.net.listener": ("integration/test_hostile.py", "sockets, and who opens too many"),
+    "chatd.net.shared": ("unit/test_connection.py", "fields and types alone, which a connection uses"),
     "chatd.ops.doctor": ("cluster/test_doctor_redis.py", "it examines real servers; of PostgreSQL: faults/test_database_answers.py"),
     "chatd.ops.gauges": ("integration/test_admin.py", "what `/metrics` says of a node"),
     "chatd.ops.supervisor": ("integration/test_workers.py", "real processes"),

@@ -10,16 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from chatd.net.connection import Connection, Phase
+from chatd.net.connection import ClientConnection, Phase
 from chatd.wire import framing
 
 
 def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     metrics = SimpleNamespace(heartbeats_lost=0)
-    hub = SimpleNamespace(
-        strangers=None, to_flush=lambda _: None, flush_bytes=1_000, services=SimpleNamespace(metrics=metrics)
-    )
-    connection = cast("Any", Connection(cast("Any", hub)))
+    shared = SimpleNamespace(unauthenticated=None, to_flush=lambda _: None, flush_bytes=1_000, metrics=metrics)
+    connection = cast("Any", ClientConnection(cast("Any", shared)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     connection.check(100.7, 0, 0.8, 1.6)
     assert connection._out == []
@@ -33,8 +31,8 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
 
 def test_who_answers_every_ping_stays_however_short_the_heartbeat() -> None:
     # To be lost would need more of it
-    hub = SimpleNamespace(strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000)
-    connection = cast("Any", Connection(cast("Any", hub)))
+    shared = SimpleNamespace(unauthenticated=None, to_flush=lambda _: None, flush_bytes=1_000_000)
+    connection = cast("Any", ClientConnection(cast("Any", shared)))
     connection._phase, connection.heard_at = Phase.OPEN, 100.0
     for second in range(1, 60):
         before = len(connection._out)
@@ -50,17 +48,15 @@ def test_who_takes_what_it_gets_is_not_lost_however_slowly(monkeypatch: pytest.M
     Who takes nothing is lost.
     """
     metrics = SimpleNamespace(heartbeats_lost=0, slow_consumers=0)
-    hub = SimpleNamespace(
-        strangers=None, to_flush=lambda _: None, flush_bytes=1_000_000, services=SimpleNamespace(metrics=metrics)
-    )
-    connection, left = cast("Any", Connection(cast("Any", hub))), 100_000
+    shared = SimpleNamespace(unauthenticated=None, to_flush=lambda _: None, flush_bytes=1_000_000, metrics=metrics)
+    connection, left = cast("Any", ClientConnection(cast("Any", shared))), 100_000
     connection._phase, connection.heard_at, connection._paused = Phase.OPEN, 100.0, True
     connection._transport = SimpleNamespace(get_write_buffer_size=lambda: left)
     for second in range(1, 20):
         connection.check(100.0 + second, 0, 0.8, 1.6)
         left -= 10
     assert metrics.slow_consumers == 0
-    monkeypatch.setattr(Connection, "close", lambda *_: None)
+    monkeypatch.setattr(ClientConnection, "close", lambda *_: None)
     for second in range(20, 24):
         connection.check(100.0 + second, 0, 0.8, 1.6)
     assert metrics.slow_consumers > 0

@@ -69,7 +69,7 @@ TAKEN: dict[str, Request] = {
     "conversations": protocol.Conversations(1, 20, "1.2"),
     "typing": protocol.Typing(1, ConvId(12), None),
     "presence": protocol.SetPresence(1, True),
-    "watch": protocol.Watch(1, (UserId("bob"), UserId("carol"))),
+    "watch": protocol.WatchRequest(1, (UserId("bob"), UserId("carol"))),
     "skip": protocol.Skip(1, ConvId(12), None, Cid(CID)),
     "refresh": protocol.Refresh(1, "eyJ.a.b"),
     "ping": protocol.PingRequest(1),

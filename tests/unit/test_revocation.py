@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from chatd.net.connection import Connection
+    from chatd.net.connection import ClientConnection
 
 NOW = 1_000.0
 
@@ -64,7 +64,7 @@ def of(fakes: Iterable[Fake]) -> tuple[Revocation, list[asyncio.Task[None]]]:
         tasks.append(asyncio.get_running_loop().create_task(work))
         return tasks[-1]
 
-    return Revocation(cast("list[Connection]", list(fakes)), now=lambda: NOW, spawn=spawn), tasks
+    return Revocation(cast("list[ClientConnection]", list(fakes)), now=lambda: NOW, spawn=spawn), tasks
 
 
 async def test_sessions_of_removed_keys_end_and_no_others(sets: dict[str, Keys]) -> None:
