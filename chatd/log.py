@@ -1,21 +1,20 @@
-"""Structured logs on stderr: one event a line, JSON for machines or aligned text for a terminal.
+"""Structured logs on stderr: one event per line, JSON for machines or aligned text for a terminal.
 
-    log = structlog.get_logger("chat")             the module's name
-    log.info("session.closed", user=..., code=...)  event = noun.verb; facts as keys; never a sentence with values in it
+    log = structlog.get_logger("chat")              the module's name
+    log.info("session.closed", user=..., code=...)  event = noun.verb; facts as keys, not sentences
 
-Everything takes one way out: structlog's events and the libraries' `logging` records alike pass
-`mask` before they are rendered. That is the last line of defence and no licence: who logs names
-facts, never a message or a token. It knows a closed set of types and shows any other object as its
-type's name, so that no `repr` lets a frame out; of an exception it keeps the first line, as
-PostgreSQL's DETAIL lines quote rows. Libraries are held at warning (info when ours is debug): below
-it, websockets shows whole frames.
+Events of structlog and the libraries' `logging` records alike pass `mask` before they are rendered.
+`mask` is the last line of defence: callers must not log a message or a token. It knows a closed set
+of types and shows any other object as its type's name, so that no `repr` shows a frame. It keeps
+the first line of an exception, because PostgreSQL's DETAIL lines quote rows. Libraries log from
+warning on (info if our level is debug), because below that websockets shows whole frames.
 
-An event below the level costs a method call. Where even that is too much, look at `DEBUG_ON` (read
-it through the module, after `setup`). A line costs some 20 us, and much of what is logged can be
-caused from outside. So each event has a bucket (`EVENT_PER_S`), and writing waits for nobody: what
-a pipe does not take waits in a bounded queue (`log_writer`). Lines left out are counted, and
-`log.dropped` tells it. A stderr that is gone loses events and nothing else. Events at debug have no
-bucket: who asks for them wants all.
+An event below the level costs a method call. Where even that is too much, check `DEBUG_ON` (through
+the module, after `setup`). A line costs some 20 us, and clients can cause many of them. So each
+event has a token bucket (`EVENT_PER_S`), and a write waits for no reader: what a pipe does not take
+waits in a bounded queue (log_writer.py). Dropped lines are counted, and `log.dropped` reports them.
+A closed stderr loses events and does nothing else. Events at debug have no bucket, so that all of
+them are there.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ SECRET_KEYS: Final = frozenset(
 TEXT_CHARS_MAX: Final = 2_000
 DEPTH_MAX: Final = 4
 ITEMS_MAX: Final = 50
-CHAIN_MAX: Final = 10  # exceptions shown of a chain or group
+CHAIN_MAX: Final = 10  # exceptions of a chain or group that are shown
 EVENT_PER_S: Final = 200.0  # lines of one event at info and above: 0.4 % of a core
-EVENT_BURST: Final = 2_000  # a node that drains ends all its sessions at once
-EVENTS_MAX: Final = 1_000  # names of events are written in the code; a bound all the same
+EVENT_BURST: Final = 2_000  # a drain ends all sessions of a node at once
+EVENTS_MAX: Final = 1_000  # buckets; the names of events are in the code, so there are fewer
 
 _TOKEN = re.compile(r"eyJ[\w-]{6,}\.[\w-]+(?:\.[\w-]*)?")
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -68,11 +67,9 @@ def setup(
     *,
     node: str | None = None,
 ) -> None:
-    """Configure structlog and `logging` for this process.
+    """Configure structlog and `logging` for this process. A second call replaces the first.
 
-    Calling it again replaces what was; `stream` is stderr's bytes unless given.
-
-    `node`: who speaks, where several processes write to one place.
+    `stream`: stderr's bytes by default. `node`: a name on each line, if several nodes share a log.
     """
     global DEBUG_ON
     out = sys.stderr.buffer if stream is None else stream
@@ -99,13 +96,13 @@ def setup(
             root.removeHandler(handler)
     root.addHandler(Bridge())
     root.setLevel(logging.INFO if DEBUG_ON else max(_LEVELS[level], logging.WARNING))
-    # A line for each connection that the pool cannot have, or finds ended: `database.outage` has
-    # told that once, with its reason.
+    # The pool logs each connection that it cannot open or finds ended; `database.outage` has
+    # reported that once, with its reason.
     logging.getLogger("psycopg.pool").setLevel(logging.INFO if DEBUG_ON else logging.ERROR)
 
 
 class _Output:
-    """Where lines go. Never raises: a log that cannot be written must not end what it tells of."""
+    """Writes lines. Never raises: a log that cannot be written must not end the node."""
 
     __slots__ = ("_put", "name")
 
@@ -120,31 +117,31 @@ class _Output:
 
 
 def _way_out(stream: BinaryIO) -> Callable[[bytes], None]:
-    """What takes a line: the stream itself, or a thread where writing could wait for somebody."""
+    """What takes a line: the stream itself, or a thread if a write could wait for a reader."""
     try:
         fd = stream.fileno()
         if log_writer.may_block(fd):
             return log_writer.writer(fd).put
-    except (OSError, ValueError):  # no file at all, such as a test's
+    except (OSError, ValueError):  # not a file, such as a test's stream
         pass
 
     def put(line: bytes) -> None:
         try:
             stream.write(line)
             stream.flush()
-        except (OSError, ValueError):  # the reader has gone, or the stream is closed
+        except (OSError, ValueError):  # the reader has closed its end, or the stream is closed
             pass
 
     return put
 
 
 def dropped() -> int:
-    """Lines that were left out, so far: over their bucket, or not taken by whoever reads."""
+    """Lines dropped so far: over their bucket, or because the log's reader was too slow."""
     return _Buckets.dropped + log_writer.dropped()
 
 
 class _Buckets:
-    """Drops what is too much of one event."""
+    """Drops events of one name beyond their bucket."""
 
     dropped = 0  # of the process
 
@@ -167,9 +164,7 @@ class _Buckets:
 
 
 class _JournalOutput(_Output):
-    """Each line begins with its priority as sd-daemon(3) has it, which systemd takes off: so
-    `journalctl -p warning` finds warnings.
-    """
+    """Begins each line with its priority (sd-daemon(3)), by which `journalctl -p` selects lines."""
 
     __slots__ = ()
 
@@ -192,9 +187,10 @@ class _JournalOutput(_Output):
 
 
 def is_journal(stream: BinaryIO) -> bool:
-    """Does systemd's journal read this stream?
+    """Whether systemd's journal reads this stream.
 
-    JOURNAL_STREAM names what it reads, and is inherited by those whose stderr goes elsewhere.
+    JOURNAL_STREAM names the stream that it reads. The variable is inherited, also by processes
+    whose stderr is another stream.
     """
     try:
         at = os.fstat(stream.fileno())
@@ -204,9 +200,9 @@ def is_journal(stream: BinaryIO) -> bool:
 
 
 class Bridge(logging.Handler):
-    """Hands the libraries' records to structlog.
+    """Passes the libraries' records to structlog.
 
-    Only their first line: asyncio's further ones show what a callback was given.
+    Only their first line, because asyncio's further lines show the arguments of callbacks.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -237,14 +233,14 @@ def _name_node(node: str) -> Processor:
 
 
 def mask(logger: Any, method: str, event: EventDict) -> EventDict:
-    """Take out what no log may hold, and turn every value into plain JSON.
+    """Remove what no log may have, and turn each value into plain JSON.
 
-    `exc_info` becomes `exception`, a text.
+    `exc_info` becomes the text `exception`.
     """
     error = _error_of(event.pop("exc_info", None))
     shown: EventDict = {key: _masked(key, value, 0) for key, value in event.items()}
     if error is not None:
-        shown["exception"] = "\n".join(_printable(_mask_text(line)) for line in _tell(error))
+        shown["exception"] = "\n".join(_printable(_mask_text(line)) for line in _traceback(error))
     return shown
 
 
@@ -255,13 +251,13 @@ def _masked(key: object, value: object, depth: int) -> object:
         case None | bool() | float():
             return value
         case int():
-            return int(value) if abs(value) < 1 << 63 else MASKED  # orjson's bound; an IntEnum becomes its number
+            return int(value) if abs(value) < 1 << 63 else MASKED  # orjson's bound; an IntEnum becomes a number
         case str():
             return _mask_text(value)
         case PurePath():
             return _mask_text(str(value))
         case BaseException():
-            return _mask_text(_say(value))
+            return _mask_text(_first_line(value))
         case _ if depth == DEPTH_MAX or hasattr(value, "_fields"):  # a NamedTuple may be a request, with its body
             return f"<{type(value).__name__}>"
         case dict():
@@ -284,9 +280,7 @@ def _mask_text(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Shows control characters as escapes: a renderer for terminals prints an exception's text as
-    it is.
-    """
+    """Show control characters as escapes; terminals get the text of exceptions as it is."""
     return text if text.isprintable() else "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
@@ -305,23 +299,21 @@ def _error_of(exc_info: object) -> BaseException | None:
             return None
 
 
-def _say(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _tell(error: BaseException) -> Iterator[str]:
-    """The lines of a traceback, innermost exception last as Python has it, but with the first line
-    of each message alone.
-    """
+def _traceback(error: BaseException) -> Iterator[str]:
+    """The lines of a traceback, with only the first line of each exception's message."""
     waiting: list[tuple[str, BaseException]] = [("", error)]
-    told: set[int] = set()
-    while waiting and len(told) < CHAIN_MAX:
+    shown: set[int] = set()
+    while waiting and len(shown) < CHAIN_MAX:
         how, one = waiting.pop(0)
-        if id(one) in told:
+        if id(one) in shown:
             continue
-        told.add(id(one))
-        yield how + _say(one)
+        shown.add(id(one))
+        yield how + _first_line(one)
         yield from _frames(one.__traceback__)
         if one.__cause__ is not None:
             waiting.append(("caused by ", one.__cause__))
@@ -340,19 +332,17 @@ def _frames(tb: TracebackType | None) -> Iterator[str]:
 
 
 def _to_json(logger: Any, method: str, event: EventDict) -> bytes:
-    """`time`, `level`, `event`, `logger` first, as people read these too."""
+    """JSON with `time`, `level`, `event`, `logger` first, as people read it, too."""
     line = {key: event.pop(key) for key in ("time", "level", "event", "logger")}
     line.update(event)
     try:
         return orjson.dumps(line)
-    except TypeError:  # a lone surrogate: json writes it as an escape
+    except TypeError:  # a lone surrogate, which json writes as an escape
         return json.dumps(line).encode()
 
 
 def _pretty(colors: bool) -> Processor:
-    """Values with spaces or control characters are shown as Python literals: nothing in them can
-    act on the terminal.
-    """
+    """Aligned text; values with spaces or control characters are shown as Python literals."""
     renderer = structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", repr_native_str=True, pad_event_to=24)
 
     def render(logger: Any, method: str, event: EventDict) -> bytes:

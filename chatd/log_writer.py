@@ -1,15 +1,14 @@
-"""How lines of the log get out without anybody waiting for it: a bounded queue, and a thread that
-writes.
+"""Writes log lines from a thread, so that no caller waits for the log's reader.
 
-    put(line) ──► queue, `QUEUE_BYTES_MAX` at most ──thread──► write(2)          past the bound: dropped and counted
+    put(line) ──► queue of `QUEUE_BYTES_MAX` ──thread──► write(2)     more: dropped and counted
 
-Writing blocks when whoever reads does not: a pipe to a stopped process, a terminal held by ^S. In
-the loop that stops the node, and who can cause lines can fill a pipe. A descriptor cannot be asked
-beforehand (it is writable, and a line of 10 KB blocks), and O_NONBLOCK would be set for all
-processes that share it.
+A write blocks while its reader does not read: a pipe to a stopped process, a terminal held by ^S.
+In the event loop that would stop the node, and a client that causes log lines can fill a pipe.
+Polling the descriptor first does not help: it is writable, and a line of 10 KB still blocks.
+O_NONBLOCK would apply to all processes that share the descriptor.
 
-The thread writes with `os.write`: a buffered stream has a lock, and a daemon thread that holds it
-ends the interpreter with an abort. At the end of the process what waits gets `FLUSH_S`.
+The thread uses `os.write`, because a buffered stream has a lock, and a daemon thread that holds it
+at exit makes the interpreter abort. At the end of the process, waiting lines get `FLUSH_S`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ import threading
 from collections import deque
 from typing import Final
 
-QUEUE_BYTES_MAX: Final = 1 << 20  # some 5,000 lines; of an error with its traceback 300
-WRITE_BYTES: Final = 65_536  # in one call: what a pipe holds
+QUEUE_BYTES_MAX: Final = 1 << 20  # some 5,000 lines, or 300 errors with tracebacks
+WRITE_BYTES: Final = 65_536  # in one call: the capacity of a pipe
 FLUSH_S: Final = 1.0
 
 
@@ -40,9 +39,9 @@ class LogWriter:
         self._pid = 0
 
     def put(self, line: bytes) -> None:
-        """Never waits, never raises."""
+        """Queue a line. Never waits and never raises."""
         with self._changed:
-            if self._pid != os.getpid():  # the first line, or the first after a fork, which takes no thread along
+            if self._pid != os.getpid():  # the first line, or the first after a fork, which copies no thread
                 self._begin()
             if self._bytes + len(line) > QUEUE_BYTES_MAX:
                 self.dropped += 1
@@ -52,7 +51,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until all is written; False if that takes too long."""
+        """Wait until all lines are written; False after `timeout_s`."""
         with self._changed:
             return self._pid != os.getpid() or self._changed.wait_for(lambda: not self._bytes, timeout_s)
 
@@ -68,14 +67,14 @@ class LogWriter:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._lines))
                 data = self._gathered()
-            with contextlib.suppress(OSError):  # the reader has gone: what cannot be told is lost, and nothing else
+            with contextlib.suppress(OSError):  # the reader has closed its end: these lines are lost
                 self._write(data)
             with self._changed:
                 self._bytes -= len(data)
                 self._changed.notify_all()
 
     def _gathered(self) -> bytes:
-        """What goes out in one call."""
+        """The lines of one write."""
         lines = [self._lines.popleft()]
         size = len(lines[0])
         while self._lines and size + len(self._lines[0]) <= WRITE_BYTES:
@@ -89,7 +88,7 @@ class LogWriter:
             view = view[os.write(self.fd, view) :]
 
 
-_writers: Final[dict[int, LogWriter]] = {}  # by descriptor: a process has one, whose lines keep their order
+_writers: Final[dict[int, LogWriter]] = {}  # by descriptor: one each per process, so that lines keep their order
 
 
 def writer(fd: int) -> LogWriter:
@@ -102,13 +101,10 @@ def writer(fd: int) -> LogWriter:
 
 
 def may_block(fd: int) -> bool:
-    """Whether a write waits for somebody who reads.
-
-    A file takes its lines at once, and who reads it finds them there.
-    """
+    """Whether a write may wait for a reader. A regular file takes its lines at once."""
     return not stat.S_ISREG(os.fstat(fd).st_mode)
 
 
 def dropped() -> int:
-    """Lines that did not get out, so far."""
+    """Lines dropped so far."""
     return sum(one.dropped for one in _writers.values())

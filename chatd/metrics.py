@@ -1,9 +1,9 @@
-"""What is counted, with names and units, for Prometheus.
+"""The metrics of a node, for Prometheus.
 
-On the message path a count is `metrics.sends += 1` on a slotted object (30 ns); prometheus_client's
-own counters take a lock and cost 0.5 to 1.5 us. The library does what it is good at: exposition,
-through a collector that reads these at scrape time. Histograms have buckets that show the budgets
-(p95 < 200 ms, p99 < 500 ms, presence <= 1 s).
+On the message path a count is `metrics.sends += 1` on a slotted object (30 ns). prometheus_client's
+own counters take a lock and cost 0.5 to 1.5 us. The library only writes the exposition, through a
+collector that reads these values at scrape time. The buckets of histograms show the budgets (p95 <
+200 ms, p99 < 500 ms, presence <= 1 s).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ROWS: Final = (1, 2, 5, 10, 25, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 
 
 class Histogram:
-    """Counts per bucket; `observe` costs 0.3 us."""
+    """A histogram of fixed buckets; `observe` costs 0.3 us."""
 
     __slots__ = ("bounds", "counts", "sum")
 
@@ -35,10 +35,12 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, value: float) -> None:
+        """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, cumulative count) of each bucket, as Prometheus wants them."""
         total, out = 0, []
         for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
@@ -46,67 +48,70 @@ class Histogram:
         return out
 
 
-# name -> help; every counter is an attribute of Metrics of that name, exported as chatd_NAME_total
+# Name -> help. Each counter is an attribute of Metrics, and is exported as chatd_NAME_total.
 COUNTERS: Final = {
-    "sends": "sends, edits and deletes that came in",
+    "sends": "sends, edits and deletes received",
     "sends_ok": "entries committed and acked",
-    "sends_dup": "repeats answered with the first result",
+    "sends_dup": "retries answered with the first result",
     "sends_err": "sends, edits and deletes answered with an error",
     "deliveries": "entries pushed to sessions",
     "receipts": "receipts pushed to sessions",
     "presence_changes": "presence changes of users",
     "presence_pushes": "presence pushed to sessions",
-    "limit_hits": "sends over the rate of their user",
-    "frames_throttled": "frames over the frame rate of their connection: requests refused, pings not answered, pongs and fragments",
-    "closing_floods": "connections that went on sending after they were closed, and were not read any more",
-    "reads_put_off": "times that a connection had more to be read than its share of a turn",
-    "typing_merged": "typing not pushed because it was, less than a second ago",
-    "presence_merged": "presence changes that were pushed as one with a later one",
+    "limit_hits": "sends over their user's rate limit",
+    "frames_throttled": (
+        "frames over the frame rate of their connection: requests refused, pings not answered, pongs and fragments"
+    ),
+    "closing_floods": "connections that kept sending after they were closed, and were no longer read",
+    "reads_put_off": "times that a connection had more to read than its share of a loop turn",
+    "typing_merged": "typing not pushed because it was pushed less than a second before",
+    "presence_merged": "presence changes not pushed because a later one replaced them",
     "frames_bad": "frames answered with an error",
     "requests": "requests of all types",
     "connections": "connections accepted",
     "hellos": "hellos answered with a welcome",
-    "hellos_limited": "hellos and new tokens refused because their user or address has had too many",
-    "reads_refused": "reads refused: too many of their session or user were under way, or too many waited",
-    "resyncs": "sessions filled from the log after hello",
-    "resync_entries": "entries pushed while filling",
-    "gap_fills": "conversations filled from the log because a seq was missing",
+    "hellos_limited": "hellos and new tokens refused because their user or address had too many",
+    "reads_refused": "reads refused: too many of their session or user under way, or too many waiting",
+    "resyncs": "sessions resynced from the log after hello",
+    "resync_entries": "entries pushed by resyncs",
+    "gap_fills": "gap fills: conversations read from the log because a seq was missing",
     "batches_failed": "batches whose outcome is unknown",
-    "batches_retried": "batches repeated after a conflict",
+    "batches_retried": "batches retried after a conflict",
     "slow_consumers": "connections closed because they did not read",
-    "heartbeats_lost": "connections closed because nothing was heard from them",
+    "heartbeats_lost": "connections closed because nothing arrived from them",
     "publishes": "messages published to other nodes",
-    "publishes_lost": "messages to other nodes that were dropped: Redis away or full",
-    "bus_messages": "messages that came from other nodes",
-    "bus_garbage": "messages on the bus that could not be read, or were of another version",
-    "bus_reconnects": "connections to the bus that ended",
-    "presence_batches": "batches of presence told to other nodes",
+    "publishes_lost": "messages to other nodes that were dropped: Redis away, or the queue full",
+    # Released names: `bus` is pub/sub, `quota` the shared limits, `feed` the change feed
+    "bus_messages": "messages received from other nodes",
+    "bus_garbage": "messages of pub/sub that could not be read, or were of another version",
+    "bus_reconnects": "subscriptions to pub/sub that ended",
+    "presence_batches": "batches of presence published to other nodes",
     "presence_gaps": "batches of other nodes' presence that were missed",
-    "presence_reads": "presence of another node read again from Redis",
-    "lease_failures": "lease renewals that Redis did not take",
-    "lease_rewrites": "times that this node's presence was written to Redis anew",
+    "presence_reads": "times that the presence of another node was read from Redis",
+    "lease_failures": "lease renewals that failed",
+    "lease_rewrites": "times that all presence of this node was written to Redis again",
     "leases_lapsed": "other nodes declared dead",
-    "quota_calls": "calls to Redis for the limits that nodes share",
-    "quota_local": "sends and new conversations judged by this node's own count because Redis was away",
-    "feed_reads": "times that the feed was read",
-    "feed_rows": "rows of the feed that were read: batches and flushes of all nodes",
-    "feed_failed": "readings of the feed that failed",
-    "feed_catchups": "times that all users held were looked up because the feed may have been missed",
-    "postgres_restarts": "times that the embedded PostgreSQL had ended and was started again, or that was tried",
-    "clock_steps": "times that the clock which tokens and last-seen go by was set: PostgreSQL's was, or it runs elsewhere now",
+    "quota_calls": "calls to Redis for rate limits",
+    "quota_local": "sends and new conversations counted by this node alone because Redis was away",
+    "feed_reads": "reads of the change feed",
+    "feed_rows": "rows read from the change feed: batches and cursor writes of all nodes",
+    "feed_failed": "reads of the change feed that failed",
+    "feed_catchups": "times that all held users were looked up because rows of the change feed may have been missed",
+    "postgres_restarts": "starts, or attempts, of the embedded PostgreSQL after it had ended",
+    "clock_steps": "steps of the clock of tokens and last-seen: PostgreSQL's was set, or it runs elsewhere now",
     "partitions_made": "partitions made",
     "partitions_dropped": "partitions dropped",
-    "retention_failed": "passes of retention that failed and are tried again",
-    "reload_failures": "reloads (SIGHUP) that changed nothing because the key file is wrong",
-    "log_lines_dropped": "lines of the log that were left out: too many of one event, or nobody reads the log",
+    "retention_failed": "runs of retention that failed and are retried",
+    "reload_failures": "reloads (SIGHUP) that changed nothing because the keys file is wrong",
+    "log_lines_dropped": "log lines dropped: too many of one event, or the log's reader is too slow",
 }
 
-# name -> help, labels; each is an attribute of Metrics of that name, a dict from the labels' values
-# to a count. The values are of closed sets.
+# Name -> (help, labels). Each is an attribute of Metrics: a dict from the labels' values to a
+# count. The values are from closed sets.
 LABELLED: Final = {
     "connections_refused": ("connections that never became a session", ("reason",)),
     "connections_closed": (
-        "sessions ended, by why; `code` 0: the connection was lost, or the client's own code",
+        "sessions ended, by reason; `code` 0: the connection was lost, or closed with the client's own code",
         ("reason", "code"),
     ),
     "hellos_refused": ("hellos refused", ("code",)),
@@ -120,7 +125,7 @@ def _count(counts: Counts, *values: str) -> None:
 
 
 class Metrics(Collector):
-    """All series of a node. Gauges are functions, set by `server.py`, read at scrape time."""
+    """All series of a node. Gauges are functions, set by their owners and read at scrape time."""
 
     __slots__ = (
         *COUNTERS,
@@ -196,7 +201,7 @@ class Metrics(Collector):
             setattr(self, name, 0)
         for name in LABELLED:
             setattr(self, name, {})
-        self.failures: Mapping[str, int] = {}  # of the database, by kind; the store's own count
+        self.failures: Mapping[str, int] = {}  # of the database, by kind; the store counts them
         self.commit_s = Histogram(SECONDS)
         self.batch_rows = Histogram(ROWS)
         self.loop_lag_s = Histogram(SECONDS)
@@ -215,7 +220,7 @@ class Metrics(Collector):
         self.gauges[name] = (help, read)
 
     def info(self, name: str, help: str, **labels: str) -> None:
-        """Add a gauge `chatd_NAME` that is always 1, and says something by its labels."""
+        """Add a gauge `chatd_NAME` that is always 1 and has its facts as labels."""
         self.infos[name] = (help, labels)
 
     def closed(self, reason: str, code: int) -> None:
@@ -236,6 +241,7 @@ class Metrics(Collector):
         _count(self.errors, code)
 
     def collect(self) -> Iterable[Metric]:
+        """All series, for prometheus_client."""
         for name, help in COUNTERS.items():
             yield CounterMetricFamily(f"chatd_{name}", help, value=getattr(self, name))
         for name, (help, labels) in LABELLED.items():
@@ -244,16 +250,16 @@ class Metrics(Collector):
                 family.add_metric(values, n)
             yield family
         failures = CounterMetricFamily(
-            "chatd_database_failures", "what PostgreSQL did not do because of an outage, by kind", labels=["kind"]
+            "chatd_database_failures", "calls that PostgreSQL did not do because of an outage, by kind", labels=["kind"]
         )
         for kind, n in self.failures.items():
             failures.add_metric([kind], n)
         yield failures
         for name, help, h in (
-            ("commit_seconds", "one batch: round trip and commit", self.commit_s),
-            ("batch_rows", "entries a batch", self.batch_rows),
+            ("commit_seconds", "a batch: round trip and commit", self.commit_s),
+            ("batch_rows", "entries in a batch", self.batch_rows),
             ("loop_lag_seconds", "how late the event loop ran a timer", self.loop_lag_s),
-            ("send_seconds", "a send from its frame to its ok", self.send_s),
+            ("send_seconds", "a send, from its frame to its ok", self.send_s),
         ):
             yield HistogramMetricFamily(f"chatd_{name}", help, buckets=h.buckets(), sum_value=h.sum)
         for name, (help, read) in self.gauges.items():

@@ -232,21 +232,21 @@ class Node:
             self.registry,
             self.metrics,
             rates=rates,
-            boot=self._boot,
+            incarnation=self._boot,
             facts=self._facts,
             clock=self._clock,
             steady=self._steady,
         )
-        return self.cluster.relay, self.cluster.quota
+        return self.cluster.relay, self.cluster.shared_limits
 
     def _make_census(self) -> None:
-        s, mirror = self.settings, None if self.cluster is None else self.cluster.mirror
+        s, presence_sync = self.settings, None if self.cluster is None else self.cluster.presence_sync
         self.census = Census(
             incarnation=self._boot,
             name=s.node_name or f"{socket.gethostname()}:{s.port}",
             now=self._clock.now,
-            grace_s=0.0 if mirror is None else s.lease_ms * 1.5 / 1000,
-            heard=frozenset if mirror is None else lambda: mirror.listed,
+            grace_s=0.0 if presence_sync is None else s.lease_ms * 1.5 / 1000,
+            heard=frozenset if presence_sync is None else lambda: presence_sync.listed,
         )
         watch = self.store.watch
         watch.errand, watch.clock, watch.pulse = self.census, self._clock.sync, self._pulse
@@ -393,7 +393,7 @@ class Node:
     def _redis_away(self) -> str:
         """Why this node does not hear the others; empty: it does, or there are none."""
         cluster = self.cluster
-        if cluster is None or (cluster.bus.up and not cluster.mirror.stale):
+        if cluster is None or (cluster.pubsub.up and not cluster.presence_sync.stale):
             return ""
         return "Redis is away: entries of other nodes come by PostgreSQL within a second, presence of their users may be old"
 

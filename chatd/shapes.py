@@ -1,10 +1,10 @@
-"""What a setting that is text must look like. Pure.
+"""Checks the values of settings that are text. Pure.
 
     check(name, text)     raises ValueError: a sentence without the value, which may be a secret
-    WORDS[name]           what a right value is, for errors, `--help` and the docs page
+    WORDS[name]           what a valid value is, for errors, `--help` and the docs page
 
-A value that can never work is wrong here already, with its own reason: an origin that no browser
-sends, a host that no resolver takes.
+A value that can never work is refused here, with its own reason: an origin that no browser sends, a
+host name that no resolver accepts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/?#\s@A-Z
 
 
 def check(name: str, text: str) -> None:
-    """Raises ValueError where `text` cannot be the value of the setting `name`."""
+    """Raise ValueError if `text` is not valid for the setting `name`."""
     if "\0" in text:
         raise ValueError("has a NUL character in it")
     if (judge := _JUDGES.get(name)) is not None:
@@ -51,12 +51,13 @@ def check(name: str, text: str) -> None:
 
 
 def canonical_origin(origin: str) -> str:
-    """As browsers send it: without the port that its scheme has anyway."""
+    """The origin as browsers send it (RFC 6454 section 6.2): without its scheme's default port."""
     scheme, _, rest = origin.partition("://")
     return f"{scheme}://{rest.removesuffix(':' + DEFAULT_PORTS.get(scheme, '-'))}"
 
 
 def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to the host."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -64,7 +65,7 @@ def is_loopback(host: str) -> bool:
 
 
 def overlap(host: str, other: str) -> bool:
-    """Does who listens on the one take the other's port, too?"""
+    """Whether a listener on one host takes the port on the other, too."""
     return host == other or bool({host, other} & {"0.0.0.0", "::"})  # noqa: S104
 
 

@@ -1,5 +1,6 @@
-"""A file that is there whole or not at all, for a reader at any instant and after a crash, and with
-the right owner and mode from the first byte.
+"""Writes a file atomically and durably, with its owner and mode set before its name exists.
+
+A reader at any moment, or after a crash, sees the whole file or none.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ PRIVATE_MODE: Final = 0o600
 
 
 class Access(NamedTuple):
-    """Whose a file is, and who may use it how. -1: as it comes."""
+    """Mode, owner and group of a file. -1: as the system sets it."""
 
     mode: int = PRIVATE_MODE
     uid: int = -1
@@ -23,9 +24,9 @@ class Access(NamedTuple):
 
 
 def write(path: Path, text: bytes, access: Access, *, replace: bool) -> None:
-    """Without `replace`, a file that is there by now stays and raises FileExistsError.
+    """Write a file. Raises OSError.
 
-    Raises OSError.
+    Without `replace`, an existing file stays, and FileExistsError is raised.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE)
@@ -34,7 +35,7 @@ def write(path: Path, text: bytes, access: Access, *, replace: bool) -> None:
             file.write(text)
             if access.uid != -1 or access.gid != -1:
                 os.fchown(fd, access.uid, access.gid)
-            os.fchmod(fd, access.mode)  # after its group is right: nobody else may read it meanwhile
+            os.fchmod(fd, access.mode)  # after its group is set, so that no other group can read it
             file.flush()
             os.fsync(fd)
         if replace:
@@ -47,7 +48,7 @@ def write(path: Path, text: bytes, access: Access, *, replace: bool) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """What was made, renamed or removed in it stays so over a crash. Raises OSError."""
+    """Make the creation, renaming and removal of its files durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)

@@ -44,7 +44,7 @@ from chatd.postgres.append_answer import NO_RESULTS, Answer, First, Result, What
 from chatd.protocol import MESSAGE, Send, Stored
 from chatd.store import Store
 from chatd.wire import framing
-from tests.quota_model import US, Model
+from tests.limits_model import US, Model
 from tests.samples import request
 
 if TYPE_CHECKING:
@@ -324,17 +324,17 @@ class Redis:
 
     def __init__(self, world: World, trouble: Trouble, model: Model) -> None:
         self.world, self.trouble, self.model = world, trouble, model
-        self.gate = AdmissionQueue(trouble.gate_max, self.wake)
+        self.queue = AdmissionQueue(trouble.gate_max, self.wake)
         self.calling = False
 
     def windows(self, user: UserId) -> Windows:
         penalty = SharedPenalty(RATES.strikes_max)
-        window = SharedWindow(PER_PERIOD, PERIOD_S, RATE, user, self.gate, penalty)
+        window = SharedWindow(PER_PERIOD, PERIOD_S, RATE, user, self.queue, penalty)
         return Windows(window, penalty, SlidingWindow(100, 3600.0))
 
     def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
         assert isinstance(window, SharedWindow)
-        return self.gate.put(window, self.world.now, then)
+        return self.queue.put(window, self.world.now, then)
 
     async def take(self, window: SlidingWindow) -> tuple[float, float]:
         raise AssertionError("the model's maker does not ask")
@@ -347,12 +347,12 @@ class Redis:
             self.world.at(self.world.now, self.call)
 
     def call(self) -> None:
-        if self.gate.idle:
+        if self.queue.idle:
             self.calling = False
             return
-        call, world = self.gate.gather(), self.world
+        call, world = self.queue.gather(), self.world
         if not call.asks:
-            self.gate.decide(call, 0, [], world.now)
+            self.queue.decide(call, 0, [], world.now)
             self.call()
             return
         silent = world.random.random() < self.trouble.silences
@@ -373,13 +373,13 @@ class Redis:
 
     def decide(self, call: Call, answer: bytes) -> None:
         mark, rows = read_answer(answer, len(call.asks))
-        self.gate.decide(call, mark, rows, self.world.now)
+        self.queue.decide(call, mark, rows, self.world.now)
         self.call()
 
     def alone(self, call: Call) -> None:
-        self.gate.alone(call)
+        self.queue.alone(call)
         self.calling = False
-        self.world.at(self.world.now + 1.0, self.gate.back)
+        self.world.at(self.world.now + 1.0, self.queue.back)
 
 
 class NoLog:

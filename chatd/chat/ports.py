@@ -2,7 +2,7 @@
 protocols, and what stands for other nodes where there are none. Pure.
 
     OtherNodes   Relay (cluster, over Redis)   or  Alone      who else has a user; entries, receipts and typing for them
-    Admission    Quota (cluster, over Redis)   or  OwnCount   may this user send, or open a conversation, now?
+    Admission    SharedLimits (over Redis)     or  OwnCount   may this user send, or open a conversation, now?
 
 Which of the two it is, the node decides once, when it is made. No service asks whether there are
 other nodes, with two exceptions that are facts of the log and of time, told by the ports

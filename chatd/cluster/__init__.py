@@ -1,3 +1,1 @@
-"""What a node has only among others: pub/sub and leases over Redis, the change feed, limits that
-all nodes share.
-"""
+"""Several nodes as one: pub/sub, leases, presence and limits over Redis; the change feed."""

@@ -1,26 +1,27 @@
-"""The feed: how a node hears from PostgreSQL what other nodes have written, whatever Redis has
-lost.
+"""The change feed: how a node learns from PostgreSQL what other nodes have written.
 
-    append, flush_cursors ──one row each──► feed ──feed_since(last snapshot)──► Feed ──► heads, cursors, clock
-                                                            too late, or another connection: catch up ──► states of all held users
+    append, flush_cursors ──one row per call──► table `feed`
+        ──feed_since(last snapshot)──► ChangeFeed ──► heads, cursors, clock
+        too late, or a new connection ──► catch up: states of the conversations of all held users
 
-Guarantee: what a transaction that tells the feed has committed is told here once, at most
-`interval_s` and an answer later, in whatever order transactions commit; and after a time without
-the database, or without this process, all that was missed. It costs per batch, not per user: asking
-for the heads of all conversations each second would take 388 ms for 200,000.
+It works whatever Redis has lost. Guarantee: each committed transaction that writes to the feed is
+reported here once, within `interval_s` and one answer, in whatever order transactions commit. After
+a time without the database, or in which this process was stopped, all that was missed is reported.
+A read costs per batch, not per user: asking for the heads of all conversations each second would
+take 388 ms for 200,000.
 
-Catching up is for when the feed cannot be trusted: this node was away for longer than `BEHIND_S`
-(rows go after `KEEP_S`), or its connection is a new one (postgres/change_feed_reader.py). It asks
-for the conversations of the users held, `CHUNK_CONVS` at a time with a pause after each, and gets
-those that changed since a mark; reading goes on in between. By user and not by conversation: what
-was missed may be the first entry of one that nobody here knows.
+A node catches up when the feed cannot be trusted: it was away for longer than `BEHIND_S` (rows are
+deleted after `KEEP_S`), or its connection is new (postgres/change_feed_reader.py). It then asks for
+the conversations of the held users that changed since a mark, `CHUNK_CONVS` at a time with a pause
+after each. Reading goes on in between. It asks by user and not by conversation, because what was
+missed may be the first entry of a conversation that this node does not know.
 
-Two things are the owner's to know. What is told may be old, or known already: only what is higher
-than memory is news. And a conversation that is not in memory is passed over, also while its user's
-listing is under way, whose snapshot may be older: if `pages` has moved since that was asked for,
-look the listed ones up.
+The owner must handle two cases. A report may be old or already known: only what is higher than the
+value in memory is new. And a report about a conversation that is not in memory is skipped, also
+while its user's listing is under way, whose snapshot may be older. So if `pages` has changed since
+that listing was asked for, the listed conversations must be looked up.
 
-Position is pure; Feed has no clock but `now`.
+Position is pure; ChangeFeed has no clock but `now`.
 """
 
 from __future__ import annotations
@@ -39,29 +40,30 @@ from chatd.metrics import Metrics
 from chatd.postgres.change_feed_reader import DEADLINE_S, CursorsChange, FeedPage, HeadChange
 from chatd.postgres.rows import ConvRow
 
-log = structlog.get_logger("feed")
+log = structlog.get_logger("feed")  # "feed" in logs, metrics, docs and SQL is the change feed
 
 T = TypeVar("T")
 
-BEHIND_S: Final = 20.0  # by the database's clock, or by ours: either may have been stopped or set
-KEEP_S: Final = 60.0  # how long rows are kept, by the clock of the node that takes them out
-PRUNE_S: Final = 10.0
-PRUNE_ROWS: Final = 50_000  # a statement: 0.1 s
-CHUNK_CONVS: Final = 1_000  # a query of 3 ms
-CHUNK_PAUSE_S: Final = 0.005
-CHUNK_PAUSES: Final = 2.0  # times as long as the query took: PostgreSQL gives a third of one core at most
-SLICE: Final = 2_000  # rows told in one turn of the loop
+BEHIND_S: Final = 20.0  # by the database's clock or by ours, because either may have been stopped or set
+KEEP_S: Final = 60.0  # how long rows are kept, by the clock of the node that deletes them
+PRUNE_S: Final = 10.0  # between two deletions
+PRUNE_ROWS: Final = 50_000  # rows deleted by one statement: 0.1 s
+CHUNK_CONVS: Final = 1_000  # conversations in one query of a catch-up: 3 ms
+CHUNK_PAUSE_S: Final = 0.005  # the shortest pause after such a query
+CHUNK_PAUSES: Final = 2.0  # pause per time of the query: a catch-up takes a third of one core at most
+SLICE: Final = 2_000  # rows reported in one turn of the loop
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
-# More than a crashed server gives out twice: those of some 0.6 s, the most that its log may be late
+# After a crash PostgreSQL may give out some transaction ids again: those of about 0.6 s, the most
+# that its WAL may be late. This is more than it gives out in that time.
 XIDS_AGAIN: Final = 100_000
-FIRST: Final = UserId("")  # before the name of every user
+FIRST: Final = UserId("")  # sorts before the name of every user
 NOTHING_PRUNED: Final = "1:1:"  # a snapshot that sees nothing
-assert BEHIND_S + DEADLINE_S < KEEP_S, "a row that somebody still reads must be there"
+assert BEHIND_S + DEADLINE_S < KEEP_S, "a row must be kept while a node may still read it"
 
 
-class Source(Protocol):
-    """The store. All of these raise Refused."""
+class ChangeSource(Protocol):
+    """The part of the store that is read here. Every method raises Refused."""
 
     async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage: ...
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]: ...
@@ -70,8 +72,11 @@ class Source(Protocol):
     async def feed_prune(self, done: str, upto: str, rows: int) -> int | None: ...
 
 
-class Question(NamedTuple):
-    """What to ask the feed for."""
+class FeedQuery(NamedTuple):
+    """One read of the feed: rows that `snapshot` (None: none wanted) does not see.
+
+    `until_ms`: database time after which the answer cannot be trusted. `asked_at`: our clock, s.
+    """
 
     snapshot: str | None
     until_ms: int
@@ -79,7 +84,7 @@ class Question(NamedTuple):
 
 
 class Position:
-    """How far the feed is read, what the next page means, and what nobody needs any more. Pure."""
+    """How far the feed is read, what the next page means, and which rows may be deleted. Pure."""
 
     __slots__ = ("_at", "_marks", "_now_ms", "_pruned", "snapshot")
 
@@ -90,35 +95,36 @@ class Position:
         self._marks: deque[tuple[float, str]] = deque()  # snapshots, PRUNE_S apart, the oldest first
         self._pruned = NOTHING_PRUNED
 
-    def question(self, now: float) -> Question:
-        """Ask with no snapshot where the answer could not be used."""
+    def query(self, now: float) -> FeedQuery:
+        """The next read; without a snapshot if the answer could not be used."""
         if self.snapshot is None or now - self._at > BEHIND_S:
-            return Question(None, 0, now)
-        return Question(self.snapshot, self._now_ms + int(BEHIND_S * 1000), now)
+            return FeedQuery(None, 0, now)
+        return FeedQuery(self.snapshot, self._now_ms + int(BEHIND_S * 1000), now)
 
-    def took(self, question: Question, page: FeedPage) -> int | None:
+    def took(self, query: FeedQuery, page: FeedPage) -> int | None:
         """Go on from this page.
 
-        Gives the transaction id from which on all held users are to be caught up, None if the page
-        tells everything.
+        Returns the transaction id from which all held users must be caught up; None if the page
+        has everything.
         """
         last, self.snapshot = self.snapshot, page.snapshot
-        self._at, self._now_ms = question.asked_at, page.now_ms
+        self._at, self._now_ms = query.asked_at, page.now_ms
         if page.reconnected:  # ids may have been given out again
             self._marks.clear()
             self._pruned = NOTHING_PRUNED
-        if not self._marks or question.asked_at - self._marks[-1][0] >= PRUNE_S:
-            self._marks.append((question.asked_at, page.snapshot))
-        # The first, or of a server that knows less than the last one did
+        if not self._marks or query.asked_at - self._marks[-1][0] >= PRUNE_S:
+            self._marks.append((query.asked_at, page.snapshot))
+        # The first page, or one of a server that is behind the last one
         if last is None or xmax(page.snapshot) < xmax(last):
             return 0
-        if question.snapshot is None or page.now_ms > question.until_ms or page.reconnected:
+        if query.snapshot is None or page.now_ms > query.until_ms or page.reconnected:
             return max(0, xmin(last) - XIDS_AGAIN)
         return None
 
     def prunable(self, now: float) -> tuple[str, str] | None:
-        """(done, upto): rows that the second snapshot sees and the first does not are old; None:
-        there are none yet.
+        """(done, upto): rows that snapshot `upto` sees and `done` does not may be deleted.
+
+        None: there are none yet.
         """
         upto = None
         while self._marks and now - self._marks[0][0] >= KEEP_S:
@@ -129,23 +135,24 @@ class Position:
         return None if upto[1] == self._pruned else (self._pruned, upto[1])
 
     def pruned(self, upto: str) -> None:
-        """All that this snapshot sees is gone."""
+        """All rows that this snapshot sees are deleted."""
         self._pruned = upto
 
 
 def xmin(snapshot: str) -> int:
-    """The oldest transaction that was running: whatever a snapshot does not see is not older."""
+    """The oldest running transaction: what a snapshot does not see is not older than that."""
     return int(snapshot.partition(":")[0])
 
 
 def xmax(snapshot: str) -> int:
-    """The first transaction that had not begun."""
+    """The first transaction id that had not begun."""
     return int(snapshot.split(":")[1])
 
 
 def chunks(users: Iterable[tuple[UserId, int]], convs: int = CHUNK_CONVS) -> deque[list[UserId]]:
-    """Users, each with the number of their conversations, in lists of so many conversations or one
-    user more.
+    """Split users, given with their numbers of conversations, into lists for one query each.
+
+    A list ends with the user who brings it to `convs` conversations.
     """
     out: deque[list[UserId]] = deque()
     room = 0
@@ -158,18 +165,22 @@ def chunks(users: Iterable[tuple[UserId, int]], convs: int = CHUNK_CONVS) -> deq
     return out
 
 
-class Feed:
-    """`run` is its task, for the life of the node. `pages`: how many have been told.
+class ChangeFeed:
+    """Reads the feed and reports it. `run` is its task, for the life of the node.
 
-    Called, none of which may raise or block: `clock(database's time in ms, how long the answer
-    took)`; `heads` and `cursors` with what was committed; `found` with whole rows, before `heads`
-    and `cursors` tell the same of them: such as may be unknown here, for new conversations and in a
-    catch-up. `users` gives all users held, with the number of their conversations.
+    It calls the following functions, none of which may raise or block:
+    - `clock(database time in ms since 1970, seconds that the answer took)`;
+    - `heads` and `cursors` with what was committed;
+    - `found` with whole rows of conversations that may be unknown here (new ones, and those of a
+      catch-up), before `heads` and `cursors` of the same rows.
+
+    `users` returns all held users with the numbers of their conversations. `pages` counts the pages
+    reported so far.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: ChangeSource,
         metrics: Metrics,
         *,
         now: Callable[[], float],
@@ -185,12 +196,12 @@ class Feed:
         self._heads, self._cursors, self._found, self._clock, self._users = heads, cursors, found, clock, users
         self.position = Position()
         self.pages = 0
-        self._resets = 0  # what was read before the last one is not told on
-        self._new: dict[ConvId, None] = {}  # to be looked up
-        self._chunks: deque[list[UserId]] = deque()  # users still to be caught up, with what changed from _since on
-        # Users of whom a chunk each is too much for one query, and with whom the next page begins
+        self._resets = 0  # rows read before the last reset are not reported
+        self._new: dict[ConvId, None] = {}  # conversations to look up, in order
+        self._chunks: deque[list[UserId]] = deque()  # users not caught up yet, with changes from _since on
+        # User who is too much for one query even alone -> the peer after whom the next page begins
         self._paged: dict[UserId, UserId] = {}
-        self._failed_at: int | None = None  # readings of the feed when the first chunk failed
+        self._failed_at: int | None = None  # `feed_reads` when the first chunk failed
         self._since = 0
         self._caught = 0
         self._due = self._chunk_due = self._prune_due = -math.inf
@@ -204,9 +215,7 @@ class Feed:
         self._woken.set()
 
     def reset(self) -> None:
-        """The log is another one: its feed is read from now on, and what the last one's told is of
-        no use.
-        """
+        """The database holds another log: read its feed, and drop what the old one reported."""
         self.position = Position()
         self._resets += 1
         self._new.clear()
@@ -215,10 +224,11 @@ class Feed:
 
     @property
     def catching_up(self) -> bool:
+        """Whether some held users are not caught up yet."""
         return bool(self._chunks)
 
     async def run(self) -> None:
-        """Read for ever."""
+        """Read the feed. Never returns."""
         while True:
             until = await self.turn()
             try:
@@ -229,7 +239,7 @@ class Feed:
             self._woken.clear()
 
     async def turn(self) -> float:
-        """Do what is due; gives the time at which something is again."""
+        """Do what is due; returns the time at which something is due next."""
         try:
             if self._now() >= self._due:
                 await self._read()
@@ -251,25 +261,25 @@ class Feed:
     # ---- reading ---------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        question = self.position.question(self._now())
-        self._due = question.asked_at + self._interval_s()
-        page = await self._source.feed(question.snapshot, question.until_ms)
+        query = self.position.query(self._now())
+        self._due = query.asked_at + self._interval_s()
+        page = await self._source.feed(query.snapshot, query.until_ms)
         self._clock(page.now_ms, page.rtt_s)
-        if (since := self.position.took(question, page)) is not None:
+        if (since := self.position.took(query, page)) is not None:
             self._begin_catch_up(since)
         self._metrics.feed_reads += 1
         self._metrics.feed_rows += page.rows
-        self.pages += 1  # before the first is told: a listing that began later is newer than all of them
+        self.pages += 1  # before its first row is reported: a listing that began later is newer
         self._new.update(dict.fromkeys(page.changes.new))
         await self._sliced(page.changes.heads, self._heads)
         await self._sliced(page.changes.cursors, self._cursors)
         if self._new:
             rows = await self._source.states_of(list(self._new))
             self._new.clear()
-            await self._tell(rows)
+            await self._report(rows)
         await self._prune()
-        # A slow database is not asked for more than half of the time
-        self._due = max(self._due, self._now() + (self._now() - question.asked_at))
+        # Reads take at most half of the time of a slow database
+        self._due = max(self._due, self._now() + (self._now() - query.asked_at))
         if self._away_since is not None:
             log.info("feed.back", away_s=round(self._now() - self._away_since, 1))
             self._away_since, self._backoff_s = None, 0.0
@@ -285,7 +295,7 @@ class Feed:
         elif gone is not None:
             self.position.pruned(old[1])
 
-    async def _tell(self, rows: list[ConvRow]) -> None:
+    async def _report(self, rows: list[ConvRow]) -> None:
         await self._sliced(rows, self._found)
         await self._sliced([(row.id, row.head) for row in rows], self._heads)
         await self._sliced(
@@ -295,7 +305,7 @@ class Feed:
     # ---- catching up -----------------------------------------------------------------------------
 
     def _begin_catch_up(self, since: int) -> None:
-        # Those that the last one had not come to have missed more
+        # Users whom an unfinished catch-up did not reach have missed more
         self._since = min(since, self._since) if self._chunks else since
         self._chunks = chunks(self._users())
         self._paged.clear()
@@ -320,24 +330,25 @@ class Feed:
             self._chunks.popleft()
         self._caught += len(rows)
         took = self._now() - started
-        await self._tell(rows)
+        await self._report(rows)
         self._chunk_due = self._now() + max(CHUNK_PAUSE_S, CHUNK_PAUSES * took)
         if not self._chunks:
             log.info("feed.caughtup", conversations=self._caught)
 
     async def _missed(self, users: list[UserId]) -> tuple[list[ConvRow], UserId | None]:
-        """What changed in the conversations of a chunk, or a page of those of its one user; and
-        where the next page begins.
+        """(rows, after): changed conversations of a chunk, or one page of those of its only user.
+
+        `after`: the peer after whom the next page begins; None if there is none.
         """
         if (after := self._paged.get(users[0])) is not None:
             return await self._source.states_page(users[0], after)
         return await self._source.states(users, str(self._since)), None
 
     def _chunk_failed(self) -> None:
-        """A chunk that fails again although the feed was read since is too much for one query: it
-        is halved, or its one user is read by pages.
+        """Split a chunk that fails again although the feed was read in between.
 
-        It goes behind the others, which are not to wait for it.
+        Such a chunk is too much for one query. It is halved, or its only user is read by pages. It
+        goes behind the others, so that they do not wait for it.
         """
         if self._failed_at is None or self._metrics.feed_reads == self._failed_at:
             self._failed_at = self._metrics.feed_reads
@@ -351,12 +362,12 @@ class Feed:
             self._paged.setdefault(users[0], FIRST)
             self._chunks.append(users)
 
-    async def _sliced(self, rows: list[T], tell: Callable[[list[T]], None]) -> None:
-        """Tell all, and let the loop turn in between."""
+    async def _sliced(self, rows: list[T], report: Callable[[list[T]], None]) -> None:
+        """Report all rows, `SLICE` per turn of the loop."""
         resets = self._resets
         for at in range(0, len(rows), SLICE):
             if at:
                 await asyncio.sleep(0)
             if self._resets != resets:
-                raise Unavailable("the log is another one since", retry_ms=0)
-            tell(rows[at : at + SLICE])
+                raise Unavailable("the log has been replaced since", retry_ms=0)
+            report(rows[at : at + SLICE])

@@ -1,14 +1,13 @@
-"""The parts that a node has only among others (with `redis_url`), put together: engine, bus,
-mirror, relay, feed, quota.
+"""Builds and connects the parts that a node has only with `redis_url`.
 
-    Redis ◄── Engine ◄── Bus ──► Relay ──► Delivery, Chat           fast, may lose
-                 ◄────── Mirror ──► Presence                        leases, who is where
-                 ◄────── Quota                                      limits over nodes
-    PostgreSQL ◄──────── Feed ──► Delivery                          right, within a second
+    Redis ◄── RedisClient ◄── PubSub ──► Relay ──► Delivery, Chat   fast, may lose messages
+                          ◄── PresenceSync ──► Presence             leases, who is online where
+                          ◄── SharedLimits                          rate limits over all nodes
+    PostgreSQL ◄──────────── ChangeFeed ──► Delivery                complete, within a second
 
-Redis away at the start is no reason not to start: the node serves its own users, and others' by the
-feed, and says so in its log and metrics. A password that Redis refuses is one: nobody would mend
-it.
+A node starts although Redis is away. It then serves its own users, gets the messages of other nodes
+by the change feed, and says so in its log and metrics. It does not start if Redis refuses its
+password, because that does not pass by itself.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from chatd.chat.handlers import Chat
 from chatd.chat.ports import Rates
 from chatd.chat.services import Services
 from chatd.clock import Clock
-from chatd.cluster.change_feed import Feed
-from chatd.cluster.presence_sync import Mirror
-from chatd.cluster.pubsub import Bus
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.change_feed import ChangeFeed
+from chatd.cluster.presence_sync import PresenceSync
+from chatd.cluster.pubsub import PubSub
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.cluster.relay import Relay
-from chatd.cluster.shared_limits import Quota
+from chatd.cluster.shared_limits import SharedLimits
 from chatd.config import Settings
 from chatd.core.conversations import Registry
 from chatd.core.steady_time import Steady
@@ -49,17 +48,18 @@ from chatd.wire.node_messages import Codec
 
 log = structlog.get_logger("cluster")
 
-FEED_S: Final = 1.0  # between two readings
-FEED_AWAY_S: Final = 0.2  # while Redis is away: entries of other nodes come by the feed alone
-SETTLE_S: Final = 2.0  # a start waits no longer for Redis
-SUSPECT_S: Final = 0.1  # what the feed tells may be on its way by the bus: so much later it is looked up
+FEED_S: Final = 1.0  # between two reads of the change feed
+FEED_AWAY_S: Final = 0.2  # while Redis is away, when the feed alone brings entries of other nodes
+SETTLE_S: Final = 2.0  # the longest that a start waits for Redis
+# An entry that the feed reports may still arrive by pub/sub. It is looked up only after this time.
+SUSPECT_S: Final = 0.1
 
 
 class Cluster:
-    """Implements `mirror.Listener`.
+    """The parts of one node that need other nodes. Implements `presence_sync.PresenceListener`.
 
-    `relay` and `quota` are the services' ports. `attach`, `start`, then run `tasks`, in the end
-    `stop`.
+    Call `attach`, then `start`, run `tasks`, and call `stop` at the end. `relay` and
+    `shared_limits` implement the ports `OtherNodes` and `Admission` of chat/ports.py.
     """
 
     def __init__(
@@ -71,101 +71,116 @@ class Cluster:
         metrics: Metrics,
         *,
         rates: Rates,
-        boot: str,
+        incarnation: str,
         facts: Callable[[], Mapping[str, object]],
         clock: Clock,
         steady: Steady,
     ) -> None:
         assert s.redis_url is not None
         self._s, self._store, self._registry = s, store, registry
-        self._services: Services  # these come by `attach`
+        self._services: Services  # these three are set by `attach`
         self._delivery: Delivery
         self._chat: Chat
-        self.engine = Engine(s.redis_url.get_secret_value())
-        self.bus = Bus(self.engine, s.redis_prefix, metrics, boot)
+        self.redis_client = RedisClient(s.redis_url.get_secret_value())
+        self.pubsub = PubSub(self.redis_client, s.redis_prefix, metrics, incarnation)
         started = clock.now()
         host = socket.gethostname()
-        self.mirror = Mirror(
-            self.engine, self.bus, presence, metrics, boot=boot, prefix=s.redis_prefix, lease_ms=s.lease_ms,
+        self.presence_sync = PresenceSync(
+            self.redis_client, self.pubsub, presence, metrics,
+            incarnation=incarnation, prefix=s.redis_prefix, lease_ms=s.lease_ms,
             name=s.node_name or f"{host}:{s.port}", now=clock.now, now_ms=clock.now_ms, steady=steady,
             facts=lambda: {
                 "host": host, "pid": os.getpid(), "version": __version__,
                 "started_ms": clock.now_ms() - int((clock.now() - started) * 1000), **facts(),
             },
         )  # fmt: skip
-        self.mirror.listener = self
-        self.relay = Relay(self.bus, self.mirror, Codec(boot), presence, registry, metrics, clock.now)
-        self.bus.listener = self.relay
-        self.feed = Feed(
-            store, metrics, now=clock.now, interval_s=lambda: FEED_S if self.bus.up else FEED_AWAY_S,
+        self.presence_sync.listener = self
+        self.relay = Relay(self.pubsub, self.presence_sync, Codec(incarnation), presence, registry, metrics, clock.now)
+        self.pubsub.listener = self.relay
+        self.change_feed = ChangeFeed(
+            store, metrics, now=clock.now, interval_s=lambda: FEED_S if self.pubsub.up else FEED_AWAY_S,
             heads=self._heads, cursors=self._cursors, found=self._found, clock=clock.sync,
             users=lambda: [(user.id, len(user.peers)) for user in registry.users.values()],
         )  # fmt: skip
-        self.quota = Quota(self.engine, s.redis_prefix, metrics, rates, s.lane_queue_max, now=clock.now)
-        self.relay.pages, self.relay.wake_feed = lambda: self.feed.pages, self.feed.wake
+        self.shared_limits = SharedLimits(
+            self.redis_client, s.redis_prefix, metrics, rates, s.lane_queue_max, now=clock.now
+        )
+        self.relay.pages, self.relay.wake_change_feed = lambda: self.change_feed.pages, self.change_feed.wake
         self.relay.other_log = store.log.suspect
         for name, help, read in (
-            ("bus_up", "1 while this node hears others over Redis", lambda: self.bus.up),
-            ("presence_stale", "1 while others' presence may be old because Redis is away", lambda: self.mirror.stale),
-            ("quota_open", "1 while limits are each node's own count because Redis is away", lambda: self.quota.open),
-            ("nodes_known", "other nodes whose lease stands", lambda: self.mirror.nodes),
+            # The names of metrics are released: `bus` is pub/sub, `quota` the shared limits
+            ("bus_up", "1 while this node receives messages of other nodes over Redis", lambda: self.pubsub.up),
+            (
+                "presence_stale",
+                "1 while presence of other nodes' users may be old because Redis is away",
+                lambda: self.presence_sync.stale,
+            ),
+            (
+                "quota_open",
+                "1 while each node counts rate limits alone because Redis is away",
+                lambda: self.shared_limits.open,
+            ),
+            ("nodes_known", "other nodes with a valid lease", lambda: self.presence_sync.nodes),
         ):
             metrics.gauge(name, help, read)
 
     def attach(self, services: Services, delivery: Delivery, chat: Chat) -> None:
-        """These hear what comes from other nodes. Before `start`."""
+        """Set what gets the messages of other nodes. Call it before `start`."""
         self._services, self._delivery, self._chat = services, delivery, chat
         self.relay.delivery, self.relay.typed = delivery, chat.typing.heard
 
     async def start(self) -> None:
-        """See whether Redis is there. The store has started. Raises SettingError if it refuses us."""
+        """Check Redis. The store has started. Raises SettingError if Redis refuses this node."""
         self.relay.of_log(self._store.epoch)
         try:
-            await self.engine.check(self._s.redis_prefix)
-        except Away as e:
+            await self.redis_client.check(self._s.redis_prefix)
+        except RedisUnavailable as e:
             log.warning(
                 "redis.away",
                 reason=str(e),
-                meanwhile="other nodes' entries come by the feed; presence of their users is unknown",
+                meanwhile="other nodes' entries arrive by the change feed; presence of their users is unknown",
             )
 
     def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """To be watched: none may end."""
+        """(name, coroutine) of each background task. The caller watches them: none may end."""
         return [
-            ("publisher", self.bus.run_publisher()),
-            ("bus", self.bus.run()),
-            ("lease", self.mirror.run_beat()),
-            ("presence", self.mirror.run_flush()),
-            ("presence reader", self.mirror.run_read()),
-            ("feed", self.feed.run()),
-            ("quota", self.quota.run()),
+            ("publisher", self.pubsub.run_publisher()),
+            ("bus", self.pubsub.run()),
+            ("lease", self.presence_sync.run_beat()),
+            ("presence", self.presence_sync.run_flush()),
+            ("presence reader", self.presence_sync.run_read()),
+            ("feed", self.change_feed.run()),
+            ("quota", self.shared_limits.run()),
         ]
 
     async def settled(self) -> None:
-        """Return when this node knows who is where, or that Redis is away: whom it let in before
-        would see people offline who are not.
+        """Return when this node knows who is online where, or that Redis is away.
+
+        A client that it served before would see users offline who are online. Waits `SETTLE_S` at
+        most.
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
-                await self.mirror.tried.wait()
+                await self.presence_sync.tried.wait()
 
     async def stop(self, grace_s: float = 0.0) -> None:
-        """Close.
+        """Leave the other nodes and close.
 
-        The lease is left to lapse, after this time at the earliest: users on their way to another
-        node do not look offline meanwhile.
+        The lease is not deleted. It lapses after `grace_s` at the earliest, so that users who move
+        to another node do not look offline in between.
         """
-        await self.mirror.leave(grace_s)
-        await self.engine.close()
+        await self.presence_sync.leave(grace_s)
+        await self.redis_client.close()
 
     def log_moved(self) -> None:
-        """The log is another one: the feed's transactions, too, and what other nodes say of the one
-        before is not heard.
+        """The database now holds another log (its epoch changed).
+
+        The change feed starts again, and messages of nodes with the old log are ignored.
         """
         self.relay.of_log(self._store.epoch)
-        self.feed.reset()
+        self.change_feed.reset()
 
-    # ---- mirror.Listener -------------------------------------------------------------------------
+    # ---- presence_sync.PresenceListener ----------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:
         self._services.presence_push.announce(change)
@@ -176,11 +191,12 @@ class Cluster:
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
         self._chat.touch(users, seconds)
 
-    # ---- the feed --------------------------------------------------------------------------------
+    # ---- what the change feed reports ------------------------------------------------------------
 
     def _found(self, rows: list[ConvRow]) -> None:
-        """Conversations that may be unknown here: those of users who are held, and whose listing is
-        over, are theirs from now on.
+        """Conversations that this node may not know.
+
+        It takes up those of users that it holds and whose listing is complete.
         """
         registry = self._registry
         with contextlib.suppress(Unavailable):

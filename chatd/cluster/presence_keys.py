@@ -1,21 +1,26 @@
-"""Presence's keys in Redis: the scripts that read and write them, and their answers, checked.
+"""The keys of presence in Redis: the scripts that read and write them, and checks of the answers.
 
-    {p}:nodes       sorted set  boot -> when its lease was renewed, in ms by Redis's clock
-    {p}:info        hash        boot -> JSON of what the node says of itself (gossip.Info and more)
-    {p}:on:<boot>   hash        user -> entry (wire/presence_codec.py); "" -> number of the last batch in it;
-                                "\\1" -> the last write in it
+    {p}:nodes       sorted set  incarnation -> when its lease was renewed, in ms by Redis's clock
+    {p}:info        hash        incarnation -> JSON of what the node reports of itself
+                                (presence_codec.Info and more)
+    {p}:on:<inc.>   hash        user -> entry (wire/presence_codec.py)
+                                "" -> number of the last batch in it
+                                "\\1" -> number of its last write
 
-A hash is written as one listing of all users and then batch by batch. Field "" stands once it is
-whole. Its number shows a hash that lost its last batches by a failover, and its absence one that
-was evicted and began again with a single field. "\\1" makes a chain of the writes: each names the
-one that it follows, and is refused where that is not the last one. So a hash that has a write has
-all before it. Without the chain the first batch after a failover gave its number to a hash that
-lacked the batch before: nobody saw the loss, and it stayed. A write of an earlier listing that
-arrives late, from a connection that was given up, is refused likewise.
+The scripts and `chatd nodes` call an incarnation (one life of a node) `boot`.
 
-Whatever stands under these names is ours. A key of another type is taken out by whichever script
-meets it. Every answer is checked before it is used: what is no answer of the script is an outage
-(Away), as if there had been none.
+A hash is written as one listing of all users, and then batch by batch. Field "" exists once the
+listing is complete. Its number shows a hash that lost its last batches in a failover. A missing ""
+shows a hash that was evicted and began again with a single field.
+
+"\\1" makes a chain of the writes: each write names the one before it, and is refused if that is not
+the last one. So a hash that has a write has all earlier ones. Without the chain, the first batch
+after a failover gave its number to a hash that lacked the batch before, and no node saw the loss. A
+late write of an earlier listing, from a connection that was given up, is refused in the same way.
+
+All keys with these names belong to chatd: a script deletes a key of another type. Every answer is
+checked before it is used. An answer that the script cannot give counts as an outage
+(RedisUnavailable).
 """
 
 from __future__ import annotations
@@ -25,14 +30,14 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from chatd.cluster.leases import Lease
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.core.user_status import Remote
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 
-CALL_S: Final = 1.0
-FORGET_LEASES: Final = 12  # leases after which a dead node leaves the list that `chatd nodes` shows
-FUTURE_MS: Final = 60_000  # no lease ends so far ahead: Redis's clock was set back
+CALL_S: Final = 1.0  # the longest that a call may take
+FORGET_LEASES: Final = 12  # after so many leases a dead node is removed from what `chatd nodes` lists
+FUTURE_MS: Final = 60_000  # a lease this far ahead means that Redis's clock was set back
 
 _OWN_TYPE: Final = """
 local function own(key, kind)
@@ -42,14 +47,17 @@ local function own(key, kind)
 end
 """
 
-# KEYS: nodes, info, own hash; ARGV: boot, info, lease ms, whether to renew, leases until a dead
-# node is forgotten, ms that the lease lasts beyond itself, number of our last batch, ms ahead of
-# now that no lease can be. Gives Redis's time, what became of ours (0: it stands; 1: our hash has
-# lost something; 2: our lease had lapsed), and all nodes: boot, age of its lease in ms, info. One
-# script, so that one clock judges all. ZADD before any other write, because a full Redis refuses
-# only the first one of a script: it must refuse the beats of all, or those that go through would
-# declare the others dead. Scores of the future are written back as now: else a node that died
-# before Redis's clock was set back would stand for as long.
+# KEYS: nodes, info, own hash. ARGV: incarnation, info, lease in ms, whether to renew, leases until
+# a dead node is forgotten, ms that the lease lasts beyond `lease ms`, number of our last batch, ms
+# ahead of now that no lease can be.
+#
+# Returns Redis's time, the state of our lease (0: valid; 1: our hash has lost something; 2: our
+# lease had lapsed), and for each node: incarnation, age of its lease in ms, info.
+#
+# One script, so that one clock judges all leases. ZADD is before any other write, because a full
+# Redis refuses only the first write of a script: it must refuse the beats of all nodes, or the
+# nodes whose beats succeed would declare the others dead. Scores in the future are written back as
+# now: otherwise a node that died before Redis's clock was set back would stay listed for that long.
 BEAT: Final = (
     _OWN_TYPE
     + """
@@ -85,7 +93,7 @@ return { now, state, nodes }
 """
 )
 
-# KEYS: own hash; ARGV: this write, ms to live. Begins a listing: nothing else is in it.
+# KEYS: own hash. ARGV: number of this write, ms to live. Begins a listing in an empty hash.
 BEGIN: Final = """
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], '\\1', ARGV[1])
@@ -93,9 +101,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 """
 
-# KEYS: own hash; ARGV: the write before, this write, number of the batch or '', ms to live, count
-# of users who are here, user and entry of each, users who are not. 0: the hash is gone, or the
-# write before is not its last one.
+# KEYS: own hash. ARGV: number of the write before, of this write, of the batch or '', ms to live,
+# count of users who are here, user and entry of each, users who are not here.
+# Returns 1 if written; 0: the hash is gone, or the write before is not its last one.
 WRITE: Final = """
 if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], '\\1') ~= ARGV[1] then return 0 end
 local last = 5 + 2 * ARGV[5]
@@ -110,50 +118,55 @@ STANDS, HASH_LOST, LAPSED = 0, 1, 2
 
 
 class Beat(NamedTuple):
-    """What a beat found. `state` of our own lease: STANDS, HASH_LOST, LAPSED."""
+    """The answer of a beat. `state` of our own lease: STANDS, HASH_LOST or LAPSED."""
 
     state: int
     leases: list[Lease]
 
 
 class Hash(NamedTuple):
-    """What a node's hash has of some users, None for who is not in it; entries that could not be
-    read are left out. `n`: its last batch, if it says.
+    """Entries of some users in a node's hash; None for a user who is not in it.
+
+    Unreadable entries are left out. `n`: number of the last batch in it; None: unreadable.
     """
 
     n: int | None
     answer: dict[UserId, Remote | None]
 
 
-class Keys:
-    """The keys of one prefix, for one node. Every method raises Away, or TimeoutError after CALL_S."""
+class PresenceKeys:
+    """The keys of one prefix, for one node.
 
-    def __init__(self, engine: Engine, prefix: str, boot: str, lease_ms: int) -> None:
-        self._engine, self._boot, self._lease_ms = engine, boot, lease_ms
+    Every method raises RedisUnavailable, or TimeoutError after `CALL_S`.
+    """
+
+    def __init__(self, redis_client: RedisClient, prefix: str, incarnation: str, lease_ms: int) -> None:
+        self._redis_client, self._incarnation, self._lease_ms = redis_client, incarnation, lease_ms
         self._p = f"{{{prefix}}}:"
-        self._own = self._p + "on:" + boot
-        self._beat, self._begin, self._write = engine.script(BEAT), engine.script(BEGIN), engine.script(WRITE)
-        self._writes = 0  # begun so far; the last one is what the next must follow
+        self._own = self._p + "on:" + incarnation
+        self._beat, self._begin, self._write = (redis_client.script(text) for text in (BEAT, BEGIN, WRITE))
+        self._writes = 0  # number of the last write that was begun; the next one names it
 
     async def beat(self, info: bytes, *, renew: bool, grace_ms: int, n: int) -> Beat:
+        """Renew our lease if it is valid or `renew` is set; read all leases. `n`: last batch."""
         keys = [self._p + "nodes", self._p + "info", self._own]
         async with asyncio.timeout(CALL_S):
-            said = await self._beat(
-                keys, [self._boot, info, self._lease_ms, int(renew), FORGET_LEASES, grace_ms, n, FUTURE_MS]
+            answer = await self._beat(
+                keys, [self._incarnation, info, self._lease_ms, int(renew), FORGET_LEASES, grace_ms, n, FUTURE_MS]
             )
-        return read_beat(said)
+        return read_beat(answer)
 
     async def begin(self) -> None:
-        """Empty our hash, for a listing of all users."""
+        """Empty our hash for a listing of all users."""
         self._writes += 1
         async with asyncio.timeout(CALL_S):
             await self._begin([self._own], [self._writes, self._lease_ms * 2])
 
     async def write(self, entries: Sequence[tuple[UserId, Remote]], n: int | None) -> None:
-        """Write users' entries, or take out those who are offline; `n`: with them the hash has all
-        up to this batch.
+        """Write users' entries, and remove users who are offline.
 
-        After one that was not done the next is refused, until `begin`.
+        `n`: with these entries the hash contains all batches up to this one; None: it is not
+        complete yet. After a write that failed, later ones are refused until `begin`.
         """
         here = [part for user, entry in entries if entry.here for part in (user, presence_codec.encode_entry(entry))]
         gone = [user for user, entry in entries if not entry.here]
@@ -161,39 +174,42 @@ class Keys:
         args = [before, self._writes, "" if n is None else n, self._lease_ms * 2, len(here) // 2, *here, *gone]
         async with asyncio.timeout(CALL_S):
             if await self._write([self._own], args) != 1:
-                raise Away("our hash is gone, or lacks what was written last")
+                raise RedisUnavailable("our hash is gone, or lacks the last write")
 
-    async def read(self, boot: str, users: Sequence[UserId]) -> Hash | None:
-        """What a node's hash has of users; None: it is not whole, and says nothing."""
+    async def read(self, incarnation: str, users: Sequence[UserId]) -> Hash | None:
+        """Entries of users in a node's hash; None: it is not complete, and must not be used."""
         async with asyncio.timeout(CALL_S):
-            said = await self._engine.command("HMGET", self._p + "on:" + boot, "", *users)
-        return read_hash(said, users)
+            answer = await self._redis_client.command("HMGET", self._p + "on:" + incarnation, "", *users)
+        return read_hash(answer, users)
 
 
-def read_beat(said: Any) -> Beat:
-    """BEAT's answer. Rows that no node of ours has written are passed over. Raises Away."""
-    match said:
+def read_beat(answer: Any) -> Beat:
+    """Parse the answer of BEAT.
+
+    Skips rows that no node of chatd has written. Raises RedisUnavailable if it is no such answer.
+    """
+    match answer:
         case [int(now_ms), (0 | 1 | 2) as state, [*rows]]:
             return Beat(state, [lease for row in rows if (lease := _lease(now_ms, row)) is not None])
-    raise Away("no answer of the script that renews leases")
+    raise RedisUnavailable("no answer of the script that renews leases")
 
 
 def _lease(now_ms: int, row: Any) -> Lease | None:
     match row:
-        case [bytes(boot), int(age_ms), bytes(info)] if presence_codec.is_incarnation(boot):
-            return Lease(boot.decode("ascii"), age_ms, now_ms - age_ms, presence_codec.read_info(info))
+        case [bytes(incarnation), int(age_ms), bytes(info)] if presence_codec.is_incarnation(incarnation):
+            return Lease(incarnation.decode("ascii"), age_ms, now_ms - age_ms, presence_codec.read_info(info))
     return None
 
 
-def read_hash(said: Any, users: Sequence[UserId]) -> Hash | None:
-    """HMGET's answer. Raises Away."""
+def read_hash(reply: Any, users: Sequence[UserId]) -> Hash | None:
+    """Parse the answer of HMGET. Raises RedisUnavailable if it is no such answer."""
     if (
-        not isinstance(said, list)
-        or len(said) != len(users) + 1
-        or any(not isinstance(value, bytes | None) for value in said)
+        not isinstance(reply, list)
+        or len(reply) != len(users) + 1
+        or any(not isinstance(value, bytes | None) for value in reply)
     ):
-        raise Away("no answer of HMGET")
-    mark, *values = said
+        raise RedisUnavailable("no answer of HMGET")
+    mark, *values = reply
     if mark is None:
         return None
     answer: dict[UserId, Remote | None] = {}

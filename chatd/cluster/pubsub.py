@@ -1,19 +1,20 @@
-"""Fanout between nodes over Redis pub/sub: one channel per user, and one for the presence of all.
+"""Fanout between nodes over Redis pub/sub: one channel per user, one for the presence of all.
 
-    Delivery, Chat ──publish──► queue ──one script call──► Redis ──► subscription of every node that holds the user ──► heard(user, data)
+    Relay ──publish──► queue ──one script call──► Redis
+                       ──► subscription of every node that holds the user ──► heard(user, data)
     registry ──hold, release──► wanted channels ──batches──► SUBSCRIBE, UNSUBSCRIBE
 
-At most once, by design: what Redis loses the feed finds (cluster/change_feed.py), so nothing here
-is kept, repeated or waited for. Publishing is a group commit like a lane's: while a call is on its
-way the next one gathers, so that calls grow with the load and nobody waits for a timer. Alone a
-publish costs 80 us, in calls of 50 it costs 2.7 us.
+Delivery is at most once, by design. The change feed finds what Redis loses (change_feed.py), so
+nothing here is kept or repeated. Publishing is a group commit like a lane's: while one call is
+under way, the messages of the next one gather. So calls grow with the load and nothing waits for a
+timer. A publish alone costs 80 us; in calls of 50 it costs 2.7 us.
 
-`run` owns the connection's life: connect, subscribe to everything wanted, tell `back`, listen; a
-ping that is not answered within `PING_S` ends it, for a network that went without a word shows no
-error at all. So does an echo that is not heard: what this node publishes to itself. A subscription
-can be alive and deaf: a proxy keeps it at a master that was replaced, while commands go to the new
-one. First retry at once, then jittered pauses that double. While it is down nothing is published:
-whoever would read it is told by the feed, which is read more often then.
+`run` owns the connection: connect, subscribe to everything wanted, call `back`, listen. The
+connection ends when a ping is not answered within `PING_S`, because a network that swallows packets
+shows no error. It also ends when an echo (a message that this node publishes to itself) does not
+arrive: a proxy can keep a subscription at a master that was replaced, while commands go to the new
+one. The first retry is at once, later ones after jittered pauses that double. While the connection
+is down nothing is published. The change feed is read more often then.
 """
 
 from __future__ import annotations
@@ -27,75 +28,73 @@ from typing import Final, Protocol
 
 import structlog
 
-from chatd.cluster.redis.client import Away, Engine, Message, Subscribed, Subscription
+from chatd.cluster.redis.client import Message, RedisClient, RedisUnavailable, Subscribed, Subscription
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 
-log = structlog.get_logger("bus")
+log = structlog.get_logger("bus")  # "bus" in logs, metrics and docs is this module
 
-QUEUE_MAX: Final = 20_000  # messages that wait for a call; past it they are dropped, and the feed tells of them
-CALL_MAX: Final = 500  # messages a call: some 150 KB, 1 ms of Redis
+QUEUE_MAX: Final = 20_000  # messages that wait for a call; more are dropped, and the change feed brings them
+CALL_MAX: Final = 500  # messages in one call: some 150 KB, 1 ms of Redis
 PUBLISH_S: Final = 1.0  # a call that takes longer has failed
-PING_S: Final = 1.0  # a ping goes out this often, and is to be answered by the next but one
-GATHER_S: Final = 0.002  # what is subscribed to within it goes in one command
+PING_S: Final = 1.0  # between pings; a ping must be answered before the next one is due
+GATHER_S: Final = 0.002  # changes within this time go out in one SUBSCRIBE
 BACKOFF_S: Final = 0.05
 BACKOFF_MAX_S: Final = 1.0
-REASONS_MAX: Final = 10  # lines about one outage
+REASONS_MAX: Final = 10  # log lines for one outage
 
-# Tests alone set these, in a process of their own (tests/fix_process.py): the share of publishes
-# that is lost on purpose.
+# The share of publishes that is lost on purpose. Only tests set it, in a process of their own
+# (tests/fix_process.py).
 DROPPED: float = 0.0
 _dice: Final = random.Random()
 
 
-class Listener(Protocol):
-    """Who hears what comes. None of these may raise or block."""
+class PubSubListener(Protocol):
+    """Gets what arrives. None of these methods may raise or block."""
 
     def heard(self, user: UserId, data: bytes) -> None: ...
     def heard_presence(self, data: bytes) -> None: ...
     def away(self) -> None:
-        """Nothing comes any more."""
+        """The connection is down: nothing arrives any more."""
 
     def back(self) -> None:
-        """Connected, and subscribed to all that is wanted: whatever was published before may have
-        been missed.
-        """
+        """Connected and subscribed to all that is wanted. Earlier messages may have been missed."""
 
 
-class Bus:
-    """`run_publisher` and `run` are its tasks, for the life of the node."""
+class PubSub:
+    """Publishes and subscribes. `run_publisher` and `run` are its tasks; neither ends."""
 
-    def __init__(self, engine: Engine, prefix: str, metrics: Metrics, boot: str) -> None:
-        self._engine, self._metrics = engine, metrics
+    def __init__(self, redis_client: RedisClient, prefix: str, metrics: Metrics, incarnation: str) -> None:
+        self._redis_client, self._metrics = redis_client, metrics
         self._presence = f"{prefix}:presence"
-        self._echo = f"{prefix}:echo:{boot}"
+        self._echo = f"{prefix}:echo:{incarnation}"
         self._user = f"{prefix}:u:"
-        self.listener: Listener
+        self.listener: PubSubListener
         self.up = False
         self._queue: list[tuple[str, bytes]] = []
         self._filled = asyncio.Event()
         self._wanted: set[UserId] = set()
         self._joining: set[UserId] = set()  # wanted, and not subscribed to yet
-        self._leaving: set[UserId] = set()  # the other way round
-        # Channels of this connection: SUBSCRIBEs that are not confirmed, of those that are still to
-        # count
+        self._leaving: set[UserId] = set()  # subscribed to, and no longer wanted
+        # Unconfirmed SUBSCRIBEs of this connection, by channel
         self._asked: Counter[str] = Counter()
-        self._stale: Counter[str] = Counter()  # and of those that an UNSUBSCRIBE has followed
+        self._stale: Counter[str] = Counter()  # those that an UNSUBSCRIBE has followed: they do not count
         self._subscribed: set[str] = set()  # channels whose last command was SUBSCRIBE
-        self._confirmed: set[str] = set()  # of these, those that are heard
+        self._confirmed: set[str] = set()  # of these, the channels whose messages arrive
         self._changed = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[None]] = {}
-        self._answered = True  # the last ping
-        self._echoes: dict[str, bytes] = {}  # channel -> what was published there and has not been heard
+        self._answered = True  # whether the last ping was
+        self._echoes: dict[str, bytes] = {}  # channel -> echo that was published there and has not arrived
         self._echo_n = 0
 
     # ---- out -------------------------------------------------------------------------------------
 
     def publish(self, user: UserId, data: bytes) -> None:
-        """Tell the other nodes that hold a user. Dropped while the bus is down or full."""
+        """Publish to the nodes that hold a user. Dropped while pub/sub is down or full."""
         self._put(self._user + user, data)
 
     def publish_presence(self, data: bytes) -> None:
+        """Publish a presence batch to all nodes. Dropped as in `publish`."""
         self._put(self._presence, data)
 
     def _put(self, channel: str, data: bytes) -> None:
@@ -111,7 +110,7 @@ class Bus:
         queue.append((channel, data))
 
     async def run_publisher(self) -> None:
-        """Publish what is queued, for ever."""
+        """Publish what is queued. Never returns."""
         while True:
             await self._filled.wait()
             self._filled.clear()
@@ -119,10 +118,10 @@ class Bus:
                 call, self._queue = self._queue[:CALL_MAX], self._queue[CALL_MAX:]
                 try:
                     async with asyncio.timeout(PUBLISH_S):
-                        await self._engine.publish(call)
-                except (Away, TimeoutError) as e:
+                        await self._redis_client.publish(call)
+                except (RedisUnavailable, TimeoutError) as e:
                     self._metrics.publishes_lost += len(call) + len(self._queue)
-                    self._queue.clear()  # its receivers hear of it by the feed, and sooner than from a Redis that hangs
+                    self._queue.clear()  # the change feed brings it, and sooner than a Redis that hangs
                     log.warning("publish.failed", lost=len(call), reason=str(e) or "no answer")
                     await asyncio.sleep(BACKOFF_S)
                 else:
@@ -131,14 +130,14 @@ class Bus:
     # ---- in --------------------------------------------------------------------------------------
 
     def hold(self, user: UserId) -> None:
-        """Hear of a user from now on; `subscribed` tells when. Idempotent."""
+        """Subscribe to a user's channel; `subscribed` waits until it is done. Idempotent."""
         if user not in self._wanted:
             self._wanted.add(user)
             self._joining.add(user)
             self._changed.set()
 
     def release(self, users: Iterable[UserId]) -> None:
-        """These users are not held any more."""
+        """Unsubscribe from these users' channels."""
         for user in users:
             if user in self._wanted:
                 self._wanted.discard(user)
@@ -146,8 +145,9 @@ class Bus:
                 self._changed.set()
 
     async def subscribed(self, user: UserId) -> None:
-        """Return when what is published for a held user comes here; at once while the bus is down,
-        for then the feed tells.
+        """Return when what is published for a held user arrives here.
+
+        Returns at once while pub/sub is down, because only the change feed brings entries then.
         """
         channel = self._user + user
         if not self.up or channel in self._confirmed or user not in self._wanted:
@@ -158,15 +158,15 @@ class Bus:
         await asyncio.wait([waiter])
 
     async def run(self) -> None:
-        """Connect and listen, for ever."""
+        """Connect and listen, again and again. Never returns."""
         backoff_s = 0.0
-        told: set[str] = set()  # why it is down: each reason once, as the first may be the least of them
+        logged: set[str] = set()  # reasons of this outage; each is logged once, as later ones may say more
         while True:
             reason = ""
-            subscription = self._engine.subscription()
+            subscription = self._redis_client.subscription()
             try:
                 await self._listen(subscription)
-            except (Away, TimeoutError) as e:
+            except (RedisUnavailable, TimeoutError) as e:
                 reason = str(e) or "no answer"
             finally:
                 was_up, self.up = self.up, False
@@ -174,15 +174,15 @@ class Bus:
                     channels.clear()
                 self._release_waiting()
                 self._queue.clear()
-                with contextlib.suppress(Away, TimeoutError):
+                with contextlib.suppress(RedisUnavailable, TimeoutError):
                     async with asyncio.timeout(PUBLISH_S):
                         await subscription.close()
             if was_up:
                 self.listener.away()
                 backoff_s = 0.0
-                told.clear()
-            if reason not in told and len(told) < REASONS_MAX:
-                told.add(reason)
+                logged.clear()
+            if reason not in logged and len(logged) < REASONS_MAX:
+                logged.add(reason)
                 log.warning("redis.away", reason=reason)
             self._metrics.bus_reconnects += 1
             await asyncio.sleep(random.uniform(0.5, 1.0) * backoff_s)
@@ -192,8 +192,8 @@ class Bus:
         async with asyncio.timeout(PUBLISH_S * 2):
             await subscription.connect()
         self._answered = True
-        # No TaskGroup: one whose tasks fail while it is cancelled keeps the cancellation to itself
-        # (3.11), and the node would not end.
+        # Not a TaskGroup: in Python 3.11 a group whose tasks fail while it is cancelled swallows
+        # the cancellation, and the node would not end.
         tasks = [
             asyncio.create_task(work)
             for work in (self._receive(subscription), self._subscribe(subscription), self._ping(subscription))
@@ -206,12 +206,12 @@ class Bus:
             ends = await asyncio.gather(*tasks, return_exceptions=True)
         faults = [end for end in ends if isinstance(end, Exception)]
         for fault in faults:
-            if not isinstance(fault, Away | TimeoutError):
+            if not isinstance(fault, RedisUnavailable | TimeoutError):
                 raise fault
-        raise Away("; ".join(str(fault) or "no answer" for fault in faults))
+        raise RedisUnavailable("; ".join(str(fault) or "no answer" for fault in faults))
 
     async def _subscribe(self, subscription: Subscription) -> None:
-        """Keep the subscriptions equal to what is wanted. The first round makes the bus `up`."""
+        """Keep the subscriptions equal to what is wanted. The first round sets `up`."""
         self._joining, self._leaving = set(self._wanted), set()
         first = [self._presence, *subscription.echoes(self._echo)]
         while True:
@@ -237,9 +237,9 @@ class Bus:
             await asyncio.sleep(GATHER_S)
 
     def _note(self, old: list[str], new: list[str]) -> None:
-        """What is about to be sent.
+        """Record the UNSUBSCRIBE of `old` and the SUBSCRIBE of `new`, which are sent next.
 
-        A confirmation that is under way for a channel of `old` is not one for it when it is wanted
+        A confirmation under way for a channel of `old` must not count when the channel is wanted
         again.
         """
         for channel in old:
@@ -253,7 +253,7 @@ class Bus:
         self._asked.update(new)
 
     def _confirm(self, channel: str) -> None:
-        """Confirmations come in the order of the commands."""
+        """A SUBSCRIBE was confirmed. Redis confirms in the order of the commands."""
         if self._stale[channel] > 0:
             self._stale[channel] -= 1
             return
@@ -287,18 +287,18 @@ class Bus:
                 self._confirm(event.channel)
             else:
                 self._answered = True
-        raise Away("the subscription ended")
+        raise RedisUnavailable("the subscription ended")
 
     async def _ping(self, subscription: Subscription) -> None:
         echoes = subscription.echoes(self._echo)
         while True:
             await asyncio.sleep(PING_S)
             if not self._answered:
-                raise Away("a ping was not answered")
+                raise RedisUnavailable("a ping was not answered")
             if self._echoes:
-                raise Away("what is published is not heard: the subscription is at another Redis")
+                raise RedisUnavailable("what is published is not heard: the subscription is at another Redis")
             if subscription.outdated:
-                raise Away("the nodes have agreed on another kind of channels")
+                raise RedisUnavailable("the nodes have agreed on another kind of channels")
             self._answered = False
             async with asyncio.timeout(PING_S):
                 await subscription.ping()
@@ -306,17 +306,18 @@ class Bus:
                 await self._publish_echoes(echoes)
 
     async def _publish_echoes(self, channels: list[str]) -> None:
-        """To be heard before the next ping.
+        """Publish an echo on each connection; each must arrive before the next ping.
 
-        Where it cannot be published, the subscription is not to blame.
+        An echo that cannot be published says nothing about the subscription.
         """
         self._echo_n += 1
-        said = b"%d" % self._echo_n
-        self._echoes = dict.fromkeys(channels, said)  # before it is published: it may be heard before that is answered
+        echo = b"%d" % self._echo_n
+        # Before it is published, because it may arrive before the publish is answered
+        self._echoes = dict.fromkeys(channels, echo)
         try:
             async with asyncio.timeout(PUBLISH_S):
-                await self._engine.publish([(channel, said) for channel in channels])
-        except (Away, TimeoutError):
+                await self._redis_client.publish([(channel, echo) for channel in channels])
+        except (RedisUnavailable, TimeoutError):
             self._echoes.clear()
 
     def _release_waiting(self) -> None:

@@ -1,12 +1,13 @@
-"""What goes to other nodes, and what comes from them: between the bus and the services.
+"""Publishes entries, receipts and typing to other nodes, and hands on what they publish.
 
-    Delivery, Chat ──entry, receipt, typing──► Relay ──► Bus          to the channels of those who may be on another node
-    Bus ──heard──► Relay ──► Delivery (entries, receipts) | sessions (typing) | Mirror (presence)
+    Delivery, Chat ──entry, receipt, typing──► Relay ──► PubSub
+                                              to the channels of users who may be on another node
+    PubSub ──heard──► Relay ──► Delivery (entries, receipts), sessions (typing), PresenceSync
 
-The rule which channels get it: a user's, unless the user is here and the mirror knows of them
-nowhere else. For two people on one node nothing is published; of two people on two nodes the one
-who is not here. Should the mirror be late (a device that has just connected elsewhere), the feed
-tells.
+A user's channel gets a message unless the user is connected here and PresenceSync knows of no
+session on another node. So nothing is published for two users on one node. For two users on two
+nodes, only the channel of the user who is not here gets it. If PresenceSync is late (a device has
+just connected elsewhere), the change feed brings the entry.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Final
 import structlog
 
 from chatd.chat.delivery import Delivery
-from chatd.cluster.presence_sync import Mirror
-from chatd.cluster.pubsub import Bus
+from chatd.cluster.presence_sync import PresenceSync
+from chatd.cluster.pubsub import PubSub
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
@@ -33,79 +34,81 @@ from chatd.wire.node_messages import Codec, Entry, Receipt
 
 log = structlog.get_logger("relay")
 
-ARRIVE_S: Final = 0.25  # a hello waits no longer for Redis
-LOOK_BACK_S: Final = 0.2  # a presence batch is everywhere by then
-GARBAGE_LOGGED_PER_S: Final = 1.0  # the metric counts all of it
+ARRIVE_S: Final = 0.25  # the longest that a hello waits for Redis
+LOOK_BACK_S: Final = 0.2  # by then every node has got a presence batch
+GARBAGE_LOGGED_PER_S: Final = 1.0  # the metric `bus_garbage` counts every message
 GARBAGE_LOGGED_BURST: Final = 5
 
 
 class Relay:
-    """Implements `chat.ports.OtherNodes` and, with the mirror, `bus.Listener`."""
+    """Implements `chat.ports.OtherNodes` and `pubsub.PubSubListener`."""
 
     share_log: Final = True
 
     def __init__(
         self,
-        bus: Bus,
-        mirror: Mirror,
+        pubsub: PubSub,
+        presence_sync: PresenceSync,
         codec: Codec,
         presence: Presence,
         registry: Registry,
         metrics: Metrics,
         now: Callable[[], float],
     ) -> None:
-        self.bus, self.mirror = bus, mirror
+        self.pubsub, self.presence_sync = pubsub, presence_sync
         self._codec, self._registry, self._metrics, self._now = codec, registry, metrics, now
         self._presence, self._elsewhere = presence, presence.elsewhere
-        self.delivery: Delivery  # these are set by the owner
-        self.pages: Callable[[], int] = lambda: 0  # of the feed
-        self.wake_feed: Callable[[], None] = lambda: None
-        self.typed: Callable[[Conversation, int], None] = lambda conv, side: None  # somebody types on another node
-        # Another node has another log than this one: look which is there
+        self.delivery: Delivery  # this and the following are set by the owner
+        self.pages: Callable[[], int] = lambda: 0  # pages of the change feed read so far
+        self.wake_change_feed: Callable[[], None] = lambda: None
+        # A user types on another node: conversation, side
+        self.typed: Callable[[Conversation, int], None] = lambda conv, side: None
+        # Another node has another log: check which one the database holds
         self.other_log: Callable[[], None] = lambda: None
         self._logged = TokenBucket(GARBAGE_LOGGED_PER_S, GARBAGE_LOGGED_BURST)
 
     def of_log(self, epoch: str) -> None:
-        """The node has the log of this epoch from now on."""
+        """From now on the node has the log of this epoch, and marks its messages with it."""
         self._codec.of_log(epoch)
 
-    # ---- who is held -----------------------------------------------------------------------------
+    # ---- users held by this node -----------------------------------------------------------------
 
     async def arrive(self, user: UserId, watch: Iterable[UserId]) -> None:
-        """A session of the user begins: return when what others publish for them comes here and
-        what others say of them and of those they watch is known.
+        """A session of the user begins: subscribe to the user, and read the presence of `watch`.
 
-        Waits `ARRIVE_S` at most: what comes later is pushed, or found by the feed.
+        Returns when this node receives what others publish for the user, and knows what they say of
+        the user and of `watch`. Waits `ARRIVE_S` at most: presence that arrives later is pushed,
+        and the change feed brings entries that were missed.
         """
-        self.bus.hold(user)
+        self.pubsub.hold(user)
         self._presence.hold(user)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ARRIVE_S):
-                await asyncio.gather(self.bus.subscribed(user), self.mirror.look((user, *watch)))
+                await asyncio.gather(self.pubsub.subscribed(user), self.presence_sync.look((user, *watch)))
 
     async def look(self, users: Iterable[UserId]) -> None:
-        """Return when it is known which of these are online elsewhere."""
-        await self.mirror.look(users)
+        """Return when it is known which of these users are online elsewhere."""
+        await self.presence_sync.look(users)
 
     async def look_back(self, user: User) -> None:
-        """A node that held the user alone until now publishes nothing for them before it hears of
-        the new session:
+        """Look up the user's conversations once every node knows of the new session.
 
-        Look whether that lost anything.
+        Another node that alone held the user publishes nothing for them until it knows of the
+        session here. So an entry of that time would be missing.
         """
         await asyncio.sleep(LOOK_BACK_S)
         self.delivery.gaps.look_up([conv.id for conv in user.peers.values()])
 
     def release(self, users: Iterable[UserId]) -> None:
-        """These users are not held any more."""
-        self.bus.release(users)
+        """This node no longer holds these users."""
+        self.pubsub.release(users)
         for user in users:
             self._presence.unhold(user)
 
     # ---- out -------------------------------------------------------------------------------------
 
     def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]:
-        """Whose channels an entry of `me` to `peer_id` goes to; `peer`: as they are held here."""
+        """Whose channels get an entry of `me` to `peer_id`; `peer`: as held here, if so."""
         to_peer = self._away(peer_id, peer)
         if me is None or peer is me:
             return (peer_id,) if to_peer else ()
@@ -114,33 +117,33 @@ class Relay:
         return (peer_id,) if to_peer else ()
 
     def _away(self, id: UserId, user: User | None) -> bool:
-        """The user may be on another node; `user`: as they are held here."""
+        """Whether the user may be on another node; `user`: as held here, if so."""
         return user is None or not user.sessions or self._elsewhere(id)
 
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None:
-        """The conversation's head, just delivered here; `payload`: its JSON without the cid."""
+        """Publish the head, which was just delivered here; `payload`: its JSON without the cid."""
         data = self._codec.entry(conv.id, conv.head, conv.ts, conv.na, conv.nb, item.side, item.kind, item.cid, payload)
         for user in channels:
-            self.bus.publish(user, data)
+            self.pubsub.publish(user, data)
 
     def receipt(self, conv: Conversation, side: int, me: User) -> None:
-        """The cursors of one side, just moved here."""
+        """Publish the cursors of one side, just moved here."""
         peer_id = conv.peer(me.id)
         if channels := self.channels(me, peer_id, self._registry.users.get(peer_id)):
             data = self._codec.receipt(conv.id, side, *conv.cursor(side))
             for user in channels:
-                self.bus.publish(user, data)
+                self.pubsub.publish(user, data)
 
     def typing(self, conv: Conversation, side: int, payload: bytes) -> None:
-        """To the peer alone."""
+        """Publish that one side types, to the peer alone."""
         peer_id = conv.a if side else conv.b
         if self._away(peer_id, self._registry.users.get(peer_id)):
-            self.bus.publish(peer_id, self._codec.typing(conv.id, side, payload))
+            self.pubsub.publish(peer_id, self._codec.typing(conv.id, side, payload))
 
     # ---- in --------------------------------------------------------------------------------------
 
     def heard(self, user: UserId, data: bytes) -> None:
-        """Something came on a user's channel."""
+        """A message arrived on a user's channel."""
         if self._codec.mine(data):
             return
         if self._codec.foreign(data):
@@ -164,15 +167,15 @@ class Relay:
             self._garbage(user, data)
 
     def heard_presence(self, data: bytes) -> None:
-        self.mirror.heard(data)
+        self.presence_sync.heard(data)
 
     def away(self) -> None:
-        """The bus is gone: until it is back the feed alone tells, and more often."""
-        self.wake_feed()
+        """Pub/sub is down. Until it is back only the change feed brings entries, and more often."""
+        self.wake_change_feed()
 
     def back(self) -> None:
-        """The bus is connected anew. Entries and receipts that were missed the feed brings."""
-        self.mirror.back()
+        """Pub/sub is connected again. The change feed brings what was missed."""
+        self.presence_sync.back()
 
     def _garbage(self, user: UserId, data: bytes) -> None:
         self._metrics.bus_garbage += 1

@@ -1,21 +1,23 @@
-"""Limits over all nodes, by Redis's clock: one script call for all sends of a loop turn, and this
-node's own count while Redis is away.
+"""Rate limits over all nodes, by Redis's clock; each node counts alone while Redis is away.
 
-    AdmissionQueue ─gather─► Quota ─SCRIPT─► Redis   {chatd}:rate:<user>   takes of the rate, the penalty
-      ▲                │                          {chatd}:new:<user>    new conversations
-      └─decide, alone──┘
+    AdmissionQueue ──gather──► SharedLimits ──SCRIPT──► Redis
+           ▲                        │             {chatd}:rate:<user>   takes of the rate, penalty
+           └─────decide, alone──────┘             {chatd}:new:<user>    new conversations
 
-Guarantee: while Redis answers, no user makes more than `max_events` takes in any period, over all
-devices and nodes. A call that has not answered within `DEADLINE_S`, or fails, opens the breaker:
-whatever waits is decided by this node alone, and so is all that comes until a trial gets through.
-Then a user can make as much on each node; and for one period after it, for Redis knows nothing of
-what was taken meanwhile. A Redis restarted empty has forgotten one period, too. A failover to a
-replica forgets what the replica had not yet got.
+One script call serves all sends of a loop turn. Guarantee: while Redis answers, no user makes more
+than `max_events` takes in any period, over all devices and nodes.
 
-State in Redis: one string a user and limit, {until, strikes, last wait, take, take, ...} in
+A call that fails, or is not answered within `DEADLINE_S`, opens the circuit breaker: this node
+alone decides what waits and what arrives, until a probe succeeds. A user can then make as many
+takes on each node. The same holds for one period after the outage, because Redis does not know what
+was taken during it. A Redis that restarts empty has forgotten one period, too. After a failover,
+what the replica had not received is forgotten.
+
+State in Redis: one string per user and limit, {until, strikes, last wait, take, take, ...} in
 microseconds by `cmsgpack`, some 100 bytes for ten takes. It expires with its last take (5 s by
-default), or 60 s after a penalty. A sorted set or list would need 4 commands where this needs one
-and a half; with fixed counters 20 fit around a period's edge (see core/rate_limit.py).
+default), or 60 s after a penalty. Rejected: a sorted set or list, which needs 4 commands where this
+needs 1.5. Rejected: fixed counters, with which 20 takes fit around a period's edge
+(core/rate_limit.py).
 """
 
 from __future__ import annotations
@@ -28,30 +30,32 @@ import orjson
 import structlog
 
 from chatd.chat.ports import NEW_PERIOD_S, Rates, Windows
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.core.admission import AdmissionQueue, Ask, Call, Grant
 from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 
-log = structlog.get_logger("quota")
+log = structlog.get_logger("quota")  # "quota" in logs and metrics is this module
 
 DEADLINE_S: Final = 0.05
-READ_TURNS: Final = 4  # past the deadline: what has arrived by then counts, also where we were too busy to read it
-TRIAL_S: Final = 1.0
-TRIAL_MAX_S: Final = 5.0
-RATE, NEW = 1, 2  # kinds of windows: their place in the script's list of limits
+READ_TURNS: Final = 4  # loop turns past the deadline, for an answer that arrived while the loop was busy
+PROBE_S: Final = 1.0  # before the first probe of an outage; the pause doubles
+PROBE_MAX_S: Final = 5.0
+RATE, NEW = 1, 2  # kinds of windows: index in the script's list of limits
 HOUR_S: Final = NEW_PERIOD_S
 US: Final = 1_000_000
-NUMBER_MAX: Final = 2**62  # of any number of the script: 146,000 years in us
+NUMBER_MAX: Final = 2**62  # bound of every number of the script: 146,000 years in us
 
-# KEYS: one a window. ARGV: [[max, period], ...] by kind; [[kind, want, [returned], [struck]], ...]
-# by key, the lists only if there is anything in them; how long strikes are remembered. All times in
-# us. MGET, for a key of another type is nil to it and no error; what is no state of ours is as good
-# as none. A clock that went back makes takes and ends of penalties of the future: they count as
-# made now, and are written back so, or they would count for as long as the step. Numbers of 16
-# digits must not be concatenated: Lua writes 14. Gives "now granted wait until strikes last_wait
-# granted wait ..." (core.admission.Grant).
+# KEYS: one per window. ARGV: [[max, period], ...] by kind; [[kind, want, [returned], [struck]],
+# ...] by key, the lists only if not empty; how long strikes are remembered. All times in us.
+#
+# MGET, because it reads a key of another type as nil instead of failing. A value that is no state
+# of ours counts as none. After Redis's clock was set back, takes and ends of penalties lie in the
+# future: they count as made now and are written back so, or they would count for as long as the
+# step. Numbers of 16 digits must not be concatenated, because Lua writes 14 digits.
+#
+# Returns "now granted wait until strikes last_wait granted wait ..." (core.admission.Grant).
 SCRIPT: Final = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -117,20 +121,21 @@ for k, key in ipairs(KEYS) do
     end
   end
   local n = #out
-  out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = granted, wait, strikes > 0 and until_ - now or 0, strikes, last_wait
+  local left = strikes > 0 and until_ - now or 0
+  out[n + 1], out[n + 2], out[n + 3], out[n + 4], out[n + 5] = granted, wait, left, strikes, last_wait
 end
 return table.concat(out, ' ')
 """
 
 
-class Script(Protocol):
-    """`engine.script(SCRIPT)`. Raises Away."""
+class LimitScript(Protocol):
+    """`redis_client.script(SCRIPT)`. Raises RedisUnavailable."""
 
     async def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float]) -> Any: ...
 
 
-class Quota:
-    """Implements `chat.ports.Admission`.
+class SharedLimits:
+    """Implements `chat.ports.Admission` over Redis.
 
     `run` is its task, for the life of the node. `now`: seconds, monotonic.
     """
@@ -139,7 +144,7 @@ class Quota:
 
     def __init__(
         self,
-        engine: Engine | Script,
+        redis_client: RedisClient | LimitScript,
         prefix: str,
         metrics: Metrics,
         rates: Rates,
@@ -149,7 +154,9 @@ class Quota:
         sleep: Callable[[float], Coroutine[Any, Any, object]] = asyncio.sleep,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        self._script: Script = engine.script(SCRIPT) if isinstance(engine, Engine) else engine
+        self._script: LimitScript = (
+            redis_client.script(SCRIPT) if isinstance(redis_client, RedisClient) else redis_client
+        )
         self._metrics, self._rates = metrics, rates
         self._now, self._sleep, self._deadline_s = now, sleep, deadline_s
         self._keys = {RATE: f"{{{prefix}}}:rate:", NEW: f"{{{prefix}}}:new:"}
@@ -158,49 +165,50 @@ class Quota:
         )
         self._forget = int(FORGET_S * US)
         self._filled = asyncio.Event()
-        self._passed = asyncio.Event()  # nothing waits at the gate
+        self._passed = asyncio.Event()  # nothing waits for a decision
         self._passed.set()
-        self.gate = AdmissionQueue(queue_max, self._wake)
-        self.gate.away = True  # until the first trial: nobody is to wait for a connection that is not made yet
+        self.queue = AdmissionQueue(queue_max, self._wake)
+        self.queue.away = True  # until the first probe: no send waits for the first connection
 
     # ---- for the services ------------------------------------------------------------------------
 
     @property
     def open(self) -> bool:
-        """The breaker: this node decides alone."""
-        return self.gate.away
+        """Whether the circuit breaker is open: this node decides alone."""
+        return self.queue.away
 
     def windows(self, user: UserId) -> Windows:
-        """A new user's."""
+        """The windows of a new user."""
         rates = self._rates
         penalty = SharedPenalty(rates.strikes_max)
-        window = SharedWindow(rates.messages, rates.per_s, RATE, user, self.gate, penalty)
-        return Windows(window, penalty, SharedWindow(rates.new_per_hour, HOUR_S, NEW, user, self.gate))
+        window = SharedWindow(rates.messages, rates.per_s, RATE, user, self.queue, penalty)
+        return Windows(window, penalty, SharedWindow(rates.new_per_hour, HOUR_S, NEW, user, self.queue))
 
     def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
-        """Run `then(came)` when it is known what the window grants; False: too many wait, and it
-        never runs.
+        """Call `then(arrived)` when the window's grant is known; `arrived`: time of this call.
+
+        False: too many wait, and `then` is never called.
         """
         assert isinstance(window, SharedWindow)
-        alone = self.gate.alone_n
-        taken = self.gate.put(window, self._now(), then)
-        self._metrics.quota_local += self.gate.alone_n - alone
+        alone = self.queue.alone_n
+        taken = self.queue.put(window, self._now(), then)
+        self._metrics.quota_local += self.queue.alone_n - alone
         return taken
 
     async def take(self, window: SlidingWindow) -> tuple[float, float]:
-        """Take one: (wait, when it was taken), as of `SlidingWindow.take`."""
+        """Take one: (seconds to wait, when it was taken), as `SlidingWindow.take` has them."""
         result: asyncio.Future[tuple[float, float]] = asyncio.get_running_loop().create_future()
 
-        def then(came: float) -> None:
+        def then(arrived: float) -> None:
             if not result.cancelled():
-                result.set_result((window.take(came), came))
+                result.set_result((window.take(arrived), arrived))
 
         if not self.put(window, then):
             return 1.0, 0.0
         return await result
 
     async def idle(self) -> None:
-        """Wait until nothing waits at the gate."""
+        """Return when nothing waits for a decision."""
         await self._passed.wait()
 
     def _wake(self) -> None:
@@ -210,32 +218,32 @@ class Quota:
     # ---- the calls -------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Call for what waits, one call at a time, for ever."""
-        if await self._trial():
-            self.gate.back()
+        """Ask Redis for what waits, one call at a time. Never returns."""
+        if await self._probe():
+            self.queue.back()
         else:
-            await self._mend()
+            await self._probe_until_back()
         while True:
             await self._filled.wait()
             self._filled.clear()
-            while not self.gate.idle:
+            while not self.queue.idle:
                 if not await self._turn():
-                    await self._mend()
+                    await self._probe_until_back()
             self._passed.set()
 
     async def _turn(self) -> bool:
-        """One call, and what it decides. False: Redis is away."""
-        call = self.gate.gather()
+        """Make one call and decide by it. False: Redis is away, and this node decided alone."""
+        call = self.queue.gather()
         answer: tuple[int, list[Grant]] | None = (0, [])
         if call.asks:
             self._metrics.quota_calls += 1
             answer = await self._ask(call)
         if answer is not None:
-            self.gate.decide(call, *answer, self._now())
+            self.queue.decide(call, *answer, self._now())
             return True
-        before = self.gate.alone_n
-        self.gate.alone(call)
-        self._metrics.quota_local += self.gate.alone_n - before
+        before = self.queue.alone_n
+        self.queue.alone(call)
+        self._metrics.quota_local += self.queue.alone_n - before
         self._passed.set()
         return False
 
@@ -247,7 +255,7 @@ class Quota:
             if any(row.granted > ask.want for ask, row in zip(call.asks, answer[1], strict=True)):
                 raise ValueError("Redis grants more than was asked for")
             return answer
-        except (Away, TimeoutError, ValueError) as e:
+        except (RedisUnavailable, TimeoutError, ValueError) as e:
             log.warning(
                 "quota.away",
                 reason=str(e) or f"no answer in {self._deadline_s * 1000:.0f} ms",
@@ -256,9 +264,7 @@ class Quota:
             return None
 
     async def _within(self, keys: list[str], args: list[bytes | int]) -> object:
-        """The script's answer, or TimeoutError at the deadline, however long its cancellation
-        takes.
-        """
+        """The script's answer. Raises TimeoutError at the deadline, at once."""
         call = asyncio.ensure_future(self._script(keys, args))
         try:
             await asyncio.wait((call,), timeout=self._deadline_s)
@@ -274,35 +280,36 @@ class Quota:
                 call.cancel()
                 call.add_done_callback(lambda call: call.cancelled() or call.exception())
 
-    async def _mend(self) -> None:
-        """Try again, until Redis answers. Meanwhile nobody waits: the gate decides alone."""
-        pause, since = TRIAL_S, self._now()
+    async def _probe_until_back(self) -> None:
+        """Probe until Redis answers. Nothing waits in that time: the node decides alone."""
+        pause, since = PROBE_S, self._now()
         while True:
             await self._sleep(pause)
-            pause = min(pause * 2, TRIAL_MAX_S)
-            if await self._trial():
-                self.gate.back()
+            pause = min(pause * 2, PROBE_MAX_S)
+            if await self._probe():
+                self.queue.back()
                 log.info("quota.back", away_s=round(self._now() - since, 1))
                 return
 
-    async def _trial(self) -> bool:
-        """Would a call get through?
+    async def _probe(self) -> bool:
+        """Whether Redis answers in time.
 
-        The first may take as long as it takes to connect; the second must be in time.
+        The first call may take as long as connecting does. The second must meet the deadline.
         """
-        # A key of nobody's: a user's name is never empty. A strike, because it always writes, as
-        # Redis must be able to.
+        # The key of no user, as a user's name is never empty. A strike always writes, so a Redis
+        # that cannot write fails the probe.
         ask: tuple[list[str], list[bytes | int]] = [self._keys[RATE]], [self._limits, b"[[1,0,[],[0]]]", self._forget]
         try:
             self._metrics.quota_calls += 2
             read_answer(await self._script(*ask), 1)
             read_answer(await self._within(*ask), 1)
-        except (Away, TimeoutError, ValueError):
+        except (RedisUnavailable, TimeoutError, ValueError):
             return False
         return True
 
 
 def row_of(ask: Ask) -> list[object]:
+    """One element of the script's second argument."""
     kind = ask.window.kind
     if not ask.returned and not ask.struck:
         return [kind, ask.want]
@@ -310,18 +317,18 @@ def row_of(ask: Ask) -> list[object]:
 
 
 def read_answer(answer: object, windows: int) -> tuple[int, list[Grant]]:
-    """(mark, rows) of the script's answer. Raises ValueError if it is none."""
+    """(time in us, grants) of the script's answer. Raises ValueError if it is no such answer."""
     if not isinstance(answer, bytes):
-        raise ValueError("Redis gave no answer of the script")
+        raise ValueError("Redis did not answer as the script does")
     now, *numbers = map(int, answer.split())
     if len(numbers) != 5 * windows:
-        raise ValueError("Redis gave another script's answer")
+        raise ValueError("Redis answered as another script does")
     if (
         not all(-NUMBER_MAX < number < NUMBER_MAX for number in (now, *numbers))
         or now < 0
         or any(granted < 0 for granted in numbers[::5])
     ):
-        raise ValueError("Redis gave numbers that the script cannot give")
+        raise ValueError("Redis answered with numbers that the script cannot give")
     return now, [
         Grant(numbers[n], numbers[n + 1] / US, numbers[n + 2] / US, numbers[n + 3], numbers[n + 4] / US)
         for n in range(0, len(numbers), 5)

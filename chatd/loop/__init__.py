@@ -1,3 +1,1 @@
-"""Timers and tasks of the event loop: one alarm for what is due, one beat a second, how tasks end
-and start again.
-"""
+"""Timers and tasks of the event loop: an alarm, a beat per second, how tasks end and restart."""

@@ -1,6 +1,4 @@
-"""When something that ended is started again: at once the first time, then after pauses that double
-up to a bound. Pure.
-"""
+"""The pause before a restart: none the first time, then pauses that double up to a bound. Pure."""
 
 from __future__ import annotations
 
@@ -9,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     import random
 
-STEADY_S: Final = 60.0  # what has served for so long ended for another reason than the last time
+STEADY_S: Final = 60.0  # after serving this long, an end counts as the first one
 
 
 class Backoff:
-    """At once, then after `first_s`, twice that ...
+    """Pauses of 0, `first_s`, twice that, and so on up to `max_s`.
 
-    `max_s`, each cut by up to a half at random: others may have ended at the same moment.
+    Each is cut by up to a half at random, because others may have ended at the same moment.
     """
 
     def __init__(self, rng: random.Random, first_s: float, max_s: float) -> None:
@@ -24,7 +22,7 @@ class Backoff:
         self._next_s = first_s
 
     def wait_s(self, served_s: float) -> float:
-        """It ended after having served for so long."""
+        """The pause in seconds, after an end that followed `served_s` of service."""
         if served_s >= STEADY_S:
             self._ends = 0
         self._ends += 1

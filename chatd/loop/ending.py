@@ -1,8 +1,8 @@
-"""How tasks are ended: cancelled until they are.
+"""Ends tasks: cancels them until they have ended.
 
-One cancellation may not do. `asyncio.wait_for` of Python 3.11 keeps one that arrives together with
-what it waits for, and psycopg's pool waits by it: a task that was to end with its node went on, and
-the node waited for it for ever.
+One cancellation may not be enough. `asyncio.wait_for` of Python 3.11 swallows a cancellation that
+arrives together with the result, and psycopg's pool uses it. So a task went on after it was
+cancelled, and its node waited for it for ever.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any, Final
 
-AGAIN_S: Final = 1.5  # longer than what a task does once it is cancelled, such as to close a subscription
+AGAIN_S: Final = 1.5  # longer than the clean-up of a cancelled task, such as closing a subscription
 
 
 async def cancelled(tasks: Iterable[asyncio.Task[Any]]) -> None:
-    """Return once all have ended. What they raise is not of interest."""
+    """Cancel tasks and return when all have ended. Their exceptions are ignored."""
     left = set(tasks)
     while left:
         for task in left:

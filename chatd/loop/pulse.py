@@ -1,10 +1,9 @@
-"""The beat of a node, once a second: what is to be done about that often is done then, in one wake
-of the loop, and has no timer of its own.
+"""One beat per second, in which all work of about that period is done in one wake of the loop.
 
-    Node._sweep ──beat──► whoever rests goes on: the look at PostgreSQL, the look at the embedded server's files
+    Node._sweep ──beat──► every `rest` ends: the check of PostgreSQL, of the embedded server's files
 
-An idle node wakes as often as its timers fire. Each second that has three timers is three wakes;
-with one it is one. Nobody depends on the beat: a rest without one ends by itself, a little later.
+An idle node wakes as often as its timers fire: three timers of a second are three wakes, a shared
+one is one. A `rest` does not depend on the beat: without one it ends by itself, a little later.
 """
 
 from __future__ import annotations
@@ -15,22 +14,20 @@ from collections.abc import AsyncIterator
 
 
 class Pulse:
-    """`beat` is called about once a second."""
+    """Shares one timer between tasks. The node calls `beat` about once a second."""
 
     def __init__(self) -> None:
         self._resting: set[asyncio.Timeout] = set()
 
     def beat(self) -> None:
-        """End every rest that is under way."""
+        """End every `rest` that is under way."""
         for rest in self._resting:
-            if not rest.expired():  # one whose time is over already cannot be moved
+            if not rest.expired():  # an expired timeout cannot be rescheduled
                 rest.reschedule(0.0)
 
     @contextlib.asynccontextmanager
     async def rest(self, longest_s: float) -> AsyncIterator[None]:
-        """What is awaited in it gets a TimeoutError at the next beat, or after so many seconds
-        without one.
-        """
+        """Raises TimeoutError in its body at the next beat, or after `longest_s` without one."""
         async with asyncio.timeout(longest_s) as rest:
             self._resting.add(rest)
             try:

@@ -1,3 +1,1 @@
-"""For the operator: admin port, `chatd doctor`, `nodes`, `user show`, `keys`, worker processes,
-sd_notify.
-"""
+"""For the operator: admin port, the commands of `chatd`, worker processes, sd_notify."""

@@ -1,16 +1,18 @@
-"""The admin port: metrics, liveness and readiness over a small HTTP, for machines on the private
-side (loopback by default).
+"""Serves the admin port: metrics, liveness and readiness over HTTP, on loopback by default.
 
     GET /metrics    Prometheus' text format
     GET /healthz    200 "ok": the event loop runs
-    GET /readyz     200 {"ready":true}, or 503 {"ready":false,"reasons":{part: sentence}}; with "degraded" where something else is away
-    GET /user?id=   200 what this node knows of a user: sessions, cursors, queues, and no message; 400 if that cannot be a user id
+    GET /readyz     200 {"ready":true}, or 503 {"ready":false,"reasons":{part: sentence}};
+                    with "degraded" if another part is away
+    GET /user?id=   200 what this node knows of a user: sessions, cursors, queues, but no message;
+                    400 if that cannot be a user id
 
-One request a connection, on asyncio's streams: of a request its first line matters and the rest is
-read away. Everything is bounded: connections at once, bytes of a head, the time to read it, to
-answer, to take the answer, and how often the metrics are written out. prometheus_client's own
-server was turned down: a thread per connection without a bound or a deadline, and one that answers
-while the event loop hangs, which is what health is asked for.
+It handles one request per connection, on asyncio's streams. Only the first line of a request
+matters; the rest is read and ignored. Everything is bounded: connections at once, bytes of a head,
+the time to read it, to answer and to send the answer, and how often the metrics are written out.
+
+Rejected: prometheus_client's own server. It starts a thread per connection without a bound or a
+deadline, and it answers while the event loop hangs, which is what a health check must find out.
 """
 
 from __future__ import annotations
@@ -38,18 +40,21 @@ log = structlog.get_logger("admin")
 HEAD_BYTES_MAX: Final = 8_192
 CONNECTIONS_MAX: Final = 32
 REQUEST_S: Final = 5.0  # for a client to send its request, and again to take the answer
-# From one exposition to the next: each takes 1.5 to 3 ms of the loop; 8 clients in a loop took
-# pings to 13 ms
+# Between two expositions: each takes 1.5 to 3 ms of the loop. Without a bound, 8 clients that asked
+# in a loop delayed pings to 13 ms.
 METRICS_S: Final = 0.05
-# For all checks of readiness: who asks has deadlines of its own, Kubernetes 1 s unless it is told
-# otherwise
+# For all checks of readiness together. Probes have a deadline of their own; that of Kubernetes is
+# 1 s by default.
 READY_S: Final = 0.45
 HEADERS: Final = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"), ("Connection", "close"))
 
 
 class Admin:
-    """The server. `ready` gives what keeps this node from serving: part -> sentence; empty when it
-    is ready. `degraded`: what is away all the same. `about`: what this node knows of a user.
+    """The server of the admin port.
+
+    `ready` returns what keeps this node from serving, part -> sentence; empty: it is ready.
+    `degraded` returns what is away although the node serves. `about` returns what this node knows
+    of a user.
     """
 
     def __init__(
@@ -66,18 +71,18 @@ class Admin:
         self._ready, self._degraded, self._about = ready, degraded, about
         self._request_s = request_s
         self._ready_s = ready_s
-        self._exposing: asyncio.Future[bytes] | None = None  # for who asks for the metrics now
+        self._exposing: asyncio.Future[bytes] | None = None  # the next exposition, which all who ask now share
         self._exposed_at = float("-inf")
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; gives the port. Raises OSError."""
+        """Listen; returns the port. Raises OSError."""
         self._server = await asyncio.start_server(self._accept, host, port, limit=HEAD_BYTES_MAX)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Close the port and whatever is open on it. Idempotent."""
+        """Close the port and its connections. Idempotent."""
         if self._server is not None:
             self._server.close()
         await ending.cancelled(self._tasks)
@@ -96,7 +101,7 @@ class Admin:
                 head = await reader.readuntil(b"\r\n\r\n")
             answer = await self._answer(head)
             if writer.transport.is_closing():
-                return  # who asked has left; uvloop's transport would raise
+                return  # the client has left; uvloop's transport would raise
             writer.write(_serialize(answer, with_body=not head.startswith(b"HEAD ")))
             async with asyncio.timeout(self._request_s):
                 await writer.drain()
@@ -106,7 +111,7 @@ class Admin:
             writer.write(_serialize(http.plain(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)))
             writer.close()
         except (TimeoutError, OSError, asyncio.IncompleteReadError):
-            pass  # the client's affair
+            pass  # the client was too slow, or left
         except Exception:
             log.exception("admin.failed")
         finally:
@@ -134,7 +139,7 @@ class Admin:
                 return http.plain(HTTPStatus.NOT_FOUND)
 
     def _exposition(self) -> asyncio.Future[bytes]:
-        """The metrics, made after this was called; all who ask before they are made share them."""
+        """The metrics as of a moment after this call. Calls before that moment share them."""
         if self._exposing is None:
             loop = asyncio.get_running_loop()
             self._exposing = loop.create_future()
@@ -165,7 +170,7 @@ class Admin:
     def _user(self, query: bytes) -> HttpResponse:
         try:
             id = user_id(parse_qs(query.decode("ascii"), max_num_fields=4, errors="strict")["id"][0])
-        except (KeyError, ValueError):  # a UnicodeDecodeError is one
+        except (KeyError, ValueError):  # UnicodeDecodeError is a ValueError
             return http.plain(HTTPStatus.BAD_REQUEST)
         return http.json(HTTPStatus.OK, self._about(id))
 

@@ -1,9 +1,8 @@
-"""The table of bounds: what a client can make a node hold or do, how much of it, and what happens
-past that.
+"""The table of bounds: how much a client can make a node hold or do, and what happens past that.
 
-`make docs` writes it into docs/operations.md. A test holds each row to the code: its metric is one
-that the node exports, and its test exists. Bounds that are settings are shown by their name and
-default, the others by their constant's value.
+`make docs` writes it into docs/operations.md. A test checks that each row's metric is exported and
+that its test exists. A bound that is a setting is shown by its name and default, others by the
+value of their constant.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from chatd.wire import framing, handshake
 
 
 class Bound(NamedTuple):
-    """`by`: whom it is counted for.
+    """One row of the table.
 
-    `past`: what happens past it. `metric`: without `chatd_`. `test`: file and function.
+    `by`: what it is counted for. `past`: what happens past it. `metric`: its name without `chatd_`.
+    `test`: file and function.
     """
 
     resource: str
@@ -34,7 +34,7 @@ class Bound(NamedTuple):
 
 
 def setting(name: str, unit: str = "") -> str:
-    """A bound that is a setting: its default, its unit and its name."""
+    """The text of a bound that is a setting: its default, unit and name."""
     default = Settings.model_fields[name].default
     return f"{default:,}{' ' + unit if unit else ''} (`{name}`)"
 
@@ -45,7 +45,8 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "frames of any kind: data, continuation, ping, pong; before hello, too",
         "connection",
         f"{setting('frames_per_s', 'a second')}, {setting('frames_burst', 'at once')}",
-        f"a `watch` counts as one more for each {handlers.NAMES_A_FRAME} names; requests are refused with `rate_limited`, pings not answered; "
+        f"a `watch` counts as one more for each {handlers.NAMES_A_FRAME} names; "
+        "requests are refused with `rate_limited`, pings not answered; "
         f"{session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
         "frames_throttled_total",
         "tests/faults/test_floods.py::test_frames_of_each_kind_count_in_each_state",
@@ -54,7 +55,8 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "bytes and frames read in a turn of the loop",
         "connection",
         f"{read_pacing.SLICE_BYTES:,} bytes, {framing.FEED_FRAMES_MAX} frames",
-        "the rest is read in the next turns, a slice of each connection in turn; nothing more is read from its socket meanwhile",
+        "the rest is read in the next turns, a slice of each connection in turn; "
+        "until then nothing more is read from its socket",
         "reads_put_off_total",
         "tests/faults/test_floods.py::test_megabytes_readable_at_once_take_many_turns",
     ),
@@ -84,10 +86,10 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "tests/faults/test_floods.py::test_megabytes_readable_at_once_take_many_turns",
     ),
     Bound(
-        "frames after we closed",
+        "frames after the server has closed",
         "connection",
         f"{CLOSING_FRAMES_MAX} frames, {CLOSE_S:g} s for the peer's close",
-        "nothing more is read; after the time the connection is cut",
+        "nothing more is read; after that time the connection is cut",
         "closing_floods_total",
         "tests/faults/test_floods.py::test_after_our_close_no_more_than_an_outbox_is_read",
     ),
@@ -128,7 +130,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "connections without a hello",
         "node",
         f"{setting('unauthenticated_max')}, {setting('hello_ms', 'ms')} each",
-        "the oldest is closed with 4009; after the time with 4003",
+        "the oldest is closed with 4009; after that time with 4003",
         "connections_refused_total",
         "tests/faults/test_bounds.py::test_of_those_who_wait_for_hello_the_oldest_goes",
     ),
@@ -153,7 +155,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "reads at the database, one user after another",
         "node",
         f"half of {setting('pool_max', 'connections')}; {setting('reads_queue_max')} wait",
-        "who waits most often loses the newest: `overloaded`",
+        "the user with the most waiting reads loses the newest: `overloaded`",
         "reads_refused_total",
         "tests/unit/test_fair_queue.py::test_past_the_bound_the_one_who_waits_most_often_loses_its_newest",
     ),
@@ -161,7 +163,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "a page of a listing for hello",
         "user",
         f"1 at a time, {store.LIST_ROWS_MAX:,} conversations looked at",
-        "the next one waits; where its session has gone it is not read",
+        "the next one waits; if its session has ended by then, it is not read",
         "hellos_total",
         "tests/integration/test_reads.py::test_a_listing_ends_with_its_session",
     ),
@@ -210,7 +212,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "typing pushed",
         "conversation and side",
         f"1 in {coalescing.TYPING_S:g} s",
-        "the last is pushed when the second is over, unless a message came",
+        "the last is pushed when the second is over, unless a message arrived",
         "typing_merged_total",
         "tests/integration/test_flaps.py::test_typing_of_many_devices_is_pushed_once_a_second",
     ),
@@ -218,7 +220,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "changes of presence pushed",
         "user",
         f"1 in {coalescing.PRESENCE_S:g} s, {coalescing.PRESENCE_BURST} at once",
-        "the last state is pushed when that is over",
+        "the last state is pushed when that time is over",
         "presence_merged_total",
         "tests/integration/test_flaps.py::test_flapping_presence_is_pushed_once_a_second_and_the_last_state_stands",
     ),
@@ -232,7 +234,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "tests/unit/test_log.py::test_of_one_event_only_so_many_lines_are_written",
     ),
     Bound(
-        "lines that nobody reads",
+        "log lines whose reader is too slow",
         "node",
         f"{log_writer.QUEUE_BYTES_MAX:,} bytes",
         "dropped, and `log.dropped` says how many",
@@ -247,7 +249,6 @@ def docs_table() -> str:
     rows = ["| what | by | bound | past it | metric | test |", "|---|---|---|---|---|---|"]
     for b in BOUNDS:
         file, _, name = b.test.partition("::")
-        rows.append(
-            f"| {b.resource} | {b.by} | {b.bound} | {b.past} | `chatd_{b.metric}` | `{name}` in `{file.removeprefix('tests/')}` |"
-        )
+        test = f"`{name}` in `{file.removeprefix('tests/')}`"
+        rows.append(f"| {b.resource} | {b.by} | {b.bound} | {b.past} | `chatd_{b.metric}` | {test} |")
     return "\n".join(rows) + "\n"

@@ -1,9 +1,7 @@
-"""`chatd doctor`: what would keep chatd from running well here, each with what to do.
+"""`chatd doctor`: checks what would keep chatd from running well here, and says what to do.
 
-Reads only; changes nothing.
-
-Each check gives Findings: "ok", "warn" (it runs, but ...) or "bad" (it will not run, or not keep
-its promises).
+It only reads. Each check returns Findings: "ok", "warn" (chatd runs, but not as well as it could)
+or "bad" (chatd does not run, or does not keep its guarantees).
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from typing import Final, NamedTuple
 import psycopg
 
 from chatd.chat.auth import Keys
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.config import Settings, mask_password
 from chatd.errors import ChatdError, SettingError
 from chatd.ops import descriptors, nodes
@@ -30,15 +28,15 @@ from chatd.postgres.watch import NODES, READ_ONLY
 from chatd.unicode_ids import new_user_id
 
 CONNECT_S: Final = 5
-SKEW_S_MAX: Final = 1.0
+SKEW_S_MAX: Final = 1.0  # between this machine's clock and the database's
 PG_VERSION_MIN: Final = 15
-NAMES_MAX: Final = 100_000  # user ids beyond ASCII that are judged: some 2 s and 30 MB
+NAMES_MAX: Final = 100_000  # non-ASCII user ids that are checked: some 2 s and 30 MB
 NAMES_SHOWN: Final = 3
-CONNECTIONS_SPARE: Final = 3  # PostgreSQL keeps as many for superusers by default
+CONNECTIONS_SPARE: Final = 3  # PostgreSQL reserves as many for superusers by default
 
 
 class Finding(NamedTuple):
-    """One line of the answer."""
+    """One line of the output."""
 
     level: str
     about: str
@@ -53,7 +51,7 @@ class Finding(NamedTuple):
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that can be looked at without disturbing a running node."""
+    """Run all checks. None of them disturbs a running node."""
     findings = list(_limits(settings))
     findings += _redis(settings)
     try:
@@ -90,7 +88,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
 
 
 def _limits(settings: Settings) -> Iterator[Finding]:
-    hard = descriptors.limit()  # this command has raised it, as a node does
+    hard = descriptors.limit()  # this command has raised the limit, as a node does
     need = settings.connections_max + descriptors.own(settings)
     if hard < need:
         yield Finding(
@@ -104,7 +102,7 @@ def _limits(settings: Settings) -> Iterator[Finding]:
 
 def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis_url is None:
-        yield Finding("ok", "redis", "none set: a single node needs none")
+        yield Finding("ok", "redis", "not set: a single node needs none")
         return
     try:
         yield from asyncio.run(_ask_redis(settings.redis_url.get_secret_value(), settings.redis_prefix))
@@ -113,30 +111,35 @@ def _redis(settings: Settings) -> Iterator[Finding]:
 
 
 async def _ask_redis(url: str, prefix: str) -> list[Finding]:
-    """Raises SettingError."""
-    engine = Engine(url, connect_s=CONNECT_S)
+    """Checks of Redis. Raises SettingError."""
+    redis_client = RedisClient(url, connect_s=CONNECT_S)
     try:
-        await engine.check(prefix)
-        versions = sorted({hello["version"] for hello in await engine.run(engine.hello)})
-        return [Finding("ok", "redis", f"version {', '.join(versions)}"), *await _eviction(engine)]
-    except Away as e:
-        return [Finding("bad", "redis", f"{engine.url.masked} does not answer ({e}): start it, or mend redis_url")]
+        await redis_client.check(prefix)
+        versions = sorted({hello["version"] for hello in await redis_client.run(redis_client.hello)})
+        return [Finding("ok", "redis", f"version {', '.join(versions)}"), *await _eviction(redis_client)]
+    except RedisUnavailable as e:
+        where = redis_client.url.masked
+        return [Finding("bad", "redis", f"{where} does not answer ({e}): start it, or correct redis_url")]
     finally:
-        await engine.close()
+        await redis_client.close()
 
 
-async def _eviction(engine: Engine) -> list[Finding]:
-    """A Redis that takes out keys when it is full takes presence and limits out; where INFO is not
-    allowed, nothing is known of it.
+async def _eviction(redis_client: RedisClient) -> list[Finding]:
+    """A warning if Redis evicts keys when it is full, because presence and limits are such keys.
+
+    Nothing is known where INFO is not allowed.
     """
     try:
-        said = await engine.command("INFO", "memory")
-    except Away:
+        info = await redis_client.command("INFO", "memory")
+    except RedisUnavailable:
         return []
-    facts = said if isinstance(said, dict) else {}
+    facts = info if isinstance(info, dict) else {}
     policy = str(facts.get("maxmemory_policy", "noeviction"))
     if facts.get("maxmemory") and policy != "noeviction":
-        what = f"maxmemory-policy is {policy}: a full Redis forgets who is online and what was sent; set noeviction, and a maxmemory that is enough"
+        what = (
+            f"maxmemory-policy is {policy}: a full Redis forgets who is online and what was sent; "
+            "set noeviction, and a maxmemory that is enough"
+        )
         return [Finding("warn", "redis", what)]
     return []
 
@@ -147,7 +150,7 @@ def _embedded(settings: Settings) -> list[Finding]:
     if not embedded.made:
         where += ", which the first start makes"
     elif embedded.running() is not None:
-        where += ", run by a chatd just now"
+        where += ", in use by a running chatd"
     findings = [Finding("ok", "database", where)]
     if not _can_be_written(embedded.data_dir):
         findings = [Finding("bad", "database", f"{where}: may not be written by this user; give another --data-dir")]
@@ -168,18 +171,21 @@ def _database(settings: Settings, conninfo: str) -> list[Finding]:
         ) as conn:
             return [*_hosts(conninfo), *_server(settings, conn, conninfo)]
     except psycopg.Error as e:
-        remedy = "" if faults.kind(e) == "standby" else ": start it, or mend database_url"
+        remedy = "" if faults.kind(e) == "standby" else ": start it, or correct database_url"
         return [Finding("bad", "database", mask_password(faults.sentence(e)) + remedy)]
 
 
 def _hosts(conninfo: str) -> list[Finding]:
-    """Where several servers are named, exactly one is to take writes."""
+    """If several servers are named, exactly one must accept writes."""
     names = hosts.each(conninfo)
     if len(names) == 1:
         return []
     found = hosts.primaries(conninfo)
     if len(found) > 1:
-        what = f"{len(found)} servers take writes: {', '.join(found)}; stop the old primary, or make it a standby, before a node starts"
+        what = (
+            f"{len(found)} servers take writes: {', '.join(found)}; "
+            "stop the old primary, or make it a standby, before a node starts"
+        )
         return [Finding("bad", "servers", what)]
     return [Finding("ok", "servers", f"{', '.join(found)} of {len(names)} takes writes")]
 
@@ -225,7 +231,8 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
         yield Finding(
             "warn",
             "clock",
-            f"this machine and the database are {skew:.1f} s apart: chatd goes by the latter; run an NTP client on both",
+            f"this machine and the database are {skew:.1f} s apart, and chatd uses the database's clock; "
+            "run an NTP client on both",
         )
     else:
         yield Finding("ok", "clock", "agrees with the database's")
@@ -236,7 +243,7 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
 
 
 def _schema(conninfo: str) -> Iterator[Finding]:
-    """Are tables and functions those of this release?"""
+    """Whether tables and functions are those of this release."""
     pending = migrate.pending(conninfo)
     now = [name for name in pending if not migrate.is_post(name)]
     if now:
@@ -247,12 +254,12 @@ def _schema(conninfo: str) -> Iterator[Finding]:
     else:
         yield Finding("ok", "schema", "up to date")
     if newer := migrate.newer_functions(conninfo):
-        what = f"{'; '.join(newer)}: a newer chatd works here, and this one leaves them as they are; upgrade it"
+        what = f"{'; '.join(newer)}: a newer chatd works here, and this one does not replace them; upgrade it"
         yield Finding("warn", "functions", what)
 
 
 def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
-    """chatd makes and drops tables: its role is to own them, or to be in the role that does."""
+    """chatd makes and drops tables, so its role must own them or be a member of their owner."""
     row = conn.execute(
         """SELECT current_user, coalesce(has_schema_privilege(current_schema(), 'CREATE'), false),
         (SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = to_regclass('entries'))"""
@@ -263,24 +270,26 @@ def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
         yield Finding(
             "bad",
             "rights",
-            f"the tables are not those of the role {name}: name their owner in database_url, or ALTER TABLE ... OWNER TO",
+            f"the role {name} does not own the tables: "
+            "name their owner in database_url, or ALTER TABLE ... OWNER TO",
         )
     elif not may_create:
         yield Finding(
             "bad",
             "rights",
-            f"the role {name} may make no tables here: ALTER DATABASE ... OWNER TO, or GRANT CREATE ON SCHEMA",
+            f"the role {name} may not make tables here: ALTER DATABASE ... OWNER TO, or GRANT CREATE ON SCHEMA",
         )
 
 
 def _names(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
-    """Users whose ids could not become ones today: they keep what they have, and nobody new can
-    write to them.
+    """A warning about users whose ids are not allowed (any more).
+
+    They keep what they have, but no new conversation with them can begin.
     """
     row = conn.execute("SELECT to_regclass('users') IS NOT NULL").fetchone()
     if row is None or not row[0]:
         return
-    # ASCII ids are the same in all versions. The database's text is UTF-8, so the others have more
+    # ASCII ids are allowed in all versions. The database's text is UTF-8, so other ids have more
     # bytes than characters.
     found = conn.execute(
         "SELECT id FROM users WHERE octet_length(id) > char_length(id) LIMIT %s", (NAMES_MAX,)
@@ -289,7 +298,10 @@ def _names(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
     if not refused:
         return
     some = ", ".join(ascii(id) for id in sorted(map(str, refused))[:NAMES_SHOWN])
-    what = f"{len(refused)} could not be taken today ({some}): they stay as they are, but nobody new can write to them (docs/protocol.md section 2)"
+    what = (
+        f"{len(refused)} could not be taken today ({some}): they stay as they are, "
+        "but nobody new can write to them (docs/protocol.md section 2)"
+    )
     yield Finding(
         "warn", "user ids", what if len(found) < NAMES_MAX else f"of the first {NAMES_MAX:,} beyond ASCII, {what}"
     )
@@ -304,7 +316,7 @@ def _may_be_new(id: str) -> bool:
 
 
 async def _sessions(conninfo: str) -> Finding:
-    """Can connections be had that are as chatd needs them?"""
+    """Whether connections have the session settings that chatd needs."""
     try:
         await Opener(conninfo).try_out("doctor", CONNECT_S)
     except Outage as e:
@@ -313,7 +325,7 @@ async def _sessions(conninfo: str) -> Finding:
 
 
 def _nodes(settings: Settings, conn: psycopg.Connection[tuple[object, ...]]) -> Finding:
-    """Do the nodes at work on this database hear each other?"""
+    """Whether the nodes that use this database receive each other's messages."""
     cur = psycopg.RawCursor(conn)
     cur.execute(NODES, (census.CLASS, census.FRESH_S))
     others = census.decode(cur.fetchall())

@@ -1,4 +1,4 @@
-"""The gauges of a node: what is measured when `/metrics` is asked, and not counted as it happens."""
+"""The gauges of a node: values that are read when `/metrics` is asked for."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def add_gauges(
     census: Census,
     readiness: Readiness,
 ) -> None:
-    """Add those of a node to its metrics."""
+    """Add the gauges of a node to its metrics."""
     gauge = metrics.gauge
     gauge("connections_now", "connections of this node", lambda: len(listener.connections))
     gauge("sessions_now", "sessions of this node: devices that have said hello", lambda: registry.sessions)
-    gauge("users_online_now", "users with a session here, or in its grace time", lambda: len(presence))
+    gauge("users_online_now", "users with a session here, or in their grace time", lambda: len(presence))
     gauge(
         "nodes_unheard",
-        "other nodes on this database that this one does not hear: they share no Redis",
+        "other nodes on this database that share no Redis with this one",
         lambda: len(census.unheard),
     )
     gauge("users_held", "users in memory", lambda: len(registry.users))
@@ -47,7 +47,7 @@ def add_gauges(
     )
     gauge(
         "database_up",
-        "1 while PostgreSQL takes what this node writes and reads",
+        "1 while PostgreSQL answers this node's reads and writes",
         lambda: store.health.trouble is None,
     )
     gauge(
@@ -61,12 +61,12 @@ def add_gauges(
         lambda: store.hello_turns.waiting,
     )
     gauge("lanes_pending", "entries that wait for a lane or are being written", lambda: store.lanes.pending)
-    gauge("reads_in_use", "connections of the read pool that a read has", lambda: store.read_pool.usage.in_use)
+    gauge("reads_in_use", "connections of the read pool in use by reads", lambda: store.read_pool.usage.in_use)
     gauge("reads_waiting", "reads that wait for a connection of the pool", lambda: store.read_pool.usage.waiting)
     gauge(
         "ready",
-        "1 while this node serves, as far as it knows without asking: /readyz asks",
+        "1 while this node serves, as far as is known without asking the database",
         lambda: not readiness.known(),
     )
-    gauge("descriptors_open", "descriptors of this process that are open", descriptors.held)
-    gauge("descriptors_max", "descriptors that this process may have", descriptors.limit)
+    gauge("descriptors_open", "open descriptors of this process", descriptors.held)
+    gauge("descriptors_max", "descriptors that this process may have open", descriptors.limit)

@@ -1,8 +1,8 @@
-"""The keys file of `chatd keys new|list`.
+"""The keys file, as `chatd keys new|list` writes and shows it.
 
-What is there is never overwritten: a new key is put behind those that there are, and a file that is
-no key set is left as it is. Owner, group and mode of an existing file stay. A node that reads it
-meanwhile sees the old file or the new one (whole_file.py).
+No key is ever overwritten: a new one is appended, and a file that is not a key set is left as it
+is. Owner, group and mode of an existing file stay. A node that reads the file at the same time sees
+the old file or the new one (whole_file.py).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KID_CHARS_MAX: Final = 64
 
 
 def add(path: Path, algorithm: Algorithm, kid: str | None, group: str | None) -> str:
-    """Make a key and put it into the keys file, which is made where there is none; gives its `kid`.
+    """Make a key and append it to the keys file, which is made if missing; returns its `kid`.
 
     Raises SettingError.
     """
@@ -44,7 +44,7 @@ def add(path: Path, algorithm: Algorithm, kid: str | None, group: str | None) ->
     if kid is not None and not (kid.isprintable() and 0 < len(kid) <= KID_CHARS_MAX):
         raise SettingError(f"--kid: give 1 to {KID_CHARS_MAX} printable characters")
     try:
-        path = path.resolve()  # a link stays one
+        path = path.resolve()  # a symbolic link stays one
         with _locked(path.parent):
             return _add(path, algorithm, kid, access)
     except (OSError, ValueError, RuntimeError) as e:
@@ -99,7 +99,7 @@ def make(algorithm: Algorithm, kid: str) -> dict[str, Any]:
 
 
 def table(keys: auth.Keys) -> str:
-    """Which keys there are, without what makes them keys."""
+    """A table of the keys for people, without their secrets."""
     rows = [("KID", "ALG", "USE")]
     rows += [
         (config.one_line(k.kid or "(none)"), k.checks.algorithm_name, "signs and checks" if k.signs else "checks only")
@@ -111,7 +111,7 @@ def table(keys: auth.Keys) -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Two that add a key at the same time do it one after the other."""
+    """Hold a lock, so that two processes that add a key do it one after the other."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -121,7 +121,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _free_kid(taken: set[str | None]) -> str:
-    """Today, and a number where that is taken: what people name keys by."""
+    """A `kid` from the date of today, with a number if that is taken."""
     today = datetime.now(UTC).strftime("%Y-%m-%d")
     names = [today, *(f"{today}-{n}" for n in range(2, auth.KEYS_MAX + 2))]
     return next(name for name in names if name not in taken)

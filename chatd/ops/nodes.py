@@ -1,9 +1,8 @@
-"""`chatd nodes`: which nodes there are, from what each tells Redis of itself once per beat
-(chatd/cluster/presence_sync.py).
+"""`chatd nodes`: lists the nodes, from what each reports to Redis once per beat.
 
-`read` asks Redis, one script, so that one clock says how old each lease is; `table` and `as_json`
-show it. What stands in Redis is text that somebody wrote: what cannot be understood is shown as
-`?`, and nothing that a terminal would obey gets through.
+cluster/presence_sync.py writes the reports. `read` reads them by one script, so that one clock
+gives the age of each lease; `table` and `as_json` show them. Anybody with access to Redis can write
+these texts. So what cannot be parsed is shown as `?`, and so is each control character.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.config import Settings
 from chatd.errors import ChatdError
 from chatd.wire import presence_codec
@@ -21,7 +20,8 @@ from chatd.wire import presence_codec
 TEXT_CHARS_MAX: Final = 64
 HEADS: Final = ("name", "boot", "address", "pid", "version", "sessions", "users", "lease", "started")
 
-# KEYS: nodes, info. Gives of each node: boot, age of its lease in ms by Redis's clock, info.
+# KEYS: nodes, info. Returns for each node: incarnation, age of its lease in ms by Redis's clock,
+# info.
 LIST: Final = """
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -34,11 +34,11 @@ return nodes
 """
 
 
-class Row(NamedTuple):
-    """One node. None: it does not say."""
+class NodeRow(NamedTuple):
+    """One node. None: it does not report this. The names are the keys of `chatd nodes --json`."""
 
     name: str | None
-    boot: str
+    boot: str  # its incarnation
     host: str | None
     port: int | None
     pid: int | None
@@ -47,32 +47,33 @@ class Row(NamedTuple):
     users: int | None
     started_ms: int | None
     lease_age_ms: int
-    stands: bool
+    stands: bool  # its lease is valid
     left: bool = False  # it has drained
-    admin_host: str | None = None  # as set: may be a loopback address
+    admin_host: str | None = None  # as set; may be a loopback address
     admin_port: int | None = None
 
 
-async def read(settings: Settings) -> list[Row]:
-    """All nodes that Redis knows of, by name. Raises ChatdError."""
+async def read(settings: Settings) -> list[NodeRow]:
+    """All nodes that Redis lists, by name. Raises ChatdError."""
     if settings.redis_url is None:
         raise ChatdError(
-            "redis_url is not set: a single node, which tells nobody of itself; give the --redis-url of the nodes to list"
+            "redis_url is not set: a single node is in no list; give the --redis-url of the nodes to list"
         )
-    engine = Engine(settings.redis_url.get_secret_value())
+    redis_client = RedisClient(settings.redis_url.get_secret_value())
     try:
         keys = [f"{{{settings.redis_prefix}}}:{name}" for name in ("nodes", "info")]
-        found = await engine.script(LIST)(keys, [])
-    except Away as e:
-        raise ChatdError(f"Redis at {engine.url.masked} does not answer: {e}; start it, or mend --redis-url") from None
+        found = await redis_client.script(LIST)(keys, [])
+    except RedisUnavailable as e:
+        where = redis_client.url.masked
+        raise ChatdError(f"Redis at {where} does not answer: {e}; start it, or correct --redis-url") from None
     finally:
-        await engine.close()
+        await redis_client.close()
     rows = [row(boot.decode(errors="replace"), int(age_ms), info, settings.lease_ms) for boot, age_ms, info in found]
     return sorted(rows, key=lambda one: (one.name or "", one.boot))
 
 
-def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
-    """What one node says of itself."""
+def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> NodeRow:
+    """One node, from what it reports of itself (JSON in `info`)."""
     facts = presence_codec.decode_info(info)
 
     def text(name: str) -> str | None:
@@ -85,7 +86,7 @@ def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
 
     admin = facts.get("admin")
     host, port = admin if isinstance(admin, list) and len(admin) == 2 else (None, None)
-    return Row(
+    return NodeRow(
         name=text("name"),
         boot=_printable(boot),
         host=text("host"),
@@ -103,13 +104,13 @@ def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> Row:
     )
 
 
-def as_json(rows: Iterable[Row]) -> str:
-    """A JSON array of an object each, keys as in Row."""
+def as_json(rows: Iterable[NodeRow]) -> str:
+    """A JSON array with one object per node; keys as in NodeRow."""
     return json.dumps([one._asdict() for one in rows], indent=2)
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Columns for people. Times are this machine's local ones."""
+def table(rows: Iterable[NodeRow]) -> str:
+    """Columns for people. Times are in this machine's local time."""
     lines = [HEADS, *(_cells(one) for one in rows)]
     widths = [max(len(cells[n]) for cells in lines) for n in range(len(HEADS))]
     return "\n".join(
@@ -117,7 +118,7 @@ def table(rows: Iterable[Row]) -> str:
     )
 
 
-def _cells(one: Row) -> tuple[str, ...]:
+def _cells(one: NodeRow) -> tuple[str, ...]:
     address = f"{one.host}:{one.port}" if one.host is not None and one.port is not None else None
     age = f"{max(0, one.lease_age_ms) / 1000:.1f} s"
     lease = f"left, {age}" if one.left else age if one.stands else f"lapsed, {age}"

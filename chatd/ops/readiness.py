@@ -1,16 +1,16 @@
-"""Whether this node serves, and if not, why: for `/readyz` and `chatd_ready`.
+"""Whether this node serves, and if not, why: for `/readyz` and the metric `chatd_ready`.
 
-    known()      what is known without asking: starting, draining, an outage that somebody has met      for the metric
-    problems()   the same, and the database is asked now; within `ASK_S`, whatever it does              for `/readyz`
+    known()      what is known without asking: starting, draining, a known outage (for the metric)
+    problems()   the same, after asking the database; within `ASK_S` (for `/readyz`)
     degraded()   what is away although the node serves: Redis
 
-The database is asked by its watch, over the watch's own connection: reads that wait for the pool
-are no outage, and a database that hangs is seen at the next probe instead of at the watch's own
-deadline. Whoever asks shares one question; a probe that leaves early cancels nothing.
+`watch` asks the database over its own connection. So reads that wait for the pool do not count as
+an outage, and a database that hangs is found at the next probe instead of at the watch's own
+deadline. Probes at the same time share one question; a probe that leaves early cancels nothing.
 
-Without Redis a node is ready: it acks and delivers, and other nodes' entries come by the change
-feed. All nodes lose Redis at once, and a balancer that took all of them out would make an outage of
-it.
+A node is ready without Redis: it acks and delivers, and other nodes' entries arrive by the change
+feed. All nodes lose Redis at once. A balancer that took all of them out would turn that into an
+outage.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from chatd.errors import ChatdError
 if TYPE_CHECKING:
     from chatd.store import Store
 
-ASK_S: Final = 0.3  # of the 0.5 s in which a probe has its answer
-PARTITIONS_S: Final = 5.0  # how long a count of the partitions ahead is good for
+ASK_S: Final = 0.3  # of the 0.5 s within which a probe is answered
+PARTITIONS_S: Final = 5.0  # how long a count of the partitions ahead is used
 
 
 class Readiness:
-    """`state` gives the node's own reasons, by part; `missing`: called where no partition lies
-    ahead; `now`: seconds.
+    """Knows what keeps this node from serving.
+
+    `state` returns the node's own reasons, by part. `missing` is called if no partition lies ahead.
+    `redis` returns why Redis is away, or "". `spawn` runs a task of the node. `now`: seconds.
     """
 
     def __init__(
@@ -42,15 +44,9 @@ class Readiness:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         now: Callable[[], float],
     ) -> None:
-        self._store, self._state, self._missing, self._redis, self._spawn, self._now = (
-            store,
-            state,
-            missing,
-            redis,
-            spawn,
-            now,
-        )
-        self._partitions: int | None = None  # ahead of the one in use; None: not counted yet
+        self._store, self._state, self._missing = store, state, missing
+        self._redis, self._spawn, self._now = redis, spawn, now
+        self._partitions: int | None = None  # how many lie ahead of the one in use; None: not counted
         self._counted_at = float("-inf")
         self._counting = False
 
@@ -64,13 +60,14 @@ class Readiness:
         return problems
 
     async def problems(self) -> dict[str, str]:
-        """The same, with the database asked. Never raises; ends within `ASK_S` and some."""
+        """The same, after asking the database. Never raises; returns soon after `ASK_S`."""
         known = self.known()
         if "starting" in known:
             return known
         if "database" not in known:
             self._count()
-        has_answer = await self._store.watch.answers(ASK_S)  # in an outage, too: its reason may be another one by now
+        # Also in an outage, because its reason may have changed
+        has_answer = await self._store.watch.answers(ASK_S)
         known = self.known()
         if not has_answer and "database" not in known:
             known["database"] = f"timeout: PostgreSQL gave no answer within {ASK_S:g} s"
@@ -93,6 +90,6 @@ class Readiness:
             if self._partitions < 1:
                 self._missing()
         except ChatdError:
-            pass  # an outage: `health` has its reason
+            pass  # an outage, whose reason `health` has
         finally:
             self._counting = False

@@ -1,13 +1,14 @@
-"""Tells whoever supervises this process how it fares, in the words of sd_notify(3).
+"""Reports the state of this process to its supervisor, by the messages of sd_notify(3).
 
-Who that is, the environment says; if nobody, nothing happens.
+The environment says who the supervisor is. Without one, nothing is sent.
 
-    systemd                  NOTIFY_SOCKET names a datagram socket; WATCHDOG_USEC says that it wants to hear `alive`
-    chatd serve --workers    _CHATD_WORKER is the descriptor of a stream socket, a worker's line to its supervisor (chatd/ops/supervisor.py):
-                             messages go up; nothing ever comes down but its end, when the supervisor is gone, however it went
+    systemd                  NOTIFY_SOCKET names a datagram socket; WATCHDOG_USEC: `alive` is wanted
+    chatd serve --workers    _CHATD_WORKER is the descriptor of a stream socket to the supervisor
+                             (supervisor.py). The worker sends messages on it. The other way it
+                             carries only its end, once the supervisor has ended for any reason.
 
-Own lines rather than the package sdnotify: that one is as short, last released in 2017, and blocks
-where the socket is full.
+Rejected: the package sdnotify. It is as short, was last released in 2017, and blocks when the
+socket is full.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-WAITING_S: Final = 60
-WORKER_VARIABLE: Final = "_CHATD_WORKER"  # it is no setting, so its name does not begin as theirs do
+WAITING_S: Final = 60  # by which `waiting` extends a start
+WORKER_VARIABLE: Final = "_CHATD_WORKER"  # not a setting, so its name does not begin with CHATD_
 
 _stopping = False
 
 
 def is_worker() -> bool:
-    """Is this one of the workers of a `chatd serve --workers`? They share one port."""
+    """Whether this is a worker of `chatd serve --workers`. Workers share one port."""
     return _line() is not None
 
 
 def on_orphaned(call: Callable[[], None]) -> None:
-    """Call it once when this worker's supervisor is gone, unless a drain has begun before.
+    """Call `call` once when this worker's supervisor has ended, unless a drain has begun before.
 
-    In other processes: nothing. Needs the running loop.
+    Does nothing in other processes. Needs the running loop.
     """
     line = _line()
     if line is None:
@@ -42,26 +43,27 @@ def on_orphaned(call: Callable[[], None]) -> None:
 
     def over() -> None:
         loop.remove_reader(line)
-        if not _stopping:  # to be asked twice would mean to stop at once
+        if not _stopping:  # a second request to stop would end the process at once
             call()
 
     loop.add_reader(line, over)
 
 
 def ready() -> None:
-    """Start-up is over: units that come after this one may start."""
+    """Start-up is over: units ordered after this one may start."""
     _send("READY=1\nSTATUS=serving")
 
 
 def waiting(reason: str) -> None:
-    """Start-up waits for something that may take long: the supervisor is to give it time
-    (`TimeoutStartSec=`), until it is said again or `ready`.
+    """Start-up waits for something that may take long.
+
+    It extends the supervisor's `TimeoutStartSec=` by `WAITING_S`, until the next call or `ready`.
     """
     _send(f"STATUS=waiting: {reason}\nEXTEND_TIMEOUT_USEC={WAITING_S * 1_000_000}")
 
 
 def reloading() -> None:
-    """Settings are being read again; `ready` ends it."""
+    """Settings are being read again; call `ready` when done."""
     _send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
@@ -73,9 +75,9 @@ def stopping() -> None:
 
 
 def alive() -> None:
-    """The event loop still turns: to be said every second.
+    """The event loop still turns. Call it every second.
 
-    Whoever waits for it (`WatchdogSec=`) restarts a daemon that is silent for that long.
+    A supervisor with `WatchdogSec=` restarts a daemon that is silent for that long.
     """
     if "WATCHDOG_USEC" in os.environ:
         _send("WATCHDOG=1")
@@ -87,14 +89,15 @@ def _line() -> int | None:
 
 
 def _send(state: str) -> None:
-    """Never blocks and never raises: a daemon must not fail because nobody listens."""
+    """Never blocks and never raises: a daemon must not fail because nothing listens."""
     try:
         line = _line()
         if line is not None:
-            os.write(line, f"{state}\n".encode())  # the supervisor made it non-blocking; what no longer fits is lost
+            # The supervisor made it non-blocking; what does not fit is lost
+            os.write(line, f"{state}\n".encode())
         else:
             _send_to_systemd(state)
-    except (OSError, ValueError):  # ValueError: an address that cannot be one
+    except (OSError, ValueError):  # ValueError: not an address
         pass
 
 
@@ -102,7 +105,7 @@ def _send_to_systemd(state: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in ("/", "@"):
         return
-    if address[0] == "@":  # Linux' abstract namespace
+    if address[0] == "@":  # Linux's abstract namespace
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.setblocking(False)

@@ -1,26 +1,25 @@
-"""`chatd serve --workers N`:
+"""Supervises the worker processes of `chatd serve --workers N`.
 
-N nodes on one port of one machine, and this process, which serves nobody and keeps them running.
+    chatd serve --workers 3          reserves the port, runs the embedded PostgreSQL if needed
+      ├──line── chatd serve   0      a node, but it listens with SO_REUSEPORT: the kernel spreads
+      ├──line── chatd serve   1      connections over the three; each has an admin port and a name
+      └──line── chatd serve   2      of its own
 
-    chatd serve --workers 3          reserves the port, runs the embedded PostgreSQL if there is no other
-      ├──line── chatd serve   0      a node like any other, but that it listens with SO_REUSEPORT: the kernel spreads connections over the three
-      ├──line── chatd serve   1      has the next admin port, and a name of its own
-      └──line── chatd serve   2
+    start    worker 0 alone, so that a wrong setting is reported once and migrations run in one
+             process; once it is ready, the others
+    serve    a worker that ends is started again, with back-off; one that is silent is killed
+    drain    SIGTERM to all, and wait; a second signal kills them. The database stops last
 
-    start    0 alone: a wrong setting is told once, and migrations have no rivals; once it is ready, the others
-    serve    one that ends is started again, with back-off; one that is silent or hangs is killed, and started again
-    drain    SIGTERM to all, and waiting; a second signal kills them. The database last
+This process serves no clients. A line is a socket pair (sd_notify.py): a worker sends READY and
+WATCHDOG on it. A worker whose line ends drains, because this process has ended, by kill -9 or
+otherwise. So no worker keeps running unsupervised. Rejected: PR_SET_PDEATHSIG, which is Linux-only
+and bound to the thread that forked.
 
-A line is a socket pair (chatd/ops/sd_notify.py): the worker says READY and WATCHDOG on it, and its
-end tells a worker that this process is gone, by kill -9 too; it then drains. So workers never live
-on unsupervised. (PR_SET_PDEATHSIG was turned down: Linux alone, and bound to the thread that
-forked.)
-
-Settings reach the workers by the environment: this process has judged them already, and flags would
-show passwords to everybody. Each worker is the leader of a session, so that a Ctrl-C comes here
-alone and is passed on as a drain. An exit status of 2 ends everything only until all have once been
-ready: settings that the others run with are not wrong, and what a later start finds wrong
-(PostgreSQL away, a keys file half-written) will pass.
+Settings reach the workers by the environment: this process has checked them already, and flags
+would show passwords to all users. Each worker leads a session of its own, so that a Ctrl-C reaches
+this process alone, which passes it on as a drain. Exit status 2 (a wrong setting) of a worker ends
+everything only until all workers have once been ready. After that the settings are known to be
+right, and what a later start finds wrong (PostgreSQL away, a keys file half-written) passes.
 """
 
 from __future__ import annotations
@@ -39,11 +38,10 @@ from typing import Any, Final
 
 import structlog
 
-from chatd import config
+from chatd import config_sources
 from chatd.config import Settings
 from chatd.loop.backoff import Backoff
-from chatd.net import listen_errors
-from chatd.ops import sd_notify
+from chatd.ops import reserved_port, sd_notify
 from chatd.postgres.embedded import Embedded
 from chatd.postgres.embedded_owner import EmbeddedOwner
 
@@ -52,15 +50,14 @@ log = structlog.get_logger("workers")
 FAILED: Final = 1
 WRONG_SETTING: Final = 2
 TICK_S: Final = 1.0
-SILENT_TICKS_MAX: Final = 30  # a worker says that it is alive once a second
-START_TICKS_MAX: Final = 660  # migrations of another node may be waited for, 600 s at most
-DRAIN_MARGIN_S: Final = 5.0  # after drain_ms a worker hangs
+SILENT_TICKS_MAX: Final = 30  # a worker reports once a second that it is alive
+START_TICKS_MAX: Final = 660  # a start may wait for migrations of another node, 600 s at most
+DRAIN_MARGIN_S: Final = 5.0  # a worker that has not ended so long after drain_ms hangs
 BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
 NAME_CHARS_MAX: Final = 64  # of node_name
 LINE_BYTES: Final = 1 << 16
-RESERVE_TRIES_MAX: Final = 10
-SPARE_CONNECTIONS: Final = 6  # of a worker, beyond lanes and pool: retention, feed, migration
+SPARE_CONNECTIONS: Final = 6  # of a worker beyond lanes and pool: retention, change feed, migration
 
 _WATCHER: Final = """
 trap "" HUP INT TERM
@@ -72,9 +69,9 @@ read -r _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ started _ < "/proc/$1/stat"
 
 
 class Worker:
-    """What is known of one.
+    """The state of one worker.
 
-    `process` is there while it runs; `ticks` counts how long nothing was heard.
+    `process` is set while it runs. `ticks` counts sweeps since its last message.
     """
 
     def __init__(self, number: int, rng: random.Random) -> None:
@@ -84,20 +81,21 @@ class Worker:
         self.task: asyncio.Task[None] | None = None
         self.ready_at: float | None = None
         self.ticks = 0
-        self.reload_due = False  # the keys changed before it was ready
-        self.failed = False  # in the drain
+        self.reload_due = False  # a reload was asked for before it was ready
+        self.failed = False  # it failed in the drain
 
     def signal(self, sent: signal.Signals) -> None:
+        """Send a signal to its process, if there is one."""
         if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(sent)
 
 
 class Supervisor:
-    """`run` is its whole life.
+    """Starts, watches and drains the workers. `run` is its whole life.
 
-    `command`, `pause` and `tick_s` are for tests: what a worker is, how to wait before a restart,
-    how often to look.
+    `command` (what a worker runs), `pause` (the wait before a restart) and `tick_s` (between two
+    sweeps) are for tests.
     """
 
     def __init__(
@@ -117,9 +115,9 @@ class Supervisor:
         self._rng = rng or random.Random()
         self._tick_s = tick_s
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[int] = self._loop.create_future()  # why it ends: 0 a signal, 2 a wrong setting
+        self._end: asyncio.Future[int] = self._loop.create_future()  # exit status: 0 by a signal, 2 for a wrong setting
         self._stopping = False
-        self._serving = False  # all of them have been ready at once
+        self._serving = False  # all workers have been ready at the same time
         self._workers: list[Worker] = []
         self._reserved: list[socket.socket] = []
         self._locks: list[socket.socket] = []
@@ -128,15 +126,15 @@ class Supervisor:
     # ---- life ------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Start, serve until a signal, drain, stop; gives the exit status. Raises SettingError."""
+        """Start, serve until a signal, drain, stop; returns an exit status. Raises SettingError."""
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
         for sent, handler in handlers.items():
             self._loop.add_signal_handler(sent, handler)
         owner = self._owner()
         own_tasks = [self._watch(self._sweep())]
         try:
-            self._locks = _lock(self.settings.host, self.settings.port)
-            self._reserved = _reserve(self.settings.host, self.settings.port)
+            self._locks = reserved_port.lock(self.settings.host, self.settings.port)
+            self._reserved = reserved_port.reserve(self.settings.host, self.settings.port)
             self.port = self._reserved[0].getsockname()[1]
             if owner is not None:
                 self._database_url = await owner.start()
@@ -157,7 +155,7 @@ class Supervisor:
                 self._loop.remove_signal_handler(sent)
 
     def stop(self) -> None:
-        """Begin the drain; called again: kill."""
+        """Begin the drain; when called again, kill the workers."""
         if not self._end.done():
             self._end.set_result(0)
         else:
@@ -166,9 +164,9 @@ class Supervisor:
                 worker.signal(signal.SIGKILL)
 
     def reload(self) -> None:
-        """Pass a SIGHUP on: the workers read their keys again.
+        """Pass a SIGHUP on, by which the workers read their keys again.
 
-        One that is just starting is told later: it may have read them already.
+        A worker that is starting gets it once it is ready, as it may have read the old keys.
         """
         if self._serving:
             sd_notify.reloading()
@@ -190,14 +188,14 @@ class Supervisor:
     # ---- a worker's life -------------------------------------------------------------------------
 
     def _launch(self) -> None:
-        """Begin with the first, or go on with the others."""
+        """Start the first worker, or when that one is ready, the others."""
         for number in range(len(self._workers), self.settings.workers if self._workers else 1):
             worker = Worker(number, self._rng)
             self._workers.append(worker)
             worker.task = self._watch(self._keep(worker))
 
     def _watch(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """What must not fail: if it does, all ends, loudly."""
+        """Run a task that must not fail: an error is logged and ends everything."""
         task = self._loop.create_task(work)
         task.add_done_callback(self._ended)
         return task
@@ -209,13 +207,13 @@ class Supervisor:
                 self._end.set_exception(error)
 
     async def _keep(self, worker: Worker) -> None:
-        """Run it again and again, until the drain; which cancels this where no process runs."""
+        """Run a worker again and again, until the drain, which cancels this if no process runs."""
         while True:
             status = await self._live(worker)
             served_s = 0.0 if worker.ready_at is None else self._loop.time() - worker.ready_at
             was_ready, worker.ready_at = worker.ready_at is not None, None
             if self._stopping:
-                # By SIGTERM alone: it was not up yet
+                # An end by SIGTERM is no failure of a worker that was not ready yet
                 worker.failed = status != 0 and (was_ready or status != -signal.SIGTERM)
                 if worker.failed:
                     log.error("worker.drain_failed", worker=worker.number, status=status)
@@ -225,12 +223,13 @@ class Supervisor:
                     self._end.set_result(WRONG_SETTING)
                 return
             wait_s = worker.backoff.wait_s(served_s)
-            tell, event = (log.info, "worker.drained") if status == 0 else (log.error, "worker.died")
-            tell(event, worker=worker.number, status=status, served_s=round(served_s, 1), restart_in_s=round(wait_s, 1))
+            write, event = (log.info, "worker.drained") if status == 0 else (log.error, "worker.died")
+            times = {"served_s": round(served_s, 1), "restart_in_s": round(wait_s, 1)}
+            write(event, worker=worker.number, status=status, **times)
             await self._pause(wait_s)
 
     async def _live(self, worker: Worker) -> int:
-        """One process, from start to end; gives its exit status, negative for a signal."""
+        """Run one process to its end; returns its exit status, negative for a signal."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
@@ -259,13 +258,14 @@ class Supervisor:
                 await asyncio.wait([listen_errors])
 
     async def _listen(self, worker: Worker, line: socket.socket) -> None:
-        """Messages are a few bytes, each written at once; all that counts is that they come, and
-        READY.
+        """Read a worker's messages. Only READY matters, and that messages arrive at all.
+
+        Each message is a few bytes, written by one call.
         """
         with contextlib.suppress(OSError):
-            while said := await self._loop.sock_recv(line, LINE_BYTES):
+            while data := await self._loop.sock_recv(line, LINE_BYTES):
                 worker.ticks = 0
-                if b"READY=1" in said and worker.ready_at is None:
+                if b"READY=1" in data and worker.ready_at is None:
                     self._heard_ready(worker)
 
     def _heard_ready(self, worker: Worker) -> None:
@@ -284,7 +284,7 @@ class Supervisor:
             self.on_ready()
 
     def _environment(self, number: int, line: int) -> dict[str, str]:
-        """Its settings and its line; what else is set, but for what is said to this process alone."""
+        """A worker's environment: ours, without what is for this process alone; settings; line."""
         s = self.settings
         end = f"/{number}"
         name = (s.node_name or f"{socket.gethostname()}:{self.port}")[: NAME_CHARS_MAX - len(end)] + end
@@ -294,10 +294,10 @@ class Supervisor:
             "admin_port": s.admin_port + number if s.admin_port > 0 else s.admin_port,
             "node_name": name,
         }
-        mine = (config.ENV_PREFIX, "NOTIFY_SOCKET", "WATCHDOG_")
+        mine = (config_sources.ENV_PREFIX, "NOTIFY_SOCKET", "WATCHDOG_")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(mine)}
-        environment |= config.environment(s) | {
-            config.ENV_PREFIX + name.upper(): str(value) for name, value in own.items()
+        environment |= config_sources.environment(s) | {
+            config_sources.ENV_PREFIX + name.upper(): str(value) for name, value in own.items()
         }
         if self._database_url:
             environment["CHATD_DATABASE_URL"] = self._database_url
@@ -307,13 +307,11 @@ class Supervisor:
     # ---- watching, draining ----------------------------------------------------------------------
 
     async def _sweep(self) -> None:
-        """Kill who is silent.
+        """Kill workers that are silent for too long. Never returns.
 
-        Counted in turns of this loop, not by the clock: if this process was itself stopped, it
-        blames nobody.
-
-        systemd is told that all is well as long as any worker serves: one that dies again and again
-        must not take the others with it.
+        Silence is counted in turns of this loop, not by the clock, so that a pause of this process
+        itself does not count. systemd is notified as long as any worker serves, because a worker
+        that dies again and again must not end the others.
         """
         while True:
             await asyncio.sleep(self._tick_s)
@@ -328,12 +326,12 @@ class Supervisor:
                 sd_notify.alive()
 
     async def _drain(self) -> int:
-        """Pass the signal on, wait for all; gives the exit status:
+        """Pass the signal on and wait for all. Idempotent.
 
-        0 only if each drained well. Idempotent.
+        Returns the exit status: 0 only if each worker drained without an error.
         """
         self._stopping = True
-        # A new chatd may have the port as soon as the workers have left it
+        # A new chatd may take the port as soon as the workers have closed it
         for reserved in (*self._reserved, *self._locks):
             reserved.close()
         for worker in self._workers:
@@ -354,103 +352,29 @@ class Supervisor:
 
 
 def _command() -> list[str]:
-    """What a worker is.
+    """The command line of a worker.
 
-    The folder that this happens to be started in is none of its places for modules, unless it is
-    ours.
+    `-P` keeps the current folder off its module path, unless it is on ours.
     """
     own_folder = sys.path[0] in ("", str(Path.cwd()))
     return [sys.executable, *([] if own_folder else ["-P"]), "-m", "chatd", "serve"]
 
 
 def _watcher(pid: int, after_s: float) -> subprocess.Popen[bytes]:
-    """A shell that kills a worker, so long after this process has ended, by kill -9 too: one that
-    was stopped cannot drain, and keeps the port.
+    """A shell that kills a worker `after_s` after this process has ended, by kill -9 or otherwise.
 
-    It waits for the end of a pipe, as in postgres/embedded.py, and looks whether the pid is still
-    the same process's. Kill it when the worker has ended.
+    A worker that is stopped (SIGSTOP) cannot drain, and would keep the port. The shell waits for
+    the end of a pipe, as in postgres/embedded.py, and checks that the pid is still the same
+    process. Kill the shell when the worker has ended.
     """
-    return subprocess.Popen(  # noqa: S603 (a text of ours)
+    return subprocess.Popen(  # noqa: S603 (the script is ours)
         ["/bin/sh", "-c", _WATCHER, "worker-watcher", str(pid), str(after_s), _started(pid)],
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
 
 
 def _started(pid: int) -> str:
-    """When a process was started, as /proc has it; nothing where there is none."""
+    """When a process was started, as /proc has it (proc(5), field 22); "" if it is not there."""
     with contextlib.suppress(OSError, IndexError):
         return Path(f"/proc/{pid}/stat").read_text().split()[21]
     return ""
-
-
-def _lock(host: str, port: int) -> list[socket.socket]:
-    """Keep other supervisors from this port while none of our workers listens yet: a bind fails
-    only where somebody listens. Raises SettingError.
-
-    By names in Linux's abstract namespace, which is as wide as ports are and goes with this
-    process; elsewhere nothing is kept.
-    """
-    locks: list[socket.socket] = []
-    if port and sys.platform == "linux":
-        try:
-            for family, _, _, _, address in socket.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            ):
-                locks.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-                locks[-1].bind(f"\0chatd-port-{family:d}-{address[0]}-{port}")
-        except (OSError, UnicodeError) as e:
-            for lock in locks:
-                lock.close()
-            raise listen_errors.refused("", host, port, e) from e
-    return locks
-
-
-def _reserve(host: str, port: int) -> list[socket.socket]:
-    """Hold the port (0: a free one) for the workers: bound to every address of the host, and not listening.
-
-    Raises SettingError.
-    """
-    try:
-        for attempt in range(RESERVE_TRIES_MAX):
-            try:
-                return _bind_all(host, port)
-            except OSError:
-                # A free one of the first address may be taken at the second
-                if port or attempt == RESERVE_TRIES_MAX - 1:
-                    raise
-        raise AssertionError("unreachable")
-    except (OSError, UnicodeError) as e:
-        raise listen_errors.refused("", host, port, e) from e
-
-
-def _bind_all(host: str, port: int) -> list[socket.socket]:
-    bound: list[socket.socket] = []
-    try:
-        for family, kind, proto, _, address in socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        ):
-            # Fails where anybody listens; shared at once, another chatd of ours would be joined
-            # without a word
-            if port:
-                _bind(family, kind, proto, (address[0], port, *address[2:]), shared=False).close()
-            bound.append(_bind(family, kind, proto, (address[0], port, *address[2:]), shared=True))
-            port = bound[0].getsockname()[1]
-    except BaseException:
-        for one in bound:
-            one.close()
-        raise
-    return bound
-
-
-def _bind(family: int, kind: int, proto: int, address: tuple[object, ...], *, shared: bool) -> socket.socket:
-    sock = socket.socket(family, kind, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shared))
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock

@@ -1,16 +1,15 @@
-"""What surrounds every command: whatever it was started in, it says at most one line about that and
-its exit status is true.
+"""Runs a command of `chatd`: its standard streams, its exit status, one line for each error.
 
-    run(command) ─► exit status        0 done, 1 it failed, 2 a setting or a flag is wrong, 130 Ctrl-C, 141 nobody reads the output
+    run(command) ─► exit status   0 done, 1 failed, 2 a setting or a flag is wrong,
+                                  130 Ctrl-C, 141 the output's reader has closed it
 
-- stdin, stdout and stderr may be closed: a descriptor in their place keeps a socket from getting
-  the number 1, and what is written to it is an error.
-- Output that cannot be written (a full disk, a closed descriptor) is a failure, told on stderr. A
-  reader that has gone (`| head`) is none of our business: no word, and the status that a shell
-  shows for SIGPIPE.
-- What a terminal's encoding lacks is written as an escape.
-- An OSError that comes this far is the machine's: no descriptors, no right, no space. A traceback
-  is left to what only a bug can cause.
+- stdin, stdout and stderr may be closed at the start. Each gets a descriptor, so that no socket
+  gets number 1; writing to it is an error.
+- Output that cannot be written (a full disk, a closed descriptor) is a failure, reported on stderr.
+  A reader that has closed its end (`| head`) is not reported; the status is that of SIGPIPE.
+- Characters that the terminal's encoding lacks are written as escapes.
+- An OSError that reaches this module is caused by the machine: no descriptors, no permission, no
+  space. It gets one line. Only a bug shows a traceback.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ _OUTPUT_ERRORS: Final = (errno.ENOSPC, errno.EBADF, errno.EIO, errno.EFBIG, errn
 
 
 def run(command: Callable[[], int]) -> int:
-    """Run it; gives the exit status of the process."""
+    """Run a command; returns the exit status of the process."""
     _complete_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     status = _status(command)
-    lost = _flush(is_told=status != 0)
+    lost = _flush(is_reported=status != 0)
     return status or lost
 
 
 def say(text: str) -> None:
-    """One line on stderr, if it can be had."""
+    """Write one line to stderr; errors are ignored."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         priority = "<3>" if log.is_journal(sys.stderr.buffer) else ""
         sys.stderr.write(f"{priority}chatd: {text}\n")
@@ -70,7 +69,7 @@ def _status(command: Callable[[], int]) -> int:
     except BrokenPipeError:
         return NOBODY_READS
     except OSError as e:
-        warnings.simplefilter("ignore", RuntimeWarning)  # a coroutine that no loop could be made for
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a coroutine that no loop could be made for
         say(_reason(e))
         return FAILED
 
@@ -84,9 +83,11 @@ def _reason(error: OSError) -> str:
     return f"cannot write the output: {what}" if error.errno in _OUTPUT_ERRORS else what
 
 
-def _flush(*, is_told: bool) -> int:
-    """What is still in Python's buffers goes out now, where a failure can be told; else the
-    interpreter would tell it, in its own words.
+def _flush(*, is_reported: bool) -> int:
+    """Write what is in Python's buffers; returns the exit status of a failure, else 0.
+
+    At its end the interpreter would do it, and report a failure in its own words.
+    `is_reported`: the command has reported an error already.
     """
     status = 0
     for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):
@@ -96,7 +97,7 @@ def _flush(*, is_told: bool) -> int:
         except BrokenPipeError:
             status = status or NOBODY_READS
         except (OSError, ValueError) as e:
-            if fd == 1 and not is_told:
+            if fd == 1 and not is_reported:
                 say(_reason(e) if isinstance(e, OSError) else "cannot write the output: it is closed")
             status = status or (FAILED if fd == 1 else 0)
         else:
@@ -118,7 +119,7 @@ def _complete_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             with contextlib.suppress(OSError):
-                # The lowest free number, which is this one; for 1 and 2: not to be written
+                # It gets the lowest free number, which is `fd`. Read-only, so that a write fails.
                 os.open(os.devnull, os.O_RDONLY)
                 if fd:
                     setattr(sys, name, open(fd, "w", closefd=False))  # noqa: SIM115 (for the life of the process)

@@ -1,13 +1,12 @@
-"""`chatd user show NAME`: where a user is connected, how far delivery has got, and why nothing may
-come through.
+"""`chatd user show NAME`: where a user is connected, what is delivered, and what may be wrong.
 
     database ── last seen, conversations, cursors ──┐
-    Redis    ── which nodes there are               ├─► Report ──findings──► sentences
+    Redis    ── list of nodes                       ├─► Report ──findings──► sentences
     nodes    ── GET /user on each admin port ───────┘
 
-Each of the three may be away: the report then says so and shows the rest. What stands in Redis and
-what a port answers is text that somebody wrote: it is bounded, and nothing that a terminal would
-obey gets through. No message is read.
+Each of the three may be away; the report then says so and shows the rest. Texts from Redis and from
+admin ports may be written by anybody: they are bounded, and control characters are replaced. No
+message is read.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ from chatd.postgres.connection import Opener
 from chatd.postgres.queries import query
 
 CONNECT_S: Final = 5
-NODE_S: Final = 3.0  # for one node to answer; they are asked at once
+NODE_S: Final = 3.0  # for one node to answer; all are asked at the same time
 ANSWER_BYTES_MAX: Final = 1 << 20
 TEXT_CHARS_MAX: Final = 200
-SHOWN: Final = 20  # conversations
+SHOWN: Final = 20  # latest conversations
 PORT_MAX: Final = 65_535
-QUEUE_BYTES: Final = 65_536  # waiting for a client: less is on its way
+QUEUE_BYTES: Final = 65_536  # a client with more bytes waiting does not read; less may be under way
 
 USER_REPORT: Final = query("user_report")
 SEEN: Final = query("seen")
@@ -48,8 +47,8 @@ LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 
 @dataclass
-class Conversation:
-    """As the database has it. Times in ms."""
+class ConversationReport:
+    """A conversation as the database has it, from the user's side. Times in ms since 1970."""
 
     c: str
     peer: str
@@ -65,7 +64,7 @@ class Conversation:
 
 @dataclass
 class NodeAnswer:
-    """What one node says. `error`: why it could not be asked."""
+    """What one node answered. `error`: why it could not be asked."""
 
     name: str
     where: str
@@ -74,25 +73,25 @@ class NodeAnswer:
     degraded: dict[str, str] = field(default_factory=dict)
     held: bool = False
     sessions: list[dict[str, Any]] = field(default_factory=list)
-    heads: dict[str, int] = field(default_factory=dict)  # by conversation: how far this node has delivered
+    heads: dict[str, int] = field(default_factory=dict)  # conversation -> last seq delivered by this node
 
 
 @dataclass
 class Report:
-    """All that could be learned. `database`, `redis`: why it could not be asked."""
+    """The whole report. `database`, `redis`: why it could not be asked."""
 
     user: str
     seen_ms: int | None = None
     database: str | None = None
     redis: str | None = None
     nodes: list[NodeAnswer] = field(default_factory=list)
-    conversations: list[Conversation] = field(default_factory=list)
+    conversations: list[ConversationReport] = field(default_factory=list)
     conversations_total: int = 0
     findings: list[str] = field(default_factory=list)
 
     @property
     def is_known(self) -> bool:
-        """Somebody has heard of this user, or could not be asked."""
+        """Whether the database or a node knows this user, or the database could not be asked."""
         asked = self.database is None
         return (
             not asked
@@ -106,7 +105,7 @@ class Report:
 
 
 def read(settings: Settings, conninfo: str, user: UserId) -> Report:
-    """Ask all three. Raises ChatdError where none of them knows the name."""
+    """Ask all three. Raises ChatdError if none of them knows the name."""
     report = Report(user)
     _ask_database(report, conninfo, user)
     asyncio.run(_ask_nodes(report, settings, user))
@@ -131,13 +130,13 @@ def _ask_database(report: Report, conninfo: str, user: UserId) -> None:
     report.conversations_total = rows[0][-1] if rows else 0
 
 
-def conversation(user: str, row: Sequence[Any]) -> Conversation:
-    """A row of sql/queries/user_report.sql, from the side of `user`."""
+def conversation(user: str, row: Sequence[Any]) -> ConversationReport:
+    """A row of sql/queries/user_report.sql, seen from `user`."""
     c, a, b, head, floor, na, nb, ts, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, _ = row
     sides = [(a_delivered, a_read, nb - (a_read_n or 0)), (b_delivered, b_read, na - (b_read_n or 0))]
     mine, (peer_delivered, peer_read, _) = sides if user == a else sides[::-1]
     unread = 0 if a == b or mine[1] >= head else max(0, mine[2])
-    return Conversation(
+    return ConversationReport(
         str(c), b if user == a else a, head, floor, ts, mine[0], mine[1], unread, peer_delivered, peer_read
     )
 
@@ -148,7 +147,7 @@ async def _ask_nodes(report: Report, settings: Settings, user: UserId) -> None:
 
 
 async def _places(report: Report, settings: Settings) -> list[tuple[str, str, int]]:
-    """(name, host, admin port) of each node: those that Redis lists, else those of these settings."""
+    """(name, host, admin port) of each node that Redis lists, else of these settings."""
     if settings.redis_url is not None:
         try:
             rows = await nodes.read(settings)
@@ -160,10 +159,8 @@ async def _places(report: Report, settings: Settings) -> list[tuple[str, str, in
     return [(settings.node_name or f"{host}:{port}", host, port) for port in ports]
 
 
-def admin_of(row: nodes.Row) -> tuple[str, int]:
-    """Where a node's admin port is, seen from here; port 0: it cannot be reached from here, or
-    there is none.
-    """
+def admin_of(row: nodes.NodeRow) -> tuple[str, int]:
+    """(host, port) of a node's admin port as seen from here; port 0: none, or out of reach."""
     host, port = row.admin_host or "", row.admin_port or 0
     if not 0 < port <= PORT_MAX:
         port = 0
@@ -218,14 +215,14 @@ async def _get(host: str, port: int, path: str) -> bytes:
 
 
 def read_answer(answer: NodeAnswer, facts: dict[str, Any]) -> None:
-    """Take over what a node says.
+    """Copy what a node answered into `answer`.
 
-    Raises ValueError, TypeError, LookupError, ArithmeticError or AttributeError where it is of
+    Raises ValueError, TypeError, LookupError, ArithmeticError or AttributeError if the answer has
     another shape.
     """
     node = facts["node"]
-    answer.problems = {_clean(part): _clean(said) for part, said in node["problems"].items()}
-    answer.degraded = {_clean(part): _clean(said) for part, said in node["degraded"].items()}
+    answer.problems = {_clean(part): _clean(reason) for part, reason in node["problems"].items()}
+    answer.degraded = {_clean(part): _clean(reason) for part, reason in node["degraded"].items()}
     answer.held = facts["held"] is True
     sessions: list[dict[str, Any]] = [
         {_clean(key): _plain(value) for key, value in one.items()} for one in facts["sessions"]
@@ -238,30 +235,26 @@ def read_answer(answer: NodeAnswer, facts: dict[str, Any]) -> None:
             int(one["catching_up"]),
         )
     answer.heads = {_clean(one["c"]): int(one["head"]) for one in facts["conversations"]}
-    answer.sessions = sessions  # whole, or none
+    answer.sessions = sessions  # only once all are valid
 
 
 def _plain(value: object) -> object:
-    return (
-        _clean(value)
-        if isinstance(value, str)
-        else value
-        if isinstance(value, int | float | bool | None)
-        else _clean(str(value))
-    )
+    if isinstance(value, int | float | bool | None):
+        return value
+    return _clean(value if isinstance(value, str) else str(value))
 
 
 def _clean(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text[:TEXT_CHARS_MAX])
 
 
-# ---- what it means -------------------------------------------------------------------------------
+# ---- findings ------------------------------------------------------------------------------------
 
 
 def findings(report: Report) -> Iterator[str]:
-    """Why this user may get nothing, the surest first; a single sentence if nothing is wrong."""
-    said = [*_outages(report), *_connections(report), *_logs(report)]
-    yield from said or ["nothing is wrong: connected, and every entry was pushed and acknowledged"]
+    """Why this user may get nothing, the surest reason first; one sentence if nothing is wrong."""
+    found = [*_outages(report), *_connections(report), *_logs(report)]
+    yield from found or ["nothing is wrong: connected, and every entry was pushed and acknowledged"]
 
 
 def _outages(report: Report) -> Iterator[str]:
@@ -309,12 +302,12 @@ def _logs(report: Report) -> Iterator[str]:
 
 
 def as_json(report: Report) -> str:
-    """One object; keys as in Report."""
+    """A JSON object; keys as in Report."""
     return json.dumps(asdict(report), indent=2)
 
 
 def text(report: Report) -> str:
-    """For people. Times are this machine's local ones."""
+    """Text for people. Times are in this machine's local time."""
     devices = sum(len(node.sessions) for node in report.nodes)
     now = f"{devices} device{'s' * (devices > 1)} connected" if devices else f"last seen {_time(report.seen_ms)}"
     lines = [f"{report.user}: {now}", ""]
@@ -341,7 +334,7 @@ def _session(one: dict[str, Any]) -> str:
     return ", ".join(facts)
 
 
-def _table(rows: Sequence[Conversation]) -> list[str]:
+def _table(rows: Sequence[ConversationReport]) -> list[str]:
     heads = ("with", "head", "delivered", "read", "unread", "peer delivered", "peer read", "last entry", "id")
     cells = [
         (

@@ -1,9 +1,7 @@
-"""What this node holds of one user, for `chatd user show` (ops/user_report.py).
+"""What this node holds of one user, for `chatd user show` (ops/user_report.py). Pure.
 
-Pure; no message is in it.
-
-Numbers are as they are in this loop turn: queues, heads that were delivered here, cursors that may
-not be written yet.
+It has no message. All numbers are of this loop turn: queues, heads delivered here, and cursors that
+may not be written yet.
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ if TYPE_CHECKING:
     from chatd.ids import UserId
     from chatd.net.connection import ClientConnection
 
-CONVERSATIONS_MAX: Final = 200  # the latest of a user
+CONVERSATIONS_MAX: Final = 200  # a user's latest ones are shown
 
 
 def about_user(registry: Registry, id: UserId, *, now: float, now_ms: int) -> dict[str, object]:
-    """`held`: the user is in memory.
+    """What `GET /user` of the admin port answers. `held`: whether the user is in memory.
 
-    `now`: seconds, of the sessions' own clock; `now_ms`: since 1970.
+    `now`: seconds, monotonic, by the sessions' clock. `now_ms`: ms since 1970.
     """
     user = registry.users.get(id)
     if user is None:

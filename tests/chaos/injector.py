@@ -1,7 +1,7 @@
 """Delays and failures around every call of the store and of Redis, by a seeded dice.
 
     Injector.around(call)        before and after it: nothing, a pause in which others run, a failure, a hang
-    installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and Engine and Subscription
+    installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and RedisClient and Subscription
 
 A failure before the call leaves nothing done; one after it loses the answer of what was done. A
 hang ends by the caller's deadline, with either. The wrappers stand in the classes, so all nodes of
@@ -24,7 +24,7 @@ from redis.asyncio.connection import AbstractConnection
 
 import chatd.cluster.pubsub
 from chatd import errors
-from chatd.cluster.redis.client import Away, Engine, Event, Subscription
+from chatd.cluster.redis.client import Event, RedisClient, RedisUnavailable, Subscription
 from chatd.postgres.state_flush import StateFlush
 from chatd.store import Store
 
@@ -198,10 +198,10 @@ def _wrap_driver(injector: Injector, patch: pytest.MonkeyPatch) -> None:
 
 
 def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
-    run, events, write = Engine.run, Subscription.events, Subscription._write
+    run, events, write = RedisClient.run, Subscription.events, Subscription._write
 
-    async def chaotic_run(self: Engine, command: Any) -> Any:
-        return await injector.around("redis", lambda: run(self, command), lambda hung: Away("chaos"))
+    async def chaotic_run(self: RedisClient, command: Any) -> Any:
+        return await injector.around("redis", lambda: run(self, command), lambda hung: RedisUnavailable("chaos"))
 
     async def chaotic_events(self: Subscription) -> AsyncIterator[Event]:
         async with contextlib.aclosing(events(self)) as heard:  # type: ignore[type-var]
@@ -209,17 +209,17 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
                 if injector.hits(injector.odds.fail / 20):
                     injector.counts["subscription: lost"] += 1
                     await self.close()
-                    raise Away("chaos")
+                    raise RedisUnavailable("chaos")
                 await injector.pause("subscription")
                 yield event
 
     async def chaotic_write(self: Subscription, leg: AbstractConnection, commands: Any) -> None:
-        await injector.around("subscription", lambda: write(self, leg, commands), lambda hung: Away("chaos"))
+        await injector.around("subscription", lambda: write(self, leg, commands), lambda hung: RedisUnavailable("chaos"))
 
-    patch.setattr(Engine, "run", chaotic_run)
+    patch.setattr(RedisClient, "run", chaotic_run)
     patch.setattr(Subscription, "events", chaotic_events)
     patch.setattr(Subscription, "_write", chaotic_write)
-    put = chatd.cluster.pubsub.Bus._put
+    put = chatd.cluster.pubsub.PubSub._put
 
     def lossy_put(self: Any, channel: str, data: bytes) -> None:
         if injector.hits(injector.bus_lost):
@@ -227,4 +227,4 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
             return
         put(self, channel, data)
 
-    patch.setattr(chatd.cluster.pubsub.Bus, "_put", lossy_put)
+    patch.setattr(chatd.cluster.pubsub.PubSub, "_put", lossy_put)

@@ -18,7 +18,7 @@ import pytest
 import structlog
 
 from chatd.clock import Clock
-from chatd.cluster.redis.client import Engine, Script
+from chatd.cluster.redis.client import RedisClient, Script
 from tests.chaos import closes, limits
 from tests.chaos.injector import Injector, installed
 from tests.chaos.world import World
@@ -41,8 +41,8 @@ HURRIED: Final = (
     ("chat.hello", "OPEN_RETRY_MS", 60),
     ("chat.send", "RETRY_MS", 60),
     ("chat.new_conversations", "RETRY_MS", 60),
-    ("cluster.shared_limits", "TRIAL_S", 0.2),
-    ("cluster.shared_limits", "TRIAL_MAX_S", 0.5),
+    ("cluster.shared_limits", "PROBE_S", 0.2),
+    ("cluster.shared_limits", "PROBE_MAX_S", 0.5),
     ("cluster.pubsub", "PING_S", 0.25),
     ("cluster.pubsub", "PUBLISH_S", 0.3),
     ("cluster.pubsub", "BACKOFF_MAX_S", 0.2),
@@ -84,26 +84,26 @@ async def run(world: World) -> list[str]:
 
 @contextlib.contextmanager
 def _hurried(injector: Injector) -> Iterator[None]:
-    sync, init, made = Clock.sync, Engine.__init__, Script.__init__
+    sync, init, made = Clock.sync, RedisClient.__init__, Script.__init__
 
     def stepped(self: Clock, db_ms: int, rtt_s: float) -> None:
         sync(self, db_ms + injector.clock_offset_ms, rtt_s)
 
-    def quick(self: Engine, url: str, *, connect_s: float = CONNECT_S) -> None:
+    def quick(self: RedisClient, url: str, *, connect_s: float = CONNECT_S) -> None:
         init(self, url, connect_s=CONNECT_S)
 
-    def skewed(self: Script, engine: Engine, text: str) -> None:
+    def skewed(self: Script, redis_client: RedisClient, text: str) -> None:
         for name in ("t", "time"):
             read = f"local {name} = redis.call('TIME')\n"
             text = text.replace(
                 read, f"{read}{name}[1] = {name}[1] + (tonumber(redis.call('GET', '{CLOCK_KEY}') or '0'))\n"
             )
-        made(self, engine, text)
+        made(self, redis_client, text)
 
     with pytest.MonkeyPatch.context() as patch:
         for module, name, value in HURRIED:
             patch.setattr(f"chatd.{module}.{name}", value)
         patch.setattr(Clock, "sync", stepped)
-        patch.setattr(Engine, "__init__", quick)
+        patch.setattr(RedisClient, "__init__", quick)
         patch.setattr(Script, "__init__", skewed)
         yield

@@ -14,7 +14,7 @@ from chatd.chat import hello
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.presence_push import PresencePush
-from chatd.cluster.presence_sync import Mirror
+from chatd.cluster.presence_sync import PresenceSync
 from chatd.core import devices
 from chatd.core.admission import AdmissionQueue
 from chatd.core.conversations import Registry
@@ -194,9 +194,9 @@ def times_of_the_wall(patch: Patch) -> None:
 
 def not_listed_again(patch: Patch) -> None:
     """A node that Redis has lost the users of believes that they are there."""
-    real = Mirror._rewrite
+    real = PresenceSync._rewrite
 
-    async def rewrite(self: Mirror) -> None:
+    async def rewrite(self: PresenceSync) -> None:
         if self._metrics.lease_rewrites:
             await self._keys.begin()
             await self._keys.write((), self._n)
@@ -204,7 +204,7 @@ def not_listed_again(patch: Patch) -> None:
         else:
             await real(self)
 
-    patch.setattr(Mirror, "_rewrite", rewrite)
+    patch.setattr(PresenceSync, "_rewrite", rewrite)
 
 
 BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [

@@ -226,7 +226,7 @@ def _work(node: Node) -> Iterator[str]:
         "tasks": [task.get_coro() for task in node.tasks.spawned],
     }
     if node.cluster is not None:
-        facts["quota"] = len(node.cluster.quota.gate)
+        facts["shared limits"] = len(node.cluster.shared_limits.queue)
     if left := {key: value for key, value in facts.items() if value}:
         yield f"work is left: {left}"
 
@@ -249,18 +249,20 @@ def _presence(node: Node) -> Iterator[str]:
     if watchers != watching:
         yield f"{len(watchers - watching)} watch who are not there or do not, {len(watching - watchers)} are not among the watchers"
     if node.cluster is not None:
-        bus = node.cluster.bus
-        if bus._wanted != set(node.registry.users):
-            yield f"the bus wants {bus._wanted}, held are {set(node.registry.users)}"
-        if bus.up and {bus._user + user for user in bus._wanted} - bus._confirmed:
-            yield f"not subscribed to {[user for user in bus._wanted if bus._user + user not in bus._confirmed]}"
+        pubsub = node.cluster.pubsub
+        if pubsub._wanted != set(node.registry.users):
+            yield f"pub/sub wants {pubsub._wanted}, held are {set(node.registry.users)}"
+        if pubsub.up and {pubsub._user + user for user in pubsub._wanted} - pubsub._confirmed:
+            missing = [user for user in pubsub._wanted if pubsub._user + user not in pubsub._confirmed]
+            yield f"not subscribed to {missing}"
 
 
 def seats(nodes: Iterable[Node]) -> Iterator[str]:
     """How each node has each user, for reading."""
     for node in nodes:
         cluster = node.cluster
-        yield f"node {node._boot}: batch {cluster.mirror._n if cluster else ''}, knows {cluster.mirror._leases.nodes if cluster else ''}"
+        sync = None if cluster is None else cluster.presence_sync
+        yield f"node {node._boot}: batch {sync._n if sync else ''}, knows {sync._leases.nodes if sync else ''}"
         for name, one in node.presence._statuses.users.items():
             yield f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere {one.seats}"
 

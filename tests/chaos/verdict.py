@@ -81,7 +81,7 @@ class Verdict:
         ]
 
         def away() -> list[str]:
-            alone = any(node.cluster and node.cluster.quota.open for node in world.living)
+            alone = any(node.cluster and node.cluster.shared_limits.open for node in world.living)
             return ["for good: a node still counts alone"] * alone
 
         wrong += await self._until(away, asyncio.get_running_loop().time() + min(5, world.quiet_s))

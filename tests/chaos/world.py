@@ -355,6 +355,6 @@ async def crash_node(node: Node) -> None:
         """What a process that is killed does."""
 
     if node.cluster is not None:
-        node.cluster.mirror.leave = nothing  # type: ignore[method-assign, assignment]
+        node.cluster.presence_sync.leave = nothing  # type: ignore[method-assign, assignment]
     node.store.state_flush.flush = nothing  # type: ignore[method-assign]
     await node.stop()

@@ -71,7 +71,7 @@ async def make_pair(make_server: MakeServer, fresh_db: str, own_redis: OwnRedis)
         return all[0], all[1]
 
     def all_know(clusters: list[Cluster]) -> bool:
-        return all(one.mirror.nodes == 1 and one.bus.up for one in clusters)
+        return all(one.presence_sync.nodes == 1 and one.pubsub.up for one in clusters)
 
     return make
 
@@ -89,10 +89,10 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
 ) -> None:
     """The word about the second session comes while the hello of the third is under way."""
     a, b = await make_pair()
-    mirror = a.node.cluster.mirror  # type: ignore[union-attr]
+    presence_sync = a.node.cluster.presence_sync  # type: ignore[union-attr]
     held: list[bytes] = []
-    hear = mirror.heard
-    monkeypatch.setattr(mirror, "heard", held.append)
+    hear = presence_sync.heard
+    monkeypatch.setattr(presence_sync, "heard", held.append)
     await a.connect("alice", "phone")
     second = await b.connect("alice", "phone")
     await until(lambda: any(b.node._boot.encode() in data for data in held), "b's word is on its way to a")
@@ -100,7 +100,7 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
     third = await a.open()
     hello = await third.post("hello", v=1, token=a.token("alice"), device="phone")
     await gate.reached.wait()
-    monkeypatch.setattr(mirror, "heard", hear)
+    monkeypatch.setattr(presence_sync, "heard", hear)
     for data in held:
         hear(data)
     assert elsewhere(a, "alice")
@@ -152,7 +152,7 @@ async def test_a_node_that_started_after_a_step_goes_by_the_same_time(
 async def test_a_session_that_came_and_left_at_once_ends_the_older_one_elsewhere(make_pair: MakePair) -> None:
     a, b = await make_pair()
     half_open = await a.connect("alice", "phone")
-    async with b.node.cluster.mirror._writing:  # type: ignore[union-attr]
+    async with b.node.cluster.presence_sync._writing:  # type: ignore[union-attr]
         await (await b.connect("alice", "phone")).close()
         await until(lambda: not b.node.registry.sessions, "the session has ended")
     assert await half_open.closed() == REPLACED

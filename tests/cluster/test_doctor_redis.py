@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.cluster.redis.client import Engine
+from chatd.cluster.redis.client import RedisClient
 from chatd.errors import SettingError
 from chatd.ops.doctor import _ask_redis
 from tests.fix_redis import OwnRedis
@@ -47,9 +47,9 @@ async def test_a_node_with_its_own_prefix_starts_as_a_user_who_may_do_nothing_el
     server = await make_server(database_url=fresh_db, redis_url=url, redis_prefix="site")
     assert server.node.cluster is not None
     await server.connect("alice")
-    engine = Engine(url)
+    redis_client = RedisClient(url)
     try:
         with pytest.raises(SettingError, match=r"~\{other\}:\*"):
-            await engine.check("other")
+            await redis_client.check("other")
     finally:
-        await engine.close()
+        await redis_client.close()

@@ -58,7 +58,7 @@ async def test_what_the_others_listing_brought_is_not_missing(
     two.node.registry.users.clear()  # bob is not held there any more
     two.node.registry._idle.clear()
     feed = Held(two.node, "feed", monkeypatch)
-    two.node.cluster.feed.wake()  # type: ignore[union-attr]
+    two.node.cluster.change_feed.wake()  # type: ignore[union-attr]
     await feed.asked.wait()  # what this answer does not have, the feed does not tell before `go_on`
     listing = Held(two.node, "list_changed", monkeypatch, lambda user, *_: user == "bob")
     bob = await two.open()
@@ -92,7 +92,7 @@ async def test_a_mark_does_not_cover_what_was_not_delivered_yet(
         {"cursors": {}, "since": stays.welcome["since"], "epoch": stays.welcome["epoch"]} if has_mark else {}
     )
     feed, gap = Held(two.node, "feed", monkeypatch), Held(two.node, "entries_many", monkeypatch)
-    two.node.cluster.feed.wake()  # type: ignore[union-attr]
+    two.node.cluster.change_feed.wake()  # type: ignore[union-attr]
     await feed.asked.wait()
     monkeypatch.setattr(chatd.cluster.pubsub, "DROPPED", 1.0)
     sent = await (await one.connect("alice")).say("bob", "1")

@@ -30,7 +30,7 @@ async def test_a_row_made_here_gets_its_first_entry_on_another_node(
     a, b = await make_pair(rate_messages=1_000, new_conversations_per_hour=OPENED_MAX)
     assert b.node.cluster is not None
     if bus_loses:
-        monkeypatch.setattr(b.node.cluster.bus, "publish", lambda user, data: None)
+        monkeypatch.setattr(b.node.cluster.pubsub, "publish", lambda user, data: None)
     alice, tablet = await a.connect("alice", "phone"), await b.connect("alice", "tablet")
     with monkeypatch.context() as patch:
         lanes_away(a, patch)

@@ -45,13 +45,13 @@ async def test_a_receipt_waits_for_the_entry_that_was_lost(
     await bob.say("alice")
     await alice.push("entry")
     assert b.node.cluster is not None
-    publish = b.node.cluster.bus.publish
+    publish = b.node.cluster.pubsub.publish
 
     def lossy(user: Any, data: bytes) -> None:
         if not receipt_lost and not isinstance(Codec.decode(data), Entry):
             publish(user, data)
 
-    monkeypatch.setattr(b.node.cluster.bus, "publish", lossy)
+    monkeypatch.setattr(b.node.cluster.pubsub, "publish", lossy)
     assert (await bob.say("alice", "lost"))["seq"] == 3
     await tablet.request("read", c=c, seq=3)
     frames = await until_read(alice, 3)
@@ -88,9 +88,9 @@ async def test_a_receipt_for_what_will_never_be_moves_nothing(make_pair: MakePai
 def loses(server: Server, monkeypatch: pytest.MonkeyPatch, *kinds: type) -> None:
     """What this node publishes of these kinds gets lost."""
     assert server.node.cluster is not None
-    publish = server.node.cluster.bus.publish
+    publish = server.node.cluster.pubsub.publish
     lossy = lambda user, data: None if isinstance(Codec.decode(data), kinds) else publish(user, data)  # noqa: E731
-    monkeypatch.setattr(server.node.cluster.bus, "publish", lossy)
+    monkeypatch.setattr(server.node.cluster.pubsub, "publish", lossy)
 
 
 async def told(peer: Peer) -> tuple[int, int, bool]:
@@ -162,7 +162,7 @@ async def test_a_read_beside_the_first_answer_on_another_node_is_told(
         else:
             heard(user, data)
 
-    monkeypatch.setattr(a.node.cluster.bus.listener, "heard", hold)
+    monkeypatch.setattr(a.node.cluster.pubsub.listener, "heard", hold)
     await desk.request("ack", c=c, seq=1)  # on the newcomer's node, which does not know of the answer
     await phone.request("read", c=c, seq=2)
     ids = await phone.post("send", to="newcomer", cid=CID, body="answer")

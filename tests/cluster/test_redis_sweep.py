@@ -1,6 +1,6 @@
 """Every call to Redis fails with every kind of error: the node lives, and is right after it.
 
-Keys of wrong types: test_mirror.py.
+Keys of wrong types: test_presence_sync.py.
 
 A whole node in this process, with a neighbour that is left alone. Errors are injected where
 redis-py would raise them.
@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from redis import exceptions
 
-from chatd.cluster.redis import client as engine_module
+from chatd.cluster.redis import client as client_module
 from tests.client import Peer
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer, Server
@@ -63,9 +63,9 @@ CALLS = 2  # of each kind
 async def pair(
     make_server: MakeServer, fresh_db: str, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Server, Server]:
-    monkeypatch.setattr("chatd.cluster.shared_limits.TRIAL_S", 0.05)
-    monkeypatch.setattr("chatd.cluster.shared_limits.TRIAL_MAX_S", 0.05)
-    monkeypatch.setattr(engine_module, "RENEW_S", 0.05)
+    monkeypatch.setattr("chatd.cluster.shared_limits.PROBE_S", 0.05)
+    monkeypatch.setattr("chatd.cluster.shared_limits.PROBE_MAX_S", 0.05)
+    monkeypatch.setattr(client_module, "RENEW_S", 0.05)
     a, b = [await make_server(database_url=fresh_db, redis_url=own_redis.url, lease_ms=1_000) for _ in range(2)]
     await well(a, b)
     return a, b
@@ -75,7 +75,11 @@ async def well(*servers: Server) -> None:
     clusters = [server.node.cluster for server in servers if server.node.cluster is not None]
     await until(
         lambda: all(
-            one.bus.up and not one.mirror.stale and not one.quota.open and one.mirror.nodes == 1 for one in clusters
+            one.pubsub.up
+            and not one.presence_sync.stale
+            and not one.shared_limits.open
+            and one.presence_sync.nodes == 1
+            for one in clusters
         ),
         "all is well",
     )
@@ -117,7 +121,7 @@ async def test_whatever_redis_says_to_any_command_the_node_lives_and_is_right_af
     assert a.node.cluster is not None
     kinds = [kind for _ in range(CALLS) for kind in (*ERRORS, *ANSWERS)]
     n = 0
-    real: Any = getattr(engine_module, "open_client")  # noqa: B009 (not exported)
+    real: Any = getattr(client_module, "open_client")  # noqa: B009 (not exported)
 
     async def answer(*_: object, **__: object) -> object:
         nonlocal n
@@ -132,16 +136,16 @@ async def test_whatever_redis_says_to_any_command_the_node_lives_and_is_right_af
         client.execute_command = answer
         return client
 
-    engine = a.node.cluster.engine
+    redis_client = a.node.cluster.redis_client
 
     def begin() -> Any:
-        monkeypatch.setattr(engine_module, "open_client", broken)
-        engine.client.execute_command = answer  # type: ignore[method-assign]
+        monkeypatch.setattr(client_module, "open_client", broken)
+        redis_client.client.execute_command = answer  # type: ignore[method-assign]
         return lambda: n
 
     def end() -> None:
-        monkeypatch.setattr(engine_module, "open_client", real)
-        engine._held.failed = True
-        engine._held.client.__dict__.pop("execute_command", None)
+        monkeypatch.setattr(client_module, "open_client", real)
+        redis_client._held.failed = True
+        redis_client._held.client.__dict__.pop("execute_command", None)
 
     await endures(a, b, begin, end, len(kinds))

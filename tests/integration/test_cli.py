@@ -208,7 +208,7 @@ async def test_tools_work_beside_a_running_chatd_and_a_second_one_says_one_line(
     assert (first.returncode, len(first.stdout.strip())) == (0, 32), first.stderr
     doctor = await asyncio.to_thread(chatd, "doctor", "--data-dir", str(tmp_path))
     assert doctor.returncode == 0, doctor.stdout
-    assert "run by a chatd just now" in doctor.stdout
+    assert "in use by a running chatd" in doctor.stdout
     assert (await asyncio.to_thread(chatd, "migrate", "--data-dir", str(tmp_path))).stdout == "nothing to do\n"
     second = await asyncio.to_thread(chatd, "serve", "--port", "0", "--admin-port", "-1", "--data-dir", str(tmp_path))
     assert second.returncode == 2

@@ -19,7 +19,7 @@ import pytest
 
 from chatd import store
 from chatd.cluster import change_feed as feeding
-from chatd.cluster.change_feed import NOTHING_PRUNED, Feed
+from chatd.cluster.change_feed import NOTHING_PRUNED, ChangeFeed
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
 from chatd.core.rate_limit import TokenBucket
@@ -420,7 +420,7 @@ class Node:
         self.cursors: dict[int, tuple[int, ...]] = {}
         self.found: dict[int, ConvRow] = {}
         self._told = asyncio.Event()
-        self.feed = Feed(
+        self.change_feed = ChangeFeed(
             store,
             store.metrics,
             now=asyncio.get_running_loop().time,
@@ -447,9 +447,9 @@ class Node:
 
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.feed.run())
+        task = asyncio.create_task(self.change_feed.run())
         try:
-            await self.until(lambda: self.feed.pages > 0)
+            await self.until(lambda: self.change_feed.pages > 0)
             yield
         finally:
             assert not task.done()
@@ -483,15 +483,15 @@ async def test_who_was_away_too_long_looks_up_all_held_users_also_what_is_new_to
     x, y, z = conversation(db), conversation(db, "alice", "carol"), conversation(db, "carol", "dave")
     append(db, [Message(x), Message(y), Message(z)])
     async with node.at_work():
-        await node.until(lambda: not node.feed.catching_up)
+        await node.until(lambda: not node.change_feed.catching_up)
         node.heads.clear()
         new = conversation(db, "bob", "dave")
         append(db, [Message(y), Message(z), Message(new)])
         db.execute("DELETE FROM feed")  # as after a minute
         monkeypatch.setattr(feeding, "BEHIND_S", -1.0)  # as if it were long ago
         monkeypatch.setattr(feeding, "XIDS_AGAIN", 0)
-        node.feed.wake()
-        await node.until(lambda: node.feed.pages >= 2 and not node.feed.catching_up)
+        node.change_feed.wake()
+        await node.until(lambda: node.change_feed.pages >= 2 and not node.change_feed.catching_up)
         assert node.heads == {y: 2, new: 1}, "neither what did not change nor what nobody here has"
         assert node.found[new].b == "dave"
 
@@ -547,11 +547,11 @@ async def test_a_crash_that_gives_ids_out_again_hides_nothing() -> None:
             store = Store(server.conninfo, LIMITS, Metrics())
             node = Node(store, [(ALICE, 1)], interval_s=3_600.0)
             async with node.at_work():
-                await node.until(lambda: not node.feed.catching_up)
+                await node.until(lambda: not node.change_feed.catching_up)
                 lost = roll_back(server.conninfo)
-                node.feed.wake()
-                await node.until(lambda: node.feed.pages >= 2)
-                before = node.feed.position.snapshot
+                node.change_feed.wake()
+                await node.until(lambda: node.change_feed.pages >= 2)
+                before = node.change_feed.position.snapshot
                 crash(server.conninfo)
                 with connect(server.conninfo, options=FEED_OPTION) as conn:
                     append(conn, [Message(x)])
@@ -560,7 +560,7 @@ async def test_a_crash_that_gives_ids_out_again_hides_nothing() -> None:
                     assert one(conn, "SELECT pg_visible_in_snapshot(xid, %s::pg_snapshot) FROM feed", (before,)), (
                         "reading on would find nothing"
                     )
-                node.feed.wake()
+                node.change_feed.wake()
                 await node.until(lambda: node.heads.get(x) == 2)
             await store.stop()
         finally:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 from websockets.exceptions import InvalidStatus
 
-from chatd import config
+from chatd import config_sources
 from chatd.errors import SettingError
 from chatd.net.connection import ClientConnection
 from chatd.net.listener import Listener
@@ -152,5 +152,5 @@ async def test_a_proxy_header_is_taken_from_trusted_peers_alone(make_server: Mak
 )
 def test_wrong_settings_of_proxies_are_told_in_one_line(flags: dict[str, object], sentence: str) -> None:
     with pytest.raises(SettingError) as e:
-        config.load(flags, None, {})
+        config_sources.load(flags, None, {})
     assert str(e.value).startswith(sentence)

@@ -104,7 +104,7 @@ async def test_all_nodes_are_asked_and_one_that_does_not_hear_the_others_says_so
     own_redis.kill()
     cluster = here.node.cluster
     assert cluster is not None
-    await until(lambda: not cluster.bus.up)
+    await until(lambda: not cluster.pubsub.up)
     # The one node of the settings is left to ask
     redis, node = (await show(here, "bob", redis_url=own_redis.url)).findings
     assert redis.startswith("Redis cannot be asked (")

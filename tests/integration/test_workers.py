@@ -26,6 +26,7 @@ from structlog.testing import capture_logs
 
 from chatd.config import Settings
 from chatd.errors import SettingError
+from chatd.ops import reserved_port
 from chatd.ops import supervisor as workers
 from chatd.ops.supervisor import Supervisor
 from tests.until import until
@@ -371,7 +372,7 @@ def test_a_free_port_is_the_same_at_every_address_and_stays_reserved(monkeypatch
     addresses = ["127.0.0.1", "127.0.0.2"]  # as a name may have several
     found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in addresses]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
-    sockets = workers._reserve("some-name", 0)
+    sockets = reserved_port.reserve("some-name", 0)
     try:
         (port,) = {one.getsockname()[1] for one in sockets}
         for address in addresses:
@@ -393,24 +394,6 @@ async def test_a_worker_that_cannot_even_be_started_is_one_that_died(tmp_path: P
     pauses.then = lambda: supervisor.stop() if len(pauses.waits) == 3 else None
     assert await result(asyncio.create_task(supervisor.run())) == 0
     assert pauses.waits[0] == 0 < pauses.waits[1]
-
-
-def test_a_second_supervisor_is_refused_while_the_firsts_workers_have_not_begun_to_listen() -> None:
-    """Both could bind: nobody listens yet."""
-    first = workers._reserve("127.0.0.1", 0)
-    port = first[0].getsockname()[1]
-    locks = workers._lock("127.0.0.1", port)
-    try:
-        workers._reserve("127.0.0.1", port)[0].close()  # what a bind alone would say
-        with pytest.raises(
-            SettingError, match=f"cannot listen on 127.0.0.1:{port}: Address already in use; stop what uses it"
-        ):
-            workers._lock("127.0.0.1", port)
-    finally:
-        for one in (*first, *locks):
-            one.close()
-    for one in workers._lock("127.0.0.1", port):
-        one.close()
 
 
 async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from chatd import config
+from chatd import config_sources
 from chatd.metrics import COUNTERS, LABELLED
 from chatd.ops import bounds
 from tests.integration import test_costs
@@ -33,7 +33,7 @@ def costs_table() -> str:
 
 
 TABLES: Final[dict[Path, dict[str, Callable[[], str]]]] = {
-    PAGE: {"settings": config.docs_table, "metrics": metrics_table, "bounds": bounds.docs_table},
+    PAGE: {"settings": config_sources.docs_table, "metrics": metrics_table, "bounds": bounds.docs_table},
     DOCS / "performance.md": {"costs": costs_table},
 }
 

@@ -1,4 +1,4 @@
-"""Who goes through the gate and in which order: against a model of Redis (tests/quota_model.py) in
+"""Who goes through the gate and in which order: against a model of Redis (tests/limits_model.py) in
 a time of the test's.
 """
 

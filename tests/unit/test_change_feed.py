@@ -23,7 +23,7 @@ from chatd.cluster.change_feed import (
     PRUNE_S,
     SLICE,
     XIDS_AGAIN,
-    Feed,
+    ChangeFeed,
     Position,
     chunks,
 )
@@ -80,18 +80,18 @@ def test_a_kind_of_a_later_release_is_passed_over() -> None:
 
 def started(now: float = 100.0) -> Position:
     position = Position()
-    assert position.took(position.question(now), page("90:95:90,92", reconnected=True)) == 0, (
+    assert position.took(position.query(now), page("90:95:90,92", reconnected=True)) == 0, (
         "what was held before the first page has no mark"
     )
     return position
 
 
 def test_it_asks_for_what_its_last_snapshot_did_not_see() -> None:
-    assert Position().question(100.0).snapshot is None
+    assert Position().query(100.0).snapshot is None
     position = started()
-    assert position.question(101.0) == ("90:95:90,92", HOUR_MS + int(BEHIND_S * 1000), 101.0)
-    assert position.took(position.question(101.0), page("96:96:", HOUR_MS + 1000)) is None
-    assert position.question(102.0) == ("96:96:", HOUR_MS + 1000 + int(BEHIND_S * 1000), 102.0)
+    assert position.query(101.0) == ("90:95:90,92", HOUR_MS + int(BEHIND_S * 1000), 101.0)
+    assert position.took(position.query(101.0), page("96:96:", HOUR_MS + 1000)) is None
+    assert position.query(102.0) == ("96:96:", HOUR_MS + 1000 + int(BEHIND_S * 1000), 102.0)
 
 
 @pytest.mark.parametrize(
@@ -106,25 +106,25 @@ def test_it_asks_for_what_its_last_snapshot_did_not_see() -> None:
 )
 def test_it_is_behind_by_either_clock(now: float, now_ms: int, behind: bool) -> None:
     position = started()
-    since = position.took(position.question(now), page("500000:500000:", now_ms))
+    since = position.took(position.query(now), page("500000:500000:", now_ms))
     assert since == (0 if behind else None), "from 90 - XIDS_AGAIN on"
-    later = position.took(position.question(now + 1), page("500001:500001:", now_ms + 1))
+    later = position.took(position.query(now + 1), page("500001:500001:", now_ms + 1))
     assert later is None, "it is so once"
 
 
 def test_a_new_connection_catches_up_and_allows_for_ids_that_come_again() -> None:
     position = started()
-    position.took(position.question(101.0), page("500000:500100:500000"))
-    question = position.question(102.0)
+    position.took(position.query(101.0), page("500000:500100:500000"))
+    question = position.query(102.0)
     assert question.snapshot == "500000:500100:500000", "most of what was missed comes at once, with the first page"
     assert position.took(question, page("500200:500200:", reconnected=True)) == 500_000 - XIDS_AGAIN
 
 
 def test_a_server_that_knows_less_than_the_last_one_is_believed_and_all_is_looked_up() -> None:
     position = started()
-    position.took(position.question(101.0), page("500000:500100:"))
-    assert position.took(position.question(102.0), page("500090:500099:", reconnected=True)) == 0
-    assert position.question(103.0).snapshot == "500090:500099:"
+    position.took(position.query(101.0), page("500000:500100:"))
+    assert position.took(position.query(102.0), page("500090:500099:", reconnected=True)) == 0
+    assert position.query(103.0).snapshot == "500090:500099:"
 
 
 def test_rows_are_old_when_a_snapshot_of_a_minute_ago_saw_them() -> None:
@@ -132,7 +132,7 @@ def test_rows_are_old_when_a_snapshot_of_a_minute_ago_saw_them() -> None:
     times = [100.0 + n for n in range(200)]
     pruned: list[tuple[float, str, str]] = []
     for now in times:
-        position.took(position.question(now), page(f"{now:.0f}:{now:.0f}:", int(now * 1000), reconnected=now == 100.0))
+        position.took(position.query(now), page(f"{now:.0f}:{now:.0f}:", int(now * 1000), reconnected=now == 100.0))
         if (old := position.prunable(now)) is not None:
             pruned.append((now, *old))
             position.pruned(old[1])
@@ -150,8 +150,8 @@ def test_what_is_not_pruned_is_asked_for_again_and_a_new_connection_forgets_all_
     assert position.prunable(100 + KEEP_S) == position.prunable(101 + KEEP_S) == (NOTHING_PRUNED, "90:95:90,92")
     position.pruned("90:95:90,92")
     assert position.prunable(102 + KEEP_S) is None, "nothing new is old"
-    position.took(position.question(165.0), page("200:200:"))
-    position.took(position.question(166.0), page("210:210:", reconnected=True))
+    position.took(position.query(165.0), page("200:200:"))
+    position.took(position.query(166.0), page("210:210:", reconnected=True))
     assert position.prunable(166.0 + KEEP_S - 0.1) is None, "ids of before may have been given out again"
     assert position.prunable(166.0 + KEEP_S) == (NOTHING_PRUNED, "210:210:")
 
@@ -221,7 +221,7 @@ class Owner:
         self.interval = 1.0
         self.users: list[tuple[UserId, int]] = []
         self.told: list[tuple[Any, ...]] = []
-        self.feed = Feed(
+        self.change_feed = ChangeFeed(
             self.source,
             self.metrics,
             now=lambda: self.now,
@@ -235,7 +235,7 @@ class Owner:
 
     async def turns(self, until: float) -> None:
         """Let time pass, and the feed do what is due."""
-        while (due := await self.feed.turn()) <= until:
+        while (due := await self.change_feed.turn()) <= until:
             self.now = max(self.now, due)
         self.now = until
 
@@ -254,11 +254,11 @@ async def test_a_page_is_told_and_the_next_one_asked_for_an_interval_later(owner
         page("10:10:"),
         page("12:12:", HOUR_MS + 1000, heads=[(1, 5), (2, 6)], cursors=[(1, 1, 2, 3, 4)]),
     ]
-    assert await owner.feed.turn() == 101.0
-    assert await owner.feed.turn() == 101.0, "nothing is due"
+    assert await owner.change_feed.turn() == 101.0
+    assert await owner.change_feed.turn() == 101.0, "nothing is due"
     owner.now = 101.0
     owner.interval = 0.2
-    assert await owner.feed.turn() == pytest.approx(101.2)
+    assert await owner.change_feed.turn() == pytest.approx(101.2)
     assert owner.source.asked == [("feed", None), ("feed", "10:10:")]
     assert owner.told == [
         ("clock", HOUR_MS, 0.001),
@@ -266,7 +266,7 @@ async def test_a_page_is_told_and_the_next_one_asked_for_an_interval_later(owner
         ("heads", (1, 5), (2, 6)),
         ("cursors", (1, 1, 2, 3, 4)),
     ]
-    assert (owner.feed.pages, owner.metrics.feed_reads, owner.metrics.feed_rows, owner.metrics.feed_catchups) == (
+    assert (owner.change_feed.pages, owner.metrics.feed_reads, owner.metrics.feed_rows, owner.metrics.feed_catchups) == (
         2,
         2,
         3,
@@ -276,7 +276,7 @@ async def test_a_page_is_told_and_the_next_one_asked_for_an_interval_later(owner
 
 async def test_a_large_page_is_told_in_parts_and_counted_before_the_first(owner: Owner) -> None:
     counted: list[int] = []
-    owner.feed._heads = lambda heads: counted.append(owner.feed.pages)
+    owner.change_feed._heads = lambda heads: counted.append(owner.change_feed.pages)
     owner.source.pages = [page("10:10:", heads=[(n, n) for n in range(3 * SLICE)])]
     other_turns = 0
 
@@ -286,7 +286,7 @@ async def test_a_large_page_is_told_in_parts_and_counted_before_the_first(owner:
             other_turns += 1
             await asyncio.sleep(0)
 
-    await asyncio.gather(owner.feed.turn(), others())
+    await asyncio.gather(owner.change_feed.turn(), others())
     assert counted == [1, 1, 1]
     assert other_turns >= 2
 
@@ -301,12 +301,12 @@ async def test_conversations_that_are_new_are_looked_up_also_when_the_first_try_
 
     owner.source.states_of = fails  # type: ignore[method-assign]
     owner.now = 101.0
-    await owner.feed.turn()
+    await owner.change_feed.turn()
     assert owner.take() == [("heads", (7, 1))]
     owner.source.states_of = look  # type: ignore[method-assign]
     owner.source.rows = [row(7, 2, 1, 1, 0, 0)]
     owner.now = 101.0 + BACKOFF_S
-    await owner.feed.turn()
+    await owner.change_feed.turn()
     assert owner.source.asked[-2:] == [("feed", "12:12:"), ("states_of", 7)]
     assert owner.take() == [("found", 7), ("heads", (7, 2)), ("cursors", (7, 1, 1, 0, 0))]
     await owner.turns(105.0)
@@ -325,20 +325,20 @@ async def test_through_an_outage_the_snapshot_stays_and_it_is_logged_once(
     pauses = []
     owner.now = 101.0
     for _ in range(8):
-        due = await owner.feed.turn()
+        due = await owner.change_feed.turn()
         pauses.append(due - owner.now)
         owner.now = due
     assert pauses == pytest.approx([BACKOFF_S * 2**n for n in range(5)] + [BACKOFF_MAX_S] * 3)
     assert owner.metrics.feed_failed == 8
     owner.source.away = False
     owner.source.pages = [page("12:12:", heads=[(1, 2)], reconnected=True)]
-    await owner.feed.turn()
+    await owner.change_feed.turn()
     assert owner.source.asked[-1] == ("feed", "10:10:")
     assert owner.take() == [("heads", (1, 2))]
     assert logged == ["feed.late", "feed.back"]
     owner.source.away = True
     owner.now += 1
-    assert await owner.feed.turn() == pytest.approx(owner.now + BACKOFF_S), "the next outage begins anew"
+    assert await owner.change_feed.turn() == pytest.approx(owner.now + BACKOFF_S), "the next outage begins anew"
 
 
 async def test_catching_up_goes_by_chunks_with_pauses_and_reading_goes_on(
@@ -352,9 +352,9 @@ async def test_catching_up_goes_by_chunks_with_pauses_and_reading_goes_on(
         page("600001:600001:", HOUR_MS + 10**6, heads=[(9, 9)]),
     ]
     owner.source.rows = [row(5, 3, 1, 1, 3, 2)]
-    owner.feed._users = list  # nobody is held at the start
+    owner.change_feed._users = list  # nobody is held at the start
     await owner.turns(100.5)
-    owner.feed._users = lambda: owner.users
+    owner.change_feed._users = lambda: owner.users
     owner.now = 101.0
     await owner.turns(101.9)
     since = str(500_000 - XIDS_AGAIN)
@@ -364,7 +364,7 @@ async def test_catching_up_goes_by_chunks_with_pauses_and_reading_goes_on(
     await owner.turns(102.5)
     assert owner.source.asked[-2:] == [("feed", "600000:600000:"), ("states", "u3", since)]
     assert owner.take()[0] == ("heads", (9, 9)), "a reading that is due comes first"
-    assert not owner.feed.catching_up
+    assert not owner.change_feed.catching_up
     assert owner.metrics.feed_catchups == 1
 
 
@@ -374,9 +374,9 @@ async def test_a_chunk_that_fails_is_asked_for_again_and_a_second_catch_up_takes
     owner.users = [(ALICE, 999), (BOB, 999)]
     owner.source.pages = [page("600000:600000:", reconnected=True)]
     owner.now = 101.0
-    await owner.feed.turn()
+    await owner.change_feed.turn()
     owner.source.away = True
-    assert await owner.feed.turn() == pytest.approx(101.0 + BACKOFF_S)
+    assert await owner.change_feed.turn() == pytest.approx(101.0 + BACKOFF_S)
     owner.source.away = False
     owner.source.pages = [page("700000:700000:", reconnected=True)]
     owner.now = 101.0 + BACKOFF_S
@@ -408,10 +408,10 @@ async def test_a_user_who_is_too_much_for_one_query_is_read_by_pages_and_keeps_n
     owner.source.pages = [page("600000:600000:", reconnected=True)]
     owner.now = 101.0
     for _ in range(200):
-        owner.now = max(owner.now, await owner.feed.turn())
-        if owner.source.asked and not owner.feed.catching_up:
+        owner.now = max(owner.now, await owner.change_feed.turn())
+        if owner.source.asked and not owner.change_feed.catching_up:
             break
-    assert not owner.feed.catching_up
+    assert not owner.change_feed.catching_up
     assert {user for users in asked for user in users if huge not in users} == {ALICE, BOB, UserId("carol")}
     assert [one for one in owner.source.asked if one[0] == "page"] == [
         ("page", huge, after) for after in ("", "2", "4")
@@ -443,18 +443,18 @@ async def test_a_slow_database_is_not_asked_all_the_time(owner: Owner) -> None:
         return page("1:1:")
 
     owner.source.feed = slow  # type: ignore[method-assign]
-    assert await owner.feed.turn() == 106.0
+    assert await owner.change_feed.turn() == 106.0
 
 
 async def test_it_can_be_woken(owner: Owner) -> None:
     owner.interval = 1_000_000.0
-    task = asyncio.create_task(owner.feed.run())
+    task = asyncio.create_task(owner.change_feed.run())
     try:
         async with asyncio.timeout(10):
             for n in (1, 2, 3):
                 owner.source.read.clear()
                 if n > 1:
-                    owner.feed.wake()
+                    owner.change_feed.wake()
                 await owner.source.read.wait()
                 await asyncio.sleep(0)
                 assert owner.metrics.feed_reads == n

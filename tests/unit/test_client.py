@@ -12,7 +12,7 @@ import pytest
 from redis import exceptions
 from redis.asyncio.sentinel import MasterNotFoundError
 
-from chatd.cluster.redis.client import Away, Engine
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.cluster.redis.connect import REASON_MAX, reason, remedy, translated
 from chatd.cluster.redis.url import read
 from chatd.errors import SettingError
@@ -100,7 +100,7 @@ def test_only_what_waiting_cannot_mend_has_a_remedy(fault: Exception | None, say
     ],
 )
 def test_whatever_redis_py_raises_is_away(fault: Exception, says: str) -> None:
-    with pytest.raises(Away) as e, translated(URL, 2.0):
+    with pytest.raises(RedisUnavailable) as e, translated(URL, 2.0):
         raise fault
     assert str(e.value) == says
 
@@ -146,7 +146,7 @@ def test_without_a_password_the_remedy_is_to_give_one() -> None:
     ],
 )
 async def test_a_server_that_cannot_serve_is_refused(hello: dict[str, str], says: str | None) -> None:
-    engine = Engine("redis://:s3cret@host")
+    engine = RedisClient("redis://:s3cret@host")
     if says is None:
         engine.judge(hello)
     else:
@@ -160,6 +160,6 @@ async def test_a_server_that_cannot_serve_is_refused(hello: dict[str, str], says
 @pytest.mark.parametrize("option", ["ssl_ca_certs=/none.pem", "ssl_certfile=/none.pem", "ssl_ca_certs=/etc/passwd"])
 def test_certificates_that_cannot_be_read_are_a_wrong_setting(option: str) -> None:
     with pytest.raises(SettingError) as e:
-        Engine(f"rediss://:s3cret@host?{option}")
-    assert "mend its ssl_ options" in str(e.value)
+        RedisClient(f"rediss://:s3cret@host?{option}")
+    assert "correct its ssl_ options" in str(e.value)
     assert "s3cret" not in str(e.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.config import load
+from chatd.config_sources import load
 from chatd.errors import SettingError
 
 SERVICE = {

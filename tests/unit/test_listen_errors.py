@@ -6,9 +6,8 @@ import socket
 
 import pytest
 
-from chatd.errors import SettingError
 from chatd.net import listen_errors
-from chatd.ops import supervisor
+from chatd.ops import reserved_port
 
 
 @pytest.mark.parametrize("host", ["203.0.113.9", "no.such.host.invalid", "1.2.3", "a..b", "::1%nope", "x" * 70])
@@ -16,7 +15,7 @@ from chatd.ops import supervisor
 def test_an_address_that_this_machine_does_not_have_is_to_blame(host: str, what: str) -> None:
     error: OSError | UnicodeError | None = None
     try:
-        supervisor._bind_all(host, 0)
+        reserved_port.bind_all(host, 0)
     except (OSError, UnicodeError) as e:
         error = e
     assert error is not None
@@ -41,9 +40,3 @@ def test_a_port_that_is_taken_is_to_blame(what: str, remedy: str) -> None:
 def test_words_that_the_loop_puts_before_are_left_out() -> None:
     error = OSError(99, "error while attempting to bind on address ('203.0.113.9', 0): cannot assign requested address")
     assert "error while" not in str(listen_errors.refused("", "203.0.113.9", 0, error))
-
-
-@pytest.mark.parametrize("host", ["203.0.113.9", "a..b"])
-def test_a_supervisor_blames_the_address_too(host: str) -> None:
-    with pytest.raises(SettingError, match=r"^host: "):
-        supervisor._reserve(host, 0)

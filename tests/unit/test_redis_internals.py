@@ -21,28 +21,28 @@ from chatd.cluster.redis.connect import open_client, tls_context
 NONE = inspect.Parameter.empty
 # Owner, method, parameters that are given by name or place, who calls it
 METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [
-    (AbstractConnection, "connect", (), "subscription"),
-    (AbstractConnection, "disconnect", ("nowait",), "subscription"),
-    (AbstractConnection, "pack_commands", ("commands",), "subscription"),
-    (AbstractConnection, "send_packed_command", ("command", "check_health"), "subscription"),
-    (AbstractConnection, "read_response", (), "subscription"),
-    (RedisCluster, "get_node_from_key", ("key",), "subscription"),
-    (RedisCluster, "keyslot", ("key",), "subscription"),
-    (RedisCluster, "initialize", (), "engine"),
-    (ClusterNode, "execute_pipeline", ("commands",), "engine"),
-    (ClusterNode, "disconnect_free_connections", (), "redis_clients"),  # whose race `_RACE` knows by its texts
+    (AbstractConnection, "connect", (), "cluster/redis/subscription"),
+    (AbstractConnection, "disconnect", ("nowait",), "cluster/redis/subscription"),
+    (AbstractConnection, "pack_commands", ("commands",), "cluster/redis/subscription"),
+    (AbstractConnection, "send_packed_command", ("command", "check_health"), "cluster/redis/subscription"),
+    (AbstractConnection, "read_response", (), "cluster/redis/subscription"),
+    (RedisCluster, "get_node_from_key", ("key",), "cluster/redis/subscription"),
+    (RedisCluster, "keyslot", ("key",), "cluster/redis/subscription"),
+    (RedisCluster, "initialize", (), "cluster/redis/client"),
+    (ClusterNode, "execute_pipeline", ("commands",), "cluster/redis/client"),
+    (ClusterNode, "disconnect_free_connections", (), "cluster/redis/connect"),  # whose race `_RACE` knows by its texts
 ]
 ATTRIBUTES = [  # kind of URL, path from the client, who uses it
-    ("redis://host", "connection_pool.connection_class", "redis_clients"),
-    ("redis://host", "connection_pool.connection_kwargs", "subscription"),
-    ("redis+sentinel://host/main", "connection_pool.connection_class", "redis_clients"),
-    ("redis+sentinel://host/main", "connection_pool.sentinel_manager.sentinels", "redis_clients"),
-    ("redis+cluster://host", "connection_kwargs", "redis_clients"),
-    ("redis+cluster://host", "startup_nodes", "redis_clients"),
-    ("redis+cluster://host", "nodes_manager.initialize", "engine"),
-    ("redis+cluster://host", "nodes_manager.aclose", "redis_clients"),
-    ("redis+cluster://host", "nodes_manager.nodes_cache", "redis_clients"),
-    ("redis+cluster://host", "nodes_manager.startup_nodes", "redis_clients"),
+    ("redis://host", "connection_pool.connection_class", "cluster/redis/connect"),
+    ("redis://host", "connection_pool.connection_kwargs", "cluster/redis/subscription"),
+    ("redis+sentinel://host/main", "connection_pool.connection_class", "cluster/redis/connect"),
+    ("redis+sentinel://host/main", "connection_pool.sentinel_manager.sentinels", "cluster/redis/connect"),
+    ("redis+cluster://host", "connection_kwargs", "cluster/redis/connect"),
+    ("redis+cluster://host", "startup_nodes", "cluster/redis/connect"),
+    ("redis+cluster://host", "nodes_manager.initialize", "cluster/redis/client"),
+    ("redis+cluster://host", "nodes_manager.aclose", "cluster/redis/connect"),
+    ("redis+cluster://host", "nodes_manager.nodes_cache", "cluster/redis/connect"),
+    ("redis+cluster://host", "nodes_manager.startup_nodes", "cluster/redis/connect"),
 ]
 
 
@@ -80,13 +80,13 @@ async def test_an_attribute_is_there(url: str, path: str, module: str) -> None:
 
 @pytest.mark.parametrize("name", ["connection_class", "connection_kwargs", "name", "host", "port"])
 def test_a_node_of_a_cluster_says_how_to_connect_to_it(name: str) -> None:
-    assert hasattr(ClusterNode("host", 6379), name), gone(f"ClusterNode.{name}", "subscription")
+    assert hasattr(ClusterNode("host", 6379), name), gone(f"ClusterNode.{name}", "cluster/redis/subscription")
 
 
 def test_a_command_of_a_pipeline_keeps_its_words_and_its_result() -> None:
     command = PipelineCommand(0, "SPUBLISH", "channel", b"data")
-    assert command.args == ("SPUBLISH", "channel", b"data"), gone("PipelineCommand.args", "engine")
-    assert hasattr(command, "result"), gone("PipelineCommand.result", "engine")
+    assert command.args == ("SPUBLISH", "channel", b"data"), gone("PipelineCommand.args", "cluster/redis/client")
+    assert hasattr(command, "result"), gone("PipelineCommand.result", "cluster/redis/client")
 
 
 @pytest.mark.parametrize("url", ["rediss://host", "rediss+sentinel://host/main", "rediss+cluster://host"])
@@ -101,4 +101,4 @@ async def test_connections_share_one_tls_context(url: str) -> None:
         **({"connection_pool": client.connection_pool} if read.kind == "sentinel" else {}),
     )
     assert isinstance(connection, SSLConnection)
-    assert connection.ssl_context.context is context, gone("SSLConnection.ssl_context.context", "redis_clients")
+    assert connection.ssl_context.context is context, gone("SSLConnection.ssl_context.context", "cluster/redis/connect")

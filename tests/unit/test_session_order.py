@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from chatd.errors import CloseCode
 from chatd.ids import Cid, UserId
+from tests.limits_model import US, Model, most_in_any
 from tests.order_model import ALICE, PER_PERIOD, PERIOD_S, Eager, Error, Node, Outbox, Sdk, Trouble, World
-from tests.quota_model import US, Model, most_in_any
 
 
 def check(node: Node, outboxes: list[Outbox], *, exact_rate: bool = True) -> None:
@@ -188,7 +188,7 @@ def test_over_nodes_that_share_their_limits_too(
     world.run(900)
     for node in all_nodes:
         assert node.redis is not None
-        assert not len(node.redis.gate)
+        assert not len(node.redis.queue)
         check(node, outboxes, exact_rate=False)
     if not trouble.silences:
         # By Redis's clock; what an outage left in the log though it was said to have failed was

@@ -2,7 +2,7 @@
 time of the test's.
 
 What passes the gate is in `test_admission.py`, with order under trouble in `test_session_order.py`; what
-Redis does in `tests/cluster/test_quota.py`.
+Redis does in `tests/cluster/test_shared_limits.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import orjson
 import pytest
 
 from chatd.chat.ports import Rates
-from chatd.cluster.redis.client import Away
-from chatd.cluster.shared_limits import DEADLINE_S, READ_TURNS, TRIAL_MAX_S, TRIAL_S, Quota, read_answer
+from chatd.cluster.redis.client import RedisUnavailable
+from chatd.cluster.shared_limits import DEADLINE_S, PROBE_MAX_S, PROBE_S, READ_TURNS, SharedLimits, read_answer
 from chatd.core.rate_limit import SharedWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
-from tests.quota_model import US, Model
+from tests.limits_model import US, Model
 from tests.until import until
 
 RATES = Rates(messages=3, per_s=5.0, strikes_max=8, new_per_hour=2)
@@ -68,7 +68,7 @@ class Redis:
 
 
 class Node:
-    """A quota whose clock and pauses are the test's."""
+    """Shared limits whose clock and pauses are the test's."""
 
     def __init__(self, redis: Redis, *, deadline_s: float = DEADLINE_S) -> None:
         self.metrics = Metrics()
@@ -76,7 +76,7 @@ class Node:
         self.pauses: list[float] = []
         self.pausing = asyncio.Event()
         self.over = asyncio.Event()
-        self.quota = Quota(
+        self.shared_limits = SharedLimits(
             redis,
             "chatd",
             self.metrics,
@@ -97,39 +97,39 @@ class Node:
         """End the pause; returns in the next one, or when Redis answers."""
         self.pausing.clear()
         self.over.set()
-        await until(lambda: self.pausing.is_set() or not self.quota.open)
+        await until(lambda: self.pausing.is_set() or not self.shared_limits.open)
 
     def window(self, user: str) -> SharedWindow:
-        window = self.quota.windows(UserId(user)).window
+        window = self.shared_limits.windows(UserId(user)).window
         assert isinstance(window, SharedWindow)
         return window
 
 
 @asynccontextmanager
-async def running(node: Node, *, up: bool = True) -> AsyncIterator[Quota]:
-    task = asyncio.ensure_future(node.quota.run())
-    await until(lambda: not up or not node.quota.open)
+async def running(node: Node, *, up: bool = True) -> AsyncIterator[SharedLimits]:
+    task = asyncio.ensure_future(node.shared_limits.run())
+    await until(lambda: not up or not node.shared_limits.open)
     try:
-        yield node.quota
+        yield node.shared_limits
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def passes(quota: Quota, window: SharedWindow, passed: list[tuple[str, bool]]) -> bool:
-    return quota.put(window, lambda came: passed.append((window.user, window.take(came) == 0.0)))
+def passes(shared_limits: SharedLimits, window: SharedWindow, passed: list[tuple[str, bool]]) -> bool:
+    return shared_limits.put(window, lambda came: passed.append((window.user, window.take(came) == 0.0)))
 
 
 async def test_all_that_comes_in_a_loop_turn_is_one_call_in_the_order_it_came() -> None:
     redis = Redis()
     node = Node(redis)
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         alice, bob = node.window("alice"), node.window("bob")
         passed: list[tuple[str, bool]] = []
         for window in (alice, bob, alice, alice, alice, bob):
-            assert passes(quota, window, passed)
+            assert passes(shared_limits, window, passed)
         assert passed == []
-        await quota.idle()
+        await shared_limits.idle()
         assert redis.calls == [(["{chatd}:rate:alice", "{chatd}:rate:bob"], [[1, 3], [1, 2]])]
         assert passed == [
             ("alice", True),
@@ -146,13 +146,13 @@ async def test_while_a_call_is_under_way_the_next_one_gathers() -> None:
     redis = Redis()
     node = Node(redis, deadline_s=60)
     held = redis.hold()
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         passed: list[tuple[str, bool]] = []
         redis.asked.clear()
-        passes(quota, node.window("alice"), passed)
+        passes(shared_limits, node.window("alice"), passed)
         await redis.asked.wait()
         for user in ("bob", "carol", "dave"):
-            passes(quota, node.window(user), passed)
+            passes(shared_limits, node.window(user), passed)
             await asyncio.sleep(0)
         assert len(redis.calls) == 1
         redis.asked.clear()
@@ -160,7 +160,7 @@ async def test_while_a_call_is_under_way_the_next_one_gathers() -> None:
         await redis.asked.wait()
         assert passed == [("alice", True)]
         held[1].set_result(None)
-        await quota.idle()
+        await shared_limits.idle()
         assert [keys for keys, _ in redis.calls] == [
             ["{chatd}:rate:alice"],
             [f"{{chatd}}:rate:{user}" for user in ("bob", "carol", "dave")],
@@ -173,16 +173,16 @@ async def test_while_a_call_is_under_way_the_next_one_gathers() -> None:
 async def test_what_this_node_forbids_is_asked_of_nobody_and_keeps_its_place() -> None:
     redis = Redis()
     node = Node(redis)
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         alice = node.window("alice")
         passed: list[tuple[str, bool]] = []
         for _ in range(3):
-            passes(quota, alice, passed)
-        await quota.idle()
+            passes(shared_limits, alice, passed)
+        await shared_limits.idle()
         redis.hold()
         redis.asked.clear()
-        passes(quota, node.window("bob"), passed)
-        passes(quota, alice, passed)
+        passes(shared_limits, node.window("bob"), passed)
+        passes(shared_limits, alice, passed)
         await redis.asked.wait()
         assert redis.calls[-1] == (["{chatd}:rate:bob"], [[1, 1]])
         assert passed == [("alice", True)] * 3, "not before bob, who came before"
@@ -191,31 +191,31 @@ async def test_what_this_node_forbids_is_asked_of_nobody_and_keeps_its_place() -
 async def test_a_new_conversation_is_asked_for_by_its_own_key() -> None:
     redis = Redis()
     node = Node(redis)
-    async with running(node) as quota:
-        first, second = (quota.windows(UserId("alice")).new_convs for _ in range(2))
-        assert await quota.take(first) == (0.0, 1_000.0)
-        assert await quota.take(second) == (0.0, 1_000.0)
-        wait, _ = await quota.take(second)
+    async with running(node) as shared_limits:
+        first, second = (shared_limits.windows(UserId("alice")).new_convs for _ in range(2))
+        assert await shared_limits.take(first) == (0.0, 1_000.0)
+        assert await shared_limits.take(second) == (0.0, 1_000.0)
+        wait, _ = await shared_limits.take(second)
         assert wait == 3_600.0
         assert [keys for keys, _ in redis.calls] == [["{chatd}:new:alice"]] * 3
         first.give_back(1_000.0)
-        await quota.idle()
-        assert (await quota.take(quota.windows(UserId("alice")).new_convs))[0] == 0.0
+        await shared_limits.idle()
+        assert (await shared_limits.take(shared_limits.windows(UserId("alice")).new_convs))[0] == 0.0
         assert not redis.model.states["{chatd}:rate:alice"].takes
 
 
 async def test_strikes_and_slots_that_come_back_are_told_without_anybody_waiting() -> None:
     redis = Redis()
     node = Node(redis)
-    async with running(node) as quota:
-        window, penalty, _ = quota.windows(UserId("alice"))
+    async with running(node) as shared_limits:
+        window, penalty, _ = shared_limits.windows(UserId("alice"))
         passed: list[tuple[str, bool]] = []
         assert isinstance(window, SharedWindow)
-        passes(quota, window, passed)
-        await quota.idle()
+        passes(shared_limits, window, passed)
+        await shared_limits.idle()
         window.give_back(node.now)
         penalty.refused(node.now, 1.0, True)
-        await quota.idle()
+        await shared_limits.idle()
         assert redis.calls[-1] == (["{chatd}:rate:alice"], [[1, 0, [REDIS_EPOCH_US], [2_000_000]]])
         state = redis.model.states["{chatd}:rate:alice"]
         assert (state.takes, state.strikes, state.until) == ([], 1, REDIS_EPOCH_US + 2_000_000)
@@ -239,7 +239,7 @@ async def for_ever() -> object:
 
 
 async def away() -> object:
-    raise Away("full")
+    raise RedisUnavailable("full")
 
 
 async def garbage() -> object:
@@ -260,16 +260,16 @@ async def test_a_call_that_is_late_or_fails_opens_the_breaker_and_then_nobody_wa
 ) -> None:
     redis = Redis()
     node = Node(redis, deadline_s=0.01)
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         passed: list[tuple[str, bool]] = []
         alice = node.window("alice")
         redis.fault = fault
-        passes(quota, alice, passed)
-        await quota.idle()
+        passes(shared_limits, alice, passed)
+        await shared_limits.idle()
         assert passed == [("alice", True)]
-        assert quota.open
+        assert shared_limits.open
         for _ in range(3):
-            passes(quota, alice, passed)
+            passes(shared_limits, alice, passed)
         assert [took for _, took in passed] == [True] * 3 + [False], "at once, by this node's own count"
         assert node.metrics.quota_local == 4
         assert len(redis.calls) == 1
@@ -281,29 +281,29 @@ async def test_a_call_that_is_late_or_fails_opens_the_breaker_and_then_nobody_wa
         assert node.pauses == [1.0, 2.0, 4.0, 5.0, 5.0]
         redis.fault = None
         await node.wake()
-        assert not quota.gate.away
+        assert not shared_limits.queue.away
         node.now += 10
-        passes(quota, alice, passed)
+        passes(shared_limits, alice, passed)
         assert len(passed) == 4
-        await quota.idle()
+        await shared_limits.idle()
         assert passed[-1] == ("alice", True)
         assert redis.calls[-1] == (["{chatd}:rate:alice"], [[1, 1]]), "what came back meanwhile is not told"
-    assert (TRIAL_S, TRIAL_MAX_S) == (1.0, 5.0)
+    assert (PROBE_S, PROBE_MAX_S) == (1.0, 5.0)
 
 
 async def test_who_waits_behind_a_call_that_fails_is_decided_with_it_in_order() -> None:
     redis = Redis()
     node = Node(redis, deadline_s=60)
     held = redis.hold()
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         passed: list[tuple[str, bool]] = []
         redis.asked.clear()
         for user in ("alice", "bob"):
-            passes(quota, node.window(user), passed)
+            passes(shared_limits, node.window(user), passed)
             await redis.asked.wait()
-        passes(quota, node.window("carol"), passed)
-        held[0].set_exception(Away("gone"))
-        await quota.idle()
+        passes(shared_limits, node.window("carol"), passed)
+        held[0].set_exception(RedisUnavailable("gone"))
+        await shared_limits.idle()
         assert [user for user, _ in passed] == ["alice", "bob", "carol"]
         assert len(redis.calls) == 1
 
@@ -320,13 +320,13 @@ async def test_a_call_given_up_is_cancelled_and_its_end_is_not_waited_for() -> N
         finally:
             cancelled.set()
             await finish.wait()
-            raise Away("in the end")
+            raise RedisUnavailable("in the end")
 
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         passed: list[tuple[str, bool]] = []
         redis.fault = stubborn
-        passes(quota, node.window("alice"), passed)
-        await quota.idle()
+        passes(shared_limits, node.window("alice"), passed)
+        await shared_limits.idle()
         assert passed == [("alice", True)]
         await cancelled.wait()
         finish.set()
@@ -342,14 +342,14 @@ async def test_an_answer_that_is_there_at_the_deadline_counts_though_we_were_too
             await asyncio.sleep(0)
         return redis.model.answer(REDIS_EPOCH_US, ["{chatd}:rate:alice"], [b"[[3,5000000]]", b"[[1,1]]", 60_000_000])
 
-    async with running(node, up=False) as quota:
-        quota.gate.back()
+    async with running(node, up=False) as shared_limits:
+        shared_limits.queue.back()
         passed: list[tuple[str, bool]] = []
         redis.fault = some_turns_later
-        passes(quota, node.window("alice"), passed)
-        await quota.idle()
+        passes(shared_limits, node.window("alice"), passed)
+        await shared_limits.idle()
         assert passed == [("alice", True)]
-        assert not quota.open
+        assert not shared_limits.open
         assert node.metrics.quota_local == 0
 
 
@@ -364,13 +364,13 @@ async def test_nobody_waits_for_the_first_connection() -> None:
         return redis.model.answer(REDIS_EPOCH_US, ["{chatd}:rate:"], [b"[[3,5000000]]", b"[[1,1]]", 60_000_000])
 
     redis.fault = connecting
-    async with running(node, up=False) as quota:
+    async with running(node, up=False) as shared_limits:
         passed: list[tuple[str, bool]] = []
-        passes(quota, node.window("alice"), passed)
+        passes(shared_limits, node.window("alice"), passed)
         assert passed == [("alice", True)]
         await redis.asked.wait()
         release.set()
-        await until(lambda: not quota.open)
+        await until(lambda: not shared_limits.open)
         assert node.pauses == []
 
 
@@ -378,12 +378,11 @@ async def test_too_many_that_wait_are_refused() -> None:
     redis = Redis()
     node = Node(redis, deadline_s=60)
     redis.hold()
-    async with running(node) as quota:
+    async with running(node) as shared_limits:
         passed: list[tuple[str, bool]] = []
-        assert [passes(quota, node.window("alice"), passed) for _ in range(QUEUE_MAX + 1)] == [True] * QUEUE_MAX + [
-            False
-        ]
-        wait, _ = await quota.take(quota.windows(UserId("alice")).new_convs)
+        taken = [passes(shared_limits, node.window("alice"), passed) for _ in range(QUEUE_MAX + 1)]
+        assert taken == [True] * QUEUE_MAX + [False]
+        wait, _ = await shared_limits.take(shared_limits.windows(UserId("alice")).new_convs)
         assert wait > 0
 
 

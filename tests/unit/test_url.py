@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd import config
+from chatd import config_sources
 from chatd.cluster.redis.url import read
 from chatd.errors import SettingError
 
@@ -148,8 +148,8 @@ def test_the_setting_takes_every_shape_and_hides_every_password() -> None:
         "rediss+cluster://u:hidden@a,b",
         "redis+sentinel://a/m?sentinel_password=hidden&x=1",
     ):
-        settings = config.load({"redis_url": url}, None, {})
-        assert "hidden" not in str(config.effective(settings))
+        settings = config_sources.load({"redis_url": url}, None, {})
+        assert "hidden" not in str(config_sources.effective(settings))
     with pytest.raises(SettingError) as e:
-        config.load({"redis_url": "http://h"}, None, {})
+        config_sources.load({"redis_url": "http://h"}, None, {})
     assert "redis+cluster://" in str(e.value)

@@ -12,7 +12,7 @@ import pytest
 
 from chatd.ids import UserId
 from chatd.ops import nodes, user_report
-from chatd.ops.user_report import Conversation, NodeAnswer, Report
+from chatd.ops.user_report import ConversationReport, NodeAnswer, Report
 
 SESSION = {
     "id": "ab-1",
@@ -35,8 +35,8 @@ def session(**facts: Any) -> dict[str, Any]:
     return SESSION | facts
 
 
-def conv(head: int = 5, delivered: int = 5) -> Conversation:
-    return Conversation("1", "alice", head, 1, 0, delivered, 0, 0, 0, 0)
+def conv(head: int = 5, delivered: int = 5) -> ConversationReport:
+    return ConversationReport("1", "alice", head, 1, 0, delivered, 0, 0, 0, 0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from chatd.cluster.redis import url as redis_url
-from chatd.config import load
+from chatd.config_sources import load
 from chatd.errors import SettingError
 from chatd.postgres import url
 

@@ -1,1 +1,1 @@
-"""Redis in whichever shape its URL names. The one place that imports redis-py."""
+"""Redis as one server, Sentinels or a Cluster. No other package imports redis-py."""

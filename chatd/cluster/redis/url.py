@@ -1,13 +1,13 @@
-"""What the setting `redis_url` says: which shape of Redis, where, as whom. Pure.
+"""Parses the setting `redis_url`: shape of Redis, hosts, user, TLS. Pure.
 
     redis://[user:password@]host[:6379][/db]            one server; rediss:// for TLS
     unix://[user:password@]/path[?db=0]                 one server, by its socket
     redis+sentinel://[user:password@]host[:26379],.../service[/db]     rediss+sentinel:// for TLS
     redis+cluster://[user:password@]host[:6379],...                    rediss+cluster:// for TLS
 
-redis-py reads the first two itself, but takes any option (`decode_responses` would break every
-answer), guesses what it does not understand, and tells of what is wrong in words that may hold the
-password. Here nothing is guessed, and no message shows a piece of a URL whose pieces are in doubt.
+redis-py parses the first two itself. But it accepts any option (`decode_responses` would break
+every answer), guesses at what it does not understand, and may put the password into its error
+texts. Here nothing is guessed. If the parts of a URL are ambiguous, no error text shows any.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PORT: Final = 6379
 SENTINEL_PORT: Final = 26_379
 HOSTS_MAX: Final = 100
 
-_SCHEMES: Final[Mapping[str, tuple[Kind, bool]]] = {  # the shape, and whether by TLS
+_SCHEMES: Final[Mapping[str, tuple[Kind, bool]]] = {  # (shape, whether by TLS)
     "redis": ("server", False), "rediss": ("server", True), "unix": ("server", False),
     "redis+sentinel": ("sentinel", False), "rediss+sentinel": ("sentinel", True),
     "redis+cluster": ("cluster", False), "rediss+cluster": ("cluster", True),
@@ -46,27 +46,28 @@ _ENCODE: Final = "write / ? # @ : and % in a user or password as %2F %3F %23 %40
 
 
 class RedisUrl(NamedTuple):
-    """A URL, read. Its `repr` holds the password: show `masked`."""
+    """A parsed URL. Its `repr` has the password: show `masked`."""
 
     kind: Kind
     tls: bool
-    hosts: tuple[tuple[str, int], ...]  # none: by `path`
+    hosts: tuple[tuple[str, int], ...]  # empty: connect to `path`
     masked: str
     path: str = ""
-    service: str = ""  # what the Sentinels call the master
+    service: str = ""  # the master's name at the Sentinels
     db: int = 0
     username: str | None = None
     password: str | None = None
-    options: Mapping[str, Any] = {}  # of TLS, as redis-py has them
+    options: Mapping[str, Any] = {}  # options of TLS, by redis-py's names
     sentinel: Mapping[str, str] = {}  # username and password, for the Sentinels themselves
 
     @property
     def secrets(self) -> list[str]:
+        """Texts that no message may show."""
         return [text for text in (self.password, self.sentinel.get("password")) if text]
 
 
 def _is_encoded(text: str) -> bool:
-    """Does each % begin a byte of a character?"""
+    """Whether each % begins an encoded byte, and the bytes are UTF-8."""
     try:
         unquote_to_bytes(text).decode()
     except UnicodeDecodeError:
@@ -75,7 +76,7 @@ def _is_encoded(text: str) -> bool:
 
 
 def read(url: str) -> RedisUrl:
-    """Raises SettingError."""
+    """Parse a URL. Raises SettingError, whose text has the remedy."""
     return _Reader(url).read()
 
 
@@ -141,7 +142,7 @@ class _Reader:
         return tuple(hosts)
 
     def _place(self, path: str, url: RedisUrl) -> RedisUrl:
-        """What the path says: database, or service and database."""
+        """The URL with what its path says: database, or service and database."""
         words = path.strip("/").split("/") if path.strip("/") else []
         if url.kind == "sentinel":
             if not words:

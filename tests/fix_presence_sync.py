@@ -1,7 +1,7 @@
-"""Presence over nodes without PostgreSQL: mirrors in this process over a Redis of the test's own,
-to be held up at any step.
+"""Presence over nodes without PostgreSQL: their parts in this process over a Redis of the test's
+own, to be held up at any step.
 
-    make_mirror     `await make_mirror("a")`: a `Seat`: presence, bus and mirror of one node, running; killed at the end
+    make_seat       `await make_seat("a")`: a running `Seat`: presence, pub/sub and presence sync of one node
     Seat            `come`, `go`, `watch`; `told` are the changes that its watchers were shown; `kill` is kill -9
 """
 
@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import pytest_asyncio
 
 from chatd.clock import Clock
-from chatd.cluster.presence_sync import Mirror
-from chatd.cluster.pubsub import Bus
-from chatd.cluster.redis.client import Engine
+from chatd.cluster.presence_sync import PresenceSync
+from chatd.cluster.pubsub import PubSub
+from chatd.cluster.redis.client import RedisClient
 from chatd.core.steady_time import Steady
 from chatd.ids import DeviceId, UserId
 from chatd.metrics import Metrics
@@ -30,20 +30,20 @@ LEASE_MS = 1_000
 
 
 class Seat:
-    """One node, as far as presence goes. It is its own listener, of the bus too."""
+    """One node, as far as presence goes. It is its own listener, of pub/sub too."""
 
     def __init__(self, url: str, name: str, lease_ms: int, prefix: str) -> None:
         self.boot = os.urandom(8).hex()
         self.metrics = Metrics()
-        self.engine = Engine(url)
+        self.redis_client = RedisClient(url)
         self.presence = Presence(0.0, self.boot)
-        self.bus = Bus(self.engine, prefix, self.metrics, self.boot)
-        self.mirror = Mirror(
-            self.engine,
-            self.bus,
+        self.pubsub = PubSub(self.redis_client, prefix, self.metrics, self.boot)
+        self.presence_sync = PresenceSync(
+            self.redis_client,
+            self.pubsub,
             self.presence,
             self.metrics,
-            boot=self.boot,
+            incarnation=self.boot,
             prefix=prefix,
             lease_ms=lease_ms,
             name=name,
@@ -52,18 +52,18 @@ class Seat:
             steady=Steady(Clock(time.monotonic, time.time), lease_ms / 1000),
             facts=dict,
         )
-        self.mirror.listener = self.bus.listener = self
+        self.presence_sync.listener = self.pubsub.listener = self
         self.told: list[Change] = []
         self.heard_frames: list[tuple[UserId, bytes]] = []
         self.tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         work: list[Coroutine[Any, Any, None]] = [
-            self.bus.run_publisher(),
-            self.bus.run(),
-            self.mirror.run_beat(),
-            self.mirror.run_flush(),
-            self.mirror.run_read(),
+            self.pubsub.run_publisher(),
+            self.pubsub.run(),
+            self.presence_sync.run_beat(),
+            self.presence_sync.run_flush(),
+            self.presence_sync.run_read(),
         ]
         self.tasks = [asyncio.create_task(one) for one in work]
 
@@ -72,7 +72,7 @@ class Seat:
         for task in self.tasks:
             task.cancel()
         self.tasks_ended = await asyncio.gather(*self.tasks, return_exceptions=True)
-        await self.engine.close()
+        await self.redis_client.close()
 
     @property
     def lives(self) -> bool:
@@ -93,7 +93,7 @@ class Seat:
     async def watch(self, *users: str) -> None:
         names = [UserId(user) for user in users]
         self.presence.watch(self, (), names)
-        await self.mirror.look(names)
+        await self.presence_sync.look(names)
 
     def sees(self, user: str) -> str:
         change = self.presence.status(UserId(user))
@@ -115,27 +115,27 @@ class Seat:
         self.heard_frames.append((user, data))
 
     def heard_presence(self, data: bytes) -> None:
-        self.mirror.heard(data)
+        self.presence_sync.heard(data)
 
     def away(self) -> None:
-        """The bus's."""
+        """Pub/sub is away."""
 
     def back(self) -> None:
-        self.mirror.back()
+        self.presence_sync.back()
 
 
-MakeMirror: TypeAlias = Callable[..., Awaitable[Seat]]
+MakeSeat: TypeAlias = Callable[..., Awaitable[Seat]]
 
 
 @pytest_asyncio.fixture
-async def make_mirror(own_redis: OwnRedis) -> AsyncIterator[MakeMirror]:
+async def make_seat(own_redis: OwnRedis) -> AsyncIterator[MakeSeat]:
     made: list[Seat] = []
 
     async def make(name: str, *, url: str = "", lease_ms: int = LEASE_MS, prefix: str = "chatd") -> Seat:
         seat = Seat(url or own_redis.url, name, lease_ms, prefix)
         made.append(seat)
         seat.start()
-        await until(lambda: seat.mirror._written and seat.bus.up, f"{name} is up")
+        await until(lambda: seat.presence_sync._written and seat.pubsub.up, f"{name} is up")
         return seat
 
     yield make
@@ -145,4 +145,4 @@ async def make_mirror(own_redis: OwnRedis) -> AsyncIterator[MakeMirror]:
 
 async def acquainted(*seats: Seat) -> None:
     """Each knows all others."""
-    await until(lambda: all(seat.mirror.nodes == len(seats) - 1 for seat in seats), "all know each other")
+    await until(lambda: all(seat.presence_sync.nodes == len(seats) - 1 for seat in seats), "all know each other")

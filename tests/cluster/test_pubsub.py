@@ -1,4 +1,4 @@
-"""The bus: a subscription that is deaf although it answers, and confirmations that arrive late."""
+"""Pub/sub: a subscription that is deaf although it answers, and confirmations that arrive late."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from chatd.cluster.pubsub import Bus
-from chatd.cluster.redis.client import Engine, Event, Message, Subscribed
+from chatd.cluster.pubsub import PubSub
+from chatd.cluster.redis.client import Event, Message, RedisClient, Subscribed
 from chatd.ids import UserId
 from chatd.metrics import Metrics
-from tests.fix_mirror import MakeMirror, acquainted
+from tests.fix_presence_sync import MakeSeat, acquainted
 from tests.fix_redis import MakeRedis, OwnCluster, OwnRedis
 from tests.proxy import Proxy
 from tests.until import until
@@ -22,7 +22,7 @@ ALICE = UserId("alice")
 
 
 class Ears:
-    """A `bus.Listener`."""
+    """A `PubSubListener`."""
 
     def __init__(self) -> None:
         self.heard_data: list[tuple[UserId, bytes]] = []
@@ -42,7 +42,7 @@ class Ears:
 
 
 async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made_again(
-    own_redis: OwnRedis, make_redis: MakeRedis, make_mirror: MakeMirror
+    own_redis: OwnRedis, make_redis: MakeRedis, make_seat: MakeSeat
 ) -> None:
     """A proxy keeps it there, and the isolated master answers its pings; commands go to the new
     one.
@@ -50,14 +50,14 @@ async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made
     proxy, new = Proxy(own_redis.port), make_redis()
     await proxy.start()
     try:
-        a = await make_mirror("a", url=f"redis://127.0.0.1:{proxy.port}")
-        a.bus.hold(ALICE)
-        await a.bus.subscribed(ALICE)
+        a = await make_seat("a", url=f"redis://127.0.0.1:{proxy.port}")
+        a.pubsub.hold(ALICE)
+        await a.pubsub.subscribed(ALICE)
         reconnects = a.metrics.bus_reconnects
         proxy.upstream = new.port
         own_redis.command("CLIENT", "KILL", "TYPE", "normal")
         await until(
-            lambda: a.metrics.bus_reconnects > reconnects and a.bus.up,
+            lambda: a.metrics.bus_reconnects > reconnects and a.pubsub.up,
             "it notices that it does not hear itself, and subscribes again",
         )
         await until(lambda: int(new.command("PUBLISH", "chatd:u:alice", "x")) == 1, "it is subscribed at the new one")
@@ -67,11 +67,11 @@ async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made
         await proxy.stop()
 
 
-async def test_a_node_that_hears_itself_is_left_alone(make_mirror: MakeMirror) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+async def test_a_node_that_hears_itself_is_left_alone(make_seat: MakeSeat) -> None:
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
-    echoes = a.bus._echo_n
-    await until(lambda: a.bus._echo_n > echoes + 2, "pings go on")
+    echoes = a.pubsub._echo_n
+    await until(lambda: a.pubsub._echo_n > echoes + 2, "pings go on")
     assert [seat.metrics.bus_reconnects for seat in (a, b)] == [0, 0]
 
 
@@ -116,30 +116,30 @@ class Slow:
 
 @pytest.mark.parametrize("again", ["before the confirmation", "after it"])
 async def test_a_subscription_that_is_confirmed_after_its_release_is_none(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, again: str
+    redis_client: RedisClient, monkeypatch: pytest.MonkeyPatch, again: str
 ) -> None:
     slow, channel = Slow(), "chatd:u:alice"
     slow.confirms = lambda name: name != channel
-    monkeypatch.setattr(engine, "subscription", lambda: slow)
+    monkeypatch.setattr(redis_client, "subscription", lambda: slow)
     monkeypatch.setattr("chatd.cluster.pubsub.PING_S", 60.0)
-    bus = Bus(engine, "chatd", Metrics(), "0" * 16)
-    bus.listener = Ears()
-    task = asyncio.create_task(bus.run())
+    pubsub = PubSub(redis_client, "chatd", Metrics(), "0" * 16)
+    pubsub.listener = Ears()
+    task = asyncio.create_task(pubsub.run())
     try:
-        await until(lambda: bus.up, "it is up")
-        bus.hold(ALICE)
+        await until(lambda: pubsub.up, "it is up")
+        pubsub.hold(ALICE)
         await until(lambda: slow.about(channel) == "+", "asked for")
-        bus.release([ALICE])
+        pubsub.release([ALICE])
         await until(lambda: slow.about(channel) == "+-", "given up")
         if again == "after it":
             slow.events_to_come.put_nowait(Subscribed(channel))
             await until(lambda: slow.events_to_come.empty(), "confirmed")
             await asyncio.sleep(0)
-            bus.hold(ALICE)
-            waiting = asyncio.create_task(bus.subscribed(ALICE))
+            pubsub.hold(ALICE)
+            waiting = asyncio.create_task(pubsub.subscribed(ALICE))
         else:
-            bus.hold(ALICE)
-            waiting = asyncio.create_task(bus.subscribed(ALICE))
+            pubsub.hold(ALICE)
+            waiting = asyncio.create_task(pubsub.subscribed(ALICE))
             await asyncio.sleep(0)
             slow.events_to_come.put_nowait(Subscribed(channel))
         await until(lambda: slow.about(channel) == "+-+", "asked for again")
@@ -147,8 +147,8 @@ async def test_a_subscription_that_is_confirmed_after_its_release_is_none(
         slow.events_to_come.put_nowait(Subscribed(channel))
         await until(waiting.done, "it is heard from now on")
         slow.events_to_come.put_nowait(Message(channel, b"x"))
-        assert isinstance(bus.listener, Ears)
-        ears = bus.listener
+        assert isinstance(pubsub.listener, Ears)
+        ears = pubsub.listener
         await until(lambda: ears.heard_data == [(ALICE, b"x")], "heard")
     finally:
         task.cancel()
@@ -156,37 +156,37 @@ async def test_a_subscription_that_is_confirmed_after_its_release_is_none(
 
 
 async def test_nodes_that_decided_differently_on_sharded_channels_agree(
-    own_cluster: OwnCluster, make_mirror: MakeMirror
+    own_cluster: OwnCluster, make_seat: MakeSeat
 ) -> None:
     """One takes the masters for new enough, as after a rolling upgrade; the other looked before
     that.
     """
-    a = await make_mirror("a", url=own_cluster.url)
-    b = await make_mirror("b", url=own_cluster.url, lease_ms=60_000)
-    await until(lambda: a.mirror.nodes == 1, "a knows b")
+    a = await make_seat("a", url=own_cluster.url)
+    b = await make_seat("b", url=own_cluster.url, lease_ms=60_000)
+    await until(lambda: a.presence_sync.nodes == 1, "a knows b")
     for seat in (a, b):
-        seat.bus.hold(ALICE)
-        await seat.bus.subscribed(ALICE)
-    assert (a.engine.shards, b.engine.shards) == (False, False), "this Redis is too old for it"
+        seat.pubsub.hold(ALICE)
+        await seat.pubsub.subscribed(ALICE)
+    assert (a.redis_client.shards, b.redis_client.shards) == (False, False), "this Redis is too old for it"
 
     async def sees_new_masters(*_: object) -> None:
-        a.engine._sharded = True
+        a.redis_client._sharded = True
 
-    a.engine._ask_shards = sees_new_masters  # type: ignore[method-assign, assignment]
-    a.engine._sharded = True
-    a.mirror._soon.set()
-    await until(lambda: a.engine.sharded is False, "a goes by the one that cannot")
-    await until(lambda: a.bus.up, "and hears")
-    b.bus.publish(ALICE, b"from b")
+    a.redis_client._ask_shards = sees_new_masters  # type: ignore[method-assign, assignment]
+    a.redis_client._sharded = True
+    a.presence_sync._soon.set()
+    await until(lambda: a.redis_client.sharded is False, "a goes by the one that cannot")
+    await until(lambda: a.pubsub.up, "and hears")
+    b.pubsub.publish(ALICE, b"from b")
     await until(lambda: (ALICE, b"from b") in a.heard_frames, "what b publishes")
-    a.bus.publish(ALICE, b"from a")
+    a.pubsub.publish(ALICE, b"from a")
     await until(lambda: (ALICE, b"from a") in b.heard_frames, "and b what a publishes")
 
 
-async def test_sharded_channels_are_used_where_all_can(engine: Engine) -> None:
-    engine._sharded = True
+async def test_sharded_channels_are_used_where_all_can(redis_client: RedisClient) -> None:
+    redis_client._sharded = True
     for others, sharded in ((False, False), (True, True)):
-        engine.agree(sharded=others)
-        assert engine.sharded is sharded
-    engine._sharded = None
-    assert engine.sharded is None, "no Cluster"
+        redis_client.agree(sharded=others)
+        assert redis_client.sharded is sharded
+    redis_client._sharded = None
+    assert redis_client.sharded is None, "no Cluster"

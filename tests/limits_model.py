@@ -1,7 +1,7 @@
 """What the script of chatd/cluster/shared_limits.py is to do, said anew: with the whole past, by
 counting, and by a clock of the test's.
 
-The unit tests use it in Redis's place; `tests/cluster/test_quota.py` holds Redis to it, call by
+The unit tests use it in Redis's place; `tests/cluster/test_shared_limits.py` holds Redis to it, call by
 call, so that what they show is true.
 """
 

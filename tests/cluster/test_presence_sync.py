@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from chatd.cluster import presence_keys
-from chatd.cluster.redis.client import Away
+from chatd.cluster.redis.client import RedisUnavailable
 from chatd.core.user_status import Remote, Status
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 from tests.fix_gate import Gate
-from tests.fix_mirror import LEASE_MS, MakeMirror, Seat, acquainted
+from tests.fix_presence_sync import LEASE_MS, MakeSeat, Seat, acquainted
 from tests.fix_redis import OwnRedis
 from tests.until import until
 
@@ -29,42 +29,42 @@ def own_key(seat: Seat) -> str:
 
 def cut_publishing(seat: Seat) -> None:
     """Its presence batches are lost."""
-    seat.bus.publish_presence = lambda data: None  # type: ignore[method-assign]
+    seat.pubsub.publish_presence = lambda data: None  # type: ignore[method-assign]
 
 
 async def test_a_user_who_leaves_and_one_who_comes_while_the_hash_is_listed_again_are_right_everywhere(
-    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+    make_seat: MakeSeat, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     await b.watch("stays", "leaves", "comes")
     a.come("stays", "leaves")
     await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
     cut_publishing(a)
     with monkeypatch.context() as patch:
-        gate = Gate(patch, a.mirror._keys, "begin")  # after the list was made
+        gate = Gate(patch, a.presence_sync._keys, "begin")  # after the list was made
         own_redis.command("DEL", own_key(a))
         await gate.reached.wait()
         a.go("leaves")
         a.come("comes")
         await asyncio.sleep(0.05)  # so long that a flush would have been
         gate.open()
-        await until(lambda: a.mirror._written, "the hash is whole again")
+        await until(lambda: a.presence_sync._written, "the hash is whole again")
     right = {b"", b"\1", b"stays", b"comes"}
     await until(lambda: set(own_redis.command("HKEYS", own_key(a))) == right, "what changed is written, too")
-    b.mirror.back()
+    b.presence_sync.back()
     await until(
         lambda: (b.sees("leaves"), b.sees("comes"), b.sees("stays")) == ("offline", "online", "online"), "b is right"
     )
 
 
 async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothing(
-    make_mirror: MakeMirror, own_redis: OwnRedis
+    make_seat: MakeSeat, own_redis: OwnRedis
 ) -> None:
-    a = await make_mirror("a")
+    a = await make_seat("a")
     a.come("alice")
     await until(lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1, "she is in the hash")
-    late = a.mirror._keys
+    late = a.presence_sync._keys
     said = a.presence._own[next(iter(a.presence._own.keys()))]
     before = late._writes
     own_redis.command("DEL", own_key(a))
@@ -72,7 +72,7 @@ async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothin
         lambda: own_redis.command("HEXISTS", own_key(a), "alice") == 1 and late._writes > before, "it is listed again"
     )
     entry = presence_codec.encode_entry(said)
-    answer = await a.engine.script(presence_keys.WRITE)(
+    answer = await a.redis_client.script(presence_keys.WRITE)(
         [own_key(a)], [before, before + 1, "99", 1_000, 1, "ghost", entry]
     )
     assert answer == 0
@@ -80,12 +80,12 @@ async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothin
 
 
 async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_wrong(
-    make_mirror: MakeMirror, own_redis: OwnRedis
+    make_seat: MakeSeat, own_redis: OwnRedis
 ) -> None:
     """What such a replica has is what the hash was before: it is put back as it was, and all
     connections are cut.
     """
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     await b.watch("stays", "leaves", "comes")
     a.come("stays", "leaves")
@@ -97,11 +97,11 @@ async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_
     told = len(b.told)
     rewrites = a.metrics.lease_rewrites
     own_redis.command("RESTORE", own_key(a), 2 * LEASE_MS, before, "REPLACE")
-    b.mirror.back()
+    b.presence_sync.back()
     await until(lambda: a.metrics.lease_rewrites > rewrites, "a lists its users again")
     reads = b.metrics.presence_reads
     await until(lambda: b.metrics.presence_reads > reads, "and b reads them")
-    await until(lambda: not any(node.stale for node in b.mirror._leases.nodes.values()), "b has read all of it")
+    await until(lambda: not any(node.stale for node in b.presence_sync._leases.nodes.values()), "b has read all of it")
     assert (b.sees("stays"), b.sees("leaves"), b.sees("comes")) == ("online", "offline", "online")
     assert [
         change.user for change in b.told[told:] if change.status.value == "offline" and change.user == "comes"
@@ -112,30 +112,31 @@ async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_
 
 
 async def test_a_batch_written_after_such_a_failover_and_before_the_next_beat_does_not_hide_what_was_lost(
-    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+    make_seat: MakeSeat, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     await b.watch("stays", "leaves", "comes", "later")
     a.come("stays", "leaves")
     await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
     with monkeypatch.context() as patch:
-        gate = Gate(patch, a.mirror._keys, "beat")
+        gate = Gate(patch, a.presence_sync._keys, "beat")
         await gate.reached.wait()
         before = own_redis.command("DUMP", own_key(a))
         a.go("leaves")
         a.come("comes")
         await until(lambda: (b.sees("leaves"), b.sees("comes")) == ("offline", "online"), "b sees the change")
         own_redis.command("RESTORE", own_key(a), 2 * LEASE_MS, before, "REPLACE")
-        n = a.mirror._n
+        n = a.presence_sync._n
         a.come("later")
-        await until(lambda: a.mirror._n > n, "the batch was tried")
+        await until(lambda: a.presence_sync._n > n, "the batch was tried")
         gate.open()
     await until(lambda: b.sees("later") == "online", "b sees who came after it")
     reads = b.metrics.presence_reads
-    b.mirror.back()
+    b.presence_sync.back()
     await until(
-        lambda: b.metrics.presence_reads > reads and not b.mirror._leases.nodes[a.boot].stale, "b has read all of it"
+        lambda: b.metrics.presence_reads > reads and not b.presence_sync._leases.nodes[a.boot].stale,
+        "b has read all of it",
     )
     assert {user: b.sees(user) for user in ("stays", "leaves", "comes", "later")} == {
         "stays": "online", "leaves": "offline", "comes": "online", "later": "online",
@@ -143,9 +144,9 @@ async def test_a_batch_written_after_such_a_failover_and_before_the_next_beat_do
 
 
 async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(
-    make_mirror: MakeMirror, own_redis: OwnRedis
+    make_seat: MakeSeat, own_redis: OwnRedis
 ) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     a.come("alice", "bob")
     await until(lambda: own_redis.command("HLEN", own_key(a)) == 4, "both are in the hash")
@@ -156,23 +157,23 @@ async def test_a_hash_that_was_evicted_and_got_one_field_since_is_listed_again(
 
 
 async def test_a_node_that_died_is_gone_within_a_lease_although_beats_fail(
-    make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch
+    make_seat: MakeSeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     await b.watch("alice")
     a.come("alice")
     await until(lambda: b.sees("alice") == "online", "b sees her")
-    real, n = b.mirror._keys.beat, 0
+    real, n = b.presence_sync._keys.beat, 0
 
     async def fails_sometimes(*args: Any, **kwargs: Any) -> Any:
         nonlocal n
         n += 1
         if n % 8 == 0:
-            raise Away("on purpose")
+            raise RedisUnavailable("on purpose")
         return await real(*args, **kwargs)
 
-    monkeypatch.setattr(b.mirror._keys, "beat", fails_sometimes)
+    monkeypatch.setattr(b.presence_sync._keys, "beat", fails_sometimes)
     await a.kill()
     beats = n
     await until(lambda: b.sees("alice") == "offline", "b sees that she has gone")
@@ -194,9 +195,9 @@ REPLIES: list[object] = [
 
 @pytest.mark.parametrize("reply", REPLIES, ids=repr)
 async def test_no_answer_of_the_beat_ends_it(
-    make_mirror: MakeMirror, monkeypatch: pytest.MonkeyPatch, reply: object
+    make_seat: MakeSeat, monkeypatch: pytest.MonkeyPatch, reply: object
 ) -> None:
-    a = await make_mirror("a")
+    a = await make_seat("a")
     a.come("alice")
     asked = asyncio.Event()
 
@@ -206,12 +207,12 @@ async def test_no_answer_of_the_beat_ends_it(
 
     with monkeypatch.context() as patch:
         for script in ("_beat", "_begin", "_write"):
-            patch.setattr(a.mirror._keys, script, answer)
+            patch.setattr(a.presence_sync._keys, script, answer)
         await asked.wait()
         asked.clear()
         await asked.wait()
     assert a.lives
-    b = await make_mirror("b")
+    b = await make_seat("b")
     await acquainted(a, b)
     await b.watch("alice")
     await until(lambda: b.sees("alice") == "online", "all is right after it")
@@ -229,9 +230,9 @@ TYPES: dict[str, tuple[object, ...]] = {
 
 @pytest.mark.parametrize("kind", TYPES)
 async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(
-    make_mirror: MakeMirror, own_redis: OwnRedis, kind: str
+    make_seat: MakeSeat, own_redis: OwnRedis, kind: str
 ) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     a.come("alice")
     await b.watch("alice", "bob")
@@ -263,8 +264,8 @@ INFOS = [
 ]
 
 
-async def test_rows_of_wrong_types_beside_leases_end_nobody(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
-    a = await make_mirror("a")
+async def test_rows_of_wrong_types_beside_leases_end_nobody(make_seat: MakeSeat, own_redis: OwnRedis) -> None:
+    a = await make_seat("a")
     for n, info in enumerate(INFOS):
         boot = f"{n:016x}"
         own_redis.command("HSET", "{chatd}:info", boot, info)
@@ -273,23 +274,23 @@ async def test_rows_of_wrong_types_beside_leases_end_nobody(make_mirror: MakeMir
     own_redis.command("ZADD", "{chatd}:nodes", 1e18, b"\xff\xfe")
     await a.watch("alice")
     own_redis.command("HSET", "{chatd}:info", a.boot, b'{"n":"x"}')
-    beats = a.mirror._beaten_at
-    await until(lambda: a.mirror._beaten_at > beats + 2 * LEASE_MS / 1000, "beats go through")
-    await until(lambda: a.mirror.nodes == 0, "none of them counts longer than a lease")
+    beats = a.presence_sync._beaten_at
+    await until(lambda: a.presence_sync._beaten_at > beats + 2 * LEASE_MS / 1000, "beats go through")
+    await until(lambda: a.presence_sync.nodes == 0, "none of them counts longer than a lease")
     assert a.lives
-    b = await make_mirror("b")
-    await until(lambda: a.mirror.nodes == 1, "a real one does")
+    b = await make_seat("b")
+    await until(lambda: a.presence_sync.nodes == 1, "a real one does")
     assert b.lives
 
 
 async def test_a_row_that_redis_clock_going_back_left_in_the_future_goes(
-    make_mirror: MakeMirror, own_redis: OwnRedis
+    make_seat: MakeSeat, own_redis: OwnRedis
 ) -> None:
     """What a step back of a day leaves of a node that died before it."""
     seconds, _ = own_redis.command("TIME")
     future = (int(seconds) + 86_400) * 1000
-    a = await make_mirror("a")
-    dead = await make_mirror("dead")
+    a = await make_seat("a")
+    dead = await make_seat("dead")
     await a.watch("alice")
     dead.come("alice")
     await until(lambda: a.sees("alice") == "online", "a sees her")
@@ -299,13 +300,13 @@ async def test_a_row_that_redis_clock_going_back_left_in_the_future_goes(
     await until(lambda: a.sees("alice") == "offline", "she goes with her node")
     score = float(own_redis.command("ZSCORE", "{chatd}:nodes", dead.boot))
     assert score < future
-    c = await make_mirror("c")
+    c = await make_seat("c")
     await acquainted(a, c)
-    assert a.mirror.nodes == 1
+    assert a.presence_sync.nodes == 1
 
 
-async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirror, own_redis: OwnRedis) -> None:
-    a, b = await make_mirror("a"), await make_mirror("b")
+async def test_garbage_on_the_presence_channel_ends_nobody(make_seat: MakeSeat, own_redis: OwnRedis) -> None:
+    a, b = await make_seat("a"), await make_seat("b")
     await acquainted(a, b)
     await b.watch("alice")
     garbage = [
@@ -328,29 +329,29 @@ async def test_garbage_on_the_presence_channel_ends_nobody(make_mirror: MakeMirr
 
 
 async def test_a_listing_that_a_failover_cuts_in_two_is_not_taken_for_whole(
-    make_mirror: MakeMirror, own_redis: OwnRedis
+    make_seat: MakeSeat, own_redis: OwnRedis
 ) -> None:
     """The replica has its beginning, and lacks what was listed after that."""
-    a = await make_mirror("a")
+    a = await make_seat("a")
     boot, key = "f" * 16, "{chatd}:on:" + "f" * 16
-    keys = presence_keys.Keys(a.engine, "chatd", boot, LEASE_MS)
+    keys = presence_keys.PresenceKeys(a.redis_client, "chatd", boot, LEASE_MS)
     await keys.begin()
     before = own_redis.command("DUMP", key)
     await keys.write([(UserId("alice"), Remote(Status.ONLINE, 1, None, ()))], None)
     own_redis.command("RESTORE", key, 2 * LEASE_MS, before, "REPLACE")
-    with pytest.raises(Away):
+    with pytest.raises(RedisUnavailable):
         await keys.write((), 1)
     assert (await keys.read(boot, [UserId("alice")])) is None
 
 
 async def test_no_two_listings_have_the_same_number(
-    make_mirror: MakeMirror, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
+    make_seat: MakeSeat, own_redis: OwnRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer to the end of the first is lost: a failover from the second to the first would not
     show.
     """
-    a = await make_mirror("a")
-    real = a.mirror._keys.write
+    a = await make_seat("a")
+    real = a.presence_sync._keys.write
     ends: list[int] = []
 
     async def answer_lost(entries: Any, n: int | None) -> None:
@@ -358,9 +359,9 @@ async def test_no_two_listings_have_the_same_number(
         if n is not None and not entries:
             ends.append(n)
             if len(ends) == 1:
-                raise Away("on purpose")
+                raise RedisUnavailable("on purpose")
 
-    monkeypatch.setattr(a.mirror._keys, "write", answer_lost)
+    monkeypatch.setattr(a.presence_sync._keys, "write", answer_lost)
     own_redis.command("DEL", own_key(a))
     await until(lambda: len(ends) == 2, "it is listed twice")
     assert ends[0] < ends[1]

@@ -20,7 +20,16 @@ import pytest
 import pytest_asyncio
 from redis import exceptions
 
-from chatd.cluster.redis.client import Away, Client, Engine, Event, Message, Ponged, Subscribed, Subscription
+from chatd.cluster.redis.client import (
+    Event,
+    Message,
+    Ponged,
+    RedisClient,
+    RedisPyClient,
+    RedisUnavailable,
+    Subscribed,
+    Subscription,
+)
 from chatd.errors import SettingError
 from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary
 from tests.until import until
@@ -92,7 +101,7 @@ class Ear:
         self.messages: list[Message] = []
         self.subscribed: set[str] = set()
         self.pongs = 0
-        self.away: Away | None = None
+        self.away: RedisUnavailable | None = None
         self._news = asyncio.Event()
         self._task = asyncio.create_task(self._listen(subscription))
 
@@ -100,7 +109,7 @@ class Ear:
         try:
             async for event in subscription.events():
                 self._take(event)
-        except Away as e:
+        except RedisUnavailable as e:
             self.away = e
             self._news.set()
 
@@ -117,7 +126,7 @@ class Ear:
     async def until(self, holds: Callable[[], bool]) -> None:
         await until(holds, changed=self._news)
 
-    async def until_away(self) -> Away:
+    async def until_away(self) -> RedisUnavailable:
         await self.until(lambda: self.away is not None)
         assert self.away is not None
         return self.away
@@ -130,8 +139,8 @@ class Ear:
 class Listening:
     """A connected subscription and its ear."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.subscription = engine.subscription()
+    def __init__(self, redis_client: RedisClient) -> None:
+        self.subscription = redis_client.subscription()
         self.ear: Ear
 
     async def __aenter__(self) -> Listening:
@@ -155,47 +164,47 @@ class Listening:
 
 
 @pytest_asyncio.fixture
-async def make_engine() -> AsyncIterator[Callable[..., Engine]]:
-    made: list[Engine] = []
+async def make_redis_client() -> AsyncIterator[Callable[..., RedisClient]]:
+    made: list[RedisClient] = []
 
-    def make(url: str, **options: Any) -> Engine:
-        made.append(Engine(url, **options))
+    def make(url: str, **options: Any) -> RedisClient:
+        made.append(RedisClient(url, **options))
         return made[-1]
 
     yield make
-    for engine in made:
-        await engine.close()
+    for redis_client in made:
+        await redis_client.close()
 
 
-MakeEngine: TypeAlias = Callable[..., Engine]
+MakeRedisClient: TypeAlias = Callable[..., RedisClient]
 
 
 @pytest.fixture
-def engine(own_redis: OwnRedis, make_engine: MakeEngine) -> Engine:
-    return make_engine(own_redis.url)
+def redis_client(own_redis: OwnRedis, make_redis_client: MakeRedisClient) -> RedisClient:
+    return make_redis_client(own_redis.url)
 
 
-async def until_back(engine: Engine) -> None:
-    """Ask until it answers: as the bus does."""
+async def until_back(redis_client: RedisClient) -> None:
+    """Ask until it answers: as pub/sub does."""
 
     async def answers() -> bool:
         try:
-            await engine.check()
-        except Away:
+            await redis_client.check()
+        except RedisUnavailable:
             return False
         return True
 
     await until(answers, pause_s=0.02)
 
 
-async def refused(engine: Engine) -> str:
+async def refused(redis_client: RedisClient) -> str:
     with pytest.raises(SettingError) as e:
-        await engine.check()
+        await redis_client.check()
     text = str(e.value)
     assert text.startswith("redis_url: ")
     assert "hidden" not in text
     return text
 
 
-async def fail(_: Client) -> None:
+async def fail(_: RedisPyClient) -> None:
     raise exceptions.ConnectionError("the server went away")

@@ -22,8 +22,8 @@ import pytest_asyncio
 from websockets.exceptions import ConnectionClosed
 
 from chatd.chat.ports import Rates
-from chatd.cluster.redis.client import Engine
-from chatd.cluster.shared_limits import DEADLINE_S, SCRIPT, Quota
+from chatd.cluster.redis.client import RedisClient
+from chatd.cluster.shared_limits import DEADLINE_S, SCRIPT, SharedLimits
 from chatd.core.rate_limit import FORGET_S, SharedWindow
 from chatd.ids import UserId
 from chatd.metrics import Metrics
@@ -31,7 +31,7 @@ from chatd.postgres.faults import Outage
 from tests.client import Peer
 from tests.fix_redis import OwnCluster, OwnRedis
 from tests.fix_server import MakeServer, Server
-from tests.quota_model import US, Model, most_in_any
+from tests.limits_model import US, Model, most_in_any
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -45,8 +45,8 @@ LATE_S_MAX = 0.5  # a decision that waited for Redis comes after 0.05 s; the mac
 class Watched:
     """The script, and what it was asked and answered, in the order of Redis's clock."""
 
-    def __init__(self, engine: Engine, calls: list[tuple[int, list[str], list[Any], bytes]]) -> None:
-        self._script = engine.script(SCRIPT)
+    def __init__(self, redis_client: RedisClient, calls: list[tuple[int, list[str], list[Any], bytes]]) -> None:
+        self._script = redis_client.script(SCRIPT)
         self._calls = calls
 
     async def __call__(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
@@ -56,7 +56,7 @@ class Watched:
 
 
 class QuotaNode:
-    """A quota with its own connection, and the users it holds."""
+    """Shared limits with their own connection, and the users they hold."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class QuotaNode:
         calls: list[tuple[int, list[str], list[Any], bytes]],
         deadline_s: float = PATIENT_S,
     ) -> None:
-        self.engine = Engine(url, connect_s=0.8)  # more than LATE_S_MAX: it is not to be what saves us
+        self.redis_client = RedisClient(url, connect_s=0.8)  # more than LATE_S_MAX: it is not to be what saves us
         self.metrics = Metrics()
-        self.quota = Quota(
-            Watched(self.engine, calls),
+        self.shared_limits = SharedLimits(
+            Watched(self.redis_client, calls),
             "chatd",
             self.metrics,
             rates,
@@ -79,7 +79,7 @@ class QuotaNode:
         )
         self.windows: dict[str, SharedWindow] = {}
         self.trials = 0
-        self.task = asyncio.ensure_future(self.quota.run())
+        self.task = asyncio.ensure_future(self.shared_limits.run())
 
     async def _pause(self, seconds: float) -> None:
         self.trials += 1  # one has failed, or the first is to come
@@ -87,22 +87,22 @@ class QuotaNode:
 
     def window(self, user: str) -> SharedWindow:
         if user not in self.windows:
-            window = self.quota.windows(UserId(user)).window
+            window = self.shared_limits.windows(UserId(user)).window
             assert isinstance(window, SharedWindow)
             self.windows[user] = window
         return self.windows[user]
 
     async def take(self, user: str) -> float:
         """The wait; 0: taken."""
-        return (await self.quota.take(self.window(user)))[0]
+        return (await self.shared_limits.take(self.window(user)))[0]
 
     async def up(self) -> None:
-        await until(lambda: not self.quota.open)
+        await until(lambda: not self.shared_limits.open)
 
     async def stop(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
-        await self.engine.close()
+        await self.redis_client.close()
 
 
 MakeNode: TypeAlias = Callable[..., Awaitable[QuotaNode]]
@@ -145,8 +145,8 @@ async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: in
     marks: dict[str, list[int]] = defaultdict(list)
 
     async def caller(n: int) -> None:
-        engine = Engine(own_redis.url)
-        script = Watched(engine, calls)
+        redis_client = RedisClient(own_redis.url)
+        script = Watched(redis_client, calls)
         for _ in range(150):
             keys = rng.sample([f"k{m}" for m in range(4)], rng.randint(1, 4))
             asks: list[list[Any]] = []
@@ -165,7 +165,7 @@ async def test_the_script_does_what_its_model_does(own_redis: OwnRedis, seed: in
             for key, granted in zip(keys, numbers[::5], strict=True):
                 marks[key] += [now] * granted
             await asyncio.sleep(rng.choice([0, 0, 0.005, 0.02]))
-        await engine.close()
+        await redis_client.close()
 
     await asyncio.gather(*(caller(n) for n in range(4)))
     model = Model()
@@ -192,7 +192,7 @@ async def test_what_is_no_state_of_ours_is_as_good_as_none(own_redis: OwnRedis, 
     own_redis.command("LPUSH", "{chatd}:rate:e", "1")
     for user in "abcde":
         assert [await node.take(user) == 0.0 for _ in range(3)] == [True, True, False]
-    assert not node.quota.open
+    assert not node.shared_limits.open
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_numbers_that_are_no_state_of_ours_are_as_good_as_none_too(
     node = await make_node(messages=2)
     own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, "{chatd}:rate:a")
     assert [await node.take("a") == 0.0 for _ in range(3)] == [True, True, False]
-    assert not node.quota.open
+    assert not node.shared_limits.open
 
 
 @pytest.mark.parametrize("kind", ["rate", "penalty", "new"])
@@ -222,31 +222,31 @@ async def test_what_a_clock_that_went_back_left_in_the_future_counts_from_now_on
         else "0, 0, 0, " + ", ".join([str(day_on)] * (100 if kind == "new" else most))
     )
     own_redis.command("EVAL", f"redis.call('SET', KEYS[1], cmsgpack.pack({{{state}}}))", 1, key)
-    user = node.quota.windows(UserId("alice"))
+    user = node.shared_limits.windows(UserId("alice"))
     if kind == "new":
-        wait, _ = await node.quota.take(user.new_convs)
+        wait, _ = await node.shared_limits.take(user.new_convs)
         assert 3_590 < wait < 3_601
         assert own_redis.command("PTTL", key) > 0, "it is written back, and goes with its hour"
         return
-    wait, _ = await node.quota.take(user.window)
+    wait, _ = await node.shared_limits.take(user.window)
     assert 0 < wait < period_s + 0.1
     await asyncio.sleep(wait)
-    assert (await node.quota.take(user.window))[0] == 0.0, "nobody is locked out for as long as the step"
+    assert (await node.shared_limits.take(user.window))[0] == 0.0, "nobody is locked out for as long as the step"
 
 
 async def test_a_new_conversation_that_another_node_gives_back_can_be_made_here(
     own_redis: OwnRedis, make_node: MakeNode
 ) -> None:
     a, b = await make_node(), await make_node()
-    there, here = a.quota.windows(UserId("alice")).new_convs, b.quota.windows(UserId("alice")).new_convs
-    taken = [await a.quota.take(there) for _ in range(100)]
+    there, here = a.shared_limits.windows(UserId("alice")).new_convs, b.shared_limits.windows(UserId("alice")).new_convs
+    taken = [await a.shared_limits.take(there) for _ in range(100)]
     assert [wait for wait, _ in taken] == [0.0] * 100
-    assert (await b.quota.take(here))[0] > 3_500
+    assert (await b.shared_limits.take(here))[0] > 3_500
     assert here.refused(time.monotonic()) > 3_500, "not asked for each time"
     there.give_back(taken[0][1])
-    await a.quota.idle()
+    await a.shared_limits.idle()
     await until(lambda: here.refused(time.monotonic()) <= 0)
-    assert (await b.quota.take(here))[0] == 0.0
+    assert (await b.shared_limits.take(here))[0] == 0.0
 
 
 async def test_state_is_small_and_goes_with_what_it_counts(own_redis: OwnRedis, make_node: MakeNode) -> None:
@@ -255,12 +255,12 @@ async def test_state_is_small_and_goes_with_what_it_counts(own_redis: OwnRedis, 
         await node.take("alice")
     assert int(own_redis.command("MEMORY", "USAGE", "{chatd}:rate:alice")) < 300
     assert 100 < int(own_redis.command("PTTL", "{chatd}:rate:alice")) <= 200
-    window, penalty, new_convs = node.quota.windows(UserId("bob"))
+    window, penalty, new_convs = node.shared_limits.windows(UserId("bob"))
     assert isinstance(window, SharedWindow)
-    await node.quota.take(window)
-    await node.quota.take(new_convs)
+    await node.shared_limits.take(window)
+    await node.shared_limits.take(new_convs)
     penalty.refused(time.monotonic(), 1.0, True)
-    await node.quota.idle()
+    await node.shared_limits.idle()
     assert FORGET_S * 1000 < int(own_redis.command("PTTL", "{chatd}:rate:bob")) <= (FORGET_S + 2) * 1000
     assert 3_590_000 < int(own_redis.command("PTTL", "{chatd}:new:bob")) <= 3_600_000
     await asyncio.sleep(0.25)
@@ -288,7 +288,7 @@ async def test_however_many_ask_at_once_no_period_holds_more_than_the_limit_and_
             await asyncio.sleep(rng.choice([0.0, 0.001, wait]))
 
     await asyncio.gather(*(device(node, user) for node in nodes for user in users for _ in range(3)))
-    assert not any(node.quota.open for node in nodes), "Redis was away: the machine is too slow for this test"
+    assert not any(node.shared_limits.open for node in nodes), "Redis was away: the machine is too slow for this test"
     granted: dict[str, list[float]] = defaultdict(list)
     for now, keys, _, answer in calls:
         for key, n in zip(keys, list(map(int, answer.split()))[1::5], strict=True):
@@ -303,36 +303,36 @@ async def test_a_slot_that_made_nothing_is_free_on_every_node(make_node: MakeNod
     one, other = await make_node(3), await make_node(3)
     taken_at = []
     for _ in range(3):
-        wait, at = await one.quota.take(one.window("alice"))
+        wait, at = await one.shared_limits.take(one.window("alice"))
         assert wait == 0.0
         taken_at.append(at)
     assert await other.take("alice") > 59
     one.window("alice").give_back(taken_at[1])
-    await one.quota.idle()
-    fresh = other.quota.windows(UserId("alice")).window  # as of a device whose node was told nothing yet
-    assert (await other.quota.take(fresh))[0] == 0.0
-    assert (await other.quota.take(fresh))[0] > 59
+    await one.shared_limits.idle()
+    fresh = other.shared_limits.windows(UserId("alice")).window  # as of a device whose node was told nothing yet
+    assert (await other.shared_limits.take(fresh))[0] == 0.0
+    assert (await other.shared_limits.take(fresh))[0] > 59
     assert await one.take("alice") > 59
 
 
 async def test_a_penalty_holds_on_every_node_and_strikes_add_up(make_node: MakeNode) -> None:
     one, other = await make_node(3), await make_node(3)
-    here, there = one.quota.windows(UserId("alice")), other.quota.windows(UserId("alice"))
+    here, there = one.shared_limits.windows(UserId("alice")), other.shared_limits.windows(UserId("alice"))
     for _ in range(3):
-        await one.quota.take(here.window)
+        await one.shared_limits.take(here.window)
     for n in range(4):
         for node, penalty in ((one, here.penalty), (other, there.penalty)):
             closes = penalty.refused(time.monotonic(), 1.0, True).close
-            await node.quota.idle()
+            await node.shared_limits.idle()
             assert not closes, n
     # The ninth, but it does not know yet of the one before
     assert not here.penalty.refused(time.monotonic(), 1.0, True).close
-    await one.quota.idle()
+    await one.shared_limits.idle()
     assert here.penalty.refused(time.monotonic(), 1.0, True).close, "with six strikes of its own"
-    await one.quota.idle()
+    await one.shared_limits.idle()
     third = await make_node(3)
-    window, penalty, _ = third.quota.windows(UserId("alice"))
-    assert (await third.quota.take(window))[0] > 50
+    window, penalty, _ = third.shared_limits.windows(UserId("alice"))
+    assert (await third.shared_limits.take(window))[0] > 50
     assert penalty.until > time.monotonic() + 50
     assert penalty.refused(time.monotonic(), 1.0, True).close
 
@@ -361,14 +361,14 @@ async def test_while_redis_is_away_each_node_counts_alone_and_then_together_agai
         began = time.monotonic()
         assert await node.take("alice") == 0.0
         assert time.monotonic() - began < DEADLINE_S + LATE_S_MAX
-        assert node.quota.open
+        assert node.shared_limits.open
         began = time.monotonic()
         assert [await node.take("alice") == 0.0 for _ in range(100)] == [True] + [False] * 99
         assert time.monotonic() - began < DEADLINE_S, "nobody waits for Redis"
         assert node.metrics.quota_local == 101
         made = node.trials
         await until(lambda: node.trials >= made + 2)
-        assert node.quota.open, "trials do not get through either"
+        assert node.shared_limits.open, "trials do not get through either"
     match fault:
         case "killed":
             own_redis.start()
@@ -388,7 +388,7 @@ async def test_a_redis_that_forgot_the_script_is_given_it_again(own_redis: OwnRe
     assert await node.take("alice") == 0.0
     own_redis.command("SCRIPT", "FLUSH")
     assert await node.take("alice") == 0.0
-    assert not node.quota.open
+    assert not node.shared_limits.open
     assert node.metrics.quota_local == 0
 
 
@@ -425,9 +425,9 @@ async def make_pair(
     return make
 
 
-def quota_of(server: Server) -> Quota:
+def quota_of(server: Server) -> SharedLimits:
     assert server.node.cluster is not None
-    return server.node.cluster.quota
+    return server.node.cluster.shared_limits
 
 
 async def shared(server: Server) -> None:
@@ -569,7 +569,7 @@ async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_r
     assert (await alice.say("bob"))["t"] == "ok"
     own_redis.freeze()
     ids = [await alice.post("send", to="bob", cid=cid, body="x") for cid in cids(3)]
-    await until(lambda: len(quota_of(one).gate) >= 3)
+    await until(lambda: len(quota_of(one).queue) >= 3)
     draining = asyncio.ensure_future(one.node.drain())
     await until(lambda: one.node.chat.draining)
     own_redis.thaw()

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from chatd import config
-from chatd.config import Settings, load
+from chatd import config_sources
+from chatd.config import Settings
+from chatd.config_sources import load
 from chatd.errors import SettingError
 
 
@@ -33,7 +34,7 @@ def test_flags_come_before_environment_before_file_before_defaults(tmp_path: Pat
     file = toml(tmp_path, "port = 1\nadmin_port = 2\nlanes = 3\n")
     settings = load({"port": "11"}, file, {"CHATD_PORT": "21", "CHATD_ADMIN_PORT": "22"})
     assert (settings.port, settings.admin_port, settings.lanes, settings.rate_messages) == (11, 22, 3, 10)
-    origins = {name: origin for name, _, origin in config.effective(settings)}
+    origins = {name: origin for name, _, origin in config_sources.effective(settings)}
     assert origins["port"] == "--port"
     assert origins["admin_port"] == "CHATD_ADMIN_PORT"
     assert origins["lanes"] == f"lanes in {file}"
@@ -81,7 +82,7 @@ def test_unknown_names_are_refused_with_what_was_meant(tmp_path: Path) -> None:
 def test_no_secret_in_any_message() -> None:
     url = "postgresql://chatd:s3cr3t@db/chatd"
     settings = load({"database_url": url, "redis_url": "redis://:s3cr3t@r:1/0"}, None, {})
-    assert "s3cr3t" not in str(config.effective(settings)) + repr(settings)
+    assert "s3cr3t" not in str(config_sources.effective(settings)) + repr(settings)
     assert "s3cr3t" not in wrong({"database_url": "mysql://u:s3cr3t@db"})
 
 
@@ -98,21 +99,21 @@ def test_the_environment_made_of_settings_gives_the_same_ones(tmp_path: Path) ->
         "log_level": "debug",
     }
     for settings in (Settings(), load(given, None, {})):
-        again = load({}, None, config.environment(settings))
+        again = load({}, None, config_sources.environment(settings))
         assert again.model_dump() == settings.model_dump()
 
 
 def test_flags_that_are_not_shown_are_taken_all_the_same() -> None:
     parser = argparse.ArgumentParser()
-    config.add_flags(parser, shown=False)
+    config_sources.add_flags(parser, shown=False)
     assert "--port" not in parser.format_help()
     assert vars(parser.parse_args(["--port", "1"])) == {"port": "1"}
 
 
 def test_every_setting_is_a_flag_and_in_the_docs_table() -> None:
     parser = argparse.ArgumentParser()
-    config.add_flags(parser)
-    table, usage = config.docs_table(), parser.format_help()
+    config_sources.add_flags(parser)
+    table, usage = config_sources.docs_table(), parser.format_help()
     for name in Settings.model_fields:
         assert f"`{name}`" in table
         assert "--" + name.replace("_", "-") in usage

@@ -1,0 +1,149 @@
+"""The command line of `chatd`: its commands and flags, parsed by argparse.
+
+`chatd` alone is `chatd serve`. Every command takes all settings as flags, so that one line can be
+edited into another; only `chatd serve --help` and `chatd config --help` list them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from chatd import __version__, config_sources
+from chatd.config import TOKEN_TTL_S_MAX, mask_password, one_line
+from chatd.errors import SettingError
+
+TTL_S: Final = 86_400  # of the tokens of `chatd token`, in seconds
+
+EPILOG: Final = """\
+examples:
+  chatd                                   try it: with PostgreSQL and a page to chat on, without configuration
+  chatd serve --config /etc/chatd/chatd.toml    as a service (docs/operations.md)
+  chatd serve --workers 4 --redis-url redis://127.0.0.1    four nodes on one port (docs/cluster.md)
+  chatd nodes --redis-url redis://127.0.0.1                list the nodes
+  chatd keys new --keys-file keys.json    a key to sign tokens with
+  chatd token alice                       a token for development
+  chatd tail alice                        watch alice's messages as they arrive
+  chatd user show alice                   where alice is connected, and why messages may not arrive
+  chatd doctor                            what would keep chatd from running well here
+"""
+
+
+def parse(args: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; `command` is its command.
+
+    Raises SettingError for a wrong one, SystemExit after `--help` and `--version`.
+    """
+    words = list(args)
+    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+        words.insert(0, "serve")
+    options, unknown = _parser().parse_known_args(words)
+    if unknown:
+        raise SettingError(_unknown(unknown[0], options.parser))
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises SettingError for a wrong flag; text that cannot be written is an error, too."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingError(f"{one_line(message)}; see `{self.prog} --help`")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        print(message, end="", file=file or sys.stdout)
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> str:
+    """The error for an unknown word. Shows a flag only up to `=`: the rest may be a password."""
+    flag = one_line(mask_password(word.partition("=")[0]))
+    if not flag.startswith("-"):
+        return f"{flag}: is one word too many; see `{parser.prog} --help`"
+    near = difflib.get_close_matches(flag.replace("_", "-"), list(parser._option_string_actions), n=1)
+    return f"{flag}: is no flag of `{parser.prog}`; " + (
+        f"did you mean {near[0]}?" if near else f"see `{parser.prog} --help`"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="chatd",
+        description="A real-time 1:1 chat server.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"chatd {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, help: str, *relevant: str) -> argparse.ArgumentParser:
+        """A command; `relevant`: the settings that matter to it; without any, all are listed."""
+        flags = " ".join(f"--{name.replace('_', '-')}" for name in relevant)
+        epilog = f"all settings of `chatd serve` are taken too; what matters here: {flags}" if relevant else None
+        sub = commands.add_parser(name, help=help, description=help, epilog=epilog)
+        sub.set_defaults(command=name, parser=sub)
+        sub.add_argument(
+            "--config", dest="config_file", type=Path, metavar="FILE", help="TOML file of settings (also: CHATD_CONFIG)"
+        )
+        config_sources.add_flags(sub, shown=not relevant)
+        return sub
+
+    command("serve", "run the server (also: no command at all)")
+    command("config", "print the settings in force and where each comes from, passwords masked")
+    sub = command("migrate", "bring the database's schema up to this release", "database_url", "data_dir")
+    sub.add_argument("--post", action="store_true", help="also remove what only the release before needs")
+    sub.add_argument("--dry-run", action="store_true", help="only print what would be applied")
+    relevant: tuple[str, ...] = "keys_file", "data_dir", "jwt_audience", "jwt_issuer", "token_ttl_max_s"
+    sub = command("token", "print a token for a user, signed by the key in force", *relevant)
+    sub.add_argument("user", metavar="USER", help="user id")
+    sub.add_argument(
+        "--ttl-s",
+        type=_ttl_s,
+        metavar="S",
+        help=f"how long it is valid (default: {TTL_S} s, or token_ttl_max_s if that is less)",
+    )
+    _add_keys(command)
+    sub = command("tail", "show a user's messages as they arrive", "host", "port", "keys_file", "data_dir")
+    sub.add_argument("user", metavar="USER", help="user id")
+    sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
+    relevant = "database_url", "redis_url", "keys_file", "data_dir"
+    command("doctor", "check database, Redis, clock and limits, and say what to do", *relevant)
+    relevant = "redis_url", "redis_prefix", "lease_ms"
+    sub = command("nodes", "list the nodes: sessions, versions, ages of their leases", *relevant)
+    sub.add_argument("--json", action="store_true", help="for machines")
+    relevant = "database_url", "data_dir", "redis_url", "redis_prefix", "admin_host", "admin_port"
+    what = "show a user's sessions, cursors and queues, and why messages may not arrive"
+    sub = command("user", what, *relevant)
+    sub.add_argument("what", choices=("show",), help="show: what the database and the nodes know; no message is read")
+    sub.add_argument("user", metavar="USER", help="user id")
+    sub.add_argument("--json", action="store_true", help="for machines")
+    sub = command(
+        "epoch", "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir"
+    )
+    renew = "make a new one before the first start on restored data, so that all clients drop what they hold"
+    sub.add_argument("--renew", action="store_true", help=renew)
+    return parser
+
+
+def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:
+    sub = command("keys", "make a key for the keys file, or list its keys", "keys_file")
+    sub.add_argument(
+        "what",
+        choices=("new", "list"),
+        help="new: add a key, or make the file; list: show the keys, without their secrets",
+    )
+    sub.add_argument(
+        "--alg", choices=("HS256", "EdDSA", "RS256"), default="HS256", help="of the new key (default: HS256)"
+    )
+    sub.add_argument("--kid", metavar="KID", help="name of the new key (default: the day)")
+    sub.add_argument(
+        "--group", metavar="GROUP", help="who may read a file that is made, besides its owner (default: nobody)"
+    )
+
+
+def _ttl_s(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:12]) <= TOKEN_TTL_S_MAX):
+        raise argparse.ArgumentTypeError(f"{text!r} is wrong, give an integer from 1 to {TOKEN_TTL_S_MAX}")
+    return int(text)
