@@ -192,7 +192,7 @@ async def test_sends_over_the_rate_and_those_blocked_behind_them(make_home: Make
 
 async def test_sends_that_find_the_queue_full(make_home: MakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
     home = await make_home()
-    monkeypatch.setattr(home.server.node.store, "append", lambda item: False)
+    monkeypatch.setattr(home.server.node.pipeline._lanes, "submit", lambda item: False)
     first = str(uuid.uuid4())
     await home.answers("overloaded", home.me.send("peer", cid=first))
     with uncollected() as found:

@@ -143,7 +143,7 @@ async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(
     watch = await alice.post("watch", users=["bob"])
     async with asyncio.timeout(WAIT_S):
         await entered.wait()
-    monkeypatch.setattr(server.node.services, "drained", lambda session: asyncio.sleep(0))
+    monkeypatch.setattr(server.node.delivery, "drained", lambda session: asyncio.sleep(0))
     await server.connect("bob")
     waits.set()
     assert (await alice.reply(watch))["presence"][0]["state"] == "online"
@@ -175,7 +175,7 @@ async def test_who_leaves_before_the_end_of_a_welcome_was_last_seen_then(
 ) -> None:
     server = await make_server(presence_grace_ms=0)
     _, bob, _ = await befriended(server)
-    gate = Gate(monkeypatch, server.node.services, "drained")
+    gate = Gate(monkeypatch, server.node.delivery, "drained")
     late = await server.open()
     hello = await late.post("hello", v=1, token=server.token("alice"), device="d2", watch=["bob"])
     await gate.until_reached()
