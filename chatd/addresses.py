@@ -103,25 +103,25 @@ def is_private(address: str) -> bool:
 
 
 def find(
-    peer: str, forwarded_for: Sequence[str], forwarded: Sequence[str], trusted: Networks, header: Header = "auto"
+    remote: str, forwarded_for: Sequence[str], forwarded: Sequence[str], trusted: Networks, header: Header = "auto"
 ) -> Found:
     """The client's address.
 
-    `peer`: the remote address of the connection. `forwarded_for`, `forwarded`: the lines of both
+    `remote`: the remote address of the connection. `forwarded_for`, `forwarded`: the lines of both
     headers, in order. `header`: which of them counts.
     """
-    if peer not in trusted:
-        return Found(peer)
-    by_list = _walk(peer, _listed(forwarded_for), trusted) if forwarded_for and header != "forwarded" else None
-    by_rfc = _walk(peer, _elements(forwarded), trusted) if forwarded and header != "x-forwarded-for" else None
+    if remote not in trusted:
+        return Found(remote)
+    by_list = _walk(remote, _listed(forwarded_for), trusted) if forwarded_for and header != "forwarded" else None
+    by_rfc = _walk(remote, _elements(forwarded), trusted) if forwarded and header != "x-forwarded-for" else None
     if by_list is not None and by_rfc is not None and by_list != by_rfc:
-        return Found(peer, differ=True)
-    return Found(by_list or by_rfc or peer)
+        return Found(remote, differ=True)
+    return Found(by_list or by_rfc or remote)
 
 
-def _walk(peer: str, hops: Iterator[str | None], trusted: Networks) -> str:
+def _walk(remote: str, hops: Iterator[str | None], trusted: Networks) -> str:
     """Walk from the right while the address before is trusted. A hop of None cannot be read."""
-    at = peer
+    at = remote
     for _ in range(HOPS_MAX):
         hop = next(hops, None)
         if hop is None:
@@ -129,7 +129,7 @@ def _walk(peer: str, hops: Iterator[str | None], trusted: Networks) -> str:
         at = hop
         if at not in trusted:
             return at
-    return peer  # no deployment has this many proxies
+    return remote  # no deployment has this many proxies
 
 
 def _listed(lines: Sequence[str]) -> Iterator[str | None]:

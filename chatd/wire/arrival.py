@@ -30,8 +30,8 @@ class Arrival:
 
     __slots__ = ("_address", "_proxy", "_room", "_sources")
 
-    def __init__(self, sources: Sources, peer: str, room: Callable[[str, bool], bool]) -> None:
-        self._sources, self._address, self._room = sources, peer, room
+    def __init__(self, sources: Sources, remote: str, room: Callable[[str, bool], bool]) -> None:
+        self._sources, self._address, self._room = sources, remote, room
         self._proxy = ProxyReader() if sources.is_proxied else None
 
     def preface(self, data: bytes) -> bytes | None:
@@ -63,10 +63,10 @@ class Sources(NamedTuple):
     header: Header = "auto"
     is_proxied: bool = False
 
-    def refuses(self, peer: str) -> bool:
+    def refuses(self, remote: str) -> bool:
         """True if only trusted proxies may connect and this address is none."""
-        return self.is_proxied and peer not in self.trusted
+        return self.is_proxied and remote not in self.trusted
 
-    def arrival(self, peer: str, room: Callable[[str, bool], bool]) -> Arrival | None:
+    def arrival(self, remote: str, room: Callable[[str, bool], bool]) -> Arrival | None:
         """The Arrival of a connection from a trusted address; None for all others."""
-        return Arrival(self, peer, room) if peer in self.trusted else None
+        return Arrival(self, remote, room) if remote in self.trusted else None
