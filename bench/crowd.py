@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from bench import wire
 from bench.client import Client
-from chatd.chat.auth import Keys, issue
+from chatd.chat.auth import KeySet, issue
 from chatd.ids import UserId
 
 CONNECTING_MAX: Final = 64  # handshakes under way at once
@@ -41,11 +41,11 @@ class Endpoint:
     keys_dir: str | None = None
     drain_s: float | None = None  # None: as long as the load finds right
 
-    def keys(self) -> Keys:
+    def keys(self) -> KeySet:
         return (
-            Keys.load(Path(self.keys_file))
+            KeySet.load(Path(self.keys_file))
             if self.keys_file is not None
-            else Keys.development(Path(str(self.keys_dir)))
+            else KeySet.development(Path(str(self.keys_dir)))
         )
 
 

@@ -24,8 +24,8 @@ MAKE_TOKENS = """
 import json, sys, time
 from pathlib import Path
 from bench.target import LIFTED
-from chatd.chat.auth import Keys, issue
-keys = Keys.development(Path(sys.argv[1]))
+from chatd.chat.auth import KeySet, issue
+keys = KeySet.development(Path(sys.argv[1]))
 tokens = [issue(keys, f"u{i}", 86_400, time.time(), None, None) for i in range(int(sys.argv[2]))]
 json.dump({"tokens": tokens, "lifted": LIFTED}, sys.stdout)
 """

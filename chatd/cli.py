@@ -192,26 +192,26 @@ def _token(options: argparse.Namespace) -> int:
 
 def _issue(settings: Settings, name: str, ttl_s: int) -> str:
     """A token that a server with these settings accepts, for `ttl_s` or `token_ttl_max_s`."""
-    from chatd.chat.auth import Keys, issue
+    from chatd.chat.auth import KeySet, issue
     from chatd.ids import user_id
 
     try:
         user = user_id(name)
     except ValueError as e:
         raise SettingError(f"USER: {name!r} is no user id: {e}") from None
-    keys = Keys.development(settings.data_dir) if settings.keys_file is None else Keys.load(settings.keys_file)
+    keys = KeySet.development(settings.data_dir) if settings.keys_file is None else KeySet.load(settings.keys_file)
     return issue(keys, user, settings.token_ttl_s(ttl_s), time.time(), settings.jwt_audience, settings.jwt_issuer)
 
 
 def _keys(options: argparse.Namespace) -> int:
-    from chatd.chat.auth import Keys
+    from chatd.chat.auth import KeySet
     from chatd.ops import keys_file
 
     path = _settings(options).keys_file
     if path is None:
         raise SettingError("keys_file: is not set; give --keys-file FILE, or a --config file that has it")
     if options.what == "list":
-        print(keys_file.table(Keys.load(path)))
+        print(keys_file.table(KeySet.load(path)))
         return 0
     is_there = path.exists()
     kid = keys_file.add(path, options.alg, options.kid, options.group)

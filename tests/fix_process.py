@@ -28,7 +28,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 import pytest_asyncio
 
-from chatd.chat.auth import Keys, issue
+from chatd.chat.auth import KeySet, issue
 from chatd.ids import UserId
 from chatd.postgres.embedded import Embedded
 from chatd.postgres.migrate import migrate
@@ -103,7 +103,7 @@ class Process:
         return None if self._process is None else self._process.poll()
 
     def token(self, user: str) -> str:
-        return issue(Keys.development(self.folder), UserId(user), 3_600, time.time(), None, None)
+        return issue(KeySet.development(self.folder), UserId(user), 3_600, time.time(), None, None)
 
     async def start(self) -> None:
         """Run it, and wait until it is ready."""

@@ -1,23 +1,23 @@
-"""Who is speaking: JSON Web Tokens (RFC 7519), checked against a set of keys.
+"""Authentication: JSON Web Tokens (RFC 7519), checked against a set of keys.
 
-    Keys.load(file) ─► Keys ─► Verifier.verify(token, now) ─► Identity
+    KeySet.load(file) ─► KeySet ─► Verifier.verify(token, now) ─► Identity
 
-PyJWT does signatures and the compact form; what a token must say is decided here, because time is
+PyJWT does signatures and the compact form. What a token must claim is decided here, because time is
 an argument and the library reads a clock of its own. The rules:
 
 - The key decides the algorithm. The token's header chooses a key by `kid` and nothing else: `alg`
-  must be the one of that key, so neither `none` nor a public RSA key used as an HMAC secret gets
-  anywhere; `jwk`, `jku` and `x5u` are never looked at; `crit` and `b64` are refused.
-- `exp` and `sub` are required; `sub` is the user id. `nbf` and `iat` are obeyed where given. `aud`
-  and `iss` as the settings say.
-- `token_ttl_max_s` bounds `exp` minus `iat`, both by the issuer's clock. A token without `iat` is
-  judged by what is left of it.
+  must be that of the key. So neither `none` nor a public RSA key used as an HMAC secret passes;
+  `jwk`, `jku` and `x5u` are ignored; `crit` and `b64` are refused.
+- `exp` and `sub` are required; `sub` is the user id. `nbf` and `iat` are obeyed where present,
+  `aud` and `iss` as the settings say.
+- `token_ttl_max_s` bounds `exp` minus `iat`, both by the issuer's clock; for a token without `iat`
+  it bounds the time left until `exp`.
 - Nothing is read from the payload before the signature holds. `verify` raises `Unauthorized` or
-  `TokenExpired`, whatever it is fed.
+  `TokenExpired`, whatever it is given.
 
 Keys are a JWK Set (RFC 7517), so that an identity provider's file can be used as it is; several
-keys are a rotation under way. `Keys` and `Verifier` never change: on SIGHUP the server makes new
-ones and swaps them. An `Identity` says which key its token was checked with, so that the sessions
+keys are a rotation under way. `KeySet` and `Verifier` are immutable: on SIGHUP the server makes new
+ones and swaps them. An `Identity` has the key that its token was checked with, so that the sessions
 of a key end when it is removed (net/revocation.py). No message here holds any part of a key or
 token.
 """
@@ -45,19 +45,19 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ALGORITHMS: Final = {"oct": "HS256", "OKP": "EdDSA", "RSA": "RS256"}  # by `kty`
-# RFC 7518 section 6.3.2, RFC 8037 section 2
+# members of a JWK; RFC 7518 section 6.3.2, RFC 8037 section 2
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth"})
-SECRET_BYTES_MIN: Final = 32  # RFC 7518 section 3.2: as long as the hash
+SECRET_BYTES_MIN: Final = 32  # as long as the hash; RFC 7518 section 3.2
 RSA_BITS_MIN: Final = 2048  # RFC 7518 section 3.3
-RSA_BITS_MAX: Final = 8192  # past it one hello costs a millisecond
+RSA_BITS_MAX: Final = 8192  # with more bits one hello costs a millisecond
 TOKEN_CHARS_MAX: Final = 8192
 KEYS_MAX: Final = 100
 FILE_BYTES_MAX: Final = 1 << 20
-TIME_S_MAX: Final = 253_402_300_799  # the end of the year 9999: a time in milliseconds lies beyond it
+TIME_S_MAX: Final = 253_402_300_799  # the end of the year 9999; a time in milliseconds is later
 DEVELOPMENT_FILE: Final = "development-key.json"
 
 
-class Keys:
+class KeySet:
     """An immutable set of keys. `warnings` are sentences for the log."""
 
     __slots__ = ("_by_kid", "_unnamed", "warnings")
@@ -68,13 +68,12 @@ class Keys:
         self.warnings = warnings
 
     @classmethod
-    def load(cls, path: Path, known: Keys | None = None) -> Keys:
+    def load(cls, path: Path, known: KeySet | None = None) -> KeySet:
         """Read a JWK Set.
 
-        Raises SettingError: one line with the remedy, and nothing of the keys in it.
-
-        `known`: an earlier set. What has stayed in the file is taken from there: to make an RSA key
-        with its private half takes 200 ms, and a reload is done in the loop.
+        Raises SettingError: one line with the remedy, and nothing of the keys in it. `known`: an
+        earlier set. Keys that are unchanged in the file are taken from it: making an RSA key with
+        its private half takes 200 ms, and a reload runs in the loop.
         """
         try:
             with path.open("rb") as file:
@@ -93,8 +92,8 @@ class Keys:
         return cls(keys, tuple(warnings))
 
     @classmethod
-    def development(cls, data_dir: Path, known: Keys | None = None) -> Keys:
-        """The key that chatd makes itself, once, for `data_dir`.
+    def development(cls, data_dir: Path, known: KeySet | None = None) -> KeySet:
+        """The key that chatd makes itself, once for each `data_dir`. Raises SettingError.
 
         Several processes may start at the same time.
         """
@@ -105,22 +104,22 @@ class Keys:
                 _make_development_key(path)
         except OSError as error:
             raise SettingError(
-                f"data_dir: cannot write {path}: {error.strerror}; give a --data-dir that this user may write, or a --keys-file"
+                f"data_dir: cannot write {path}: {error.strerror}; give a --data-dir that this user may write,"
+                " or a --keys-file"
             ) from None
         return cls.load(path, known)
 
     def find(self, kid: object) -> Key | None:
-        """The key that a token's header names. Without a `kid`, the only one there is."""
+        """The key that a token's header names by `kid`; without `kid`, the set's only key."""
         if isinstance(kid, str):
             return self._by_kid.get(kid)
         return self._unnamed if kid is None else None
 
     def keeps(self, key: Key) -> bool:
-        """Is a key that an earlier set found still in this one, under the name by which it was
-        found?
+        """Whether this set still has a key of an earlier set, under the name by which it was found.
 
-        A key that was found without a name is kept under any: to give it a `kid`, or to add a
-        second key, removes nothing.
+        A key that was found without a name may have any now: giving it a `kid`, or adding a second
+        key, removes nothing.
         """
         if key.kid is None:
             return any(key.is_same(one) for one in self._by_kid.values())
@@ -128,11 +127,11 @@ class Keys:
         return one is not None and key.is_same(one)
 
     def all(self) -> list[Key]:
-        """In the order of the file."""
+        """The keys, in the order of the file."""
         return list(self._by_kid.values())
 
     def signing(self) -> tuple[str | None, jwt.PyJWK]:
-        """The first key that can sign, and its `kid`. Raises SettingError."""
+        """The first key that can sign, and its `kid`. Raises SettingError if there is none."""
         for key in self._by_kid.values():
             if key.signs is not None:
                 return key.kid, key.signs
@@ -149,7 +148,7 @@ def _wrong(path: Path, what: str, remedy: str) -> SettingError:
 def _make_development_key(path: Path) -> None:
     secret = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES_MIN)).rstrip(b"=").decode()
     text = orjson.dumps({"keys": [{"kty": "oct", "kid": "development", "alg": "HS256", "k": secret}]})
-    with contextlib.suppress(FileExistsError):  # another process was first: its key is the key
+    with contextlib.suppress(FileExistsError):  # another process was first: its key is used
         whole_file.write(path, text, whole_file.Access(), replace=False)
 
 
@@ -157,7 +156,7 @@ def _make_development_key(path: Path) -> None:
 
 
 def _parse(path: Path, data: bytes, known: dict[bytes, Key]) -> list[Key]:
-    """`known`: keys that were made before, by what they were made of."""
+    """Parse a JWK Set. `known`: earlier keys, by the digest of their JWK. Raises SettingError."""
     remedy = 'write a JWK Set: {"keys": [{"kty": "oct", "kid": "2026-01", "alg": "HS256", "k": "..."}]}'
     if len(data) > FILE_BYTES_MAX:
         raise _wrong(path, f"has more than {FILE_BYTES_MAX} bytes", remedy)
@@ -176,7 +175,7 @@ def _parse(path: Path, data: bytes, known: dict[bytes, Key]) -> list[Key]:
     for place, item in enumerate(items, 1):
         if not isinstance(item, dict):
             raise _wrong(path, f"has no object as key {place}", remedy)
-        if item.get("use") != "enc":  # providers list keys for encryption next to those for signatures
+        if item.get("use") != "enc":  # identity providers list keys for encryption, too
             made_of = _digest(path, place, item)
             keys.append(known.get(made_of) or _parse_key(path, place, item, made_of))
     if not keys:
@@ -194,7 +193,7 @@ def _parse(path: Path, data: bytes, known: dict[bytes, Key]) -> list[Key]:
 def _digest(path: Path, place: int, item: dict[str, Any]) -> bytes:
     try:
         return hashlib.sha256(orjson.dumps(item, option=orjson.OPT_SORT_KEYS)).digest()
-    except orjson.JSONEncodeError:  # orjson reads what is nested more deeply than it writes
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it writes
         raise _wrong(
             path, f"has members that make no key, in key {place}", "copy it again from where it was made"
         ) from None
@@ -212,7 +211,7 @@ def _parse_key(path: Path, place: int, item: dict[str, Any], made_of: bytes) -> 
         checks = jwt.PyJWK({name: value for name, value in item.items() if name not in PRIVATE_MEMBERS}, known)
         checks.Algorithm.prepare_key(checks.key)
         signs = jwt.PyJWK(item, known) if kty == "oct" or "d" in item else None
-    except Exception:  # many kinds from two libraries, and their texts show the key
+    except Exception:  # of many kinds, from two libraries, and their texts show the key
         raise _wrong(
             path, f"has members that make no key of kty {kty}, in key {place}", "copy it again from where it was made"
         ) from None
@@ -233,15 +232,15 @@ def _parse_key(path: Path, place: int, item: dict[str, Any], made_of: bytes) -> 
 
 
 class Verifier:
-    """Checks tokens against keys and what the settings say of claims.
+    """Checks tokens against keys and the settings for claims. Immutable.
 
-    `ttl_max_s` 0: a token may be valid for any time. Immutable.
+    `ttl_max_s`: 0 allows any time to live.
     """
 
     __slots__ = ("_audience", "_issuer", "_jws", "_keys", "_leeway_s", "_ttl_max_s")
 
     def __init__(
-        self, keys: Keys, audience: str | None, issuer: str | None, leeway_s: float, ttl_max_s: int = 0
+        self, keys: KeySet, audience: str | None, issuer: str | None, leeway_s: float, ttl_max_s: int = 0
     ) -> None:
         self._keys = keys
         self._audience = audience
@@ -251,7 +250,7 @@ class Verifier:
         self._jws = jwt.PyJWS(algorithms=list(ALGORITHMS.values()))
 
     def verify(self, token: str, now_s: float) -> Identity:
-        """Whose token this is.
+        """Check a token; gives whose it is. `now_s`: since 1970.
 
         Raises TokenExpired past its `exp`, Unauthorized for everything else that is wrong.
         """
@@ -283,7 +282,7 @@ class Verifier:
     def _judge_ttl(self, exp: float, iat: float | None, now_s: float) -> None:
         if not self._ttl_max_s:
             return
-        # Without `iat` the issuer's clock is compared with ours, which may be apart by the leeway.
+        # Without `iat` the issuer's clock is compared with ours; the two may differ by the leeway
         ttl_s = exp - now_s - self._leeway_s if iat is None else exp - iat
         if ttl_s > self._ttl_max_s:
             since = "what is left until `exp`" if iat is None else "`exp` minus `iat`"
@@ -294,7 +293,7 @@ class Verifier:
     def _judge_parties(self, claims: dict[str, Any]) -> None:
         audience = claims.get("aud")
         if self._audience is None:
-            # RFC 7519 section 4.1.3: who is not named in an `aud` must refuse
+            # RFC 7519 section 4.1.3: a recipient that an `aud` does not name must refuse
             if audience is not None:
                 raise Unauthorized("the token has an `aud`, and this server goes by no name (jwt_audience)")
         elif self._audience != audience and not (isinstance(audience, list) and self._audience in audience):
@@ -304,7 +303,7 @@ class Verifier:
 
 
 def _header(token: str) -> dict[str, Any]:
-    """The unverified header, which may choose a key and refuse the token, nothing more."""
+    """The unverified header: it may choose a key or have the token refused, nothing else."""
     try:
         part = token[: token.index(".")]
         header = orjson.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
@@ -312,7 +311,8 @@ def _header(token: str) -> dict[str, Any]:
         raise Unauthorized("the token's header is not JSON in base64url") from None
     if not isinstance(header, dict):
         raise Unauthorized("the token's header is no object")
-    if "crit" in header or "b64" in header:  # RFC 7515 section 4.1.11: who does not understand it must refuse
+    if "crit" in header or "b64" in header:
+        # RFC 7515 section 4.1.11: a recipient that does not understand an extension must refuse
         raise Unauthorized("the token wants extensions that this server does not have")
     return header
 
@@ -346,8 +346,8 @@ def _subject(claims: dict[str, Any]) -> UserId:
         raise Unauthorized(f"the token's `sub` is no user id: {error}") from None
 
 
-def issue(keys: Keys, user: UserId, ttl_s: float, now_s: float, audience: str | None, issuer: str | None) -> str:
-    """A token for `user`, signed by the first key that can. Raises SettingError where none can."""
+def issue(keys: KeySet, user: UserId, ttl_s: float, now_s: float, audience: str | None, issuer: str | None) -> str:
+    """A token for `user`, signed by the first key that can. Raises SettingError if none can."""
     kid, key = keys.signing()
     claims: dict[str, Any] = {"sub": user, "iat": int(now_s), "exp": int(now_s + ttl_s)}
     if audience is not None:

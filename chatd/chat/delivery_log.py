@@ -1,11 +1,11 @@
-"""A line at debug for each entry that goes out on this node, whichever way it came: "did it get
-here, and to which devices".
+"""Debug lines for each entry that this node delivers: did it get here, and to which devices.
 
-    entry.delivered   conv, seq, cid    by: commit (written here), bus (another node told), log (read to fill a gap), resync
-                                        to: the devices that got it now    later: those that are behind, and get it in order
+    entry.delivered   conv, seq, cid
+                      by: commit (written here), bus (from another node), log (gap fill), resync
+                      to: the devices that got it now
+                      later: devices that are behind, and get it in order
 
-Callers look at `log.DEBUG_ON` first: without debug, a delivery costs one look at a bool and no
-call.
+Callers check `log.DEBUG_ON` first: without debug, a delivery costs a look at a bool and no call.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger("delivery")
 
 
 def told(registry: Registry, conv: Conversation, seq: int, cid: str, by: str) -> None:
-    """An entry went to all sessions of both users."""
+    """An entry was pushed to all sessions of both users."""
     to: list[str] = []
     later: list[str] = []
     for id in sorted({conv.a, conv.b}):
@@ -41,7 +41,7 @@ def told(registry: Registry, conv: Conversation, seq: int, cid: str, by: str) ->
 
 
 def filled(session: Session, conv: ConvId, entries: Iterable[Stored]) -> None:
-    """A session that was behind got these from the log."""
+    """A session that was behind got these entries from the log."""
     assert session.user is not None
     for e in entries:
         log.debug(

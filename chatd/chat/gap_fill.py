@@ -1,13 +1,13 @@
-"""What a conversation misses: found, read from the log, and delivered before anything that comes
-after it.
+"""Gap fill: entries that a node missed are found, read from the log and delivered in order.
 
-    look_up ──heads──► open(conv, upto) ──► Gap ──entries, many conversations a query──► deliver ──► the results that waited
+    look_up ──heads──► open(conv, upto) ──► Gap ──entries, many conversations a query──► deliver
+                                                 ──► the results that waited
 
-The head in PostgreSQL is the only word that opens a gap: what another node claims is looked up
-first. Reading is bounded, so that 10,000 conversations that are behind after an outage do not
-starve live traffic: at most `FILLERS_MAX` queries at a time, so many rows each, in turn; a
-conversation that misses more goes to the end of the line. Without listeners here nothing is read:
-the numbers of the head are taken over.
+Only a head in PostgreSQL opens a gap: what another node claims is looked up first. Reads are
+bounded, so that 10,000 conversations that are behind after an outage do not starve live traffic:
+at most `FILLERS_MAX` queries at a time, with a bounded number of rows each, in turn. A conversation
+that misses more goes to the end of the queue. Without listeners here nothing is read: the head's
+numbers are copied.
 """
 
 from __future__ import annotations
@@ -27,25 +27,23 @@ from chatd.protocol import MESSAGE, Stored
 from chatd.store import Store
 
 FILL_CONVS: Final = 50  # conversations a query
-# Entries of one conversation a query; live traffic waits while one query's rows are pushed (8 ms at
-# most)
+# Entries of one conversation a query. Live traffic waits while the rows of one query are pushed (8
+# ms at most)
 FILL_ROWS: Final = 50
 FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
 LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
-SETTLE_S: Final = 0.5  # between two looks at what is not decided
-OUTLAST_S: Final = 1.0  # between two looks at backends that may yet write; it costs a query by pid, and one by key
+SETTLE_S: Final = 0.5  # between two looks at unknown outcomes
+OUTLAST_S: Final = 1.0  # between two looks at backends that may still write: a query by pid, and one by key
 SEQ_MAX: Final = (1 << 63) - 1
 LOOK_AGAIN_S: Final = 0.1
 
 
 class Gaps:
-    """Of all conversations.
+    """Gaps of all conversations.
 
     `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task.
-
-    `now_open(conv)` is called where the entries by which both have sent are not there any more to
-    be delivered.
+    `now_open(conv)` is called when retention has dropped the entry by which both had sent.
     """
 
     def __init__(
@@ -55,19 +53,19 @@ class Gaps:
     ) -> None:  # fmt: skip
         self._registry, self._store, self._metrics, self._spawn = registry, store, metrics, spawn
         self._deliver, self._now_open = deliver, now_open
-        self._open: dict[ConvId, Conversation] = {}  # to be filled, the longest waiting first
+        self._open: dict[ConvId, Conversation] = {}  # gaps to fill, the longest waiting first
         self._fillers = 0
         self._poked: set[ConvId] = set()
         self._looking = False
         self._outcome_unknown: set[ConvId] = set()
         self._settling = False
-        self._outlasted: dict[ConvId, set[Backend]] = {}  # who may yet write to it
+        self._outlasted: dict[ConvId, set[Backend]] = {}  # backends that may still write to it
         self._outlasting = False
-        # By those who wait until the conversation misses nothing
+        # Callers that wait until the conversation misses nothing
         self._awaited: dict[ConvId, list[asyncio.Future[None]]] = {}
 
     async def closed(self, conv: Conversation) -> None:
-        """Look the head up, and return when everything up to it has been delivered.
+        """Look up the head; return when everything up to it has been delivered.
 
         The caller sets the deadline.
         """
@@ -77,26 +75,27 @@ class Gaps:
         await future
 
     def reset(self) -> None:
-        """The log is another one: what was missing of the one before is not looked for.
+        """The log is another one: forget what was missing of the one before.
 
-        Who waits for it stops waiting: their session has ended.
+        Callers that wait for it return: their session has ended.
         """
         self._open.clear()
         self._poked.clear()
         self._outcome_unknown.clear()
         self._outlasted.clear()
         for id in list(self._awaited):
-            self._tell(id)
+            self._release(id)
 
-    def _tell(self, id: ConvId) -> None:
+    def _release(self, id: ConvId) -> None:
+        """End the waits for this conversation."""
         for future in self._awaited.pop(id, ()):
             if not future.done():
                 future.set_result(None)
 
     def settle(self, convs: Iterable[ConvId]) -> None:
-        """Batches that wrote to these have an unknown outcome: look until each is decided.
+        """Batches that wrote to these have an unknown outcome: look until each is known.
 
-        The writer's transaction may hang for long.
+        The writer's transaction may hang for a long time.
         """
         self._outcome_unknown.update(convs)
         if not self._settling:
@@ -105,7 +104,7 @@ class Gaps:
 
     @property
     def is_settling(self) -> bool:
-        """Some batch of unknown outcome is not decided yet."""
+        """The outcome of some batch is still unknown."""
         return self._settling
 
     async def _settle(self) -> None:
@@ -130,8 +129,9 @@ class Gaps:
             self._settling = False
 
     def outlast(self, convs: Iterable[ConvId], writers: Collection[Backend]) -> None:
-        """Look at these until the backends that were given a batch for them are gone: until then it
-        may be written, however late.
+        """Look at these until the backends that got a batch for them have ended.
+
+        Until then the batch may still be written, however late.
         """
         for id in convs:
             self._outlasted.setdefault(id, set()).update(writers)
@@ -144,7 +144,7 @@ class Gaps:
             while self._outlasted:
                 asked = set().union(*self._outlasted.values())
                 try:
-                    # Before the heads are read: what one wrote who is gone by now is seen
+                    # Before the heads are read: what a backend wrote before its end is in them
                     gone = asked - await self._store.alive(asked)
                 except errors.Refused:
                     gone = set()
@@ -156,9 +156,9 @@ class Gaps:
             self._outlasting = False
 
     def look_up(self, convs: Iterable[ConvId]) -> None:
-        """The heads of these may be higher than what was delivered: look.
+        """The heads of these may be higher than what was delivered: read them.
 
-        All that are asked for at one time are one query.
+        Conversations that are asked for in the same loop turn share a query.
         """
         self._poked.update(convs)
         if not self._looking:
@@ -177,15 +177,15 @@ class Gaps:
             self._looking = False
 
     async def _look_again(self, convs: set[ConvId]) -> None:
-        # Not for ever: somebody over the rate can have probes under way all the time.
+        # once: a user over the rate can have probes under way all the time
         await asyncio.sleep(LOOK_AGAIN_S)
         await self._look_up(convs, again=True)
 
     async def _look_up(self, convs: set[ConvId], *, again: bool = False) -> set[ConvId]:
-        """Open the gaps of those that are behind; gives those with items under way.
+        """Open the gaps of conversations that are behind; gives those with items under way.
 
-        Filling these now would give what is under way to its sender as an entry and a dup; its
-        result may show the gap, or not.
+        A fill of these now would give an entry under way to its sender both as an entry and as a
+        duplicate. Their results may show the gap, or not.
         """
         while True:
             known = self._known(convs)
@@ -195,11 +195,11 @@ class Gaps:
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)
         if known.keys() - {row.id for row in rows}:
-            self._store.log.suspect(is_behind=True)  # a row never goes
+            self._store.log.suspect(is_behind=True)  # rows of conversations are never deleted
         return self._compare(rows, known, again=again)
 
     def _known(self, convs: Iterable[ConvId]) -> dict[ConvId, int]:
-        """The heads of those that are in memory, before they are asked for: the log had them then."""
+        """Heads in memory, taken before the log is read: the log has at least these."""
         held = self._registry.convs
         return {id: conv.head for id in convs if (conv := held.get(id)) is not None}
 
@@ -208,10 +208,10 @@ class Gaps:
         for row in rows:
             conv = self._registry.convs.get(row.id)
             if conv is not None and (row.a != conv.a or row.b != conv.b or row.head < known.get(row.id, 0)):
-                self._store.log.suspect(is_behind=True)  # nothing of it is read: it may be others'
+                self._store.log.suspect(is_behind=True)  # read nothing of it: it may be other users'
                 continue
             if conv is None or (row.head <= conv.head and conv.gap is None):
-                self._tell(row.id)
+                self._release(row.id)
                 continue
             if row.head <= conv.head:
                 continue
@@ -219,20 +219,20 @@ class Gaps:
                 busy.add(conv.id)
             elif conv.gap is None and not conv.pending and not self._listens(conv):
                 conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
-                self._tell(row.id)
+                self._release(row.id)
             else:
                 self.open(conv, row.head)
         return busy
 
     def _listens(self, conv: Conversation) -> bool:
-        """Somebody here is to get its entries."""
+        """Whether a session here gets its entries."""
         users = self._registry.users
         return any((user := users.get(id)) is not None and user.sessions for id in (conv.a, conv.b))
 
     def open(self, conv: Conversation, upto: int) -> Gap:
         """The log has entries up to `upto` at least: deliver what is missing.
 
-        Results that come meanwhile are to `wait` in the gap.
+        Results that arrive during the fill must `wait` in the gap.
         """
         gap = conv.gap
         if gap is None:
@@ -246,9 +246,7 @@ class Gaps:
         return gap
 
     async def _fill_gaps(self) -> None:
-        """Deliver from the log what is missing, then the results that wait, until no conversation
-        misses anything.
-        """
+        """Deliver from the log, then run the waiting results, until no conversation has a gap."""
         try:
             while self._open:
                 convs = [self._open.pop(id) for id in list(self._open)[:FILL_CONVS]]
@@ -273,15 +271,16 @@ class Gaps:
                 await self._pass_over([(conv, upto) for conv, upto in wants.values() if not read[conv.id]])
                 for conv, _ in wants.values():
                     if self._registry.convs.get(conv.id) is not conv:
-                        continue  # the log moved while this was read: its results are of the one before
+                        continue  # the log moved during the read: these results are of the one before
                     if self._missing(conv):
-                        self._open[conv.id] = conv  # behind those that wait
+                        self._open[conv.id] = conv  # at the end of the queue
         finally:
             self._fillers -= 1
 
     async def _pass_over(self, gone: list[tuple[Conversation, int]]) -> None:
-        """Retention has taken all that these missed: go on behind it, with the numbers of messages
-        as the log had them there.
+        """Retention has dropped all that these missed: continue behind it.
+
+        The numbers of messages (`na`, `nb`) are those that the log has there.
         """
         if not gone:
             return
@@ -289,12 +288,12 @@ class Gaps:
         try:
             for id, e in await self._store.entries_many([(conv.id, upto, SEQ_MAX) for conv, upto in gone], 1):
                 own = (e.kind == MESSAGE and e.side == 0, e.kind == MESSAGE and e.side == 1)
-                counts[id] = (e.na - own[0], e.nb - own[1])  # as they were before the first entry that is left
+                counts[id] = (e.na - own[0], e.nb - own[1])  # before the first entry that is left
             if behind := [conv.id for conv, _ in gone if conv.id not in counts]:
                 counts |= {row.id: (row.na, row.nb) for row in await self._store.heads(behind)}
         except errors.Refused:
-            # The head is right; the numbers follow with the next entry that another node writes, or
-            # the next hello
+            # The head is right; the numbers follow with the next entry of another node, or the next
+            # hello
             pass
         for conv, upto in gone:
             if upto > conv.head:
@@ -305,10 +304,9 @@ class Gaps:
                     self._now_open(conv)
 
     def _missing(self, conv: Conversation) -> int:
-        """Run the results whose turn it is.
+        """Run the results whose turn it is; gives the seq up to which the log must be read.
 
-        Gives the seq up to which the log is to be read; 0: nothing is missing, and the gap is
-        closed.
+        0: nothing is missing, and the gap is closed.
         """
         gap = conv.gap
         assert gap is not None
@@ -319,7 +317,7 @@ class Gaps:
         if conv.head < gap.upto:
             return gap.upto
         conv.gap = None
-        self._tell(conv.id)
+        self._release(conv.id)
         if gap.heard > conv.head:
             self.look_up((conv.id,))
         return 0

@@ -309,7 +309,7 @@ class Chat:
         user = session.user
         assert user is not None
         conv = self.s.registry.find(user, request.c, request.to)
-        page = history.Page(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
+        page = history.HistoryPage(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
         async with self.s.store.read_turns.turn(user.id):
             if session.gone:  # while it waited: nobody hears the answer
                 return b""

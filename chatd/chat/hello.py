@@ -98,7 +98,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
             return
         _end(s, session, hello, e, CloseCode.OVERLOADED)
         return
-    seen = await s.presence_push.seen_meanwhile(session, presence)
+    seen = await s.presence_push.seen_since(session, presence)
     if session.state is not State.OPENING:
         return
     s.metrics.hellos += 1

@@ -1,10 +1,10 @@
-"""A page of history: bounded in messages, in bytes and in rows read, and nothing in it twice.
+"""A page of history: bounded in messages, in bytes and in rows read; each text is in it once.
 
-    read(...) ──rows──► Page.take ──► entries, items          until the page is full or the log's end is there
+    read(...) ──rows──► HistoryPage.take ──► entries, items      until it is full or the log ends
 
-`limit` counts messages; edits and deletes come on top, so a page may need more than one read, and
+`limit` counts messages; edits and deletes do not count, so a page may need more than one read, and
 one message that was edited 500 times would fill megabytes. An edit has the text of its message as
-it stands now. So one text is told once: by the message if it is in the page, else by its latest
+it is now. So each text is sent once: with the message if that is in the page, else with its latest
 edit there; the other edits have `null`, which changes nothing that a client holds
 (docs/protocol.md, section 4).
 """
@@ -18,16 +18,16 @@ from chatd.core.conversation import Conversation
 from chatd.protocol import MESSAGE, History, Stored
 from chatd.store import Store
 
-# What is made at once for one client, and waits in memory for it: 100 messages of 2 KB fit, and a
-# slow line takes it in a second (2 Mbit/s).
+# What is made at once for one client, and waits in memory for it. 100 messages of 2 KB fit, and a
+# slow line takes it in a second (2 Mbit/s)
 PAGE_BYTES_MAX: Final = 262_144
-SCAN_FACTOR: Final = 4  # a page reads at most this many rows a message asked for
+SCAN_FACTOR: Final = 4  # reads of a page at most, each of as many rows as messages are wanted
 
 
-class Page:
+class HistoryPage:
     """Takes entries one after another, all in one direction.
 
-    `encode` gives an entry as an item of the answer.
+    `encode` makes the item of the answer from an entry.
     """
 
     def __init__(self, messages_max: int, encode: Callable[[Stored], bytes]) -> None:
@@ -36,17 +36,17 @@ class Page:
         self._room = messages_max
         self._encode = encode
         self._bytes = 0
-        self._text: dict[int, int] = {}  # by seq of the message: the place of the entry that has its text
+        self._text: dict[int, int] = {}  # seq of a message -> index of the entry that has its text
 
     @property
     def wanted(self) -> int:
-        """Rows to read next: the messages that fit, and one to see whether there are more."""
+        """Rows to read next: the messages that fit, and one that shows whether there are more."""
         return self._room + 1
 
     def take(self, e: Stored) -> bool:
-        """False: it does not fit, and the page ends before it.
+        """Add an entry; False if it does not fit, and the page ends before it.
 
-        A page has one entry at least, whatever its size.
+        A page has at least one entry, whatever its size.
         """
         if e.kind == MESSAGE and not self._room:
             return False
@@ -75,13 +75,12 @@ class Page:
         return True
 
 
-async def read(store: Store, conv: Conversation, request: History, page: Page) -> bool:
-    """Fill a page; is there more in that direction?
+async def read(store: Store, conv: Conversation, request: History, page: HistoryPage) -> bool:
+    """Fill a page; gives whether there is more in that direction. Raises what the reads raise.
 
-    Within one turn of the user's: of pages that are begun there are as many as turns under way.
-
-    With a turn for each of its reads, all that were asked for were begun, and waited for their next
-    turn with rows in memory: 250 KB each, 200 MB for 100 users who read one message's 1,000 edits.
+    To be called within one turn of the user: then as many pages are begun as there are turns. With
+    a turn for each read, all requested pages were begun, and waited for their next turn with rows
+    in memory: 250 KB each, 200 MB for 100 users who read one message's 1,000 edits.
     """
     forwards = request.after is not None
     after = max(request.after or 0, conv.floor - 1)

@@ -1,14 +1,15 @@
-"""Presence to sessions: a change to those who watch, a status to those who ask.
+"""Presence to sessions: a change to the sessions that watch, a status to a session that asks.
 
-Who may see whom is decided here.
+Which user may see which is decided here.
 
     Presence ──Change──► announce ──► Pace ──► sessions here that watch the user and may see them
-    hello, `watch` ──► snapshot, statuses ──► what the session is told at first
-    Delivery: both have sent ──► conversation_opened ──► those who watched in vain until now
+    hello, `watch` ──► snapshot, statuses ──► the statuses that a session starts with
+    Delivery: both have sent ──► conversation_opened ──► sessions that watched in vain until then
 
-Presence is watched, not broadcast, and it flows once both have sent in their conversation. A status
-has a version, and newer replaces older: a push that crosses a snapshot does no harm. Who is online
-is in presence.py; last-seen times of users who are not in memory are read from the store.
+Presence is watched, not broadcast, and visible once both users have sent in their conversation. A
+status has a version, and a newer one replaces an older one: a push that crosses a snapshot does no
+harm. Who is online is in presence.py; last-seen times of users who are not in memory are read from
+the store.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from chatd.wire import framing
 
 
 def may_see(watcher: Session, user: UserId) -> bool:
-    """Presence flows once both have sent in their conversation; to oneself always."""
+    """Whether both have sent in their conversation; always true for oneself."""
     if watcher.user is None:
         return False
     if watcher.user.id == user:
@@ -40,8 +41,7 @@ def may_see(watcher: Session, user: UserId) -> bool:
 
 
 class PresencePush:
-    """`tick` is to be called by the time that `alarm` is given, and by `next_due` once a session of
-    a user has ended.
+    """Call `tick` at the time that `alarm` is given, and at `next_due` after a session's end.
 
     `now`: seconds, monotonic; `now_ms`: since 1970; `spawn` starts a watched task.
     """
@@ -65,8 +65,9 @@ class PresencePush:
     # ---- changes ---------------------------------------------------------------------------------
 
     def announce(self, change: Change | None) -> None:
-        """Push a status to those who watch it and may see it: at most one a second of a user, and
-        the last one always.
+        """Push a status to the sessions that watch it and may see it.
+
+        At most one a second of a user; the last one is always pushed.
         """
         if change is None:
             return
@@ -85,29 +86,29 @@ class PresencePush:
                 watcher.sink.send(frame)
 
     def conversation_opened(self, a: UserId, b: UserId) -> None:
-        """Both have sent: those who watch the other may see them from now on."""
+        """Both have sent: sessions that watch the other user see them from now on."""
         for user, watched in ((a, b), (b, a)):
             holder = self._registry.users.get(user)
             watchers = [] if holder is None else [one for one in holder.sessions.values() if watched in one.watching]
             if watchers and self._presence.status(watched) is None:
-                self._spawn(self._tell_away(watchers, watched))
+                self._spawn(self._push_away(watchers, watched))
             else:
-                self._tell_status(watchers, watched, None)
+                self._push_first_status(watchers, watched, None)
 
-    async def _tell_away(self, watchers: list[Session], watched: UserId) -> None:
+    async def _push_away(self, watchers: list[Session], watched: UserId) -> None:
         seen = None
         with contextlib.suppress(errors.Refused):
             seen = (await self._store.seen([watched])).get(watched)
-        self._tell_status(watchers, watched, seen)
+        self._push_first_status(watchers, watched, seen)
 
-    def _tell_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
+    def _push_first_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
         frame = framing.encode_text(protocol.frame("presence", **self.status(watched, seen_ms).facts()))
         for session in watchers:
             if watched in session.watching and session.state is State.LIVE:
                 session.sink.send(frame)
 
     def tick(self, is_opening: Callable[[UserId], bool]) -> None:
-        """Tell of grace times that are over, and what was held back.
+        """Push offline statuses whose grace time is over, and what was held back.
 
         `is_opening`: a session of the user is in its hello.
         """
@@ -118,16 +119,16 @@ class PresencePush:
         self._metrics.presence_merged = self._pace.merged
 
     def next_due(self) -> float | None:
-        """When `tick` is to be called next: the end of a grace time, or of what holds a push back.
+        """When `tick` is due: at the end of a grace time, or of the pause between two pushes.
 
         None: nothing is due.
         """
         return min((at for at in (self._presence.next_due(), self._pace.next_due()) if at is not None), default=None)
 
-    # ---- what a session is told at first ---------------------------------------------------------
+    # ---- the statuses that a session starts with -------------------------------------------------
 
     async def snapshot(self, session: Session) -> list[dict[str, object]]:
-        """The statuses of all whom the session watches, as the wire has them."""
+        """The statuses of all users that the session watches, in the form of the wire."""
         users = session.watching
         seen = await self.last_seen(session, users)
         return self.statuses(session, users, seen)
@@ -135,11 +136,11 @@ class PresencePush:
     def statuses(
         self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]
     ) -> list[dict[str, object]]:
-        """As of now: to be sent in this turn of the loop, before a change is pushed."""
+        """Statuses as of now: send them in this turn of the loop, before a change is pushed."""
         return [self._status_for(session, user, seen.get(user)).facts() for user in users]
 
     def unseen(self, session: Session, users: Iterable[UserId], seen: Mapping[UserId, int | None]) -> list[UserId]:
-        """Those of them who are away, and of whom `seen` does not say since when."""
+        """Users that are away and visible, and whose last-seen time is not in `seen`."""
         return [
             user
             for user in users
@@ -147,33 +148,33 @@ class PresencePush:
         ]
 
     async def last_seen(self, session: Session, users: Iterable[UserId]) -> dict[UserId, int | None]:
-        """When those of them who are away were last seen, in ms, from the database; None: it does
-        not know.
+        """When users that are away were last seen, in ms since 1970, from the database.
 
-        Also of those who leave while it is asked.
+        None: the database does not know. Users that leave during the read are read, too.
         """
         seen: dict[UserId, int | None] = {}
         turns = self._store.hello_turns if session.state is State.OPENING else self._store.read_turns
-        while away := self.unseen(session, users, seen):  # each is asked for once
+        while away := self.unseen(session, users, seen):  # each user is read once
             assert session.user is not None
             async with turns.turn(session.user.id):
                 found = await self._store.seen(away)
             seen.update((user, found.get(user)) for user in away)
         return seen
 
-    async def seen_meanwhile(self, session: Session, told: list[dict[str, object]]) -> Mapping[UserId, int | None]:
-        """When those were last seen who have left since the snapshot."""
-        known = {facts["user"] for facts in told if facts["state"] == Status.OFFLINE.value}
+    async def seen_since(self, session: Session, shown: list[dict[str, object]]) -> Mapping[UserId, int | None]:
+        """When users that have left since the snapshot `shown` were last seen."""
+        known = {facts["user"] for facts in shown if facts["state"] == Status.OFFLINE.value}
         try:
             return await self.last_seen(session, [user for user in session.watching if user not in known])
         except errors.Retryable:
             return {}
 
-    def push_changed(self, session: Session, told: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
-        """Push what changed between the snapshot and going live; changes are pushed to live
-        sessions only.
+    def push_changed(self, session: Session, shown: list[dict[str, object]], seen: Mapping[UserId, int | None]) -> None:
+        """Push what changed since the snapshot `shown`, as the session goes live.
+
+        Until then no change was pushed to it.
         """
-        before = {facts["user"]: facts["state"] for facts in told}
+        before = {facts["user"]: facts["state"] for facts in shown}
         for user in session.watching:
             now = self._status_for(session, user, seen.get(user))
             if before.get(user) != now.status.value:
@@ -185,15 +186,17 @@ class PresencePush:
         return self.status(user, seen_ms)
 
     def status(self, user: UserId, seen_ms: int | None) -> Change:
-        """A user's status as of now, with a version just below now: above what the client was told
-        before, also by other nodes, and below what is told next.
+        """A user's status as of now, with a version just below now.
+
+        It is above every version that the client got before, also from other nodes, and below the
+        next one.
         """
         change = self._presence.status(user) or self.offline(user, seen_ms)
         return change._replace(v=max(change.v, self._presence.unchanged_v(self._now_ms())))
 
     def offline(self, user: UserId, seen_ms: int | None) -> Change:
-        """The status of somebody who is not in memory.
+        """The status of a user who is not in memory.
 
-        Its version is just below now, so that whatever happens next is newer.
+        Its version is just below now, so that the next change is newer.
         """
         return Change(user, Status.OFFLINE, self._presence.unchanged_v(self._now_ms()), seen_ms)

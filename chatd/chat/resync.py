@@ -1,13 +1,14 @@
-"""What a session misses, from the log to its connection: as fast as its client reads, and no
-faster.
+"""Resync: what a session missed, from the log to its connection, as fast as its client reads.
 
-    behind ──► wants ──entries, several conversations a query──► push, a chunk ──room?──► push, a chunk ... ──► nothing is missing: live
+    behind ──► wants ──entries, several conversations a query──► push a chunk ──room?──► push ...
+                                                                  ──► nothing is missing: live
 
-A session that is behind in a conversation has it in `behind`, with the seq that it has got to; live
-entries of it pass the session by (chat/delivery.py). The log is the queue: no more than a chunk
-waits in memory for a client, and nothing is read for one that takes nothing. So a client that reads
-is never closed for the size of what it missed; one that does not read is closed by its connection's
-heartbeat. A conversation goes live in the loop turn in which nothing of it is missing any more.
+`behind` has the conversations in which a session is behind, with the seq that it has reached; live
+entries of these are not pushed to it (chat/delivery.py). The log is the queue: at most one chunk
+waits in memory for a client, and nothing is read for a client that takes nothing. So a client that
+reads is never closed for the size of what it missed; one that does not read is closed by its
+connection's heartbeat. A conversation goes live in the loop turn in which nothing of it is missing
+any more.
 """
 
 from __future__ import annotations
@@ -28,22 +29,26 @@ from chatd.metrics import Metrics
 from chatd.protocol import Stored
 from chatd.store import Store
 
-READ_ENTRIES: Final = 200  # a query, of all its conversations: 20 KB as a rule, 0.8 MB at most
+READ_ENTRIES: Final = 200  # a query, of all its conversations: usually 20 KB, at most 0.8 MB
 READ_CONVS: Final = 50  # a query
-# Queued for a client before it is asked for room again; connection.WRITE_HIGH_BYTES go to the
-# kernel at once
+# Queued for a client before its connection is asked for room again. Up to
+# connection.WRITE_HIGH_BYTES go to the kernel at once
 CHUNK_BYTES: Final = 65_536
 
 
 async def written(session: Session) -> None:
-    """Wait until what was queued has left for the kernel, but for what it takes at once."""
-    # The queue is handed on at the end of the loop turn: now it is known whether that was too much
+    """Wait until what was queued is with the kernel."""
+    # The queue is written at the end of the loop turn; after that it is known whether the kernel
+    # took it all
     await asyncio.sleep(0)
     await session.sink.drained()
 
 
 class Resync:
-    """Of all sessions. `frame(conv, entry, reader)` makes a push; `spawn` starts a watched task."""
+    """Resync of all sessions.
+
+    `frame(conv, entry, reader)` makes a push; `spawn` starts a watched task.
+    """
 
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -52,18 +57,16 @@ class Resync:
         self._registry, self._store, self._metrics, self._spawn, self._frame = registry, store, metrics, spawn, frame
 
     def miss(self, session: Session, conv_id: ConvId, after: int) -> None:
-        """A live session has entries of this conversation up to `after`: the rest comes from the
-        log, once it takes more.
-        """
+        """A live session has this conversation up to `after`; push the rest from the log."""
         is_filling = bool(session.behind)
         session.miss(conv_id, after)
         if not is_filling:
             self._spawn(self.fill(session))
 
     async def fill(self, session: Session) -> None:
-        """Bring a session up to the heads of the conversations that it is behind in.
+        """Push to a session what it misses of the conversations in `behind`.
 
-        One at a time for a session; ends early if it closes.
+        At most one runs for a session; it ends early if the session closes.
         """
         assert session.user is not None
         self._metrics.resyncs += 1
@@ -86,15 +89,16 @@ class Resync:
                 await self._push(session, conv_id, upto, by_conv[conv_id])
 
     def _wants(self, session: Session) -> list[tuple[ConvId, int, int]]:
-        """What to read next, as (conversation, after, up to); conversations in which nothing is
-        missing any more go live here.
+        """What to read next, as (conversation, after, up to).
+
+        Conversations in which nothing is missing any more go live here.
         """
         assert session.behind is not None
         wants: list[tuple[ConvId, int, int]] = []
         left = READ_ENTRIES
         for conv_id, got in list(session.behind.items()):
             conv = self._registry.convs.get(conv_id)
-            after = got if conv is None else max(got, conv.floor - 1)  # what lies between has passed retention
+            after = got if conv is None else max(got, conv.floor - 1)  # retention has dropped what lies between
             if conv is None or after >= conv.head:
                 session.caught_up(conv_id)
                 continue
@@ -106,8 +110,9 @@ class Resync:
         return wants
 
     async def _push(self, session: Session, conv_id: ConvId, upto: int, entries: list[Stored]) -> None:
-        """Queue what was read of one conversation, in chunks for which there is room; entries that
-        are not there have passed retention.
+        """Queue the entries of one conversation, in chunks for which there is room.
+
+        Entries that were not found were dropped by retention.
         """
         conv, queued = self._registry.convs.get(conv_id), 0
         for e in entries:
@@ -133,9 +138,9 @@ class Resync:
                 session.filled(conv_id, upto)
 
     def _is_behind(self, session: Session, conv_id: ConvId, conv: Conversation | None, seq: int) -> bool:
-        """Is this still to be pushed?
+        """Whether the session still misses what is about to be pushed.
 
-        The session may have closed meanwhile, or the log be another one.
+        It may have closed since the read, or the log may be another one.
         """
         got = None if session.behind is None or session.state is not State.LIVE else session.behind.get(conv_id)
         return got is not None and got <= seq and conv is not None and self._registry.convs.get(conv_id) is conv

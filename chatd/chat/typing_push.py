@@ -1,12 +1,11 @@
-"""Typing: from the one who types to the peer's sessions here and to other nodes, once a second at
-most.
+"""Typing: pushed to the peer's sessions here and to other nodes, at most once a second.
 
-    Chat ──typed──┐                    ┌──► sessions of the peer, and the typer's others where the two are one
-    Relay ─heard──┴──► Pace ──► _push ─┴──► other nodes, if somebody types here
+    Chat ──typed──┐                    ┌──► the peer's sessions; in notes to oneself one's others
+    Relay ─heard──┴──► Pace ──► _push ─┴──► other nodes, if the typing session is here
 
 Ten devices that type a hundred times a second in one conversation cost each of the peer's devices
-one push a second. What was held back is told when the second is over, unless the one who typed has
-sent something meanwhile: an entry ends typing at the receiver.
+one push a second. A push that was held back is sent at the end of the second, unless that side has
+sent an entry since: an entry ends typing at the receiver.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from chatd.wire import framing
 
 
 class _Typed(NamedTuple):
-    """`session`: who typed here, None: on another node. `sent`: messages of that side by then."""
+    """`session`: the one that typed, None: on another node. `sent`: messages of that side then."""
 
     conv: Conversation
     side: int
@@ -33,7 +32,7 @@ class _Typed(NamedTuple):
 
 
 class TypingPush:
-    """`tick` is to be called by the time that `alarm` is told, and by `next_due`."""
+    """Call `tick` at the time that `alarm` is given, and at `next_due`."""
 
     def __init__(self, services: Services, alarm: Alarm) -> None:
         self._s, self._alarm = services, alarm
@@ -44,21 +43,22 @@ class TypingPush:
         self._offer(_Typed(conv, side, session, _sent(conv, side)))
 
     def heard(self, conv: Conversation, side: int) -> None:
-        """Another node says that one of its sessions does."""
+        """A session of another node types."""
         if conv.open:
             self._offer(_Typed(conv, side, None, _sent(conv, side)))
 
     def tick(self) -> None:
-        """Tell what has waited long enough."""
-        for _, typed in self._pace.due(self._s.clock.now(), self._stands):
+        """Push what was held back long enough."""
+        for _, typed in self._pace.due(self._s.clock.now(), self._is_current):
             self._push(typed)
         self._s.metrics.typing_merged = self._pace.merged
 
     def next_due(self) -> float | None:
+        """When `tick` is due (s, monotonic); None: nothing is held back."""
         return self._pace.next_due()
 
-    def _stands(self, typed: _Typed) -> bool:
-        """Nothing was sent since, and the log is still the same."""
+    def _is_current(self, typed: _Typed) -> bool:
+        """Whether nothing was sent since, and the log is the same."""
         return self._s.registry.convs.get(typed.conv.id) is typed.conv and _sent(typed.conv, typed.side) == typed.sent
 
     def _offer(self, typed: _Typed) -> None:

@@ -26,7 +26,7 @@ from chatd.errors import CloseCode
 from chatd.net.access_log import KEY_REMOVED
 
 if TYPE_CHECKING:
-    from chatd.chat.auth import Keys
+    from chatd.chat.auth import KeySet
     from chatd.core.identity import Key
     from chatd.net.connection import ClientConnection
 
@@ -54,7 +54,7 @@ class Revocation:
         self._connections, self._now, self._spawn = connections, now, spawn
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, keys: Keys) -> None:
+    def begin(self, keys: KeySet) -> None:
         """End the sessions whose key is not among `keys`.
 
         Call it in the loop turn in which tokens are first checked with these keys.
@@ -94,7 +94,7 @@ class _Verdicts:
 
     __slots__ = ("_keys", "_removed")
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: KeySet) -> None:
         self._keys = keys
         self._removed: dict[Key, bool] = {}
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import psycopg
 
-from chatd.chat.auth import Keys
+from chatd.chat.auth import KeySet
 from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.config import Settings, mask_password
 from chatd.errors import ChatdError, SettingError
@@ -72,7 +72,7 @@ def _keys(settings: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        keys = Keys.load(settings.keys_file)
+        keys = KeySet.load(settings.keys_file)
     except SettingError as e:
         yield Finding("bad", "keys", str(e).removeprefix("keys_file: "))
         return

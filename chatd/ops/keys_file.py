@@ -58,7 +58,7 @@ def _add(path: Path, algorithm: Algorithm, kid: str | None, access: Access) -> s
     content: dict[str, Any] = {"keys": []}
     taken: set[str | None] = set()
     if is_there := path.exists():
-        taken = {key.kid for key in auth.Keys.load(path).all()}
+        taken = {key.kid for key in auth.KeySet.load(path).all()}
         if None in taken:
             raise SettingError(
                 f"keys_file: {path} has a key without `kid`, which allows no second; give it one, and its tokens too"
@@ -98,7 +98,7 @@ def make(algorithm: Algorithm, kid: str) -> dict[str, Any]:
     }
 
 
-def table(keys: auth.Keys) -> str:
+def table(keys: auth.KeySet) -> str:
     """A table of the keys for people, without their secrets."""
     rows = [("KID", "ALG", "USE")]
     rows += [

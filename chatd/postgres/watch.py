@@ -80,7 +80,7 @@ SETTINGS: Final = {"encoding", "pooler", "settings"}
 class Latest(NamedTuple):
     """The conversation of the last entry that this node knows.
 
-    `head`: its log has at least this seq. `pair`: of its users (`pair_check` in core/conversation.py).
+    `head`: its log has at least this seq. `pair`: `pair_check` of its users (core/conversation.py).
     """
 
     id: ConvId

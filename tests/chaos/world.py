@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from pydantic import SecretStr
 
-from chatd.chat.auth import Keys, issue
+from chatd.chat.auth import KeySet, issue
 from chatd.config import Settings
 from chatd.errors import Unavailable
 from chatd.ids import UserId
@@ -100,7 +100,7 @@ class World:
         )
         self.is_tight = nodes > 1 and seed % 3 == 1  # users come to their limits
         self.has_apart = nodes > 1 and seed % 2 == 0  # a node that can be held up
-        self._keys = Keys.development(place.folder)
+        self._keys = KeySet.development(place.folder)
         self._acting: list[asyncio.Task[None]] = []
         self._running: list[asyncio.Task[None]] = []
         self.down: set[int] = set()  # nodes that nobody is to dial

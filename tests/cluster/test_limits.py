@@ -22,7 +22,7 @@ import psycopg
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from chatd.chat.auth import Keys, issue
+from chatd.chat.auth import KeySet, issue
 from chatd.ids import UserId
 from chatd.postgres import migrate
 from tests.client import Frame, Peer, peer_at
@@ -320,7 +320,7 @@ async def test_tokens_times_and_takeovers_go_by_one_clock(
             assert (await new.request("ping"))["t"] == "pong"
             await new.quiet()
     # A short token is good on both, and ends on both when it ends.
-    keys = Keys.development(nodes[0].folder)
+    keys = KeySet.development(nodes[0].folder)
     made = time.time()
     token = issue(keys, UserId("dave"), 2, made, None, None)
     async with short_lived(nodes[0], token) as ahead, short_lived(nodes[1], token) as behind:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.chat.auth import Keys, issue
+from chatd.chat.auth import KeySet, issue
 from chatd.ids import UserId
 from chatd.ops import keys_file
 from tests.client import Peer, peer_at
@@ -124,10 +124,10 @@ async def test_a_reload_ends_the_sessions_of_a_removed_key_at_each_worker(
     path = tmp_path / "keys.json"
     old, new = (keys_file.make("HS256", kid) for kid in ("old", "new"))
 
-    def keys(*jwks: object) -> Keys:
+    def keys(*jwks: object) -> KeySet:
         path.write_text(json.dumps({"keys": jwks}))
         path.chmod(0o600)
-        return Keys.load(path)
+        return KeySet.load(path)
 
     signers = [keys(new), keys(old, new)]  # the second set stays; each signs with its first
     fleet = await make_process(workers=2, database_url=fresh_db, redis_url=own_redis.url, keys_file=path)

@@ -15,7 +15,7 @@ import jwt
 import psycopg
 import pytest
 
-from chatd.chat.auth import Keys, Verifier
+from chatd.chat.auth import KeySet, Verifier
 from chatd.config import Settings
 from chatd.errors import SettingError
 from chatd.postgres.watch import RESTAMP_ROWS
@@ -84,7 +84,7 @@ def test_config_prints_what_is_in_force_with_passwords_masked(tmp_path: Path) ->
 
 def test_token_is_one_that_the_server_takes(tmp_path: Path) -> None:
     token = chatd("token", "alice", "--data-dir", str(tmp_path)).stdout.strip()
-    identity = Verifier(Keys.development(tmp_path), None, None, 5).verify(token, time.time())
+    identity = Verifier(KeySet.development(tmp_path), None, None, 5).verify(token, time.time())
     assert identity.user == "alice"
 
 

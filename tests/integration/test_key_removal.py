@@ -18,7 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from chatd.chat import auth
-from chatd.chat.auth import Keys
+from chatd.chat.auth import KeySet
 from chatd.client.client import Client
 from chatd.core.identity import Identity
 from chatd.errors import CloseCode
@@ -56,7 +56,7 @@ class KeysFile:
         )
         other.write_text(json.dumps({"keys": [jwk]}))
         other.chmod(0o600)
-        return auth.issue(Keys.load(other), UserId(user), YEAR_9999_S - time.time() - 60, time.time(), None, None)
+        return auth.issue(KeySet.load(other), UserId(user), YEAR_9999_S - time.time() - 60, time.time(), None, None)
 
 
 @pytest.fixture
@@ -348,7 +348,7 @@ async def test_a_token_that_is_valid_for_too_long_is_refused_by_hello_and_refres
     make_server: MakeServer, file: KeysFile
 ) -> None:
     server = await make_server(keys_file=file.path, token_ttl_max_s=600)
-    keys, now = Keys.load(file.path), time.time()
+    keys, now = KeySet.load(file.path), time.time()
     good, long = (auth.issue(keys, UserId("alice"), ttl_s, now, None, None) for ttl_s in (600, 601))
     with capture_logs() as lines:
         refused = await server.open()

@@ -258,11 +258,11 @@ async def test_pages_that_are_begun_are_as_many_as_are_read(
     """
     place = await make_place(edited_often, pool_max=2)
     devices = [await place.server.connect("alice", f"d{n}") for n in range(2)]
-    begun: list[weakref.ref[history.Page]] = []
-    most, real, store = 0, history.Page.__init__, place.server.node.store
+    begun: list[weakref.ref[history.HistoryPage]] = []
+    most, real, store = 0, history.HistoryPage.__init__, place.server.node.store
     reading = store.entries_before
 
-    def init(self: history.Page, *args: Any) -> None:
+    def init(self: history.HistoryPage, *args: Any) -> None:
         real(self, *args)
         begun.append(weakref.ref(self))
 
@@ -271,7 +271,7 @@ async def test_pages_that_are_begun_are_as_many_as_are_read(
         most = max(most, sum(1 for page in (ref() for ref in begun) if page is not None and page.items))
         return await reading(*args)
 
-    monkeypatch.setattr(history.Page, "__init__", init)
+    monkeypatch.setattr(history.HistoryPage, "__init__", init)
     monkeypatch.setattr(store, "entries_before", entries_before)
     asked = [(peer, await peer.post("history", c="1", limit=100)) for peer in devices for _ in range(READS_MAX)]
     for peer, id in asked:
@@ -400,7 +400,7 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
         await real(session)
 
     monkeypatch.setattr(services.delivery, "drained", drained)
-    gate = Gate(monkeypatch, services.presence_push, "seen_meanwhile")
+    gate = Gate(monkeypatch, services.presence_push, "seen_since")
     opened = asyncio.create_task(place.server.connect("alice"))
     await gate.reached.wait()
     for conv in place.server.node.registry.users[UserId("alice")].peers.values():

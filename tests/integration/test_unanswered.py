@@ -68,7 +68,7 @@ async def test_notes_to_oneself_have_nobody_to_hide_from(server: Server) -> None
 
 
 @pytest.mark.parametrize(
-    "place", ["snapshot", "seen_meanwhile"], ids=["before the welcome is made", "between the welcome and going live"]
+    "place", ["snapshot", "seen_since"], ids=["before the welcome is made", "between the welcome and going live"]
 )
 async def test_an_answer_beside_a_hello_brings_the_receipt(
     server: Server, monkeypatch: pytest.MonkeyPatch, place: str
@@ -100,7 +100,7 @@ async def test_reading_beside_a_hello_of_who_was_not_answered_is_not_told(
 ) -> None:
     bob, alice = await server.connect("bob"), await server.connect("alice")
     c = (await bob.say("alice", "1"))["c"]
-    gate = Gate(monkeypatch, server.node.services.presence_push, "seen_meanwhile")
+    gate = Gate(monkeypatch, server.node.services.presence_push, "seen_since")
     tablet, phone = await server.open(), await server.open()
     hellos = [
         await peer.post("hello", v=1, token=server.token(user), device="d2")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from chatd.chat import history
-from chatd.chat.history import Page
+from chatd.chat.history import HistoryPage
 from chatd.protocol import EDIT, MESSAGE, Stored, stored_entry
 
 BODY = "x" * 1_000
@@ -22,8 +22,8 @@ def entry(seq: int, kind: int = MESSAGE, body: str | None = BODY, ref: int | Non
     return Stored(seq, 1, 0, kind, "c", body, ref, None, None, 1, 0)
 
 
-def page_of(entries: list[Stored], most: int = 100) -> Page:
-    page = Page(most, encode)
+def page_of(entries: list[Stored], most: int = 100) -> HistoryPage:
+    page = HistoryPage(most, encode)
     for e in entries:
         if not page.take(e):
             break

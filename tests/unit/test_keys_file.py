@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from chatd.chat.auth import KEYS_MAX, Keys, Verifier, issue
+from chatd.chat.auth import KEYS_MAX, KeySet, Verifier, issue
 from chatd.errors import SettingError
 from chatd.ids import UserId
 from chatd.ops import keys_file
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def kids(path: Path) -> list[str | None]:
-    return [key.kid for key in Keys.load(path).all()]
+    return [key.kid for key in KeySet.load(path).all()]
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "EdDSA", "RS256"])
 def test_a_key_that_is_made_signs_and_checks(tmp_path: Path, algorithm: keys_file.Algorithm) -> None:
     path = tmp_path / "keys.json"
     assert keys_file.add(path, algorithm, "one", None) == "one"
-    keys, now = Keys.load(path), time.time()
+    keys, now = KeySet.load(path), time.time()
     assert keys.warnings == ()
     assert Verifier(keys, None, None, 0).verify(issue(keys, UserId("alice"), 9, now, None, None), now).user == "alice"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -122,7 +122,7 @@ def test_the_list_has_no_secret(tmp_path: Path) -> None:
     jwks: list[dict[str, Any]] = [keys_file.make("HS256", "a\x1b[1m"), keys_file.make("EdDSA", "b")]
     public = {k: v for k, v in keys_file.make("EdDSA", "c").items() if k != "d"}
     path.write_bytes(orjson.dumps({"keys": [*jwks, public]}))
-    table = keys_file.table(Keys.load(path))
+    table = keys_file.table(KeySet.load(path))
     assert [line.split()[-2:] for line in table.splitlines()[1:]] == [
         ["and", "checks"],
         ["and", "checks"],

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from chatd.chat.auth import Keys
+from chatd.chat.auth import KeySet
 from chatd.core.rate_limit import TokenBucket
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
@@ -33,7 +33,7 @@ class Fake:
 
     address = "test"
 
-    def __init__(self, keys: Keys | None, kid: str = "", active_at: float = 0.0) -> None:
+    def __init__(self, keys: KeySet | None, kid: str = "", active_at: float = 0.0) -> None:
         self.session: Session | None = Session(cast("Any", self), TokenBucket(1.0, 1), active_at)
         self.session.key = None if keys is None else keys.find(kid)
         self.session.state = State.LIVE
@@ -46,14 +46,14 @@ class Fake:
 
 
 @pytest.fixture
-def sets(tmp_path: Path) -> dict[str, Keys]:
+def sets(tmp_path: Path) -> dict[str, KeySet]:
     """Key sets by the kids in them."""
     jwks = {kid: keys_file.make("HS256", kid) for kid in ("a", "b", "c")}
     path, made = tmp_path / "keys.json", {}
     for kids in ("a", "b", "c", "ab", "bc", "abc"):
         path.write_text(json.dumps({"keys": [jwks[kid] for kid in kids]}))
         path.chmod(0o600)
-        made[kids] = Keys.load(path)
+        made[kids] = KeySet.load(path)
     return made
 
 
@@ -67,7 +67,7 @@ def of(fakes: Iterable[Fake]) -> tuple[Revocation, list[asyncio.Task[None]]]:
     return Revocation(cast("list[ClientConnection]", list(fakes)), now=lambda: NOW, spawn=spawn), tasks
 
 
-async def test_sessions_of_removed_keys_end_and_no_others(sets: dict[str, Keys]) -> None:
+async def test_sessions_of_removed_keys_end_and_no_others(sets: dict[str, KeySet]) -> None:
     gone, stays, stranger, left = Fake(sets["abc"], "a"), Fake(sets["abc"], "b"), Fake(None), Fake(sets["abc"], "a")
     left.session = None  # its connection was lost
     revocation, tasks = of([gone, stays, stranger, left])
@@ -81,7 +81,7 @@ async def test_sessions_of_removed_keys_end_and_no_others(sets: dict[str, Keys])
     ]
 
 
-async def test_one_that_has_closed_is_not_ended_again(sets: dict[str, Keys]) -> None:
+async def test_one_that_has_closed_is_not_ended_again(sets: dict[str, KeySet]) -> None:
     one = Fake(sets["a"], "a")
     assert one.session is not None
     one.session.state = State.CLOSED
@@ -98,7 +98,7 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_a_turn_ends_a_slice_and_looks_at_a_slice(sets: dict[str, Keys]) -> None:
+async def test_a_turn_ends_a_slice_and_looks_at_a_slice(sets: dict[str, KeySet]) -> None:
     """Each turn of the loop in which sessions end is counted; a node has 100,000."""
     fakes = [Fake(sets["a"], "a") for _ in range(10 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
@@ -115,7 +115,7 @@ async def test_a_turn_ends_a_slice_and_looks_at_a_slice(sets: dict[str, Keys]) -
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_who_was_active_of_late_ends_first(sets: dict[str, Keys]) -> None:
+async def test_who_was_active_of_late_ends_first(sets: dict[str, KeySet]) -> None:
     fakes = [Fake(sets["a"], "a", NOW - 1.0 if n % 10 == 9 else NOW - 60.0) for n in range(10 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
     revocation.begin(sets["b"])
@@ -126,7 +126,7 @@ async def test_who_was_active_of_late_ends_first(sets: dict[str, Keys]) -> None:
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_a_session_that_refreshed_in_time_stays(sets: dict[str, Keys]) -> None:
+async def test_a_session_that_refreshed_in_time_stays(sets: dict[str, KeySet]) -> None:
     """It belongs to the key of its newest token, also between the look and its turn."""
     fakes = [Fake(sets["ab"], "a") for _ in range(2 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
@@ -140,7 +140,7 @@ async def test_a_session_that_refreshed_in_time_stays(sets: dict[str, Keys]) -> 
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_the_next_reload_takes_the_place_of_what_is_left(sets: dict[str, Keys]) -> None:
+async def test_the_next_reload_takes_the_place_of_what_is_left(sets: dict[str, KeySet]) -> None:
     fakes = [Fake(sets["ab"], "ab"[n % 2]) for n in range(10 * ENDS_A_TURN)]
     revocation, tasks = of(fakes)
     revocation.begin(sets["b"])
