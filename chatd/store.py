@@ -39,7 +39,7 @@ from chatd.postgres.queries import query
 from chatd.postgres.read_pool import ReadPool
 from chatd.postgres.rows import ConvRow, Head, ListingPage
 from chatd.postgres.state_flush import StateFlush
-from chatd.postgres.watch import SETTINGS, WAITED_FOR, Fall, Latest, Watch
+from chatd.postgres.watch import SETTINGS, WAITED_FOR, DatabaseWatch, Fall, Latest
 from chatd.protocol import Stored
 
 log = structlog.get_logger("store")
@@ -111,7 +111,7 @@ class Store:
         self.moved: Callable[[Fall], None] = lambda fall: None
         self.held: Callable[[], Mapping[ConvId, int]] = dict
         self.latest: Callable[[], Latest | None] = lambda: None
-        self.watch = Watch(
+        self.watch = DatabaseWatch(
             self.opener,
             self.health,
             moved=self._log_moved,

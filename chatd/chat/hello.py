@@ -23,7 +23,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -33,6 +33,7 @@ from chatd.chat.services import Services
 from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
 from chatd.core.hello_rates import retry_ms
+from chatd.core.identity import Identity
 from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, Seq, UserId
@@ -41,12 +42,6 @@ from chatd.postgres.rows import BEGIN, ConvRow
 from chatd.protocol import Hello
 from chatd.unicode_ids import new_user_id
 from chatd.wire import framing
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    from chatd.core.identity import Identity
 
 log = structlog.get_logger("opening")
 

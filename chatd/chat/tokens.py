@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from chatd.chat.auth import Keys, Verifier, issue
+from chatd.chat.auth import KeySet, Verifier, issue
 from chatd.errors import SettingError
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ class Tokens:
         log.info("keys.reloaded", added=added, removed=removed)
         return True
 
-    def _load(self, known: Keys | None) -> Keys:
+    def _load(self, known: KeySet | None) -> KeySet:
         s = self._settings
-        keys = Keys.development(s.data_dir, known) if s.keys_file is None else Keys.load(s.keys_file, known)
+        keys = KeySet.development(s.data_dir, known) if s.keys_file is None else KeySet.load(s.keys_file, known)
         for warning in keys.warnings:
             log.warning("keys.warning", reason=warning)
         return keys
 
-    def _verifier_of(self, keys: Keys) -> Verifier:
+    def _verifier_of(self, keys: KeySet) -> Verifier:
         s = self._settings
         return Verifier(keys, s.jwt_audience, s.jwt_issuer, s.jwt_leeway_s, s.token_ttl_max_s)

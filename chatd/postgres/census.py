@@ -32,7 +32,7 @@ from chatd.errors import SettingError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence, Set
 
-    from chatd.postgres.connection import Connection
+    from chatd.postgres.connection import PgConnection
 
 log = structlog.get_logger("census")
 
@@ -116,7 +116,7 @@ class Census:
         self.is_serving = False  # registered: its lease is in Redis, and it does not drain
         self.unheard: list[Other] = []
         self._others: list[Other] = []
-        self._registered_on: Connection | None = None
+        self._registered_on: PgConnection | None = None
         self._looked_at = self._warned_at = float("-inf")
         self._looked = asyncio.Event()
 
@@ -128,7 +128,7 @@ class Census:
         self._looked_at = now
         return CLASS, FRESH_S
 
-    async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
+    async def look(self, conn: PgConnection, nodes: Sequence[Sequence[str]] | None) -> None:
         """Implements `watch.Errand`. Raises what psycopg raises."""
         await self._register(conn)
         if not self.is_serving:
@@ -143,7 +143,7 @@ class Census:
         self._report(self._judge.unheard(self._others, keys, now), now)
         self._looked.set()
 
-    async def _register(self, conn: Connection) -> None:
+    async def _register(self, conn: PgConnection) -> None:
         is_here = self._registered_on is conn
         if is_here == self.is_serving:
             return

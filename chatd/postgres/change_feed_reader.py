@@ -23,7 +23,7 @@ import psycopg
 from chatd.errors import Unavailable
 from chatd.ids import ConvId
 from chatd.postgres import connection, faults
-from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.connection import Opener, PgConnection
 from chatd.postgres.faults import Outage
 from chatd.postgres.queries import query
 
@@ -98,7 +98,7 @@ class FeedReader:
 
     def __init__(self, opener: Opener) -> None:
         self._opener = opener
-        self._conn: Connection | None = None
+        self._conn: PgConnection | None = None
         self._reconnected = False
 
     async def page(self, snapshot: str | None, until_ms: int) -> FeedPage:
@@ -137,7 +137,7 @@ class FeedReader:
             await self.close()
             raise Unavailable(f"the feed cannot be read: {faults.sentence(e)}", retry_ms=RETRY_MS) from e
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> PgConnection:
         if self._conn is not None and not self._conn.closed and self._conn.generation != self._opener.state.generation:
             await self.close()
         if self._conn is None or self._conn.closed:

@@ -35,7 +35,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from chatd.postgres import arrays, faults, hosts
 from chatd.postgres.faults import Outage
-from chatd.postgres.log_state import LogState, Sight, Verdict
+from chatd.postgres.log_state import LogState, LogVerdict, Sight
 from chatd.postgres.planner import PLANNER
 from chatd.postgres.queries import query
 
@@ -106,7 +106,7 @@ class Backend(NamedTuple):
     started: int
 
 
-class Connection(psycopg.AsyncConnection[Any]):
+class PgConnection(psycopg.AsyncConnection[Any]):
     """psycopg's, but a wait that is cancelled ends at once and closes the connection.
 
     psycopg first asks the server to cancel and waits up to 10 s for that. A server that hangs would
@@ -143,7 +143,7 @@ class Connection(psycopg.AsyncConnection[Any]):
             log.warning("database.warns", reason=diag.message_primary, hint=diag.message_hint)
 
 
-_open: weakref.WeakValueDictionary[str, Connection] = weakref.WeakValueDictionary()  # by mark
+_open: weakref.WeakValueDictionary[str, PgConnection] = weakref.WeakValueDictionary()  # by mark
 
 
 class Opener:
@@ -206,7 +206,7 @@ class Opener:
         """Try this host last from now on."""
         self._last = [*[one for one in self._last if one != place][-HOSTS_MAX:], place]
 
-    def _learn(self, conn: Connection) -> None:
+    def _learn(self, conn: PgConnection) -> None:
         """Hosts that were tried before this one did not serve: try them last from now on.
 
         One that hangs costs each new connection `CONNECT_S`.
@@ -222,14 +222,14 @@ class Opener:
 
     async def open(
         self, name: str, settings: Mapping[str, str], deadline_s: float, *, compare: bool = True
-    ) -> Connection:
+    ) -> PgConnection:
         """A connection that is set, read back and, if `compare`, compared with the known log.
 
         Raises Outage.
         """
         try:
             async with asyncio.timeout(deadline_s):
-                conn = await Connection.connect(self.conninfo(name, deadline_s), autocommit=True, prepare_threshold=0)
+                conn = await PgConnection.connect(self.conninfo(name, deadline_s), autocommit=True, prepare_threshold=0)
                 try:
                     await self.prepare(conn, settings, compare=compare)
                 except BaseException:
@@ -250,7 +250,7 @@ class Opener:
         finally:
             await close(first)
 
-    async def prepare(self, conn: Connection, settings: Mapping[str, str], *, compare: bool = True) -> None:
+    async def prepare(self, conn: PgConnection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection and check it. Raises Outage, psycopg.Error."""
         arrays.register(conn)
         conn.opened_at = conn.used_at = time.monotonic()
@@ -262,12 +262,12 @@ class Opener:
             self.compare(conn, await sight(conn))
         conn.generation = self.state.generation
 
-    def compare(self, conn: Connection, seen: Sight) -> None:
+    def compare(self, conn: PgConnection, seen: Sight) -> None:
         """Raises Outage if this is not the log that is known, and has the watch look."""
         verdict = self.state.look(seen)
-        if verdict is Verdict.STANDBY:
+        if verdict is LogVerdict.STANDBY:
             raise Outage(STANDBY, "standby", is_unknown=False)
-        if verdict is Verdict.LEFT:
+        if verdict is LogVerdict.LEFT:
             self.avoid(_place(conn))
             raise Outage(
                 "this server has a log that was left for another one: an old primary is back; stop it,"
@@ -275,11 +275,11 @@ class Opener:
                 "old-primary",
                 is_unknown=False,
             )
-        if verdict is Verdict.MOVED:
+        if verdict is LogVerdict.MOVED:
             self.state.suspect()
             raise Outage("the log is at another place than before: a failover or a restore", "moved", is_unknown=False)
 
-    async def compare_heads(self, conn: Connection, acked: Mapping[int, int]) -> None:
+    async def compare_heads(self, conn: PgConnection, acked: Mapping[int, int]) -> None:
         """Raises Outage if the log does not have what was acked, and has the watch look.
 
         `acked`: conversation -> seq. Storage that was set back shows in nothing else.
@@ -295,7 +295,7 @@ class Opener:
                 self.state.suspect(is_behind=True)
             raise Outage("entries that were acked are not in the log", "moved", is_unknown=False)
 
-    async def holds(self, conn: Connection, id: int, a: str, b: str, head: int) -> bool:
+    async def holds(self, conn: PgConnection, id: int, a: str, b: str, head: int) -> bool:
         """Whether the log has this conversation, of these two users, with `head` or a later entry.
 
         Raises Outage, psycopg.Error.
@@ -305,7 +305,7 @@ class Opener:
         return any(row[1] >= head and (row[5], row[6]) == (a, b) for row in await cur.fetchall())
 
 
-def _place(conn: Connection) -> tuple[str, str]:
+def _place(conn: PgConnection) -> tuple[str, str]:
     return conn.info.host, str(conn.info.port)
 
 
@@ -322,7 +322,7 @@ def _places(lists: Mapping[str, list[str]]) -> list[tuple[str, str]]:
 STANDBY: Final = "the database is a standby and takes no writes: point database_url at the primary, or promote it"
 
 
-async def close(conn: Connection, within_s: float = 1.0) -> None:
+async def close(conn: PgConnection, within_s: float = 1.0) -> None:
     """Close a connection, whatever state it is in. Never raises."""
     try:
         async with asyncio.timeout(within_s):
@@ -331,7 +331,7 @@ async def close(conn: Connection, within_s: float = 1.0) -> None:
         log.debug("connection.close", error=repr(e))
 
 
-def is_stale(conn: Connection, e: BaseException) -> bool:
+def is_stale(conn: PgConnection, e: BaseException) -> bool:
     """Whether the session may be at fault, so that a new one could give another answer.
 
     A session keeps plans, which no longer fit after a column's type has changed. A session younger
@@ -344,7 +344,7 @@ OF_SESSION: Final = ("schema", "pooler", "internal", "other")
 RENEW_S: Final = 5.0
 
 
-async def is_alive(conn: Connection) -> bool:
+async def is_alive(conn: PgConnection) -> bool:
     """Whether it answers within `PROVE_S`. If not, it is closed: no statement is under way."""
     try:
         async with asyncio.timeout(PROVE_S):
@@ -359,7 +359,7 @@ async def is_alive(conn: Connection) -> bool:
 PROVE: Final = "SELECT"
 
 
-async def sight(conn: Connection) -> Sight:
+async def sight(conn: PgConnection) -> Sight:
     """What this connection sees of the log."""
     cur = await psycopg.AsyncRawCursor(conn).execute(SIGHT)
     row = await cur.fetchone()
@@ -378,7 +378,7 @@ def check_encoding(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any])
 ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it with ENCODING 'UTF8' TEMPLATE template0"
 
 
-async def set_session(conn: Connection, settings: Mapping[str, str]) -> None:
+async def set_session(conn: PgConnection, settings: Mapping[str, str]) -> None:
     """Set the session, and read the settings back in another statement.
 
     Raises Outage where one does not hold, psycopg.Error where it cannot be set.

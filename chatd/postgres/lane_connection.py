@@ -24,7 +24,7 @@ from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres import append_answer, arrays, connection, faults
 from chatd.postgres.append_answer import Answer, First
-from chatd.postgres.connection import Backend, Connection, Opener
+from chatd.postgres.connection import Backend, Opener, PgConnection
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.queries import query
 from chatd.protocol import MESSAGE
@@ -59,7 +59,7 @@ class LaneConnection:
             **(connection.FEED if feed else {}),
         }
         self._deadline_s, self._edit_window, self._partition = deadline_s, f"{edit_window_s} s", partition
-        self._conn: Connection | None = None
+        self._conn: PgConnection | None = None
         # Generation of the log, and what its last batch was given
         self._acked: tuple[int, dict[ConvId, First]] = (0, {})
         # Until it tries to connect again, by itself; 0: it could the last time.

@@ -65,7 +65,7 @@ def tag(epoch: str) -> str:
     return hashlib.sha256(epoch.encode()).hexdigest()[:TAG_CHARS]
 
 
-class Verdict(enum.Enum):
+class LogVerdict(enum.Enum):
     """What a look at the log found; see the module."""
 
     SAME = enum.auto()
@@ -103,15 +103,15 @@ class LogState:
     def is_known(self) -> bool:
         return bool(self.epoch)
 
-    def look(self, sight: Sight) -> Verdict:
+    def look(self, sight: Sight) -> LogVerdict:
         """Compare what a connection sees with the log that is known."""
         if sight.actual is None:
-            return Verdict.STANDBY
+            return LogVerdict.STANDBY
         if sight.recorded == sight.actual and (sight.epoch in self._left or tag(sight.epoch) in tags(self.epoch)):
-            return Verdict.LEFT
+            return LogVerdict.LEFT
         if sight.epoch == self.epoch and sight.recorded == sight.actual == self.identity and not self.is_behind:
-            return Verdict.SAME
-        return Verdict.MOVED
+            return LogVerdict.SAME
+        return LogVerdict.MOVED
 
     def suspect(self, *, is_behind: bool = False) -> None:
         """The log may be another one; the watch looks. `is_behind`: because entries are missing."""

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from chatd.ids import ConvId
     from chatd.metrics import Metrics
-    from chatd.postgres.connection import Connection, Opener
+    from chatd.postgres.connection import Opener, PgConnection
 
 log = structlog.get_logger("retention")
 
@@ -184,7 +184,7 @@ class Retention:
     # ---- steps -----------------------------------------------------------------------------------
 
     @contextlib.asynccontextmanager
-    async def _connect(self) -> AsyncIterator[Connection]:
+    async def _connect(self) -> AsyncIterator[PgConnection]:
         conn = await self._opener.open("retention", SESSION, CONNECT_S)
         try:
             yield conn
@@ -224,7 +224,7 @@ class Retention:
     async def _partitions(self, conn: psycopg.AsyncConnection[Any]) -> list[Partition]:
         return [Partition(*row) for row in await _rows(conn, PARTITIONS, (self._retention_s, self._partition_s))]
 
-    async def _drop(self, conn: Connection, partition: Partition) -> None:
+    async def _drop(self, conn: PgConnection, partition: Partition) -> None:
         if partition.state == "attached":
             await self._raise_floors(conn, partition)
             await self._refresh(conn)
@@ -247,7 +247,7 @@ class Retention:
             conn, sql.SQL("ALTER TABLE entries DETACH PARTITION {} " + mode).format(sql.Identifier(partition.name))
         )
 
-    async def _refresh(self, conn: Connection) -> None:
+    async def _refresh(self, conn: PgConnection) -> None:
         """Read memory's floors from the database.
 
         Raises Outage if memory is of another log by the time of the answer: floors only rise.
@@ -260,7 +260,7 @@ class Retention:
             if rows:
                 self._floors(rows)
 
-    async def _floors_of(self, conn: Connection, convs: list[ConvId]) -> list[tuple[ConvId, int]]:
+    async def _floors_of(self, conn: PgConnection, convs: list[ConvId]) -> list[tuple[ConvId, int]]:
         return await _rows(conn, FLOORS, (convs,))
 
 

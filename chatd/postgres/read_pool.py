@@ -24,7 +24,7 @@ from psycopg_pool.pool_async import ReturnConnection
 
 from chatd import errors
 from chatd.postgres import connection, faults
-from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.connection import Opener, PgConnection
 from chatd.postgres.faults import Fault, Outage
 from chatd.postgres.health import Health
 from chatd.postgres.queries import name_of
@@ -46,7 +46,7 @@ class InUse(NamedTuple):
     waiting: int
 
 
-class _Pool(AsyncConnectionPool[Connection]):
+class _Pool(AsyncConnectionPool[PgConnection]):
     """psycopg's pool, but a reader that is cancelled while it returns its connection loses none.
 
     psycopg's own pool goes on counting such a connection as in use and makes no other in its place.
@@ -55,7 +55,7 @@ class _Pool(AsyncConnectionPool[Connection]):
     read (test_costs.py).
     """
 
-    async def putconn(self, conn: Connection) -> None:
+    async def putconn(self, conn: PgConnection) -> None:
         try:
             await super().putconn(conn)
         except asyncio.CancelledError:
@@ -81,7 +81,7 @@ class ReadPool:
         self._dead_before = 0.0
         self._pool = _Pool(
             lambda: opener.conninfo("reads", READ_TIMEOUT_S * 2),
-            connection_class=Connection,
+            connection_class=PgConnection,
             min_size=1,
             max_size=pool_max,
             max_waiting=waiting_max,
@@ -160,7 +160,7 @@ class ReadPool:
             "the database cannot do this now", last, f"reads {name_of(sql)}" if _is_answer(last) else "reads"
         ) from last
 
-    async def _is_good(self, conn: Connection) -> bool:
+    async def _is_good(self, conn: PgConnection) -> bool:
         """Whether a connection that was not used for a while is alive.
 
         Once one is found dead, connections that were unused for longer count as dead without a
@@ -177,7 +177,7 @@ class ReadPool:
         why = trouble.kind if trouble is not None else faults.kind(e)
         return errors.Unavailable(f"{what} ({why})", retry_ms=READ_RETRY_MS)
 
-    async def _configure(self, conn: Connection) -> None:
+    async def _configure(self, conn: PgConnection) -> None:
         """Prepare a new connection of the pool.
 
         The pool treats what this raises as a failed attempt.

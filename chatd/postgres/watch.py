@@ -31,10 +31,10 @@ import structlog
 from chatd.ids import ConvId
 from chatd.loop.pulse import Pulse
 from chatd.postgres import arrays, connection, faults, old_primaries
-from chatd.postgres.connection import Connection, Opener
+from chatd.postgres.connection import Opener, PgConnection
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
-from chatd.postgres.log_state import LogState, Renewals, Sight, Verdict, successor
+from chatd.postgres.log_state import LogState, LogVerdict, Renewals, Sight, successor
 from chatd.postgres.queries import query
 
 log = structlog.get_logger("database")
@@ -97,7 +97,7 @@ class Errand(Protocol):
     def asks(self) -> tuple[int, float] | None:
         """The parameters of NODES, to be asked with the log's state; None: not this time."""
 
-    async def look(self, conn: Connection, nodes: Sequence[Sequence[str]] | None) -> None:
+    async def look(self, conn: PgConnection, nodes: Sequence[Sequence[str]] | None) -> None:
         """Called after each look that found the known log. Raises what psycopg raises.
 
         `nodes`: the rows of NODES; None if they were not asked for.
@@ -114,7 +114,7 @@ class Fall(NamedTuple):
     entries: int | None
 
 
-class Watch:
+class DatabaseWatch:
     """`start` before anything else asks the database, then `run` for the node's life.
 
     `moved` is called when another log is adopted, with the state already changed, in the same turn
@@ -140,7 +140,7 @@ class Watch:
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Errand | None = None  # what else is asked over this connection (postgres/census.py)
         self.pulse = Pulse()  # the owner's: a look is due at its beat
-        self._conn: Connection | None = None
+        self._conn: PgConnection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
         self._is_asked = False  # a caller waits for the next look
         self._disk_tried_at = float("-inf")
@@ -227,9 +227,9 @@ class Watch:
         if row is None:
             raise Outage("the table `meta` has no row; restore the database", "schema", is_unknown=False)
         seen, is_read_only, now_ms, has_latest = Sight(*row[:3]), row[3], row[4], row[5]
-        if latest is not None and not has_latest and self._state.look(seen) is Verdict.SAME:
+        if latest is not None and not has_latest and self._state.look(seen) is LogVerdict.SAME:
             self._state.suspect(is_behind=True)
-        if self._state.look(seen) is Verdict.MOVED and self._may_adopt(seen):
+        if self._state.look(seen) is LogVerdict.MOVED and self._may_adopt(seen):
             if is_read_only:
                 raise Outage(READ_ONLY, "read-only", is_unknown=False)
             await self._adopt(conn)
@@ -249,7 +249,7 @@ class Watch:
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 
-    async def _try_disk(self, conn: Connection) -> None:
+    async def _try_disk(self, conn: PgConnection) -> None:
         """Try to write a temporary file.
 
         A caller asks whether the node serves, or a write failed for lack of disk space: on an idle
@@ -270,7 +270,7 @@ class Watch:
                 raise
         self._health.ok("disk")
 
-    async def _restamp(self, conn: Connection) -> None:
+    async def _restamp(self, conn: PgConnection) -> None:
         """Run steps of the restamp after a restore, for `RESTAMP_S`.
 
         The next look, of this node or of another, goes on with it.
@@ -308,13 +308,13 @@ class Watch:
             )
         return False
 
-    async def _connect(self) -> tuple[Connection, bool]:
+    async def _connect(self) -> tuple[PgConnection, bool]:
         if self._conn is not None and not self._conn.closed:
             return self._conn, False
         self._conn = await self._opener.open("watch", connection.READ, OPEN_S, compare=False)
         return self._conn, True
 
-    async def _adopt(self, conn: Connection) -> None:
+    async def _adopt(self, conn: PgConnection) -> None:
         """Adopt the log of the database, with a new epoch unless another node has made one."""
         state = self._state
         before = (state.epoch, state.identity)
@@ -358,7 +358,7 @@ class Watch:
         )
         self._moved(fall)
 
-    async def _count(self, conn: Connection) -> Fall:
+    async def _count(self, conn: PgConnection) -> Fall:
         """Count what memory holds and this log does not."""
         held = [(id, head) for id, head in self._held().items() if head]
         convs = entries = 0

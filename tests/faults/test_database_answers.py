@@ -283,7 +283,7 @@ async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
         opener = connection.Opener(
             make_conninfo(fresh_db, host=f"127.0.0.1,{place['host']}", port=f"{hung},5432", connect_timeout=2)
         )
-        looks = watch.Watch(
+        looks = watch.DatabaseWatch(
             opener, Health(time.monotonic), moved=lambda fall: None, held=dict, acked=dict, latest=lambda: None
         )
         await looks.start()

@@ -54,7 +54,7 @@ async def test_a_busy_lane_is_not_asked_for_a_sign_of_life(
     asked = []
     real = connection.is_alive
 
-    async def is_alive(conn: connection.Connection) -> bool:
+    async def is_alive(conn: connection.PgConnection) -> bool:
         asked.append(conn)
         return await real(conn)
 

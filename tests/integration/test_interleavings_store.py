@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from chatd.core.batch import Item
-from chatd.postgres.connection import Connection
+from chatd.postgres.connection import PgConnection
 from chatd.postgres.write_behind import WriteBehind
 from chatd.store import Store
 from tests.client import Peer
@@ -265,7 +265,7 @@ async def test_a_connection_that_cannot_be_set_does_not_stay_open(
         raise psycopg.OperationalError("not now")
 
     monkeypatch.setattr(server.node.store.opener, "prepare", fails)
-    conn = await Connection.connect(conninfo(server))
+    conn = await PgConnection.connect(conninfo(server))
     with pytest.raises(psycopg.OperationalError):
         await server.node.store.read_pool._configure(conn)
     assert conn.closed

@@ -21,7 +21,7 @@ from chatd.ids import UserId
 from chatd.ops.doctor import examine
 from chatd.postgres import watch
 from chatd.postgres.connection import Opener
-from chatd.postgres.log_state import LogState, Sight, Verdict, successor
+from chatd.postgres.log_state import LogState, LogVerdict, Sight, successor
 from chatd.postgres.old_primaries import is_older
 from tests.client import Frame, Peer
 from tests.fix_server import MakeServer, Server, until_ready
@@ -313,17 +313,17 @@ def test_the_pair_is_reckoned_as_postgresql_does(make_db: Any) -> None:
 def test_an_epoch_once_left_is_not_gone_back_to() -> None:
     state = LogState()
     state.adopt("first", "1/00000001/5/7")
-    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is Verdict.SAME
-    assert state.look(Sight("first", "1/00000001/5/7", "1/00000002/5/7")) is Verdict.MOVED
-    assert state.look(Sight("first", "1/00000001/5/7", None)) is Verdict.STANDBY
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is LogVerdict.SAME
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000002/5/7")) is LogVerdict.MOVED
+    assert state.look(Sight("first", "1/00000001/5/7", None)) is LogVerdict.STANDBY
     state.adopt("second", "1/00000002/5/7")
-    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "the old primary"
-    assert state.look(Sight("first", "1/00000001/5/7", "1/00000003/5/7")) is Verdict.MOVED, (
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000001/5/7")) is LogVerdict.LEFT, "the old primary"
+    assert state.look(Sight("first", "1/00000001/5/7", "1/00000003/5/7")) is LogVerdict.MOVED, (
         "a restore of what was there then"
     )
-    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.SAME
+    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is LogVerdict.SAME
     state.suspect(is_behind=True)
-    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is Verdict.MOVED
+    assert state.look(Sight("second", "1/00000002/5/7", "1/00000002/5/7")) is LogVerdict.MOVED
 
 
 def test_an_epoch_tells_of_those_before_it_to_a_node_that_was_not_there() -> None:
@@ -333,12 +333,12 @@ def test_an_epoch_tells_of_those_before_it_to_a_node_that_was_not_there() -> Non
     state = LogState()
     state.adopt(epochs[3], "1/00000004/5/7")
     for epoch in epochs[:3]:
-        assert state.look(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7")) is Verdict.LEFT, "an old primary"
+        assert state.look(Sight(epoch, "1/00000001/5/7", "1/00000001/5/7")) is LogVerdict.LEFT, "an old primary"
         assert is_older(
             Sight(epoch, "1/00000001/5/7", "1/00000001/5/7"), Sight(epochs[3], "1/00000004/5/7", "1/00000004/5/7")
         )
-    assert state.look(Sight(epochs[4], "1/00000005/5/7", "1/00000005/5/7")) is Verdict.MOVED
-    assert state.look(Sight(successor(epochs[0], "e" * 32), "1/00000001/5/7", "1/00000001/5/7")) is Verdict.MOVED, (
+    assert state.look(Sight(epochs[4], "1/00000005/5/7", "1/00000005/5/7")) is LogVerdict.MOVED
+    assert state.look(Sight(successor(epochs[0], "e" * 32), "1/00000001/5/7", "1/00000001/5/7")) is LogVerdict.MOVED, (
         "renewed there"
     )
     assert max(map(len, epochs)) < 64

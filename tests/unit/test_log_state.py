@@ -12,9 +12,9 @@ from chatd.postgres.log_state import (
     PAUSE_S,
     TAGS,
     LogState,
+    LogVerdict,
     Renewals,
     Sight,
-    Verdict,
     successor,
     tag,
     tags,
@@ -42,25 +42,25 @@ def test_an_epoch_tells_of_those_before_it_and_of_no_more() -> None:
 @pytest.mark.parametrize(
     ("sight", "verdict"),
     [
-        (Sight("one", HERE, HERE), Verdict.SAME),
-        (Sight("one", HERE, None), Verdict.STANDBY),
-        (Sight("one", HERE, THERE), Verdict.MOVED),  # promoted or restored, and nobody has renewed the epoch
-        (Sight("one", THERE, THERE), Verdict.MOVED),
-        (Sight("two", HERE, HERE), Verdict.MOVED),
+        (Sight("one", HERE, HERE), LogVerdict.SAME),
+        (Sight("one", HERE, None), LogVerdict.STANDBY),
+        (Sight("one", HERE, THERE), LogVerdict.MOVED),  # promoted or restored, and nobody has renewed the epoch
+        (Sight("one", THERE, THERE), LogVerdict.MOVED),
+        (Sight("two", HERE, HERE), LogVerdict.MOVED),
     ],
 )
-def test_what_a_look_shows(state: LogState, sight: Sight, verdict: Verdict) -> None:
+def test_what_a_look_shows(state: LogState, sight: Sight, verdict: LogVerdict) -> None:
     assert state.look(sight) is verdict
 
 
 def test_an_epoch_that_was_left_is_not_gone_back_to(state: LogState) -> None:
     two = successor("one", "x" * 16)
     state.adopt(two, THERE)
-    assert state.look(Sight("one", HERE, HERE)) is Verdict.LEFT
-    assert state.look(Sight(two, THERE, THERE)) is Verdict.SAME
+    assert state.look(Sight("one", HERE, HERE)) is LogVerdict.LEFT
+    assert state.look(Sight(two, THERE, THERE)) is LogVerdict.SAME
     started_since = LogState()
     started_since.adopt(two, THERE)
-    assert started_since.look(Sight("one", HERE, HERE)) is Verdict.LEFT, "the epoch of now tells of it"
+    assert started_since.look(Sight("one", HERE, HERE)) is LogVerdict.LEFT, "the epoch of now tells of it"
 
 
 def test_a_log_that_lacks_what_was_acked_is_another_one_until_it_is_adopted(state: LogState) -> None:
@@ -68,7 +68,7 @@ def test_a_log_that_lacks_what_was_acked_is_another_one_until_it_is_adopted(stat
     state.suspect(is_behind=True)
     state.suspect()
     assert state.suspected.is_set()
-    assert state.look(Sight("one", HERE, HERE)) is Verdict.MOVED
+    assert state.look(Sight("one", HERE, HERE)) is LogVerdict.MOVED
     state.adopt("two", HERE)
     assert (state.is_behind, state.suspected.is_set(), state.generation) == (False, False, generation + 1)
     assert state.fence == "two 00000001/table"
