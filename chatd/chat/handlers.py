@@ -21,8 +21,8 @@ import structlog
 
 from chatd import errors, protocol
 from chatd import log as logs
+from chatd.chat import device_limit, history, listing, resync
 from chatd.chat import hello as opening
-from chatd.chat import history, resync
 from chatd.chat.delivery import Delivery
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.send import SendPipeline
@@ -215,13 +215,13 @@ class Chat:
     async def _late_cursor(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
         """The client may have got on another node what has not come here yet."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(opening.OVERTAKEN_S_MAX):
+            async with asyncio.timeout(listing.OVERTAKEN_S_MAX):
                 await self.delivery.gaps.closed(conv)
         # The log is another one since: its cursors are not this one's
         if self.s.registry.convs.get(conv.id) is not conv:
-            raise errors.Unavailable("the log is another one: connect again", retry_ms=opening.OPEN_RETRY_MS)
+            raise errors.Unavailable("the log is another one: connect again", retry_ms=listing.OPEN_RETRY_MS)
         if request.seq > conv.head and conv.gap is not None and request.seq <= conv.gap.upto:
-            raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=opening.OPEN_RETRY_MS)
+            raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=listing.OPEN_RETRY_MS)
         return self._advance(session, request, conv)
 
     def _advance(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
@@ -323,7 +323,7 @@ class Chat:
         if not await self._takes(session):
             return b""
         if user.unsure:
-            raise errors.Unavailable("what the user has is being looked at again", retry_ms=opening.OPEN_RETRY_MS)
+            raise errors.Unavailable("what the user has is being looked at again", retry_ms=listing.OPEN_RETRY_MS)
         before = None if request.cursor is None else _place(request.cursor)
         for _ in range(LISTS_MAX):
             # One more tells whether this is the last page
@@ -331,13 +331,13 @@ class Chat:
             is_last, page = len(page) <= request.limit, page[: request.limit]
             last = [Place(conv.ts, conv.id) for conv in page[-1:]]
             rows = await self._rows_of(user, page)
-            await opening.lift(self.s, rows)
+            await listing.await_heads(self.s, rows)
             await self.delivery.drained(session)  # here, as another device may read while this one's output is paused
-            if session.gone or not opening.ahead(self.s, rows):
+            if session.gone or not listing.ahead_of(self.s, rows):
                 break
         facts: dict[str, object] = {} if is_last else {"cursor": _cursor_of(*last)}
         return lambda: protocol.reply(
-            request.id, conversations=[opening.listed(self.s, user, row) for row in rows], **facts
+            request.id, conversations=[listing.conversation_item(self.s, user, row) for row in rows], **facts
         )
 
     async def _rows_of(self, user: User, page: list[Conversation]) -> list[ConvRow]:
@@ -345,9 +345,9 @@ class Chat:
         if not page:
             return []
         found = await self.s.store.list_conversations(user.id, [conv.id for conv in page])
-        opening.check_pairs(self.s, found.values())
+        listing.check_pairs(self.s, found.values())
         if len(found) < len(page):
-            raise opening.another_log(self.s)  # a row never goes
+            raise listing.another_log(self.s)  # a row never goes
         return [found[conv.id] for conv in page]
 
     # ---- presence: see presence_push.py ----------------------------------------------------------
@@ -442,7 +442,7 @@ class Chat:
         """Tell other nodes which devices of these users did something in the last `seconds`: the
         users have some there, too.
         """
-        opening.tell_activity(self.s, users, seconds)
+        device_limit.publish_activity(self.s, users, seconds)
 
 
 def _place(cursor: str) -> Place:

@@ -16,7 +16,7 @@ import asyncio
 from typing import Final, NamedTuple, TypeAlias
 
 from chatd import errors
-from chatd.chat import hello
+from chatd.chat import listing
 from chatd.chat.ports import FirstSend, FirstSends
 from chatd.chat.services import Services
 from chatd.core.session import State, User
@@ -158,7 +158,7 @@ class NewConversations:
             others = [(_other(pair, by.user.id), by.user.id) for pair, by in asked.items()]
             known = [to if to != user else None for to, user in others]
         rows = {(row.a, row.b): row for row in await self.s.store.resolve(list(asked), known, lock_ms)}
-        hello.check_pairs(self.s, rows.values())
+        listing.check_pairs(self.s, rows.values())
         for pair, by in asked.items():
             if (row := rows.get(pair)) is None:
                 self._not_made(pair, by, errors.NoUser("no such user has been here"))
@@ -170,7 +170,7 @@ class NewConversations:
     def _made(self, pair: Pair, by: By, row: ConvRow) -> None:
         if row.head:
             by.user.new_convs.give_back(by.taken_at)  # it was there already
-        conv = hello.merge(self.s, by.user, row)
+        conv = listing.merge(self.s, by.user, row)
         firsts, sends = self._take(pair)
         for first in firsts:
             sends.made(first, conv)

@@ -22,7 +22,7 @@ from typing import Any, Final
 import structlog
 
 from chatd import __version__
-from chatd.chat import hello
+from chatd.chat import device_limit, listing
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.ports import Rates
@@ -186,7 +186,7 @@ class Cluster:
         self._services.presence_push.announce(change)
 
     def devices_elsewhere(self, user: UserId) -> None:
-        hello.close_displaced(self._services, user)
+        device_limit.close_displaced(self._services, user)
 
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
         self._chat.touch(users, seconds)
@@ -200,7 +200,7 @@ class Cluster:
         """
         registry = self._registry
         with contextlib.suppress(Unavailable):
-            hello.check_pairs(self._services, rows)
+            listing.check_pairs(self._services, rows)
         for row in rows:
             if registry.fits(row.id, row.a, row.b) and any(
                 (user := registry.users.get(id)) is not None and user.loaded for id in (row.a, row.b)

@@ -23,13 +23,14 @@ from typing import Any, Final
 
 import pytest
 
+from chatd.chat import device_limit
 from chatd.chat import hello as opening
 from chatd.chat.services import Services
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
 from chatd.net.connection import ClientConnection
 
-SETTLED_S: Final = opening.SURPLUS_S + 0.5  # before this a device may have been told to be idle that is not
+SETTLED_S: Final = device_limit.SURPLUS_S + 0.5  # before this a device may have been told to be idle that is not
 KNOWN_S: Final = 1.0  # a lease more, and all nodes know of a session, or of its end
 CLOCKS_S: Final = 0.06  # by so much steady times of nodes may differ here: readings of PostgreSQL's clock are held up
 

@@ -38,7 +38,7 @@ HURRIED: Final = (
     ("chat.resync", "FILL_RETRY_S", 0.06),
     ("cluster.node", "FEED_S", 0.25),
     ("cluster.node", "FEED_AWAY_S", 0.05),
-    ("chat.hello", "OPEN_RETRY_MS", 60),
+    ("chat.listing", "OPEN_RETRY_MS", 60),
     ("chat.send", "RETRY_MS", 60),
     ("chat.new_conversations", "RETRY_MS", 60),
     ("cluster.shared_limits", "PROBE_S", 0.2),

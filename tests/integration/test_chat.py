@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from chatd.chat import hello
+from chatd.chat import welcome
 from chatd.core.session import Session
 from tests.fix_server import MakeServer, Server
 
@@ -401,7 +401,7 @@ async def test_a_drain_answers_what_it_has_taken_and_says_when_to_come_back(serv
 async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hello, "WELCOME_ITEMS", 1)
+    monkeypatch.setattr(welcome, "WELCOME_ITEMS", 1)
     server = await make_server(rate_messages=100)
     alice, bob = await server.connect("alice"), await server.connect("bob")
     for peer in ("bob", "carol", "dave"):

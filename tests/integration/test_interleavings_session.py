@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from chatd.chat import handlers
-from chatd.chat import hello as opening
+from chatd.chat import handlers, listing
 from chatd.ids import UserId
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
@@ -340,7 +339,7 @@ async def test_a_seq_that_a_dup_named_is_never_beyond_the_head(
     `bad_seq` says that the client is wrong, and it is not.
     """
     server = await make_server(lanes=1)
-    monkeypatch.setattr(opening, "OVERTAKEN_S_MAX", 0.0)
+    monkeypatch.setattr(listing, "OVERTAKEN_S_MAX", 0.0)
     alice, c, gate = await first_of_unknown_outcome(server, monkeypatch)
     assert (await alice.request("read", c=c, seq=1))["code"] == "unavailable"
     assert (await alice.request("read", c=c, seq=2))["code"] == "bad_seq", "nobody has named that one"
@@ -457,7 +456,7 @@ async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(
     """Its conversations were looked up in a memory that had been dropped: KeyError, close 1011."""
     server = await make_server()
     _, bob, _ = await befriended(server)
-    gate = Gate(monkeypatch, opening, "lift")
+    gate = Gate(monkeypatch, listing, "await_heads")
     late = await server.open()
     await late.post("hello", v=1, token=server.token("bob"), device="d2")
     await gate.until_reached()

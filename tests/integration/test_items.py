@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from chatd.chat import hello as opening
+from chatd.chat import listing
 from chatd.postgres.partitions import Retention
 from tests.integration.logs import Message, age, append, cid, connect, one, partitions
 
@@ -84,7 +84,7 @@ async def test_where_the_log_cannot_be_read_in_time_the_cursors_are_cut_to_the_h
         return await heads(*args)
 
     monkeypatch.setattr(store, "heads", held)
-    monkeypatch.setattr(opening, "OVERTAKEN_S_MAX", 0.05)
+    monkeypatch.setattr(listing, "OVERTAKEN_S_MAX", 0.05)
     with connect(db_url) as db:
         another_node(db, int(c), 2)
     first = await items(server, bob)

@@ -18,7 +18,7 @@ import pytest_asyncio
 
 from bench.slow_line import SlowLine
 from chatd import store
-from chatd.chat import hello, history, resync
+from chatd.chat import history, resync, welcome
 from chatd.chat.handlers import READS_MAX, USER_READS_MAX
 from chatd.core import hello_rates
 from chatd.core.session import Session
@@ -389,7 +389,7 @@ def answered(db: psycopg.Connection[Any]) -> None:
 async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
     make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hello, "RECEIPTS_A_TURN", 5)
+    monkeypatch.setattr(welcome, "RECEIPTS_A_TURN", 5)
     place = await make_place(answered)
     services = place.server.node.services
     asked, real = 0, services.delivery.drained

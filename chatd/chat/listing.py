@@ -1,0 +1,256 @@
+"""The listing of a hello: a user's conversations, read into memory page by page, and what to list.
+
+    read_listing ─► all rows of a user who is not in memory, else what changed since the mark
+                 ─► merge ─► memory          ─► conversation_item ─► `welcome`, `conversations`
+
+Each page is read in a turn of its user among hellos (postgres/fair_queue.py). A reconnect storm
+queues there and not before all other reads, and an account with 20,000 conversations keeps other
+users waiting for one page at most. One page of a user is read at a time, and a listing whose
+session has gone ends with its page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from chatd import errors
+from chatd.chat.services import Services
+from chatd.core.conversation import Conversation
+from chatd.core.session import Session, User
+from chatd.ids import ConvId, Seq
+from chatd.postgres import mark
+from chatd.postgres.rows import BEGIN, ConvRow
+from chatd.protocol import Hello
+
+OPEN_RETRY_MS: Final = 1_000
+OVERTAKEN_S_MAX: Final = 3.0
+
+
+class Listing(NamedTuple):
+    """What a hello has read: the mark, the database's time (ms since 1970), the rows to list."""
+
+    mark: str
+    now_ms: int
+    rows: list[ConvRow]
+
+
+async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
+    """Read the user's conversations into memory where they are missing; gives those to list.
+
+    Raises Unavailable, Overloaded.
+    """
+    user = session.user
+    assert user is not None
+    if user.unsure:
+        raise errors.Unavailable("what the user has is being looked at again", retry_ms=OPEN_RETRY_MS)
+    same = hello.epoch is None or hello.epoch == s.store.epoch
+    named = hello.cursors if same else {}
+    since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
+    pages = s.others.pages()
+    generation = s.store.log.generation
+    heads: dict[ConvId, int] | None = {} if s.others.share_log and not user.loaded else None
+    new_mark, now_ms, rows = await _read_pages(s, user, since, not user.loaded, list(named), session, heads)
+    _check_log(s, generation)
+    user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
+    if heads is not None:
+        _mark_passed_by(session, user, heads)
+    counted = ahead_of(s, rows)
+    if counted or early or s.others.pages() != pages:
+        # Another node has written since, perhaps later than our snapshot and in a conversation that
+        # was not known here yet
+        try:
+            _, _, again = await _read_pages(s, user, new_mark, False, counted, session)
+        except errors.Retryable:
+            if s.store.log.generation == generation and not loaded:  # else memory holds nothing of the user any more
+                if any(one is not session for one in user.sessions.values()):
+                    user.unsure = True
+                    s.tasks.spawn(_look_again(s, user, new_mark, generation))
+                else:
+                    user.loaded, user.early = False, early
+            raise
+        _check_log(s, generation)
+        newer = {row.id for row in again}
+        rows = [row for row in rows if row.id not in newer] + again
+    return Listing(new_mark, now_ms, rows)
+
+
+async def _look_again(s: Services, user: User, since: str, generation: int) -> None:
+    """Read what changed, in place of a hello that failed to.
+
+    Other sessions of the user began with its first listing, and what that missed is a gap to them.
+    """
+    while s.registry.users.get(user.id) is user and s.store.log.generation == generation:
+        try:
+            await _read_pages(s, user, since, False, [], None)
+            break
+        except errors.Retryable:
+            await asyncio.sleep(OPEN_RETRY_MS / 1000)
+    user.unsure = False
+
+
+def _check_log(s: Services, generation: int) -> None:
+    """Raises Unavailable if another log was adopted since."""
+    if s.store.log.generation != generation:
+        raise errors.Unavailable("the log is another one since; connect again", retry_ms=OPEN_RETRY_MS)
+
+
+def _mark_passed_by(session: Session, user: User, heads: Mapping[ConvId, int]) -> None:
+    """Mark what is in memory beyond the heads of a user's first listing as missed by this session.
+
+    None of it was pushed to the session. The listing of the other participant, with a later
+    snapshot, has brought it into memory: another node wrote it in between (see `merge`).
+    """
+    for conv in user.peers.values():
+        if conv.head > (seen := heads.get(conv.id, 0)):
+            session.miss(conv.id, seen)
+
+
+def ahead_of(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
+    """Conversations whose read cursors in memory are ahead of these rows.
+
+    The rows' numbers of messages do not fit such cursors: the cursors are put to be written, and
+    the caller reads the rows again.
+    """
+    convs = []
+    for row in rows:
+        if (conv := s.registry.convs.get(row.id)) is not None and (
+            conv.a_read > row.a_read or conv.b_read > row.b_read
+        ):
+            s.store.cursor_moved(conv)
+            convs.append(row.id)
+    return convs
+
+
+async def catch_up(s: Services, hello: Hello, listing: Listing) -> None:
+    """Wait until this node has delivered what the client has got from another node.
+
+    Else the client would get it again. Raises Unavailable if that takes longer than
+    `OVERTAKEN_S_MAX`.
+    """
+    await await_heads(s, listing.rows, hello.cursors)
+    convs = s.registry.convs  # without those of an earlier log, whose sessions have ended
+    if any(
+        (conv := convs.get(row.id)) is not None and row.head > conv.head < hello.cursors.get(row.id, 0)
+        for row in listing.rows
+    ):
+        raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS)
+
+
+async def await_heads(
+    s: Services, rows: Iterable[ConvRow], cursors: Mapping[ConvId, Seq] = MappingProxyType({})
+) -> None:
+    """Wait until the heads here reach the cursors: those of the rows, of memory, and `cursors`.
+
+    An item must not have a head that is older than the cursors beside it. After `OVERTAKEN_S_MAX`
+    the cursors are cut to the head (`conversation_item`).
+    """
+    behind = []
+    for row in rows:
+        conv = s.registry.convs.get(row.id)
+        # The row's cursors, too: where they are ahead of the head in memory, memory's cursors do
+        # not have them yet (Delivery.moved)
+        if conv is None:
+            continue
+        furthest = max(row.a_delivered, row.b_delivered, conv.a_delivered, conv.b_delivered, cursors.get(row.id, 0))
+        if row.head > conv.head < furthest:
+            behind.append(conv)
+    if behind:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OVERTAKEN_S_MAX):
+                for conv in behind:
+                    await s.delivery.gaps.closed(conv)
+
+
+async def _read_pages(
+    s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], session: Session | None,
+    heads: dict[ConvId, int] | None = None,
+) -> tuple[str, int, list[ConvRow]]:  # fmt: skip
+    """(mark, time, rows to list) of all pages; all rows that were read are in memory then.
+
+    `everything`: read also what did not change. `session`: for which this is read; once it has
+    gone, nothing more is read, and Unavailable is raised. `heads`: gets those of all rows.
+    """
+    first, now_ms, after = "", 0, BEGIN
+    rows: list[ConvRow] = []
+    while True:
+        page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
+        # The first page's mark is the oldest: no change falls between two pages
+        first, now_ms = first or page.mark, page.now_ms
+        check_pairs(s, page.rows)
+        for row in page.rows:
+            merge(s, user, row)
+        if heads is not None:
+            heads.update((row.id, row.head) for row in page.rows)
+        rows.extend(row for row in page.rows if since is None or row.changed or row.id in named)
+        if page.next is None:
+            return first, now_ms, rows
+        if session is not None and session.gone:
+            raise errors.Unavailable("nobody waits for this listing any more", retry_ms=OPEN_RETRY_MS)
+        after = page.next
+
+
+def check_pairs(s: Services, rows: Iterable[ConvRow]) -> None:
+    """Raises Unavailable if these rows are not of the log in memory, so that none is merged."""
+    if not all(s.registry.fits(row.id, row.a, row.b) for row in rows):
+        raise another_log(s)
+
+
+def another_log(s: Services) -> errors.Unavailable:
+    """The error for rows that are not of the log in memory; has the watch look at the log.
+
+    The client is asked to connect again.
+    """
+    s.store.log.suspect(is_behind=True)
+    return errors.Unavailable("the log is another one; connect again", retry_ms=OPEN_RETRY_MS)
+
+
+def merge(s: Services, user: User, row: ConvRow) -> Conversation:
+    """Bring a row into memory; where the conversation is there, memory's head stays.
+
+    Memory's head is what has been delivered. All conversations of a loaded user are in memory: so
+    one of theirs that is not is new, nothing of it was delivered, and all of it is a gap.
+    """
+    registry = s.registry
+    fresh = row.id not in registry.convs
+    conv = registry.hold(row.id, row.a, row.b)
+    if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
+        conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
+        registry.touch(conv)
+    elif row.head > conv.head and not conv.pending:
+        s.delivery.poke(conv)  # committed and not delivered here: a batch of unknown outcome, or another node's
+    if registry.latest is None or conv.ts > registry.latest.ts:
+        registry.latest = conv
+    conv.floor = max(conv.floor, row.floor)
+    if fresh and conv.head == row.head:
+        conv.advance(0, row.a_delivered, row.a_read)
+        conv.advance(1, row.b_delivered, row.b_read)
+    else:  # live sessions may not have these cursors, and an entry up to them may not be delivered
+        s.delivery.moved(conv, 0, row.a_delivered, row.a_read)
+        s.delivery.moved(conv, 1, row.b_delivered, row.b_read)
+    return conv
+
+
+def conversation_item(s: Services, user: User, row: ConvRow) -> dict[str, object]:
+    """One conversation in the form of `welcome` and `conversations`, by memory's numbers."""
+    conv = s.registry.convs.get(row.id) or merge(s, user, row)
+    mine, head = conv.side(user.id), conv.head
+    delivered, read = (min(seq, head) for seq in conv.cursor(mine))
+    peer_delivered, peer_read = (min(seq, head) for seq in conv.cursor(1 - mine))
+    sent, seen, counted_at = (conv.nb, row.a_read_n, row.a_read) if mine == 0 else (conv.na, row.b_read_n, row.b_read)
+    is_all_read = max(read + 1, conv.floor) > head
+    if not is_all_read:
+        # Another device may have read since: `unread` belongs to the cursor by which it was counted
+        read = min(read, counted_at)
+    notes, is_open = conv.a == conv.b, conv.open
+    if not is_open:  # until a user has answered, the sender learns neither delivery nor reading
+        peer_delivered = peer_read = 0
+    return {
+        "c": str(conv.id), "peer": conv.peer(user.id), "head": head, "floor": conv.floor, "ts": conv.ts,
+        "delivered": delivered, "read": read,
+        "peer_delivered": delivered if notes else peer_delivered, "peer_read": read if notes else peer_read,
+        "unread": 0 if notes or is_all_read else max(0, sent - seen), "open": is_open,
+    }  # fmt: skip
