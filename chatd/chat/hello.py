@@ -1,7 +1,7 @@
 """From `hello` to `welcome`: authentication, the user's conversations, the start of each log.
 
-    hello ─► verify ─► attach to the user ─► listing.py, by pages ─► welcome.py ─► live
-                            │ replaces the same device; over `devices_max` the longest idle is closed
+    hello ─► verify ─► attach the session ─► listing.py, by pages ─► welcome.py ─► live
+                            │ replaces the same device; over `devices_max` the longest idle ends
 
 From `attach` on, live entries are not pushed to the session but remembered in `behind`
 (chat/delivery.py), so nothing is missed while the welcome is made.

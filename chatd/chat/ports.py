@@ -1,17 +1,20 @@
-"""What the services need of other nodes, of the limits that all nodes share, and of each other:
-protocols, and what stands for other nodes where there are none. Pure.
+"""The protocols by which services know other nodes, shared rate limits, and each other. Pure.
 
-    OtherNodes   Relay (cluster, over Redis)   or  Alone      who else has a user; entries, receipts and typing for them
-    Admission    SharedLimits (over Redis)     or  OwnCount   may this user send, or open a conversation, now?
+    OtherNodes   Relay (cluster, over Redis)   or  Alone      which other nodes have a user;
+                                                              entries, receipts, typing for them
+    Admission    SharedLimits (over Redis)     or  OwnCount   may this user send, or open a
+                                                              conversation, now?
 
-Which of the two it is, the node decides once, when it is made. No service asks whether there are
-other nodes, with two exceptions that are facts of the log and of time, told by the ports
-themselves: `OtherNodes.share_log` and `Admission.decides_at_once`.
+Which of the two it is, the node decides once, at construction. No service asks whether there are
+other nodes, except for two facts of the log and of time that the ports give themselves:
+`OtherNodes.share_log` and `Admission.decides_at_once`.
 
-The others let the pipeline of sends (chat/send.py) know no I/O. Each has one implementation:
+The other protocols keep the pipeline of sends (chat/send.py) free of I/O. Each has one
+implementation:
 
-    EntryQueue         Lanes            ConversationMaker   NewConversations      SendCounts   Metrics
-    CommittedEntries   Delivery         FirstSends          SendPipeline          SendLog      SendLines
+    EntryQueue         Lanes            ConversationMaker   NewConversations
+    CommittedEntries   Delivery         FirstSends          SendPipeline
+    SendCounts         Metrics          SendLog             SendLines
 """
 
 from __future__ import annotations
@@ -30,53 +33,56 @@ if TYPE_CHECKING:
     from chatd.postgres.connection import Backend
     from chatd.protocol import Send
 
-NEW_PERIOD_S: Final = 3_600.0  # of the limit of new conversations
+NEW_PERIOD_S: Final = 3_600.0  # of the rate limit of new conversations
 
 
 class OtherNodes(Protocol):
-    """The other nodes on this log.
+    """The other nodes on this log. No method raises.
 
-    Nothing of it raises. `me` and `peer`: users as they are held here, None where they are not.
+    `me` and `peer`: users as they are in memory here, None where they are not.
     """
 
     @property
     def share_log(self) -> bool:
-        """They write to the log: what is in it may not have been delivered here yet."""
+        """Whether others write to the log, so that entries in it may not be delivered here yet."""
 
     async def arrive(self, user: UserId, watch: Iterable[UserId]) -> None:
-        """A session of the user begins: return when what others publish for them comes here, and
-        what is known of those they watch. Bounded.
+        """A session of the user begins. Bounded in time.
+
+        Returns once messages of other nodes for the user arrive here, and the presence of the users
+        in `watch` is known.
         """
 
     async def look(self, users: Iterable[UserId]) -> None:
-        """Return when it is known which of these are online elsewhere. Bounded."""
+        """Return once it is known which of these are online elsewhere. Bounded in time."""
 
     async def look_back(self, user: User) -> None:
-        """A session of a user who is elsewhere, too, is live now: look whether anything was missed
-        before the other node knew of it.
+        """A session of a user who is also elsewhere is live now.
+
+        Looks whether anything was missed before the other node knew of this session.
         """
 
     def pages(self) -> int:
-        """How often what others wrote has been read from the log so far."""
+        """How many pages of the change feed have been read so far."""
 
     def release(self, users: Iterable[UserId]) -> None:
-        """These users are not held any more."""
+        """These users are no longer in memory."""
 
     def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]:
-        """Whose channels an entry of `me` to `peer_id` goes to."""
+        """The users to whose channels an entry of `me` to `peer_id` is published."""
 
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None:
-        """The conversation's head, just delivered here. `payload`: its JSON without the cid."""
+        """Publish the entry just delivered here. `payload`: its JSON without the cid."""
 
     def receipt(self, conv: Conversation, side: int, me: User) -> None:
-        """The cursors of one side, `me`, have just moved here."""
+        """Publish the cursors of one side, `me`, which have just moved here."""
 
     def typing(self, conv: Conversation, side: int, payload: bytes) -> None:
-        """One side types here."""
+        """Publish that one side types here."""
 
 
 class Windows(NamedTuple):
-    """The limits of a user: see `registry.User`."""
+    """The rate limits of a user, held in core/session.py `User`."""
 
     window: SlidingWindow
     penalty: Penalty
@@ -84,7 +90,7 @@ class Windows(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """The settings of the limits of a user."""
+    """The settings of a user's rate limits."""
 
     messages: int
     per_s: float
@@ -93,34 +99,36 @@ class Rates(NamedTuple):
 
 
 class Admission(Protocol):
-    """Who decides what a user's limits allow. Nothing of it raises."""
+    """Decides what a user's rate limits allow. No method raises."""
 
     @property
     def decides_at_once(self) -> bool:
-        """`put` runs what it is given before it returns, and a window may be taken from without
-        asking.
+        """Whether `put` runs its callback before it returns.
+
+        Then a window may also be taken from directly.
         """
 
     def windows(self, user: UserId) -> Windows:
         """A new user's limits."""
 
     def put(self, window: SlidingWindow, then: Callable[[float], None]) -> bool:
-        """Run `then(arrived_at)` when it is known what the window grants; False: too many wait, and
-        it never runs. In the order of the calls.
+        """Run `then(arrived_at)` once the window's grant is known, in the order of the calls.
+
+        False: too many wait, and it never runs.
         """
 
     async def take(self, window: SlidingWindow) -> tuple[float, float]:
-        """Take one: (wait in seconds, when it was taken), as of `SlidingWindow.take`."""
+        """Take a slot: (wait in seconds, when it was taken), as `SlidingWindow.take`."""
 
     async def idle(self) -> None:
         """Wait until nothing waits in `put`."""
 
 
-# ---- of the pipeline of sends (send.py) ----------------------------------------------------------
+# ---- the pipeline of sends (send.py) -------------------------------------------------------------
 
 
 class FirstSend(NamedTuple):
-    """A send that waits for its conversation. `resent_early`: as `SendOrder.arrive` said."""
+    """A send that waits for its conversation. `resent_early`: as from `SendOrder.arrive`."""
 
     session: Session
     user: User
@@ -129,13 +137,13 @@ class FirstSend(NamedTuple):
 
 
 class FirstSends(Protocol):
-    """Who goes on with sends that waited for their conversation: the pipeline. Neither raises."""
+    """Continues sends that waited for a conversation: the pipeline. Neither raises."""
 
     def made(self, first: FirstSend, conv: Conversation) -> None:
-        """It is there."""
+        """The conversation exists."""
 
     def not_made(self, first: FirstSend, error: Refused) -> None:
-        """It cannot be made."""
+        """The conversation cannot be made."""
 
 
 class ConversationMaker(Protocol):
@@ -149,8 +157,9 @@ class ConversationMaker(Protocol):
         """Sends between these two wait: a later one must not overtake them."""
 
     def put(self, first: FirstSend, sends: FirstSends, now: float) -> Retryable | None:
-        """Let it wait for its conversation; it comes back to `sends`, in order, never before this
-        returns. Gives the refusal if it may not wait.
+        """Queue a send until its conversation exists; gives the refusal if it may not wait.
+
+        It is given back to `sends`, in order, and never before this returns.
         """
 
 
@@ -158,14 +167,16 @@ class EntryQueue(Protocol):
     """The lanes of the log: `Lanes`."""
 
     def submit(self, item: Item) -> bool:
-        """Queue an entry; False: its lane is full, and nothing was queued. Its outcome comes to
-        `append_answer.Outcome`.
+        """Queue an entry; False: its lane is full, and nothing was queued.
+
+        Its outcome is given to `postgres.lanes.Outcome`.
         """
 
 
 class CommittedEntries(Protocol):
-    """Brings what is in the log to the sessions: `Delivery`. `seq`, `ts`: of the entry, `ts` in ms
-    since 1970.
+    """Delivers entries of the log to the sessions: `Delivery`.
+
+    `seq`: the entry's; `ts`: ms since 1970, database clock.
     """
 
     def deliver(self, conv: Conversation, first: int, ts: int, items: list[Item], now: float) -> None:
@@ -175,7 +186,7 @@ class CommittedEntries(Protocol):
         """An item whose entry was in the log already."""
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
-        """Batches with an unknown outcome wrote to these: look how far they got."""
+        """Batches that wrote to these have an unknown outcome: look whether they committed."""
 
 
 class SendCounts(Protocol):
@@ -191,7 +202,7 @@ class SendCounts(Protocol):
 
 
 class SendLog(Protocol):
-    """What the pipeline says in the log: `SendLines`."""
+    """The log lines of the pipeline: `SendLines`."""
 
     def limit_hit(self, item: Item, now: float) -> None:
         """An entry is over the rate."""
@@ -200,23 +211,23 @@ class SendLog(Protocol):
         """An item that was in a lane is answered with an error."""
 
     def bug(self, user: UserId, error: Exception) -> None:
-        """An exception that must not be: one of ours."""
+        """An unexpected exception: a bug in chatd."""
 
 
 class SessionLog(Protocol):
-    """What the log says of sessions: `net.access_log.AccessLog`."""
+    """The log lines of sessions: `net.access_log.AccessLog`."""
 
     def opened(self, session: Session) -> None:
-        """Its hello was answered with a welcome."""
+        """A hello was answered with a welcome."""
 
     def hello_refused(self, session: Session, device: str, error: Refused) -> None:
-        """`device`: as the hello named it."""
+        """A hello was refused. `device`: as the hello named it."""
 
     def refresh_refused(self, session: Session, error: Refused) -> None:
-        """A new token is not taken."""
+        """A new token was refused."""
 
 
-# ---- of a node alone -----------------------------------------------------------------------------
+# ---- a node alone --------------------------------------------------------------------------------
 
 
 class Alone:
@@ -246,9 +257,9 @@ class Alone:
 
 
 class OwnCount:
-    """This node's own count decides, and nothing waits.
+    """This node's own count decides, at once. Implements Admission.
 
-    Implements Admission. `now`: seconds, monotonic.
+    `now`: seconds, monotonic.
     """
 
     decides_at_once: Final = True

@@ -1,4 +1,5 @@
--- History, forwards, and the filling of gaps: $1 conversation, $2 seq (exclusive), $3 highest seq, $4 rows. Index entries_seq, for the edited message, too.
+-- History, forwards, and gap fill: $1 conversation, $2 seq (exclusive), $3 highest seq, $4 rows.
+-- Index entries_seq, for the edited message, too.
 SELECT e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.kind, e.cid::text, CASE e.kind WHEN 1 THEN (
         SELECT t.body FROM entries t WHERE t.conv = e.conv AND t.seq = e.ref AND t.ts >= e.ref_ts AND t.ts <= e.ref_ts ORDER BY t.ts LIMIT 1
     ) ELSE e.body END, e.ref, e.rev,

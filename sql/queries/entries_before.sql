@@ -1,5 +1,5 @@
--- History, backwards: $1 conversation, $2 seq (exclusive), $3 lowest seq (floor), $4 rows. Index entries_seq, for the edited
--- message, too; newest partitions first.
+-- History, backwards: $1 conversation, $2 seq (exclusive), $3 lowest seq (floor), $4 rows. Index
+-- entries_seq, for the edited message, too; newest partitions first.
 SELECT e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.kind, e.cid::text, CASE e.kind WHEN 1 THEN (
         SELECT t.body FROM entries t WHERE t.conv = e.conv AND t.seq = e.ref AND t.ts >= e.ref_ts AND t.ts <= e.ref_ts ORDER BY t.ts LIMIT 1
     ) ELSE e.body END, e.ref, e.rev,

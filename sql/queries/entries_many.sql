@@ -1,4 +1,5 @@
--- Resync: for each conversation of $1 the entries after $2 up to $3, $4 rows of each at most, in order. One query for all of a hello.
+-- Resync and gap fill: for each conversation of $1 the entries after $2 up to $3 in order, at most
+-- $4 rows of each. One query for many conversations.
 -- Index entries_seq, once for each conversation and once for each edit.
 SELECT w.conv, e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.kind, e.cid::text, CASE e.kind WHEN 1 THEN (
         SELECT t.body FROM entries t WHERE t.conv = e.conv AND t.seq = e.ref AND t.ts >= e.ref_ts AND t.ts <= e.ref_ts ORDER BY t.ts LIMIT 1

@@ -1,5 +1,6 @@
--- Take old rows out of the feed: what snapshot $2 sees and $1, the one of the last time, does not (so none that is gone already is looked at again);
--- $3 rows at most. Gives whether this node did it, or another was at it, and how many went. Index feed_xid.
+-- Delete old rows of the feed: those that snapshot $2 sees and $1, the one of the last time, does
+-- not (so no row is looked at twice); at most $3 rows. Gives whether this node did it (false:
+-- another node was pruning), and how many rows were deleted. Index feed_xid.
 WITH turn AS MATERIALIZED (
     SELECT pg_try_advisory_xact_lock(hashtext('chatd.feed')) AS ours
 ), old AS MATERIALIZED (

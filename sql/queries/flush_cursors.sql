@@ -1,9 +1,13 @@
--- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. It waits 200 ms for a row that another transaction holds: all
--- hellos of those whose cursors are among these wait for it (cursors_locked.sql). Only forward, one row per conversation, sorted against
--- deadlocks. *_read_n: the peer's messages up to the read cursor: as it was if the cursor stands (the common case: only `delivered` moved), from the
--- head where all is read, else from the entry itself; if retention took that, all before the first one left count as read.
--- Index entries_seq, for cursors that moved and are not at the head. Where the session says so the feed gets all of it as one row, as it is in the
--- table afterwards (sql/migrations/0003_pre_feed.sql). a_xid, b_xid: the last transaction that moved that side's (sql/migrations/0026_pre_sides.sql).
+-- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Waits 200
+-- ms for a row that another transaction holds: all hellos of users with a cursor in this flush wait
+-- for it (cursors_locked.sql). Forward only, one row per conversation, sorted against deadlocks.
+-- *_read_n: the peer's messages up to the read cursor. It stays if the cursor does (the common
+-- case: only `delivered` moved); it is the head's number where all is read, else that of the entry
+-- itself. If retention has dropped the entry, all before the first one left count as read. Index
+-- entries_seq, for cursors that moved and are not at the head.
+-- In a session that is set so, the feed gets all of it as one row, as it is in the table afterwards
+-- (sql/migrations/0003_pre_feed.sql). a_xid, b_xid: the last transaction that moved that side's
+-- cursors (sql/migrations/0026_pre_sides.sql).
 WITH moved AS (
 INSERT INTO cursors AS k (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid, a_xid, b_xid)
 SELECT w.conv, w.a_delivered, w.a_read,

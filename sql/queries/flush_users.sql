@@ -1,5 +1,6 @@
--- Write last-seen behind: arrays of user and ms. It waits 200 ms for a row that another transaction holds (users_locked.sql). Sorted against
--- deadlocks. Nobody is seen in the future: a time that lies ahead was written by a clock that has been set right since, and would hide all later ones.
+-- Write last-seen times behind: arrays of user and ms. Waits 200 ms for a row that another
+-- transaction holds (users_locked.sql). Sorted against deadlocks. No time lies in the future: one
+-- that does was written by a clock that has been corrected since, and would hide all later ones.
 INSERT INTO users AS u (id, seen_ms)
 SELECT w.id, least(w.seen_ms, n.ms)
 FROM set_config('lock_timeout', '200ms', true) CROSS JOIN unnest($1::text[], $2::bigint[]) AS w (id, seen_ms),

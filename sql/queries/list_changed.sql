@@ -1,12 +1,18 @@
--- A page of what a hello needs. First four columns: the new mark (the oldest transaction still running in this very snapshot: whatever it or a later
--- one changes is >= it), when the server was started in us, the time in ms, and the name of the last one looked at if there may be more; they come also
--- when no conversation does. Then the user's ($1) conversations that have entries, in order of the other's name from after $3, and whether they changed
--- since the mark $2 of a server started at $7; $5: also those that did not, as do those with an id in $6. $4 are looked at, so a page may have none.
--- Until both have sent, the other's cursors are no change: a listing would tell that they moved (docs/protocol.md, section 6).
--- A mark of an earlier start is taken for 100,000 transactions older, one of the future for none: chatd/postgres/mark.py.
--- >= because a transaction that was running when the mark was taken may have changed a row since: repeats are harmless, a miss is not.
--- Index scans on conversations_pair and conversations_b_a, each from where the page begins, $4 rows each; then cursors by key. An index by xid would
--- have to be written by every send.
+-- A page of the listing of a hello. The first four columns come also without a conversation: the
+-- new mark (the oldest transaction still running in this snapshot: whatever it or a later one
+-- changes is >= it), the start of the server in us, the time in ms, and the name of the last
+-- participant looked at if there may be more.
+-- Then the conversations of user $1 that have entries, in order of the other participant's name
+-- from after $3, and whether they changed since the mark $2 of a server started at $7. $5: also
+-- those that did not change; those with an id in $6 always come. $4 are looked at, so a page may
+-- have none.
+-- Until both have sent, the other's cursors are no change: a listing would show that they moved
+-- (docs/protocol.md, section 6). A mark of an earlier start counts as 100,000 transactions older,
+-- one of the future as none: chatd/postgres/mark.py.
+-- >= because a transaction that was running when the mark was made may have changed a row since: a
+-- repeat is harmless, a miss is not.
+-- Index scans on conversations_pair and conversations_b_a, each from where the page begins, $4 rows
+-- each; then cursors by key. An index by xid would have to be written by every send.
 WITH asked AS MATERIALIZED (
     SELECT n.snapshot, n.started,
         (CASE WHEN $2::bigint > pg_snapshot_xmax(n.snapshot)::text::bigint THEN 0

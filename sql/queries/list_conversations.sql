@@ -1,4 +1,5 @@
--- Conversations of a page ($1), whose order memory knows, as they are now. Index scans on the primary keys.
+-- The conversations of a page ($1) as they are now; memory knows their order. Index scans on the
+-- primary keys.
 SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(k.a_delivered, 0), coalesce(k.a_read, 0), greatest(k.a_read_n, v.b_gone),
     coalesce(k.b_delivered, 0), coalesce(k.b_read, 0), greatest(k.b_read_n, v.a_gone)

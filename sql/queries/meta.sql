@@ -1,2 +1,2 @@
--- What all nodes agree on.
+-- What is the same for all nodes of the database.
 SELECT epoch, partition_s FROM meta

@@ -1,5 +1,6 @@
--- The log's partitions, oldest first: name; attached, detach pending (a detach was cut off) or detached; whether all its range is older than
--- $1 seconds. $2: their width in seconds. A table counts by its name (see partition_name), which tells its start; nothing else is touched.
+-- The log's partitions, oldest first: name; attached, detach pending (a detach was interrupted) or
+-- detached; whether all its range is older than $1 seconds. $2: their width in seconds. A table
+-- counts by its name (see partition_name), which has its start; no other table is touched.
 SELECT p.name, p.state, p.start + make_interval(secs => $2) <= clock_timestamp() - make_interval(secs => $1::float8)
 FROM (
     SELECT c.relname::text AS name,

@@ -1,7 +1,10 @@
--- Raise the floors of the next $2 conversations after $1 that have entries in PARTITION, which is about to go: to the highest seq in it + 1.
--- a_gone, b_gone: the messages of each side up to there (sql/migrations/0010_pre_gone.sql), from the last entry that goes.
--- Gives the last conversation of this step, null when there was none: go on after it. Counters are locked in order of id, as everywhere.
--- Index (conv, seq, ts) of the partition alone (the inner ORDER BY leaves no other), each part of it once over all steps.
+-- Raise the floors of the next $2 conversations after $1 that have entries in PARTITION, which is
+-- about to be dropped: to the highest seq in it + 1. a_gone, b_gone: the messages of each side up
+-- to there (sql/migrations/0010_pre_gone.sql), from the last entry that is dropped.
+-- Gives the last conversation of this step, to continue after it; null when there was none. Rows
+-- are locked in order of id, as everywhere.
+-- Index (conv, seq, ts) of the partition alone (the inner ORDER BY leaves no other), each part of
+-- it once over all steps.
 WITH step AS MATERIALIZED (
     SELECT p.conv, max(p.seq) + 1 AS floor FROM (SELECT e.conv, e.seq FROM PARTITION e WHERE e.conv > $1 ORDER BY e.conv, e.seq) p
     GROUP BY p.conv ORDER BY p.conv LIMIT $2

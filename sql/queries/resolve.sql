@@ -1,7 +1,9 @@
--- Conversations of pairs of users (a <= b), made where they are missing. $1, $2: arrays of a and b; $3: per pair the user who must have been
--- here, or null (setting unknown_recipients = refuse): without them the pair is passed over. A pair that another transaction makes at this
--- moment comes in neither half: ask again. Made in order of (a, b) against deadlocks; $4: how long to wait for such a transaction (lock_timeout of
--- this statement alone, 0: as long as it may run). Index conversations_pair.
+-- The conversations of pairs of users (a <= b), made where they are missing. $1, $2: arrays of a
+-- and b; $3: for each pair the user who must have been here, or null (setting unknown_recipients =
+-- refuse): a pair whose user was not is left out. A pair that another transaction makes at this
+-- moment is in neither half of the answer: ask again. Made in order of (a, b) against deadlocks;
+-- $4: how long to wait for such a transaction (lock_timeout of this statement alone, 0: as long as
+-- it may run). Index conversations_pair.
 WITH asked AS (
     SELECT DISTINCT p.a, p.b FROM set_config('lock_timeout', $4::text, true), unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
     WHERE p.known IS NULL OR (SELECT u.seen_ms FROM users u WHERE u.id = p.known) IS NOT NULL

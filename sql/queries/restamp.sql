@@ -1,8 +1,11 @@
--- A dump that is restored in another cluster brings along ids of that one's transactions. Those that are ahead of this one's would be listed at each
--- hello until it has got there. A step of putting that right: of the next $1 conversations after `meta.restamp`, rows with such an id get this
--- transaction's. Safe beside senders: what this id replaces was committed while this transaction ran, so no mark is above it that lacks the change.
--- What another transaction holds is passed over: it writes an id of its own, or the row is listed for nothing. Gives whether there may be more; no row
--- if there is nothing to do, or another node is at it. Index scans on the primary keys.
+-- A dump that is restored in another cluster has ids of that cluster's transactions. Ids ahead of
+-- this cluster's would be listed at each hello until this cluster has reached them. This is one
+-- step of the repair: of the next $1 conversations after `meta.restamp`, rows with such an id get
+-- this transaction's id. Safe beside senders: what this id replaces was committed while this
+-- transaction ran, so no mark that lacks the change is above it. A row that another transaction
+-- holds is skipped: that transaction writes an id of its own, or the row is listed needlessly.
+-- Gives whether there may be more; no row if there is nothing to do, or another node is at work.
+-- Index scans on the primary keys.
 WITH place AS MATERIALIZED (
     SELECT m.restamp FROM meta m WHERE m.only_row AND m.restamp IS NOT NULL FOR UPDATE SKIP LOCKED
 ), step AS MATERIALIZED (

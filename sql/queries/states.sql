@@ -1,5 +1,6 @@
--- Conversations as they are, of users $1 (both sides), whose head or cursors a transaction from $2 on has changed: a node that has missed
--- something catches up with it, also with conversations that it has never heard of. Index scans on conversations_pair, conversations_b_a, cursors.
+-- Conversations as they are, of users $1 (both sides), whose head or cursors transaction $2 or a
+-- later one has changed: a node that has missed changes catches up by it, also with conversations
+-- that it does not know. Index scans on conversations_pair, conversations_b_a, cursors.
 WITH mine AS MATERIALIZED (
     SELECT * FROM conversations c WHERE c.a = ANY ($1::text[]) AND c.head > 0
     UNION ALL

@@ -1,5 +1,6 @@
--- For `chatd user show`: the latest conversations of a user ($1), with both sides' cursors; $2: how many. The same index scans as
--- list_conversations.sql, on conversations_pair and conversations_b; it reads all rows of the user, then joins cursors for those shown.
+-- For `chatd user show`: the latest conversations of a user ($1), with both sides' cursors; $2: how
+-- many. The same index scans as list_conversations.sql, on conversations_pair and conversations_b;
+-- it reads all rows of the user, then joins cursors for those shown.
 WITH mine AS MATERIALIZED (
     SELECT * FROM conversations c WHERE c.a = $1 AND c.head > 0
     UNION ALL
