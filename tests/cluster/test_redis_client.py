@@ -222,18 +222,16 @@ async def test_a_frozen_redis_is_away_within_the_deadline(
     redis_client = make_redis_client(own_redis.url, connect_s=0.2)
     await redis_client.command("PING")
     own_redis.freeze()
-    loop = asyncio.get_running_loop()
     for asked in (
         redis_client.command("PING"),
         redis_client.publish([("a", b"")]),
         redis_client.check(),
         redis_client.subscription().connect(),
     ):
-        began = loop.time()
         with pytest.raises(RedisUnavailable) as e:
-            await asked
+            async with asyncio.timeout(SOON_S):  # and not after TCP's minutes
+                await asked
         assert "0.2 s" in str(e.value)
-        assert loop.time() - began < 5  # and not after TCP's minutes
     own_redis.thaw()
     assert await redis_client.command("PING")
 

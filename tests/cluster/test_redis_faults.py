@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,8 +29,6 @@ from tests.until import until
 
 pytestmark = pytest.mark.cluster
 
-FOUND_S_MAX = 2.0
-ACK_S_P99 = 0.5
 SHORT_LEASE_S = 1.0
 CUTS = 8
 
@@ -81,10 +78,8 @@ async def test_a_password_that_changes_is_told_and_awaited(
             await until(partial(says_password, node), f"{node.port} says why")
         await until(lambda: stale(nodes), "both say that presence may be old")
         for n in (3, 4):
-            began = time.monotonic()
             assert (await alice.say("bob", "by the feed"))["seq"] == n
             assert (await bob.push("entry"))["seq"] == n
-            assert time.monotonic() - began < FOUND_S_MAX
         assert (await metrics(nodes[0]))["chatd_quota_open"] == 1
         await bob.request("presence", state="away")
         change_password(redis, "old")
@@ -163,7 +158,7 @@ async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, 
     assert not seen, f"looked offline while Redis was away: {seen[:5]}"
     await asyncio.to_thread(fault.end, redis)
     over = loop.time()
-    await until(lambda: not traffic.wrong_presence(gone), lambda: f"{traffic.wrong_presence(gone)[:10]}", FOUND_S_MAX)
+    await until(lambda: not traffic.wrong_presence(gone), lambda: f"{traffic.wrong_presence(gone)[:10]}")
     right = loop.time()
     await together(nodes)
     back = loop.time()
@@ -177,8 +172,6 @@ async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, 
     assert not seen, f"looked offline after Redis was away: {seen[:5]}"
     for node in nodes.nodes:
         assert told(node, "node.dead") == []
-    assert share(acks, 0.99) < ACK_S_P99
-    assert came[-1] < FOUND_S_MAX
 
 
 async def while_redis_is(
@@ -258,8 +251,6 @@ async def test_connections_cut_in_the_middle_lose_and_double_nothing(
                 )
                 > 0
             )
-            assert share(acks, 0.99) < ACK_S_P99
-            assert came[-1] < FOUND_S_MAX
             assert traffic.offline(began) == []
             assert traffic.wrong_presence(set()) == []
     finally:

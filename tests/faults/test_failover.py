@@ -44,7 +44,6 @@ FAST: dict[str, Any] = {
     "frames_burst": 100_000,
     "new_conversations_per_hour": 10_000,
 }
-RESYNC_S_MAX = 10.0
 SETTLE_S_MAX = 60.0
 NEW_PAIRS = 40  # a sequence is logged 32 values ahead: with more than that, ids are given again
 
@@ -161,7 +160,6 @@ async def one_failover(town: Town, pair: Pair, rng: random.Random, number: int) 
     assert not unstored, f"an ok after the promotion and no row: {unstored[:10]}"
     faults = [(c.history.device, fault) for c in town.clients for fault in c.faults]
     assert not faults, faults[:10]
-    assert resynced < RESYNC_S_MAX
 
 
 def log_of_old_primary(pair: Pair) -> Logs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 
 import pytest
@@ -228,8 +227,9 @@ async def test_conversations_are_paged_with_the_latest_entry_first(make_server: 
     server = await make_server(rate_messages=1000)
     alice = await server.connect("alice")
     for n in (*range(7), 2):
-        await alice.say(f"user{n}")
-        await asyncio.sleep(0.005)  # entries of one ms stand in order of their conversations
+        sent = await alice.say(f"user{n}")
+        while (await alice.request("ping"))["ts"] <= sent["ts"]:
+            pass  # entries of one ms stand in order of their conversations
     peers: list[str] = []
     cursor: dict[str, str] = {}
     while True:

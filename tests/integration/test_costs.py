@@ -261,7 +261,7 @@ async def make_home(
     # What runs by the clock is not of the path: a slow machine would see more of it.
     monkeypatch.setattr(chatd.server, "TICK_S", 3_600.0)
     monkeypatch.setattr(chatd.postgres.watch, "LOOK_S", 3_600.0)
-    monkeypatch.setattr(chatd.server.Node, "_sweep", lambda node: asyncio.sleep(3_600.0))
+    monkeypatch.setattr(chatd.server.Node, "_sweep", lambda node: asyncio.Event().wait())
 
     async def make(**settings: Any) -> Home:
         conninfo = make_db()

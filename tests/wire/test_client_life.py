@@ -35,14 +35,22 @@ class Tokens:
         return self.current
 
 
-async def test_opening_waits_for_a_server_that_is_not_there_yet() -> None:
+async def test_opening_waits_for_a_server_that_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     async with FakeChatd() as server:
         port, url = server.port, server.url
         await server.stop()
         client = make_client(url)
+        dials = 0
+        dial = link_module.Link.open
+
+        async def counted(*args: Any, **keys: Any) -> link_module.Link:
+            nonlocal dials
+            dials += 1
+            return await dial(*args, **keys)
+
+        monkeypatch.setattr(link_module.Link, "open", counted)
         opening = asyncio.create_task(client.open())
-        for _ in range(50):
-            await asyncio.sleep(0.001)
+        await until(lambda: dials == 3)
         assert not opening.done()
         await server.listen(port)
         await opening
@@ -67,9 +75,7 @@ async def test_a_server_that_goes_away_for_a_while_is_found_again() -> None:
         port = server.port
         await server.stop()
         sending = asyncio.create_task(client.send("bob", "hi"))
-        for _ in range(50):
-            await asyncio.sleep(0.001)
-        assert not client.connected
+        await until(lambda: not client.connected)
         await server.listen(port)
         assert (await sending).seq == 1
 
