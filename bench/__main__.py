@@ -18,7 +18,8 @@ try:
     from bench import budget, compare, report, scenarios, target
 except ModuleNotFoundError as e:
     sys.exit(
-        f"bench: no module {e.name} here: `make setup` installs what the bench needs; then run it as `.venv/bin/python -m bench`"
+        f"bench: no module {e.name} here: `make setup` installs what the bench needs; then run it as `.venv/bin/python"
+        " -m bench`"
     )
 
 EXAMPLES = """\
@@ -28,8 +29,9 @@ examples:
   python -m bench compare before.json after.json      what is better or worse than noise
   python -m bench budget --quick                      everything in some 10 minutes, against bench/budgets.toml
 
-Each scenario starts a server of its own, measures it from other processes, stops it, and writes JSON and an HTML page to bench/out.
-docs/performance.md says what the figures mean. Exit status: 0 within budget, 1 over it or void, 2 could not be measured."""
+Each scenario starts a server of its own, measures it from other processes, stops it, and writes JSON and an HTML page
+to bench/out. docs/performance.md says what the figures mean.
+Exit status: 0 within budget, 1 over it or void, 2 could not be measured."""
 
 
 def parser() -> argparse.ArgumentParser:

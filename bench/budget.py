@@ -103,7 +103,8 @@ async def run(options: argparse.Namespace) -> int:
         names = options.only.split(",")
         if unknown := set(names) - {one.name for one in runs}:
             print(
-                f"bench budget: no run is called {', '.join(sorted(unknown))}; there are {', '.join(one.name for one in runs)}",
+                f"bench budget: no run is called {', '.join(sorted(unknown))}; there are"
+                f" {', '.join(one.name for one in runs)}",
                 file=sys.stderr,
             )
             return report.FAILED

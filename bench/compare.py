@@ -27,7 +27,8 @@ from typing import Any, Final, NamedTuple
 from bench import report
 
 EXAMPLES = """\
-  python -m bench send --source ../old --json a.json && python -m bench send --json b.json && python -m bench compare a.json b.json
+  python -m bench send --source ../old --json a.json && python -m bench send --json b.json
+  python -m bench compare a.json b.json
   python -m bench compare a.json b.json --strict     exit status 1 if anything is worse"""
 
 WINDOWS_MIN: Final = 5

@@ -235,8 +235,9 @@ SELECT count(*) FROM conversations v LEFT JOIN LATERAL (
     FROM (SELECT *, lag(ts) OVER (ORDER BY seq) AS before FROM entries p WHERE p.conv = v.id) e
 ) e ON true LEFT JOIN cursors k ON k.conv = v.id
 WHERE v.a LIKE 'h%%' AND v.id <= %s AND v.id %% %s = 0 AND NOT coalesce(
-    e.n = v.head - v.floor + 1 AND e.cids = e.n AND e.first = v.floor AND e.last = v.head AND e.ts = v.last_ts AND NOT coalesce(e.falls, false)
-    AND NOT coalesce(e.strays, false) AND e.na0 + e.a = v.na AND e.nb0 + e.b = v.nb AND k.a_read <= v.head
+    e.n = v.head - v.floor + 1 AND e.cids = e.n AND e.first = v.floor AND e.last = v.head AND e.ts = v.last_ts
+    AND NOT coalesce(e.falls, false) AND NOT coalesce(e.strays, false)
+    AND e.na0 + e.a = v.na AND e.nb0 + e.b = v.nb AND k.a_read <= v.head
     AND k.a_read_n = (SELECT p.nb FROM entries p WHERE p.conv = v.id AND p.seq = k.a_read)
     AND k.b_read_n = (SELECT p.na FROM entries p WHERE p.conv = v.id AND p.seq = k.b_read), false)
 """

@@ -2,7 +2,8 @@
 
 `python -m bench.generator`, started by `gang`, which says what to do over a pipe.
 
-    stdin    one line of JSON each:  {"load":"messages", "endpoint":{...}, "tag":"a", "seed":1, "options":{...}}  first, then
+    stdin    one line of JSON each:  {"load":"messages", "endpoint":{...}, "tag":"a", "seed":1,
+                                     "options":{...}}  first, then
                                      {"do":"prepare", "with":{...}}
     stdout   one line of JSON each:  {"ok": what it gave}  or  {"error": a sentence}
     stderr   progress, for people

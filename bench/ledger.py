@@ -7,7 +7,8 @@ from an end. A user has `devices` connections; message k is sent from one of the
 
     lost         not acked, or not delivered to everybody who is to see it, when the run is over
     duplicated   acked or delivered to a connection once more, or acked as a `dup` though nothing was sent twice
-    reordered    came after a later one: on a connection a conversation's seqs (of entries and of `ok`s, which take an entry's place) rise,
+    reordered    came after a later one: on a connection a conversation's seqs (of entries and of `ok`s, which take
+                 an entry's place) rise,
                  and so do the numbers of what the peer sent from one device
     stray        an ack or entry of a message that this connection did not send, or was not to get
 

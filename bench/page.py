@@ -19,16 +19,21 @@ COLOURS: Final = 6
 
 STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #5f6770; --rule: #dfe3e8; --ground: #ffffff; --card: #f6f7f9;
-  --good: #1a7f4b; --bad: #c02f2f; --c0: #2563c9; --c1: #c85a17; --c2: #1a7f6b; --c3: #8b3fb5; --c4: #97700b; --c5: #b8326b }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ed; --soft: #9aa4af; --rule: #333a42; --ground: #14171a; --card: #1d2125;
-  --good: #5cc98e; --bad: #ff8a80; --c0: #7fb0ff; --c1: #ffa768; --c2: #5fd0b8; --c3: #d19bf0; --c4: #e0bd55; --c5: #f78bb4 } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground); margin: 0 auto; padding: 24px 16px 64px; max-width: 780px }
-h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 17px; margin: 32px 0 8px } p { margin: 4px 0 } .soft { color: var(--soft) }
+  --good: #1a7f4b; --bad: #c02f2f;
+  --c0: #2563c9; --c1: #c85a17; --c2: #1a7f6b; --c3: #8b3fb5; --c4: #97700b; --c5: #b8326b }
+@media (prefers-color-scheme: dark) { :root {
+  --ink: #e6e9ed; --soft: #9aa4af; --rule: #333a42; --ground: #14171a; --card: #1d2125; --good: #5cc98e; --bad: #ff8a80;
+  --c0: #7fb0ff; --c1: #ffa768; --c2: #5fd0b8; --c3: #d19bf0; --c4: #e0bd55; --c5: #f78bb4 } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--ground);
+  margin: 0 auto; padding: 24px 16px 64px; max-width: 780px }
+h1 { font-size: 24px; margin: 0 0 4px } h2 { font-size: 17px; margin: 32px 0 8px } p { margin: 4px 0 }
+.soft { color: var(--soft) }
 .verdict { padding: 10px 14px; border-left: 4px solid; background: var(--card); margin: 16px 0 }
 .good { border-color: var(--good) } .bad { border-color: var(--bad) }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(140px, 1fr)); gap: 8px; margin: 16px 0 }
 .tile { background: var(--card); padding: 8px 12px; min-width: 0; overflow-wrap: anywhere }
-.tile b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums } .tile span { color: var(--soft); font-size: 12px }
+.tile b { display: block; font-size: 20px; font-weight: 600; font-variant-numeric: tabular-nums }
+.tile span { color: var(--soft); font-size: 12px }
 svg { width: 100%; height: auto; display: block } svg text { fill: var(--soft); font: 11px system-ui, sans-serif }
 svg .grid { stroke: var(--rule); stroke-width: 1 } svg polyline { fill: none; stroke-width: 2; stroke-linejoin: round }
 svg .end { font-weight: 600 } svg circle { stroke: var(--ground); stroke-width: 1 }
@@ -89,7 +94,10 @@ def render(figures: dict[str, Any]) -> str:
 
 def _verdict(figures: dict[str, Any]) -> str:
     if figures["void"]:
-        return "<div class='verdict bad'><b>Void.</b> The load generator was late itself: the figures say nothing about the server.</div>"
+        return (
+            "<div class='verdict bad'><b>Void.</b> The load generator was late itself: the figures say nothing about"
+            " the server.</div>"
+        )
     if figures["over"]:
         return f"<div class='verdict bad'><b>Over budget.</b> {_text('; '.join(figures['over']))}</div>"
     bounds = [f"{n} ≤ {b:g}" for n, b in figures["budget"]["most"].items()] + [
@@ -211,7 +219,8 @@ def _svg(
     out += [f"<text x={LEFT - 8} y={y(tick) + 4} text-anchor=end>{tick:,.6g}</text>" for tick in y_ticks]
     out += [f"<text x={x(at)} y={HEIGHT - BOTTOM + 18} text-anchor=middle>{text}</text>" for at, text in x_ticks]
     out.append(
-        f"<text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor=end>{_text(x_name)}</text><text x=4 y=12>{_text(y_name)}</text>"
+        f"<text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor=end>{_text(x_name)}</text><text x=4"
+        f" y=12>{_text(y_name)}</text>"
     )
     ends = _apart({name: y(line[-1][1]) for name, line in lines.items()})
     for n, (name, line) in enumerate(lines.items()):

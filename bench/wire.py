@@ -1,4 +1,5 @@
-"""The client's bytes: handshake, masked frames, and what of the server's frames the bench has to know.
+"""The client's bytes: handshake, masked frames, and what of the server's frames the bench has to
+know.
 
 Pure.
 
@@ -29,7 +30,8 @@ NUMBERED: Final = re.compile(rb'"body":"(\d{10}) ')
 def upgrade(host: str, port: int, path: str) -> bytes:
     return (
         f"GET {path} HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chatd.v1\r\n\r\n"
+        "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol:"
+        " chatd.v1\r\n\r\n"
     ).encode()
 
 

@@ -2,7 +2,8 @@
 
 The fixture is in tests/fix_browser.py.
 
-    Browsing    one browser and one chatd: `await browsing.tab("alice")` is a tab of a profile of its own; `browsing.server` for peers
+    Browsing    one browser and one chatd: `await browsing.tab("alice")` is a tab of a profile of its own;
+                `browsing.server` for peers
     Tab         what a user does and sees there; `page` is Playwright's
 
 The tabs reach the server through a proxy, so that a test can cut the line.
@@ -81,7 +82,8 @@ class Tab:
         await self.page.evaluate(
             """(script) => {
               const pane = document.querySelector('.scroller');
-              const find = (text) => [...pane.querySelectorAll('.message')].find((node) => node.querySelector('.text').textContent === text);
+              const shows = (text) => (node) => node.querySelector('.text').textContent === text;
+              const find = (text) => [...pane.querySelectorAll('.message')].find(shows(text));
               const at = (text) => find(text).offsetTop + find(text).offsetHeight;
               pane.scrollTop = { 'top': 0, 'bottom': pane.scrollHeight }[script] ?? at(script) + 8 - pane.clientHeight;
             }""",

@@ -1,10 +1,12 @@
 """What a message costs, counted and not timed: the same on every machine.
 
-    Wire        a client's connection that costs the loop next to nothing: whole bursts in one write, frames counted as they come; no task, no timer
+    Wire        a client's connection that costs the loop next to nothing: whole bursts in one write, frames counted
+                as they come; no task, no timer
     lines_run   lines of Python that a call runs (sys.settrace): whether it goes through all of something
     Calls       calls of Python and C functions, by module and name, while it is entered (sys.setprofile)
     Trips       what libpq sends and gets on every connection of a node: round trips, statements, bytes (PQtrace)
-    Tables      rows, index entries and buffers that PostgreSQL touched, from its own statistics, made exact by a flush of them
+    Tables      rows, index entries and buffers that PostgreSQL touched, from its own statistics, made exact by a
+                flush of them
     syscalls    reads and writes of a process, from the kernel's own count
 
 Clients and node share a loop, so a count is of what one turn of it does and not of how the machine
@@ -89,7 +91,8 @@ class Wire(asyncio.Protocol):
         _, wire = await loop.create_connection(lambda: cls(user), "127.0.0.1", port)
         wire.transport.write(
             b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chatd.v1\r\n\r\n"
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol:"
+            b" chatd.v1\r\n\r\n"
         )
         wire.put(wire.frame("hello", v=1, token=token, device=device))
         await wire.until(1)
@@ -334,7 +337,9 @@ TOUCHED: Final = """
         coalesce(sum(x.entries), 0)::bigint AS index_entries,
         coalesce(sum(io.heap_blks_hit + io.heap_blks_read + io.idx_blks_hit + io.idx_blks_read), 0)::bigint AS buffers
     FROM pg_stat_user_tables t JOIN pg_statio_user_tables io USING (relid)
-    LEFT JOIN (SELECT relid, sum(idx_scan) AS scans, sum(idx_tup_read) AS entries FROM pg_stat_user_indexes GROUP BY relid) x USING (relid)
+    LEFT JOIN (
+        SELECT relid, sum(idx_scan) AS scans, sum(idx_tup_read) AS entries FROM pg_stat_user_indexes GROUP BY relid
+    ) x USING (relid)
 """
 
 

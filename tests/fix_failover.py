@@ -1,9 +1,12 @@
 """PostgreSQL clusters of the test's own over TCP, with the wheel's programs: a primary and its
 standby, restores, recoveries.
 
-    Cluster         one folder and one port: `start`, `stop` (immediate: a crash), `copy_of` (pg_basebackup), `promote`, `dump`, `recover_to`
-    Pair            a primary and a standby, and one URL with both hosts: `lag`, `fail_over`, `old_primary_back`, `rebuild`
-    make_cluster    `make_cluster()`: a running one with chatd's schema; `make_cluster(is_new=True)`: of another system identifier, and without it
+    Cluster         one folder and one port: `start`, `stop` (immediate: a crash), `copy_of` (pg_basebackup),
+                    `promote`, `dump`, `recover_to`
+    Pair            a primary and a standby, and one URL with both hosts: `lag`, `fail_over`, `old_primary_back`,
+                    `rebuild`
+    make_cluster    `make_cluster()`: a running one with chatd's schema; `make_cluster(is_new=True)`: of another
+                    system identifier, and without it
     pair            a running Pair with chatd's schema
 
 What a standby lacks is decided by `lag`: the process on the primary that sends it the log is
@@ -68,7 +71,8 @@ class Cluster:
 
     def run(self, program: str, *arguments: object, within: str | None = None) -> str:
         """One of the wheel's programs, to its end; gives what it printed."""
-        command = [*embedded_process.run_as_prefix(self._owner), str(embedded_process.binaries() / program), *map(str, arguments)]
+        prefix = embedded_process.run_as_prefix(self._owner)
+        command = [*prefix, str(embedded_process.binaries() / program), *map(str, arguments)]
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -122,7 +126,8 @@ class Cluster:
         `port`: another one for once, where no node looks for it.
         """
         settings = {**SETTINGS, **self.settings, "port": str(port or self.port)}
-        command = [*embedded_process.run_as_prefix(self._owner), str(embedded_process.binaries() / "postgres"), "-D", str(self.data)]
+        prefix = embedded_process.run_as_prefix(self._owner)
+        command = [*prefix, str(embedded_process.binaries() / "postgres"), "-D", str(self.data)]
         with self.log_file.open("ab") as output:
             self._server = subprocess.Popen(
                 [*command, *(f"--{name}={value}" for name, value in settings.items())],

@@ -1,6 +1,7 @@
 """A seam: hold a call back where it is made, see that it was reached, and let it go on.
 
-gate = Gate(monkeypatch, place, "name")     calls of place.name wait for gate.open(); `await gate.reached.wait()` until there is one
+gate = Gate(monkeypatch, place, "name")     calls of place.name wait for gate.open(); `await gate.reached.wait()`
+                                            until there is one
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 `make setup` installs it where it may; where it is missing the tests skip aloud.
 
-    make_bouncer    `make_bouncer(conninfo, pool_mode="session", ignore_startup_parameters="options")`: the conninfo to use instead
+    make_bouncer    `make_bouncer(conninfo, pool_mode="session", ignore_startup_parameters="options")`: the conninfo
+                    to use instead
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def make_bouncer() -> Iterator[MakeBouncer]:
         config = folder / "pgbouncer.ini"
         lines = [f"{name} = {value}" for name, value in said.items()]
         config.write_text(
-            f"[databases]\n{to['dbname']} = host={place} port=5432 user={to['user']} dbname={to['dbname']}\n[pgbouncer]\n"
+            f"[databases]\n{to['dbname']} = host={place} port=5432 user={to['user']}"
+            f" dbname={to['dbname']}\n[pgbouncer]\n"
             + "\n".join(lines)
             + "\n"
         )

@@ -2,7 +2,8 @@
 leaves alone.
 
     own_postgres    an `Embedded` for this test alone: `kill`, `start`, `freeze`, `thaw`
-    make_process    `await make_process(database_url=..., rate_messages=1000)`: a running `Process`; settings become flags
+    make_process    `await make_process(database_url=..., rate_messages=1000)`: a running `Process`; settings become
+                    flags
     fork_server     what makes them (`tests/forkserver.py`)
 
 A process is ready when it says READY on its NOTIFY_SOCKET (as to systemd): an event, and the very

@@ -243,7 +243,10 @@ class OwnSentinel:
         first = OwnRedis(folder / "a", password=password, all_tls=shared)
         second = OwnRedis(folder / "b", password=password, all_tls=shared, replicaof=("127.0.0.1", first.port))
         self.servers = [first, second]
-        config = f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\nsentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
+        config = (
+            f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 1\nsentinel down-after-milliseconds {SERVICE}"
+            f" {DOWN_AFTER_MS}\n"
+        )
         config += f"sentinel failover-timeout {SERVICE} 3000\n"
         if password is not None:
             config += f"sentinel auth-pass {SERVICE} {password}\n"
@@ -384,7 +387,8 @@ def _self_signed(certificate: Path, key_file: Path) -> None:
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chatd test")])
     now = datetime.datetime.now(datetime.UTC)
     built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(x509.random_serial_number())
+        x509.CertificateBuilder().subject_name(name).issuer_name(name)
+        .public_key(key.public_key()).serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)

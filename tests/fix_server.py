@@ -1,6 +1,7 @@
 """A chatd for the tests, on a free port and a database of its own.
 
-    server          a node in the test's own event loop: `.url`, `.token(user)`, `.node` (its parts), `await .connect(user)`
+    server          a node in the test's own event loop: `.url`, `.token(user)`, `.node` (its parts), `await
+                    .connect(user)`
     make_server     the same with settings of the test's: `await make_server(rate_messages=1000)`
     until_ready     waits for a node's readiness
 

@@ -109,7 +109,8 @@ def _log_at_work(node: Node) -> Iterator[str]:
     if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps._outcome_unknown:
         yield (
             f"gaps: {len(gaps._open)} open, {len(gaps._poked)} to look up, {len(gaps._awaited)} awaited,"
-            f" {len(gaps._outcome_unknown)} of unknown outcome, {gaps._fillers} fillers, {'looking' if gaps._looking else 'not looking'}"
+            f" {len(gaps._outcome_unknown)} of unknown outcome, {gaps._fillers} fillers,"
+            f" {'looking' if gaps._looking else 'not looking'}"
         )
     for name, behind in (("cursors", node.store.state_flush.cursors), ("users", node.store.state_flush.users)):
         if behind._flushing is not None:
@@ -120,7 +121,8 @@ def _services_at_work(node: Node) -> Iterator[str]:
     making, services = node.chat.new_conversations, node.services
     if making._waiting or making._waiting_of or making.waiting or making._to_make or making._makers:
         yield (
-            f"{len(making._waiting)} pairs and {making.waiting} sends ({dict(making._waiting_of)}) wait for a conversation,"
+            f"{len(making._waiting)} pairs and {making.waiting} sends ({dict(making._waiting_of)}) wait"
+            " for a conversation,"
             f" {len(making._to_make)} to be made by {making._makers}"
         )
     for name, turns in (

@@ -1,13 +1,17 @@
 """The proxy of the tests: in front of any server it carries bytes, until a test says otherwise.
 
     proxy = Proxy(server.port)       listens on a port of its own; with the path of a unix socket, on a path of its own
-    proxy.cut(requests=100)          forwards so many more bytes to the server, on all connections together, then closes that one
+    proxy.cut(requests=100)          forwards so many more bytes to the server, on all connections together, then
+                                     closes that one
     proxy.cut(answers=0)             the same for what the server says: its work is done, and nobody hears of it
-    proxy.swallow()                  from now on nothing is forwarded, nothing is closed, and new connections are taken: a network
+    proxy.swallow()                  from now on nothing is forwarded, nothing is closed, and new connections are
+                                     taken: a network
                                      that is gone; `swallow("answers")` is one way alone
-    proxy.forget()                   the same for the connections that are open now, alone: a firewall that forgets idle ones
+    proxy.forget()                   the same for the connections that are open now, alone: a firewall that forgets
+                                     idle ones
     proxy.drop()                     closes all connections
-    proxy.heal()                     whatever is armed or swallowed is over for what comes next; what was swallowed stays lost, and its
+    proxy.heal()                     whatever is armed or swallowed is over for what comes next; what was swallowed
+                                     stays lost, and its
                                      connection is closed: TCP loses nothing of a stream that goes on
     proxy.delay_s = 0.02             each way takes so much longer, in order, and unbounded in between
     proxy.upstream = port            where new connections lead

@@ -33,7 +33,8 @@ class Late(AssertionError):
 
 @overload
 async def until(
-    holds: Callable[[], Awaitable[T | None]], what: Text = ..., within_s: float = ..., *, changed: None = ..., pause_s: float | None = ...
+    holds: Callable[[], Awaitable[T | None]], what: Text = ..., within_s: float = ..., *, changed: None = ...,
+    pause_s: float | None = ...,
 ) -> T: ...
 
 

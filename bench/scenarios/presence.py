@@ -25,7 +25,7 @@ from bench.target import Target, TargetError
 EXAMPLES = """\
   python -m bench presence                                            1,000 users in pairs, 200 changes a second
   python -m bench presence --fan --connections 1001 --rate 1          one user's change seen by 1,000 watchers
-  python -m bench presence --rate 1000 --watchers 20 --beside 5000    a storm: 20,000 pushes a second beside 5,000 messages"""
+  python -m bench presence --rate 1000 --watchers 20 --beside 5000    20,000 pushes a second beside 5,000 messages"""
 OPENING_RATE = 2_000.0
 
 

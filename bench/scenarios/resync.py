@@ -37,7 +37,7 @@ EXAMPLES = """\
   python -m bench resync                                    10,000 clients, 5 unread each, once
   python -m bench resync --clients 2000 --storms 3          smaller, three times
   python -m bench resync --at-once 10000                    all dial in the same instant
-  python -m bench resync --clients 1000 --beside 0 --fresh-log 1M [--analyse]     a new installation; the same, analysed"""
+  python -m bench resync --clients 1000 --beside 0 --fresh-log 1M [--analyse]     a new installation; analysed"""
 CLIENTS_PER_WRITER = 20
 WRITING_RATE = 4_000.0  # of what the clients will have missed, messages a second
 PLANNERS = 64  # clients who come back to an empty log, all at once: every connection of the node's pool plans a resync
@@ -193,7 +193,8 @@ async def _new_installation(options: argparse.Namespace, target: Target, gang: G
     came = await few.do("come_back", at_once=PLANNERS, at=soon())
     await few.do("leave")
     say(
-        f"{PLANNERS} came back to a log of {3 * PLANNERS} messages, {came['missing']} missing; now {options.fresh_log:,} messages of others"
+        f"{PLANNERS} came back to a log of {3 * PLANNERS} messages, {came['missing']} missing; now"
+        f" {options.fresh_log:,} messages of others"
     )
     filling = partial(
         fill.fill, target.conninfo, options.fresh_log, options.seed, now, first_id=FRESH_ID, analyse=options.analyse
@@ -208,7 +209,8 @@ async def _log_buffers(target: Target, flush_s: float) -> int:
     await asyncio.sleep(flush_s)
     with psycopg.connect(target.conninfo, autocommit=True) as conn:
         row = conn.execute(
-            "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint FROM pg_statio_user_tables WHERE relname ~ '^entries_'"
+            "SELECT sum(heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint FROM"
+            " pg_statio_user_tables WHERE relname ~ '^entries_'"
         ).fetchone()
     assert row is not None
     return int(row[0])

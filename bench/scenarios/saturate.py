@@ -108,7 +108,8 @@ async def run(options: argparse.Namespace) -> int:
             figures = await _window(options, target, rate, seconds, f"w{len(tried)}-")
             tried.append({name: figures[name] for name in TRIED})
             say(
-                f"  {rate:,.0f}/s {'holds' if figures['holds'] else 'fails: ' + figures['why']}; p95 {figures['p95_ms']}, p99 {figures['p99_ms']} ms"
+                f"  {rate:,.0f}/s {'holds' if figures['holds'] else 'fails: ' + figures['why']}; p95"
+                f" {figures['p95_ms']}, p99 {figures['p99_ms']} ms"
             )
             return figures
 

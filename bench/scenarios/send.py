@@ -18,11 +18,11 @@ from bench.target import Target, TargetError
 EXAMPLES = """\
   python -m bench send --rate 16000 --connections 200 --seconds 10         the message path at a high rate
   python -m bench send --limits default --connections 5000 --rate 5000 --ack all --read 0.2
-                                                                           as people use it: all limits on, acks and reads
-  python -m bench send --burst 500                                         500 messages due at once, then nothing until the next 500
+                                                                           as people use it: all limits, acks, reads
+  python -m bench send --burst 500                                         500 due at once, then nothing until the next
   python -m bench send --hot 0.5                                           half of all messages in one conversation
   python -m bench send --body-mix 0.8:50-200,0.15:200-1000,0.05:1000-2000  shares and lengths
-  python -m bench send --devices 3 --connections 600                       200 users with 3 devices; delivered = all devices have it
+  python -m bench send --devices 3 --connections 600                       200 users; delivered = all devices have it
   python -m bench send --rate 40000 --generators 4                         on a large machine"""
 
 

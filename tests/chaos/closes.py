@@ -1,11 +1,13 @@
 """Who was closed with 4004 and 4005, judged at that moment by who was there: the nodes run in this
 process, so their order is known exactly.
 
-    Closes(lease_s)                   `sittings` are all sessions since their hello, `wrong` the sentences; none is right
+    Closes(lease_s)                   `sittings` are all sessions since their hello, `wrong` the sentences; none is
+                                      right
     installed(closes)                 wraps where a session takes its device's place, is active, and ends
 
     4004    a newer session of the same device took its place, on whatever node
-    4005    the user has more devices than may be, and no other that could go is idle for longer. A node that has too many by
+    4005    the user has more devices than may be, and no other that could go is idle for longer. A node that has
+            too many by
             itself closes the longest idle of its own; over several nodes all decide by what each told of its devices
 
 What other nodes know of a session is late: its end by a lease, if its node or Redis is away; its

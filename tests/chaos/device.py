@@ -1,7 +1,8 @@
 """A device that does everything which docs/protocol.md allows, and writes down each answer that the
 page does not.
 
-    Device(Client)      outbox, resync and paging are the fault client's; here are the other requests, and how connections begin and end
+    Device(Client)      outbox, resync and paging are the fault client's; here are the other requests, and how
+                        connections begin and end
     Life                one connection of a device: when it said hello, was welcomed and ended, and with which code
 
 `wanted`: it is to be connected. It dials whichever node the world names. `hop` leaves the old

@@ -3,7 +3,8 @@ that can be held up, as SIGSTOP does to a process.
 
     await home.run(work)        what `work` gives; it runs in the node's loop
     home.look(at)               the same for a plain function, at once: what reads the node's maps
-    await home.hold_up(s)       nothing of the node runs for so long: its sockets fill, its timers are late, its lease ends
+    await home.hold_up(s)       nothing of the node runs for so long: its sockets fill, its timers are late, its
+                                lease ends
 
 A pause of the world's own loop would hold up the servers' faults and all devices, so that nobody
 was there to see what it does.

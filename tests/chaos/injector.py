@@ -1,7 +1,8 @@
 """Delays and failures around every call of the store and of Redis, by a seeded dice.
 
     Injector.around(call)        before and after it: nothing, a pause in which others run, a failure, a hang
-    installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and RedisClient and Subscription
+    installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and
+                                 RedisClient and Subscription
 
 A failure before the call leaves nothing done; one after it loses the answer of what was done. A
 hang ends by the caller's deadline, with either. The wrappers stand in the classes, so all nodes of
@@ -214,7 +215,9 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
                 yield event
 
     async def chaotic_write(self: Subscription, leg: AbstractConnection, commands: Any) -> None:
-        await injector.around("subscription", lambda: write(self, leg, commands), lambda hung: RedisUnavailable("chaos"))
+        await injector.around(
+            "subscription", lambda: write(self, leg, commands), lambda hung: RedisUnavailable("chaos")
+        )
 
     patch.setattr(RedisClient, "run", chaotic_run)
     patch.setattr(Subscription, "events", chaotic_events)

@@ -3,7 +3,8 @@ may, whoever is over is told, nobody for good.
 
     over(...)            pure: the periods that hold more acks than the limit and the outages in them allow
     Outages              when nodes counted alone, and when Redis forgot
-    await probe(...)     once all is quiet: a user over the rate, and one over the new conversations, at two nodes at once
+    await probe(...)     once all is quiet: a user over the rate, and one over the new conversations, at two nodes
+                         at once
     await crowd(...)     the same for one with too many devices, over all nodes
 
 An entry took its place in the period between its first send and its first `ok`. Only what lies in a

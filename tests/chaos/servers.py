@@ -91,7 +91,8 @@ class Servers:
         self.note(f"kill {share} of the backends")
         async with self._admin() as conn:
             await conn.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%' AND random() < %s"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%%' AND"
+                " random() < %s"
                 " AND datname = current_database()",
                 (share,),
             )

@@ -49,7 +49,8 @@ async def run_seeds(nodes: int, place: Place, make_db: Callable[[], str]) -> Non
             print(f"seed {seed}: FAILED\n{failed[-1]}", flush=True)
             continue
         print(
-            f"seed {seed}: {took:.1f} s, {sum(device.acked for device in world.devices)} acks, {len(world.lives)} connections,"
+            f"seed {seed}: {took:.1f} s, {sum(device.acked for device in world.devices)} acks, {len(world.lives)}"
+            " connections,"
             f" {sum(world.injector.counts.values())} injected, presence right after {world.convergence.right_s:.1f} s",
             flush=True,
         )

@@ -77,7 +77,8 @@ def cursors(
     *,
     exact: bool,
 ) -> Iterator[str]:
-    """Every device knows both sides' cursors as they are stored, and what it was answered is stored.
+    """Every device knows both sides' cursors as they are stored, and what it was answered is
+    stored.
 
     Not `exact`: a node died with the last ones.
 
@@ -143,7 +144,8 @@ def haunted(lives: Sequence[Life]) -> Iterator[str]:
 
 def read_cursors(conn: psycopg.Connection[Any]) -> Cursors:
     rows = conn.execute(
-        "SELECT v.id::text, v.a, v.b, coalesce(u.a_delivered, 0), coalesce(u.a_read, 0), coalesce(u.b_delivered, 0), coalesce(u.b_read, 0)"
+        "SELECT v.id::text, v.a, v.b, coalesce(u.a_delivered, 0), coalesce(u.a_read, 0), coalesce(u.b_delivered, 0),"
+        " coalesce(u.b_read, 0)"
         " FROM conversations v JOIN cursors u ON u.conv = v.id"
     ).fetchall()
     stored: Cursors = {}
@@ -181,9 +183,15 @@ def maps(node: Node, heads: Mapping[str, int]) -> Iterator[str]:
                 yield f"{name} has a link to {peer} by {conv.id}, which is not held as that"
         yield from _sessions(name, user.sessions.values())
     if registry.sessions != sum(len(user.sessions) for user in users.values()):
-        yield f"{registry.sessions} sessions are counted, {sum(len(user.sessions) for user in users.values())} are there"
+        yield (
+            f"{registry.sessions} sessions are counted, {sum(len(user.sessions) for user in users.values())} are"
+            " there"
+        )
     if set(registry._idle) != {name for name, user in users.items() if not user.sessions}:
-        yield f"idle are {set(registry._idle)}, without sessions {[name for name, user in users.items() if not user.sessions]}"
+        yield (
+            f"idle are {set(registry._idle)}, without sessions"
+            f" {[name for name, user in users.items() if not user.sessions]}"
+        )
     yield from _work(node)
     yield from _presence(node)
 
@@ -247,7 +255,10 @@ def _presence(node: Node) -> Iterator[str]:
         for user in session.watching
     }
     if watchers != watching:
-        yield f"{len(watchers - watching)} watch who are not there or do not, {len(watching - watchers)} are not among the watchers"
+        yield (
+            f"{len(watchers - watching)} watch who are not there or do not, {len(watching - watchers)} are not among"
+            " the watchers"
+        )
     if node.cluster is not None:
         pubsub = node.cluster.pubsub
         if pubsub._wanted != set(node.registry.users):
@@ -264,7 +275,10 @@ def seats(nodes: Iterable[Node]) -> Iterator[str]:
         sync = None if cluster is None else cluster.presence_sync
         yield f"node {node._boot}: batch {sync._n if sync else ''}, knows {sync._leases.nodes if sync else ''}"
         for name, one in node.presence._statuses.users.items():
-            yield f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere {one.seats}"
+            yield (
+                f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere"
+                f" {one.seats}"
+            )
 
 
 def failed(node: Node) -> Iterator[str]:

@@ -47,7 +47,8 @@ async def drain(traffic: Traffic, nodes: Nodes, n: int) -> None:
     assert len(set(delays)) > len(delays) // 2, "each has its own"
     assert {one.closes[before[one.history.user][2]] for one in moving} == {CLOSED_RESTART}
     print(
-        f"{len(moving)} users moved in {moved[0]:.2f} to {moved[-1]:.2f} s, told to wait {min(delays)} to {max(delays)} ms;"
+        f"{len(moving)} users moved in {moved[0]:.2f} to {moved[-1]:.2f} s, told to wait {min(delays)} to"
+        f" {max(delays)} ms;"
         f" the node ended in {ended - began:.2f} s"
     )
     others = traffic.acks(began, loop.time(), but=lambda one: one in moving)
@@ -152,7 +153,8 @@ async def test_a_slow_way_to_postgresql_slows_its_own_node_alone(
             fast = traffic.acks(began, but=lambda one: one.home != nodes[1].url)
             for name, acks in (("slow", slow), ("other", fast)):
                 print(
-                    f"acks of the {name} node: median {share(acks, 0.5) * 1000:.0f} ms, p99 {share(acks, 0.99) * 1000:.0f} ms"
+                    f"acks of the {name} node: median {share(acks, 0.5) * 1000:.0f} ms, p99"
+                    f" {share(acks, 0.99) * 1000:.0f} ms"
                 )
             assert slow[0] > 2 * DELAY_S
             assert share(fast, 0.5) < slow[0], "most of the other node's come before the first of the slow one"

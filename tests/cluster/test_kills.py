@@ -159,7 +159,10 @@ class Town:
         assert not faults, faults[:10]
         assert not unsent, unsent
         connections = sum(c.connections for c in self.clients.values())
-        return f"{sum(map(len, log.values()))} entries, {sum(c.acked for c in self.clients.values())} acks, {connections} connections"
+        return (
+            f"{sum(map(len, log.values()))} entries, {sum(c.acked for c in self.clients.values())} acks, {connections}"
+            " connections"
+        )
 
 
 async def wreck(nodes: Nodes, redis: OwnRedis, postgres: OwnPostgres, rng: random.Random, seconds: float) -> None:

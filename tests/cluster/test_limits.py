@@ -382,7 +382,8 @@ async def test_nodes_that_start_at_once_on_nothing_migrate_once(
         async def all_wait() -> bool:
             assert not starting.done(), "a node did not wait for its turn"
             cur = await conn.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%pg_try_advisory_lock%'"
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE"
+                " '%pg_try_advisory_lock%'"
                 " AND pid <> pg_backend_pid()"
             )
             return await cur.fetchone() == (3,)
@@ -456,7 +457,10 @@ async def test_one_node_without_redis_never_loads_it_and_knows_no_feed(
     fresh_db: str, make_process: MakeProcess, tmp_path: Path
 ) -> None:
     listed = tmp_path / "modules.json"
-    before = f"import atexit, json, sys; atexit.register(lambda: open({str(listed)!r}, 'w').write(json.dumps(sorted(sys.modules))))"
+    before = (
+        f"import atexit, json, sys; atexit.register(lambda: open({str(listed)!r},"
+        " 'w').write(json.dumps(sorted(sys.modules))))"
+    )
     node = await make_process(before, database_url=fresh_db, admin_port=free_port(), cursor_flush_ms=10)
     async with peer_at(node, "alice") as alice, peer_at(node, "bob") as bob:
         c = await befriend(alice, "alice", bob, "bob")

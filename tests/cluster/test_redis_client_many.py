@@ -169,7 +169,8 @@ async def test_a_cluster_s_new_client_publishes_at_once_and_the_old_one_leaves_n
     await redis_client.close()
     async with asyncio.timeout(SOON_S):
         for server in own_cluster.servers[::2]:
-            await until(lambda: len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) <= 1)  # the one that asks
+            # The one that asks
+            await until(lambda: len(server.command("CLIENT", "LIST", "TYPE", "normal").splitlines()) <= 1)
 
 
 async def test_a_cluster_that_moved_altogether_is_found_by_its_url(

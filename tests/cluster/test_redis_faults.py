@@ -165,7 +165,8 @@ async def endure(traffic: Traffic, nodes: Nodes, redis: OwnRedis, fault: Fault, 
     await asyncio.sleep(max(0.0, over + lease_s + 1.0 - loop.time()))
     acks, came = traffic.acks(began), traffic.deliveries(began)
     print(
-        f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms, max {acks[-1] * 1000:.0f}; deliveries median {share(came, 0.5) * 1000:.0f} ms,"
+        f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms, max {acks[-1] * 1000:.0f}; deliveries median"
+        f" {share(came, 0.5) * 1000:.0f} ms,"
         f" max {came[-1]:.2f} s; presence right {right - over:.2f} s after the end, limits together {back - over:.1f} s"
     )
     seen = [one for one in traffic.offline(began) if one[1] not in gone]
@@ -240,7 +241,8 @@ async def test_connections_cut_in_the_middle_lose_and_double_nothing(
                 end=", ",
             )
             print(
-                f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms; deliveries median {share(came, 0.5) * 1000:.0f} ms, max {came[-1]:.2f} s"
+                f"{len(acks)} acks p99 {share(acks, 0.99) * 1000:.0f} ms; deliveries median"
+                f" {share(came, 0.5) * 1000:.0f} ms, max {came[-1]:.2f} s"
             )
             assert (
                 sum(

@@ -135,7 +135,10 @@ class Crowd:
         assert not unsent, unsent
         entries = sum(map(len, log.values()))
         connections = sum(c.connections for c in self.clients)
-        return f"{entries} entries, {self.acked} acks, {connections} connections, {sum(len(c.errors) for c in self.clients)} errors answered"
+        return (
+            f"{entries} entries, {self.acked} acks, {connections} connections,"
+            f" {sum(len(c.errors) for c in self.clients)} errors answered"
+        )
 
 
 @contextlib.asynccontextmanager
@@ -154,7 +157,8 @@ def read_log(conninfo: str) -> tuple[dict[str, list[Entry]], dict[str, set[str]]
     who: dict[str, set[str]] = {}
     with psycopg.connect(conninfo) as conn:
         rows = conn.execute(
-            "SELECT v.id::text, v.a, v.b, e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.cid::text, e.kind, e.ref, e.body"
+            "SELECT v.id::text, v.a, v.b, e.seq, (extract(epoch FROM e.ts) * 1000)::bigint, e.side, e.cid::text,"
+            " e.kind, e.ref, e.body"
             " FROM entries e JOIN conversations v ON v.id = e.conv ORDER BY v.id, e.seq"
         )
         for c, a, b, seq, ts, side, cid, kind, ref, body in rows:

@@ -1,7 +1,8 @@
 """Real errors of PostgreSQL in place of a statement's answer: by SQLSTATE, at any statement of the
 node.
 
-    arm(code, text) ─► the next statements of that text ask the server to RAISE that code instead, over the same connection
+    arm(code, text) ─► the next statements of that text ask the server to RAISE that code instead,
+                       over the same connection
 
 So class, message and diagnostics are those of a real ErrorResponse. `ends`: the connection is
 closed with it, as by a FATAL error. `CODES`: all that psycopg knows (PostgreSQL's errcodes.txt),

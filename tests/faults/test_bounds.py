@@ -97,7 +97,8 @@ async def test_a_consumer_that_never_reads(start: Start) -> None:
         assert set(codes) <= {4006, 1006}, codes  # 1006: the three seconds for our side of the goodbye were over
         allowed = CONSUMERS * (bound + 65_536) + 6 * MIB
         print(
-            f"{sent * 2 / 1024:.0f} MiB to each of {CONSUMERS}; memory rose by {peak / MIB:.1f} MiB of {allowed / MIB:.0f} allowed"
+            f"{sent * 2 / 1024:.0f} MiB to each of {CONSUMERS}; memory rose by {peak / MIB:.1f} MiB of"
+            f" {allowed / MIB:.0f} allowed"
         )
         assert peak < allowed
         assert (sent * len(BODY)) - KERNEL_BYTES > 1.5 * allowed, (

@@ -219,7 +219,8 @@ async def peers(server: Server) -> tuple[Peer, Peer, Frame]:
     return alice, bob, first
 
 
-ALL_OF_IT = """SELECT (SELECT jsonb_agg(to_jsonb(m)) FROM meta m)::text || (SELECT jsonb_agg(to_jsonb(v) ORDER BY id) FROM conversations v)::text
+ALL_OF_IT = """SELECT (SELECT jsonb_agg(to_jsonb(m)) FROM meta m)::text
+    || (SELECT jsonb_agg(to_jsonb(v) ORDER BY id) FROM conversations v)::text
     || (SELECT jsonb_agg(to_jsonb(e) ORDER BY conv, seq) FROM entries e)::text
     || (SELECT jsonb_agg(to_jsonb(u) ORDER BY conv) FROM cursors u)::text"""
 

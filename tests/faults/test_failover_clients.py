@@ -96,7 +96,8 @@ class App:
         """How things stand here, for whoever waited in vain."""
         client = self.client
         lines = [
-            f"{self.user}: connected={client.connected} epoch={client.epoch} takes={self.takes.is_set()} dials={self.dials.is_set()}"
+            f"{self.user}: connected={client.connected} epoch={client.epoch}",
+            f"  takes {self.takes.is_set()}, dials {self.dials.is_set()}",
         ]
         lines += [f"  resets {self.resets}", f"  state {client.state()}", "  shown:"]
         lines += [
@@ -419,7 +420,10 @@ class Devices:
             assert [e["body"] for e in entries] == [*"12345", *(f"new {n}" for n in range(6, 10))]
         await self.a_conversation_that_is_gone(kim)
         await self.server.node.store.flush()
-        beyond = "SELECT count(*) FROM cursors JOIN conversations ON id = conv WHERE greatest(a_delivered, a_read, b_delivered, b_read) > head"
+        beyond = (
+            "SELECT count(*) FROM cursors JOIN conversations ON id = conv WHERE greatest(a_delivered, a_read,"
+            " b_delivered, b_read) > head"
+        )
         assert pair.primary.ask(beyond) == 0
 
     async def a_conversation_that_is_gone(self, kim: Peer) -> None:

@@ -102,7 +102,11 @@ async def test_the_python_client_over_kills_of_chatd(own_postgres: OwnPostgres, 
         await asyncio.wait_for(asyncio.gather(*talking), 60)
         log, _ = read_log(own_postgres.conninfo)
         total = sum(map(len, log.values()))
-        await until(lambda: all(sum(isinstance(e, Got) for e in h.events) >= total for h in histories), within_s=60, changed=progress)
+        await until(
+            lambda: all(sum(isinstance(e, Got) for e in h.events) >= total for h in histories),
+            within_s=60,
+            changed=progress,
+        )
         for task in listening:
             task.cancel()
         await asyncio.gather(*listening, return_exceptions=True)

@@ -157,7 +157,10 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(
     conv = server.node.registry.convs[int(first["c"])]  # type: ignore[index]
     # As the lane's old backend: it commits when the first look is over
     with psycopg.connect(url, autocommit=True) as other:
-        started = "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        started = (
+            "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity WHERE pid ="
+            " pg_backend_pid()"
+        )
         backend = Backend(*only(other, started))
         server.node.delivery.outcome_unknown({conv.id}, {backend})
         heads = server.node.store.heads_decided

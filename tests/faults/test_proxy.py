@@ -37,7 +37,9 @@ async def proxied(fresh_db: str, proxy: Proxy, make_server: MakeServer) -> Serve
 
 
 @pytest.mark.parametrize("how", ["cut", "hang"])
-async def test_an_answer_lost_after_the_commit(proxied: Server, fresh_db: str, appends: Appends, cid: str, how: str) -> None:
+async def test_an_answer_lost_after_the_commit(
+    proxied: Server, fresh_db: str, appends: Appends, cid: str, how: str
+) -> None:
     alice, phone, bob = (
         await proxied.connect("alice"),
         await proxied.connect("alice", "phone"),
@@ -116,7 +118,9 @@ async def test_a_retry_at_once_by_another_device(proxied: Server, appends: Appen
     await phone.quiet()
 
 
-async def test_what_was_pipelined_behind_it_keeps_its_place(proxied: Server, fresh_db: str, appends: Appends, cid: str) -> None:
+async def test_what_was_pipelined_behind_it_keeps_its_place(
+    proxied: Server, fresh_db: str, appends: Appends, cid: str
+) -> None:
     alice, bob = await proxied.connect("alice"), await proxied.connect("bob")
     await alice.say("bob", "0")
     appends.armed = "cut"

@@ -202,7 +202,8 @@ async def test_one_bad_row_of_a_batch_is_refused_alone(make_server: MakeServer, 
     with psycopg.connect(db, autocommit=True) as admin:
         admin.execute(
             "CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql AS"
-            " $$ BEGIN IF NEW.body = 'bad' THEN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END IF; RETURN NEW; END $$"
+            " $$ BEGIN IF NEW.body = 'bad' THEN RAISE EXCEPTION 'no' USING ERRCODE = '22023'; END IF; RETURN NEW; END"
+            " $$"
         )
         admin.execute("CREATE TRIGGER bad BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION bad()")
     alice = await server.connect("alice")

@@ -89,7 +89,10 @@ def priorities(machine: Machine) -> None:
 
 
 def metrics(machine: Machine, port: int) -> str:
-    code = f"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:{port}/metrics', timeout=5).read().decode())"
+    code = (
+        f"import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:{port}/metrics',"
+        " timeout=5).read().decode())"
+    )
     return machine.run(PYTHON, "-Ic", code)
 
 

@@ -2,7 +2,8 @@
 that it does is left.
 
     enter()    this program again, in namespaces of its own: whatever ends it ends the machine
-    Machine    its root is an overlay over `/`, written to memory; it has its own /tmp, /run, /dev, process ids and network (loopback alone)
+    Machine    its root is an overlay over `/`, written to memory; it has its own /tmp, /run, /dev, process ids and
+               network (loopback alone)
 
 Only what goes to a registry (apt, pip) is run in the network at hand. Rejected: systemd-nspawn,
 which does the same, is a package more to fetch, and wants a systemd or its layout of cgroups around
@@ -143,7 +144,8 @@ class Machine:
         try:
             sh(f"mount -t tmpfs tmpfs {self.place} && mkdir {self.place}/upper {self.place}/work {self.root}")
             sh(
-                f"mount -t overlay overlay -o lowerdir=/,upperdir={self.place}/upper,workdir={self.place}/work {self.root}"
+                f"mount -t overlay overlay -o lowerdir=/,upperdir={self.place}/upper,workdir={self.place}/work"
+                f" {self.root}"
             )
         except Failed as e:
             raise Cannot(f"no layer can be mounted over the machine's root: {e}") from e

@@ -132,7 +132,8 @@ def append_unfenced(conn: psycopg.Connection[Any], messages: Sequence[Message]) 
     """The call of the release before 0005_pre_fence."""
     cur = psycopg.RawCursor(conn)
     cur.execute(
-        "SELECT ord, conv, seq, ts, note FROM append($1::bigint[], $2::smallint[], $3::text[]::uuid[], $4::text[], $5::smallint[],"
+        "SELECT ord, conv, seq, ts, note FROM append($1::bigint[], $2::smallint[], $3::text[]::uuid[], $4::text[],"
+        " $5::smallint[],"
         " '{}', '{}', '{}', '{}', '{}', '{}', '15 min')",
         (
             [i.conv for i in messages],
@@ -158,7 +159,8 @@ def fenced_as_before(conn: psycopg.Connection[Any], text: str) -> None:
         ) RETURNS TABLE (ord integer, conv bigint, seq bigint, ts bigint, note text) LANGUAGE plpgsql VOLATILE AS $$
         BEGIN
             RETURN QUERY SELECT * FROM append(
-                m_conv, m_cid, m_body, m_flags, x_conv, x_side, x_cid, x_body, x_kind, x_ref, x_check, edit_window, fence, convs);
+                m_conv, m_cid, m_body, m_flags, x_conv, x_side, x_cid, x_body, x_kind, x_ref, x_check,
+                edit_window, fence, convs);
         END $$"""
     )
 

@@ -273,7 +273,8 @@ _LOG: Final = f"""
     FROM (
         SELECT d.*, d.seq %% 10 = 0 AS is_edit, lag(d.ts) OVER (PARTITION BY d.conv ORDER BY d.seq) AS before
         FROM (
-            SELECT v.conv, s.seq, {DAY} + interval '1 ms' * s.seq - CASE WHEN s.seq > v.before_today THEN interval '0' ELSE
+            SELECT v.conv, s.seq, {DAY} + interval '1 ms' * s.seq
+                - CASE WHEN s.seq > v.before_today THEN interval '0' ELSE
                 interval '1 day' * ceil(%(days)s * (1 - s.seq / (v.before_today + 1.0))) END AS ts
             FROM (
                 SELECT c AS conv, CASE c WHEN %(deep)s THEN %(deep_rows)s ELSE %(rows)s END AS rows,
@@ -287,19 +288,22 @@ _LOG: Final = f"""
 
 def people(conn: psycopg.Connection[Any]) -> None:
     conn.execute(
-        "INSERT INTO users (id, seen_ms) SELECT s || i, 1 FROM generate_series(1, 2000) i, unnest(ARRAY['a', 'b']) s ON CONFLICT DO NOTHING"
+        "INSERT INTO users (id, seen_ms) SELECT s || i, 1 FROM generate_series(1, 2000) i, unnest(ARRAY['a', 'b']) s"
+        " ON CONFLICT DO NOTHING"
     )
     conn.execute(
         "INSERT INTO conversations (id, a, b, head, na) OVERRIDING SYSTEM VALUE"
         " SELECT i, 'a' || i, 'b' || i, 0, 0 FROM generate_series(1, %(convs)s) i"
         " UNION ALL SELECT 10000 + i, 'hub', 'p' || i, 1, 1 FROM generate_series(1, %(hub)s / 2) i"
         " UNION ALL SELECT 20000 + i, 'a' || i, 'hub', 1, 1 FROM generate_series(301, 300 + %(hub)s / 2) i"
-        " UNION ALL SELECT 30000 + i, 'q' || i, 'r' || i, 0, 0 FROM generate_series(1, %(quiet)s) i ON CONFLICT DO NOTHING",
+        " UNION ALL SELECT 30000 + i, 'q' || i, 'r' || i, 0, 0 FROM generate_series(1, %(quiet)s) i ON CONFLICT DO"
+        " NOTHING",
         {"convs": CONVERSATIONS, "hub": HUB, "quiet": QUIET},
     )
     conn.execute("SELECT setval(pg_get_serial_sequence('conversations', 'id'), 100000)")
     conn.execute(
-        "INSERT INTO cursors (conv, a_delivered, xid) SELECT id, 1, pg_current_xact_id() FROM conversations ON CONFLICT DO NOTHING"
+        "INSERT INTO cursors (conv, a_delivered, xid) SELECT id, 1, pg_current_xact_id() FROM conversations ON"
+        " CONFLICT DO NOTHING"
     )
     conn.execute("INSERT INTO feed (kind, data) SELECT 0, ARRAY[i, i] FROM generate_series(1, 3000) i")
 
@@ -319,7 +323,8 @@ def log(conn: psycopg.Connection[Any], *, old: bool = True, today: bool = True) 
     )
     conn.execute(
         f"UPDATE conversations SET head = rows, na = rows, last_ts = {DAY} + interval '1 ms' * rows"
-        " FROM (SELECT CASE id WHEN %s THEN %s ELSE %s END AS rows, id AS conv FROM conversations) r WHERE conv = id AND id <= %s",
+        " FROM (SELECT CASE id WHEN %s THEN %s ELSE %s END AS rows, id AS conv FROM conversations) r WHERE conv = id"
+        " AND id <= %s",
         (DEEP, DEEP_ROWS, ROWS, CONVERSATIONS),
     )
 
@@ -333,13 +338,15 @@ def one_user(conn: psycopg.Connection[Any]) -> None:
     """All conversations are of one user, and all entries of one conversation."""
     conn.execute("INSERT INTO conversations (a, b) VALUES ('a1', 'b1')")
     conn.execute(
-        "INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE SELECT 40000 + i, 'a1', 'z' || i FROM generate_series(1, 1000) i"
+        "INSERT INTO conversations (id, a, b) OVERRIDING SYSTEM VALUE SELECT 40000 + i, 'a1', 'z' || i FROM"
+        " generate_series(1, 1000) i"
     )
     conn.execute("INSERT INTO users VALUES ('a1', 1), ('b1', 1)")
     conn.execute("INSERT INTO cursors (conv, xid) VALUES (1, pg_current_xact_id())")
     conn.execute(
         "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)"
-        " SELECT 1, 10000 + i, now() - interval '1 s' * i, gen_random_uuid(), i, 0, 0, 0, 'hi' FROM generate_series(1, 300) i"
+        " SELECT 1, 10000 + i, now() - interval '1 s' * i, gen_random_uuid(), i, 0, 0, 0, 'hi' FROM generate_series(1,"
+        " 300) i"
     )
     analyse(conn)
 

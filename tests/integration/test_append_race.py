@@ -92,7 +92,8 @@ def race(conninfo: str, races: int, naively: bool = False) -> Raced:
         doubled = one(one_node, "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv, cid HAVING count(*) > 1) d")
         holes = one(
             one_node,
-            "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv HAVING count(DISTINCT seq) <> max(seq) OR min(seq) <> 1) d",
+            "SELECT count(*) FROM (SELECT FROM entries GROUP BY conv HAVING count(DISTINCT seq) <> max(seq) OR"
+            " min(seq) <> 1) d",
         )
         assert holes == 0
         return Raced(doubled, one(one_node, "SELECT count(DISTINCT tableoid) FROM entries"), dups)

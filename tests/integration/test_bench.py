@@ -127,7 +127,10 @@ def test_send_in_its_varieties(bench: Bench, flags: list[str]) -> None:
 @pytest.mark.slow
 def test_budgets_are_held_by_running_the_scenarios(tmp_path: Path) -> None:
     budgets = tmp_path / "budgets.toml"
-    run = '[[run]]\nname = "{}"\nargs = "send --rate 60 --connections 4 --seconds 60"\nquick = "send --rate 60 --connections 4 --seconds 1"\n'
+    run = (
+        '[[run]]\nname = "{}"\nargs = "send --rate 60 --connections 4 --seconds 60"\nquick = "send --rate 60'
+        ' --connections 4 --seconds 1"\n'
+    )
     budgets.write_text(f"{run.format('a')}most = {{ lost = 0 }}\n{run.format('b')}most = {{ p99_ms = 0.001 }}\n")
     command = [sys.executable, "-m", "bench", "budget", "--quick", f"--budgets={budgets}", f"--out={tmp_path}"]
     done = subprocess.run(
@@ -147,7 +150,7 @@ FAULTS = (
     "UPDATE conversations SET floor = floor - 1 WHERE id = 5",
     "UPDATE conversations SET na = na + 1, nb = nb - 1 WHERE id = 6",
     "UPDATE conversations SET last_ts = last_ts + interval '1 ms' WHERE id = 7",
-    "UPDATE entries SET ts = ts - interval '1 min' WHERE conv = 8 AND seq = (SELECT max(seq) FROM entries WHERE conv = 8)",
+    "UPDATE entries SET ts = ts - interval '1 min' FROM conversations WHERE id = conv AND conv = 8 AND seq = head",
     "UPDATE cursors SET a_read_n = a_read_n + 1 WHERE conv = 9",
     "UPDATE entries SET ref_ts = ref_ts + interval '1 ms' WHERE conv = 10 AND kind = 1",
     "UPDATE entries e SET cid = (SELECT cid FROM entries WHERE conv = 11 AND seq = 2) WHERE conv = 11 AND seq = 1",

@@ -82,7 +82,8 @@ def test_each_file_is_one_function_whose_versions_are_known() -> None:
         assert [version for _, version in those] == list(range(1, sum(each[0] == name for each in known) + 1))
     for function in functions.read():
         assert known.get((function.name, function.version)) == function.sha256, (
-            f"{function.name} has changed: raise its version, and add `{function.name} {function.version + 1} HASH` to {VERSIONS.name};"
+            f"{function.name} has changed: raise its version, and add `{function.name} {function.version + 1} HASH` to"
+            f" {VERSIONS.name};"
             f" the hash with this version is {function.sha256}"
         )
 

@@ -161,7 +161,8 @@ def set_back(db: psycopg.Connection[Any], *convs: tuple[int, str, str]) -> None:
             )
             db.execute(
                 "INSERT INTO entries (conv, seq, ts, cid, na, nb, side, kind, body)"
-                " SELECT %s, n, clock_timestamp(), gen_random_uuid(), n, 0, 0, 0, 'theirs' FROM generate_series(1, 3) n",
+                " SELECT %s, n, clock_timestamp(), gen_random_uuid(), n, 0, 0, 0, 'theirs' FROM generate_series(1, 3)"
+                " n",
                 (id,),
             )
 
@@ -241,7 +242,8 @@ async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: 
     alice, bob, _ = await befriended(server)
     with connect(conninfo(server)) as db:
         db.execute(
-            "CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'CH002'; END$$"
+            "CREATE FUNCTION stranger() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE"
+            " = 'CH002'; END$$"
         )
         db.execute("CREATE TRIGGER stranger BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION stranger()")
         cid = str(uuid.uuid4())

@@ -35,7 +35,8 @@ def another_node(db: psycopg.Connection[Any], conv: int, reads_to: int) -> None:
     db.execute(
         "INSERT INTO cursors (conv, a_delivered, a_read, a_read_n, b_delivered, b_read, b_read_n, xid)"
         " VALUES (%s, 0, 0, 0, %s, %s, %s, pg_current_xact_id())"
-        " ON CONFLICT (conv) DO UPDATE SET b_delivered = excluded.b_delivered, b_read = excluded.b_read, b_read_n = excluded.b_read_n",
+        " ON CONFLICT (conv) DO UPDATE SET b_delivered = excluded.b_delivered, b_read = excluded.b_read, b_read_n ="
+        " excluded.b_read_n",
         (conv, reads_to, reads_to, reads_to),
     )
 

@@ -369,7 +369,8 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
     with psycopg.connect(conninfo(server), autocommit=True, options="-c default_transaction_read_only=off") as db:
         db.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <> pg_backend_pid()"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%' AND pid <>"
+            " pg_backend_pid()"
         )
     await alice.insist("bob", "1", cid=cid)
     await until_ready(server.node)

@@ -166,7 +166,8 @@ def test_a_database_of_a_newer_release_is_refused_once_its_post_ran(empty_db: st
 def test_an_index_is_built_concurrently_while_another_node_waits(empty_db: str, files: Callable[..., Path]) -> None:
     folder = files(
         m0001_pre_a="CREATE TABLE a (n int);\nINSERT INTO a SELECT generate_series(1, 1000);",
-        m0002_pre_b="-- transactional: false\nCREATE INDEX CONCURRENTLY a_n ON a (n);\nCREATE INDEX CONCURRENTLY a_n2 ON a (n);",
+        m0002_pre_b="-- transactional: false\nCREATE INDEX CONCURRENTLY a_n ON a (n);\n"
+        "CREATE INDEX CONCURRENTLY a_n2 ON a (n);",
     )
     with ThreadPoolExecutor(4) as threads:
         done = [run.result(60) for run in [threads.submit(migrate, empty_db, folder=folder) for _ in range(4)]]
@@ -211,7 +212,8 @@ def test_the_databases_owner_need_not_be_a_superuser(empty_db: str, files: Calla
     name = conninfo_to_dict(empty_db)["dbname"]
     with connect(empty_db) as conn:
         conn.execute(
-            f"CREATE ROLE {name}_owner LOGIN; CREATE ROLE {name}_guest LOGIN; ALTER DATABASE {name} OWNER TO {name}_owner"
+            f"CREATE ROLE {name}_owner LOGIN; CREATE ROLE {name}_guest LOGIN; ALTER DATABASE {name} OWNER TO"
+            f" {name}_owner"
         )
     try:
         text = refusal(lambda: migrate(make_conninfo(empty_db, user=f"{name}_guest")))
@@ -224,13 +226,15 @@ def test_the_databases_owner_need_not_be_a_superuser(empty_db: str, files: Calla
     finally:
         with connect(empty_db) as conn:
             conn.execute(
-                f"DROP OWNED BY {name}_owner CASCADE; ALTER DATABASE {name} OWNER TO CURRENT_USER; DROP ROLE {name}_owner, {name}_guest"
+                f"DROP OWNED BY {name}_owner CASCADE; ALTER DATABASE {name} OWNER TO CURRENT_USER; DROP ROLE"
+                f" {name}_owner, {name}_guest"
             )
 
 
 def test_a_url_does_as_well_as_keywords(empty_db: str) -> None:
     facts = conninfo_to_dict(empty_db)
-    url = f"postgresql://{facts['user']}@/{facts['dbname']}?host={str(facts['host']).replace('/', '%2F')}&port={facts['port']}"
+    host = str(facts["host"]).replace("/", "%2F")
+    url = f"postgresql://{facts['user']}@/{facts['dbname']}?host={host}&port={facts['port']}"
     assert migrate(url) == OURS
     assert pending(url) == []
 

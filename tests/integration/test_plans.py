@@ -6,7 +6,8 @@ install, vacuumed while empty by an operator's nightly job, holding one conversa
 analysed, or with a partition of today that has nothing in it yet. Then they fill up, and the plan
 stays.
 
-    state: prepare the tables ► plan every statement, in sessions set as the product's ► fill up ► EXPLAIN (ANALYZE, BUFFERS) EXECUTE there
+    state: prepare the tables ► plan every statement, in sessions set as the product's
+           ► fill up ► EXPLAIN (ANALYZE, BUFFERS) EXECUTE there
 
 `append` and `make_partition` are counted as a whole: what the statements inside them read is
 counted in. Statements and log: plan_cases.py.
@@ -50,7 +51,8 @@ SESSIONS: Final = {
 }
 # Statements that read the one row of `meta`, or nothing.
 TRIVIAL: Final = re.compile(
-    r"SET .*|UPDATE meta SET [^()]*|SELECT [^()]*(log_identity\(\))? FROM meta( FOR UPDATE)?|SELECT (clock_timestamp|pg_try_advisory_lock)\(.*"
+    r"SET .*|UPDATE meta SET [^()]*|SELECT [^()]*(log_identity\(\))? FROM meta( FOR UPDATE)?|SELECT"
+    r" (clock_timestamp|pg_try_advisory_lock)\(.*"
 )
 
 
@@ -159,7 +161,10 @@ def template(postgres: Any, template_db: str) -> Iterator[str]:
         try:
             with connect(make_conninfo(postgres.conninfo, dbname=name)) as conn:
                 partitions(conn, back=DAYS, ahead=AHEAD)
-                tables = "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname !~ '^_'"
+                tables = (
+                    "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'r' AND relnamespace ="
+                    " 'public'::regnamespace AND relname !~ '^_'"
+                )
                 for (table,) in conn.execute(tables).fetchall():
                     conn.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
                 for (table,) in conn.execute(
@@ -253,7 +258,8 @@ OLD_SETTINGS: Final = {"plan_cache_mode": "force_generic_plan", "enable_seqscan"
 
 
 def test_what_was_wrong_would_be_seen(postgres: Any, template: str) -> None:
-    """The resync as it was, with the settings of then: planned on empty tables, it joined with all entries.
+    """The resync as it was, with the settings of then: planned on empty tables, it joined with all
+    entries.
 
     `append` as it was, with today's.
     """

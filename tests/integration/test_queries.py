@@ -61,8 +61,8 @@ def fill(conn: psycopg.Connection[Any]) -> None:
     first, span = only(
         conn, "SELECT now() - make_interval(days => %s), make_interval(days => %s)", (DAYS - 1, DAYS - 1)
     )
-    # As text that is made once for all conversations of a length: a row each by psycopg takes longer
-    # than PostgreSQL does.
+    # As text that is made once for all conversations of a length: a row each by psycopg takes
+    # longer than PostgreSQL does.
     with conn.cursor().copy("COPY entries (conv, seq, ts, cid, na, nb, side, kind, body) FROM STDIN") as copy:
         for convs, n in (([DEEP], DEEP_ROWS), (range(DEEP + 1, CONVERSATIONS + 1), ROWS)):
             rows = [
@@ -80,7 +80,8 @@ def fill(conn: psycopg.Connection[Any]) -> None:
         " (SELECT DISTINCT ON (conv) conv, seq, na, nb, ts FROM entries ORDER BY conv, seq DESC) e WHERE e.conv = v.id"
     )
     conn.execute(
-        "INSERT INTO cursors (conv, a_delivered, a_read, a_read_n, xid) SELECT id, head, head - 5, nb - 2, pg_current_xact_id() FROM conversations"
+        "INSERT INTO cursors (conv, a_delivered, a_read, a_read_n, xid) SELECT id, head, head - 5, nb - 2,"
+        " pg_current_xact_id() FROM conversations"
     )
     conn.execute("VACUUM ANALYZE")
     assert one(conn, "SELECT count(*) FROM entries") == DEEP_ROWS + (CONVERSATIONS - 1) * ROWS
@@ -93,7 +94,8 @@ def db(big: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 def explain(db: psycopg.Connection[Any], name: str, types: str, args: str, custom: bool = False) -> Plan:
-    """Run a query by name with literal arguments, first to warm up, and read the plan of the second run.
+    """Run a query by name with literal arguments, first to warm up, and read the plan of the second
+    run.
 
     What they write is rolled back.
     """
@@ -180,7 +182,8 @@ def test_a_hello_of_that_user_reads_each_conversation_once(db: psycopg.Connectio
     types = "text, bigint, text, bigint, boolean, bigint[], bigint"
     now, started = only(
         db,
-        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint",
+        "SELECT pg_snapshot_xmax(pg_current_snapshot())::text, (extract(epoch FROM pg_postmaster_start_time()) *"
+        " 1000000)::bigint",
     )
     everything = explain(db, "list_changed", types, f"'hub', 0, '', {HUB}, true, '{{}}', {started}")
     nothing = explain(db, "list_changed", types, f"'hub', {now}, '', {HUB}, false, '{{1,2}}', {started}")

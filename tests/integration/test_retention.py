@@ -85,8 +85,10 @@ def floor(db: psycopg.Connection[Any], conv: int) -> int:
 def states(db: psycopg.Connection[Any]) -> dict[str, int]:
     """How many partitions are attached, detach pending, detached."""
     rows = db.execute(
-        "SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END, count(*)"
-        " FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind = 'r' AND c.relname LIKE 'entries_2%' GROUP BY 1"
+        "SELECT CASE WHEN i.inhrelid IS NULL THEN 'detached' WHEN i.inhdetachpending THEN 'pending' ELSE 'attached'"
+        " END, count(*)"
+        " FROM pg_class c LEFT JOIN pg_inherits i ON i.inhrelid = c.oid WHERE c.relkind = 'r' AND c.relname LIKE"
+        " 'entries_2%' GROUP BY 1"
     )
     return dict(rows.fetchall())
 
@@ -269,7 +271,8 @@ async def test_a_table_that_is_no_partition_by_its_name_is_left_alone(
     assert (
         one(
             db,
-            "SELECT count(*) FROM pg_tables WHERE tablename IN ('entries_backup', 'entries_20200101', 'entries_20200101t000000')",
+            "SELECT count(*) FROM pg_tables WHERE tablename IN ('entries_backup', 'entries_20200101',"
+            " 'entries_20200101t000000')",
         )
         == 3
     )

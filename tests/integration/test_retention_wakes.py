@@ -144,6 +144,7 @@ async def test_a_partition_is_made_where_the_log_is(fresh_db: str) -> None:
         for _ in range(2):
             db.execute("SELECT make_partition(clock_timestamp())")
         made = db.execute(
-            "SELECT DISTINCT n.nspname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON n.oid = c.relnamespace"
+            "SELECT DISTINCT n.nspname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_namespace n ON"
+            " n.oid = c.relnamespace"
         ).fetchall()
     assert made == [("public",)]

@@ -1,9 +1,10 @@
-"""The walk of one `send` through the code, from socket to socket: which files a reader opens, in order.
+"""The walk of one `send` through the code, from socket to socket: which files a reader opens, in
+order.
 
-The spine hands the message on, file by file; a leaf is called by it, gives a result, and hands nothing
-on. Both are typed here, so a module that joins the path fails this test until it is placed, and the
-spine cannot grow past `SPINE_FILES_MAX`. `-rP` prints the files, their lines, and the lines of the
-functions that ran.
+The spine hands the message on, file by file; a leaf is called by it, gives a result, and hands
+nothing on. Both are typed here, so a module that joins the path fails this test until it is placed,
+and the spine cannot grow past `SPINE_FILES_MAX`. `-rP` prints the files, their lines, and the lines
+of the functions that ran.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class Function(NamedTuple):
 
 
 class Walk:
-    """The functions of chatd that this thread runs while entered, in the order of their first calls."""
+    """The functions of chatd that this thread runs while entered, in the order of their first
+    calls.
+    """
 
     def __init__(self) -> None:
         self.codes: dict[CodeType, None] = {}
@@ -108,7 +111,7 @@ async def test_a_send_is_read_in_eight_files(make_server: MakeServer, monkeypatc
     # What runs by the clock is not of the path.
     monkeypatch.setattr(chatd.server, "TICK_S", 3_600.0)
     monkeypatch.setattr(chatd.postgres.watch, "LOOK_S", 3_600.0)
-    monkeypatch.setattr(chatd.server.Node, "_sweep", lambda node: asyncio.sleep(3_600.0))
+    monkeypatch.setattr(chatd.server.Node, "_sweep", lambda node: asyncio.Event().wait())
     async with asyncio.timeout(WAIT_S):
         server = await make_server(lanes=1)
         alice = await Wire.connect(server.port, "alice", server.token("alice"))
@@ -124,7 +127,8 @@ async def test_a_send_is_read_in_eight_files(make_server: MakeServer, monkeypatc
     ran = {file: sum(one.lines for one in functions if one.file == file) for file in files}
     spine = [file for file in files if file in SPINE]
     for title, some in (("spine", spine), ("leaves", [file for file in files if file not in SPINE])):
-        print(f"{title}: {len(some)} files, {sum(whole[f] for f in some)} lines, of which {sum(ran[f] for f in some)} ran")
+        lines, of_them = sum(whole[f] for f in some), sum(ran[f] for f in some)
+        print(f"{title}: {len(some)} files, {lines} lines, of which {of_them} ran")
         for file in some:
             names = ", ".join(function.name for function in functions if function.file == file)
             print(f"  {file:<28} {whole[file]:>5} {ran[file]:>5}  {names}")

@@ -386,7 +386,8 @@ async def test_reads_outlive_the_death_of_all_their_connections(
     await asyncio.gather(*(node.heads([ConvId(x)]) for _ in range(8)))
     killed = one(
         db,
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'chatd reads' AND datname = current_database()",
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'chatd reads' AND"
+        " datname = current_database()",
     )
     assert killed >= 1
     assert [head[:4] for head in await node.heads([ConvId(x)])] == [(x, 0, 0, 0)]

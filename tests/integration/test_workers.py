@@ -401,8 +401,8 @@ async def test_two_supervisors_on_one_port_the_second_says_so(tmp_path: Path) ->
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     settings = Settings(
-        data_dir=tmp_path, host="127.0.0.1", port=port, admin_port=-1, workers=2, database_url=SecretStr("postgresql://"),
-        redis_url=SecretStr("redis://127.0.0.1"),
+        data_dir=tmp_path, host="127.0.0.1", port=port, admin_port=-1, workers=2,
+        database_url=SecretStr("postgresql://"), redis_url=SecretStr("redis://127.0.0.1"),
     )  # fmt: skip
     sleeps = [sys.executable, "-c", "import time; time.sleep(60)"]  # it never gets as far as to listen
     first = Supervisor(settings, command=sleeps)

@@ -116,7 +116,8 @@ class Bench:
         self._id = 0
 
     def _make(self, number: int, conninfo: str, **lane: Any) -> Lane:
-        lane = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, "now": time.monotonic, **lane}
+        usual = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, "now": time.monotonic}
+        lane = {**usual, **lane}
         opener = Opener(conninfo)
         with connect(self.conninfo) as conn:
             epoch, identity = only(conn, "SELECT epoch, log_identity() FROM meta")
@@ -412,7 +413,8 @@ async def test_a_warning_of_a_statement_is_no_outage(
     acked any more.
     """
     db.execute(
-        "CREATE FUNCTION warns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'few are left'; RETURN NEW; END $$"
+        "CREATE FUNCTION warns() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'few are left'; RETURN"
+        " NEW; END $$"
     )
     db.execute("CREATE TRIGGER warns BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION warns()")
     bench = await start()

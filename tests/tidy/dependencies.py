@@ -87,7 +87,8 @@ def main(extra: str = "") -> None:
     requirements = [one for one in wanted(extra) if not extra or str(one) not in plain]
     needs = {str(one): closure(one) for one in {*requirements, *wanted("")}}
     print(
-        "| requirement | version | MB | brings alone | MB with these | import ms | import MB |\n|---|---|---|---|---|---|---|"
+        "| requirement | version | MB | brings alone | MB with these | import ms | import MB"
+        " |\n|---|---|---|---|---|---|---|"
     )
     for one in sorted(requirements, key=lambda each: each.name):
         name = canonicalize_name(one.name)

@@ -1,5 +1,5 @@
-"""The tables of docs that are made from the code: settings, metrics and bounds of docs/operations.md, and what a message
-costs in docs/performance.md.
+"""The tables of docs that are made from the code: settings, metrics and bounds of
+docs/operations.md, and what a message costs in docs/performance.md.
 
 `make docs` writes them, a test holds them equal.
 """

@@ -1,7 +1,8 @@
-"""Pages of prose: the words that are not to come back in code are not in them, and lines are narrow.
+"""Pages of prose: the words that are not to come back in code are not in them, and lines are
+narrow.
 
-Tables and code may be wider. docs/decisions and CHANGELOG.md tell history; docs/protocol.md is a contract whose text
-others have read.
+Tables and code may be wider. docs/decisions and CHANGELOG.md tell history; docs/protocol.md is a
+contract whose text others have read.
 """
 
 from __future__ import annotations
@@ -49,4 +50,5 @@ def test_each_metric_that_a_page_names_is_exported() -> None:
     quoted = {found for path in (ROOT / "chatd").rglob("*.py") for found in re.findall(r'"[a-z_]+"', path.read_text())}
     named = {(page.name, found[1]) for page in PAGES for found in METRIC.finditer(page.read_text())}
     assert len(named) > 50
-    assert [f"{page}: chatd_{name}" for page, name in sorted(named) if not {f'"{name}"', f'"chatd_{name}"'} & quoted] == []
+    missing = [(page, name) for page, name in sorted(named) if not {f'"{name}"', f'"chatd_{name}"'} & quoted]
+    assert [f"{page}: chatd_{name}" for page, name in missing] == []

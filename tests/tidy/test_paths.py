@@ -1,7 +1,9 @@
-"""What prose names as a file of the repository is there: in the docs, in docstrings and comments, in SQL.
+"""What prose names as a file of the repository is there: in the docs, in docstrings and comments,
+in SQL.
 
-A path is read from the root, or from one of the folders in `FROM`: `chatd/core/session.py`, `core/session.py`,
-`core/session` and `session.py` are the same file. CHANGELOG.md and docs/decisions tell history and may name what has gone.
+A path is read from the root, or from one of the folders in `FROM`: `chatd/core/session.py`,
+`core/session.py`, `core/session` and `session.py` are the same file. CHANGELOG.md and
+docs/decisions tell history and may name what has gone.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ TOP: Final = "chatd|docs|tests|bench|sql|deploy|requirements"
 ROOMS: Final = "chat|client|cluster|core|loop|net|ops|postgres|web|wire|cluster/redis"
 ENDINGS: Final = "py|sql|md|mjs|cfg"
 
-# What stands before a path: nothing that makes it a part of a longer one, of a URL or of an expression.
+# What stands before a path: nothing that makes it a part of a longer one, of a URL or of an
+# expression.
 START: Final = r"(?<![\w./:{$~@|-])"
 PATHS: Final = (
     re.compile(rf"{START}(?:[\w.*-]+/)*[\w*-]+\.(?:{ENDINGS})\b"),  # a file by its ending, with or without its folder
@@ -46,7 +49,8 @@ PATHS: Final = (
 )
 PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out")
 
-# Files that a reader makes, examples of what a name looks like, and the package that the folder `sql` becomes.
+# Files that a reader makes, examples of what a name looks like, and the package that the folder
+# `sql` becomes.
 NOT_OURS: Final = {
     "echo.py", "bot.py", "peers/run.py", "chatd.sql",
     "sql/migrations/0007_pre_receipts.sql", "sql/migrations/0008_post_receipts.sql",

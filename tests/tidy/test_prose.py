@@ -78,3 +78,17 @@ def test_a_class_name_stands_for_one_thing_in_the_server() -> None:
                 places[node.name].append(str(path.relative_to(CHATD)))
     twice = {name: paths for name, paths in places.items() if len(paths) > 1}
     assert twice == {}
+
+
+PRAGMA = re.compile(r"  # (type: ignore|noqa|fmt: ).*$")
+
+
+def test_lines_of_tests_and_bench_are_narrow() -> None:
+    root = CHATD.parent
+    files = [path for folder in ("tests", "bench") for path in sorted((root / folder).rglob("*.py"))]
+    assert [
+        f"{path.relative_to(root)}:{n}: {len(line)}"
+        for path in files
+        for n, line in enumerate(path.read_text().splitlines(), 1)
+        if len(PRAGMA.sub("", line)) > CODE_COLUMNS and " " in line.strip()
+    ] == []

@@ -1,5 +1,5 @@
-"""How tests wait: for events, and where there is none by `until`. A sleep needs a reason, and no test
-fails because the machine is slow: times are measured in bench/.
+"""How tests wait: for events, and where there is none by `until`. A sleep needs a reason, and no
+test fails because the machine is slow: times are measured in bench/.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ SLEEPS: Final = {
     "chaos/world.py": (3, "people act, and faults begin, at times drawn from the seed"),
     "cluster/test_kills.py": (5, "people write, and servers stay away, for times drawn from the seed"),
     "cluster/test_limits.py": (2, "a refused client waits as told; that nobody drops a partition has no event"),
-    "cluster/test_mirror.py": (1, "that nothing is written meanwhile has no event"),
-    "cluster/test_quota.py": (4, "by the clock of Redis: a refused caller waits as told, or for a time drawn from the seed"),
+    "cluster/test_presence_sync.py": (1, "that nothing is written meanwhile has no event"),
+    "cluster/test_shared_limits.py": (4, "by Redis' clock: a refused caller waits as told, or for a time of the seed"),
     "cluster/test_read_only.py": (2, "how long an outage lasts, and a newcomer's pause"),
     "cluster/test_redis_faults.py": (2, "how long a fault lasts, and a lease after it"),
     "cluster/traffic.py": (1, "a client waits as the notice of a drain tells"),
@@ -125,7 +125,9 @@ def test_no_sleep_is_without_a_reason() -> None:
 
 
 def test_no_test_fails_because_a_machine_is_slow() -> None:
-    """A time is printed, or measured in bench/; a bound that ends a test that hangs is another thing."""
+    """A time is printed, or measured in bench/; a bound that ends a test that hangs is another
+    thing.
+    """
     assert _found(_bounds, CLOCKS) == {}
 
 

@@ -50,7 +50,8 @@ def page(
     new: Any = (),
 ) -> FeedPage:
     return FeedPage(
-        snapshot, now_ms, 0.001, len(heads) + len(cursors), reconnected, FeedChanges(list(heads), list(cursors), list(new))
+        snapshot, now_ms, 0.001, len(heads) + len(cursors), reconnected,
+        FeedChanges(list(heads), list(cursors), list(new)),
     )
 
 
@@ -266,7 +267,8 @@ async def test_a_page_is_told_and_the_next_one_asked_for_an_interval_later(owner
         ("heads", (1, 5), (2, 6)),
         ("cursors", (1, 1, 2, 3, 4)),
     ]
-    assert (owner.change_feed.pages, owner.metrics.feed_reads, owner.metrics.feed_rows, owner.metrics.feed_catchups) == (
+    metrics = owner.metrics
+    assert (owner.change_feed.pages, metrics.feed_reads, metrics.feed_rows, metrics.feed_catchups) == (
         2,
         2,
         3,

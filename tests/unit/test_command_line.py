@@ -28,7 +28,8 @@ def test_every_command_takes_all_settings_and_has_its_function(name: str) -> Non
 
 
 def test_an_unknown_word_is_one_line_with_the_near_flag_and_without_its_value() -> None:
-    assert refused("serve", "--redis_ur=redis://:s3cr3t@h") == "--redis_ur: is no flag of `chatd serve`; did you mean --redis-url?"
+    says = "--redis_ur: is no flag of `chatd serve`; did you mean --redis-url?"
+    assert refused("serve", "--redis_ur=redis://:s3cr3t@h") == says
     assert refused("serve", "--xyz") == "--xyz: is no flag of `chatd serve`; see `chatd serve --help`"
     assert refused("doctor", "twice") == "twice: is one word too many; see `chatd doctor --help`"
     assert "redis://:***@h" in refused("serve", "redis://:s3cr3t@h")

@@ -32,8 +32,16 @@ def seats_but(incarnation: str, all: dict[str, tuple[Device, ...]]) -> list[Seat
 
 @given(rooms)
 def test_every_device_stays_at_exactly_one_node_the_one_where_it_came_last(all: dict[str, tuple[Device, ...]]) -> None:
-    gone = {incarnation: displaced(incarnation, devices, seats_but(incarnation, all)) for incarnation, devices in all.items()}
-    stays = {(d.id, d.attached_ms, incarnation) for incarnation, devices in all.items() for d in devices if d.id not in gone[incarnation]}
+    gone = {
+        incarnation: displaced(incarnation, devices, seats_but(incarnation, all))
+        for incarnation, devices in all.items()
+    }
+    stays = {
+        (d.id, d.attached_ms, incarnation)
+        for incarnation, devices in all.items()
+        for d in devices
+        if d.id not in gone[incarnation]
+    }
     assert stays == {
         max((d.id, d.attached_ms, incarnation) for incarnation, ds in all.items() for d in ds if d.id == id)
         for id in {d[0] for d in stays}
@@ -45,7 +53,10 @@ def test_every_device_stays_at_exactly_one_node_the_one_where_it_came_last(all: 
 def test_the_longest_idle_go_and_each_is_closed_by_one_node(
     all: dict[str, tuple[Device, ...]], devices_max: int
 ) -> None:
-    gone = {incarnation: displaced(incarnation, devices, seats_but(incarnation, all)) for incarnation, devices in all.items()}
+    gone = {
+        incarnation: displaced(incarnation, devices, seats_but(incarnation, all))
+        for incarnation, devices in all.items()
+    }
     over = {
         (id, incarnation)
         for incarnation, devices in all.items()

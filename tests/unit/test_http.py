@@ -47,7 +47,8 @@ def test_an_answer_is_the_librarys_byte_for_byte(
 def test_the_admin_port_answers_as_it_did() -> None:
     refused = http.plain(HTTPStatus.METHOD_NOT_ALLOWED)
     head = (
-        b"HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\nAllow: GET, HEAD\r\n"
+        b"HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 19\r\nAllow:"
+        b" GET, HEAD\r\n"
         b"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n"
     )
     assert admin._serialize(refused) == head + b"Method Not Allowed\n"

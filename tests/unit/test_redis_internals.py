@@ -47,7 +47,10 @@ ATTRIBUTES = [  # kind of URL, path from the client, who uses it
 
 
 def gone(what: str, module: str) -> str:
-    return f"redis-py {redis.__version__} has no {what}, which {module}.py uses: keep the cap in setup.cfg below it, or change {module} first"
+    return (
+        f"redis-py {redis.__version__} has no {what}, which {module}.py uses: keep the cap in setup.cfg below it, or"
+        f" change {module} first"
+    )
 
 
 @pytest.mark.parametrize(

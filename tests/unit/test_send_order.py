@@ -29,7 +29,10 @@ class Verdict(NamedTuple):
 
 
 class Device:
-    """One session's order and its user's rate, as the pipeline calls them. What is refused is given, not raised."""
+    """One session's order and its user's rate, as the pipeline calls them.
+
+    What is refused is given, not raised.
+    """
 
     def __init__(self, user: User | None = None, strikes: int = 8) -> None:
         self.user = user or User(ALICE, SlidingWindow(10, 5.0), Penalty(strikes), SlidingWindow(100, 3600.0))
@@ -54,9 +57,13 @@ class Device:
     def admit(self, peer: UserId, cid: Cid, now: float) -> Verdict | errors.Blocked:
         """Of an entry that has just been read, and waits for nothing."""
         arrived = self.arrive(peer, cid, now)
-        return arrived if isinstance(arrived, errors.Blocked) else self.decide(peer, cid, self.last_id + 1, arrived, now)
+        if isinstance(arrived, errors.Blocked):
+            return arrived
+        return self.decide(peer, cid, self.last_id + 1, arrived, now)
 
-    def limited(self, peer: UserId, cid: Cid, id: int, resent_early: bool, now: float) -> PenaltyVerdict | errors.Blocked:
+    def limited(
+        self, peer: UserId, cid: Cid, id: int, resent_early: bool, now: float
+    ) -> PenaltyVerdict | errors.Blocked:
         """A probe's answer: nothing is known of the cid."""
         if peer in self.order.probing:
             self.order.probed(peer)
@@ -170,7 +177,7 @@ def test_waiting_for_something_else_than_the_rate_is_no_offence() -> None:
     assert session.admit(BOB, A, 1.0) == Verdict(False, 1.0, False)
 
 
-# ---- the order of entries -------------------------------------------------------------------------------------------------------
+# ---- the order of entries ------------------------------------------------------------------------
 
 def test_after_a_retryable_error_later_entries_of_that_conversation_wait_for_it() -> None:
     session = Device()
@@ -311,7 +318,8 @@ def test_what_gets_no_place_while_an_entry_waits_stops_only_what_came_after_it()
     session.last_id = 5
     assert session.not_queued(BOB, C, 5) is AWAY  # too many frames: refused on arrival
     assert isinstance(session.decide(BOB, A, 4, False, 1.0), Verdict)
-    assert isinstance(session.decide(BOB, C, 3, False, 1.0), Verdict)  # an earlier try of the same: it does not free what is waited for
+    # An earlier try of the same: it does not free what is waited for
+    assert isinstance(session.decide(BOB, C, 3, False, 1.0), Verdict)
     assert blocker(session.arrive(BOB, B, 1.0)) == C
     assert session.not_queued(BOB, A, 4) is AWAY  # the lane was full when it came out
     assert blocker(session.decide(BOB, B, 6, False, 1.0)) == A
@@ -320,7 +328,9 @@ def test_what_gets_no_place_while_an_entry_waits_stops_only_what_came_after_it()
 
 
 def test_a_skip_does_not_let_through_what_came_before_it() -> None:
-    """It was to be refused, and another entry may have failed with the first: that one would be overtaken."""
+    """It was to be refused, and another entry may have failed with the first: that one would be
+    overtaken.
+    """
     session = Device()
     session.last_id = 3
     session.failed(BOB, A, 1)
@@ -330,7 +340,7 @@ def test_a_skip_does_not_let_through_what_came_before_it() -> None:
     assert session.arrive(BOB, B, 1.0) is False
 
 
-# ---- the object -------------------------------------------------------------------------------------
+# ---- the object ----------------------------------------------------------------------------------
 
 
 def test_probes_are_counted_until_the_last_answer_is_in() -> None:

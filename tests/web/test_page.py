@@ -54,7 +54,7 @@ async def bodies(peer: Peer, of: str) -> list[Any]:
 
 
 # --- signing in
-# -------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 async def test_a_name_that_no_new_user_may_have_is_refused_with_the_reason(browsing: Browsing) -> None:
@@ -243,7 +243,8 @@ async def last_in_view(tab: Tab) -> int:
         """() => {
           const pane = document.querySelector('.scroller');
           const bottom = pane.scrollTop + pane.clientHeight + 2;
-          const seen = [...pane.querySelectorAll('.message')].filter((node) => node.offsetTop + node.offsetHeight <= bottom);
+          const isAbove = (node) => node.offsetTop + node.offsetHeight <= bottom;
+          const seen = [...pane.querySelectorAll('.message')].filter(isAbove);
           return Number(seen.at(-1).querySelector('.text').textContent.slice(1));
         }"""
     )

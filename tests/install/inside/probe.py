@@ -2,8 +2,10 @@
 
 Runs on the installed machine; for each line of stdin, one of stdout.
 
-    in    STATUS PART WORD      PART `-`: none; with 503 a part of `reasons`, with 200 one of `degraded`; WORD: how its sentence begins, or `-`
-    out   {"right_ms", "longest_ms", "first", "said"}     from the line to the last node's right answer; the longest wait for an answer;
+    in    STATUS PART WORD      PART `-`: none; with 503 a part of `reasons`, with 200 one of `degraded`; WORD: how
+                                its sentence begins, or `-`
+    out   {"right_ms", "longest_ms", "first", "said"}     from the line to the last node's right answer; the longest
+                                                          wait for an answer;
                                                           whether all first answers were right; what the last node said
 
 A node that no longer listens (it has drained) said the last that it had to say.
