@@ -27,13 +27,13 @@ from chatd import log as logs
 from chatd import protocol
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
+from chatd.chat.keys_in_force import KeysInForce
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.ports import Admission, Alone, OtherNodes, OwnCount, Rates
 from chatd.chat.presence_push import PresencePush
 from chatd.chat.send import SendPipeline
 from chatd.chat.send_log import SendLines
 from chatd.chat.services import Services
-from chatd.chat.tokens import Tokens
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.core.conversations import Registry
@@ -107,8 +107,8 @@ class Node:
         self._age_s = age_s
         self._restart_ms = 0.0  # what the last start took
         self.on_ready: Callable[[], None] = lambda: None
-        self._boot = os.urandom(8).hex()  # this life of the node, among others
-        self.tokens = Tokens(settings, self._clock, self.metrics)
+        self._incarnation = os.urandom(8).hex()  # this life of the node, among others
+        self.keys_in_force = KeysInForce(settings, self._clock, self.metrics)
         self._revocation: Revocation | None = None
 
     # ---- parts -----------------------------------------------------------------------------------
@@ -119,14 +119,14 @@ class Node:
         """
         if self.port:
             sd_notify.reloading()
-        if self.tokens.reload() and self._revocation is not None:
-            self._revocation.begin(self.tokens.keys)
+        if self.keys_in_force.reload() and self._revocation is not None:
+            self._revocation.begin(self.keys_in_force.keys)
         if self.port:  # before, it would not be true
             sd_notify.ready()
 
     def token(self, user: UserId) -> str:
         """A token for development and tests."""
-        return self.tokens.issue(user)
+        return self.keys_in_force.issue(user)
 
     chat: Chat
     listener: Listener
@@ -136,7 +136,7 @@ class Node:
         s, metrics, clock = self.settings, self.metrics, self._clock
         self.registry = Registry()
         self.store = Store(conninfo, _store_limits(s), metrics)
-        self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._boot)
+        self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._incarnation)
         clock.stepped = self._clock_stepped
         self._steady = Steady(clock, s.lease_ms / 1000)
         presence_push = PresencePush(
@@ -162,7 +162,7 @@ class Node:
             others=others,
         )
         self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or self.delivery.gaps.is_settling
-        access_log = AccessLog(metrics, self._boot, clock.now, names_proxies=bool(s.trusted_proxies))
+        access_log = AccessLog(metrics, self._incarnation, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
             s,
             self.store,
@@ -174,7 +174,7 @@ class Node:
             metrics,
             clock,
             self._steady,
-            self.tokens,
+            self.keys_in_force,
             self.tasks,
             self.delivery,
             access_log,
@@ -232,7 +232,7 @@ class Node:
             self.registry,
             self.metrics,
             rates=rates,
-            incarnation=self._boot,
+            incarnation=self._incarnation,
             facts=self._facts,
             clock=self._clock,
             steady=self._steady,
@@ -242,7 +242,7 @@ class Node:
     def _make_census(self) -> None:
         s, presence_sync = self.settings, None if self.cluster is None else self.cluster.presence_sync
         self.census = Census(
-            incarnation=self._boot,
+            incarnation=self._incarnation,
             name=s.node_name or f"{socket.gethostname()}:{s.port}",
             now=self._clock.now,
             grace_s=0.0 if presence_sync is None else s.lease_ms * 1.5 / 1000,
@@ -401,7 +401,7 @@ class Node:
         """For `chatd user show`: what this node knows of a user."""
         facts = {
             **self._facts(),
-            "boot": self._boot,
+            "boot": self._incarnation,
             "name": self.census.name,
             "problems": self.readiness.known(),
             "degraded": self._degraded(),

@@ -388,7 +388,7 @@ class Chat:
                 "too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait)
             )
         try:
-            identity = self.s.tokens.verify(request.token)
+            identity = self.s.keys_in_force.verify(request.token)
             if identity.user != session.user.id:
                 raise errors.Unauthorized("a refresh cannot change the user")
         except errors.Refused as e:

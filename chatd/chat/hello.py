@@ -92,7 +92,7 @@ def _identify(s: Services, session: Session, hello: Hello) -> Identity:
     now = s.clock.now()
     if wait := s.addresses.take(counted_as(session.sink.address), now):
         raise errors.Overloaded("too many hellos from this address: wait", retry_ms=retry_ms(wait))
-    identity = s.tokens.verify(hello.token)
+    identity = s.keys_in_force.verify(hello.token)
     if wait := hello_rates.of_user(s.user(identity.user), now):
         raise errors.Overloaded("too many hellos of this user: wait", retry_ms=retry_ms(wait))
     return identity

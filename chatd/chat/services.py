@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from chatd.chat.delivery import Delivery
+from chatd.chat.keys_in_force import KeysInForce
 from chatd.chat.ports import Admission, OtherNodes, SessionLog
 from chatd.chat.presence_push import PresencePush
-from chatd.chat.tokens import Tokens
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.core.conversations import Registry
@@ -43,7 +43,7 @@ class Services:
     metrics: Metrics
     clock: Clock
     steady: Steady
-    tokens: Tokens
+    keys_in_force: KeysInForce
     tasks: Tasks
     delivery: Delivery
     session_log: SessionLog

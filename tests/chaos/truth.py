@@ -273,7 +273,7 @@ def seats(nodes: Iterable[Node]) -> Iterator[str]:
     for node in nodes:
         cluster = node.cluster
         sync = None if cluster is None else cluster.presence_sync
-        yield f"node {node._boot}: batch {sync._n if sync else ''}, knows {sync._leases.nodes if sync else ''}"
+        yield f"node {node._incarnation}: batch {sync._n if sync else ''}, knows {sync._leases.nodes if sync else ''}"
         for name, one in node.presence._statuses.users.items():
             yield (
                 f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere"

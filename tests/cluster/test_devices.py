@@ -95,7 +95,7 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
     monkeypatch.setattr(presence_sync, "heard", held.append)
     await a.connect("alice", "phone")
     second = await b.connect("alice", "phone")
-    await until(lambda: any(b.node._boot.encode() in data for data in held), "b's word is on its way to a")
+    await until(lambda: any(b.node._incarnation.encode() in data for data in held), "b's word is on its way to a")
     gate = Gate(monkeypatch, listing, "read_listing", only=lambda s, *_: s is a.node.services)
     third = await a.open()
     hello = await third.post("hello", v=1, token=a.token("alice"), device="phone")

@@ -53,7 +53,7 @@ class Skew:
 def token(server: Server, user: str, ends_in_s: float) -> str:
     """As an issuer whose clock is right would make it: it began a year ago."""
     began = time.time() - 365 * DAY_S
-    return issue(server.node.tokens.keys, user, int(365 * DAY_S + ends_in_s), began, None, None)  # type: ignore[arg-type]
+    return issue(server.node.keys_in_force.keys, user, int(365 * DAY_S + ends_in_s), began, None, None)  # type: ignore[arg-type]
 
 
 async def steps(server: Server, n: int) -> None:

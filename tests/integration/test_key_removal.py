@@ -211,7 +211,7 @@ async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
     belongs to the key that is gone.
     """
     server = await make_server(keys_file=file.path)
-    verify = server.node.tokens.verify
+    verify = server.node.keys_in_force.verify
 
     def and_then(token: str) -> Identity:
         identity = verify(token)
@@ -219,7 +219,7 @@ async def test_a_key_removed_between_the_check_of_a_token_and_its_session(
         server.node.reload_keys()
         return identity
 
-    monkeypatch.setattr(server.node.tokens, "verify", and_then)
+    monkeypatch.setattr(server.node.keys_in_force, "verify", and_then)
     alice = await server.open()
     await alice.post("hello", v=1, token=file.token("alice", "old"), device="d1")
     assert await alice.closed() == 4001

@@ -72,7 +72,7 @@ def token(server: Server, user: str, options: dict[str, Any]) -> str:
         return jwt.encode(claims, "", "none")
     if options.get("wrong_key"):
         return jwt.encode(claims, "k" * 32, headers={"kid": "development"})
-    return auth.issue(server.node.tokens.keys, UserId(user), ttl_s, now, None, None)
+    return auth.issue(server.node.keys_in_force.keys, UserId(user), ttl_s, now, None, None)
 
 
 def strings(value: Any) -> set[str]:

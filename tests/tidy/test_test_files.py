@@ -30,7 +30,7 @@ TESTED_IN: Final = {
     "chatd.chat.welcome": ("integration/test_chat.py", "the answer to a hello"),
     "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
     "chatd.chat.services": ("integration/test_chat.py", "it names parts, and makes users: all requests need it"),
-    "chatd.chat.tokens": ("integration/test_key_removal.py", "key files that change under live sessions"),
+    "chatd.chat.keys_in_force": ("integration/test_key_removal.py", "key files that change under live sessions"),
     "chatd.client.client": ("wire/test_client_life.py", "it needs a server: a fake one"),
     "chatd.client.errors": ("unit/test_client_desk.py", "it holds no logic but `of`; all that raise are tested"),
     "chatd.client.link": ("wire/test_client_connection.py", "a connection is a link with futures"),

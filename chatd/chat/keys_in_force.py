@@ -1,7 +1,7 @@
-"""The keys in force on a node: what tokens are checked with, and in development made with.
+"""Holds the keys in force on a node: tokens are checked with them, development tokens signed.
 
-The key file is read at the start and on SIGHUP. Keys are rotated without a restart; a file that
-cannot be read, or is wrong, changes nothing.
+The key file is read at the start and on SIGHUP, so keys are rotated without a restart. A file that
+cannot be read, or that is invalid, changes nothing. The checks of a token are in `auth.py`.
 """
 
 from __future__ import annotations
@@ -22,32 +22,33 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("server")  # the name that operators know these events by
 
-DEV_TOKEN_TTL_S: Final = 30 * 86_400
+DEV_TOKEN_TTL_S: Final = 30 * 86_400  # life of a development token, unless `token_ttl_max_s` is shorter
 
 
-class Tokens:
-    """Raises SettingError if the key file is wrong."""
+class KeysInForce:
+    """The current key set and the verifier made of it; `reload` replaces both."""
 
     def __init__(self, settings: Settings, clock: Clock, metrics: Metrics) -> None:
+        """Raises SettingError if the key file is invalid."""
         self._settings, self._clock, self._metrics = settings, clock, metrics
         self.keys = self._load(None)
         self._verifier = self._verifier_of(self.keys)
 
     def verify(self, token: str) -> Identity:
-        """Whose token this is. Raises TokenExpired, Unauthorized."""
+        """The user that the token names, and until when. Raises TokenExpired, Unauthorized."""
         return self._verifier.verify(token, self._clock.now_s())
 
     def issue(self, user: UserId) -> str:
-        """A token for development and tests."""
+        """A signed token for `user`, for development and tests."""
         s = self._settings
         ttl_s = s.token_ttl_s(DEV_TOKEN_TTL_S)
         return issue(self.keys, user, ttl_s, self._clock.now_s(), s.jwt_audience, s.jwt_issuer)
 
     def reload(self) -> bool:
-        """Read the key file again; False: it is wrong, and the keys stay what they were.
+        """Read the key file again. False: it is invalid, and the keys stay as they were.
 
-        In one turn of the loop: a hello is checked by the old keys and its session is looked at
-        after the reload, or it is checked by the new ones.
+        It awaits nothing. A hello is therefore checked either before it, with the old keys, and
+        `net/revocation.py` finds its session afterwards; or after it, with the new keys.
         """
         old = self.keys
         try:
