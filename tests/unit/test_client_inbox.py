@@ -405,6 +405,8 @@ class InboxAgainstServer(RuleBasedStateMachine):
         if self.inbox.epoch not in (None, f"e{self.epoch}"):
             old = {c for c, place in self.inbox.places.items() if place.taken and not place.is_new}
             self.vague |= {c for c in old if self.kept.get(c, 0) < self.known_from.get(c, 1 << 30) > 1}
+            # Nor can it look up an entry that both logs had and that retention has taken since
+            self.vague |= {c for c in old if self.kept.get(c, 0) < self.logs[c].floor > 1}
         resets = self.inbox.enter(welcome(*items, epoch=f"e{self.epoch}", since=str(self.clock)))
         if not self.started:
             self.started = True
@@ -479,7 +481,10 @@ class InboxAgainstServer(RuleBasedStateMachine):
         assert connection is not None
         assert connection.reply is not None
         assert connection.asked is not None
-        progress, resets = self.inbox.fetched(connection.asked[1], connection.reply)
+        reply = connection.reply
+        if self.kept.get(reply.c, reply.floor) < reply.floor:  # as in `connect`, but taken while history was read
+            self.vague.add(reply.c)
+        progress, resets = self.inbox.fetched(connection.asked[1], reply)
         self.reset(resets)
         assert progress
         connection.asked = connection.reply = None
