@@ -1,58 +1,41 @@
 """The services: what each request of a live session does.
 
-    Session.receive ──► Chat.handle ──► SendPipeline, or a method per request type ──► reply
+    Session.receive ──► Chat.handle ──► SendPipeline, Reads, or a method per request type ──► reply
 
 Everything that a session has decided alone (limits, order, states) has happened before; here ids
-are checked against the session's user. Requests that need no database are answered in the same loop
-turn. Reads run as tasks, each under way until its answer has left the queue of its connection: at
-most `READS_MAX` a session and `USER_READS_MAX` a user, and at the database one user after another
-(postgres/fair_queue.py).
+are checked against the session's user. What makes an entry goes to chat/send.py, what reads the
+database to chat/reads.py; the other requests are answered in the same loop turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Final, TypeAlias, assert_never
+from typing import assert_never
 
 import structlog
 
 from chatd import errors, protocol
 from chatd import log as logs
-from chatd.chat import device_limit, history, listing, resync
+from chatd.chat import device_limit, listing
 from chatd.chat import hello as opening
 from chatd.chat.delivery import Delivery
 from chatd.chat.new_conversations import NewConversations
+from chatd.chat.reads import Reads
 from chatd.chat.send import SendPipeline
 from chatd.chat.services import Services
 from chatd.chat.typing_push import TypingPush
 from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
-from chatd.core.conversations import check_name
-from chatd.core.recent_conversations import Place
-from chatd.core.session import Effect, End, Reply, Session, State, Throttled, User
+from chatd.core.session import Effect, End, Reply, Session, State, Throttled
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.postgres.rows import ConvRow
 from chatd.wire import framing
 
 log = structlog.get_logger("chat")
-
-# A read: made by the task that runs it
-Work: TypeAlias = Callable[[], Coroutine[Any, Any, bytes | Callable[[], bytes]]]
-
-READS_MAX: Final = 8  # reads of one session under way at once
-# Of all sessions of a user: two devices that come back at the same time; 4 MB of answers
-# (history.PAGE_BYTES_MAX)
-USER_READS_MAX: Final = 16
-READS_RETRY_MS: Final = 200  # what is under way of a client that reads is answered by then
-# Of a `watch` count as a frame of their own: each is judged, looked up, and shown: 0.2 to 1 ms for
-# 10
-NAMES_A_FRAME: Final = 10
-LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
 
 
 class Chat:
@@ -75,6 +58,7 @@ class Chat:
         self.pipeline, self.new_conversations = pipeline, new_conversations
         self._alarm = alarm
         self.typing = TypingPush(services, alarm)
+        self.reads = Reads(services)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         # How long a user is shown as online after their last session has ended; longer in a drain
         self.grace_s = services.settings.presence_grace_ms / 1000
@@ -107,13 +91,13 @@ class Chat:
                 case protocol.Hello():
                     self.s.tasks.spawn(self._open(session, effect))
                 case protocol.History():
-                    self._read(session, effect.id, partial(self._history, session, effect))
+                    self.reads.history(session, effect)
                 case protocol.Conversations():
-                    self._read(session, effect.id, partial(self._conversations, session, effect))
+                    self.reads.conversations(session, effect)
                 case protocol.SetPresence():
                     self._set_presence(session, effect)
                 case protocol.WatchRequest():
-                    self._begin_watch(session, effect)
+                    self.reads.watch(session, effect)
                 case protocol.Skip():
                     self._skip(session, effect)
                 case protocol.Refresh():
@@ -208,7 +192,7 @@ class Chat:
         assert session.user is not None
         conv = self.s.registry.find(session.user, request.c, request.to)
         if request.seq > conv.head and (conv.gap is not None or self.s.others.share_log):
-            self._read(session, request.id, partial(self._late_cursor, session, request, conv))
+            self.reads.begin(session, request.id, partial(self._late_cursor, session, request, conv))
         else:
             self._send(session, self._advance(session, request, conv))
 
@@ -248,128 +232,7 @@ class Chat:
         self._send(session, protocol.ok(request.id))
         self.typing.typed(conv, conv.side(user.id), session)
 
-    # ---- reads -----------------------------------------------------------------------------------
-
-    def _read(self, session: Session, id: int, work: Work) -> None:
-        """Run a read as a task and reply with what it gives; a function is called in the turn in
-        which the reply is sent.
-        """
-        user = session.user
-        assert user is not None
-        if session.reads >= READS_MAX or user.reads >= USER_READS_MAX:
-            self.metrics.reads_refused += 1
-            whose = (
-                f"{READS_MAX} reads at once on a connection"
-                if session.reads >= READS_MAX
-                else f"{USER_READS_MAX} reads of a user at once"
-            )
-            raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
-        session.read_begins()
-        user.reads += 1
-        self.s.tasks.spawn(self._run_read(session, user, id, work))
-
-    async def _run_read(self, session: Session, user: User, id: int, work: Work) -> None:
-        try:
-            await self._answer_read(session, id, work)
-            await resync.written(session)  # until then its answer is in our memory
-        finally:
-            session.read_ends()
-            user.reads -= 1
-
-    async def _answer_read(self, session: Session, id: int, work: Work) -> None:
-        try:
-            payload = await work()
-            await self.delivery.drained(session)
-            # Nobody hears it; and the log may have moved since, into whose memory nothing of before
-            # must get
-            if session.gone:
-                return
-            if callable(payload):
-                payload = payload()
-        except errors.Refused as e:
-            self.metrics.error(e.code)
-            self.metrics.reads_refused += isinstance(e, errors.Overloaded)
-            payload = protocol.err(id, e)
-        except Exception:
-            log.exception("request.bug", user=session.user.id if session.user else None)
-            payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
-        self._send(session, payload)
-
-    async def _takes(self, session: Session) -> bool:
-        """Wait for room for an answer, as nothing is read for a client that does not read.
-
-        False: it has gone.
-        """
-        await self.delivery.drained(session)
-        return not session.gone
-
-    async def _history(self, session: Session, request: protocol.History) -> bytes:
-        if not await self._takes(session):
-            return b""
-        user = session.user
-        assert user is not None
-        conv = self.s.registry.find(user, request.c, request.to)
-        page = history.HistoryPage(request.limit, lambda e: self.delivery.stored_item(conv, e, user.id))
-        async with self.s.store.read_turns.turn(user.id):
-            if session.gone:  # while it waited: nobody hears the answer
-                return b""
-            more = await history.read(self.s.store, conv, request, page)
-        items = page.items if request.after is not None else page.items[::-1]
-        return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
-
-    async def _conversations(self, session: Session, request: protocol.Conversations) -> Callable[[], bytes] | bytes:
-        user = session.user
-        assert user is not None
-        if not await self._takes(session):
-            return b""
-        if user.unsure:
-            raise errors.Unavailable("what the user has is being looked at again", retry_ms=listing.OPEN_RETRY_MS)
-        before = None if request.cursor is None else _place(request.cursor)
-        for _ in range(LISTS_MAX):
-            # One more tells whether this is the last page
-            page = self.s.registry.recent(user, before, request.limit + 1)
-            is_last, page = len(page) <= request.limit, page[: request.limit]
-            last = [Place(conv.ts, conv.id) for conv in page[-1:]]
-            rows = await self._rows_of(user, page)
-            await listing.await_heads(self.s, rows)
-            await self.delivery.drained(session)  # here, as another device may read while this one's output is paused
-            if session.gone or not listing.ahead_of(self.s, rows):
-                break
-        facts: dict[str, object] = {} if is_last else {"cursor": _cursor_of(*last)}
-        return lambda: protocol.reply(
-            request.id, conversations=[listing.conversation_item(self.s, user, row) for row in rows], **facts
-        )
-
-    async def _rows_of(self, user: User, page: list[Conversation]) -> list[ConvRow]:
-        """What the database has of a page. Raises Unavailable."""
-        if not page:
-            return []
-        found = await self.s.store.list_conversations(user.id, [conv.id for conv in page])
-        listing.check_pairs(self.s, found.values())
-        if len(found) < len(page):
-            raise listing.another_log(self.s)  # a row never goes
-        return [found[conv.id] for conv in page]
-
     # ---- presence: see presence_push.py ----------------------------------------------------------
-
-    def _begin_watch(self, session: Session, request: protocol.WatchRequest) -> None:
-        session.frames.owe(self.s.clock.now(), len(request.users) / NAMES_A_FRAME)  # here, as many may be read in this turn
-        self._read(session, request.id, partial(self._watch, session, request))
-
-    async def _watch(self, session: Session, request: protocol.WatchRequest) -> bytes | Callable[[], bytes]:
-        if session.gone:
-            return b""  # it left before this began: nobody would ever clear what it watches
-        assert session.user is not None
-        for name in request.users:
-            check_name(session.user, name, "users")
-        self.s.presence.watch(session, session.watch(request.users), request.users)
-        await self.s.others.look(request.users)
-        seen: dict[UserId, int | None] = {}
-        await self.delivery.drained(session)
-        while self.s.presence_push.unseen(session, request.users, seen):
-            seen |= await self.s.presence_push.last_seen(session, request.users)
-            await self.delivery.drained(session)  # somebody may leave while the output is paused
-        return lambda: protocol.reply(request.id, presence=self.s.presence_push.statuses(session, request.users, seen))
 
     def _set_presence(self, session: Session, request: protocol.SetPresence) -> None:
         assert session.user is not None
@@ -443,23 +306,3 @@ class Chat:
         users have some there, too.
         """
         device_limit.publish_activity(self.s, users, seconds)
-
-
-def _place(cursor: str) -> Place:
-    """Where a page begins.
-
-    Cursors are in us, as nodes of the release before make them; ours are in whole ms and end with
-    999.
-    """
-    try:
-        us, id = map(int, cursor.split("."))
-        if not (0 <= us < 2**62 and 0 <= id < 2**62):
-            raise ValueError
-    except ValueError:
-        raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
-    # Ms are rounded: rather one twice than one never
-    return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)
-
-
-def _cursor_of(last: Place) -> str:
-    return f"{last.ts * 1000 + 999}.{last.id}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from chatd import log, log_writer, store
-from chatd.chat import handlers, history, resync
+from chatd.chat import history, reads, resync
 from chatd.config import Settings
 from chatd.core import coalescing, hello_rates, read_pacing, session
 from chatd.net.connection import CLOSE_S, CLOSING_FRAMES_MAX
@@ -45,7 +45,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "frames of any kind: data, continuation, ping, pong; before hello, too",
         "connection",
         f"{setting('frames_per_s', 'a second')}, {setting('frames_burst', 'at once')}",
-        f"a `watch` counts as one more for each {handlers.NAMES_A_FRAME} names; "
+        f"a `watch` counts as one more for each {reads.NAMES_A_FRAME} names; "
         "requests are refused with `rate_limited`, pings not answered; "
         f"{session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
         "frames_throttled_total",
@@ -138,7 +138,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     Bound(
         "reads (`history`, `conversations`, `watch`) under way, each until its answer is taken",
         "connection; user",
-        f"{handlers.READS_MAX}; {handlers.USER_READS_MAX}",
+        f"{reads.READS_MAX}; {reads.USER_READS_MAX}",
         "refused with `overloaded`",
         "reads_refused_total",
         "tests/integration/test_reads.py::test_answers_that_are_not_taken_are_under_way_for_all_devices_of_their_user",

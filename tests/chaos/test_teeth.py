@@ -12,8 +12,8 @@ import pytest
 
 from chatd.chat import hello
 from chatd.chat.delivery import Delivery
-from chatd.chat.handlers import Chat
 from chatd.chat.presence_push import PresencePush
+from chatd.chat.reads import Reads
 from chatd.cluster.presence_sync import PresenceSync
 from chatd.core import devices
 from chatd.core.admission import AdmissionQueue
@@ -147,14 +147,14 @@ def link_lost(patch: Patch) -> None:
 
 
 def read_uncounted(patch: Patch) -> None:
-    real = Chat._run_read
+    real = Reads._run
 
-    async def run_read(self: Chat, session: Session, *args: Any) -> None:
+    async def run(self: Reads, session: Session, *args: Any) -> None:
         await real(self, session, *args)
         if session.state is State.LIVE and dice.random() < 0.1:
             session.reads += 1
 
-    patch.setattr(Chat, "_run_read", run_read)
+    patch.setattr(Reads, "_run", run)
 
 
 def limit_per_node(patch: Patch) -> None:

@@ -442,7 +442,7 @@ async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(
         db.execute("UPDATE conversations SET a = 'dave', b = 'erin' WHERE id = %s", (int(c),))
         db.execute("UPDATE meta SET epoch = 'renewed'")
     assert await bob.closed() == 1012
-    (task,) = [task for task in asyncio.all_tasks() if "_run_read" in repr(task)]
+    (task,) = [task for task in asyncio.all_tasks() if "Reads._run" in repr(task)]
     pause.go.set()
     await asyncio.wait([task])
     assert server.node.registry.convs == {}

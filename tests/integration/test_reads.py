@@ -19,7 +19,7 @@ import pytest_asyncio
 from bench.slow_line import SlowLine
 from chatd import store
 from chatd.chat import history, resync, welcome
-from chatd.chat.handlers import READS_MAX, USER_READS_MAX
+from chatd.chat.reads import READS_MAX, USER_READS_MAX
 from chatd.core import hello_rates
 from chatd.core.session import Session
 from chatd.ids import ConvId, UserId

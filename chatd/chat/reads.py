@@ -1,0 +1,200 @@
+"""Reads: the requests whose answer needs the database. Each runs as a task.
+
+    Chat.handle ──► Reads.history, conversations, watch ──► begin ──task──► the answer ──► the session's sink
+
+A read is under way until its answer has left the queue of its connection. There are at most
+`READS_MAX` of a session and `USER_READS_MAX` of a user; at the database, one user after another has
+a turn (postgres/fair_queue.py). Nothing is read for a client whose output is paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import structlog
+
+from chatd import errors, protocol
+from chatd.chat import history, listing, resync
+from chatd.chat.services import Services
+from chatd.core.conversation import Conversation
+from chatd.core.conversations import check_name
+from chatd.core.recent_conversations import Place
+from chatd.core.session import Session, User
+from chatd.ids import UserId
+from chatd.postgres.rows import ConvRow
+from chatd.wire import framing
+
+log = structlog.get_logger("chat")
+
+# The answer, or a function that makes it: called in the loop turn in which the answer is sent, so
+# that what it says of memory is true then
+Answer: TypeAlias = bytes | Callable[[], bytes]
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, Answer]]  # a read: called by the task that runs it
+
+READS_MAX: Final = 8  # of one session at once
+# Of all sessions of a user: two devices that connect again at the same time; 4 MB of answers
+# (history.PAGE_BYTES_MAX)
+USER_READS_MAX: Final = 16
+READS_RETRY_MS: Final = 200  # a client that reads has its answers by then
+# A `watch` counts as one more frame for each so many names: to check, look up and show 10 names
+# takes 0.2 to 1 ms
+NAMES_A_FRAME: Final = 10
+LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
+
+
+class Reads:
+    """Of all sessions of a node."""
+
+    def __init__(self, services: Services) -> None:
+        self._s = services
+
+    # ---- one per request: each raises Overloaded if too many are under way -----------------------
+
+    def history(self, session: Session, request: protocol.History) -> None:
+        self.begin(session, request.id, partial(self._history, session, request))
+
+    def conversations(self, session: Session, request: protocol.Conversations) -> None:
+        self.begin(session, request.id, partial(self._conversations, session, request))
+
+    def watch(self, session: Session, request: protocol.WatchRequest) -> None:
+        # Before the task: further requests may be read in this turn
+        session.frames.owe(self._s.clock.now(), len(request.users) / NAMES_A_FRAME)
+        self.begin(session, request.id, partial(self._watch, session, request))
+
+    # ---- their life ------------------------------------------------------------------------------
+
+    def begin(self, session: Session, id: int, work: Work) -> None:
+        """Run a read as a task, and send what it gives as the reply to request `id`. Raises
+        Overloaded.
+        """
+        user = session.user
+        assert user is not None
+        if session.reads >= READS_MAX or user.reads >= USER_READS_MAX:
+            self._s.metrics.reads_refused += 1
+            whose = (
+                f"{READS_MAX} reads at once on a connection"
+                if session.reads >= READS_MAX
+                else f"{USER_READS_MAX} reads of a user at once"
+            )
+            raise errors.Overloaded(f"at most {whose}", retry_ms=READS_RETRY_MS)
+        session.read_begins()
+        user.reads += 1
+        self._s.tasks.spawn(self._run(session, user, id, work))
+
+    async def _run(self, session: Session, user: User, id: int, work: Work) -> None:
+        try:
+            await self._answer(session, id, work)
+            await resync.written(session)  # until then its answer is in our memory
+        finally:
+            session.read_ends()
+            user.reads -= 1
+
+    async def _answer(self, session: Session, id: int, work: Work) -> None:
+        metrics = self._s.metrics
+        try:
+            payload = await work()
+            if not await self._has_room(session):
+                # The log may have been replaced since: nothing from before may get into memory
+                return
+            if callable(payload):
+                payload = payload()
+        except errors.Refused as e:
+            metrics.error(e.code)
+            metrics.reads_refused += isinstance(e, errors.Overloaded)
+            payload = protocol.err(id, e)
+        except Exception:
+            log.exception("request.bug", user=session.user.id if session.user else None)
+            payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
+        session.sink.send(framing.encode_text(payload))
+
+    async def _has_room(self, session: Session) -> bool:
+        """Wait until the client takes more. False: the session has ended, nobody gets an answer."""
+        await self._s.delivery.drained(session)
+        return not session.gone
+
+    # ---- what each of them reads -----------------------------------------------------------------
+
+    async def _history(self, session: Session, request: protocol.History) -> bytes:
+        if not await self._has_room(session):
+            return b""
+        s, user = self._s, session.user
+        assert user is not None
+        conv = s.registry.find(user, request.c, request.to)
+        page = history.HistoryPage(request.limit, lambda e: s.delivery.stored_item(conv, e, user.id))
+        async with s.store.read_turns.turn(user.id):
+            if session.gone:  # it ended while this waited for its turn
+                return b""
+            more = await history.read(s.store, conv, request, page)
+        items = page.items if request.after is not None else page.items[::-1]
+        return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
+
+    async def _conversations(self, session: Session, request: protocol.Conversations) -> Answer:
+        s, user = self._s, session.user
+        assert user is not None
+        if not await self._has_room(session):
+            return b""
+        if user.unsure:
+            raise errors.Unavailable("what the user has is being looked at again", retry_ms=listing.OPEN_RETRY_MS)
+        before = None if request.cursor is None else _place(request.cursor)
+        for _ in range(LISTS_MAX):
+            # One more than asked for tells whether this is the last page
+            page = s.registry.recent(user, before, request.limit + 1)
+            is_last, page = len(page) <= request.limit, page[: request.limit]
+            last = [Place(conv.ts, conv.id) for conv in page[-1:]]
+            rows = await self._rows(user, page)
+            await listing.await_heads(s, rows)
+            # Another device may move the cursors while this one's output is paused
+            if not await self._has_room(session) or not listing.ahead_of(s, rows):
+                break
+        facts: dict[str, object] = {} if is_last else {"cursor": _cursor(*last)}
+        return lambda: protocol.reply(
+            request.id, conversations=[listing.conversation_item(s, user, row) for row in rows], **facts
+        )
+
+    async def _rows(self, user: User, page: list[Conversation]) -> list[ConvRow]:
+        """The rows of a page of conversations. Raises Unavailable."""
+        if not page:
+            return []
+        found = await self._s.store.list_conversations(user.id, [conv.id for conv in page])
+        listing.check_pairs(self._s, found.values())
+        if len(found) < len(page):
+            raise listing.another_log(self._s)  # rows are never deleted
+        return [found[conv.id] for conv in page]
+
+    async def _watch(self, session: Session, request: protocol.WatchRequest) -> Answer:
+        if session.gone:
+            return b""  # it ended before this began: what it watches would never be cleared
+        s = self._s
+        assert session.user is not None
+        for name in request.users:
+            check_name(session.user, name, "users")
+        s.presence.watch(session, session.watch(request.users), request.users)
+        await s.others.look(request.users)
+        seen: dict[UserId, int | None] = {}
+        await s.delivery.drained(session)
+        while s.presence_push.unseen(session, request.users, seen):
+            seen |= await s.presence_push.last_seen(session, request.users)
+            await s.delivery.drained(session)  # a user may go offline while the output is paused
+        return lambda: protocol.reply(request.id, presence=s.presence_push.statuses(session, request.users, seen))
+
+
+def _place(cursor: str) -> Place:
+    """Where a page of conversations begins.
+
+    A cursor has us since 1970 and an id. Nodes of the release before write exact us; this one
+    writes whole ms, which end with 999.
+    """
+    try:
+        us, id = map(int, cursor.split("."))
+        if not (0 <= us < 2**62 and 0 <= id < 2**62):
+            raise ValueError
+    except ValueError:
+        raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
+    # Ms are rounded: a conversation rather twice than never
+    return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)
+
+
+def _cursor(last: Place) -> str:
+    return f"{last.ts * 1000 + 999}.{last.id}"
