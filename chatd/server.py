@@ -1,30 +1,27 @@
-"""A node: the list of its parts, and its life from start to stop. Nothing else is decided here.
+"""Makes the parts of a node and runs it from start to stop. Nothing else is decided here.
 
     start ─► (embedded PostgreSQL) ─► migrate ─► store ─► listen ─► ready
     serve    until SIGTERM, SIGINT, or the end of a task that must not end
-    drain    no new connections ─► notice to clients ─► what is in the lanes is committed and acked ─► close 1012
+    drain    no new connections ─► notice to clients ─► lanes are emptied, acks sent ─► close 1012
     stop     in the opposite order of start; the database last
 
-A second signal forces. Exit status 0 only after a whole drain. Tasks are
-those of loop/tasks.py.
+A second signal ends the drain at once. The exit status is 0 only after a complete drain. The drain
+itself is in `drain.py`; tasks are those of `loop/tasks.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import random
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
 from chatd import log as logs
-from chatd import protocol
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.keys_in_force import KeysInForce
@@ -37,10 +34,10 @@ from chatd.chat.services import Services
 from chatd.clock import Clock
 from chatd.config import Settings
 from chatd.core.conversations import Registry
-from chatd.core.session import State
 from chatd.core.steady_time import Steady
+from chatd.drain import Drain
 from chatd.errors import ChatdError, CloseCode
-from chatd.ids import ConvId, UserId
+from chatd.ids import UserId
 from chatd.loop import ending
 from chatd.loop.alarm import Alarm
 from chatd.loop.pulse import Pulse
@@ -49,7 +46,7 @@ from chatd.metrics import Metrics
 from chatd.net import listen_errors
 from chatd.net.access_log import AccessLog
 from chatd.net.full_log import Crowd
-from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES, Listener
+from chatd.net.listener import Listener
 from chatd.net.pages import Pages
 from chatd.net.revocation import Revocation
 from chatd.ops import sd_notify
@@ -64,32 +61,22 @@ from chatd.postgres.embedded_owner import EmbeddedOwner
 from chatd.postgres.watch import Fall, Latest
 from chatd.presence import Presence
 from chatd.store import Limits, Store
-from chatd.wire import framing
 
 if TYPE_CHECKING:
     from chatd.cluster.node import Cluster
 
 log = structlog.get_logger("server")
 
-BACKLOG: Final = 4_096
-SYNC_READINGS: Final = 3  # the first one on each of the pool's connections takes two round trips
-TICK_S: Final = 0.05  # how late a grace time may end: those that end within it are one piece of work
+SYNC_READINGS: Final = 3  # the first on each connection of the pool takes two round trips
+TICK_S: Final = 0.05  # how late a grace time may end; those that end within it are handled together
 DATABASE_POLL_S: Final = 0.5
-DRAIN_MARGIN_MS: Final = 1_500  # of drain_ms, for closing the database and the process
-HELLOS_S_MAX: Final = 3.0  # a drain waits for those under way, which get their notice behind the welcome
-DRAIN_GRACE_S: Final = 5.0  # after a notice its delay and this much: nobody looks offline for an upgrade
-NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
-NOTICE_MS_MIN: Final = 200.0
-NOTICE_MS_MAX: Final = 5_000
-# Of a lone node's last start: the drain comes before the next, and a busy machine takes longer
-RESTART_MARGIN: Final = 1.5
 
 
 class Node:
-    """One process of chatd. `run` is its whole life; tests call `start` and `stop` themselves."""
+    """One process of chatd. `run` is its whole life; tests call `start` and `stop` directly."""
 
     def __init__(self, settings: Settings, age_s: float = 0.0) -> None:
-        """`age_s`: how long the process took to come this far, which a restart takes again."""
+        """`age_s`: how old the process is (s). A restart takes that time again, before its `start`."""
         self.settings = settings
         self.port = 0
         self.admin_port = 0
@@ -107,25 +94,26 @@ class Node:
         self._age_s = age_s
         self._restart_ms = 0.0  # what the last start took
         self.on_ready: Callable[[], None] = lambda: None
-        self._incarnation = os.urandom(8).hex()  # this life of the node, among others
+        self._incarnation = os.urandom(8).hex()  # wire and Redis call it `boot`
         self.keys_in_force = KeysInForce(settings, self._clock, self.metrics)
         self._revocation: Revocation | None = None
 
     # ---- parts -----------------------------------------------------------------------------------
 
     def reload_keys(self) -> None:
-        """Read the key file again (SIGHUP): sessions of keys that are gone end. A wrong file
-        changes nothing.
+        """Read the key file again (SIGHUP), and end the sessions of removed keys.
+
+        An invalid file changes nothing.
         """
         if self.port:
             sd_notify.reloading()
         if self.keys_in_force.reload() and self._revocation is not None:
             self._revocation.begin(self.keys_in_force.keys)
-        if self.port:  # before, it would not be true
+        if self.port:  # before that it is not ready
             sd_notify.ready()
 
     def token(self, user: UserId) -> str:
-        """A token for development and tests."""
+        """A signed token for `user`, for development and tests."""
         return self.keys_in_force.issue(user)
 
     chat: Chat
@@ -135,81 +123,47 @@ class Node:
     def _make_parts(self, conninfo: str) -> None:
         s, metrics, clock = self.settings, self.metrics, self._clock
         self.registry = Registry()
-        self.store = Store(conninfo, _store_limits(s), metrics)
+        self.store = Store(conninfo, Limits.of(s), metrics)
         self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._incarnation)
         clock.stepped = self._clock_stepped
         self._steady = Steady(clock, s.lease_ms / 1000)
         presence_push = PresencePush(
-            self.presence,
-            self.registry,
-            self.store,
-            metrics,
-            now=clock.now,
-            now_ms=clock.now_ms,
-            spawn=self.tasks.spawn,
-            alarm=self._alarm,
-        )
+            self.presence, self.registry, self.store, metrics, now=clock.now, now_ms=clock.now_ms,
+            spawn=self.tasks.spawn, alarm=self._alarm,
+        )  # fmt: skip
         others, admission = self._make_others(
             Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
         )
         self.delivery = Delivery(
-            self.registry,
-            self.store,
-            metrics,
-            now=clock.now,
-            spawn=self.tasks.spawn,
-            presence_push=presence_push,
-            others=others,
-        )
+            self.registry, self.store, metrics, now=clock.now, spawn=self.tasks.spawn,
+            presence_push=presence_push, others=others,
+        )  # fmt: skip
         self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or self.delivery.gaps.is_settling
         access_log = AccessLog(metrics, self._incarnation, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
-            s,
-            self.store,
-            self.presence,
-            presence_push,
-            others,
-            admission,
-            self.registry,
-            metrics,
-            clock,
-            self._steady,
-            self.keys_in_force,
-            self.tasks,
-            self.delivery,
-            access_log,
-        )
+            s, self.store, self.presence, presence_push, others, admission, self.registry, metrics, clock,
+            self._steady, self.keys_in_force, self.tasks, self.delivery, access_log,
+        )  # fmt: skip
         self._make_chat(admission)
-        self.store.moved, self.store.held = (
-            self._log_moved,
-            lambda: {conv.id: conv.head for conv in self.registry.convs.values()},
-        )
-        self.store.latest = self._latest
+        self.store.moved, self.store.latest = self._log_moved, self._latest
+        self.store.held = lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
         if self.cluster is not None:
             self.cluster.attach(self.services, self.delivery, self.chat)
         pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
         self.listener = Listener(self.services, self.chat, pages, access_log, self._loop)
         self._revocation = Revocation(self.listener.connections, now=clock.now, spawn=self.tasks.spawn)
         self.retention = partitions.Retention(
-            self.store.opener,
-            retention_s=s.retention_days * 86_400,
-            partition_s=s.partition_s,
-            ahead=s.partitions_ahead,
-            metrics=metrics,
-            held=lambda: self.registry.convs,
-            floors=self._floors,
-        )
+            self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s,
+            ahead=s.partitions_ahead, metrics=metrics, held=lambda: self.registry.convs, floors=self.registry.raise_floors,
+        )  # fmt: skip
         self.store.on_partition = self.retention.wake
         metrics.failures = self.store.health.counts
         self._make_census()
         self.readiness = Readiness(
-            self.store,
-            state=self._state,
-            missing=self.retention.wake,
-            redis=self._redis_away,
-            spawn=self.tasks.spawn,
+            self.store, state=self._state, missing=self.retention.wake,
+            redis=lambda: "" if self.cluster is None else self.cluster.redis_away(), spawn=self.tasks.spawn,
             now=clock.now,
-        )
+        )  # fmt: skip
         add_gauges(metrics, self.listener, self.registry, self.presence, self.store, self.census, self.readiness)
 
     def _make_chat(self, admission: Admission) -> None:
@@ -220,23 +174,15 @@ class Node:
         self.chat = Chat(self.services, self.delivery, self.pipeline, new_conversations, self._alarm)
 
     def _make_others(self, rates: Rates) -> tuple[OtherNodes, Admission]:
-        """What other nodes are to this one, by whether there is a Redis."""
+        """The ports to other nodes and to the rate limits: of this node alone, or over Redis."""
         if self.settings.redis_url is None:
             return Alone(), OwnCount(rates, self._clock.now)
-        from chatd.cluster.node import Cluster  # a single node does without redis-py's 10 MB
+        from chatd.cluster.node import Cluster  # a node without others saves redis-py's 10 MB
 
         self.cluster = Cluster(
-            self.settings,
-            self.store,
-            self.presence,
-            self.registry,
-            self.metrics,
-            rates=rates,
-            incarnation=self._incarnation,
-            facts=self._facts,
-            clock=self._clock,
-            steady=self._steady,
-        )
+            self.settings, self.store, self.presence, self.registry, self.metrics, rates=rates,
+            incarnation=self._incarnation, facts=self._facts, clock=self._clock, steady=self._steady,
+        )  # fmt: skip
         return self.cluster.relay, self.cluster.shared_limits
 
     def _make_census(self) -> None:
@@ -252,7 +198,7 @@ class Node:
         watch.errand, watch.clock, watch.pulse = self.census, self._clock.sync, self._pulse
 
     def _facts(self) -> dict[str, object]:
-        """What `chatd nodes` shows."""
+        """The facts of this node that `chatd nodes` shows."""
         s = self.settings
         return {
             "port": self.port,
@@ -262,8 +208,9 @@ class Node:
         }
 
     def _log_moved(self, fall: Fall) -> None:
-        """The log is another one: what is in memory of the one before is dropped, and all sessions
-        begin again.
+        """Drop what is in memory of the log: the database now holds another one.
+
+        All sessions are closed; their clients reconnect and learn of the new epoch.
         """
         self.registry.forget_conversations()
         self.delivery.gaps.reset()
@@ -277,19 +224,12 @@ class Node:
         conv = self.registry.latest
         return None if conv is None else Latest(conv.id, conv.head, conv.check >> 3)
 
-    def _floors(self, floors: list[tuple[ConvId, int]]) -> None:
-        """Retention raised these floors."""
-        for conv_id, floor in floors:
-            conv = self.registry.convs.get(conv_id)
-            if conv is not None:
-                conv.floor = max(conv.floor, floor)
-
     # ---- start -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bring everything up, in order; raises SettingError with a remedy.
+        """Start the parts in order. `stop` undoes it, also after a start that failed half-way.
 
-        `stop` undoes it, also when it failed half-way.
+        Raises SettingError with a remedy, and what the database raises.
         """
         began = self._clock.now()
         conninfo = await self._start_database()
@@ -297,7 +237,7 @@ class Node:
         await self._listen_admin()
         asked = self._clock.now()
         await self._await_database()
-        began += self._clock.now() - asked  # that was another's restart
+        began += self._clock.now() - asked  # the wait for the database is no part of a restart of this node
         applied = await asyncio.to_thread(migrate.migrate, self.store.opener.ordered())
         if applied:
             log.info("migrated", applied=applied)
@@ -325,8 +265,9 @@ class Node:
         self.on_ready()
 
     async def _await_database(self) -> None:
-        """Wait while the database answers and cannot be used, such as a standby before its
-        promotion; `/readyz` tells why.
+        """Wait while the database answers but cannot be used; `/readyz` says why.
+
+        A standby before its promotion is one such case.
         """
         while reason := await self.store.usable():
             sd_notify.waiting(reason)
@@ -346,34 +287,21 @@ class Node:
 
     async def _listen(self) -> None:
         s = self.settings
-        try:
-            self._server = await self._loop.create_server(
-                self.listener.make_connection,
-                s.host,
-                s.port,
-                backlog=BACKLOG,
-                reuse_address=True,
-                reuse_port=sd_notify.is_worker(),
-            )
-        except (OSError, UnicodeError) as e:
-            raise listen_errors.refused("", s.host, s.port, e) from e
-        for one in self._server.sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # likewise
+        self._server = await self.listener.listen(s.host, s.port, reuse_port=sd_notify.is_worker())
         self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _listen_admin(self) -> None:
-        """First of all: who asks before the node is ready hears why it is not."""
+        """The first port to listen: `/readyz` says why the node is not ready yet."""
         s = self.settings
         if s.admin_port >= 0:
-            self._admin = Admin(self.metrics, self._readiness, self._degraded, self._about)
+            self._admin = Admin(self.metrics, self.readiness.problems, self._degraded, self._about)
             try:
                 self.admin_port = await self._admin.start(s.admin_host, s.admin_port)
             except (OSError, UnicodeError) as e:
                 raise listen_errors.refused("admin_", s.admin_host, s.admin_port, e) from e
 
     def _state(self) -> dict[str, str]:
-        """What keeps this node from serving that is its own affair, by part."""
+        """The node's own reasons why it does not serve, by part: for `/readyz`."""
         problems = {}
         if not self.port:
             problems["starting"] = "this node does not serve yet"
@@ -383,22 +311,11 @@ class Node:
             problems["database"] = self._owner.problem
         return problems
 
-    async def _readiness(self) -> dict[str, str]:
-        """For `/readyz`."""
-        return await self.readiness.problems()
-
     def _degraded(self) -> dict[str, str]:
         return self.readiness.degraded() if self.port else {}
 
-    def _redis_away(self) -> str:
-        """Why this node does not hear the others; empty: it does, or there are none."""
-        cluster = self.cluster
-        if cluster is None or (cluster.pubsub.up and not cluster.presence_sync.stale):
-            return ""
-        return "Redis is away: entries of other nodes come by PostgreSQL within a second, presence of their users may be old"
-
     def _about(self, user: UserId) -> dict[str, object]:
-        """For `chatd user show`: what this node knows of a user."""
+        """What this node knows of a user, for `chatd user show`."""
         facts = {
             **self._facts(),
             "boot": self._incarnation,
@@ -411,7 +328,7 @@ class Node:
     # ---- serve -----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Start, serve until a signal, drain, stop. Raises what made it fail."""
+        """Start, serve until a signal, drain, stop. Raises the error that ended the node."""
         stop = asyncio.Event()
         forced = asyncio.Event()
         left = 0
@@ -422,7 +339,7 @@ class Node:
             stopping = self._loop.create_task(stop.wait())
             starting = self._loop.create_task(self.start())
             await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():  # it may wait for the database for ever
+            if not starting.done():  # it may wait for the database without a bound
                 await ending.cancelled([starting])
                 return
             starting.result()
@@ -449,10 +366,9 @@ class Node:
             self.tasks.failed.result()
 
     async def _sweep(self) -> None:
-        """Once a second: deadlines, heartbeats, tokens, users who are gone; and how late this runs
-        is the loop's lag.
+        """Once a second: deadlines, heartbeats, expired tokens, users who left, the loop's lag.
 
-        It is the one timer of a node that is idle (loop/pulse.py).
+        The lag is how late this runs. It is the only timer of an idle node (loop/pulse.py).
         """
         due, crowd = self._clock.now(), Crowd(self.settings.connections_max)
         while True:
@@ -464,18 +380,18 @@ class Node:
             self._pulse.beat()
             self.listener.sweep()
             self.chat.release()
-            self._tell_dropped()
+            self._report_dropped()
             crowd.look(len(self.listener.connections), self._clock.now())
             sd_notify.alive()
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         lines, self._dropped = logs.dropped() - self._dropped, logs.dropped()
         if lines:
             self.metrics.log_lines_dropped += lines
             log.warning("log.dropped", lines=lines, reason="too many of one event, or nobody reads the log")
 
     async def _read_clock(self) -> None:
-        """Raises Unavailable, Overloaded."""
+        """Take one reading of the database clock. Raises Unavailable, Overloaded."""
         asked = self._clock.now()
         self._clock.sync(await self.store.ping(), self._clock.now() - asked)
 
@@ -490,7 +406,7 @@ class Node:
         self.retention.wake()  # another day may have begun
 
     async def _tick(self) -> None:
-        """What is due at a time of its own."""
+        """Handle what is due at the alarm's times, such as the end of a grace time."""
         while True:
             await self._alarm.rings(TICK_S)
             self.chat.tick()
@@ -498,44 +414,18 @@ class Node:
     # ---- drain and stop --------------------------------------------------------------------------
 
     async def drain(self) -> None:
-        """Let clients go without losing anything: within `drain_ms`."""
-        s = self.settings
-        deadline = self._clock.now() + max(0, s.drain_ms - DRAIN_MARGIN_MS) / 1000
-        log.info("drain.begun", connections=len(self.listener.connections), pending=self.store.lanes.pending)
+        """Let clients leave without a loss, within `drain_ms` (drain.py)."""
         self.census.is_serving = False  # the node that takes its place does not count it as another one
         self.chat.drain()
         if self._server is not None:
             self._server.close()
-        first_ms, last_ms = self._notice_ms()
-        self._drain_grace_s = self.chat.grace_s = last_ms / 1000 + DRAIN_GRACE_S
-        notice = self.chat.notice = lambda: protocol.frame(
-            "notice", kind="drain", retry_ms=int(random.uniform(first_ms, last_ms))
-        )
-        for connection in list(self.listener.connections):
-            if (session := connection.session) is not None and session.state is State.LIVE:
-                connection.send(framing.encode_text(notice()))
-        await self._until(self.chat.hellos_done(), min(deadline, self._clock.now() + HELLOS_S_MAX))
-        await self._until(self.chat.sends_queued(), deadline)
-        await self._until(self.store.lanes.idle(), deadline)
-        for connection in list(self.listener.connections):
-            if connection.session is None:
-                connection.abort()
-            connection.close(CloseCode.RESTART, "restart")
-        await self._until(self.listener.empty.wait(), deadline)
-        log.info("drain.done", left=len(self.listener.connections), pending=self.store.lanes.pending)
-
-    def _notice_ms(self) -> tuple[float, float]:
-        """When clients are to come back, at the earliest and at the latest: at once if other nodes
-        serve, else when this one is there again.
-        """
-        window_ms = min(NOTICE_MS_MAX, max(NOTICE_MS_MIN, len(self.listener.connections) * NOTICE_MS_PER_CLIENT))
-        alone_ms = min(NOTICE_MS_MAX, self._restart_ms * RESTART_MARGIN) if self.cluster is None else 0.0
-        return alone_ms, alone_ms + window_ms
-
-    async def _until(self, event: Coroutine[Any, Any, object], deadline: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(deadline):
-                await event
+        restart_ms = self._restart_ms if self.cluster is None else 0.0
+        drain = Drain(
+            self.chat, self.listener, self.store.lanes,
+            drain_ms=self.settings.drain_ms, restart_ms=restart_ms, now=self._clock.now,
+        )  # fmt: skip
+        self._drain_grace_s = drain.grace_s
+        await drain.run()
 
     async def stop(self) -> None:
         """Undo `start`. Idempotent."""
@@ -556,17 +446,3 @@ class Node:
             self._owner = None
         if self.port:
             log.info("stopped")
-
-
-def _store_limits(s: Settings) -> Limits:
-    return Limits(
-        lanes=s.lanes,
-        batch_rows_max=s.batch_rows_max,
-        lane_queue_max=s.lane_queue_max,
-        lane_deadline_ms=s.lane_deadline_ms,
-        pool_max=s.pool_max,
-        reads_queue_max=s.reads_queue_max,
-        edit_window_ms=s.edit_window_ms,
-        cursor_flush_ms=s.cursor_flush_ms,
-        feed=s.redis_url is not None,
-    )

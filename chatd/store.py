@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import structlog
 from psycopg import errors as pg
 
 from chatd import errors
+from chatd.config import Settings
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import arrays as pgarrays
@@ -44,7 +45,7 @@ from chatd.protocol import Stored
 
 log = structlog.get_logger("store")
 
-# With a database that is away the node must still stop within its drain (server.DRAIN_MARGIN_MS)
+# With a database that is away the node must still stop within its drain (drain.MARGIN_MS)
 STOP_FLUSH_S: Final = 0.7
 STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000  # conversations that one statement reads: some 5 ms of PostgreSQL
@@ -84,6 +85,14 @@ class Limits(NamedTuple):
     edit_window_ms: int
     cursor_flush_ms: int
     feed: bool = False  # there are other nodes: writes go into the change feed, and it is read
+
+    @classmethod
+    def of(cls, s: Settings) -> Self:
+        return cls(
+            lanes=s.lanes, batch_rows_max=s.batch_rows_max, lane_queue_max=s.lane_queue_max,
+            lane_deadline_ms=s.lane_deadline_ms, pool_max=s.pool_max, reads_queue_max=s.reads_queue_max,
+            edit_window_ms=s.edit_window_ms, cursor_flush_ms=s.cursor_flush_ms, feed=s.redis_url is not None,
+        )  # fmt: skip
 
 
 class Store:

@@ -30,7 +30,7 @@ async def until_ready(node: Node) -> None:
     """Until nothing speaks against sending it clients."""
 
     async def is_ready() -> bool:
-        return not await node._readiness()
+        return not await node.readiness.problems()
 
     await until(is_ready, "the node is ready")
 

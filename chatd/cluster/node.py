@@ -172,6 +172,15 @@ class Cluster:
         await self.presence_sync.leave(grace_s)
         await self.redis_client.close()
 
+    def redis_away(self) -> str:
+        """Why this node does not hear the others; "" if it does."""
+        if self.pubsub.up and not self.presence_sync.stale:
+            return ""
+        return (
+            "Redis is away: entries of other nodes come by PostgreSQL within a second, "
+            "presence of their users may be old"
+        )
+
     def log_moved(self) -> None:
         """The database now holds another log (its epoch changed).
 

@@ -198,6 +198,12 @@ class Registry:
             user.recent = None
             user.loaded, user.early = False, None
 
+    def raise_floors(self, floors: Iterable[tuple[ConvId, int]]) -> None:
+        """Retention has dropped entries: those below its floor are gone from a conversation."""
+        for conv_id, floor in floors:
+            if (conv := self.convs.get(conv_id)) is not None:
+                conv.floor = max(conv.floor, floor)
+
     def release(self, now: float) -> Iterable[UserId]:
         """Drop users idle for `LINGER_S`, and conversations without a held user.
 

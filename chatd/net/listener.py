@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import socket
 import time
 from collections.abc import Callable
 from typing import Final, Literal
@@ -23,12 +24,14 @@ from chatd.core.read_pacing import SESSIONS_BUDGET, UNAUTHENTICATED_BUDGET, Inta
 from chatd.core.unauthenticated import Unauthenticated
 from chatd.core.write_pacing import Flusher
 from chatd.errors import CloseCode
+from chatd.net import listen_errors
 from chatd.net.access_log import AccessLog
 from chatd.net.connection import SWEEP_S, WRITE_HIGH_BYTES, ClientConnection, Phase
 from chatd.net.shared import Shared
 from chatd.wire.arrival import Sources
 from chatd.wire.handshake import HttpHandler
 
+BACKLOG: Final = 4_096  # connections that the kernel has accepted and this process has not
 PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping is sent
 # SO_RCVBUF: what the kernel buffers of a client's input, and one read can bring (Linux: up to
 # twice); it allows 0.6 MB/s at 100 ms.
@@ -49,6 +52,7 @@ class Listener:
         self._settings, self._metrics, self._chat = s, services.metrics, chat
         self._now, self._now_ms = services.clock.now, services.clock.now_ms
         self._handshake_s = s.handshake_ms / 1000
+        self._loop = loop
         self.connections: set[ClientConnection] = set()
         self.empty = asyncio.Event()  # set while there is no connection
         self.empty.set()
@@ -73,6 +77,19 @@ class Listener:
         self._shaking: dict[ClientConnection, None] = {}  # in the handshake, oldest first
         self._awaiting: dict[ClientConnection, None] = {}  # without a hello, oldest first
         self._closing: dict[ClientConnection, None] = {}  # oldest first
+
+    async def listen(self, host: str, port: int, *, reuse_port: bool) -> asyncio.Server:
+        """Accept connections; port 0: the kernel chooses. Raises SettingError with a remedy."""
+        try:
+            server = await self._loop.create_server(
+                self.make_connection, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port
+            )
+        except (OSError, UnicodeError) as e:
+            raise listen_errors.refused("", host, port, e) from e
+        for one in server.sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # likewise
+        return server
 
     def make_connection(self) -> ClientConnection:
         """The protocol of a new connection, for `loop.create_server`."""

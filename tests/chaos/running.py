@@ -52,7 +52,7 @@ HURRIED: Final = (
     ("postgres.watch", "LOOK_S", 0.2),
     ("postgres.watch", "DEADLINE_S", 0.6),
     ("cluster.redis.client", "RENEW_S", 0.05),
-    ("server", "DRAIN_GRACE_S", 1.0),
+    ("drain", "GRACE_S", 1.0),
     ("cluster.shared_limits", "HOUR_S", limits.HOUR_S),
     ("core.rate_limit", "LONG_S", limits.HOUR_S / 2),
     ("core.rate_limit", "ASK_AGAIN_S", 0.1),

@@ -107,7 +107,7 @@ async def test_who_is_told_to_wait_longer_than_a_lease_does_not_look_offline(
 
     Here it is 20 and 2 s and 1 s.
     """
-    wide = "import chatd.server; chatd.server.NOTICE_MS_PER_CLIENT = 100.0; chatd.server.DRAIN_GRACE_S = 1.0"
+    wide = "import chatd.drain; chatd.drain.NOTICE_MS_PER_CLIENT = 100.0; chatd.drain.GRACE_S = 1.0"
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[wide, wide], lease_ms=1_000)
     await together(nodes)
     async with traffic_at(nodes, users=40, rate=60) as traffic:

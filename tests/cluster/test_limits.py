@@ -351,7 +351,7 @@ async def test_two_nodes_of_one_name_both_work_and_say_so_once(
 async def test_a_node_that_starts_anew_is_no_namesake_of_itself(
     fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
 ) -> None:
-    brief = "import chatd.server; chatd.server.DRAIN_GRACE_S = 0.1"
+    brief = "import chatd.drain; chatd.drain.GRACE_S = 0.1"
     # It is up again while its last life's lease stands.
     nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, before=[brief, brief], lease_ms=3_000)
     await together(nodes)

@@ -179,7 +179,7 @@ async def test_a_schema_moved_and_a_right_taken_are_an_outage_of_one_line(
         assert answer["t"] == "ok" or answer["code"] == "unavailable", answer
 
         async def reason() -> str | None:
-            said = await server.node._readiness()
+            said = await server.node.readiness.problems()
             if "database" not in said and "TABLE" in breaks:  # the watch does not look at those
                 await alice.say("bob", cid=str(uuid.uuid4()))
                 await bob.request("conversations")
@@ -227,7 +227,7 @@ async def test_a_column_of_another_type_is_no_outage(make_server: MakeServer, mo
         conn.execute("ALTER TABLE conversations ALTER a TYPE varchar(64), ALTER b TYPE varchar(64)")
     assert (await alice.request("edit", to="bob", cid=str(uuid.uuid4()), ref=sent["seq"], body="2"))["t"] == "ok"
     assert (await alice.request("conversations"))["t"] == "ok"
-    assert not await server.node._readiness()
+    assert not await server.node.readiness.problems()
 
 
 async def test_a_query_that_fails_beside_others_is_one_outage(
@@ -245,12 +245,12 @@ async def test_a_query_that_fails_beside_others_is_one_outage(
             with pytest.raises(Refused):
                 await store.flush()
             assert (await alice.request("conversations"))["t"] == "ok"
-            assert "no-right" in (await server.node._readiness())["database"]
+            assert "no-right" in (await server.node.readiness.problems())["database"]
         conn.execute(f"ALTER TABLE users OWNER TO {psycopg.conninfo.conninfo_to_dict(theirs)['user']}")
         with contextlib.suppress(Refused):  # that of a regular flush that was under way
             await store.flush()
         await store.flush()
-        assert not await server.node._readiness()
+        assert not await server.node.readiness.problems()
     assert [entry["event"] for entry in logs if entry["event"].startswith("database.")] == [
         "database.outage",
         "database.back",
@@ -267,7 +267,7 @@ async def test_rows_that_a_policy_hides_are_an_outage(make_server: MakeServer, r
         conn.execute("ALTER TABLE entries ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
         conn.execute("CREATE POLICY writes ON entries FOR INSERT WITH CHECK (true)")
     assert (await alice.request("history", to="bob"))["code"] == "unavailable"
-    assert "row-level security" in (await server.node._readiness())["database"]
+    assert "row-level security" in (await server.node.readiness.problems())["database"]
 
 
 async def test_a_host_that_hangs_keeps_the_watch_from_no_other(
@@ -306,7 +306,7 @@ async def test_a_node_started_on_a_hot_standby_waits_and_says_why(own_postgres: 
 
         async def says_standby() -> bool:
             assert not starting.done(), starting
-            return bool(node.admin_port) and "standby" in str(await node._readiness())
+            return bool(node.admin_port) and "standby" in str(await node.readiness.problems())
 
         await until(says_standby)
         found = await asyncio.to_thread(examine, Settings(data_dir=tmp_path, database_url=SecretStr(conninfo)))

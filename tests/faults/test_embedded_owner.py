@@ -149,7 +149,7 @@ async def test_a_crash_loop_backs_off_is_told_by_readiness_and_ends_with_its_cau
     config.write_text(right + "\nno_such_setting = 1\n")
     os.kill(server.postgres.pid, signal.SIGKILL)
     await until(lambda: server.node.metrics.postgres_restarts >= 4)
-    reasons = await server.node._readiness()
+    reasons = await server.node.readiness.problems()
     assert "the embedded PostgreSQL does not run" in reasons["database"], reasons
     assert waits[0] == 0
     assert waits[1] < waits[3]

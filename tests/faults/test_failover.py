@@ -259,7 +259,7 @@ async def test_an_old_primary_that_comes_back_is_not_written_to(pair: Pair, make
     assert answer["code"] == "unavailable"
 
     async def says_old_primary() -> bool:
-        return "old primary" in (await started.node._readiness()).get("database", "")
+        return "old primary" in (await started.node.readiness.problems()).get("database", "")
 
     await until(says_old_primary)
     await asyncio.to_thread(pair.primary.start)

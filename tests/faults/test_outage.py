@@ -126,13 +126,13 @@ async def test_while_a_commit_hangs_readiness_tells_it_and_a_lock_is_one_line(
                     await alice.reply(second)
                     hung = str(uuid.uuid4())
             monkeypatch.setattr(health, "_now", lambda: time.monotonic() + 60)
-            assert "timeout" in (await server.node._readiness())["database"], (
+            assert "timeout" in (await server.node.readiness.problems())["database"], (
                 "also while the lane waits for the next one"
             )
             await alice.reply(second)
             for _ in range(3):
                 assert (await alice.say("bob", "2", cid=hung, retry=True))["code"] == "unavailable"
-            assert "timeout" in (await server.node._readiness())["database"]
+            assert "timeout" in (await server.node.readiness.problems())["database"]
         finally:
             db.execute("ALTER SYSTEM RESET synchronous_standby_names")
             db.execute("SELECT pg_reload_conf()")

@@ -78,7 +78,7 @@ async def test_none_and_two_that_take_writes_are_told(
 
         async def says_standby() -> bool:
             assert not starting.done(), starting
-            return bool(node.admin_port) and "standby: " in str(await node._readiness())
+            return bool(node.admin_port) and "standby: " in str(await node.readiness.problems())
 
         await until(says_standby)
         assert [(found.about, found.what) for found in await bad(settings)] == [("database", faults.NO_PRIMARY)]

@@ -312,7 +312,7 @@ async def test_a_whole_node_lives_while_all_its_statements_fail_at_random_by_all
 
         async def all_met() -> bool:
             server.node.retention.wake()
-            await server.node._readiness()
+            await server.node.readiness.problems()
             return injector.codes == set(CODES)
 
         await until(all_met, pause_s=0.02, within_s=60)

@@ -249,7 +249,7 @@ async def test_another_s_trigger_with_our_sqlstate_renews_no_epoch(make_server: 
         cid = str(uuid.uuid4())
         for _ in range(2):
             assert (await alice.say("bob", "3", cid=cid, retry=True))["code"] == "unavailable"
-        assert "other" in (await server.node._readiness())["database"]
+        assert "other" in (await server.node.readiness.problems())["database"]
         await bob.quiet()
         db.execute("DROP TRIGGER stranger ON entries")
     assert (await alice.say("bob", "3", cid=cid, retry=True))["seq"] == 3

@@ -121,7 +121,7 @@ async def test_a_locked_message_keeps_no_other_of_its_batch_back(make_server: Ma
         beside = await carol.post("send", to="dave", cid=str(uuid.uuid4()), body="beside it")
         assert (await carol.reply(beside))["t"] == "ok"
         assert (await alice.reply(edit))["code"] == "unavailable"
-        assert await server.node._readiness() == {}, "one row is no outage"
+        assert await server.node.readiness.problems() == {}, "one row is no outage"
     assert (await alice.request("edit", to="bob", ref=1, cid=cid, body="changed", retry=True))["t"] == "ok"
     await check_maps(server.node)
 

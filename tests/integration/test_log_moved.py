@@ -357,7 +357,7 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
         db.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'chatd%'")
 
     async def says_read_only() -> bool:
-        return "read-only" in (await server.node._readiness()).get("database", "")
+        return "read-only" in (await server.node.readiness.problems()).get("database", "")
 
     await until(says_read_only)
     found = await asyncio.to_thread(examine, server.node.settings)
@@ -380,7 +380,7 @@ async def test_readiness_tells_the_reason(make_server: MakeServer, monkeypatch: 
 
     monkeypatch.setattr(server.node.store, "partitions_left", hangs)
     server.node.store.health.failed("lanes", psycopg.errors.DiskFull("no space left"))
-    assert await server.node._readiness() == {"database": "disk-full: no space left"}
+    assert await server.node.readiness.problems() == {"database": "disk-full: no space left"}
 
 
 def test_a_host_that_has_an_old_log_is_asked_after_the_others() -> None:

@@ -68,7 +68,7 @@ async def test_create_revoked_and_granted_again_leaves_the_node_ready(
         assert (await alice.say("bob"))["code"] == "unavailable"
 
         async def says_partitions() -> bool:
-            return "partitions" in await server.node._readiness()
+            return "partitions" in await server.node.readiness.problems()
 
         await until(says_partitions)
         await until(lambda: server.node.metrics.retention_failed)
