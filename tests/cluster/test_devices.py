@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pytest
 import pytest_asyncio
 
-from chatd.chat import listing
+from chatd.chat import hello as opening
 from chatd.clock import Clock
 from chatd.cluster.node import Cluster
 from chatd.ids import UserId
@@ -96,7 +96,7 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
     await a.connect("alice", "phone")
     second = await b.connect("alice", "phone")
     await until(lambda: any(b.node._incarnation.encode() in data for data in held), "b's word is on its way to a")
-    gate = Gate(monkeypatch, listing, "read_listing", only=lambda s, *_: s is a.node.services)
+    gate = Gate(monkeypatch, opening, "read_listing", only=lambda s, *_: s is a.node.services)
     third = await a.open()
     hello = await third.post("hello", v=1, token=a.token("alice"), device="phone")
     await gate.reached.wait()
