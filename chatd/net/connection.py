@@ -5,12 +5,10 @@
 
 Output: all frames of a loop turn are written at once, or those of several turns while the node is
 behind (`core/write_pacing.py`). The output that waits for a client that does not read is bounded;
-past the bound the client is closed with a code that says so. While the transport is full we also
-stop reading, so that a client cannot ask for more than it reads.
+past the bound the client is closed with a code that says so.
 
-Input: each turn reads a slice of each connection (`core/read_pacing.py`), and every frame counts,
-whatever it is. At most one read of the socket (`RECEIVE_BYTES`) waits for its turn, because no
-other follows before it is processed.
+Input: every frame counts, whatever it is. When the socket is read, and which input waits for its
+turn, is in `net/flow_control.py`.
 
 A connection has no task and no timer: `Listener.sweep` checks all of them once a second. What all
 connections share is in `net/shared.py`.
@@ -19,7 +17,6 @@ connections share is in `net/shared.py`.
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +29,7 @@ from chatd.core.rate_limit import TokenBucket
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
+from chatd.net.flow_control import CLOSING_FRAMES_MAX, FlowControl, Phase
 from chatd.net.shared import Shared
 from chatd.wire import framing
 from chatd.wire.framing import Event, Failure, FrameReader, PeerClose, Ping
@@ -41,45 +39,24 @@ logger = structlog.get_logger("connection")
 
 SWEEP_S: Final = 1.0
 CLOSE_S: Final = 3.0  # for the client's part of the closing handshake
-# Frames ignored while we wait for it: an outbox may be on its way. Past it nothing more is read.
-CLOSING_FRAMES_MAX: Final = 512
 # Given to the transport at most. The rest waits in our own queue, which is bounded and can be
 # dropped at once.
 WRITE_HIGH_BYTES: Final = 65_536
 
 
-class Phase(enum.Enum):
-    HANDSHAKE = "handshake"
-    OPEN = "open"
-    FULL = "full"  # the client does not read; it is closed at the end of the loop turn
-    CLOSING = "closing"
-    CLOSED = "closed"
-
-
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(FlowControl["ClientConnection"]):
     """Implements `session.Sink` and `read_pacing.Paced`. Slotted: ten thousands are idle."""
 
     __slots__ = (
-        "_close_code", "_handshake", "_intake", "_is_waiting", "_left", "_out", "_out_bytes", "_passed_over",
-        "_paused", "_phase", "_pinged_at", "_reader", "_rest", "_room", "_session", "_shared", "_transport",
-        "address", "bytes_in", "bytes_out", "counted", "deadline", "heard_at", "number", "since",
+        "_close_code", "_handshake", "_left", "_out", "_out_bytes", "_pinged_at",
+        "address", "bytes_in", "bytes_out", "counted", "deadline", "number", "since",
     )  # fmt: skip
 
     def __init__(self, shared: Shared[ClientConnection]) -> None:
-        self._shared = shared
-        self._intake = shared.unauthenticated
-        self._phase = Phase.HANDSHAKE
+        super().__init__(shared)
         self._handshake: Handshake | None = None
-        self._reader: FrameReader | None = None
-        self._session: Session | None = None
-        self._transport: asyncio.Transport | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._paused = False
-        self._room: asyncio.Future[None] | None = None  # set while output is paused: done when there is room
-        self._rest = b""  # input that waits for its turn
-        self._is_waiting = False  # in the intake's ring
-        self._passed_over = 0  # frames ignored since we closed
         self._left = 0  # output in the transport at the last check, in bytes, while paused
         self._pinged_at = 0.0
         self._close_code = 0
@@ -88,7 +65,6 @@ class ClientConnection(asyncio.Protocol):
         self.number = 0  # of this node's connections
         self.since = 0.0  # this and the next times in seconds, monotonic
         self.bytes_in = self.bytes_out = 0
-        self.heard_at = 0.0
         self.deadline = 0.0  # of the handshake, of the hello, or of closing: whichever is next
 
     # ---- asyncio's side --------------------------------------------------------------------------
@@ -131,83 +107,7 @@ class ClientConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         return False  # a half-closed client cannot answer: the transport closes itself
 
-    def pause_writing(self) -> None:
-        self._paused = True
-        if self._room is None and self._session is not None and self._session.state is not State.CLOSED:
-            self._room = self._shared.loop.create_future()
-        if self._transport is not None and self._phase is Phase.OPEN:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._paused = False
-        # The client reads, which counts as a pong: no pong was read while output was paused.
-        self.heard_at = self._shared.now()
-        self.flush()
-        if self._paused:  # full again at once
-            return
-        self._has_room()
-        self._read_on()
-
-    @property
-    def is_paused(self) -> bool:
-        return self._room is not None
-
-    async def drained(self) -> None:
-        while (room := self._room) is not None:
-            await asyncio.wait([room])
-
-    def _has_room(self) -> None:
-        """The client reads again, or its session has ended: wake those who wait in `drained`."""
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
-
     # ---- in --------------------------------------------------------------------------------------
-
-    def _put_off(self, data: bytes) -> None:
-        """Read this in later turns, and nothing more from the socket until then."""
-        self._rest += data
-        if not self._is_waiting and self._transport is not None:
-            self._is_waiting = True
-            self._shared.metrics.reads_put_off += 1
-            if not self._transport.is_closing():
-                self._transport.pause_reading()
-            self._intake.put_off(self)
-
-    def take_slice(self) -> bool:
-        """Read a slice of what waits (`read_pacing.Paced`)."""
-        intake, reader = self._intake, self._reader
-        # Paused: `resume_writing` continues.
-        if self._phase is Phase.CLOSED or (self._paused and self._phase is not Phase.CLOSING):
-            self._is_waiting = False
-            return False
-        self.heard_at, data = self._shared.now(), b""
-        if reader is None or not reader.more:
-            data, self._rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
-            intake.left -= len(data)
-        if data or (reader is not None and reader.more):  # else it was closed since it was put off
-            try:
-                self._read(data)
-            except Exception as e:  # as in `data_received`
-                self._bug(e)
-        self._is_waiting = bool(self._rest) or (self._reader is not None and self._reader.more)
-        if self._is_waiting and self._intake is not intake:  # it said hello in this slice
-            self._intake.put_off(self)
-            return False
-        self._read_on()
-        return self._is_waiting
-
-    def _read_on(self) -> None:
-        """Read from the socket again, unless input waits or the client does not read."""
-        transport = self._transport
-        if transport is None or transport.is_closing() or self._is_waiting:
-            return
-        if self._paused and self._phase is not Phase.CLOSING:
-            return
-        if self._rest or (self._reader is not None and self._reader.more):
-            self._put_off(b"")
-        elif not transport.is_reading() and self._passed_over <= CLOSING_FRAMES_MAX:
-            transport.resume_reading()
 
     def _bug(self, error: Exception) -> None:
         session = self._session

@@ -26,7 +26,8 @@ from chatd.core.write_pacing import Flusher
 from chatd.errors import CloseCode
 from chatd.net import listen_errors
 from chatd.net.access_log import AccessLog
-from chatd.net.connection import SWEEP_S, WRITE_HIGH_BYTES, ClientConnection, Phase
+from chatd.net.connection import SWEEP_S, WRITE_HIGH_BYTES, ClientConnection
+from chatd.net.flow_control import Phase
 from chatd.net.shared import Shared
 from chatd.wire.arrival import Sources
 from chatd.wire.handshake import HttpHandler

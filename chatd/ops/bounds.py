@@ -13,7 +13,8 @@ from chatd import log, log_writer, store
 from chatd.chat import history, reads, resync
 from chatd.config import Settings
 from chatd.core import coalescing, hello_rates, read_pacing, session
-from chatd.net.connection import CLOSE_S, CLOSING_FRAMES_MAX
+from chatd.net.connection import CLOSE_S
+from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
 from chatd.wire import framing, handshake
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import pytest
 import pytest_asyncio
 
-from chatd.net.connection import Phase
+from chatd.net.flow_control import Phase
 from chatd.wire.handshake import Handshake
 from tests.fix_costs import WAIT_S, Wire, masked
 from tests.until import until

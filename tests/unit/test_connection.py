@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from chatd.net.connection import ClientConnection, Phase
+from chatd.net.connection import ClientConnection
+from chatd.net.flow_control import Phase
 from chatd.wire import framing
 
 
