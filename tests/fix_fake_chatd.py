@@ -4,6 +4,7 @@ and faults on demand.
 `fault(session, frame)` is asked before each request is handled. It answers None (handle it), or one
 of the words below, or an `err` frame without `id`. Nothing here is shared with the server's code or
 with the client's: what this file and the client agree on, they agree on by the page.
+tests/wire/test_fake_vectors.py holds it to the server's vectors, and lists what it cannot do.
 """
 
 from __future__ import annotations
@@ -29,12 +30,21 @@ Frame: TypeAlias = dict[str, Any]
 Fault: TypeAlias = Literal["cut", "cut after", "ignore"] | Frame | None
 
 T0 = 1_790_000_000_000
+BODY_BYTES = 2048
 DEADLINE_S = 20.0  # for a whole test: what hangs fails
 
 
 class Refused(Exception):
     def __init__(self, code: str, **keys: Any) -> None:
         self.frame: Frame = {"t": "err", "code": code, "msg": code.replace("_", " "), **keys}
+
+
+def a_seq(frame: Frame, key: str) -> int:
+    if type(seq := frame.get(key)) is not int:
+        raise Refused("bad_field", field=key)
+    if seq < 1:
+        raise Refused("bad_seq", field=key)
+    return seq
 
 
 @dataclass
@@ -44,6 +54,7 @@ class Conv:
     log: list[Frame] = field(default_factory=list)  # without `t`, as they were made
     floor: int = 1
     changed: int = 0
+    moved: dict[str, int] = field(default_factory=dict)  # user -> when their cursors moved, where that is told
     cursors: dict[str, list[int]] = field(default_factory=dict)  # user -> [delivered, read]
 
     @property
@@ -52,7 +63,7 @@ class Conv:
 
     @property
     def open(self) -> bool:
-        return {e["from"] for e in self.log} == set(self.users)
+        return len(set(self.users)) == 1 or {e["from"] for e in self.log} == set(self.users)
 
     def peer(self, user: str) -> str:
         a, b = self.users
@@ -68,6 +79,8 @@ class Conv:
                     out["rev"] = change["seq"]
                     out["body"] = change.get("body")
                     out["edited" if change["kind"] == "edit" else "deleted"] = change["ts"]
+            if "deleted" in out:
+                out.pop("edited", None)
         return out
 
     def page(self, entries: list[Frame], reader: str) -> list[Frame]:
@@ -86,7 +99,8 @@ class Conv:
         return out[::-1]
 
     def item(self, user: str) -> Frame:
-        mine, theirs = self.cursors.get(user, [0, 0]), self.cursors.get(self.peer(user), [0, 0])
+        mine = self.cursors.get(user, [0, 0])
+        theirs = self.cursors.get(self.peer(user), [0, 0]) if self.open else [0, 0]
         unread = sum(e["from"] != user and e["kind"] == "message" and e["seq"] > mine[1] for e in self.log)
         return {
             "c": self.c,
@@ -103,6 +117,13 @@ class Conv:
         }
 
 
+    def receipt(self, user: str) -> Frame:
+        """Of that user's cursors as they stand."""
+        delivered, read = self.cursors[user]
+        names = {"from": user, "to": self.peer(user)}
+        return {"t": "receipt", "c": self.c, **names, "delivered": delivered, "read": read}
+
+
 class Session:
     def __init__(self, server: FakeChatd, ws: ServerConnection) -> None:
         self.server, self.ws = server, ws
@@ -113,6 +134,7 @@ class Session:
         self.watched: list[str] = []
         self.last_id = 0
         self.gone = False  # cut: what had been read already is not taken any more
+        self.behind: list[Frame] = []  # pushes that follow the reply in the making
         self.out: asyncio.Queue[Frame | tuple[int, str] | None] = asyncio.Queue()
 
     def push(self, **frame: Any) -> None:
@@ -159,6 +181,7 @@ class FakeChatd:
         self.welcome_items = 100
         self.cut_welcome_after: int | None = None  # pages of the next welcome
         self.resync_max = 500
+        self.unsaid_repeats: list[Frame] = []  # without `retry`: the end of the fake asserts that there are none
         self.connected = asyncio.Event()
         self._clock = itertools.count(1)
         self.now = next(self._clock)
@@ -172,7 +195,12 @@ class FakeChatd:
 
     async def listen(self, port: int = 0) -> None:
         self._server = await serve(
-            self._serve, "127.0.0.1", port, subprotocols=[Subprotocol("chatd.v1")], compression=None
+            self._serve,
+            "127.0.0.1",
+            port,
+            subprotocols=[Subprotocol("chatd.v1")],
+            compression=None,
+            max_queue=None,  # with a bound, a close waits in vain behind what is not taken any more
         )
         self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/ws"
 
@@ -194,6 +222,7 @@ class FakeChatd:
             await self.stop()
         finally:
             await self._deadline.__aexit__(kind, error, trace)
+        assert kind is not None or not self.unsaid_repeats, "a repeat says that it is one"
 
     # ---- what tests do to it ---------------------------------------------------------------------
 
@@ -214,6 +243,7 @@ class FakeChatd:
         return conv
 
     def add(self, conv: Conv, sender: str, kind: str, cid: str, made_by: Session | None = None, **keys: Any) -> Frame:
+        was_open = conv.open
         self.now = next(self._clock)
         entry = {
             "seq": conv.head + 1,
@@ -231,7 +261,19 @@ class FakeChatd:
                 session.push(
                     t="entry", c=conv.c, **{k: v for k, v in entry.items() if k != "cid" or session.user == sender}
                 )
+        if conv.open and not was_open:
+            self._opened(conv, made_by)
         return entry
+
+    def _opened(self, conv: Conv, made_by: Session | None) -> None:
+        """Each side learns of the other's cursors, behind the entry that opened it or behind its ok."""
+        for session in list(self.sessions.values()):
+            if session.user in conv.users and conv.peer(session.user) in conv.cursors:
+                receipt = conv.receipt(conv.peer(session.user))
+                if session is made_by:
+                    session.behind.append(receipt)
+                else:
+                    session.push(**receipt)
 
     def session(self, user: str) -> Session:
         """The only one of that user."""
@@ -274,6 +316,7 @@ class FakeChatd:
         assert frame["id"] > session.last_id, "ids grow"
         session.last_id = frame["id"]
         session.requests.append(frame)
+        frame = frame | {key: frame[key].lower() for key in ("cid", "refcid") if key in frame}
         fault = self.fault(session, frame)
         if fault == "ignore":
             return
@@ -291,6 +334,9 @@ class FakeChatd:
             session.cut()
         elif reply is not None:
             session.push(**({"t": "ok", "id": frame["id"]} | reply))
+            for push in session.behind:
+                session.push(**push)
+        session.behind.clear()
         if (
             reply is not None
             and frame["t"] == "hello"
@@ -310,7 +356,8 @@ class FakeChatd:
         since = int(frame["since"]) if known and "since" in frame else 0
         items, missed = [], []
         for conv in self.convs.values():
-            if session.user not in conv.users or (conv.changed < since and conv.c not in cursors):
+            changed = max(conv.changed, conv.moved.get(session.user, 0))
+            if session.user not in conv.users or (changed <= since and conv.c not in cursors):
                 continue
             item = conv.item(session.user)
             if (k := cursors.get(conv.c)) is not None:
@@ -348,7 +395,7 @@ class FakeChatd:
                     "epoch": self.epoch,
                     "ts": T0 + self.now,
                     "heartbeat_ms": 20_000,
-                    "limits": {"history": 100, "body_bytes": 2048},
+                    "limits": {"history": 100, "body_bytes": BODY_BYTES, "resync": self.resync_max},
                     "presence": [],
                     **exp,
                 }
@@ -360,7 +407,11 @@ class FakeChatd:
     def _where(self, session: Session, frame: Frame) -> Conv:
         assert ("c" in frame) != ("to" in frame)
         if "c" in frame:
-            return self.convs[frame["c"]]
+            if not isinstance(frame["c"], str):
+                raise Refused("bad_field", field="c")
+            if (named := self.convs.get(frame["c"])) is None or session.user not in named.users:
+                raise Refused("no_conversation")
+            return named
         conv = self.conv(session.user, frame["to"])
         if not conv.log and frame["t"] not in ("send", "skip"):
             raise Refused("no_conversation")
@@ -384,8 +435,11 @@ class FakeChatd:
         session.blocked.pop(conv.c, None)
         for e in conv.log:
             if e["cid"] == frame["cid"] and e["from"] == session.user:
-                assert frame.get("retry") is True, "a repeat says that it is one"
+                if frame.get("retry") is not True:
+                    self.unsaid_repeats.append(frame)
                 return {"c": conv.c, "seq": e["seq"], "ts": e["ts"], "dup": True}
+        if "body" in frame and not 1 <= len(frame["body"].encode()) <= BODY_BYTES:
+            raise Refused("bad_text")
         kind = "message" if frame["t"] == "send" else frame["t"]
         keys = {k: frame[k] for k in ("body",) if k in frame}
         if kind != "message":
@@ -396,9 +450,14 @@ class FakeChatd:
     @staticmethod
     def _named(session: Session, conv: Conv, frame: Frame) -> int:
         """The seq of the message that a change names, by `ref`, `refcid` or both."""
+        ref = a_seq(frame, "ref") if "refcid" not in frame or "ref" in frame else None
         for e in conv.log:
             by_cid = "refcid" not in frame or (frame["refcid"], session.user) == (e["cid"], e["from"])
-            if e["kind"] == "message" and by_cid and frame.get("ref") in (None, e["seq"]):
+            if e["kind"] == "message" and by_cid and ref in (None, e["seq"]):
+                if e["from"] != session.user:
+                    raise Refused("not_author")
+                if any(change["kind"] == "delete" and change["ref"] == e["seq"] for change in conv.log):
+                    raise Refused("deleted")
                 return int(e["seq"])
         raise Refused("no_message")
 
@@ -412,25 +471,21 @@ class FakeChatd:
 
     def _cursor(self, session: Session, frame: Frame) -> Frame:
         conv = self._where(session, frame)
-        if not 1 <= frame["seq"] <= conv.head:
-            raise Refused("bad_seq")
+        if a_seq(frame, "seq") > conv.head:
+            raise Refused("bad_seq", field="seq")
         mine = conv.cursors.setdefault(session.user, [0, 0])
         before = list(mine)
         mine[0] = max(mine[0], frame["seq"])
         if frame["t"] == "read":
             mine[1] = max(mine[1], frame["seq"])
         if mine != before:
-            self.now = conv.changed = next(self._clock)
+            self.now = conv.moved[session.user] = next(self._clock)
+            told = set(conv.users) if conv.open else {session.user}
+            if conv.open:
+                conv.changed = self.now
             for other in self.sessions.values():
-                if other is not session and other.user in conv.users:
-                    other.push(
-                        t="receipt",
-                        c=conv.c,
-                        **{"from": session.user},
-                        to=conv.peer(session.user),
-                        delivered=mine[0],
-                        read=mine[1],
-                    )
+                if other is not session and other.user in told:
+                    other.push(**conv.receipt(session.user))
         return {"c": conv.c, "delivered": mine[0], "read": mine[1]}
 
     _on_ack = _on_read = _cursor

@@ -468,6 +468,7 @@ async def test_what_is_watched_is_watched_again_after_a_cut_and_the_difference_i
 async def test_receipts_that_came_while_away_are_told() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "hi")
+        server.say("bob", "me", "hello")  # both have sent: receipts flow
         first = server.session("me")
         first.cut()
         await server.until_connected("me", first)
