@@ -4,7 +4,7 @@
 its page.
 """
 
-from chatd.client.client import Client, Token
+from chatd.client.client import Client
 from chatd.client.connection import Connection
 from chatd.client.errors import (
     ClientError,
@@ -33,6 +33,7 @@ from chatd.client.frames import (
     Typing,
     Unsent,
 )
+from chatd.client.reconnect import Token
 
 __all__ = [
     "Client",

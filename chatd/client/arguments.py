@@ -1,6 +1,6 @@
-"""What an app passes in, checked before it becomes a frame: only what would make one that cannot be sent.
+"""Checks an app's arguments before they become a frame. Pure.
 
-Pure.
+Only what would make a frame that cannot be sent is checked; the rest is left to the server.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from chatd.ids import user_id
 
 
 def check_user(peer: str) -> None:
-    """Only the server knows by which Unicode it goes.
+    """Raises RequestError, as the server would answer.
 
-    Raises RequestError, as the server would answer.
+    The server decides by the Unicode version that it knows, so it may refuse more.
     """
     try:
         user_id(peer)

@@ -1,4 +1,4 @@
-"""The client of chatd: send, and see every entry once, over any number of connections.
+"""The client of chatd: sends, and gives every entry once, over any number of connections.
 
     async with Client(url, token=token, device="bot-1") as client:
         await client.send("bob", "hi")
@@ -6,65 +6,55 @@
             ...
 
 Guarantees, and what they rest on:
-- `send`, `edit`, `delete` return once the entry is durable, and raise RequestError only when it is
-  not in the log and never will be. Until one of the two is known they go on, over reconnects, with
-  the same cid.
+- `send`, `edit`, `delete` return once the entry is durable. They raise RequestError only when it is
+  not in the log and never will be. Until one of the two is known they try again, over reconnects,
+  with the same cid.
 - `entries` gives every entry after the place where this client started, once and in order of seq
-  per conversation: the peer's, and this user's own, whichever device sent them. With `state` it
-  goes on where that state was taken. See inbox.py for how, and for the bound on memory.
+  per conversation: the peer's, and this user's own from any device. With `state` it continues where
+  that state was taken. inbox.py says how, and what bounds the memory.
 - Nothing here waits for a slow reader of `entries` or `events`.
 
-A client is for one event loop, and lives once: `open`, then `close`; what outlives it is `state()`.
-Neighbours: `session.py` is one of its connections, `desk.py` what it keeps between them, `dial.py`
-says when to connect again. docs/client.md is the page for those who use it.
+A client is for one event loop and is used once: `open`, then `close`; `state()` outlives it.
+Neighbours: `reconnect.py` makes its connections, `session.py` is one of them, `desk.py` keeps what
+outlives them. docs/client.md is the page for users.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
-
-import orjson
-from websockets.exceptions import InvalidStatus, WebSocketException
+from typing import Any, Final, Self
 
 from chatd.client import frames
 from chatd.client.arguments import check_body, check_user, checked_cid
 from chatd.client.desk import Desk
-from chatd.client.dial import SETTLED_S, Dial, Next
-from chatd.client.errors import Closed, ConnectionLost, NoToken, ProtocolError, RequestError, Stopped
+from chatd.client.dial import Dial
+from chatd.client.errors import Closed, ConnectionLost, RequestError, Stopped
 from chatd.client.frames import ConversationPage, Entry, Event, Frame, Limits, Page, Presence, Sent
 from chatd.client.inbox import QUEUE_MAX
-from chatd.client.link import Link
 from chatd.client.outbox import ITEMS_MAX, Then
+from chatd.client.reconnect import Reconnector, Token
 from chatd.client.session import Session
 from chatd.client.stream import Stream
 
 log = logging.getLogger("chatd.client")
 
-Token: TypeAlias = str | Callable[[bool], str | Awaitable[str]]
-
-DRAIN_S: Final = 10.0
-TOKEN_S: Final = 30.0
-HELD_FRAMES_MAX: Final = 20_000  # pushes that overtake the end of a welcome
-HELLO_MARGIN_BYTES: Final = 64
+DRAIN_S: Final = 10.0  # longest wait of `close` for the outbox
 REPLY_CIDS: Final = uuid.UUID("3c1f0f4e-7a52-4a0b-9d0e-6f1d6b1a2c58")  # namespace of reply_cid
 
 
 class Client:
-    """See the module.
+    """A user's messages over reconnects; the guarantees are in the module's docstring.
 
-    `token`: the token, or a callable (also async) that gives it; it is called with True when a new
-    one is needed.
-
-    `device` must be stable per installation: another connection with the same one ends this one for
-    good. `state`: what `state()` gave in an earlier process. `auto_ack`: entries that were taken
-    from `entries` count as delivered. `options` go to `websockets.connect`.
+    `token`: the token, or a callable (also async) that returns it; it is called with True when a
+    new one is needed. `device` must be stable per installation: another connection with the same
+    one ends this client. `state`: what `state()` returned in an earlier process. `auto_ack`:
+    entries taken from `entries` count as delivered. `queue_max`: entries in memory that wait for
+    the app. `outbox_max`: sends that wait for the server. `options` go to `websockets.connect`.
     """
 
     def __init__(
@@ -81,14 +71,14 @@ class Client:
         rng: random.Random | None = None,
     ) -> None:
         self.url, self.device = url, device
-        self._token, self._auto_ack, self._options = token, auto_ack, options
+        self._auto_ack = auto_ack
         self._desk = Desk(queue_max, outbox_max)
         if state is not None:
             self._desk.restore(state)
-        self._dial = Dial(rng or random.Random(), renewable=not isinstance(token, str))
-        self._bare = False  # say hello without places: the server refused them
+        dial = Dial(rng or random.Random(), renewable=not isinstance(token, str))
+        self._reconnector = Reconnector(url, token, device, self._desk, dial, options, live=self._up, down=self._down)
         self._session: Session | None = None  # while live
-        self._changed = asyncio.Event()  # `_session` or `_ended` did
+        self._changed = asyncio.Event()  # set when `_session` or `_ended` changes
         self._ended: Stopped | None = None
         self._closing = False
         self._task: asyncio.Task[None] | None = None
@@ -110,10 +100,10 @@ class Client:
             raise
 
     async def close(self, *, drain: bool = True, drain_s: float = DRAIN_S) -> None:
-        """End it.
+        """End the client. Idempotent.
 
-        With `drain`, what waits in the outbox is sent before, for `drain_s` at most; the rest stays
-        in `state()`. Idempotent.
+        With `drain`, the outbox is sent first, for `drain_s` seconds at most. What is left stays in
+        `state()`.
         """
         self._closing = True
         if drain and self._ended is None and self._task is not None:
@@ -140,12 +130,12 @@ class Client:
 
     @property
     def user(self) -> str:
-        """Whom the token names; "" before the first welcome."""
+        """The user that the token names; "" before the first welcome."""
         return self._desk.user
 
     @property
     def epoch(self) -> str | None:
-        """Of the log that entries come from: with `c` and `seq` it names an entry for ever."""
+        """The epoch of the log: with `c` and `seq` it names an entry for good."""
         return self._desk.inbox.epoch
 
     @property
@@ -155,14 +145,14 @@ class Client:
 
     @property
     def connected(self) -> bool:
-        """Just now. Nothing need be made of it: requests wait for a connection."""
+        """Whether there is a connection now. Requests wait for one, so few apps need this."""
         return self._session is not None
 
     def state(self) -> dict[str, Any]:
-        """What a later `Client(state=...)` needs to go on from here: JSON-able, a copy.
+        """What a later `Client(state=...)` needs to continue from here: a copy, ready for JSON.
 
-        It counts each entry that `entries` has given as done, the one in hand too; and it holds
-        what is not yet known to be sent. Costs time in proportion to the number of conversations.
+        Each entry that `entries` has given counts as done, the one in hand too. Sends whose outcome
+        is not known are part of it. It takes time in proportion to the number of conversations.
         """
         return self._desk.save()
 
@@ -171,31 +161,31 @@ class Client:
     async def send(self, peer: str, body: str, *, cid: str | None = None) -> Sent:
         """Send a message to the user `peer`; returns once it is durable.
 
-        Calls in one conversation keep their order.
-
-        With a `cid` of your own (a UUID) the send is done once however often it is asked for, by
-        any process, for as long as history is kept. Cancelling takes the message back only if it
-        has surely not been stored; otherwise it goes on being sent: it may be in the log, now or
-        later. Raises RequestError (refused for good), OutboxFull, Stopped.
+        Calls in one conversation keep their order. With a `cid` of your own (a UUID) the message is
+        stored once, however often and by whichever process it is sent, as long as history is kept.
+        Cancelling withdraws the message only if it is certain that it was not stored. Otherwise the
+        client keeps sending it: it may be in the log, now or later. Raises RequestError (refused
+        for good), OutboxFull, Stopped.
         """
         return await self._enter(peer, "message", body, None, cid)
 
     async def edit(self, peer: str, seq: int, body: str, *, cid: str | None = None, refcid: str | None = None) -> Sent:
-        """Give one's own message `seq` another text. As `send`; also raises EpochChanged.
+        """Replace the text of one's own message `seq`. As `send`; also raises EpochChanged.
 
-        `refcid`: the cid of that message (`Entry.cid`). Known for the messages of this client and
-        those that it was given; without it an edit that is not stored before the log is restored
-        from a backup raises EpochChanged, for another message may stand at `seq` now.
+        `refcid`: the cid of that message (`Entry.cid`). The client knows it for messages that it
+        sent or received. Without it, an edit that is not stored before the log is restored from a
+        backup raises EpochChanged, because another message may stand at `seq` then.
         """
         return await self._enter(peer, "edit", body, seq, cid, refcid)
 
     async def delete(self, peer: str, seq: int, *, cid: str | None = None, refcid: str | None = None) -> Sent:
-        """Take the text out of one's own message `seq`. As `edit`."""
+        """Remove the text of one's own message `seq`. As `edit`."""
         return await self._enter(peer, "delete", None, seq, cid, refcid)
 
     def reply_cid(self, entry: Entry, n: int = 0) -> str:
-        """A cid for the n-th thing sent because of `entry`: the same whenever it is asked for, so
-        that handling an entry twice sends once.
+        """The cid of the n-th message that answers `entry`.
+
+        It is the same each time, so an entry that is handled twice is answered once.
         """
         return str(uuid.uuid5(REPLY_CIDS, f"{self.epoch}/{entry.c}/{entry.seq}/{n}"))
 
@@ -207,10 +197,10 @@ class Client:
         check_user(peer)
         if body is not None:
             check_body(body, self.limits.body_bytes)
-        doubtful = cid is not None
+        outcome_unknown = cid is not None
         cid = str(uuid.uuid4()) if cid is None else checked_cid(cid)
         item, future = self._desk.add(
-            peer, cid, kind, body, ref, None if refcid is None else checked_cid(refcid), doubtful=doubtful
+            peer, cid, kind, body, ref, None if refcid is None else checked_cid(refcid), outcome_unknown=outcome_unknown
         )
         try:
             return await future
@@ -224,15 +214,14 @@ class Client:
     def entries(self) -> Stream[Entry]:
         """Every entry, once.
 
-        Ends after `close`; raises Stopped if the client ended otherwise, after the last entry it
-        had.
+        Ends after `close`. If the client ended otherwise, raises Stopped after the last entry.
         """
         return Stream(self._next_entry)
 
     def events(self) -> Stream[Event]:
-        """Receipts, presence, typing, notices, resets, refusals of what nobody waits for.
+        """Receipts, presence, typing, notices, resets, and refusals of sends that nobody awaits.
 
-        A newer one replaces an older one about the same thing.
+        A newer event replaces an older one about the same thing.
         """
         return Stream(self._next_event)
 
@@ -266,7 +255,7 @@ class Client:
     async def read(self, peer: str, seq: int) -> None:
         """The user has seen everything up to `seq`.
 
-        Told to the server soon, together with others; nothing is waited for.
+        The server gets it soon, together with others; this call waits for nothing.
         """
         self._desk.cursors.read(self._known(peer, seq), seq)
         self._desk.to_tell.set()
@@ -303,17 +292,18 @@ class Client:
         return page
 
     async def conversations(self, *, limit: int = 50, cursor: str | None = None) -> ConversationPage:
-        """A page of the conversations, the latest entry first; go on with the `cursor` of the page
-        before.
+        """A page of the conversations, that with the latest entry first.
+
+        The `cursor` of a page asks for the next.
         """
         return frames.conversation_page(
             await self._ask("conversations", {"limit": limit} | ({} if cursor is None else {"cursor": cursor}))
         )
 
     async def watch(self, users: Sequence[str]) -> tuple[Presence, ...]:
-        """Whose presence `events` tells, from now on and over reconnects; replaces the last list.
+        """Watch the presence of these users in `events`, over reconnects; replaces the last list.
 
-        Returns how they stand now.
+        Returns their presence now.
         """
         for user in users:
             check_user(user)
@@ -323,7 +313,7 @@ class Client:
         return snapshot
 
     async def typing(self, peer: str) -> None:
-        """Tell `peer` that one is typing; lost without a word where there is no connection.
+        """Show `peer` that this user is typing; does nothing without a connection.
 
         Raises RequestError (`not_open`).
         """
@@ -346,15 +336,16 @@ class Client:
             await self._ask("presence", {"state": "away" if away else "online"})
 
     async def _ask(self, t: str, keys: dict[str, Any], peer: str | None = None) -> Frame:
-        """A request that may be asked any number of times: over reconnects and after `retry_ms`,
-        until there is an answer.
+        """Ask over reconnects and after `retry_ms`, until there is an answer.
+
+        For requests that may be repeated.
         """
         while True:
             session = await self._live()
             try:
                 return await session.link.request(t, keys | ({} if peer is None else session.where(peer)))
             except ConnectionLost:
-                if self._session is session:  # its end is seen here before it is seen there
+                if self._session is session:  # this coroutine saw its end before the reconnector did
                     self._down()
             except RequestError as e:
                 if e.retry_ms is None:
@@ -372,11 +363,15 @@ class Client:
             await self._changed.wait()
         return self._session
 
+    def _up(self, session: Session) -> None:
+        self._session = session
+        self._changed.set()
+
     def _down(self) -> None:
         self._session = None
 
     def _finish(self, error: Stopped) -> None:
-        """Idempotent: the first reason stands."""
+        """End with `error`; after the first call the first reason stays."""
         if self._ended is None:
             self._ended = error
         self._down()
@@ -385,13 +380,7 @@ class Client:
 
     async def _keep_connected(self) -> None:
         try:
-            while True:
-                then = await self._connect_once()
-                log.debug("connection over: %s; next in %s s", then.reason, then.wait_s)
-                if then.wait_s is None:
-                    self._finish(Stopped(then.reason))
-                    return
-                await asyncio.sleep(then.wait_s)
+            await self._reconnector.run()
         except asyncio.CancelledError:
             self._finish(Closed())
             raise
@@ -400,90 +389,3 @@ class Client:
         except Exception as e:
             self._finish(Stopped("bug", detail=repr(e)))
             log.exception("the client failed; please report this")
-
-    async def _connect_once(self) -> Next:
-        """One connection, from the token to its end."""
-        try:
-            async with asyncio.timeout(TOKEN_S):
-                token = await self._a_token(self._dial.renew)
-        except NoToken as e:
-            raise Stopped("no_token", detail=str(e)) from e
-        except Exception as e:  # the callable is the app's, and may raise anything
-            log.warning("no token: %r", e)
-            return self._dial.no_token()
-        try:
-            link = await Link.open(self.url, self._options)
-        except InvalidStatus as e:
-            return self._dial.unreachable(e.response.status_code)
-        except (OSError, TimeoutError, WebSocketException) as e:
-            log.debug("cannot connect: %r", e)
-            return self._dial.unreachable()
-        try:
-            return await self._serve(link, token)
-        finally:
-            self._down()
-            self._desk.outbox.disconnected()
-            await link.close()
-
-    async def _serve(self, link: Link, token: str) -> Next:
-        held: list[Frame] = []
-
-        def hold(frame: Frame) -> None:
-            held.append(frame)
-            if len(held) > HELD_FRAMES_MAX:
-                raise ProtocolError("too many pushes before the end of the welcome")
-
-        link.on_frame = hold
-        keys = self._hello(token)
-        try:
-            welcome = frames.welcome(await link.hello(keys))
-        except RequestError as e:
-            return self._hello_refused(e, "epoch" in keys)
-        except ConnectionLost as e:
-            return self._dial.closed(e.close_code)
-        except (TimeoutError, ProtocolError) as e:
-            log.warning("no welcome: %r", e)
-            return self._dial.left("no_welcome")
-        if self.user not in ("", welcome.user):
-            raise Stopped("another_user", detail=f"the token is of {welcome.user}, the state of {self.user}")
-        new_token = None if isinstance(self._token, str) else lambda: self._a_token(True)
-        session = Session(self._desk, link, new_token, said_away=keys["state"] == "away")
-        session.enter(welcome, held)
-        self._dial.live()
-        self._bare = False
-        self._session = session
-        self._changed.set()
-        settled = asyncio.get_running_loop().call_later(SETTLED_S, self._dial.settled)
-        try:
-            await session.run(welcome)
-        finally:
-            settled.cancel()
-        wait_s = None if session.retry_at is None else max(0.0, session.retry_at - asyncio.get_running_loop().time())
-        if session.reason not in (None, "restart"):
-            return self._dial.left(session.reason)
-        return self._dial.closed(link.close_code or 1012, named_s=wait_s)
-
-    def _hello(self, token: str) -> dict[str, Any]:
-        keys: dict[str, Any] = {
-            "token": token,
-            "device": self.device,
-            "state": "away" if self._desk.away else "online",
-            "features": [],
-        }
-        if self._bare:
-            return keys | self._desk.inbox.bare()
-        room = self.limits.frame_bytes - len(orjson.dumps(keys)) - HELLO_MARGIN_BYTES
-        return keys | self._desk.inbox.hello(room)
-
-    def _hello_refused(self, error: RequestError, resuming: bool) -> Next:
-        log.warning("hello was refused: %s", error)
-        if error.retry_ms is None and resuming and error.code not in ("unauthorized", "token_expired"):
-            self._bare = True  # perhaps the mark or a cursor is what it refuses; without them it lists everything
-            return self._dial.left(error.code)
-        return self._dial.refused(error.code, error.retry_ms)
-
-    async def _a_token(self, renew: bool) -> str:
-        if isinstance(self._token, str):
-            return self._token
-        token = self._token(renew)
-        return await token if inspect.isawaitable(token) else token

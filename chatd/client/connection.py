@@ -1,5 +1,6 @@
-"""One connection to chatd, without reconnecting, outbox or cursors: for tools, tests, and clients
-that want those their own way.
+"""One connection to chatd, without reconnects, outbox or cursors.
+
+It is for tools, tests, and clients that do those themselves.
 
     async with await Connection.open(url, token, device="probe-1") as connection:
         ok = await connection.request("send", to="bob", cid=str(uuid.uuid4()), body="hi")
@@ -8,7 +9,7 @@ that want those their own way.
 
 Frames are dicts, as docs/protocol.md has them. Requests may be pipelined: `ask` sends at once, in
 the order of the calls. Pushes wait in a queue of `PUSHES_MAX`; when it is full nothing more is
-read, replies neither, until somebody takes some: the server's bound for slow consumers then holds.
+read, replies neither, until some are taken. The server's bound for slow consumers then holds.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Connection:
         return await self._link.future(t, keys)
 
     def ask(self, t: str, **keys: Any) -> asyncio.Future[Frame]:
-        """Send a request now, without waiting; the future gets the reply, or what `request` raises."""
+        """Send a request now; the future gets the reply, or what `request` raises."""
         return self._link.future(t, keys)
 
     def send_text(self, text: str) -> None:
@@ -113,8 +114,9 @@ class Connection:
 
     @property
     def pushes(self) -> Stream[Frame]:
-        """Whatever comes that is no reply to a request of this class, in order; ends with the
-        connection.
+        """All frames that are no reply to a request of this class, in order.
+
+        Ends with the connection.
         """
         return Stream(self._next)
 

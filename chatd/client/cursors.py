@@ -1,9 +1,9 @@
-"""This user's own cursors: what the server is known to have, and what it is still to be told. Pure.
+"""Holds this user's own cursors: those that the server has, and those still to be sent. Pure.
 
-Only forward. Coalesced: however many entries came, one `ack` or `read` a conversation goes out;
-`read` moves `delivered` along, so with it there is no `ack`. The server may forget the last second
-of them in a crash; so what a welcome says replaces what was known, and what was wanted beyond it is
-told again.
+Cursors only move forward. They are coalesced: for any number of entries one `ack` or `read` goes
+out per conversation. `read` moves `delivered` along, so there is no `ack` with it. A crash of the
+server may lose the last second of them. So what a welcome says replaces what was known, and what
+was wanted beyond it is sent again.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ class _Cursor:
 
 
 class Cursors:
-    """`ack` and `read` want; `due` gives what to send; `known`, `again` or `refused` tells what
-    became of it.
+    """`ack` and `read` move a cursor; `due` returns what to send.
+
+    `known`, `again` or `refused` reports the outcome.
     """
 
     def __init__(self) -> None:
         self._of: dict[str, _Cursor] = {}
-        self._dirty: dict[str, None] = {}  # conversations with something to tell that is not on its way
+        self._dirty: dict[str, None] = {}  # conversations with a cursor to send that is not under way
 
     def _at(self, c: str) -> _Cursor:
         return self._of.setdefault(c, _Cursor())
@@ -67,9 +68,7 @@ class Cursors:
         cursor.delivered, cursor.read = max(cursor.delivered, delivered), max(cursor.read, read)
 
     def welcomed(self, items: Iterable[ConversationItem]) -> None:
-        """A new connection: what it lists replaces what was known, and what was on its way before
-        is to be told again.
-        """
+        """A new connection: its listing replaces what was known; the rest is sent again."""
         for item in items:
             cursor = self._at(item.c)
             cursor.delivered, cursor.read = item.delivered, item.read
@@ -81,11 +80,11 @@ class Cursors:
 
     @property
     def waiting(self) -> bool:
-        """Something is to be told. It may turn out to be known already."""
+        """Whether a cursor is to be sent. The server may have it by then."""
         return bool(self._dirty)
 
     def due(self) -> list[Due]:
-        """What to send now; it counts as on its way."""
+        """What to send now; it counts as under way."""
         out: list[Due] = []
         for c in self._dirty:
             cursor = self._of[c]
@@ -97,16 +96,16 @@ class Cursors:
         return out
 
     def again(self, c: str) -> None:
-        """It was refused for now."""
+        """The server refused it for now: `due` returns it again."""
         self._dirty[c] = None
 
     def refused(self, c: str) -> None:
-        """The server will not have it: stop wanting it."""
+        """The server refused it for good: drop it."""
         cursor = self._at(c)
         cursor.want_delivered, cursor.want_read = cursor.delivered, cursor.read
 
     def forget(self) -> None:
-        """Another epoch."""
+        """Drop all, because the epoch changed."""
         self._of.clear()
         self._dirty.clear()
 

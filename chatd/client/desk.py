@@ -1,11 +1,11 @@
-"""What a client holds from one connection to the next, and who waits for what.
+"""What a client holds from one connection to the next, and the futures that wait for outcomes.
 
-The pure parts (inbox, outbox, cursors) with the asyncio events that tell of a change in them.
-`client.py` (the app's side) and `session.py` (the connection's side) both work on one Desk and know
-nothing else of each other.
+It has the pure parts (inbox, outbox, cursors), and the asyncio events that are set when they
+change. `client.py` (the app's side) and `session.py` (the connection's side) work on one Desk and
+know nothing else of each other.
 
-    app ── send ──► outbox ── to_send ──► session          session ── push ──► inbox ── arrived ──► entries()
-    app ── take ──► inbox ─── to_fill ──► session          session ── answer ► waiting futures, events
+    app ── send ──► outbox ── to_send ──► session ── push ──► inbox ── arrived ──► entries()
+    app ── take ──► inbox ─── to_fill ──► session ── answer ► waiting futures, events
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _about(event: Event) -> tuple[str, ...]:
 
 
 class Desk:
-    """See the module."""
+    """The state of one client, shared by its two sides (see the module)."""
 
     def __init__(self, queue_max: int, outbox_max: int) -> None:
         self.user = ""
@@ -113,7 +113,7 @@ class Desk:
         ref: int | None,
         refcid: str | None = None,
         *,
-        doubtful: bool,
+        outcome_unknown: bool,
     ) -> tuple[Item, asyncio.Future[Sent]]:
         """Queue an item; the future gets what becomes of it.
 
@@ -121,7 +121,7 @@ class Desk:
         """
         if ref is not None and refcid is None:
             refcid = self._own.get((peer, ref))
-        item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, doubtful=doubtful)
+        item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, outcome_unknown=outcome_unknown)
         future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault((peer, cid), []).append(future)
         self.emptied.clear()
@@ -129,9 +129,9 @@ class Desk:
         return item, future
 
     def leave(self, item: Item, future: asyncio.Future[Sent]) -> Then:
-        """Whoever awaited `future` was cancelled.
+        """The caller that awaited `future` was cancelled.
 
-        What `Outbox.abandon` says, once nobody else waits.
+        Returns what `Outbox.abandon` says once no other caller waits, else AGAIN.
         """
         futures = self._waiting.get((item.peer, item.cid), [])
         if future in futures:
@@ -163,8 +163,9 @@ class Desk:
             self._own.popitem(last=False)
 
     def ref_of(self, item: Item) -> int | None:
-        """The seq of the message that a change is of; None if it was named by its cid alone, and is
-        not known here.
+        """The seq of the message that `item` changes.
+
+        None if the item names it by its cid alone and the seq is not known here.
         """
         if item.ref is not None or item.refcid is None:
             return item.ref
@@ -190,7 +191,7 @@ class Desk:
             self.emptied.set()
 
     def end(self, error: ClientError) -> None:
-        """Nothing more comes: whoever waits gets `error`. The outbox keeps what it has."""
+        """The client has ended: all that wait get `error`. The outbox keeps its items."""
         waiting, self._waiting = self._waiting, {}
         for futures in waiting.values():
             for future in futures:
@@ -224,7 +225,7 @@ class Desk:
             event.set()
 
     def settle_by(self, entry: Entry) -> None:
-        """An entry of the log, however it came: one of our own settles the outbox."""
+        """An entry of the log, pushed or fetched: an own one settles its item in the outbox."""
         if entry.own and entry.cid is not None:
             if entry.kind == "message":
                 self.own(entry.peer, entry.seq, entry.cid)
@@ -239,7 +240,7 @@ class Desk:
         self.events.add(receipt)
 
     def _peer_cursor(self, item: ConversationItem) -> None:
-        """Receipts that came while there was no connection. The first time it is no news."""
+        """Report what moved while there was no connection. The first listing is no news."""
         now = (item.peer_delivered, item.peer_read)
         before = self._peers.get(item.c)
         self._peers[item.c] = now

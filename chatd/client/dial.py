@@ -1,9 +1,8 @@
-"""When to connect again after a connection ended or none came about: section 10 of docs/protocol.md.
+"""Decides when to connect again (section 10 of docs/protocol.md). Pure.
 
-Pure.
-
-The caller tells what happened (`closed`, `refused`, `unreachable`, `live`, `settled`) and gets a
-`Next`: how long to wait, whether the next token must be a new one, or that it is over.
+The caller reports what happened (`closed`, `refused`, `unreachable`, `live`, `settled`) and gets a
+`Next`: how long to wait, or that the client has ended. `renew` says whether the next token must be
+a new one.
 
 Delays: full jitter below 0.25 s where the page says "at once", then below 0.5 s, 1 s, 2 s ... 30 s.
 Even the first try has its jitter, because the clients of a node that dies are all cut off at one
@@ -111,7 +110,7 @@ class Dial:
         return Next(None if retry_ms is None else self._named(retry_ms / 1000), code)
 
     def unreachable(self, http_status: int | None = None) -> Next:
-        """No connection came about.
+        """The connection could not be made.
 
         A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load
         balancer's.

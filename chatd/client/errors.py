@@ -1,13 +1,13 @@
 """What the Python client raises, in one tree below `chatd.errors.ChatdError`.
 
     ClientError
-    ├── RequestError      the server refused this request: `code`, `retry_ms`, `field`, `cid` as section 9 of docs/protocol.md has them
-    ├── ConnectionLost    one connection ended (`Connection` raises it; `Client` gets another one instead)
+    ├── RequestError      the server refused this request (section 9 of docs/protocol.md)
+    ├── ConnectionLost    one connection ended (`Connection` raises it; `Client` reconnects)
     ├── ProtocolError     the other side does not speak chatd.v1
     ├── OutboxFull        too much waits to be sent already
-    ├── EpochChanged      the log was restored from a backup; the message that this edit or delete named is no more
+    ├── EpochChanged      the log was restored from a backup, without the message of this change
     ├── NoToken           raised by *your* token callable: there is none, do not ask again
-    └── Stopped           the client has ended and does not come back by itself: `reason`, `close_code`
+    └── Stopped           the client has ended and does not reconnect: `reason`, `close_code`
         └── Closed        because `close()` was called
 
 A send that raises RequestError is not in the log and never will be. Stopped says nothing of the
@@ -27,7 +27,7 @@ class ClientError(ChatdError):
 
 
 class RequestError(ClientError):
-    """An `err` in answer to one request. `str()` is the server's sentence with the code before it."""
+    """An `err` in answer to one request. `str()` is its code and the server's sentence."""
 
     def __init__(
         self, code: str, msg: str = "", *, retry_ms: int | None = None, field: str | None = None, cid: str | None = None
@@ -48,7 +48,7 @@ class RequestError(ClientError):
 
 
 class ConnectionLost(ClientError):
-    """The connection is over. `close_code` as in RFC 6455: 1006 where no close frame came."""
+    """The connection is over. `close_code` as in RFC 6455: 1006 without a close frame."""
 
     def __init__(self, close_code: int, close_reason: str = "") -> None:
         super().__init__(f"connection closed with {close_code}" + (f" ({close_reason})" if close_reason else ""))
@@ -66,7 +66,7 @@ class OutboxFull(ClientError):
 class EpochChanged(ClientError):
     """The server's log was restored from a backup.
 
-    Read the conversation anew before you edit or delete in it.
+    Read the conversation again before you edit or delete in it.
     """
 
 

@@ -1,8 +1,7 @@
-"""What the server tells, as typed facts; and the reading of them from JSON objects. Pure.
+"""The server's frames as typed values, and how they are read from JSON objects. Pure.
 
-Liberal where docs/protocol.md asks for it: unknown keys are passed over, unknown kinds and states
-are kept as strings for the caller to ignore. Strict where something must be there: a key that is
-missing or of another type raises ProtocolError, never KeyError.
+Unknown keys are ignored, and unknown kinds and states are kept as strings, as docs/protocol.md
+asks. A required key that is missing or of another type raises ProtocolError, never KeyError.
 
 All times are integer milliseconds since 1970 UTC by the server's database. `c` names a conversation
 and is opaque.
@@ -26,7 +25,7 @@ class Entry:
     """One line of a conversation's log.
 
     `own`: this user made it, here or on another device. `ref`: the message that an edit or delete
-    changes. A message may come with its later fate already in it: `rev` is the seq of its last
+    changes. A message may include its later changes: `rev` is the seq of its last
     change, `edited` or `deleted` the time of it, `body` None if deleted.
     """
 
@@ -59,7 +58,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """How far `user` has got in a conversation. Newer numbers replace older ones; both only rise."""
+    """How far `user` has got in a conversation. Both numbers only rise."""
 
     c: str
     peer: str
@@ -70,8 +69,9 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """`state` is `online`, `away`, `offline` or `hidden`; `seen` the time last seen, where the
-    server tells it.
+    """`state` is `online`, `away`, `offline` or `hidden`.
+
+    `seen`: when the user was last seen, where the server says so.
     """
 
     user: str
@@ -165,7 +165,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class ConversationPage:
-    """Conversations, the latest entry first. `cursor` goes into the next call; None: that was all."""
+    """Conversations, the latest entry first. `cursor` asks for the next page; None: no more."""
 
     items: tuple[ConversationItem, ...]
     cursor: str | None

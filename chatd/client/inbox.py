@@ -1,12 +1,12 @@
-"""How far this client is in every log, and the entries that wait for the app. Pure.
+"""Holds how far this client is in every log, and the entries that wait for the app. Pure.
 
     the log of one conversation      ... taken ........ seq ............ head
                                           │   in `queue` │  still missing │ highest known to exist
                                           └ the app has them              └ a new push is head + 1
 
 Guarantee: `take` gives every entry after the place where the client started exactly once and in
-order of seq, per conversation, over any number of connections and restarts; except what passed
-retention meanwhile, and except where the log itself was reset (`Reset` says so).
+order of seq, per conversation, over any number of connections and restarts. The exceptions are
+entries that retention has dropped since then, and a log that was reset (`Reset` says so).
 
 Another epoch is another log, mostly with the same beginning: a failover to a standby that lagged, a
 restore. A conversation goes on there after the last entry that is the same in both, by its seq and
@@ -14,11 +14,10 @@ time. The times of the last entries taken are kept for that (`proof`). History i
 head does not settle it. Where none of them is in the new log, the conversation goes on at its head.
 What was not taken is dropped and comes again from the new log, if that has it.
 
-Bounded without holding up the connection: when the queue is full, or when the server says that
-there is too much to send, a conversation falls
-*behind*: its pushes only raise `head`, and history brings what lies between as there is room (`want`, `fetched`). So a slow app
-costs the memory of `queue_max` entries and one page, and never stops the replies to its own
-requests.
+The bound on memory does not stop the connection. When the queue is full, or when the server says
+that there is too much to send, a conversation falls *behind*: its pushes only raise `head`, and
+history brings what lies between as there is room (`want`, `fetched`). So a slow app costs the
+memory of `queue_max` entries and one page, and never stops the replies to its own requests.
 
 The mark `since` may be used while for every conversation `head` >= its head at the mark: what is
 not listed has then no entries that this client does not know of. All of a welcome is taken at once
@@ -73,10 +72,10 @@ class Place:
 
 
 class Inbox:
-    """The caller:
+    """Places in all conversations, and the queue.
 
-    `hello` before a connection, `enter` with its whole welcome, then `push`, `want` and `fetched`
-    in order of arrival.
+    The caller calls `hello` before a connection, `enter` with its whole welcome, then `push`,
+    `want` and `fetched` in order of arrival.
     """
 
     def __init__(self, queue_max: int = QUEUE_MAX) -> None:
@@ -120,8 +119,9 @@ class Inbox:
         return keys
 
     def bare(self) -> dict[str, Any]:
-        """Instead of `hello`, where a server refuses that: it lists everything, and nothing is
-        forgotten here.
+        """Instead of `hello`, where a server refuses that: it lists everything.
+
+        Nothing is dropped here.
         """
         self._named = frozenset()
         return {}
@@ -152,7 +152,7 @@ class Inbox:
         return [reset for item in items if item.peer in shown for reset in self._go_on(item, shown[item.peer])]
 
     def _shown(self) -> dict[str, dict[int, int]]:
-        """By peer: seq -> time of the last entries that the app has; empty where that is not known."""
+        """By peer: seq -> time of the last entries that the app has; empty if not known."""
         recent: dict[str, dict[int, int]] = {}
         for (peer, seq), ts in self._recent.items():
             recent.setdefault(peer, {})[seq] = ts
@@ -264,7 +264,7 @@ class Inbox:
         resets = [] if place.proof is None else self._prove(place, place.proof, page)
         place.head = max(place.head, page.head)
         place.seq = max(place.seq, page.floor - 1)
-        for entry in _retold(page.entries, place.seq):
+        for entry in _after(page.entries, place.seq):
             if entry.seq == place.seq + 1:
                 self._accept(entry, place)
         if place.seq >= place.head:
@@ -332,10 +332,11 @@ class Inbox:
             place.proof = None if not proof or place.taken_ts else proof
 
 
-def _retold(entries: Sequence[Entry], seq: int) -> Sequence[Entry]:
-    """Those behind `seq` of a page. A page tells a text once, with its message if it has that: a
-    message up to `seq`, which the app has and is not given again, leaves its text to its latest
-    edit.
+def _after(entries: Sequence[Entry], seq: int) -> Sequence[Entry]:
+    """The entries of a page after `seq`.
+
+    A page has a text once: with its message, if that is in the page. A message up to `seq` is not
+    given to the app again, so its text goes to its latest edit.
     """
     texts = {entry.seq: entry.body for entry in entries if entry.seq <= seq and entry.kind == "message"}
     if not texts:
@@ -350,5 +351,5 @@ def _retold(entries: Sequence[Entry], seq: int) -> Sequence[Entry]:
 
 
 def _times(place: Place) -> list[tuple[int, int]]:
-    """What `save` tells of a place's times; nothing: it is new."""
+    """The times of a place for `save`; empty: it is new."""
     return list(place.proof.items()) if place.proof else [] if place.is_new else [(place.taken, place.taken_ts)]

@@ -1,11 +1,11 @@
-"""One WebSocket of chatd.v1: numbered requests out, replies and pushes in, in the order they came.
+"""One WebSocket of chatd.v1: numbered requests out; replies and pushes in, in order of arrival.
 
-    ask() ─► queue ─► writer task ─► socket        socket ─► reader task ─┬─ reply ─► the `answer` given to ask()
-                                                                          └─ push  ─► on_frame
+    ask() ─► queue ─► writer task ─► socket ─► reader task ─┬─ reply ─► the `answer` given to ask()
+                                                            └─ push  ─► on_frame
 
-Callbacks and not futures, because order across replies and pushes is part of the protocol: an `ok`
-takes an entry's place in the log, and a future would be seen one loop turn later than the push
-behind it. `Connection` puts futures on top for whoever does not need that.
+It calls back instead of setting futures, because the order across replies and pushes is part of the
+protocol: an `ok` takes an entry's place in the log, and a future would be seen one loop turn later
+than the push after it. `Connection` adds futures for callers that do not need that order.
 
 A link lives once. Every request is answered exactly once: by its reply, or by None when the link is
 over; after that nothing is called. An exception that `on_frame` or an `answer` raises ends the

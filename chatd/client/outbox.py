@@ -1,6 +1,4 @@
-"""What this client has to say and no answer to yet: one queue per conversation, in the order it was said.
-
-Pure.
+"""Holds what is not answered yet: one queue per conversation, in the order of the calls. Pure.
 
 Guarantee: an item leaves only by `ok`, by an own entry with its cid, by an error that no retry can
 heal, or by `abandon` while it is sure that the server has not done it. So nothing is called failed
@@ -55,16 +53,16 @@ class Then(enum.Enum):
     """What the caller does next."""
 
     AGAIN = "again"  # nothing: it stays
-    FAILED = "failed"  # it is gone: tell whoever waits
+    FAILED = "failed"  # it is gone: those that wait get the error
     SKIP = "skip"  # tell the server to give up a cid
-    GONE = "gone"  # it is gone, and the server need not be told
+    GONE = "gone"  # it is gone, and the server need not know
 
 
 @dataclass(slots=True, eq=False)
 class Item:
     """One send, edit or delete.
 
-    `doubtful`: some try may have been done for all we know; `code`: of the last refusal.
+    `outcome_unknown`: an earlier try may have been stored. `code`: of the last refusal.
     """
 
     peer: str
@@ -73,7 +71,7 @@ class Item:
     body: str | None
     ref: int | None
     refcid: str | None = None  # cid of the message that it changes: holds over a change of epoch, which `ref` does not
-    doubtful: bool = False
+    outcome_unknown: bool = False
     tried: bool = False
     state: State = State.QUEUED
     code: str | None = None
@@ -81,7 +79,7 @@ class Item:
     @property
     def surely_not_done(self) -> bool:
         """It waits here, and the server has not stored it."""
-        return self.state is State.QUEUED and not self.doubtful
+        return self.state is State.QUEUED and not self.outcome_unknown
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +112,7 @@ class Outbox:
         ref: int | None,
         *,
         refcid: str | None = None,
-        doubtful: bool = False,
+        outcome_unknown: bool = False,
     ) -> Item:
         """Queue an item; the one that has this (peer, cid) already is returned as it is.
 
@@ -127,14 +125,17 @@ class Outbox:
             raise OutboxFull(f"{self.size} messages wait to be sent; await some of them first")
         if queue is None:
             queue = self._queues[peer] = _Queue(OrderedDict())
-        item = queue.items[cid] = Item(peer, cid, kind, body, ref, refcid, doubtful=doubtful, tried=doubtful)
+        item = queue.items[cid] = Item(
+            peer, cid, kind, body, ref, refcid, outcome_unknown=outcome_unknown, tried=outcome_unknown
+        )
         self.size += 1
         self._ready[peer] = None
         return item
 
     def disconnected(self) -> None:
-        """The connection is gone: what was on its way has an unknown outcome; blocks, waits and
-        windows ended with it.
+        """The connection has ended, and with it all blocks, waits and windows.
+
+        What was under way has an unknown outcome.
         """
         self._later.clear()
         self._flying, self._window, self._until = 0, FLYING_MAX, 0.0
@@ -143,7 +144,7 @@ class Outbox:
             for item in queue.items.values():
                 item.code = None
                 if item.state is State.SENT:
-                    item.state, item.doubtful = State.QUEUED, True
+                    item.state, item.outcome_unknown = State.QUEUED, True
             if queue.items:
                 self._ready[peer] = None
             else:
@@ -183,9 +184,7 @@ class Outbox:
         return out
 
     def wake_at(self) -> float | None:
-        """When `next` can have something again by the mere passing of time; None if only an answer
-        or an `add` can change that.
-        """
+        """When `next` may have something again without an answer or an `add`; None: never."""
         if self._flying >= self._window:
             return None
         if self._ready:
@@ -193,7 +192,7 @@ class Outbox:
         return max(self._later[0][0], self._until) if self._later else None
 
     def settle(self, peer: str, cid: str) -> Item | None:
-        """`ok` came, or an entry of one's own with this cid: it is in the log.
+        """It is in the log: an `ok` has arrived, or an own entry with this cid.
 
         None if nothing waited for it.
         """
@@ -208,13 +207,13 @@ class Outbox:
         return item
 
     def refuse(self, item: Item, code: str, retry_ms: int | None, blocked_by: str | None, now: float) -> Then:
-        """An `err` came to the item's last try.
+        """An `err` answers the item's last try.
 
         SKIP: give up the cid `blocked_by`, which is not in this outbox.
         """
         queue = self._queues.get(item.peer)
         if queue is None or queue.items.get(item.cid) is not item:
-            return Then.AGAIN  # settled by its entry meanwhile
+            return Then.AGAIN  # settled by its entry before
         assert item.state is State.SENT
         item.code = code
         if code != "blocked" and retry_ms is None:
@@ -229,7 +228,7 @@ class Outbox:
                 return Then.AGAIN
             queue.until = max(queue.until, now + SKIP_PAUSE_S)
             return Then.AGAIN if blocked_by is None else Then.SKIP
-        item.doubtful = item.doubtful or code not in NOT_DONE
+        item.outcome_unknown = item.outcome_unknown or code not in NOT_DONE
         queue.until = now + (retry_ms or 0) / 1000 + RETRY_MARGIN_S
         if code == "rate_limited":
             self._until = max(self._until, queue.until)
@@ -250,7 +249,7 @@ class Outbox:
         self._remove(queue, item)
         if item.code is None or item.code == "blocked":
             return Then.GONE
-        queue.until = 0.0  # what came after it need not wait; where the rate is the reason, `_until` still holds
+        queue.until = 0.0  # later items need not wait; where the rate is the reason, `_until` still holds
         return Then.SKIP
 
     def new_epoch(self) -> list[Item]:
@@ -277,9 +276,9 @@ class Outbox:
         ]  # fmt: skip
 
     def restore(self, saved: Sequence[Mapping[str, Any]]) -> None:
-        """What `save` gave. Each may have been sent after it was saved, so each is doubtful."""
+        """What `save` gave. Each may have been sent since then: its outcome is unknown."""
         for x in saved:
-            self.add(x["peer"], x["cid"], x["kind"], x["body"], x["ref"], refcid=x.get("refcid"), doubtful=True)
+            self.add(x["peer"], x["cid"], x["kind"], x["body"], x["ref"], refcid=x.get("refcid"), outcome_unknown=True)
 
     def _remove(self, queue: _Queue, item: Item) -> None:
         if item.state is State.SENT:

@@ -1,10 +1,9 @@
-"""One connection of a `Client`, from its welcome to its end: the outbox out, the log in, both kept
-by the desk.
+"""Runs one connection of a `Client` from its welcome to its end: the outbox out, the log in.
 
 Five loops, each woken by an event of the desk, none of which outlives the connection:
 
-    _pump     outbox -> send, edit, delete           _fill     conversations that are behind -> history
-    _tell     cursors -> ack, read                   _refresh  a new token before the old one ends
+    _pump     outbox -> send, edit, delete       _fill     conversations that are behind -> history
+    _tell     cursors -> ack, read               _refresh  a new token before the old one ends
     _listen_for_silence
 
 What comes in is handled in the reader's own turn and in its order (see link.py). The session ends
@@ -83,7 +82,7 @@ class Session:
             await self.link.wait_over()
 
     def _restate(self) -> None:
-        """What the app has asked for and a new connection does not know."""
+        """Send what the app has set and a new connection does not know."""
         if self.desk.away != self._said_away:
             self._ask("presence", {"state": "away" if self.desk.away else "online"}, lambda _: None)
         if self.desk.watched:
@@ -96,7 +95,7 @@ class Session:
         self._over.set()
 
     def _ask(self, t: str, keys: dict[str, Any], answer: Callable[[Frame], None]) -> None:
-        """Send a request; its reply is handled in order. If the link ends first, nothing is called."""
+        """Send a request; its reply is handled in order. Not called if the link ends first."""
 
         def answered(frame: Frame | None) -> None:
             if frame is None or self.reason is not None:
@@ -148,7 +147,7 @@ class Session:
             return
         sent = frames.sent(reply)
         self.desk.stored(item.peer, item.cid, sent)
-        if not sent.dup:  # a dup stands outside the order; its entry comes, or came, by itself
+        if not sent.dup:  # a dup is outside the order: its entry is pushed or fetched
             entry = frames.Entry(
                 sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, self.desk.ref_of(item), cid=item.cid
             )
@@ -166,7 +165,7 @@ class Session:
         self.desk.to_send.set()
 
     def skip(self, peer: str, cid: str) -> None:
-        """Tell the server that `cid` does not come again."""
+        """Have the server no longer wait for `cid`."""
         self._ask("skip", self.where(peer) | {"cid": cid}, lambda _: None)
 
     async def _tell(self) -> None:
@@ -281,8 +280,9 @@ class Session:
     # ---- time ------------------------------------------------------------------------------------
 
     async def _refresh(self, welcome: Welcome) -> None:
-        """By the server's clock, as it stood at the welcome: the clock of this machine may be
-        wrong.
+        """Replace the token before it ends.
+
+        By the server's clock as of the welcome, because this machine's clock may be wrong.
         """
         if self._new_token is None or welcome.exp_ms is None:
             return

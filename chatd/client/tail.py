@@ -19,8 +19,9 @@ import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
-from chatd.client.client import Client, Token
+from chatd.client.client import Client
 from chatd.client.dial import Dial, Next
+from chatd.client.reconnect import Token
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -36,7 +37,7 @@ async def tail(url: str, token: Token, *, out: TextIO, err: TextIO) -> None:
     Raises Stopped where the client ends otherwise.
     """
     client = Client(url, token=token, device=f"tail-{uuid.uuid4().hex[:12]}", auto_ack=False)
-    client._dial = _TellingDial(url, err, renewable=not isinstance(token, str))
+    client._reconnector.dial = _TellingDial(url, err, renewable=not isinstance(token, str))
     async with client:
         async for entry in client.entries():
             out.write(line(entry) + "\n")

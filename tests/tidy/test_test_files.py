@@ -32,6 +32,7 @@ TESTED_IN: Final = {
     "chatd.chat.services": ("integration/test_chat.py", "it names parts, and makes users: all requests need it"),
     "chatd.chat.keys_in_force": ("integration/test_key_removal.py", "key files that change under live sessions"),
     "chatd.client.client": ("wire/test_client_life.py", "it needs a server: a fake one"),
+    "chatd.client.reconnect": ("wire/test_client_life.py", "the same"),
     "chatd.client.errors": ("unit/test_client_desk.py", "it holds no logic but `of`; all that raise are tested"),
     "chatd.client.link": ("wire/test_client_connection.py", "a connection is a link with futures"),
     "chatd.client.session": ("wire/test_client_sends.py", "it needs a server: a fake one"),

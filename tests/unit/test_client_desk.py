@@ -101,8 +101,8 @@ def test_who_is_not_watched_any_more_is_forgotten() -> None:
 
 async def test_every_one_who_waits_for_a_cid_gets_the_answer() -> None:
     desk = Desk(10, 10)
-    _, first = desk.add("bob", "cid", "message", "hi", None, doubtful=True)
-    item, second = desk.add("bob", "cid", "message", "hi", None, doubtful=True)
+    _, first = desk.add("bob", "cid", "message", "hi", None, outcome_unknown=True)
+    item, second = desk.add("bob", "cid", "message", "hi", None, outcome_unknown=True)
     assert not desk.emptied.is_set()
     assert desk.leave(item, first) is Then.AGAIN
     desk.settle_by(Entry("1", "bob", 7, 5, True, "message", "hi", cid="cid"))
@@ -113,7 +113,7 @@ async def test_every_one_who_waits_for_a_cid_gets_the_answer() -> None:
 
 async def test_a_failure_is_raised_where_somebody_waits_and_an_event_where_not() -> None:
     desk = Desk(10, 10)
-    item, future = desk.add("bob", "cid", "message", "hi", None, doubtful=False)
+    item, future = desk.add("bob", "cid", "message", "hi", None, outcome_unknown=False)
     desk.outbox.next(0.0)
     desk.outbox.refuse(item, "refused", None, None, 0.0)
     desk.failed(item, RequestError("refused"))
@@ -126,7 +126,7 @@ async def test_a_failure_is_raised_where_somebody_waits_and_an_event_where_not()
 
 async def test_the_end_is_heard_by_all_and_empties_nothing() -> None:
     desk = Desk(10, 10)
-    _, future = desk.add("bob", "cid", "message", "hi", None, doubtful=False)
+    _, future = desk.add("bob", "cid", "message", "hi", None, outcome_unknown=False)
     desk.end(Closed())
     with pytest.raises(Closed):
         await future

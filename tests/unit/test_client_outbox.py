@@ -100,7 +100,7 @@ def test_an_unknown_code_is_judged_by_retry_ms_alone() -> None:
     one, two = send(outbox, "bob", 1), send(outbox, "carol", 2)
     outbox.next(0.0)
     assert outbox.refuse(one, "from_the_future", 100, None, 0.0) is Then.AGAIN
-    assert one.doubtful
+    assert one.outcome_unknown
     assert outbox.refuse(two, "from_the_future", None, None, 0.0) is Then.FAILED
     assert outbox.size == 1
 

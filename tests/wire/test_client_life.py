@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from chatd.client import Closed, Notice, NoToken, Stopped
-from chatd.client import client as client_module
+from chatd.client import Closed, Notice, NoToken, Stopped, reconnect
 from chatd.client import link as link_module
 from chatd.client import session as session_module
 from chatd.client.dial import Dial
@@ -85,11 +84,11 @@ async def test_a_connection_that_has_lived_sets_the_waits_back_and_one_that_has_
 ) -> None:
     settled = asyncio.Event()
     monkeypatch.setattr(Dial, "settled", lambda _self: settled.set())
-    monkeypatch.setattr(client_module, "SETTLED_S", 1e6)
+    monkeypatch.setattr(reconnect, "SETTLED_S", 1e6)
     async with FakeChatd() as server, make_client(server.url):
         await asyncio.sleep(0)
         assert not settled.is_set()
-    monkeypatch.setattr(client_module, "SETTLED_S", 0.0)
+    monkeypatch.setattr(reconnect, "SETTLED_S", 0.0)
     async with FakeChatd() as server, make_client(server.url):
         await settled.wait()
 

@@ -1,0 +1,156 @@
+"""Keeps a client connected: the token, the link, `hello`, and the wait before the next try.
+
+    token ─► Link.open ─► hello ─► Session.run ─► end ─┐
+      ▲                                                │ Dial: when, with which token, or never
+      └───────────────── wait ─────────────────────────┘
+
+`Client` (client.py) starts it and gets the sessions; dial.py has the policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NoReturn, TypeAlias
+
+import orjson
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from chatd.client import frames
+from chatd.client.desk import Desk
+from chatd.client.dial import SETTLED_S, Dial, Next
+from chatd.client.errors import ConnectionLost, NoToken, ProtocolError, RequestError, Stopped
+from chatd.client.frames import Frame
+from chatd.client.link import Link
+from chatd.client.session import Session
+
+log = logging.getLogger("chatd.client")
+
+Token: TypeAlias = str | Callable[[bool], str | Awaitable[str]]
+
+TOKEN_S: Final = 30.0  # longest wait for the app's token callable
+HELD_FRAMES_MAX: Final = 20_000  # pushes that overtake the end of a welcome
+HELLO_MARGIN_BYTES: Final = 64
+
+
+class Reconnector:
+    """One connection after another.
+
+    `live` is called with each session once its welcome is complete, `down` when it has ended.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token,
+        device: str,
+        desk: Desk,
+        dial: Dial,
+        options: Mapping[str, Any] | None,
+        *,
+        live: Callable[[Session], None],
+        down: Callable[[], None],
+    ) -> None:
+        self._url, self._token, self._device, self._options = url, token, device, options
+        self._desk, self.dial = desk, dial
+        self._live, self._down = live, down
+        self._bare = False  # the server refused a hello with places in the log: the next has none
+
+    async def run(self) -> NoReturn:
+        """Connect again and again. Raises Stopped where another try would not help."""
+        while True:
+            then = await self._connect_once()
+            log.debug("connection over: %s; next in %s s", then.reason, then.wait_s)
+            if then.wait_s is None:
+                raise Stopped(then.reason)
+            await asyncio.sleep(then.wait_s)
+
+    async def _connect_once(self) -> Next:
+        """One connection, from its token to its end; what follows it."""
+        try:
+            async with asyncio.timeout(TOKEN_S):
+                token = await self._a_token(self.dial.renew)
+        except NoToken as e:
+            raise Stopped("no_token", detail=str(e)) from e
+        except Exception as e:  # the callable is the app's and may raise anything
+            log.warning("no token: %r", e)
+            return self.dial.no_token()
+        try:
+            link = await Link.open(self._url, self._options)
+        except InvalidStatus as e:
+            return self.dial.unreachable(e.response.status_code)
+        except (OSError, TimeoutError, WebSocketException) as e:
+            log.debug("cannot connect: %r", e)
+            return self.dial.unreachable()
+        try:
+            return await self._serve(link, token)
+        finally:
+            self._down()
+            self._desk.outbox.disconnected()
+            await link.close()
+
+    async def _serve(self, link: Link, token: str) -> Next:
+        """From `hello` to the end of the connection."""
+        held: list[Frame] = []
+
+        def hold(frame: Frame) -> None:
+            held.append(frame)
+            if len(held) > HELD_FRAMES_MAX:
+                raise ProtocolError("too many pushes before the end of the welcome")
+
+        link.on_frame = hold
+        keys = self._hello(token)
+        try:
+            welcome = frames.welcome(await link.hello(keys))
+        except RequestError as e:
+            return self._hello_refused(e, "epoch" in keys)
+        except ConnectionLost as e:
+            return self.dial.closed(e.close_code)
+        except (TimeoutError, ProtocolError) as e:
+            log.warning("no welcome: %r", e)
+            return self.dial.left("no_welcome")
+        if (user := self._desk.user) not in ("", welcome.user):
+            raise Stopped("another_user", detail=f"the token is of {welcome.user}, the state of {user}")
+        new_token = None if isinstance(self._token, str) else lambda: self._a_token(True)
+        session = Session(self._desk, link, new_token, said_away=keys["state"] == "away")
+        session.enter(welcome, held)
+        self.dial.live()
+        self._bare = False
+        self._live(session)
+        settled = asyncio.get_running_loop().call_later(SETTLED_S, self.dial.settled)
+        try:
+            await session.run(welcome)
+        finally:
+            settled.cancel()
+        wait_s = None if session.retry_at is None else max(0.0, session.retry_at - asyncio.get_running_loop().time())
+        if session.reason not in (None, "restart"):
+            return self.dial.left(session.reason)
+        return self.dial.closed(link.close_code or 1012, named_s=wait_s)
+
+    def _hello(self, token: str) -> dict[str, Any]:
+        """The keys of `hello`, with as many places in the log as one frame holds."""
+        keys: dict[str, Any] = {
+            "token": token,
+            "device": self._device,
+            "state": "away" if self._desk.away else "online",
+            "features": [],
+        }
+        if self._bare:
+            return keys | self._desk.inbox.bare()
+        room = self._desk.limits.frame_bytes - len(orjson.dumps(keys)) - HELLO_MARGIN_BYTES
+        return keys | self._desk.inbox.hello(room)
+
+    def _hello_refused(self, error: RequestError, resuming: bool) -> Next:
+        log.warning("hello was refused: %s", error)
+        if error.retry_ms is None and resuming and error.code not in ("unauthorized", "token_expired"):
+            self._bare = True  # it may refuse the mark or a cursor; without them it lists everything
+            return self.dial.left(error.code)
+        return self.dial.refused(error.code, error.retry_ms)
+
+    async def _a_token(self, renew: bool) -> str:
+        if isinstance(self._token, str):
+            return self._token
+        token = self._token(renew)
+        return await token if inspect.isawaitable(token) else token
