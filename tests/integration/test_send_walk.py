@@ -26,6 +26,7 @@ from tests.fix_server import MakeServer
 
 HOME: Final = Path(chatd.__file__).parent
 SPINE_FILES_MAX: Final = 8
+SPINE_FILE_LINES_MAX: Final = 400
 FUNCTION_LINES_MAX: Final = 2_000  # of all functions that ran, leaves included
 
 SPINE: Final = (
@@ -136,4 +137,5 @@ async def test_a_send_is_read_in_eight_files(make_server: MakeServer, monkeypatc
     assert set(files) >= {*SPINE, *LEAVES}, "these are not on the path any more"
     assert tuple(spine) == SPINE, "in the order in which they are first entered"
     assert len(spine) <= SPINE_FILES_MAX
+    assert {file: whole[file] for file in spine if whole[file] > SPINE_FILE_LINES_MAX} == {}
     assert sum(ran.values()) <= FUNCTION_LINES_MAX
