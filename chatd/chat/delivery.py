@@ -1,22 +1,23 @@
-"""From the log to the sessions: every entry once to each session, in the order of seq.
+"""Delivers the log to the sessions: every entry once to each session, in the order of seq.
 
-    SendPipeline ──deliver──► Delivery ──► ok to the sender's session, entry to all others of both users
+    SendPipeline ──deliver──► Delivery ──► ok to the sender's session, entry to all others
                                 └── a seq is missing, or a session is behind ──► read the log ──┘
 
 `Conversation.head` is the highest seq this node has delivered. A run that starts at head + 1 goes
-out at once (`_deliver_run`). One that starts later shows a gap: somebody's outcome was unknown, or
-another node wrote. Then the conversation's runs wait in a `Gap` while the missing entries are read
-and delivered (chat/gap_fill.py). What PostgreSQL has is right; whoever learns of a higher head
-pokes (`poke`), and it is looked up. So an entry that another node tells of (`heard`) is delivered
-if it is the next one, and else only shows where to look.
+out at once (`_deliver_run`). One that starts later shows a gap: the outcome of a batch was unknown,
+or another node wrote. Then the conversation's runs wait in a `Gap` while the missing entries are
+read and delivered (chat/gap_fill.py). PostgreSQL decides: a part that learns of a higher head calls
+`poke`, and the head is looked up. An entry from another node (`heard`) is therefore delivered if it
+is the next one; otherwise it only shows where to look.
 
 A session that is behind (after its hello, or while its welcome is made) has the conversation in
-`behind`, with the seq it has got to. Live entries pass it by; chat/resync.py reads the log up to
-the head, conversation by conversation, until the loop turn in which nothing is missing. An `ok` to
-such a session waits in `held` until the fill reaches its seq, where it takes the entry's place.
+`behind`, with the last seq that it got. Live entries are not pushed to it. chat/resync.py reads the
+log up to the head, one conversation after another, until the loop turn in which nothing is missing.
+An `ok` to such a session waits in `held` until the fill reaches its seq; there it takes the entry's
+place.
 
-Order that is law: the transaction has committed before anything here runs; and for one conversation
-ok and entries leave in the order of seq.
+Two rules of order hold: the transaction has committed before anything here runs, and `ok` and
+entries of one conversation leave in the order of seq.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ from chatd.wire import framing, node_messages
 EARLY_MAX: Final = 10_000
 NEVER_MOVED: Final = (0, 0)  # cursors
 E = TypeVar("E")  # what an entry is made of: see `payload`
-Told = TypeVar("Told", Stored, node_messages.Entry)
+Remote = TypeVar("Remote", Stored, node_messages.Entry)
 
 
 class Delivery:
-    """Implements `ports.CommittedEntries`. `spawn` starts a watched task of the node; `now` is the
-    loop's clock in seconds.
+    """Implements `ports.CommittedEntries`.
+
+    `spawn` starts a watched task of the node. `now`: seconds, the loop's clock.
     """
 
     def __init__(
@@ -70,8 +72,9 @@ class Delivery:
     # ---- entries of this node: ok to the sender, entry to the others -----------------------------
 
     def deliver(self, conv: Conversation, first: int, ts: int, items: list[Item], now: float) -> None:
-        """New entries `first` ... of one conversation, in order: now, or after the gap before them
-        is filled.
+        """Deliver new entries of one conversation: at once, or after the gap before them is filled.
+
+        `items[i]` has the seq `first + i`. `ts`: ms since 1970, database clock. `now`: seconds.
         """
         if conv.gap is None and first == conv.head + 1:
             self._deliver_run(conv, first, ts, items, now)
@@ -79,15 +82,17 @@ class Delivery:
         self.gaps.open(conv, first - 1).wait(first, partial(self._after_gap, conv, first, ts, items))
 
     def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
-        read = conv.head + 1 - first  # so many of them the fill has read too, and given to the sender as entries:
-        for seq, item in enumerate(items[:read], first):  # their ok must not take that place again
+        # The fill has read so many of them too, and pushed them to the sender as entries: their ok
+        # must not take that place again.
+        read = conv.head + 1 - first
+        for seq, item in enumerate(items[:read], first):
             for one in (item, *(item.twins or ())):
                 self.repeat(one, seq, ts)
         if read < len(items):
             self._deliver_run(conv, conv.head + 1, ts, items[read:], self.now())
 
     def _deliver_run(self, conv: Conversation, seq: int, ts: int, items: list[Item], now: float) -> None:
-        others, is_shared = self._others, self._is_shared  # bound once: a node alone pays no call
+        others, is_shared = self._others, self._is_shared  # bound once: a node without others pays no call
         users = self.registry.users
         a, b = users.get(conv.a), users.get(conv.b)
         was_open = conv.open
@@ -126,8 +131,9 @@ class Delivery:
             session.sink.send(frame)
 
     def repeat(self, item: Item, seq: int, ts: int) -> None:
-        """The item's entry is in the log already, from an earlier try or as its twin's: tell the
-        sender where.
+        """Answer the sender with the place of an entry that is in the log already.
+
+        It is there from an earlier try, or from the item's twin.
         """
         item.answered(give_back=True)
         self.metrics.sends_dup += 1
@@ -137,11 +143,11 @@ class Delivery:
             self.gaps.open(conv, seq)  # its first writer may have died between commit and delivery
 
     def outcome_unknown(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
-        """The database is back after batches of unknown outcome: see how far these conversations
-        got, once their transactions are over.
+        """The database is back after batches of unknown outcome: look up the heads of `convs`.
 
-        And until the backends that had the batches are gone: one that hung may begin with a batch
-        that its client has long given up.
+        They are read after the transactions of those batches, and again until the backends that had
+        the batches (`writers`) have ended: one that hung may start a batch that its client gave up
+        long before.
         """
         self.gaps.settle(convs)
         if writers:
@@ -158,10 +164,10 @@ class Delivery:
         reader: User | None,
         answered: Session | None = None,
     ) -> bytes | None:
-        """Push the conversation's last entry to all sessions of both users, but the one that gets
-        an `ok` instead.
+        """Push the conversation's last entry to all sessions of both users, except `answered`.
 
-        `payload(conv, e, own)` is made once for either user; gives the reader's, if it was made.
+        `answered` gets an `ok` instead. `payload(conv, e, own)` is called once for each user at
+        most. Returns the reader's payload if it was made.
         """
         conv_id, seq, made = conv.id, conv.head, None
         if reader is not None and reader is not author and reader.sessions:
@@ -184,13 +190,13 @@ class Delivery:
                 self.metrics.deliveries += 1
                 session.sink.send(frame)
         elif session.state is State.OPENING:
-            # Its welcome is being made: remember the first entry that passed it by.
+            # Its welcome is being made: remember the first entry that it did not get.
             session.miss(conv_id, seq - 1)
 
-    def _deliver_told(
-        self, conv: Conversation, e: Told, payload: Callable[[Conversation, Told, bool], bytes], by: str
+    def _deliver_remote(
+        self, conv: Conversation, e: Remote, payload: Callable[[Conversation, Remote, bool], bytes], by: str
     ) -> None:
-        """An entry that this node has not written, the next one of its conversation."""
+        """Deliver the next entry of a conversation, which this node has not written."""
         was_open = conv.open
         if not conv.head:
             self.registry.link_both(conv)
@@ -203,7 +209,7 @@ class Delivery:
         self._delivered(conv, was_open, a, b)
 
     def _delivered(self, conv: Conversation, was_open: bool, a: User | None, b: User | None) -> None:
-        """What follows from new entries. `a`, `b`: its users, as they are held here."""
+        """Update what depends on new entries. `a`, `b`: its users, if they are held here."""
         self.registry.latest = conv
         for user in (a, b):
             if user is not None and user.recent is not None:
@@ -216,14 +222,13 @@ class Delivery:
     # ---- gaps ------------------------------------------------------------------------------------
 
     def poke(self, conv: Conversation) -> None:
-        """This conversation's head may be higher than what was delivered: look."""
+        """Look up the head of this conversation: it may be higher than what was delivered."""
         self.gaps.look_up((conv.id,))
 
-    # ---- what other nodes tell -------------------------------------------------------------------
+    # ---- from other nodes ------------------------------------------------------------------------
 
     def heard(self, to: UserId, e: node_messages.Entry) -> bool:
-        """Another node has written an entry of a user who is held here. False: it cannot be right.
-        """
+        """Another node has written an entry of a user who is held here. False: it is invalid."""
         conv = self.registry.convs.get(e.conv)
         if conv is None:
             user = self.registry.users.get(to)
@@ -245,16 +250,16 @@ class Delivery:
         if conv.gap is not None:
             conv.gap.heard = max(conv.gap.heard, e.seq)
         elif e.seq == conv.head + 1:
-            self._deliver_told(conv, e, _payload_of_heard, "bus")
+            self._deliver_remote(conv, e, _payload_of_remote, "bus")
         elif e.seq > conv.head:
             self.poke(conv)
         return True
 
     def moved(self, conv: Conversation, side: int, delivered: int, read: int) -> None:
-        """Cursors that another node, or the database, tells: push them if they are news.
+        """Cursors from another node or the database: push them if they are new.
 
-        As far as the entries that they speak of were delivered here: the rest waits for those, one
-        of which has been lost on its way.
+        They are pushed as far as their entries were delivered here. The rest waits for the missing
+        entries, one of which was lost on its way.
         """
         if delivered > conv.head or read > conv.head:
             self._hold_cursors(conv, side, delivered, read)
@@ -275,7 +280,7 @@ class Delivery:
         self._move(conv, side, min(delivered, conv.head), min(read, conv.head))
 
     def _release_cursors(self, conv: Conversation) -> None:
-        """An entry has been delivered: the cursors that waited for it follow."""
+        """An entry has been delivered: move the cursors that waited for it."""
         held = self._early.pop(conv.id, None)
         if held is not None:
             for side, delivered, read in ((0, *held[:2]), (1, *held[2:])):
@@ -285,9 +290,7 @@ class Delivery:
                     self._move(conv, side, delivered, read)
 
     def _now_open(self, conv: Conversation) -> None:
-        """Both have sent: each learns how far the other has got by now, and may see the other's
-        presence.
-        """
+        """Both have sent: each gets the other's cursors, and may see the other's presence."""
         for side, peer in ((0, conv.b), (1, conv.a)):
             if conv.cursor(side) != NEVER_MOVED:
                 self.push_receipt(conv, side, None, {peer})
@@ -296,8 +299,10 @@ class Delivery:
     def push_receipt(
         self, conv: Conversation, side: int, but: Session | None, to: Collection[UserId] | None = None
     ) -> None:
-        """Tell all sessions, `but` one, how far that side has got: those of its user, and of the
-        other once both have sent. `to`: of these users.
+        """Push the cursors of one side to all sessions except `but`.
+
+        They go to the sessions of that side's user, and once both have sent to the other's. `to`:
+        to these users only.
         """
         frame = framing.encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
         if to is None:
@@ -309,15 +314,16 @@ class Delivery:
                         if session is not but:
                             self.metrics.receipts += 1
                             session.sink.send(frame)
-                    # Its welcome may tell an older one, or nothing of this conversation
+                    # Its welcome may have an older one, or not list this conversation
                     elif session.state is State.OPENING:
                         session.cursor_moved(conv.id, side)
 
     # ---- entries from the log --------------------------------------------------------------------
 
     def _filled(self, conv: Conversation, e: Stored) -> None:
-        """From the fill of a gap, which has many at once: a session whose output is paused gets
-        them as fast as its client reads (chat/resync.py).
+        """Deliver an entry from the fill of a gap, which has many at once.
+
+        A session whose output is paused gets them as fast as its client reads (chat/resync.py).
         """
         for id in {conv.a, conv.b}:
             if (user := self.registry.users.get(id)) is not None:
@@ -325,7 +331,7 @@ class Delivery:
                     is_behind = session.behind is not None and conv.id in session.behind
                     if session.state is State.LIVE and session.sink.is_paused and not is_behind:
                         self.resync.miss(session, conv.id, e.seq - 1)
-        self._deliver_told(conv, e, _payload_of_stored, "log")
+        self._deliver_remote(conv, e, _payload_of_stored, "log")
 
     def stored_frame(self, conv: Conversation, e: Stored, reader: UserId) -> bytes:
         """An entry from the log as a push to one of the two."""
@@ -345,9 +351,7 @@ class Delivery:
         await self.resync.fill(session)
 
     async def drained(self, session: Session) -> None:
-        """Wait until the session's connection takes more; returns at once when it does, or when it
-        is closed.
-        """
+        """Wait until the session's connection takes more output, or is closed."""
         await session.sink.drained()
 
 
@@ -357,7 +361,7 @@ def _payload_of_item(conv: Conversation, item: Item, own: bool) -> bytes:
     return protocol.entry(conv.id, conv.head, conv.ts, from_json, to_json, item.kind, item.ref, item.body, cid)
 
 
-def _payload_of_heard(conv: Conversation, e: node_messages.Entry, own: bool) -> bytes:
+def _payload_of_remote(conv: Conversation, e: node_messages.Entry, own: bool) -> bytes:
     return node_messages.own(e.frame, e.cid) if own else e.frame
 
 
@@ -366,10 +370,7 @@ def _payload_of_stored(conv: Conversation, e: Stored, own: bool) -> bytes:
 
 
 def _is_between(conv: Conversation, e: node_messages.Entry) -> bool:
-    """Is the entry that another node tells of one of these two users?
-
-    In another log this id may be of others.
-    """
+    """Whether the entry of another node is of these two. Its id may be of others in another log."""
     return b',"from":%b,"to":%b,' % conv.names(e.side) in e.frame or protocol.parties(e.frame, e.side) == (
         conv.a,
         conv.b,

@@ -1,13 +1,12 @@
-"""The conversations that first messages need: made together, each once, while what is sent there
-waits in the order in which it arrived.
+"""Makes the conversations that first messages need, while the sends wait in order of arrival.
 
-    put ──► a queue for each pair ──► (may its user open another?) ──► makers, some queries at a time
-                  └── made | not_made, for each that waits ◄──────────────────────────┘
+    put ──► a queue for each pair ──► (may its user open another?) ──► makers, a few queries
+                  └── made | not_made, for each that waits ◄─────────────────────┘
 
-One query makes many conversations, since a thousand of one pair each took seconds of a busy loop
-(docs/decisions/0019). One that is held up by another transaction goes on by itself. What is made,
-or why not, is told to `FirstSends` (send.py) in order; those of sessions that have left in the
-meantime are dropped.
+One query makes many conversations, because a thousand queries for one pair each took seconds of a
+busy loop (docs/decisions/0019). A pair that is held up by another transaction is made by a query of
+its own. `FirstSends` (send.py) gets the outcomes in order; sends of sessions that have left by then
+are dropped.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ Pair: TypeAlias = tuple[UserId, UserId]
 
 
 class By(NamedTuple):
-    """In whose name a conversation is made, and when their limit counted it; 0: it has not."""
+    """The user whose limit counts the conversation, and when it was counted (s); 0: not yet."""
 
     user: User
     taken_at: float
 
 
 class FirstQueue(NamedTuple):
-    """First messages between a pair, in order, and who is told when its conversation is made."""
+    """First messages between a pair, in order, and what gets the outcome."""
 
     firsts: list[FirstSend]
     sends: FirstSends
@@ -75,8 +74,9 @@ class NewConversations:
         return _pair(user, to) in self._waiting
 
     def put(self, first: FirstSend, sends: FirstSends, now: float) -> errors.Retryable | None:
-        """Let it wait for its conversation; then it comes back to `sends`, never before this
-        returns. Else gives the refusal.
+        """Queue it for its conversation, or return the refusal.
+
+        `sends` gets the outcome, never before this returns.
         """
         user, to = first.user, first.request.to
         assert to is not None
@@ -91,10 +91,10 @@ class NewConversations:
         return None
 
     def _begin(self, pair: Pair, user: User, waiting: FirstQueue, now: float) -> float:
-        """Make the conversation of a pair in a user's name; else the time (s) until they may open
-        another.
+        """Make the conversation of a pair, counted by the limit of `user`.
 
-        It must not come back to `_not_made` before this returns: what waits is not counted yet.
+        Returns the time (s) until the user may open another; 0: it is under way. `_not_made` must
+        not run before this returns, because what waits is not counted yet.
         """
         wait = user.new_convs.take(now) if self._decides_at_once else user.new_convs.refused(now)
         if wait > 0:
@@ -118,7 +118,7 @@ class NewConversations:
     # ---- the makers ------------------------------------------------------------------------------
 
     def _make(self, pair: Pair, by: By) -> None:
-        """Have it made, with what else is to be made by then."""
+        """Queue the pair for the next query."""
         self._to_make[pair] = by
         if self._makers < MAKERS_MAX:
             self._makers += 1
@@ -130,8 +130,8 @@ class NewConversations:
                 asked = {pair: self._to_make.pop(pair) for pair in list(self._to_make)[:MAKE_MAX]}
                 try:
                     await self._make_some(asked, LOCK_MS)
-                # Somebody else's transaction: the others of this query are not to wait for it, nor
-                # the next query
+                # Another transaction holds one of them: neither the other pairs of this query nor
+                # the next query may wait for it.
                 except Locked:
                     for pair, by in asked.items():
                         self.s.tasks.spawn(self._make_one(pair, by))
@@ -176,12 +176,12 @@ class NewConversations:
             sends.made(first, conv)
 
     def _not_made(self, pair: Pair, by: By, error: errors.Refused) -> None:
-        """Those that waited are told why. If the reason is of the one in whose name it was asked,
-        what the other user has sent by now goes on in theirs.
+        """Answer those that waited with the error.
 
-        The slot goes back, also where the outcome is unknown and the row may be there. That is of
-        no use before it is resolved again: no listing has a conversation without entries. And
-        whoever resolves one takes a slot, and keeps it if it has none.
+        If it concerns only the user who was counted, sends of the other user start again, counted
+        by that user's limit. The slot of the limit is given back, also if the outcome is unknown
+        and the row may exist: no listing has a conversation without entries, so it is of no use
+        before it is resolved again, and that takes a slot again and keeps it.
         """
         by.user.new_convs.give_back(by.taken_at)
         firsts, sends = self._take(pair)

@@ -1,22 +1,23 @@
-"""The pipeline of what makes an entry (send, edit, delete): from its request into a lane, and from
-its outcome there to the sender. Sans I/O.
+"""The pipeline of sends, edits and deletes: from request to lane, from outcome to sender.
+
+It has no I/O.
 
     enter ──► arrive ──► (wait: conversation) ──► (wait: all nodes' limits) ──► decide ──► submit
                                                                                              │ lane
     Delivery ◄── entries, duplicates ── committed ◄──────────────────────────────────────────┤
     err to the sender ◄── limited, failed, refused, blocked ◄────────────────────────────────┘
 
-There are two waits: for the first message to somebody (`NewConversations`), and for the limits that
-all nodes share (`Admission`). Without them everything happens in the loop turn of the frame.
-Through either, entries of one conversation stay in the order in which they arrived, because later
-ones join the same queue. What a failure, a full queue or a drain means for those that wait is
-decided when they come out, in that order.
+There are two waits: for a new conversation (`NewConversations`), and for the limits that all nodes
+share (`Admission`). Without them everything happens in the loop turn of the frame. In either, the
+entries of one conversation keep their order of arrival, because later ones join the same queue.
+What a failure, a full queue or a drain means for them is decided when their wait ends, in that
+order.
 
-Each entry has exactly one answer: what raises on the way in is answered by the caller of `enter`,
-all else here or, for an `ok`, by Delivery. An entry of a session that has closed in the meantime is
-still written, as one in a lane is: its client finds it when it resyncs.
+Each entry has exactly one answer. The caller of `enter` answers what it raises; Delivery answers
+with `ok`; everything else is answered here. An entry is written even if its session has closed
+since then: its client finds it when it resyncs.
 
-No clock and no task is started here: `now`, in seconds, is an argument, and what this needs of
+This module reads no clock and starts no task: `now`, in seconds, is an argument. What it needs of
 others are the protocols of `ports`.
 """
 
@@ -75,13 +76,13 @@ class SendPipeline:
         self._counts, self._log = counts, log
 
     def drain(self) -> None:
-        """Refuse what has not got into a lane from now on."""
+        """From now on refuse what is not in a lane yet."""
         self.draining = True
 
     # ---- in --------------------------------------------------------------------------------------
 
     def enter(self, session: Session, request: Entering, now: float) -> None:
-        """An entry has just been read. Raises the refusal; else its answer comes by itself."""
+        """Take a request that was just read. Raises the refusal; else it is answered later."""
         self._counts.sends += 1
         user = session.user
         assert user is not None
@@ -101,8 +102,9 @@ class SendPipeline:
             self._wait(item, user)
 
     def throttled(self, session: Session, effect: Throttled) -> None:
-        """Too many frames a second: raises the refusal. One that makes an entry blocks its
-        conversation, as order asks.
+        """Too many frames a second: raises the refusal.
+
+        A refused entry blocks its conversation, so that later ones do not overtake it.
         """
         self._counts.frames_throttled += 1
         request, user = effect.request, session.user
@@ -113,8 +115,9 @@ class SendPipeline:
         raise error
 
     def _begin(self, session: Session, request: Send, user: User, to: UserId, now: float) -> None:
-        """To somebody with whom there is no conversation in memory, or earlier sends still wait for
-        it, whom this one must not overtake.
+        """A send to a user with whom no conversation is in memory.
+
+        Or earlier sends still wait for it, and this one must not overtake them.
         """
         check_name(user, to)
         if self.draining:
@@ -125,7 +128,7 @@ class SendPipeline:
             raise _not_queued(session, to, request, refusal)
 
     def made(self, first: FirstSend, conv: Conversation) -> None:
-        """Its conversation is there. Answers by itself; never raises."""
+        """Its conversation exists. Answers the sender; never raises."""
         item = Item.from_request(first.session, first.request, conv)
         item.resent_early = first.resent_early
         try:
@@ -134,7 +137,7 @@ class SendPipeline:
             self._refuse(item.session, item.id, e)
 
     def not_made(self, first: FirstSend, error: errors.Refused) -> None:
-        """Its conversation cannot be made. Answers by itself; never raises."""
+        """Its conversation cannot be made. Answers the sender; never raises."""
         session, _, request, _ = first
         if isinstance(error, errors.Retryable):
             assert request.to is not None
@@ -142,12 +145,12 @@ class SendPipeline:
         self._refuse(session, request.id, error)
 
     def _wait(self, item: Item, user: User) -> None:
-        """On, when it is known what the user's limits allow."""
+        """Continue when it is known what the user's limits allow. Raises the refusal."""
         if not self._admission.put(user.window, partial(self._admitted, item, user)):
             raise _not_queued(item.session, item.peer, item, _full())
 
     def _admitted(self, item: Item, user: User, arrived_at: float) -> None:
-        """An entry that had to wait goes on, or not. Answers by itself; never raises."""
+        """The wait of an entry has ended. Answers the sender if it fails; never raises."""
         try:
             # The log is another one since (server._log_moved)
             if self._registry.convs.get(item.conv.id) is not item.conv:
@@ -156,7 +159,7 @@ class SendPipeline:
             self._queue(item, user, arrived_at)
         except errors.Refused as e:
             self._refuse(item.session, item.id, e)
-        except Exception as e:  # a bug of ours must not take others down: this connection ends, loudly
+        except Exception as e:  # a bug must not affect other sessions: it is logged, and this one is closed
             self._log.bug(user.id, e)
             item.session.sink.close(CloseCode.INTERNAL, "internal error")
 
@@ -174,7 +177,7 @@ class SendPipeline:
             item.answered(give_back=True)
             raise _not_queued(session, item.peer, item, _draining() if self.draining else _full())
 
-    # ---- out: what became of items, in the order of the lane -------------------------------------
+    # ---- out: the outcomes of items, in the order of the lane ------------------------------------
 
     def committed(self, batch: Batch, answer: Answer, now: float) -> None:
         """The batch is durable: entries are delivered, the others answered."""
@@ -199,9 +202,7 @@ class SendPipeline:
                 self._made_none(item, result, now)
 
     def _mixed(self, seq: int, ts: int, results: list[tuple[Item, Result | None]], now: float) -> None:
-        """Entries from `seq` on, and between them items that made none: answered in the order in
-        which they arrived.
-        """
+        """Entries from `seq` on, mixed with items that made none: answered in order of arrival."""
         run: list[Item] = []
         for item, result in results:
             if result is None:
@@ -215,8 +216,9 @@ class SendPipeline:
             self._delivery.deliver(run[0].conv, seq, ts, run, now)
 
     def _made_none(self, item: Item, result: Result, now: float) -> None:
-        """An item that made no entry: a duplicate, one over the limit, or a refused change; its
-        twins get the same.
+        """Answer an item that made no entry, and its twins alike.
+
+        It is a duplicate, over the limit, or a refused change.
         """
         for one in (item, *(item.twins or ())):
             if result.what is What.DUPLICATE:
@@ -250,9 +252,9 @@ class SendPipeline:
     def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
         """The outcome is unknown, or nothing was done: the client sends again.
 
-        What may have been written keeps its slot of the rate: given back, and taken again for
-        others, it would let more through than the rate is. A retry that shows `dup` gives back its
-        own.
+        What may have been written keeps its slot of the rate. If the slot were given back and taken
+        by others, more than the rate would pass. A retry that turns out to be a `dup` gives back
+        its own.
         """
         for item in items:
             for one in (item, *(item.twins or ())):
@@ -262,7 +264,7 @@ class SendPipeline:
                 self._error(one, session.own_order().failed(one.peer, one.cid, one.id, session.last_id, error))
 
     def refused(self, item: Item) -> None:
-        """The database refuses this one for good."""
+        """The database refuses this item for good."""
         error = errors.DataRefused("the database refused this entry; another try will not help")
         for one in (item, *(item.twins or ())):
             one.answered()

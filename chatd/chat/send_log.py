@@ -1,6 +1,6 @@
-"""What the pipeline of sends says in the log. Apart from it, as that knows no logger and no clock.
+"""Writes the log lines of the pipeline of sends, which itself has no logger and no clock.
 
-    limit.hit      info, at most some a second: the metric counts all of them, and the log is not a flooder's to fill
+    limit.hit      info, a few a second at most, so that a flood does not fill the log
     send.err       debug: an item that was in a lane is answered with an error
     entering.bug   error, with the traceback
 """

@@ -1,4 +1,4 @@
-"""The parts of a node that its services share; `server.py` makes it once all of them are there."""
+"""Holds the parts of a node that its services share; `server.py` makes it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from chatd.postgres.fair_queue import Turns
 from chatd.presence import Presence
 from chatd.store import HELLOS_WAITING_MAX, Store
 
-# Whose rows are in memory, until the last page of their welcome is queued: some 0.5 KB a
-# conversation listed
+# Hellos whose rows are in memory, until the last page of the welcome is queued: about 0.5 KB a
+# listed conversation.
 LISTINGS_MAX: Final = 10_000
-# Of them of one user: a device that does not take its welcome must not keep the others out
+# Of one user: a device that does not read its welcome must not keep the others out.
 USER_LISTINGS_MAX: Final = 2
 
 
@@ -60,7 +60,7 @@ class Services:
         return self.settings.unknown_recipients == "refuse"
 
     def user(self, id: UserId) -> User:
-        """The user in memory, made if they are not there."""
+        """The user in memory; a new one is added if they are not held."""
         user = self.registry.users.get(id)
         if user is None:
             user = User(id, *self.admission.windows(id))
