@@ -1,11 +1,11 @@
 """What `append` did, typed: its rows are read once, here, and nothing of their form goes on.
 
-    rows of `append` ──read──► Answer ──► writer (what was acked), delivery (who is told)
+    rows of `append` ──read──► Answer ──► lane (what was acked), chat/send (who gets which answer)
 
 A row with a conversation's first new seq stands for all new messages of the batch there: they have
 the seqs from it on, in order. Every other item has a row of its own, whose place is `ord`: from 0
 among the messages, from -1 down among the changes (edits and deletes). See `append` in
-sql/migrations.
+sql/functions.
 
 Guarantee: each item of the batch is in the answer. An item for which `append` gave nothing, or what
 cannot be true (a seq or a time that is none, another conversation), has no outcome, and must not
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from chatd.ids import ConvId
     from chatd.postgres.connection import Backend
 
-REF: Final = "ref "  # and a seq: a change that named its message by a cid is written, and this is the message's
+# Followed by a seq: a change that named its message by a cid is written; the seq is the message's.
+REF: Final = "ref "
 
 
 class What(enum.Enum):
@@ -84,7 +85,7 @@ class Answer(NamedTuple):
 
 
 class Outcome(Protocol):
-    """Who is told what became of items. Called in the order of the log, never twice for an item.
+    """What learns the outcome of items. Called in the order of the log, never twice for an item.
 
     `now`: the loop's clock, in seconds.
     """

@@ -1,10 +1,12 @@
 """The connection of one lane: opened again by itself, and the round trip of `append` over it.
 
-    connect ──► Opener ──► the lane's log, compared with what was acked ──► _append: rows of a batch ──► Answer
+    connect ──► Opener ──► the lane's log, compared with what was acked
+    _append ──► rows of a batch ──► Answer
 
-After a failure it waits before the next try (`backoff_s`), and gives the reason of the last one until
-then. A serialization failure or a deadlock is tried again at once; a missing partition is made. Other
-errors are the caller's: an `Outage`, or psycopg's error where a part of the batch is at fault.
+After a failure it waits before the next try (`backoff_s`), and gives the reason of the last one
+until then. A serialization failure or a deadlock is tried again at once; a missing partition is
+made. Other errors are the caller's: an `Outage`, or psycopg's error where a part of the batch is
+at fault.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ class LaneConnection:
         # Until it tries to connect again, by itself; 0: it could the last time.
         self.backoff_s = 0.0
         self._not_before = 0.0
-        self._refusal = Outage("the database is away")  # why it could not; until it tries again, that is the reason
+        # Why the last try failed: the reason that is given until the next one
+        self._refusal = Outage("the database is away")
         self._used_at = 0.0  # when the connection was opened, or was given its last batch
 
     async def connect(self) -> None:
@@ -87,7 +90,8 @@ class LaneConnection:
             self.backoff_s = min(max(self.backoff_s * 2, 0.05), BACKOFF_MAX_S)
             self._not_before = time.monotonic() + self.backoff_s
             outage = faults.outage(e, is_unknown=False)
-            self._refusal = Outage(str(outage), outage.kind)  # without the traceback, which holds all that was at hand
+            # A copy without the traceback, which holds all that was at hand.
+            self._refusal = Outage(str(outage), outage.kind)
             raise outage from e
         self.backoff_s = 0.0
         self._conn, self._used_at = conn, time.perf_counter()
@@ -116,8 +120,8 @@ class LaneConnection:
         return None if self._conn is None else self._conn.backend
 
     async def prove(self) -> None:
-        """See that a connection which was quiet is alive: over a dead one a batch would wait for its
-        deadline, and its outcome be unknown.
+        """See that a connection which was quiet is alive: over a dead one a batch would wait for
+        its deadline, and its outcome be unknown.
         """
         if self._conn is not None and not self._conn.closed:
             await connection.is_alive(self._conn)
@@ -222,7 +226,8 @@ class LaneConnection:
 
 
 def _change_arrays(x: list[Item]) -> tuple[arrays.AnyArray, ...]:
-    named = [i.refcid for i in x] if any(i.refcid for i in x) else []  # behind the cids: sql/functions/append.sql
+    # Behind the cids: sql/functions/append.sql
+    named = [i.refcid for i in x] if any(i.refcid for i in x) else []
     return (
         arrays.BigintArray([i.conv.id for i in x]),
         arrays.SmallintArray([i.side for i in x]),
@@ -234,8 +239,8 @@ def _change_arrays(x: list[Item]) -> tuple[arrays.AnyArray, ...]:
     )
 
 
-_NO_CHANGES: Final = _change_arrays([])  # nearly every batch has none, and to encode that took 5.8 us
-
+# Nearly every batch has none, and to encode that took 5.8 us.
+_NO_CHANGES: Final = _change_arrays([])
 
 
 assert MESSAGE == 0  # `append` has the messages' kind built in

@@ -1,11 +1,12 @@
-"""What a lane does with a batch that PostgreSQL did not take: nothing is lost, and no more is refused
-than what is at fault.
+"""What a lane does with a batch that PostgreSQL did not take.
+
+Nothing is lost, and no more is refused than what is at fault.
 
     outage         nobody's fault: all of it fails, to be sent again; if its outcome is unknown, its
                    conversations are looked up when the database is back
     data           the batch is halved until only the row at fault is refused
-    locked         another transaction holds the row of a conversation: what is in that one fails, the
-                   others are written; for `STUCK_S` it is asked first whether it is held still
+    locked         another transaction holds the row of a conversation: what is in that one fails,
+                   the others are written; for `STUCK_S` it is asked first whether it is held still
     stranger       a conversation is not the one that this node knows: the log may be another one
 
 What an error means is decided in postgres/faults.py.
@@ -93,9 +94,9 @@ class BatchFailures:
                 self._alone(items)
 
     def outage(self, items: list[Item], e: Outage) -> None:
-        told = self._health.parts.get("lanes")
+        known = self._health.parts.get("lanes")
         # An outage is one line, however many batches fail in it
-        tell = log.warning if told is None or told.kind != e.kind else log.debug
+        tell = log.warning if known is None or known.kind != e.kind else log.debug
         tell(
             "batch.unknown" if e.is_unknown else "batch.failed",
             lane=self._lane.number,

@@ -1,19 +1,20 @@
 """The lanes: they put entries into the log by group commit.
 
     SendPipeline ──submit──► Lanes ──► LaneQueue ──gather──► Lane ──append()──► PostgreSQL
-                                                              └── Outcome.committed | failed | refused | blocked | outcome_unknown
+                                                              └── Outcome: committed, failed,
+                                                                  refused, blocked, unknown
 
-A lane has one connection (postgres/lane_connection.py) and one batch under way; what arrives during
-it is the next batch. A conversation stays in one lane while it has anything there, so its entries
-keep their order; an idle conversation goes to the first lane with room, so that few lanes with larger
-batches do the work and a further one opens only with the load. More lanes than the load needs cost
-PostgreSQL's CPU (docs/decisions/0016). Under a load where no conversation is ever idle, a lane with
-much more to do than another hands it whole conversations between two batches.
+A lane has one connection (postgres/lane_connection.py) and one batch under way; what arrives
+during it is the next batch. A conversation stays in one lane while it has anything there, so its
+entries keep their order; an idle conversation goes to the first lane with room, so that few lanes
+with larger batches do the work and a further one opens only with the load. More lanes than the
+load needs cost PostgreSQL's CPU (docs/decisions/0016). Under a load where no conversation is ever
+idle, a lane with much more to do than another hands it whole conversations between two batches.
 
 An answer that does not arrive (connection cut, deadline passed) leaves the outcome unknown: the
-sender gets `unavailable` and its retry with the same cid has the true answer; the conversations go to
-`outcome_unknown`, whose heads are looked up when the database is back. What else can become of a
-batch is in postgres/lane_failures.py.
+sender gets `unavailable` and its retry with the same cid has the true answer; the conversations go
+to `outcome_unknown`, whose heads are looked up when the database is back. What else can become of
+a batch is in postgres/lane_failures.py.
 
 A batch is fenced by the log that this node knows, and by the two users of each conversation;
 `append` refuses it whole where that is wrong. Its answer is read by postgres/append_answer.py: an
@@ -54,7 +55,7 @@ LATE_S: Final = 0.25
 
 
 class Lane(LaneConnection):
-    """One writer. `run` is its task, for the life of the node. `now`: the loop's clock, in seconds."""
+    """One lane. `run` is its task for the life of the node. `now`: the loop's clock, seconds."""
 
     def __init__(
         self,
@@ -93,16 +94,15 @@ class Lane(LaneConnection):
 
     @property
     def is_outcome_unknown(self) -> bool:
-        """Batches had an unknown outcome, and nobody was told yet where to look: the next one is
-        under way, or there is no connection.
+        """Batches had an unknown outcome, and their conversations are not looked up yet.
+
+        The next batch is under way, or there is no connection.
         """
         return bool(self._failures.unknown)
 
     @property
     def is_responsive(self) -> bool:
-        """PostgreSQL answers this lane: where it does not, what another lane can write is given to
-        that.
-        """
+        """PostgreSQL answers this lane. If not, another lane gets what it can write."""
         return not self.backoff_s and (not self.rows_underway or time.perf_counter() - self._began_at < LATE_S)
 
     def put(self, item: Item) -> None:
@@ -114,14 +114,13 @@ class Lane(LaneConnection):
             self._wake.set()
 
     def beside(self, others: list[Lane]) -> None:
-        """The other lanes of the node: it shares with them, and what one finds locked is so for all."""
+        """Share work with the other lanes of the node, and what one of them finds locked."""
         self.others = others
         for one in others:
             one._failures.stuck = self._failures.stuck
 
     async def warm(self) -> None:
-        """Connect, and have the plans made: when the load opens a lane is the worst moment for
-        either.
+        """Connect and plan the statements now, and not when load opens the lane.
 
         What fails is tried again.
         """
@@ -145,7 +144,8 @@ class Lane(LaneConnection):
                         self.rows_underway = len(batch.messages) + len(batch.changes)
                         await self._write(batch, self.state.generation)
                         self.rows_underway = 0
-                    del batch, blocked  # an idle lane must not keep its last messages, and their sessions, alive
+                    # An idle lane must not keep its last messages, and their sessions, alive.
+                    del batch, blocked
                     if self.queue.items:
                         self._share()
                 self.busy = False
@@ -323,7 +323,7 @@ class Lanes:
             lane.drop()
 
     async def close(self) -> None:
-        """Let all connections go. The tasks have ended; one that never began has not closed its own."""
+        """Close all connections. A task that never began has not closed its own."""
         for lane in self.all:
             await lane.close()
 
