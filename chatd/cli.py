@@ -33,7 +33,6 @@ TAIL_TTL_S: Final = 3_600  # of the tokens of `chatd tail`
 GC_THRESHOLD: Final = (50_000, 20, 100)
 
 
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
 

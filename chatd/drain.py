@@ -1,4 +1,5 @@
-"""Empties a node without a loss, within `drain_ms`: the part of its end before its parts are stopped.
+"""Empties a node without a loss, within `drain_ms`: the part of its end before its parts are
+stopped.
 
     notice to clients ─► wait for hellos ─► wait for sends ─► wait for the lanes ─► close 1012
 
@@ -30,14 +31,16 @@ if TYPE_CHECKING:
 log = structlog.get_logger("server")  # the name that operators know these events by
 
 MARGIN_MS: Final = 1_500  # part of `drain_ms` that is kept for closing the database and the process
-HELLOS_S_MAX: Final = 3.0  # longest wait for hellos under way, which get their notice after the welcome
-# Users stay online for the delay in their notice plus this time, so that nobody looks offline during
-# an upgrade
+# Longest wait for hellos under way, which get their notice after the welcome.
+HELLOS_S_MAX: Final = 3.0
+# Users stay online for the delay in their notice plus this time, so that nobody looks offline
+# during an upgrade
 GRACE_S: Final = 5.0
 NOTICE_MS_PER_CLIENT: Final = 1.0  # reconnects are spread over so much time for each client
 NOTICE_MS_MIN: Final = 200.0
 NOTICE_MS_MAX: Final = 5_000
-# Times the last start of a node without others: the drain comes first, and a busy machine is slower
+# Times the last start of a node without others: the drain comes first, and a busy machine is
+# slower
 RESTART_MARGIN: Final = 1.5
 
 
@@ -54,7 +57,10 @@ class Drain:
         restart_ms: float,
         now: Callable[[], float],
     ) -> None:
-        """`restart_ms`: how long no node serves; 0 if other nodes do. `now`: seconds, the loop's clock."""
+        """`restart_ms`: how long no node serves; 0 if other nodes do.
+
+        `now`: seconds, the loop's clock.
+        """
         self._chat, self._listener, self._lanes, self._now = chat, listener, lanes, now
         self._deadline = now() + max(0, drain_ms - MARGIN_MS) / 1000
         self._first_ms, self._last_ms = notice_ms(len(listener.connections), restart_ms)

@@ -76,7 +76,10 @@ class Node:
     """One process of chatd. `run` is its whole life; tests call `start` and `stop` directly."""
 
     def __init__(self, settings: Settings, age_s: float = 0.0) -> None:
-        """`age_s`: how old the process is (s). A restart takes that time again, before its `start`."""
+        """`age_s`: how old the process is (s).
+
+        A restart takes that time again, before its `start`.
+        """
         self.settings = settings
         self.port = 0
         self.admin_port = 0
@@ -98,13 +101,10 @@ class Node:
         self.keys_in_force = KeysInForce(settings, self._clock, self.metrics)
         self._revocation: Revocation | None = None
 
-    # ---- parts -----------------------------------------------------------------------------------
+    # ---- parts ----------------------------------------------------------------------------------
 
     def reload_keys(self) -> None:
-        """Read the key file again (SIGHUP), and end the sessions of removed keys.
-
-        An invalid file changes nothing.
-        """
+        """Read the key file again (SIGHUP) and end the sessions of keys that are gone."""
         if self.port:
             sd_notify.reloading()
         if self.keys_in_force.reload() and self._revocation is not None:
@@ -154,7 +154,8 @@ class Node:
         self._revocation = Revocation(self.listener.connections, now=clock.now, spawn=self.tasks.spawn)
         self.retention = partitions.Retention(
             self.store.opener, retention_s=s.retention_days * 86_400, partition_s=s.partition_s,
-            ahead=s.partitions_ahead, metrics=metrics, held=lambda: self.registry.convs, floors=self.registry.raise_floors,
+            ahead=s.partitions_ahead, metrics=metrics, held=lambda: self.registry.convs,
+            floors=self.registry.raise_floors,
         )  # fmt: skip
         self.store.on_partition = self.retention.wake
         metrics.failures = self.store.health.counts
@@ -224,7 +225,7 @@ class Node:
         conv = self.registry.latest
         return None if conv is None else Latest(conv.id, conv.head, conv.check >> 3)
 
-    # ---- start -----------------------------------------------------------------------------------
+    # ---- start ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start the parts in order. `stop` undoes it, also after a start that failed half-way.
@@ -325,7 +326,7 @@ class Node:
         }
         return {"node": facts, **about_user(self.registry, user, now=self._clock.now(), now_ms=self._clock.now_ms())}
 
-    # ---- serve -----------------------------------------------------------------------------------
+    # ---- serve ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Start, serve until a signal, drain, stop. Raises the error that ended the node."""
@@ -411,7 +412,7 @@ class Node:
             await self._alarm.rings(TICK_S)
             self.chat.tick()
 
-    # ---- drain and stop --------------------------------------------------------------------------
+    # ---- drain and stop -------------------------------------------------------------------------
 
     async def drain(self) -> None:
         """Let clients leave without a loss, within `drain_ms` (drain.py)."""

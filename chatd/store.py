@@ -208,7 +208,6 @@ class Store:
         await self.watch.close()
         await self.read_pool.close(STOP_CLOSE_S)
 
-
     # ---- the log ---------------------------------------------------------------------------------
 
     async def make_partition(self, days_ahead: float = 0.0) -> bool:
@@ -370,6 +369,7 @@ class Store:
         """
         ours, gone = (await self._feed.rows(FEED_PRUNE, (done, upto, rows)))[0]
         return int(gone) if ours else None
+
 
 def _cannot_start(e: Outage) -> errors.ChatdError:
     if e.kind in SETTINGS:

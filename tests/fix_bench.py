@@ -1,9 +1,9 @@
 """`python -m bench` as a command, for the tests of it: tiny runs, of no worth as measurements.
 
-    bench       `bench("send", "--rate=100")`: runs a scenario to its end on a copy of a migrated
-                cluster; gives its exit status, its figures and what it printed. Exit status, JSON
-                and page are held to say the same
-    start       a bench that goes on until it is told to stop, with a cluster that it makes itself
+bench       `bench("send", "--rate=100")`: runs a scenario to its end on a copy of a migrated
+            cluster; gives its exit status, its figures and what it printed. Exit status, JSON
+            and page are held to say the same
+start       a bench that goes on until it is told to stop, with a cluster that it makes itself
 """
 
 from __future__ import annotations

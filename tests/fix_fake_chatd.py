@@ -116,7 +116,6 @@ class Conv:
             "open": self.open,
         }
 
-
     def receipt(self, user: str) -> Frame:
         """Of that user's cursors as they stand."""
         delivered, read = self.cursors[user]

@@ -63,9 +63,7 @@ def make_bouncer() -> Iterator[MakeBouncer]:
         lines = [f"{name} = {value}" for name, value in said.items()]
         config.write_text(
             f"[databases]\n{to['dbname']} = host={place} port=5432 user={to['user']}"
-            f" dbname={to['dbname']}\n[pgbouncer]\n"
-            + "\n".join(lines)
-            + "\n"
+            f" dbname={to['dbname']}\n[pgbouncer]\n" + "\n".join(lines) + "\n"
         )
         config.chmod(0o644)
         command = [*(embedded_process.run_as_prefix(owner) if os.geteuid() == 0 else []), _binary(), str(config)]
@@ -74,9 +72,7 @@ def make_bouncer() -> Iterator[MakeBouncer]:
         )
         running.append((process, folder))
         through = make_conninfo(host=str(folder), port=PORT, user=str(to["user"]), dbname=str(to["dbname"]))
-        blocking_until(
-            lambda: process.poll() is not None or _answers(through), (folder / "log").read_text, START_S_MAX
-        )
+        blocking_until(lambda: process.poll() is not None or _answers(through), (folder / "log").read_text, START_S_MAX)
         assert process.poll() is None, (folder / "log").read_text()
         return through
 

@@ -317,8 +317,7 @@ class Maker:
 
 
 class Redis:
-    """Admission by all nodes' count, as `shared_limits` calls for it. Implements `ports.Admission`.
-    """
+    """Admission by all nodes' count, as `shared_limits` calls for it. Implements `ports.Admission`."""
 
     decides_at_once: Final = False
 

@@ -33,14 +33,22 @@ class Late(AssertionError):
 
 @overload
 async def until(
-    holds: Callable[[], Awaitable[T | None]], what: Text = ..., within_s: float = ..., *, changed: None = ...,
+    holds: Callable[[], Awaitable[T | None]],
+    what: Text = ...,
+    within_s: float = ...,
+    *,
+    changed: None = ...,
     pause_s: float | None = ...,
 ) -> T: ...
 
 
 @overload
 async def until(
-    holds: Callable[[], T | None], what: Text = ..., within_s: float = ..., *, changed: asyncio.Event | None = ...,
+    holds: Callable[[], T | None],
+    what: Text = ...,
+    within_s: float = ...,
+    *,
+    changed: asyncio.Event | None = ...,
     pause_s: float | None = ...,
 ) -> T: ...
 

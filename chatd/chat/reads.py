@@ -1,10 +1,10 @@
 """Reads: the requests whose answer needs the database. Each runs as a task.
 
-    Chat.handle ──► Reads.history, conversations, watch ──► begin ──task──► the answer ──► the session's sink
+    Chat.handle ──► Reads.history, conversations, watch ──► begin ──task──► answer ──► session
 
 A read is under way until its answer has left the queue of its connection. There are at most
-`READS_MAX` of a session and `USER_READS_MAX` of a user; at the database, one user after another has
-a turn (postgres/fair_queue.py). Nothing is read for a client whose output is paused.
+`READS_MAX` of a session and `USER_READS_MAX` of a user; at the database, one user after another
+has a turn (postgres/fair_queue.py). Nothing is read for a client whose output is paused.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Reads:
     def __init__(self, services: Services) -> None:
         self._s = services
 
-    # ---- one per request: each raises Overloaded if too many are under way -----------------------
+    # ---- one per request: each raises Overloaded if too many are under way ----------------------
 
     def history(self, session: Session, request: protocol.History) -> None:
         self.begin(session, request.id, partial(self._history, session, request))
@@ -63,7 +63,7 @@ class Reads:
         session.frames.owe(self._s.clock.now(), len(request.users) / NAMES_A_FRAME)
         self.begin(session, request.id, partial(self._watch, session, request))
 
-    # ---- their life ------------------------------------------------------------------------------
+    # ---- their life -----------------------------------------------------------------------------
 
     def begin(self, session: Session, id: int, work: Work) -> None:
         """Run a read as a task, and send what it gives as the reply to request `id`. Raises
@@ -114,7 +114,7 @@ class Reads:
         await self._s.delivery.drained(session)
         return not session.gone
 
-    # ---- what each of them reads -----------------------------------------------------------------
+    # ---- what each of them reads ----------------------------------------------------------------
 
     async def _history(self, session: Session, request: protocol.History) -> bytes:
         if not await self._has_room(session):

@@ -1,8 +1,8 @@
 """Writes the log lines of the pipeline of sends, which itself has no logger and no clock.
 
-    limit.hit      info, a few a second at most, so that a flood does not fill the log
-    send.err       debug: an item that was in a lane is answered with an error
-    entering.bug   error, with the traceback
+limit.hit      info, a few a second at most, so that a flood does not fill the log
+send.err       debug: an item that was in a lane is answered with an error
+entering.bug   error, with the traceback
 """
 
 from __future__ import annotations

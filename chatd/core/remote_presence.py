@@ -139,12 +139,7 @@ class Roster:
         None if its word does not count: it is dead, it is this node, or there are `NODES_MAX`.
         """
         node = self._nodes.get(incarnation)
-        if (
-            node is None
-            and incarnation != self.own
-            and incarnation not in self._dead
-            and len(self._nodes) < NODES_MAX
-        ):
+        if node is None and incarnation != self.own and incarnation not in self._dead and len(self._nodes) < NODES_MAX:
             node = self._nodes[incarnation] = NodePresence(incarnation)
         return node
 

@@ -119,9 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("what", choices=("show",), help="show: what the database and the nodes know; no message is read")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--json", action="store_true", help="for machines")
-    sub = command(
-        "epoch", "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir"
-    )
+    sub = command("epoch", "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir")
     renew = "make a new one before the first start on restored data, so that all clients drop what they hold"
     sub.add_argument("--renew", action="store_true", help=renew)
     return parser

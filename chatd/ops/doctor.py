@@ -270,8 +270,7 @@ def _rights(conn: psycopg.Connection[tuple[object, ...]]) -> Iterator[Finding]:
         yield Finding(
             "bad",
             "rights",
-            f"the role {name} does not own the tables: "
-            "name their owner in database_url, or ALTER TABLE ... OWNER TO",
+            f"the role {name} does not own the tables: name their owner in database_url, or ALTER TABLE ... OWNER TO",
         )
     elif not may_create:
         yield Finding(

@@ -56,9 +56,7 @@ class NodeRow(NamedTuple):
 async def read(settings: Settings) -> list[NodeRow]:
     """All nodes that Redis lists, by name. Raises ChatdError."""
     if settings.redis_url is None:
-        raise ChatdError(
-            "redis_url is not set: a single node is in no list; give the --redis-url of the nodes to list"
-        )
+        raise ChatdError("redis_url is not set: a single node is in no list; give the --redis-url of the nodes to list")
     redis_client = RedisClient(settings.redis_url.get_secret_value())
     try:
         keys = [f"{{{settings.redis_prefix}}}:{name}" for name in ("nodes", "info")]

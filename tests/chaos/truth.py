@@ -184,8 +184,7 @@ def maps(node: Node, heads: Mapping[str, int]) -> Iterator[str]:
         yield from _sessions(name, user.sessions.values())
     if registry.sessions != sum(len(user.sessions) for user in users.values()):
         yield (
-            f"{registry.sessions} sessions are counted, {sum(len(user.sessions) for user in users.values())} are"
-            " there"
+            f"{registry.sessions} sessions are counted, {sum(len(user.sessions) for user in users.values())} are there"
         )
     if set(registry._idle) != {name for name, user in users.items() if not user.sessions}:
         yield (
@@ -276,8 +275,7 @@ def seats(nodes: Iterable[Node]) -> Iterator[str]:
         yield f"node {node._incarnation}: batch {sync._n if sync else ''}, knows {sync._leases.nodes if sync else ''}"
         for name, one in node.presence._statuses.users.items():
             yield (
-                f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere"
-                f" {one.seats}"
+                f"    {name}: {one.status} v {one.v}, here {one.devices}, leaving {one.leaving}, elsewhere {one.seats}"
             )
 
 

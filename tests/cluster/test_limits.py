@@ -39,8 +39,7 @@ pytestmark = pytest.mark.cluster
 # A shared machine can stand still for 50 ms, and then each node goes by its own count: not what
 # these tests are about.
 PATIENT = (
-    "from chatd.cluster.shared_limits import SharedLimits; "
-    "SharedLimits.__init__.__kwdefaults__['deadline_s'] = 5.0"
+    "from chatd.cluster.shared_limits import SharedLimits; SharedLimits.__init__.__kwdefaults__['deadline_s'] = 5.0"
 )
 MESSAGES, PERIOD_S = 10, 5.0
 SKEW_S = 30

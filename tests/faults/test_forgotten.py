@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.fix_server import MakeServer
 
+
 @pytest.fixture
 async def proxy(fresh_db: str) -> AsyncIterator[Proxy]:
     async with Proxy(path_of(fresh_db)) as one:

@@ -183,7 +183,6 @@ async def test_a_lane_refuses_the_row_for_data_and_is_unavailable_for_all_else(
         if answer["code"] == "unavailable":
             assert answer["retry_ms"] > 0
 
-
             async def taken() -> bool:
                 again = await alice.request(kind, cid=cid, retry=True, **request)
                 assert again["t"] == "ok" or again["code"] == "unavailable", (code, again)

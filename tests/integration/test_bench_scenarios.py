@@ -75,9 +75,7 @@ def test_history_is_filled_once_and_read_at_all_depths(bench: Bench, tmp_path: P
 
 
 def test_a_soak_sees_people_come_back_and_reads_what_the_server_holds(bench: Bench) -> None:
-    _, figures, said = bench(
-        "soak", "--seconds=6", "--rate=100", "--connections=20", "--every=0.5", "--churn=0.2"
-    )
+    _, figures, said = bench("soak", "--seconds=6", "--rate=100", "--connections=20", "--every=0.5", "--churn=0.2")
     assert (figures["sent"], figures["lost"], figures["duplicated"], figures["reordered"]) == (600, 0, 0, 0), said
     assert figures["returns"] > 5
     assert figures["pss_slope_percent"] is not None

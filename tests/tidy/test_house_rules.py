@@ -12,8 +12,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "chatd").rglob("*.py"))
 ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "bench").rglob("*.py"))]
-FUNCTION_LINES_MAX = 90
-FILE_LINES_MAX = 720
+FUNCTION_LINES_MAX = 61
+FILE_LINES_MAX = 450  # of chatd
+TEST_FILE_LINES_MAX = 720
 WORDS_OF_NOTHING = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)($|_)")
 
 
@@ -29,7 +30,8 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 
 def test_no_file_holds_more_than_one_idea() -> None:
-    assert [f"{p.relative_to(ROOT)}" for p in ALL_PYTHON if len(p.read_text().splitlines()) > FILE_LINES_MAX] == []
+    most = {p: FILE_LINES_MAX if p in SOURCES else TEST_FILE_LINES_MAX for p in ALL_PYTHON}
+    assert [f"{p.relative_to(ROOT)}" for p in ALL_PYTHON if len(p.read_text().splitlines()) > most[p]] == []
 
 
 def test_no_file_is_named_after_nothing() -> None:

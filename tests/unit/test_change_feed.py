@@ -50,7 +50,11 @@ def page(
     new: Any = (),
 ) -> FeedPage:
     return FeedPage(
-        snapshot, now_ms, 0.001, len(heads) + len(cursors), reconnected,
+        snapshot,
+        now_ms,
+        0.001,
+        len(heads) + len(cursors),
+        reconnected,
         FeedChanges(list(heads), list(cursors), list(new)),
     )
 

@@ -179,6 +179,7 @@ def test_waiting_for_something_else_than_the_rate_is_no_offence() -> None:
 
 # ---- the order of entries ------------------------------------------------------------------------
 
+
 def test_after_a_retryable_error_later_entries_of_that_conversation_wait_for_it() -> None:
     session = Device()
     session.last_id = 1
