@@ -34,9 +34,9 @@ import structlog
 from chatd.core.batch import Batch, Item, LaneQueue, release_pending
 from chatd.errors import Unavailable
 from chatd.metrics import Metrics
-from chatd.postgres import append_answer, faults
+from chatd.postgres import append_answer, connection, faults
 from chatd.postgres.append_answer import Outcome
-from chatd.postgres.connection import PROVE_AFTER_S, Opener
+from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.postgres.lane_connection import LaneConnection
@@ -191,7 +191,7 @@ class Lane(LaneConnection):
         """
         items = batch.items
         began = time.perf_counter()
-        if began - self._used_at > PROVE_AFTER_S:
+        if began - self._used_at > connection.PROVE_AFTER_S:
             await self.prove()
         self._began_at = self._used_at = began
         try:
