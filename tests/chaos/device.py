@@ -355,7 +355,10 @@ class Device(Client):
                 ws = self._ws
                 loop.call_later(err["retry_ms"] / 1000, self._ask_again, ws, request)
             elif t == "send":
+                # What went out behind it is refused too, and its answers may come after this skip is
+                # read: a new entry that is sent in between would overtake it.
                 self.ask("skip", to=request["to"], cid=request["cid"])
+                self._hold_back(request["to"], err["id"], err["retry_ms"])
         elif t == "send" and code == "blocked":
             pass
         elif t == "typing" and code == "not_open":
@@ -416,8 +419,13 @@ class Device(Client):
             del self._upto[c]
 
     def acked_send(self) -> tuple[str, str] | None:
-        """(peer, cid) of a message that was acked before."""
-        acks = [e for e in self.history.events if isinstance(e, Acked)]
+        """(peer, cid) of a message that was acked before.
+
+        None that is on its way again: by its next request the server would take a refusal of this
+        one for read, and let new entries overtake those behind it.
+        """
+        asked = {request.get("cid") for request in self.unanswered}
+        acks = [e for e in self.history.events if isinstance(e, Acked) and e.cid not in asked]
         if not acks:
             return None
         one = self._rng.choice(acks)

@@ -33,6 +33,7 @@ from tests.until import until
 DIAL_S_MAX = 0.2  # between two tries; chatd's own clients are more patient
 WELCOME_S_MAX = 20.0
 HEAR_S_MAX = 15.0
+BLOCKED_MS = 50  # from a `blocked`, which names no time, to the next try
 
 
 @dataclass(slots=True)
@@ -288,15 +289,23 @@ class Client:
                 self.faults.append(f"{waiting.keys} got {frame}")
             queue.remove(waiting)
             return
+        behind = frame["id"]
         if frame["code"] == "blocked" and frame["cid"] not in [one.keys["cid"] for one in queue]:
             # It failed with its outcome unknown, and its own entry has settled it since: the server
-            # still waits for it.
+            # still waits for it. All that is on its way is behind it, also what has no answer yet.
             self._request({"t": "skip", "to": waiting.to, "cid": frame["cid"]})
-        for later in queue[queue.index(waiting) :]:
-            later.id = 0  # whatever is behind it gets `blocked`
-        if waiting.to not in self._timers:
-            loop = asyncio.get_running_loop()
-            self._timers[waiting.to] = loop.call_later(frame.get("retry_ms", 50) / 1000, self._again, waiting.to)
+            behind = 0
+        self._hold_back(waiting.to, behind, frame.get("retry_ms", BLOCKED_MS))
+
+    def _hold_back(self, to: str, behind: int, wait_ms: int) -> None:
+        """What went out in this request or a later one is refused, or will be: it goes out again in
+        order, after a wait, and nothing new before it.
+        """
+        for waiting in self.outbox.get(to, []):
+            if waiting.id >= behind:
+                waiting.id = 0
+        if to not in self._timers:
+            self._timers[to] = asyncio.get_running_loop().call_later(wait_ms / 1000, self._again, to)
 
     def _again(self, to: str) -> None:
         self._timers.pop(to, None)
@@ -308,7 +317,7 @@ class Client:
         """Send what waits, in order; nothing overtakes what is waited for."""
         if self._ws is None or to in self._timers:
             return
-        for waiting in self.outbox[to]:
+        for waiting in self.outbox.get(to, []):
             if waiting.id:
                 continue
             waiting.id = self._request(waiting.keys | ({"retry": True} if waiting.tried else {}))
