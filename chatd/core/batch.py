@@ -9,6 +9,8 @@ its reason:
 - Within one conversation no message follows an edit or delete: `append` writes the messages first.
 - A cid appears once for one sender and conversation: the second item becomes a twin of the first
   and gets its answer as a duplicate.
+- No entry becomes a twin of a probe. A probe writes nothing, and what is behind the entry in its
+  own session would be written without it.
 - An item is refused as `blocked` if an earlier one of its session and conversation failed while it
   was queued: it must not overtake that one (core/send_order.py). The check is made here, at the
   last moment.
@@ -163,9 +165,14 @@ def _kept(items: list[Item], blocked: list[Item]) -> list[Item]:
         twins, item.twins = item.twins or [], None
         blocked += [item, *filter(_overtakes, twins)]
         if rest := [twin for twin in twins if not _overtakes(twin)]:  # twins from other devices
+            rest.sort(key=_is_probe)  # the row writes if one of them does
             rest[0].twins = rest[1:] or None
             kept.append(rest[0])
     return kept
+
+
+def _is_probe(item: Item) -> bool:
+    return bool(item.flags & PROBE)
 
 
 def _overtakes(item: Item) -> bool:
@@ -206,6 +213,9 @@ class LaneQueue:
             key = (conv_id, item.side, item.cid)
             first = seen.get(key)
             if first is not None:
+                if first.flags & PROBE > item.flags & PROBE:  # it is written, the first one is not
+                    items.appendleft(item)
+                    break
                 if first.twins is None:
                     first.twins = []
                 first.twins.append(item)

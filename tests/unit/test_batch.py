@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatd.core.batch import Batch, Item, LaneQueue
+from chatd.core.batch import PROBE, Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
 from chatd.core.rate_limit import TokenBucket
 from chatd.core.session import Session
@@ -129,6 +129,31 @@ def test_a_cid_again_waits_for_the_answer_of_the_first() -> None:
     assert first.twins == [twin, cousin]
 
 
+def test_an_entry_is_no_twin_of_a_probe() -> None:
+    """A device comes back while the probe of its entry waits, and is within the rate again: with the
+    probe's answer this one would not be written, and what is behind it would.
+    """
+    old, new = make_session(), make_session()
+    probe, probe_again = item(old, 1, cid="x"), item(old, 2, cid="x")
+    probe.flags = probe_again.flags = PROBE
+    again, behind = item(new, 1, cid="x"), item(new, 2)
+    queue = queue_of([probe, probe_again, again, behind])
+    first, _ = queue.gather()
+    assert first.items == [probe]
+    assert probe.twins == [probe_again]
+    second, _ = queue.gather()
+    assert second.items == [again, behind]
+
+
+def test_a_probe_is_a_twin_of_an_entry() -> None:
+    one, other = make_session(), make_session()
+    first, probe = item(one, 1, cid="x"), item(other, 1, cid="x")
+    probe.flags = PROBE
+    batch, _ = queue_of([first, probe, item(other, 2)]).gather()
+    assert [i.id for i in batch.items] == [1, 2]
+    assert first.twins == [probe]
+
+
 def test_the_same_cid_in_another_conversation_or_from_the_other_side_is_another_entry() -> None:
     one, other = make_session(), make_session()
     theirs = item(other, 1, cid="x")
@@ -210,6 +235,18 @@ def test_a_half_loses_what_is_behind_an_entry_of_the_other_half_that_failed() ->
     assert behind.twins is None
     assert kept == Batch([cousin, elsewhere], [])  # another device sent the same cid: its entry is written
     assert cousin.twins == [second]
+
+
+def test_of_twins_whose_first_is_lost_one_that_is_no_probe_is_written() -> None:
+    one, old, new = make_session(), make_session(), make_session()
+    failed, behind = item(one, 1), item(one, 2, cid="x")
+    probe, again, change = item(old, 1, cid="x"), item(new, 1, cid="x"), item(new, 2, kind=EDIT)
+    probe.flags = PROBE
+    batch, _ = queue_of([behind, probe, again, change]).gather()
+    one.own_order().failed(BOB, failed.cid, failed.id, one.last_id, AWAY)
+    kept, _ = batch.sift()
+    assert kept == Batch([again], [change])
+    assert again.twins == [probe]
 
 
 @given(st.lists(st.integers(0, 6), max_size=60), st.integers(0, 40))
