@@ -31,6 +31,9 @@ from chatd.store import Store
 
 READ_ENTRIES: Final = 200  # a query, of all its conversations: usually 20 KB, at most 0.8 MB
 READ_CONVS: Final = 50  # a query
+# Of all sessions, in the queue of reads at a time; the others wait for a place. All 10,000 of a
+# reconnect storm at once would fill that queue, be refused, and ask again and again.
+QUEUED_MAX: Final = 32
 # Queued for a client before its connection is asked for room again. Up to
 # connection.WRITE_HIGH_BYTES go to the kernel at once
 CHUNK_BYTES: Final = 65_536
@@ -55,6 +58,7 @@ class Resync:
         frame: Callable[[Conversation, Stored, UserId], bytes],
     ) -> None:  # fmt: skip
         self._registry, self._store, self._metrics, self._spawn, self._frame = registry, store, metrics, spawn, frame
+        self._places = asyncio.Semaphore(QUEUED_MAX)
 
     def miss(self, session: Session, conv_id: ConvId, after: int) -> None:
         """A live session has this conversation up to `after`; push the rest from the log."""
@@ -76,7 +80,7 @@ class Resync:
             if not wants:
                 continue
             try:
-                async with self._store.read_turns.turn(session.user.id):
+                async with self._places, self._store.read_turns.turn(session.user.id):
                     rows = await self._store.entries_many(wants, READ_ENTRIES)
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)

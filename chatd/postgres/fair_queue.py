@@ -31,6 +31,10 @@ class Turns:
         self._of_one, self._waiting_max = of_one, waiting_max
         self._running: dict[UserId, int] = {}
         self._queues: dict[UserId, deque[asyncio.Future[None]]] = {}  # none of them is empty
+        # Users by the length of their queue: a full queue is full for thousands of requests a second,
+        # and each is to cost the same however many users wait.
+        self._by_length: list[dict[UserId, None]] = [{}]
+        self._longest = 0
         self._ring: dict[UserId, None] = {}  # users that wait and may have another turn, the next one first
         self.waiting = 0
 
@@ -56,7 +60,9 @@ class Turns:
         if self.waiting >= self._waiting_max:
             self._make_room(user)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queues.setdefault(user, deque()).append(future)
+        queue = self._queues.setdefault(user, deque())
+        queue.append(future)
+        self._resized(user, len(queue) - 1, len(queue))
         self.waiting += 1
         self._enter(user)
         self._serve()
@@ -74,10 +80,10 @@ class Turns:
 
         Raises Overloaded unless that queue is longer than `user`'s would be with this request.
         """
-        longest = max(self._queues, key=lambda one: len(self._queues[one]), default=user)
         error = errors.Overloaded("too many reads wait for the database", retry_ms=RETRY_MS)
-        if len(self._queues.get(longest, ())) <= len(self._queues.get(user, ())) + 1:
+        if self._longest <= len(self._queues.get(user, ())) + 1:
             raise error
+        longest = next(iter(self._by_length[self._longest]))
         newest = self._queues[longest][-1]
         self._leave(longest, newest)
         if not newest.cancelled():
@@ -90,10 +96,23 @@ class Turns:
             return
         assert isinstance(queue, deque)
         queue.remove(future)
+        self._resized(user, len(queue) + 1, len(queue))
         self.waiting -= 1
         if not queue:
             del self._queues[user]
             self._ring.pop(user, None)
+
+    def _resized(self, user: UserId, before: int, now: int) -> None:
+        """A queue has one request more, or one less."""
+        by_length = self._by_length
+        if before:
+            del by_length[before][user]
+        if now:
+            if now == len(by_length):
+                by_length.append({})
+            by_length[now][user] = None
+        if now > self._longest or (before == self._longest and not by_length[before]):
+            self._longest = now
 
     def _enter(self, user: UserId) -> None:
         """Put a user at the end of the ring, if it waits and may have another turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections import Counter
 from typing import Final
 
@@ -12,6 +13,7 @@ import pytest
 from chatd import errors
 from chatd.ids import UserId
 from chatd.postgres.fair_queue import Turns
+from tests.until import until
 
 GREEDY: Final = UserId("greedy")
 HONEST: Final = UserId("honest")
@@ -104,3 +106,35 @@ async def test_whoever_is_cancelled_leaves_nothing_behind(seed: int) -> None:
         assert crowd.turns.running <= 2
         assert crowd.turns.waiting <= 8
     await crowd.done()
+
+
+async def test_a_request_that_finds_no_room_costs_the_same_however_many_users_wait() -> None:
+    async def calls(users: int) -> int:
+        turns = Turns(1, 1, users)
+        waiting = [asyncio.create_task(one_turn(turns, UserId(f"u{n}"))) for n in range(users + 1)]
+        await until(lambda: turns.waiting == users)
+        seen = 0
+
+        def count(*_: object) -> None:
+            nonlocal seen
+            seen += 1
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            with pytest.raises(errors.Overloaded):
+                await turns._wait(UserId("late"))
+        finally:
+            sys.setprofile(before)
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert (turns.waiting, turns.running, turns._longest) == (0, 0, 0)
+        return seen
+
+    assert await calls(1_000) == await calls(10)
+
+
+async def one_turn(turns: Turns, user: UserId) -> None:
+    async with turns.turn(user):
+        await asyncio.Event().wait()
