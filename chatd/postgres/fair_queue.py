@@ -31,8 +31,8 @@ class Turns:
         self._of_one, self._waiting_max = of_one, waiting_max
         self._running: dict[UserId, int] = {}
         self._queues: dict[UserId, deque[asyncio.Future[None]]] = {}  # none of them is empty
-        # Users by the length of their queue: a full queue is full for thousands of requests a second,
-        # and each is to cost the same however many users wait.
+        # Users by the length of their queue. A full queue stays full for thousands of requests a
+        # second, and each is to cost the same however many users wait.
         self._by_length: list[dict[UserId, None]] = [{}]
         self._longest = 0
         self._ring: dict[UserId, None] = {}  # users that wait and may have another turn, the next one first
