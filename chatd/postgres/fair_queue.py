@@ -12,7 +12,7 @@ with the longest queue loses its newest request; a user with a shorter queue is 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -35,7 +35,9 @@ class Turns:
         # second, and each is to cost the same however many users wait.
         self._by_length: list[dict[UserId, None]] = [{}]
         self._longest = 0
-        self._ring: dict[UserId, None] = {}  # users that wait and may have another turn, the next one first
+        # Users that wait and may have another turn, the next one first. Not a dict: to take the
+        # first of thousands, one by one, would pass over all that are gone each time.
+        self._ring: OrderedDict[UserId, None] = OrderedDict()
         self.waiting = 0
 
     @property
@@ -121,8 +123,7 @@ class Turns:
 
     def _serve(self) -> None:
         while self._free and self._ring:
-            user = next(iter(self._ring))
-            del self._ring[user]
+            user, _ = self._ring.popitem(last=False)
             future = self._queues[user][0]
             self._leave(user, future)
             if not future.cancelled():  # else its task leaves the queue by itself
