@@ -25,6 +25,7 @@ from chatd.core.session import Session
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.net.connection import ClientConnection
+from chatd.postgres.fair_queue import Turns
 from tests.faults.raw import Raw
 from tests.fix_gate import Gate
 from tests.fix_server import MakeServer, Server
@@ -497,6 +498,37 @@ async def test_a_client_that_reads_gets_all_that_it_missed_whatever_its_size(
     assert got == {str(n): list(range(1, size + 1)) for n, size in enumerate(sizes, 1)}
     assert most <= resync.CHUNK_BYTES + 2 * len(BODY)
     assert place.server.node.metrics.slow_consumers == 0
+
+
+async def test_a_reconnect_storm_does_not_fill_the_queue_of_reads_with_its_resyncs(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were refused, asked again after a pause, and kept others out."""
+    users = [f"p{n}" for n in range(8)]
+    refused: list[UserId] = []
+    make_room = Turns._make_room
+
+    def recorded(turns: Turns, user: UserId) -> None:
+        refused.append(user)
+        make_room(turns, user)
+
+    def fill(db: psycopg.Connection[Any]) -> None:
+        for user in users:
+            append(db, [Message(conversation(db, "alice", user))])
+
+    monkeypatch.setattr(Turns, "_make_room", recorded)
+    monkeypatch.setattr(resync, "QUEUED_MAX", 3)
+    server, db = await make_place(fill, pool_max=2, reads_queue_max=3)
+    database, metrics = server.node.store, server.node.metrics
+    convs = dict(db.execute("SELECT b, id FROM conversations").fetchall())
+    gate = Gate(monkeypatch, database, "entries_many")
+    peers = [await server.connect(user, epoch=database.epoch, cursors={str(convs[user]): 0}) for user in users]
+    await until(lambda: metrics.resyncs == len(users))
+    await until(lambda: database.read_turns.waiting == 2)  # one is read, and the others wait elsewhere
+    gate.open()
+    for peer in peers:
+        assert (await peer.push("entry"))["seq"] == 1
+    assert refused == []
 
 
 async def test_a_client_on_a_slow_line_reads_for_many_heartbeats(make_place: MakePlace) -> None:
