@@ -15,21 +15,13 @@ from chatd.core.session import Session
 from chatd.errors import Unavailable
 from chatd.ids import Cid, ConvId, Seq, UserId
 from chatd.protocol import DELETE, EDIT, MESSAGE
+from tests.silent import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
 WITH = {BOB: Conversation(ConvId(1), ALICE, BOB), CAROL: Conversation(ConvId(2), ALICE, CAROL)}
-
-
-class Silent:
-    address = "test"
-    is_paused = False
-
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-    async def drained(self) -> None: ...
 
 
 def make_session() -> Session:

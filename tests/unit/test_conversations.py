@@ -15,6 +15,7 @@ from chatd.core.conversations import LINGER_S, Registry
 from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
 from chatd.core.session import Session, User
 from chatd.ids import ConvId, DeviceId, UserId
+from tests.silent import Silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,17 +24,6 @@ NAMES = [UserId(name) for name in ("alice", "bob", "carol")]
 PAIRS = [(a, b) for a in NAMES for b in NAMES if a <= b]  # the log of each pair, notes to oneself too
 IDS = {pair: ConvId(n) for n, pair in enumerate(PAIRS, 1)}
 PHONE, LAPTOP = DeviceId("phone"), DeviceId("laptop")
-
-
-class Silent:
-    """A connection that nobody listens to."""
-
-    address = "test"
-    is_paused = False
-
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-    async def drained(self) -> None: ...
 
 
 def session() -> Session:

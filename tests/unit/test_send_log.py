@@ -17,17 +17,9 @@ from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
 from chatd.core.session import Session, User
 from chatd.ids import Cid, ConvId, UserId
 from chatd.protocol import MESSAGE
+from tests.silent import Silent
 
 ALICE, BOB = UserId("alice"), UserId("bob")
-
-
-class Silent:
-    address = "test"
-    is_paused = False
-
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-    async def drained(self) -> None: ...
 
 
 def item() -> Item:

@@ -27,18 +27,10 @@ from chatd.errors import CloseCode
 from chatd.ids import Cid, DeviceId, UserId
 from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request
 from tests.samples import request
+from tests.silent import Silent
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
 A, B, C = (Cid(c) for c in "abc")
-
-
-class Silent:
-    address = "test"
-    is_paused = False
-
-    def send(self, frame: bytes) -> None: ...
-    def close(self, code: int, reason: str) -> None: ...
-    async def drained(self) -> None: ...
 
 
 def make(state: State = State.LIVE, *, burst: int = 10_000, strikes: int = 8) -> Session:
