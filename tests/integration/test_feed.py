@@ -33,7 +33,8 @@ from chatd.postgres.embedded import Embedded
 from chatd.postgres.migrate import migrate
 from chatd.postgres.queries import query
 from chatd.postgres.rows import BEGIN, ConvRow
-from chatd.store import Limits, Store
+from chatd.store import Store
+from tests.integration import stores
 from tests.integration.logs import (
     FEED_OPTION,
     OLD_SCHEMA,
@@ -49,6 +50,7 @@ from tests.integration.logs import (
     one,
     partitions,
 )
+from tests.integration.stores import StartStore
 from tests.integration.test_writer import NoSink, Told
 from tests.until import until
 
@@ -58,17 +60,7 @@ if TYPE_CHECKING:
 ALICE, BOB = UserId("alice"), UserId("bob")
 FAR = 2**60  # wanted at any time
 EVENT_S_MAX = 20.0
-LIMITS = Limits(
-    lanes=1,
-    batch_rows_max=256,
-    lane_queue_max=4096,
-    lane_deadline_ms=5000,
-    pool_max=4,
-    reads_queue_max=1000,
-    edit_window_ms=900_000,
-    cursor_flush_ms=600_000,
-    feed=True,
-)
+LIMITS = stores.LIMITS._replace(feed=True)
 
 
 @pytest.fixture
@@ -80,24 +72,10 @@ def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
-async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[Callable[..., Awaitable[Store]]]:
+async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[StartStore]:
     """Starts a node's store; keyword arguments replace limits."""
-    started: list[tuple[Store, list[asyncio.Task[None]]]] = []
-
-    async def make(**limits: Any) -> Store:
-        node = Store(fresh_db, LIMITS._replace(**limits), Metrics())
-        works = await node.start(Told())
-        started.append((node, [asyncio.create_task(work) for work in works]))
-        return node
-
-    yield make
-    for node, tasks in started:
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await node.stop()
+    async with stores.stores(fresh_db, Told(), LIMITS) as start:
+        yield start
 
 
 def rows(db: psycopg.Connection[Any]) -> list[tuple[int, list[int]]]:

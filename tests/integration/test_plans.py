@@ -33,9 +33,10 @@ from chatd.postgres.partitions import Retention
 from chatd.postgres.planner import PLANNER
 from chatd.postgres.queries import folder, query
 from chatd.postgres.rows import BEGIN
-from chatd.store import Limits, Store
+from chatd.store import Store
 from tests.integration.logs import FENCE, append_function, connect, fenced_as_before, nodes, one, options, partitions
 from tests.integration.plan_cases import AHEAD, ALL, CASES, DAYS, PARTITIONS, STATES, Case, analyse, full, hostile
+from tests.integration.stores import LIMITS, NoLane
 
 pytestmark = pytest.mark.slow
 
@@ -298,19 +299,9 @@ async def test_sessions_of_the_product_are_set_so_and_run_no_other_statements(fr
     with connect(fresh_db) as conn:
         partitions(conn)
         hostile(conn)
-    limits = Limits(
-        lanes=1,
-        batch_rows_max=256,
-        lane_queue_max=4096,
-        lane_deadline_ms=5000,
-        pool_max=1,
-        reads_queue_max=1000,
-        edit_window_ms=900_000,
-        cursor_flush_ms=600_000,
-        feed=True,
-    )
+    limits = LIMITS._replace(pool_max=1, feed=True)
     node = Store(fresh_db, limits, Metrics())
-    works = await node.start(Nobody())
+    works = await node.start(NoLane())
     keeper = Retention(
         node.opener,
         retention_s=1e6,
@@ -364,10 +355,3 @@ async def assert_as_tested(conn: psycopg.AsyncConnection[Any] | None) -> None:
     prepared = [text for (text,) in await cur.fetchall()]
     assert {text for text in prepared if text not in known and not TRIVIAL.fullmatch(text)} == set()
     assert len(prepared) == len(set(prepared)), "a plan a statement, whatever its parameters"
-
-
-class Nobody:
-    """No lane is used here."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(name)

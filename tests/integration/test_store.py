@@ -19,31 +19,15 @@ from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import mark, read_pool
 from chatd.postgres.rows import BEGIN
-from chatd.store import Limits, Store
+from chatd.store import Store
 from tests.integration.logs import Change, Message, age, append, connect, conversation, one, only, partitions
+from tests.integration.stores import LIMITS, NoLane, StartStore, stores
 from tests.until import until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
-LIMITS = Limits(
-    lanes=1,
-    batch_rows_max=256,
-    lane_queue_max=4096,
-    lane_deadline_ms=5000,
-    pool_max=4,
-    reads_queue_max=1000,
-    edit_window_ms=900_000,
-    cursor_flush_ms=600_000,
-)
-
-
-class Nobody:
-    """No lane is used here."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(name)
 
 
 @pytest.fixture
@@ -54,24 +38,10 @@ def db(fresh_db: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture
-async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[Callable[..., Awaitable[Store]]]:
+async def start(fresh_db: str, db: psycopg.Connection[Any]) -> AsyncIterator[StartStore]:
     """Starts a node's store; keyword arguments replace limits."""
-    started: list[tuple[Store, list[asyncio.Task[None]]]] = []
-
-    async def make(**limits: Any) -> Store:
-        one_store = Store(fresh_db, LIMITS._replace(**limits), Metrics())
-        works = await one_store.start(Nobody())
-        started.append((one_store, [asyncio.create_task(work) for work in works]))
-        return one_store
-
-    yield make
-    for one_store, tasks in started:
-        await asyncio.sleep(0)
-        for task in tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        await one_store.stop()
+    async with stores(fresh_db, NoLane(), LIMITS) as start:
+        yield start
 
 
 def conv(id: int, a: UserId = ALICE, b: UserId = BOB) -> Conversation:
@@ -458,7 +428,7 @@ async def test_a_store_that_finds_no_database_says_so(postgres: Any, monkeypatch
     monkeypatch.setattr(read_pool, "READ_TIMEOUT_S", 0.3)
     away = Store(psycopg.conninfo.make_conninfo(postgres.conninfo, dbname="nowhere"), LIMITS, Metrics())
     with pytest.raises(errors.Unavailable):
-        await away.start(Nobody())
+        await away.start(NoLane())
     await away.stop()
 
 
