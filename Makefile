@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TOOLS := .venv/tools
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help setup run test test-fast test-install coverage lint format bench docs lock audit clean
+.PHONY: help setup run test test-fast test-install coverage lint format bench docs js lock audit clean
 
 help:  ## show these words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,12 +30,20 @@ $(BIN)/python:
 	  ($$get || { apt-get -qq update && $$get; }) >/dev/null 2>&1 || echo "$$tool could not be installed: its tests will be skipped"; done
 	@touch $@ .venv/run.stamp
 
-setup: .venv/dev.stamp  ## everything for development, in .venv
+# npm writes this file last. Without Node 20 or later it never appears, and each word that wants it says so.
+NODE_MODULES := node_modules/.package-lock.json
+
+$(NODE_MODULES): package.json package-lock.json clients/js/package.json
+	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null; then \
+	  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@; \
+	else echo "Node.js 20 or later, with npm, is not here: the JavaScript tests will be skipped"; fi
+
+setup: .venv/dev.stamp $(NODE_MODULES)  ## everything for development, in .venv and node_modules
 
 run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS="--port 9000" adds flags
 	$(BIN)/chatd serve $(ARGS)
 
-test: .venv/dev.stamp lint  ## set up, check the style and run all tests (some 10 minutes)
+test: .venv/dev.stamp $(NODE_MODULES) lint  ## set up, check the style and run all tests (some 10 minutes)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
@@ -47,16 +55,20 @@ test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for wo
 coverage: .venv/dev.stamp  ## the same tests, and what of chatd they do not run (a third slower)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
-lint: .venv/dev.stamp  ## ruff, mypy --strict, import contracts
+lint: .venv/dev.stamp $(NODE_MODULES)  ## ruff, mypy --strict, import contracts; Biome and tsc --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if [ -e $(NODE_MODULES) ]; then npm run --silent lint; fi
 
 bench: .venv/dev.stamp  ## all budgets of bench/budgets.toml, in some minutes; ARGS="budget" is the whole, ARGS="send --help" one scenario
 	$(BIN)/python -m bench $(or $(ARGS),budget --quick)
 
 docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md and docs/performance.md
 	$(BIN)/python -m tests.tidy.generated
+
+js: .venv/dev.stamp $(NODE_MODULES)  ## the gates of clients/js: generated frames, build, types, tests, package, docs
+	$(BIN)/python -m pytest -q tests/js $(ARGS)
 
 $(TOOLS)/stamp: requirements/tools.txt | $(BIN)/python
 	$(BIN)/python -m venv $(TOOLS)
@@ -74,4 +86,4 @@ audit: $(TOOLS)/stamp .venv/dev.stamp  ## known vulnerabilities of what is locke
 	@$(BIN)/python -m tests.tidy.audit || [ $$? = 77 ]
 
 clean:  ## remove what the other words made
-	rm -rf .venv build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv node_modules clients/js/dist clients/js/build clients/js/docs build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

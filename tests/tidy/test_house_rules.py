@@ -15,6 +15,12 @@ ALL_PYTHON = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT /
 FUNCTION_LINES_MAX = 61
 FILE_LINES_MAX = 450  # of chatd
 TEST_FILE_LINES_MAX = 720
+JAVASCRIPT = [
+    path
+    for folder in ("src", "test", "scripts")
+    for path in sorted((ROOT / "clients" / "js" / folder).rglob("*"))
+    if path.suffix in (".ts", ".tsx", ".mjs") and "generated" not in path.parts
+]
 WORDS_OF_NOTHING = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)($|_)")
 
 
@@ -79,3 +85,12 @@ def test_sql_is_in_files_with_a_comment_that_says_why() -> None:
     files = sorted((ROOT / "sql").rglob("*.sql"))
     assert files
     assert [str(p) for p in files if not p.read_text().startswith("--")] == []
+
+
+def test_javascript_files_hold_one_idea_which_they_open_with() -> None:
+    """Biome holds the length of functions and the width of lines."""
+    assert JAVASCRIPT
+    most = {path: FILE_LINES_MAX if "src" in path.parts else TEST_FILE_LINES_MAX for path in JAVASCRIPT}
+    assert [str(p.relative_to(ROOT)) for p in JAVASCRIPT if len(p.read_text().splitlines()) > most[p]] == []
+    assert [str(p.relative_to(ROOT)) for p in JAVASCRIPT if not p.read_text().startswith("/**")] == []
+    assert [str(p.relative_to(ROOT)) for p in JAVASCRIPT if WORDS_OF_NOTHING.search(p.stem)] == []

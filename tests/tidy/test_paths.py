@@ -32,9 +32,10 @@ PAGES: Final = [
     *sorted((ROOT / "sql").rglob("*.md")),
     *sorted((ROOT / "sql").rglob("*.sql")),
     *sorted((ROOT / "tests").rglob("README.md")),
+    ROOT / "clients" / "js" / "README.md",
 ]
 
-TOP: Final = "chatd|docs|tests|bench|sql|deploy|requirements"
+TOP: Final = "chatd|clients|docs|tests|bench|sql|deploy|requirements"
 ROOMS: Final = "chat|client|cluster|core|loop|net|ops|postgres|web|wire|cluster/redis"
 ENDINGS: Final = "py|sql|md|mjs|cfg"
 

@@ -1,0 +1,5 @@
+/** All that an application without React can import: what size-limit weighs as a whole. */
+export * from '../dist/browser.js';
+export * from '../dist/index.js';
+export * from '../dist/indexeddb.js';
+export * from '../dist/tabs.js';

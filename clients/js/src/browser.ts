@@ -1,0 +1,2 @@
+/** What a browser tells a client: visibility, online, pageshow, freeze and wake. */
+export {};

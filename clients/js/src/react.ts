@@ -1,0 +1,2 @@
+/** A provider and hooks for React. */
+export {};

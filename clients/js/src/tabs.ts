@@ -1,0 +1,2 @@
+/** One connection for all tabs of a browser profile and user. */
+export {};

@@ -1,0 +1,87 @@
+"""The gates of clients/js, each a script of its package.json.
+
+Without Node.js 20 or later, or without node_modules, they are skipped and say why. `make lint` runs
+Biome and the compiler's check of the tests' types.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PACKAGE: Final = ROOT / "clients" / "js"
+TIMEOUT_S: Final = 300  # for what hangs
+
+
+def missing() -> str | None:
+    """Why the gates cannot run here."""
+    node = shutil.which("node")
+    if node is None or shutil.which("npm") is None:
+        return "Node.js is not installed: 20 or later runs the tests of clients/js"
+    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    if int(version.lstrip("v").partition(".")[0]) < 20:
+        return f"Node.js is {version}: 20 or later runs the tests of clients/js"
+    if not (ROOT / "node_modules" / ".package-lock.json").exists():
+        return "node_modules is not there: `make setup` installs it"
+    return None
+
+
+MISSING: Final = missing()
+needs_node = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
+
+
+def run(script: str, *arguments: str) -> str:
+    """A script of clients/js/package.json; gives what it printed."""
+    command = ["npm", "run", "--silent", script, "--workspace", "clients/js", "--", *arguments]
+    env = {**os.environ, "NODE_OPTIONS": "", "NO_COLOR": "1", "CI": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    assert done.returncode == 0, f"{script}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@needs_node
+def test_the_types_of_frames_are_those_of_the_schemas() -> None:
+    run("frames", "--check")
+
+
+@needs_node
+def test_the_client_passes_its_tests() -> None:
+    passed = re.search(r"Tests +(\d+) passed", run("test"))
+    assert passed is not None
+    assert int(passed[1]) > 0
+
+
+@needs_node
+def test_the_package_is_small_and_resolves_everywhere() -> None:
+    """publint, are-the-types-wrong and size-limit, over what `npm pack` would publish."""
+    run("build")
+    run("package")
+
+
+@needs_node
+def test_the_reference_builds_without_a_warning() -> None:
+    run("docs")
+
+
+def test_the_client_depends_on_nothing_at_run_time() -> None:
+    package = json.loads((PACKAGE / "package.json").read_text())
+    assert "dependencies" not in package
+    assert set(package["peerDependencies"]) == set(package["peerDependenciesMeta"]) == {"react"}
+
+
+def test_every_locked_package_has_a_hash_and_the_registrys_address() -> None:
+    lock = json.loads((ROOT / "package-lock.json").read_text())
+    found = {
+        name: one for name, one in lock["packages"].items() if "node_modules/" in name and not one.get("link", False)
+    }
+    assert found
+    assert [name for name, one in found.items() if not one.get("integrity", "").startswith("sha512-")] == []
+    assert [name for name, one in found.items() if not one["resolved"].startswith("https://registry.npmjs.org/")] == []
