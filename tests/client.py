@@ -4,10 +4,10 @@
     Peer.open(url), peer.hello(…)   one connection, and the hello on it
     peer_at(place, user)            both, for as long as the block; a place has `url` and `token(user)`
 
-faults/client.py (a device with an outbox, which comes back) and vector_runner.py build on `dial`.
-Beside it there are three that share no line with it, each for a reason of its own: stranger.py knows
-docs/protocol.md alone, faults/raw.py breaks the rules of WebSocket, and fix_costs.Wire costs nothing
-that could be counted.
+faults/client.py (a device with an outbox, which comes back) builds on `dial`; the runner of vectors
+in chatd/conformance has its own. Beside it there are three that share no line with it, each for a
+reason: stranger.py knows docs/protocol.md alone, faults/raw.py breaks the rules of WebSocket, and
+fix_costs.Wire costs nothing that could be counted.
 """
 
 from __future__ import annotations

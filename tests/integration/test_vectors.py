@@ -1,4 +1,4 @@
-"""The conformance vectors of `tests/vectors/server/` against a live server.
+"""The conformance vectors for servers (chatd/conformance/vectors/server) against a live server.
 
 A file is a test; its vectors share a server, unless one asks for settings of its own. Whatever the
 server sends on the way is held to `docs/schema/`.
@@ -9,23 +9,26 @@ from __future__ import annotations
 import functools
 import json
 import time
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jwt
 import pytest
 
 from chatd import errors, protocol
 from chatd.chat import auth
+from chatd.conformance import vectors
+from chatd.conformance.server_vectors import ServerRunner
+from chatd.conformance.values import Frame, Mismatch
+from chatd.conformance.vectors import Vector
 from chatd.ids import UserId
 from tests.fix_server import MakeServer, Server
 from tests.frame_schemas import FRAMES, problems, schemas_of
-from tests.vector_runner import Mismatch, Runner
 
-FOLDER = Path(__file__).parent.parent / "vectors" / "server"
-FILES = sorted(FOLDER.glob("*.json"))
+FILES: Final[dict[str, list[Vector]]] = {}
+for one in vectors.load("server"):
+    FILES.setdefault(one.file, []).append(one)
 SEEN: set[str] = set()  # schemas of the frames that came
-RAN: set[Path] = set()  # files whose vectors ran in this process
+RAN: set[str] = set()  # files whose vectors ran in this process
 
 # Codes that no step can bring about on a healthy node, and the tests that do.
 NOT_BY_VECTOR = {
@@ -39,34 +42,32 @@ def test_there_are_vectors() -> None:
     assert len(FILES) >= 10
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-async def test_vectors(path: Path, make_server: MakeServer) -> None:
-    RAN.add(path)
-    content = json.loads(path.read_text())
+@pytest.mark.parametrize("file", FILES)
+async def test_vectors(file: str, make_server: MakeServer) -> None:
+    RAN.add(file)
     servers: dict[str, Server] = {}
     failures = []
-    for vector in content["vectors"]:
-        settings = {**content.get("settings", {}), **vector.get("settings", {})}
-        key = json.dumps(settings, sort_keys=True)
+    for vector in FILES[file]:
+        key = json.dumps(vector.settings, sort_keys=True)
         server = servers.get(key)
         if server is None:
-            server = servers[key] = await make_server(**settings)
-        runner = Runner(server.url, functools.partial(token, server), server.node.drain)
+            server = servers[key] = await make_server(**vector.settings)
+        runner = ServerRunner(server.url, functools.partial(token, server), server.node.drain)
         try:
-            await runner.run(vector["steps"])
+            await runner.run(vector.steps)
         except Mismatch as e:
-            failures.append(f"{vector['name']}: {e}")
+            failures.append(f"{vector.name}: {e}")
         for frame in runner.frames:
             SEEN.update(schemas_of(frame))
-            failures += [f"{vector['name']}: {frame} does not fit its schema: {problem}" for problem in problems(frame)]
-        if any("server" in step for step in vector["steps"]):
+            failures += [f"{vector.name}: {frame} does not fit its schema: {problem}" for problem in problems(frame)]
+        if vector.is_drained:
             del servers[key]
     assert not failures, "\n" + "\n".join(failures)
 
 
-def token(server: Server, user: str, options: dict[str, Any]) -> str:
+def token(server: Server, user: str, options: Frame) -> str:
     """A token as `$token` asks for it."""
-    now, ttl_s = time.time(), options.get("ttl_s", 3600)
+    now, ttl_s = time.time(), int(str(options.get("ttl_s", 3600)))
     claims = {"sub": user, "exp": int(now + ttl_s)}
     if options.get("none"):
         return jwt.encode(claims, "", "none")
@@ -87,7 +88,7 @@ def strings(value: Any) -> set[str]:
     return set()
 
 
-ALL = strings([json.loads(path.read_text()) for path in FILES])
+ALL = strings([one.steps for some in FILES.values() for one in some])
 
 
 def test_every_request_type_is_in_a_vector() -> None:
@@ -105,13 +106,13 @@ def test_every_error_code_is_in_a_vector_or_cannot_be() -> None:
 
 
 def test_the_names_of_vectors_are_claims_that_differ() -> None:
-    names = [vector["name"] for path in FILES for vector in json.loads(path.read_text())["vectors"]]
+    names = [vector.name for vectors in FILES.values() for vector in vectors]
     assert len(set(names)) == len(names)
 
 
 async def test_a_wrong_vector_fails(server: Server) -> None:
     """The runner can say no: otherwise none of the above means anything."""
-    hello = {"hello": "a", "user": "@alice"}
+    hello: dict[str, Any] = {"hello": "a", "user": "@alice"}
     ping: dict[str, Any] = {"on": "a", "ask": {"t": "ping"}}
     wrong: list[list[dict[str, Any]]] = [
         [{**hello, "welcome": {"v": 2}}],
@@ -132,7 +133,7 @@ async def test_a_wrong_vector_fails(server: Server) -> None:
     ]
     for steps in wrong:
         with pytest.raises(Mismatch):
-            await Runner(server.url, lambda user, _: server.token(user)).run(steps)
+            await ServerRunner(server.url, lambda user, _: server.token(user)).run(steps)
 
 
 def test_every_frame_of_the_server_came() -> None:

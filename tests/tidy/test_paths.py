@@ -36,7 +36,7 @@ PAGES: Final = [
 ]
 
 TOP: Final = "chatd|clients|docs|tests|bench|sql|deploy|requirements"
-ROOMS: Final = "chat|client|cluster|core|loop|net|ops|postgres|web|wire|cluster/redis"
+ROOMS: Final = "chat|client|cluster|conformance|core|loop|net|ops|postgres|web|wire|cluster/redis"
 ENDINGS: Final = "py|sql|md|mjs|cfg"
 
 # What stands before a path: nothing that makes it a part of a longer one, of a URL or of an

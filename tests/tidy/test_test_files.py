@@ -42,6 +42,7 @@ TESTED_IN: Final = {
     "chatd.cluster.redis.subscription": ("cluster/test_redis_client.py", "real servers of every shape"),
     "chatd.cluster.relay": ("cluster/test_fanout.py", "what one node says, sessions of another hear"),
     "chatd.config": ("unit/test_wrong_settings.py", "every value that can be wrong is in one table there"),
+    "chatd.conformance.server_vectors": ("integration/test_vectors.py", "it needs a server; a wrong vector must fail"),
     "chatd.net.flow_control": ("faults/test_floods.py", "floods, and clients that do not read, over sockets"),
     "chatd.net.listener": ("integration/test_hostile.py", "sockets, and who opens too many"),
     "chatd.net.shared": ("unit/test_connection.py", "fields and types alone, which a connection uses"),

@@ -19,7 +19,6 @@ FILES: Final = [path for path in sorted(TESTS.rglob("*.py")) if path.name != Pat
 SLEEPS: Final = {
     "until.py": (3, "the loop itself"),
     "stranger.py": (1, "the pauses of docs/protocol.md, section 8; it knows nothing of the tests"),
-    "vector_runner.py": (1, "`wait_ms` of a vector"),
     "faults/client.py": (1, "a device's pause between two dials, drawn from the seed"),
     "faults/crowd.py": (1, "people write at times drawn from the seed"),
     "faults/test_bounds.py": (1, "a slow client: a byte now and then"),

@@ -18,7 +18,7 @@ from chatd.unicode_ids import UNICODE, new_user_id
 from tests.fix_costs import Calls
 
 ROOT = Path(__file__).parent.parent.parent
-CASES = json.loads((ROOT / "tests" / "vectors" / "user_ids.json").read_text())
+CASES = json.loads((ROOT / "chatd" / "conformance" / "vectors" / "user_ids.json").read_text())
 
 
 def test_both_libraries_have_the_version_that_the_rule_names() -> None:

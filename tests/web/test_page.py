@@ -204,7 +204,7 @@ async def test_drafts_of_one_user_are_not_shown_to_the_next(
 
 
 async def test_names_that_differ_by_a_space_look_different(browsing: Browsing) -> None:
-    """Both may be ids (tests/vectors/user_ids.json).
+    """Both may be ids (chatd/conformance/vectors/user_ids.json).
 
     As HTML collapses spaces, one could pass for the other.
     """

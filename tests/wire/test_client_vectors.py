@@ -1,39 +1,35 @@
-"""The conformance vectors of `tests/vectors/client/`, run against the Python SDK and against the
+"""The conformance vectors for clients (chatd/conformance/vectors/client), run against the Python SDK and against the
 stranger's client.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from chatd.client import Client, RequestError, Stopped
+from chatd.conformance import vectors
+from chatd.conformance.client_vectors import MAIN, ClientRunner, Subject, known
+from chatd.conformance.values import Mismatch
+from chatd.conformance.vectors import Vector
 from tests.client import Frame
-from tests.client_vector_runner import ClientRunner, Subject, known
 from tests.stranger import Stranger
-from tests.vector_runner import Mismatch
-
-FOLDER = Path(__file__).parent.parent / "vectors" / "client"
-VECTORS = [
-    (f"{path.stem}: {v['name']}", v["steps"])
-    for path in sorted(FOLDER.glob("*.json"))
-    for v in json.loads(path.read_text())["vectors"]
-]
 
 
 class StrangerSubject:
     """tests/stranger.py."""
 
+    can = frozenset({"send", "edit", "delete"})
+
     async def start(self, url: str) -> None:
         self.client = Stranger(url, lambda renew: "new" if renew else "old")
         self.task = asyncio.create_task(self.client.run())
 
-    def send(self, to: str, body: str) -> asyncio.Future[Frame]:
-        return self.client.send(to, body)
+    def ask(self, what: str, keys: Frame) -> asyncio.Future[Frame]:
+        result: asyncio.Future[Frame] = getattr(self.client, what)(**keys)
+        return result
 
     async def shown(self, count: int) -> list[Frame]:
         while len(known(self.client.shown)) < count:
@@ -51,6 +47,8 @@ class StrangerSubject:
 
 class SdkSubject:
     """chatd.client.Client."""
+
+    can = frozenset(MAIN)
 
     async def start(self, url: str) -> None:
         self.client = Client(url, token=lambda renew: "new" if renew else "old", device="sdk")
@@ -70,16 +68,30 @@ class SdkSubject:
             self.over = True
             self.news.set()
 
-    def send(self, to: str, body: str) -> asyncio.Future[Frame]:
-        async def send() -> Frame:
+    def ask(self, what: str, keys: Frame) -> asyncio.Future[Frame]:
+        async def done() -> Frame:
             try:
-                return {"seq": (await self.client.send(to, body)).seq}
+                return await self._asked(what, keys)
             except RequestError as e:
                 return {"code": e.code}
 
-        task = asyncio.create_task(send())
+        task = asyncio.create_task(done())
         self.tasks.add(task)
         return task
+
+    async def _asked(self, what: str, keys: Frame) -> Frame:
+        match what:
+            case "send":
+                return {"seq": (await self.client.send(keys["to"], keys["body"])).seq}
+            case "edit":
+                return {"seq": (await self.client.edit(keys["to"], keys["ref"], keys["body"])).seq}
+            case "delete":
+                return {"seq": (await self.client.delete(keys["to"], keys["ref"])).seq}
+            case "read":
+                await self.client.read(keys["to"], keys["seq"])
+                return {}
+        page = await self.client.history(keys["to"], before=keys["before"])
+        return {"entries": [{"seq": entry.seq, "body": entry.body} for entry in page.entries]}
 
     async def shown(self, count: int) -> list[Frame]:
         while len(known(self.given)) < count:
@@ -99,13 +111,18 @@ class SdkSubject:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-SUBJECTS: dict[str, type[Subject]] = {"stranger": StrangerSubject, "sdk": SdkSubject}
+SUBJECTS: Final[dict[str, type[StrangerSubject | SdkSubject]]] = {"stranger": StrangerSubject, "sdk": SdkSubject}
+CASES: Final = [
+    pytest.param(SUBJECTS[name], one, id=f"{name}-{one.file}: {one.name}")
+    for name in SUBJECTS
+    for one in vectors.load("client")
+    if one.app <= SUBJECTS[name].can
+]
 
 
-@pytest.mark.parametrize(("name", "steps"), VECTORS, ids=[name for name, _ in VECTORS])
-@pytest.mark.parametrize("subject", SUBJECTS)
-async def test_client_vectors(subject: str, name: str, steps: list[Frame]) -> None:
-    await ClientRunner(SUBJECTS[subject]()).run(steps)
+@pytest.mark.parametrize(("subject", "vector"), CASES)
+async def test_client_vectors(subject: type[Subject], vector: Vector) -> None:
+    await ClientRunner(subject()).run(vector.steps)
 
 
 async def test_a_wrong_vector_fails() -> None:
@@ -113,7 +130,7 @@ async def test_a_wrong_vector_fails() -> None:
     item: dict[str, Any] = {"c": "12", "peer": "bob", "head": 0, "floor": 1}
     welcome: Frame = {"welcome": {"conversations": [item]}}
     entry = {"t": "entry", "c": "12", "seq": 1, "ts": 1, "from": "bob", "to": "alice", "kind": "message", "body": "hi"}
-    wrong: list[list[Frame]] = [
+    wrong: list[list[dict[str, object]]] = [
         [welcome, {"server": entry}, {"shows": [{"seq": 1, "body": "ho"}]}],
         [welcome, {"close": 4006}, {"does": "reconnect", "hello": {"cursors": {"12": 1}}}],
         [welcome, {"app": {"send": "hi", "to": "bob"}}, {"client": {"t": "send", "retry": True}}],

@@ -1,30 +1,25 @@
 """The fake server of the SDK's tests, tests/fix_fake_chatd.py, against the server's vectors.
 
 What the fake does otherwise than the server, an SDK's test may take for the contract. So it runs
-all of tests/vectors/server; `BEYOND` names those that it cannot do, and can only shrink.
+all of chatd/conformance/vectors/server; `BEYOND` names those that it cannot do, and can only shrink.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from pathlib import Path
+from typing import Final
 
 import pytest
 
-from tests import vector_runner
-from tests.client import Frame
+from chatd.conformance import vectors
+from chatd.conformance.server_vectors import WAIT_S, ServerRunner
+from chatd.conformance.values import Mismatch
+from chatd.conformance.vectors import Vector
 from tests.fix_fake_chatd import FakeChatd
-from tests.vector_runner import Mismatch, Runner
 
-FOLDER = Path(__file__).parent.parent / "vectors" / "server"
-VECTORS: dict[str, dict[str, Frame]] = {}  # file -> name -> vector
-for path in sorted(FOLDER.glob("*.json")):
-    content = json.loads(path.read_text())
-    settings = content.get("settings", {})
-    VECTORS[path.stem] = {
-        one["name"]: one | {"settings": settings | one.get("settings", {})} for one in content["vectors"]
-    }
+VECTORS: Final[dict[str, dict[str, Vector]]] = {}  # file -> name -> vector
+for one in vectors.load("server"):
+    VECTORS.setdefault(one.file, {})[one.name] = one
 
 # Why the fake cannot do a vector.
 FRAMING = "HTTP and framing are left to `websockets`"
@@ -189,11 +184,11 @@ def beyond(file: str) -> dict[str, str]:
     return {name: reason for reason, names in BEYOND.get(file, {}).items() for name in names}
 
 
-async def failure(vector: Frame) -> str | None:
+async def failure(vector: Vector, wait_s: float) -> str | None:
     async with FakeChatd() as fake:
-        fake.resync_max = vector["settings"].get("resync_entries_max", fake.resync_max)
+        fake.resync_max = int(str(vector.settings.get("resync_entries_max", fake.resync_max)))
         try:
-            await Runner(fake.url, lambda user, _options: user).run(vector["steps"])
+            await ServerRunner(fake.url, lambda user, _options: user, wait_s=wait_s).run(vector.steps)
         except Mismatch as e:
             return str(e)
         finally:
@@ -201,10 +196,10 @@ async def failure(vector: Frame) -> str | None:
     return None
 
 
-async def failures(vectors: list[Frame]) -> dict[str, str | None]:
+async def failures(some: list[Vector], wait_s: float = WAIT_S) -> dict[str, str | None]:
     """By name. All at once: many only wait."""
-    found = await asyncio.gather(*map(failure, vectors))
-    return {one["name"]: why for one, why in zip(vectors, found, strict=True)}
+    found = await asyncio.gather(*(failure(one, wait_s) for one in some))
+    return {one.name: why for one, why in zip(some, found, strict=True)}
 
 
 def test_what_is_beyond_the_fake_is_in_the_vectors() -> None:
@@ -221,8 +216,7 @@ async def test_the_fake_does_as_the_server(file: str) -> None:
 
 
 @pytest.mark.parametrize("file", BEYOND)
-async def test_what_the_fake_can_do_is_not_called_beyond_it(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_runner, "WAIT_S", PATIENCE_S)
-    found = await failures([VECTORS[file][name] for name in beyond(file)])
+async def test_what_the_fake_can_do_is_not_called_beyond_it(file: str) -> None:
+    found = await failures([VECTORS[file][name] for name in beyond(file)], PATIENCE_S)
     passed = [name for name, why in found.items() if why is None]
     assert not passed, "the fake can do these now, take them out of BEYOND:\n" + "\n".join(passed)
