@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -26,6 +26,9 @@ from chatd.errors import ChatdError, SettingError
 from chatd.ops import command_line, descriptors, sd_notify, surroundings
 from chatd.ops.command_line import TTL_S
 from chatd.ops.surroundings import FAILED
+
+if TYPE_CHECKING:
+    from chatd.conformance.tokens import TokenMaker
 
 CONNECT_S: Final = 5  # for a tool's connection to PostgreSQL
 TAIL_TTL_S: Final = 3_600  # of the tokens of `chatd tail`
@@ -313,9 +316,58 @@ def _epoch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _conformance(options: argparse.Namespace) -> int:
+    from chatd.conformance import command
+    from chatd.conformance.launch import as_settings
+
+    settings = _settings(options, keys=True)
+    if sum(given is not None for given in (options.url, options.launch, options.client)) > 1:
+        raise SettingError("URL: give one of URL, --launch and --client")
+    if options.url is not None:
+        _check_websocket(options.url)
+    chosen = command.Options(
+        _token_maker(options, settings),
+        url=options.url,
+        launch=options.launch,
+        client=options.client,
+        settings=as_settings(options.setting),
+        only=tuple(options.only),
+        json=options.json_file,
+        junit=options.junit,
+        wait_s=options.wait_s,
+        jobs=max(1, options.jobs),
+    )
+    if options.list:
+        for title, needs in command.titles(chosen):
+            print(f"{title}    # needs {needs}" if needs else title)
+        return 0
+    return command.run(chosen, sys.stdout)
+
+
+def _token_maker(options: argparse.Namespace, settings: Settings) -> TokenMaker:
+    """By `--secret`, by `--token-command`, or by the keys that `chatd token` signs with."""
+    from chatd.chat.auth import KeySet, issue
+    from chatd.conformance import tokens
+    from chatd.ids import UserId
+
+    if options.secret is not None and options.token_command is not None:
+        raise SettingError("--secret: give it or --token-command, not both")
+    if options.secret is not None:
+        return tokens.by_secret(options.secret)
+    if options.token_command is not None:
+        return tokens.by_command(options.token_command)
+
+    def sign(user: str, ttl_s: int) -> str:
+        keys = KeySet.development(settings.data_dir) if settings.keys_file is None else KeySet.load(settings.keys_file)
+        return issue(keys, UserId(user), ttl_s, time.time(), settings.jwt_audience, settings.jwt_issuer)
+
+    return tokens.TokenMaker(sign)
+
+
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "serve": _serve, "config": _config, "migrate": _migrate, "token": _token, "keys": _keys, "tail": _tail,
     "doctor": _doctor, "nodes": _nodes, "user": _user, "epoch": _epoch,
+    "conformance": _conformance,
 }  # fmt: skip
 
 

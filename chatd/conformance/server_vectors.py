@@ -2,8 +2,8 @@
 
     ServerRunner(url, token).run(steps)     raises Mismatch, which names the step
 
-The steps are described in docs/conformance.md. `frames` keeps all that the server sent, so that it
-can be held to the schemas, too.
+The steps are described in docs/conformance.md. `frames` keeps all that the server sent, and
+`judged` the same with the schema that each must fit.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ from chatd.conformance.values import (
 
 WAIT_S: Final = 10.0  # for what must come; far beyond what it takes
 FRAME_BYTES_MAX: Final = 1 << 24
+# The schema of an `ok`, by the type of its request; of all others it is `ok`
+OK_SCHEMAS: Final = {
+    "send": "ok_send", "edit": "ok_send", "delete": "ok_send", "ack": "ok_ack", "read": "ok_ack", "watch": "ok_watch",
+    "history": "ok_history", "conversations": "ok_conversations", "refresh": "ok_refresh",
+}  # fmt: skip
 SUBPROTOCOL: Final = "chatd.v1"
 
 
@@ -45,6 +50,7 @@ class WireLink:
         self.arrived: list[Frame] = []
         self.replies: dict[int, list[Frame]] = {}  # by the ids that we gave
         self.pushes: list[Frame] = []
+        self._asked: dict[int, object] = {}  # the type of each request
         self._wait_s = wait_s
 
     async def receive(self) -> None:
@@ -63,7 +69,15 @@ class WireLink:
         id = as_int(frame.get("id", self.last_id + 1))
         self.last_id = max(self.last_id, id)
         self.replies.setdefault(id, [])
+        self._asked[id] = frame.get("t")
         return id, {"id": id, **frame}
+
+    def schema(self, frame: Frame) -> str:
+        """The name of the schema that a frame of the server must fit."""
+        t, id = frame.get("t"), frame.get("id")
+        if t != "ok":
+            return str(t)
+        return OK_SCHEMAS.get(str(self._asked.get(id) if isinstance(id, int) else ""), "ok")
 
     async def reply(self, id: int) -> Frame:
         """The next frame with this id."""
@@ -103,13 +117,18 @@ class ServerRunner:
     def __init__(
         self, url: str, token: MakeToken, drain: Callable[[], Awaitable[None]] | None = None, wait_s: float = WAIT_S
     ) -> None:
-        self.frames: list[Frame] = []
+        self.judged: list[tuple[str, Frame]] = []
         self._url = url
         self._drain = drain
         self._wait_s = wait_s
         self._values = Values(token)
         self._links: dict[str, WireLink] = {}
         self._sent: dict[str, int] = {}
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All that the server sent, once the vector has ended."""
+        return [frame for _, frame in self.judged]
 
     async def run(self, steps: list[Frame]) -> None:
         """Raises Mismatch with the number of the step."""
@@ -121,7 +140,7 @@ class ServerRunner:
                     raise Mismatch(f"step {n}, {json.dumps(step)[:300]}: {_reason(e)}") from e
         finally:
             for link in self._links.values():
-                self.frames += link.arrived
+                self.judged += [(link.schema(frame), frame) for frame in link.arrived]
                 link.ws.transport.abort()
 
     async def _step(self, step: Frame) -> None:

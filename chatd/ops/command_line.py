@@ -29,7 +29,24 @@ examples:
   chatd token alice                       a token for development
   chatd tail alice                        watch alice's messages as they arrive
   chatd user show alice                   where alice is connected, and why messages may not arrive
+  chatd conformance ws://127.0.0.1:8080/ws    whether a server keeps the protocol
   chatd doctor                            what would keep chatd from running well here
+"""
+
+CONFORMANCE_EPILOG: Final = """\
+examples:
+  chatd conformance ws://127.0.0.1:8080/ws                  chatd on this machine, in development
+  chatd conformance wss://chat.example/ws --token-command 'mint --sub {user} --ttl {ttl_s}'
+  chatd conformance --launch 'chatd serve --port 0 --data-dir /tmp/try' --data-dir /tmp/try
+  chatd conformance --client 'node my-adapter.mjs'          a client's program
+  chatd conformance ws://127.0.0.1:8080/ws --only 04_send   some cases alone
+  chatd conformance --list                                  what is tried, and what each case needs
+
+A case is a vector (what is sent, what must be answered) or a schema of the frames. One that needs control
+of the server, such as other limits, is "not run" and never counts as passed: --launch can run it.
+docs/conformance.md has the vectors, the line protocol for clients, and the reports.
+exit status: 0 nothing failed, 1 something failed or nothing could be tried, 2 a flag is wrong
+
 """
 
 
@@ -122,7 +139,29 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("epoch", "print the log's epoch; renew it after a restore from a backup", "database_url", "data_dir")
     renew = "make a new one before the first start on restored data, so that all clients drop what they hold"
     sub.add_argument("--renew", action="store_true", help=renew)
+    _add_conformance(command)
     return parser
+
+
+def _add_conformance(command: Callable[..., argparse.ArgumentParser]) -> None:
+    relevant = "keys_file", "data_dir", "jwt_audience", "jwt_issuer"
+    sub = command("conformance", "try whether a server or a client keeps the protocol chatd.v1", *relevant)
+    sub.epilog = CONFORMANCE_EPILOG + str(sub.epilog)
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.add_argument("url", nargs="?", metavar="URL", help="the WebSocket of a server that is there")
+    sub.add_argument("--launch", metavar="CMD", help="start the server by CMD, once for each set of settings")
+    sub.add_argument("--client", metavar="CMD", help="try a client: CMD speaks the line protocol on stdin and stdout")
+    sub.add_argument("--secret", metavar="TEXT", help="sign tokens with this shared secret (HS256)")
+    sub.add_argument("--token-command", metavar="CMD", help="CMD prints a token; {user} and {ttl_s} are filled in")
+    sub.add_argument(
+        "--setting", action="append", default=[], metavar="NAME=VALUE", help="the server at URL runs with this setting"
+    )
+    sub.add_argument("--only", action="append", default=[], metavar="TEXT", help="run cases with TEXT in their title")
+    sub.add_argument("--list", action="store_true", help="list the cases and what each needs, and run none")
+    sub.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write the report as JSON")
+    sub.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
+    sub.add_argument("--wait-s", type=float, default=10.0, metavar="S", help="for what must arrive (default: 10)")
+    sub.add_argument("--jobs", type=int, default=4, metavar="N", help="vectors for a client at a time (default: 4)")
 
 
 def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:

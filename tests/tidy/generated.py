@@ -1,5 +1,6 @@
 """The tables of docs that are made from the code: settings, metrics and bounds of
-docs/operations.md, and what a message costs in docs/performance.md.
+docs/operations.md, and what a message costs in docs/performance.md. The documents made from
+docs/schema are in tests/tidy/protocol_documents.py.
 
 `make docs` writes them, a test holds them equal.
 """
@@ -14,6 +15,7 @@ from chatd import config_sources
 from chatd.metrics import COUNTERS, LABELLED
 from chatd.ops import bounds
 from tests.integration import test_costs
+from tests.tidy import protocol_documents
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE: Final = DOCS / "operations.md"
@@ -54,3 +56,4 @@ def filled(page: Path) -> str:
 if __name__ == "__main__":
     for page in TABLES:
         page.write_text(filled(page))
+    protocol_documents.write()

@@ -25,5 +25,5 @@ def test_the_wheel_holds_sql_page_and_types(tmp_path: Path) -> None:
         f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")
     } <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd").rglob("*.py")} <= names
-    assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd/conformance/vectors").rglob("*.json")} <= names
+    assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd/conformance").rglob("*.json")} <= names
     assert "chatd/py.typed" in names
