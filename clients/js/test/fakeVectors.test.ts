@@ -7,7 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { ServerRunner } from './vectors/serverRunner.js';
 import { type Fields, Mismatch } from './vectors/values.js';
 
-const FOLDER = new URL('../../../tests/vectors/server/', import.meta.url);
+const FOLDER = new URL('../../../chatd/conformance/vectors/server/', import.meta.url);
 
 /** Why the fake cannot do a vector. */
 const FRAMING = "a class like WebSocket has no framing: no bad UTF-8, no fragments, no origin of one's own";

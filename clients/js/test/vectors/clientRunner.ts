@@ -1,6 +1,6 @@
 /**
- * Runs the vectors of tests/vectors/client against a client: plays the server, over a line in memory and a clock that
- * it moves. tests/client_vector_runner.py does the same over real sockets.
+ * Runs the vectors of chatd/conformance/vectors/client against a client: plays the server, over a line in memory and a
+ * clock that it moves. chatd/conformance/client_vectors.py does the same over real sockets.
  */
 import { TestClock } from '../../src/testing/index.js';
 import { FakeWebSocket, type Line, type Network } from '../../src/testing/socket.js';
@@ -40,10 +40,21 @@ const WELCOME = {
   presence: [],
 };
 
+/** What the application may do, and what the value of that word is. */
+const MAIN: Readonly<Record<string, string>> = {
+  send: 'body',
+  edit: 'body',
+  delete: 'ref',
+  read: 'seq',
+  history: 'before',
+};
+
 /** The client under test. */
 export interface Subject {
   /** Something that was sent; `result` is `{seq}` once it is stored, `{code}` once it is refused for good. */
   send(to: string, body: string): { result?: Fields };
+  /** `edit`, `delete`, `read` or `history` with its keys (docs/conformance.md); the same results, and `entries`. */
+  ask?(what: string, keys: Fields): { result?: Fields };
   /** All entries that the application was given, as in history, with `c`. */
   shown(): Fields[];
   /** It has given up. */
@@ -62,6 +73,8 @@ export interface Parts {
 /** A connection at the scripted server. */
 class Peer {
   readonly arrived: Fields[] = [];
+  /** Frames that were answered as they arrived; a step may ask for them. */
+  readonly answered: Fields[] = [];
   isClosed = false;
   readonly line: Line;
 
@@ -126,7 +139,7 @@ export class ClientRunner {
     else if ('server' in step) this.#send(this.#filled(step.server));
     else if ('raw' in step) this.#line.send(step.raw);
     else if ('close' in step) this.#close(step.close);
-    else if ('app' in step) this.#results.push(this.#subject.send(step.app.to, step.app.send));
+    else if ('app' in step) this.#do(step.app);
     else if ('app_result' in step) await this.#result(step.app_result);
     else if ('client' in step) await this.#expect(step);
     else if ('shows' in step) await this.#shows(step);
@@ -134,6 +147,15 @@ export class ClientRunner {
     else if (step.does === 'give up') await this.#until(() => this.#subject.hasEnded(), 'giving up');
     else throw new Mismatch('no such step');
     await this.#clock.pass(0);
+  }
+
+  #do(app: Fields): void {
+    const what = Object.keys(app).find((word) => word in MAIN) ?? '';
+    const keys = { ...app, [MAIN[what] ?? what]: app[what] };
+    if (what === 'send') this.#results.push(this.#subject.send(app.to, app.send));
+    else if (this.#subject.ask === undefined) throw new Mismatch(`the client under test cannot ${what}`);
+    else if (what === 'read') this.#subject.ask(what, keys);
+    else this.#results.push(this.#subject.ask(what, keys));
   }
 
   get #line(): Line {
@@ -253,9 +275,16 @@ export class ClientRunner {
 
   /** The client's next frame of this type. */
   async #next(t: string): Promise<Fields> {
-    const find = (): number => this.#peer?.arrived.findIndex((frame) => frame.t === t) ?? -1;
-    await this.#until(() => find() >= 0, `a ${t} of the client`);
-    return this.#peer?.arrived.splice(find(), 1)[0] ?? {};
+    let found: Fields | undefined;
+    await this.#until(() => {
+      for (const frames of [this.#peer?.arrived ?? [], this.#peer?.answered ?? []]) {
+        const at = frames.findIndex((frame) => frame.t === t);
+        if (at >= 0) [found] = frames.splice(at, 1);
+        if (found !== undefined) return true;
+      }
+      return false;
+    }, `a ${t} of the client`);
+    return found ?? {};
   }
 
   #courtesies(): void {
@@ -264,7 +293,10 @@ export class ClientRunner {
     for (const frame of peer.arrived.splice(0)) {
       const answer = courtesy(frame);
       if (answer === undefined) peer.arrived.push(frame);
-      else this.#send({ id: frame.id, ...answer });
+      else {
+        this.#send({ id: frame.id, ...answer });
+        peer.answered.push(frame);
+      }
     }
   }
 }

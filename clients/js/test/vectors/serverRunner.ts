@@ -1,5 +1,5 @@
 /**
- * Runs the vectors of tests/vectors/server against the fake server: plays the clients, over its sockets and its clock.
+ * Runs the vectors of chatd/conformance/vectors/server against the fake server: plays the clients, over its sockets and its clock.
  * tests/vector_runner.py does the same against a real one.
  */
 import { FakeChatd, type FakeOptions, TestClock } from '../../src/testing/index.js';

@@ -1,6 +1,6 @@
 /**
- * The values of tests/vectors: what stands for a value in what is sent, and what a pattern takes. The format is
- * tests/vectors/README.md.
+ * The values of vectors: what stands for a value in what is sent, and what a pattern takes. The format is
+ * docs/conformance.md.
  */
 
 /** JSON, which nobody has looked at yet. */
