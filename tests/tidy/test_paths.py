@@ -48,7 +48,7 @@ PATHS: Final = (
     re.compile(rf"{START}(?:{ROOMS})/[\w./*-]*\w"),  # a module of a room, without its ending, too
     re.compile(r"\]\(([^)#:\s]+)[)#]"),  # a link of Markdown to a file here
 )
-PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out")
+PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out|clients/js/(?:dist|build|docs)\b")  # and what is built
 
 # Files that a reader makes, examples of what a name looks like, and the package that the folder
 # `sql` becomes.

@@ -1,6 +1,6 @@
 /**
  * Runs the vectors of chatd/conformance/vectors/server against the fake server: plays the clients, over its sockets and its clock.
- * tests/vector_runner.py does the same against a real one.
+ * chatd/conformance/server_vectors.py does the same against a real one.
  */
 import { FakeChatd, type FakeOptions, TestClock } from '../../src/testing/index.js';
 import { type Fields, type Json, Mismatch, spread, Values } from './values.js';
