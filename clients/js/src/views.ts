@@ -1,0 +1,233 @@
+/**
+ * What an application shows, made from the model: immutable snapshots, each with subscribers of its own, so that nothing
+ * is drawn again for what it does not show.
+ */
+
+import type { Line } from './dial.js';
+import type { LogMessage } from './log.js';
+import type { Chat, Model, Touched } from './model.js';
+import type { Outbox, OutboxItem } from './outbox.js';
+import { type Readable, same, Topic } from './topic.js';
+
+/** How far a message has got: `received` is somebody else's. */
+export type MessageState = 'sending' | 'sent' | 'delivered' | 'read' | 'failed' | 'received';
+
+/** Something that waits in the outbox, or failed there. */
+export interface Waiting {
+  readonly cid: string;
+  readonly peer: string;
+  readonly kind: 'message' | 'edit' | 'delete';
+  readonly body: string | null;
+  readonly at: number;
+  readonly state: 'sending' | 'failed';
+  /** Why it waits or failed, if the server said so. */
+  readonly code: string | null;
+  /** It surely is not in the log: `cancel` works, and `amend` where it did not fail. */
+  readonly canCancel: boolean;
+}
+
+/** A message as it stands. */
+export interface Message {
+  /** The same as long as it is shown, from the outbox into the log: the key of a row. */
+  readonly key: string;
+  /** Null while it waits. */
+  readonly seq: number | null;
+  readonly cid: string | null;
+  readonly ts: number;
+  readonly from: string;
+  /** Null where it was deleted. */
+  readonly body: string | null;
+  readonly edited: number | null;
+  readonly deleted: number | null;
+  readonly state: MessageState;
+  /** What waits or failed: the message itself, or else the last change of it. */
+  readonly waiting: Waiting | null;
+}
+
+/** The messages of one conversation, from the oldest that is held on. */
+export interface MessagesView {
+  readonly peer: string;
+  readonly messages: readonly Message[];
+  /** Older, newer ones can be loaded. */
+  readonly hasOlder: boolean;
+  readonly hasNewer: boolean;
+  readonly isLoading: boolean;
+  readonly unread: number;
+  /** The own cursor, and up to where nobody saw entries come. */
+  readonly read: number;
+  readonly missedTo: number;
+}
+
+/** One row of the list of conversations. */
+export interface ConversationView {
+  readonly peer: string;
+  /** Null before the first message is stored. */
+  readonly c: string | null;
+  readonly ts: number;
+  readonly unread: number;
+  /** Both have sent: presence, typing and receipts flow. */
+  readonly open: boolean;
+  /** The newest message, if it is held. */
+  readonly last: Message | null;
+  /** Nothing is held of it: `load(peer, 'preview')` fetches the newest messages. */
+  readonly isBlank: boolean;
+}
+
+/** Null where it is not known: not online, not watched, or not to be seen. */
+export interface PresenceView {
+  readonly state: string;
+  /** When the user was last here, if offline and known. */
+  readonly seen: number | null;
+}
+
+/** The stores. Each call with the same argument gives the same store. */
+export interface Stores {
+  readonly line: Readable<Line>;
+  /** The latest first. */
+  readonly conversations: Readable<readonly ConversationView[]>;
+  readonly outbox: Readable<readonly Waiting[]>;
+  readonly messages: (peer: string) => Readable<MessagesView>;
+  readonly presence: (user: string) => Readable<PresenceView | null>;
+  readonly typing: (peer: string) => Readable<boolean>;
+}
+
+type Topics = 'messages' | 'presence' | 'typing';
+
+export class Views implements Stores {
+  readonly line: Topic<Line>;
+  readonly conversations: Topic<readonly ConversationView[]>;
+  readonly outbox: Topic<readonly Waiting[]>;
+  readonly #model: Model;
+  readonly #outbox: () => Outbox;
+  readonly #isLoading: (peer: string) => boolean;
+  readonly #failed: (error: unknown) => void;
+  readonly #byPeer: Record<Topics, Map<string, Topic<unknown>>> = {
+    messages: new Map(),
+    presence: new Map(),
+    typing: new Map(),
+  };
+
+  constructor(
+    model: Model,
+    outbox: () => Outbox,
+    isLoading: (peer: string) => boolean,
+    failed: (error: unknown) => void,
+  ) {
+    this.#model = model;
+    this.#outbox = outbox;
+    this.#isLoading = isLoading;
+    this.#failed = failed;
+    this.line = new Topic(() => model.line, failed);
+    this.conversations = new Topic((old) => this.#list(old), failed);
+    this.outbox = new Topic<readonly Waiting[]>((old) => {
+      const byCid = new Map(old?.map((one) => [one.cid, one]));
+      return same(old, outbox().all().map((item) => this.#waiting(item, byCid.get(item.cid))));
+    }, failed);
+  }
+
+  readonly messages = (peer: string): Topic<MessagesView> =>
+    this.#topic('messages', peer, (old) => this.#messages(peer, old));
+
+  readonly presence = (user: string): Topic<PresenceView | null> =>
+    this.#topic('presence', user, (old) => {
+      const { people, line } = this.#model;
+      const status = people.get(user);
+      if (!status || line.state !== 'online' || status.state === 'hidden') return null;
+      return same(old ?? undefined, { state: status.state, seen: status.seen ?? null });
+    });
+
+  readonly typing = (peer: string): Topic<boolean> => this.#topic('typing', peer, () => this.#model.typing.has(peer));
+
+  isWatched(peer: string): boolean {
+    return this.#byPeer.messages.get(peer)?.isWatched ?? false;
+  }
+
+  touched(touched: Touched): void {
+    if ('peer' in touched) this.#byPeer[touched.what].get(touched.peer)?.touch();
+    else if (touched.what === 'list') this.conversations.touch();
+    else this[touched.what].touch();
+  }
+
+  #topic<T>(what: Topics, peer: string, make: (old: T | undefined) => T): Topic<T> {
+    const topics = this.#byPeer[what] as Map<string, Topic<T>>;
+    let topic = topics.get(peer);
+    if (!topic) topics.set(peer, (topic = new Topic(make, this.#failed)));
+    return topic;
+  }
+
+  /** The latest first; what waits in the outbox counts. */
+  #list(old: readonly ConversationView[] | undefined): readonly ConversationView[] {
+    const byPeer = new Map(old?.map((one) => [one.peer, one]));
+    const rows = [...this.#model.chats.values()].map((chat) => {
+      const had = byPeer.get(chat.peer);
+      const last = this.#lines(chat, had?.last ? [had.last] : [], true)[0] ?? null;
+      const { peer, c, unread, open, log } = chat;
+      const ts = Math.max(chat.ts, last?.seq === null ? last.ts : 0);
+      return same(had, { peer, c, ts, unread, open, last, isBlank: log.blank || log.isEndUnknown });
+    });
+    return same(old, rows.sort((a, b) => b.ts - a.ts || (a.peer < b.peer ? -1 : 1)));
+  }
+
+  #messages(peer: string, old: MessagesView | undefined): MessagesView {
+    const chat = this.#model.chats.get(peer);
+    const messages = same(old?.messages, chat ? this.#lines(chat, old?.messages ?? [], false) : []);
+    return same(old, {
+      peer,
+      messages,
+      hasOlder: chat?.log.more ?? false,
+      hasNewer: chat?.log.isBehind ?? false,
+      isLoading: this.#isLoading(peer),
+      unread: chat?.unread ?? 0,
+      read: chat?.read ?? 0,
+      missedTo: chat?.missedTo ?? 0,
+    });
+  }
+
+  /** Log and outbox together. `isLast`: the last message alone. */
+  #lines(chat: Chat, old: readonly Message[], isLast: boolean): readonly Message[] {
+    const { log, peer } = chat;
+    const pending = this.#outbox().of(peer);
+    const changes = pending.filter(({ kind }) => kind !== 'message');
+    const byKey = new Map(old.map((message) => [message.key, message]));
+    const stored = isLast ? (log.last ? [log.last] : []) : log.messages();
+    const cids = new Set<string | null>();
+    const lines: Message[] = [];
+    for (const message of stored) {
+      cids.add(message.cid);
+      lines.push(this.#line(chat, message, changes, byKey));
+    }
+    for (const item of pending) {
+      if (item.kind !== 'message' || cids.has(item.cid)) continue;
+      const { cid, at: ts, body } = item;
+      const had = byKey.get(cid);
+      const waiting = this.#waiting(item, had?.waiting);
+      const line = { key: cid, seq: null, cid, ts, from: this.#model.user, body, edited: null, deleted: null };
+      lines.push(same<Message>(had, { ...line, state: waiting.state, waiting }));
+    }
+    return isLast ? lines.slice(-1) : lines;
+  }
+
+  #line(chat: Chat, message: LogMessage, changes: readonly OutboxItem[], byKey: Map<string, Message>): Message {
+    const { seq, cid, ts, from, body, edited, deleted } = message;
+    const key = cid ?? String(seq);
+    const had = byKey.get(key);
+    const change = changes.findLast(({ ref, refcid }) => (ref === null ? refcid === cid : ref === seq));
+    const waiting = change ? this.#waiting(change, had?.waiting) : null;
+    const state = this.#stateOf(chat, message);
+    return same<Message>(had, { key, seq, cid, ts, from, body, edited, deleted, state, waiting });
+  }
+
+  #stateOf({ peerRead, peerDelivered }: Chat, { from, seq }: LogMessage): MessageState {
+    if (from !== this.#model.user) return 'received';
+    if (seq <= peerRead) return 'read';
+    return seq <= peerDelivered ? 'delivered' : 'sent';
+  }
+
+  #waiting(item: OutboxItem, old: Waiting | null | undefined): Waiting {
+    const { cid, peer, kind, body, at, state, code } = item;
+    const canCancel = this.#outbox().canDiscard(item);
+    return same<Waiting>(old ?? undefined, {
+      cid, peer, kind, body, at, state: state === 'failed' ? state : 'sending', code, canCancel,
+    });
+  }
+}
