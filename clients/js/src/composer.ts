@@ -56,22 +56,39 @@ export class Composer {
     const { body_bytes } = this.#engine.limits;
     const size = bodyBytes(body);
     if (body === '' || cleanBody(body) !== body) {
-      throw new ChatError({ code: 'bad_text', field: 'body', cid, msg: 'empty, or with control characters or half characters' });
+      throw new ChatError({
+        code: 'bad_text',
+        field: 'body',
+        cid,
+        msg: 'empty, or with control characters or half characters',
+      });
     }
     if (size > body_bytes) {
-      throw new ChatError({ code: 'too_long', field: 'body', cid, msg: `${size} bytes of UTF-8; at most ${body_bytes}` });
+      throw new ChatError({
+        code: 'too_long',
+        field: 'body',
+        cid,
+        msg: `${size} bytes of UTF-8; at most ${body_bytes}`,
+      });
     }
   }
 
   /** Takes what is said. What is wrong with it rejects the promise. */
-  say(peer: string, kind: Kind, body: string | null, target: Target | null, { cid: given, signal }: SendOptions): Sending {
+  say(
+    peer: string,
+    kind: Kind,
+    body: string | null,
+    target: Target | null,
+    { cid: given, signal }: SendOptions,
+  ): Sending {
     const cid = (given ?? uuid()).toLowerCase();
     const had = this.#engine.outbox.find(cid);
     try {
       signal?.throwIfAborted();
       if (!isPeer(peer)) throw new ChatError({ code: 'bad_peer', field: 'peer', cid, msg: 'nobody is named' });
       if (body !== null) this.check(body, cid);
-      if (had && (had.kind !== kind || had.body !== body || had.peer !== peer)) throw new ChatError({ code: 'cid_conflict', cid });
+      if (had && (had.kind !== kind || had.body !== body || had.peer !== peer))
+        throw new ChatError({ code: 'cid_conflict', cid });
       const isGiven = given !== undefined;
       const { seq: ref, cid: refcid } = this.#target(peer, target);
       const draft: Draft = { peer, cid, kind, body, ref, refcid, at: this.#engine.now(), tried: isGiven, isGiven };
@@ -89,8 +106,16 @@ export class Composer {
   /** A message by seq has a cid too, if it is held: that one holds over a change of epoch. */
   #target(peer: string, target: Target | null): { seq: number | null; cid: string | null } {
     if (target === null) return { seq: null, cid: null };
-    const { seq, cid } = typeof target === 'object' ? target : typeof target === 'number' ? { seq: target, cid: null } : { seq: null, cid: target };
-    const held = this.#model.chats.get(peer)?.log.messages().find((one) => (seq === null ? one.cid === cid : one.seq === seq));
+    const { seq, cid } =
+      typeof target === 'object'
+        ? target
+        : typeof target === 'number'
+          ? { seq: target, cid: null }
+          : { seq: null, cid: target };
+    const held = this.#model.chats
+      .get(peer)
+      ?.log.messages()
+      .find((one) => (seq === null ? one.cid === cid : one.seq === seq));
     return { seq: seq ?? held?.seq ?? null, cid: (cid ?? held?.cid)?.toLowerCase() ?? null };
   }
 
@@ -124,11 +149,14 @@ export class Composer {
       if (sent <= (chat?.peerRead ?? 0)) return 'read';
       return sent <= (chat?.peerDelivered ?? 0) ? 'delivered' : 'sent';
     };
-    return Object.defineProperties(promise.then((value) => value), {
-      cid: { value: cid },
-      state: { get: state },
-      cancel: { value: () => this.cancel(cid) },
-    }) as Sending;
+    return Object.defineProperties(
+      promise.then((value) => value),
+      {
+        cid: { value: cid },
+        state: { get: state },
+        cancel: { value: () => this.cancel(cid) },
+      },
+    ) as Sending;
   }
 }
 

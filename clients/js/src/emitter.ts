@@ -25,6 +25,7 @@ export class Emitter<Events extends object> {
   failed(error: unknown, isInError = false): void {
     if (!isInError && this.#listeners.get('error' as keyof Events)?.size) {
       this.emit('error' as keyof Events, error as Events[keyof Events]);
+      // biome-ignore lint/suspicious/noConsole: the last resort, where nobody listens
     } else (globalThis.reportError ?? globalThis.console.error)(error);
   }
 }

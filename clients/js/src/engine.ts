@@ -14,7 +14,7 @@
  * Everything that it needs of the world (WebSocket, clock, randomness, tokens) is injected.
  */
 
-import { type DialParts, Dialer } from './dial.js';
+import { Dialer, type DialParts } from './dial.js';
 import { ChatError, refusal } from './errors.js';
 import type { EngineEvent } from './events.js';
 import { entryOf, type Frame, isCount, isReceipt, isWelcome, itemOf, listOf, statusOf } from './frames.js';
@@ -297,7 +297,8 @@ export class Engine {
     }
     const settled = isOwn && cid ? this.outbox.settle(cid) : undefined;
     if (step === 'new') this.emit({ t: 'entry', entry, how: 'live' });
-    if (settled) this.sender.outcome(settled, { c, seq, ts, dup: step === 'known' }, !settled.isGiven || isSame(settled, entry));
+    if (settled)
+      this.sender.outcome(settled, { c, seq, ts, dup: step === 'known' }, !settled.isGiven || isSame(settled, entry));
     if (step === 'new' && !isOwn) this.teller.cursor(peer, 'ack', seq);
   }
 
@@ -367,4 +368,3 @@ function limitsOf(value: unknown): Limits {
   }
   return limits;
 }
-

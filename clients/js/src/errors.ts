@@ -47,5 +47,11 @@ export class ChatError extends Error {
 export function refusal({ code, msg, retry_ms, field, cid }: Frame): Refusal {
   const text = (value: unknown) => (typeof value === 'string' ? value : undefined);
   const ms = retryMs(retry_ms);
-  return { code: text(code) ?? 'unknown', msg: text(msg), retry_ms: ms ?? undefined, field: text(field), cid: text(cid) };
+  return {
+    code: text(code) ?? 'unknown',
+    msg: text(msg),
+    retry_ms: ms ?? undefined,
+    field: text(field),
+    cid: text(cid),
+  };
 }

@@ -69,7 +69,10 @@ const text: Check = (value) => typeof value === 'string' && value !== '';
 const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
 const seq: Check = (value) => count(value) && value !== 0;
 const flag: Check = (value) => typeof value === 'boolean';
-const maybe = (check: Check): Check => (value) => value === undefined || check(value);
+const maybe =
+  (check: Check): Check =>
+  (value) =>
+    value === undefined || check(value);
 
 const ENTRY: Keys = {
   seq,

@@ -1,2 +1,27 @@
 /** The client of chatd. Exports what an application needs; importing it does nothing. */
-export {};
+export { ChatClient } from './client.js';
+export type { SendOptions, Target } from './composer.js';
+export type { Line, TokenProvider } from './dial.js';
+export { ChatError } from './errors.js';
+export type { ResetReason, Sent } from './events.js';
+export type { Entry, HistoryPage, Item } from './frames.js';
+export type { Clock, Socket, SocketClass } from './link.js';
+export type { Way } from './loads.js';
+export type {
+  ChatClientOptions,
+  ChatEvents,
+  CustomData,
+  LiveEntry,
+  Platform,
+  PlatformHooks,
+  Register,
+  Tabs,
+  UserId,
+} from './options.js';
+export type { Paged } from './paged.js';
+export type { ConversationsPage } from './reader.js';
+export type { Sending } from './sending.js';
+export type { Records, Store } from './store.js';
+export type { Readable } from './topic.js';
+export type { ConversationView, Message, MessageState, MessagesView, PresenceView, Stores, Waiting } from './views.js';
+export { bodyBytes, cleanBody, cleanName, cleanUser, type Limits } from './wire.js';

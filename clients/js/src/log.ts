@@ -104,7 +104,9 @@ export class Log {
     if (this.#sorted === null) {
       const from = this.lo ?? 0;
       const to = this.apart ? (this.hi ?? 0) : Infinity;
-      this.#sorted = [...this.#held.values()].filter(({ seq }) => seq >= from && seq <= to).sort((a, b) => a.seq - b.seq);
+      this.#sorted = [...this.#held.values()]
+        .filter(({ seq }) => seq >= from && seq <= to)
+        .sort((a, b) => a.seq - b.seq);
     }
     return this.#sorted;
   }

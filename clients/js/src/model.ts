@@ -71,9 +71,8 @@ export class Model {
   readonly chats = new Map<string, Chat>();
   readonly #byId = new Map<string, Chat>();
   readonly people = new Map<string, Status>();
-  /** Counts the signs of each peer: a later one makes the end of an earlier one void. */
+  /** The last sign of each peer: a later one makes the end of an earlier one void. */
   readonly typing = new Map<string, number>();
-  /** Receipts that came before their conversation was known. */
   #signs = 0;
 
   constructor(parts: ModelParts) {
@@ -232,12 +231,14 @@ export class Model {
     for (const status of list) {
       if (status.v >= (this.people.get(status.user)?.v ?? 0)) this.people.set(status.user, status);
     }
-    for (const peer of new Set([...old, ...list.map(({ user }) => user)])) this.#parts.touched({ what: 'presence', peer });
+    for (const peer of new Set([...old, ...list.map(({ user }) => user)]))
+      this.#parts.touched({ what: 'presence', peer });
   }
 
   #typing(from: string): void {
     if (from === this.user) return;
-    const sign = (this.#signs += 1);
+    this.#signs += 1;
+    const sign = this.#signs;
     this.typing.set(from, sign);
     this.#parts.touched({ what: 'typing', peer: from });
     this.#parts.after(TYPING_EXPIRES_MS, () => this.typing.get(from) === sign && this.#endTyping(from));

@@ -1,8 +1,8 @@
 /** What a client is made of, and what it tells: the types of its constructor and of its events. */
 
 import type { Line, TokenProvider } from './dial.js';
-import type { EngineEvent, ResetReason, Sent } from './events.js';
 import type { ChatError } from './errors.js';
+import type { EngineEvent, ResetReason, Sent } from './events.js';
 import type { Entry, Frame, Status } from './frames.js';
 import type { Clock, SocketClass } from './link.js';
 import type { Records, Store } from './store.js';

@@ -89,8 +89,8 @@ export class Outbox {
   }
 
   #queue(peer: string): Queue {
-    let queue = this.#queues.get(peer);
-    if (!queue) this.#queues.set(peer, (queue = { items: [], window: WINDOW_MAX, until: 0, settling: false }));
+    const queue = this.#queues.get(peer) ?? { items: [], window: WINDOW_MAX, until: 0, settling: false };
+    this.#queues.set(peer, queue);
     return queue;
   }
 

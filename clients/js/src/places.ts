@@ -118,8 +118,8 @@ export class Cursors {
   readonly #of = new Map<string, Cursor>();
 
   #at(c: string): Cursor {
-    let at = this.#of.get(c);
-    if (!at) this.#of.set(c, (at = { delivered: 0, read: 0, wantDelivered: 0, wantRead: 0 }));
+    const at = this.#of.get(c) ?? { delivered: 0, read: 0, wantDelivered: 0, wantRead: 0 };
+    this.#of.set(c, at);
     return at;
   }
 

@@ -27,16 +27,23 @@ export class Reader {
 
   history(peer: string, range: Range = {}): Paged<Entry, HistoryPage> {
     const ask = (part: Range) => async (): Promise<HistoryPage> =>
-      this.#page(peer, (await this.#siblings.run('read', { t: 'history', ...this.#engine.where(peer), ...part })) as Frame);
+      this.#page(
+        peer,
+        (await this.#siblings.run('read', { t: 'history', ...this.#engine.where(peer), ...part })) as Frame,
+      );
     const isNewer = range.after !== undefined;
     const { limit } = range;
     const rest = limit === undefined ? {} : { limit };
-    return paged(ask(range), ({ entries }) => (isNewer ? entries : entries.toReversed()), ({ entries, more }) => {
-      const [first] = entries;
-      const last = entries.at(-1);
-      if (!more || !first || !last) return null;
-      return ask(isNewer ? { ...rest, after: last.seq } : { ...rest, before: first.seq });
-    });
+    return paged(
+      ask(range),
+      ({ entries }) => (isNewer ? entries : entries.toReversed()),
+      ({ entries, more }) => {
+        const [first] = entries;
+        const last = entries.at(-1);
+        if (!more || !first || !last) return null;
+        return ask(isNewer ? { ...rest, after: last.seq } : { ...rest, before: first.seq });
+      },
+    );
   }
 
   #page(peer: string, reply: Frame): HistoryPage {
@@ -44,18 +51,27 @@ export class Reader {
     const { list: entries, isWhole } = listOf(reply.entries, (one) => entryOf(one, c));
     const { more, head, floor } = reply;
     if (!isWhole) this.#engine.emit({ t: 'malformed', frame: reply });
-    if (!isCount(head) || !isCount(floor)) throw new ChatError({ code: 'protocol', msg: 'a page without head or floor' });
+    if (!isCount(head) || !isCount(floor))
+      throw new ChatError({ code: 'protocol', msg: 'a page without head or floor' });
     return { entries, more: more === true, head, floor };
   }
 
   conversations({ limit, cursor }: { limit?: number; cursor?: string } = {}): Paged<Item, ConversationsPage> {
     const ask = (at: string | undefined) => async (): Promise<ConversationsPage> => {
-      const frame = { t: 'conversations', ...(limit === undefined ? {} : { limit }), ...(at === undefined ? {} : { cursor: at }) };
+      const frame = {
+        t: 'conversations',
+        ...(limit === undefined ? {} : { limit }),
+        ...(at === undefined ? {} : { cursor: at }),
+      };
       const reply = (await this.#siblings.run('read', frame)) as Frame;
       const { list: conversations } = listOf(reply.conversations, itemOf);
       return typeof reply.cursor === 'string' ? { conversations, cursor: reply.cursor } : { conversations };
     };
-    return paged(ask(cursor), (page) => page.conversations, (page) => (page.cursor === undefined ? null : ask(page.cursor)));
+    return paged(
+      ask(cursor),
+      (page) => page.conversations,
+      (page) => (page.cursor === undefined ? null : ask(page.cursor)),
+    );
   }
 
   /** A page of a gap, however long it takes. */

@@ -97,7 +97,8 @@ export class Sender {
     // A dup stands outside the order and moves no place: the entry itself comes by resync, history, or came before.
     const step = isDup ? 'dup' : this.#engine.places.step(c, peer, seq, ts);
     const known = (isGood: boolean) => {
-      if (isGood && step !== 'jump' && step !== 'known') this.#engine.emit({ t: 'entry', entry, how: isDup ? 'dup' : 'live' });
+      if (isGood && step !== 'jump' && step !== 'known')
+        this.#engine.emit({ t: 'entry', entry, how: isDup ? 'dup' : 'live' });
       this.outcome(item, { c, seq, ts, dup: isDup }, isGood);
     };
     if (isDup && item.isGiven) void this.#isSame(item, c, seq).then(known);
@@ -128,7 +129,8 @@ export class Sender {
     const then = this.outbox.refuse(item, err, this.#engine.clock.now());
     if (then === 'skip') this.#skip(item.peer, err.cid ?? '');
     this.changed(item.peer);
-    if (then === 'failed') this.#engine.emit({ t: 'failed', cid: item.cid, peer: item.peer, err: { ...err, cid: item.cid } });
+    if (then === 'failed')
+      this.#engine.emit({ t: 'failed', cid: item.cid, peer: item.peer, err: { ...err, cid: item.cid } });
   }
 }
 

@@ -1,7 +1,7 @@
 /** What became of a send: a promise, and a handle for as long as it waits. */
 
-import type { Sent } from './events.js';
 import { ChatError, type Refusal } from './errors.js';
+import type { Sent } from './events.js';
 import type { MessageState } from './views.js';
 
 /**

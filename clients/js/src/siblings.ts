@@ -12,7 +12,7 @@ import type { Engine } from './engine.js';
 import type { EngineEvent } from './events.js';
 import type { Frame } from './frames.js';
 import type { Model } from './model.js';
-import type { Tabs, TabsHost, TabsPort, TabState } from './options.js';
+import type { TabState, Tabs, TabsHost, TabsPort } from './options.js';
 import type { Draft } from './outbox.js';
 import { dump, load, outboxOf } from './store.js';
 

@@ -63,7 +63,19 @@ function recordOf(key: string, { user, device, places, outbox }: Engine, model: 
   const place = chat?.c == null ? undefined : places.of.get(chat.c);
   if (!chat || !place) return undefined;
   const { c, ts, delivered, read, peerDelivered: peer_delivered, peerRead: peer_read, unread, open, log } = chat;
-  const item = { c, peer, head: place.head, floor: log.floor, ts, delivered, read, peer_delivered, peer_read, unread, open };
+  const item = {
+    c,
+    peer,
+    head: place.head,
+    floor: log.floor,
+    ts,
+    delivered,
+    read,
+    peer_delivered,
+    peer_read,
+    unread,
+    open,
+  };
   return { item, seq: place.seq, log: log.save(MESSAGES_STORED) };
 }
 
@@ -112,7 +124,9 @@ function takeChat(chat: Chat, item: NonNullable<ReturnType<typeof itemOf>>, mode
 
 /** What waited. */
 export function outboxOf(records: Records): OutboxItem[] {
-  return [...records].flatMap(([key, value]) => (key.startsWith(OUTBOX) && Array.isArray(value) ? value.filter(isItem) : []));
+  return [...records].flatMap(([key, value]) =>
+    key.startsWith(OUTBOX) && Array.isArray(value) ? value.filter(isItem) : [],
+  );
 }
 
 function isLog(value: unknown): value is SavedLog {
@@ -127,7 +141,16 @@ function isMessage(value: LogMessage): boolean {
   const isText = (one: unknown) => one === null || typeof one === 'string';
   const isTime = (one: unknown) => one === null || isCount(one);
   const { seq, ts, from, cid, rev, body, edited, deleted } = value ?? {};
-  return isCount(seq) && isCount(ts) && isPeer(from) && isCount(rev) && isText(cid) && isText(body) && isTime(edited) && isTime(deleted);
+  return (
+    isCount(seq) &&
+    isCount(ts) &&
+    isPeer(from) &&
+    isCount(rev) &&
+    isText(cid) &&
+    isText(body) &&
+    isTime(edited) &&
+    isTime(deleted)
+  );
 }
 
 export interface KeeperParts {

@@ -92,7 +92,8 @@ export class Teller {
   }
 
   #tellSoon(ms: number): void {
-    if (this.#engine.dial.isLive && !this.#engine.dial.timers.has('cursors')) this.#engine.dial.timers.set('cursors', ms, () => this.tell());
+    if (this.#engine.dial.isLive && !this.#engine.dial.timers.has('cursors'))
+      this.#engine.dial.timers.set('cursors', ms, () => this.tell());
   }
 
   /** Sends the cursors that are due, if they may go now. */

@@ -121,7 +121,12 @@ export class Views implements Stores {
     this.conversations = new Topic((old) => this.#list(old), failed);
     this.outbox = new Topic<readonly Waiting[]>((old) => {
       const byCid = new Map(old?.map((one) => [one.cid, one]));
-      return same(old, outbox().all().map((item) => this.#waiting(item, byCid.get(item.cid))));
+      return same(
+        old,
+        outbox()
+          .all()
+          .map((item) => this.#waiting(item, byCid.get(item.cid))),
+      );
     }, failed);
   }
 
@@ -150,8 +155,8 @@ export class Views implements Stores {
 
   #topic<T>(what: Topics, peer: string, make: (old: T | undefined) => T): Topic<T> {
     const topics = this.#byPeer[what] as Map<string, Topic<T>>;
-    let topic = topics.get(peer);
-    if (!topic) topics.set(peer, (topic = new Topic(make, this.#failed)));
+    const topic = topics.get(peer) ?? new Topic(make, this.#failed);
+    topics.set(peer, topic);
     return topic;
   }
 
@@ -165,7 +170,10 @@ export class Views implements Stores {
       const ts = Math.max(chat.ts, last?.seq === null ? last.ts : 0);
       return same(had, { peer, c, ts, unread, open, last, isBlank: log.blank || log.isEndUnknown });
     });
-    return same(old, rows.sort((a, b) => b.ts - a.ts || (a.peer < b.peer ? -1 : 1)));
+    return same(
+      old,
+      rows.sort((a, b) => b.ts - a.ts || (a.peer < b.peer ? -1 : 1)),
+    );
   }
 
   #messages(peer: string, old: MessagesView | undefined): MessagesView {
@@ -227,7 +235,14 @@ export class Views implements Stores {
     const { cid, peer, kind, body, at, state, code } = item;
     const canCancel = this.#outbox().canDiscard(item);
     return same<Waiting>(old ?? undefined, {
-      cid, peer, kind, body, at, state: state === 'failed' ? state : 'sending', code, canCancel,
+      cid,
+      peer,
+      kind,
+      body,
+      at,
+      state: state === 'failed' ? state : 'sending',
+      code,
+      canCancel,
     });
   }
 }

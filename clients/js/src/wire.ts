@@ -124,7 +124,6 @@ export function bodyBytes(text: string): number {
   return encoder.encode(text).length;
 }
 
-// biome-ignore lint/suspicious/noControlCharactersInRegex: these are what the server refuses
 const NOT_ALLOWED = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
 const LONE_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/g;
 

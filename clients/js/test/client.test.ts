@@ -1,7 +1,7 @@
 /** The client as an application uses it, over a WebSocket that is answered by hand. */
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'vitest';
-import { ChatClient, ChatError, type ChatClientOptions, type ChatEvents } from '../src/index.js';
+import { ChatClient, type ChatClientOptions, type ChatError, type ChatEvents } from '../src/index.js';
 import { entry, FakeClock, FakeSocket, item, type Json, sent, settle, socket, uuid, WELCOME } from './fakes.js';
 
 beforeEach(() => {
@@ -10,7 +10,14 @@ beforeEach(() => {
 
 function made(facts: Partial<ChatClientOptions> = {}) {
   const clock = new FakeClock();
-  const options = { url: 'ws://x/ws', token: async () => 'tok', webSocket: FakeSocket, device: 'd', clock, random: () => 0 };
+  const options = {
+    url: 'ws://x/ws',
+    token: async () => 'tok',
+    webSocket: FakeSocket,
+    device: 'd',
+    clock,
+    random: () => 0,
+  };
   return { clock, client: new ChatClient({ ...options, ...facts }) };
 }
 
@@ -26,7 +33,9 @@ async function online(conversations: Json[] = [{ ...item({ head: 5 }) }], facts:
 
 /** The ok to the last send, edit or delete. */
 function ok(seq: number, facts: Json = {}): void {
-  const asked = socket().sent.filter(({ t }) => t === 'send' || t === 'edit' || t === 'delete').at(-1);
+  const asked = socket()
+    .sent.filter(({ t }) => t === 'send' || t === 'edit' || t === 'delete')
+    .at(-1);
   socket().say({ t: 'ok', id: asked?.id, c: '12', seq, ts: 2000 + seq, ...facts });
 }
 
@@ -38,7 +47,12 @@ function heard<K extends keyof ChatEvents>(client: ChatClient, event: K): ChatEv
 
 test('the constructor touches nothing: no socket, no timer, no token', () => {
   let asked = 0;
-  const { clock } = made({ token: async () => { asked += 1; return 'tok'; } });
+  const { clock } = made({
+    token: async () => {
+      asked += 1;
+      return 'tok';
+    },
+  });
   assert.deepEqual([FakeSocket.made.length, clock.timers.size, asked], [0, 0, 0]);
 });
 
@@ -66,9 +80,18 @@ test('offline it waits, and goes out in order once online', async () => {
   socket().open();
   socket().say({ ...WELCOME, conversations: [item({ head: 5 })] });
   const frames = sent('send');
-  assert.deepEqual(frames.map(({ body, retry }) => [body, retry]), [['one', undefined], ['two', undefined]]);
+  assert.deepEqual(
+    frames.map(({ body, retry }) => [body, retry]),
+    [
+      ['one', undefined],
+      ['two', undefined],
+    ],
+  );
   for (const [i, { id }] of frames.entries()) socket().say({ t: 'ok', id, c: '12', seq: 6 + i, ts: 1 });
-  assert.deepEqual((await Promise.all(all)).map(({ seq }) => seq), [6, 7]);
+  assert.deepEqual(
+    (await Promise.all(all)).map(({ seq }) => seq),
+    [6, 7],
+  );
 });
 
 test('what surely never left can be taken back and given another text; what may have left cannot', async () => {
@@ -81,15 +104,27 @@ test('what surely never left can be taken back and given another text; what may 
   await settle();
   socket().open();
   socket().say(WELCOME);
-  assert.deepEqual(sent('send').map(({ body }) => body), ['two!']);
+  assert.deepEqual(
+    sent('send').map(({ body }) => body),
+    ['two!'],
+  );
   assert.deepEqual([await b.cancel(), await client.amend(b.cid, 'three')], [false, false]);
 });
 
 test('a body is judged before it is sent, as the server judges it; nobody is no peer', async () => {
   const { client } = await online();
   const codes = await Promise.all(
-    [client.send('bob', 'é'.repeat(1025)), client.send('bob', ''), client.send('bob', 'a\u0000'), client.send('bob', '\ud800'), client.send('', 'x')].map(
-      (sending) => sending.then(() => 'sent', (error: ChatError) => error.code),
+    [
+      client.send('bob', 'é'.repeat(1025)),
+      client.send('bob', ''),
+      client.send('bob', 'a\u0000'),
+      client.send('bob', '\ud800'),
+      client.send('', 'x'),
+    ].map((sending) =>
+      sending.then(
+        () => 'sent',
+        (error: ChatError) => error.code,
+      ),
     ),
   );
   assert.deepEqual(codes, ['too_long', 'bad_text', 'bad_text', 'bad_text', 'bad_peer']);
@@ -101,9 +136,16 @@ test('a body is judged before it is sent, as the server judges it; nobody is no 
 test('the cid of the caller: the same send again is the same one, another text is refused', async () => {
   const { client } = await online();
   const cid = uuid();
-  const [one, same, other] = [client.send('bob', 'x', { cid: cid.toUpperCase() }), client.send('bob', 'x', { cid }), client.send('bob', 'y', { cid })];
+  const [one, same, other] = [
+    client.send('bob', 'x', { cid: cid.toUpperCase() }),
+    client.send('bob', 'x', { cid }),
+    client.send('bob', 'y', { cid }),
+  ];
   await assert.rejects(other, { code: 'cid_conflict', cid });
-  assert.deepEqual(sent('send').map((frame) => [frame.cid, frame.retry]), [[cid, true]]);
+  assert.deepEqual(
+    sent('send').map((frame) => [frame.cid, frame.retry]),
+    [[cid, true]],
+  );
   ok(6);
   assert.deepEqual([(await one).seq, (await same).seq], [6, 6]);
 });
@@ -123,9 +165,19 @@ test('refused for good: the promise rejects with all that the server said, the w
   const { client } = await online();
   const sending = client.send('bob', 'x');
   socket().say({ t: 'err', id: sent('send')[0]?.id, code: 'refused', msg: 'no', field: 'body' });
-  await assert.rejects(sending, { name: 'ChatError', code: 'refused', message: 'no', field: 'body', cid: sending.cid, retryMs: null });
+  await assert.rejects(sending, {
+    name: 'ChatError',
+    code: 'refused',
+    message: 'no',
+    field: 'body',
+    cid: sending.cid,
+    retryMs: null,
+  });
   const [failed] = client.stores.messages('bob').getSnapshot().messages;
-  assert.deepEqual([failed?.state, failed?.body, failed?.waiting?.code, failed?.waiting?.canCancel], ['failed', 'x', 'refused', true]);
+  assert.deepEqual(
+    [failed?.state, failed?.body, failed?.waiting?.code, failed?.waiting?.canCancel],
+    ['failed', 'x', 'refused', true],
+  );
   const again = client.again(sending.cid);
   assert.notEqual(again?.cid, sending.cid);
   await settle();
@@ -141,7 +193,10 @@ test('an edit waits beside its message, and names it by seq and cid; a deletion 
   const store = client.stores.messages('bob');
   const [message] = store.getSnapshot().messages;
   assert.deepEqual([message?.body, message?.waiting?.kind, message?.waiting?.body], ['hi', 'edit', 'hi!']);
-  assert.deepEqual(sent('edit').map(({ ref, refcid, body }) => [ref, refcid, body]), [[6, cid, 'hi!']]);
+  assert.deepEqual(
+    sent('edit').map(({ ref, refcid, body }) => [ref, refcid, body]),
+    [[6, cid, 'hi!']],
+  );
   ok(7);
   assert.deepEqual([store.getSnapshot().messages[0]?.body, store.getSnapshot().messages[0]?.waiting], ['hi!', null]);
   if (message) void client.delete('bob', message);
@@ -154,11 +209,21 @@ test('snapshots are the same objects where nothing changed, and who shows someth
   const { messages, conversations, presence, line } = client.stores;
   socket().say(entry(6));
   const told = { bob: 0, carol: 0, list: 0, bobIn: 0, line: 0 };
-  messages('bob').subscribe(() => { told.bob += 1; });
-  messages('carol').subscribe(() => { told.carol += 1; });
-  conversations.subscribe(() => { told.list += 1; });
-  presence('bob').subscribe(() => { told.bobIn += 1; });
-  line.subscribe(() => { told.line += 1; });
+  messages('bob').subscribe(() => {
+    told.bob += 1;
+  });
+  messages('carol').subscribe(() => {
+    told.carol += 1;
+  });
+  conversations.subscribe(() => {
+    told.list += 1;
+  });
+  presence('bob').subscribe(() => {
+    told.bobIn += 1;
+  });
+  line.subscribe(() => {
+    told.line += 1;
+  });
   const before = messages('bob').getSnapshot();
   const rows = conversations.getSnapshot();
   const carol = rows.find(({ peer }) => peer === 'carol');
@@ -171,7 +236,10 @@ test('snapshots are the same objects where nothing changed, and who shows someth
   assert.deepEqual(told, { bob: 1, carol: 0, list: 1, bobIn: 0, line: 0 });
   assert.notEqual(after, before);
   assert.equal(after.messages[0], before.messages[0]);
-  assert.equal(conversations.getSnapshot().find(({ peer }) => peer === 'carol'), carol);
+  assert.equal(
+    conversations.getSnapshot().find(({ peer }) => peer === 'carol'),
+    carol,
+  );
   socket().say(entry(8));
   await settle();
   assert.equal(told.bob, 1);
@@ -181,11 +249,17 @@ test('a listener that throws hurts nobody else, in events and stores', async () 
   const { client } = await online();
   const errors = heard(client, 'error');
   const store = client.stores.messages('bob');
-  client.on('entry', () => { throw new Error('a'); });
+  client.on('entry', () => {
+    throw new Error('a');
+  });
   const entries = heard(client, 'entry');
-  store.subscribe(() => { throw new Error('b'); });
+  store.subscribe(() => {
+    throw new Error('b');
+  });
   let told = 0;
-  store.subscribe(() => { told += 1; });
+  store.subscribe(() => {
+    told += 1;
+  });
   socket().say(entry(6));
   await settle();
   assert.deepEqual([entries.length, told, errors.map((error) => (error as Error).message)], [1, 1, ['a', 'b']]);
@@ -194,7 +268,9 @@ test('a listener that throws hurts nobody else, in events and stores', async () 
 test('an unsubscriber ends it, also for a function that listens twice', async () => {
   const { client } = await online();
   let told = 0;
-  const fn = () => { told += 1; };
+  const fn = () => {
+    told += 1;
+  };
   const [first] = [client.on('entry', fn), client.on('entry', fn)];
   first?.();
   first?.();
@@ -208,7 +284,10 @@ test('messages of others that are unread are told for notifications; read ones a
   socket().say(entry(6));
   socket().say(entry(7, { from: 'alice', to: 'bob', cid: uuid() }));
   socket().say(entry(8, { kind: 'edit', ref: 6 }));
-  assert.deepEqual(messages.map(({ seq, peer, epoch }) => [seq, peer, epoch]), [[6, 'bob', 'e1']]);
+  assert.deepEqual(
+    messages.map(({ seq, peer, epoch }) => [seq, peer, epoch]),
+    [[6, 'bob', 'e1']],
+  );
   assert.equal(client.stores.conversations.getSnapshot()[0]?.unread, 1);
   client.read('bob');
   assert.equal(client.stores.conversations.getSnapshot()[0]?.unread, 0);
@@ -225,7 +304,15 @@ test('history: one page awaited, or all of it iterated over; an item that is mal
     for await (const { seq } of client.history('bob', { limit: 2 })) all.push(seq);
   })();
   await settle();
-  socket().say({ t: 'ok', id: sent('history')[0]?.id, c: '12', entries: [plain(4), { seq: 'x' }, plain(5)], more: true, head: 5, floor: 1 });
+  socket().say({
+    t: 'ok',
+    id: sent('history')[0]?.id,
+    c: '12',
+    entries: [plain(4), { seq: 'x' }, plain(5)],
+    more: true,
+    head: 5,
+    floor: 1,
+  });
   await settle();
   assert.deepEqual([sent('history')[1]?.before, sent('history')[1]?.limit], [4, 2]);
   socket().say({ t: 'ok', id: sent('history')[1]?.id, c: '12', entries: [plain(3)], more: false, head: 5, floor: 1 });
@@ -244,7 +331,13 @@ test('conversations: in pages', async () => {
   await settle();
   socket().say({ t: 'ok', id: sent('conversations')[1]?.id, conversations: [item({ c: '13', peer: 'carol' })] });
   await done;
-  assert.deepEqual([all, sent('conversations').map(({ cursor }) => cursor)], [['bob', 'carol'], [undefined, 'x']]);
+  assert.deepEqual(
+    [all, sent('conversations').map(({ cursor }) => cursor)],
+    [
+      ['bob', 'carol'],
+      [undefined, 'x'],
+    ],
+  );
 });
 
 test('entries: each once and in order, for each reader; what was too much is fetched in between', async () => {
@@ -266,9 +359,13 @@ test('entries: each once and in order, for each reader; what was too much is fet
   for (let done = 0; done < 2; done += 1) {
     await settle();
     const entries = [7, 8, 9, 10].map((seq) => ({ ...entry(seq), t: undefined, c: undefined }));
-    for (const { id } of sent('history').slice(done)) socket().say({ t: 'ok', id, c: '12', entries, more: false, head: 10, floor: 1 });
+    for (const { id } of sent('history').slice(done))
+      socket().say({ t: 'ok', id, c: '12', entries, more: false, head: 10, floor: 1 });
   }
-  assert.deepEqual(await Promise.all(readers), [[6, 7, 8, 9, 10], [6, 7, 8, 9, 10]]);
+  assert.deepEqual(await Promise.all(readers), [
+    [6, 7, 8, 9, 10],
+    [6, 7, 8, 9, 10],
+  ]);
 });
 
 test('a page into the store: it says that it loads, acks what waited, and can be asked for again after a refusal', async () => {
@@ -286,9 +383,15 @@ test('a page into the store: it says that it loads, acks what waited, and can be
   const entries = [1, 2, 3, 4, 5].map((seq) => ({ ...entry(seq), t: undefined, c: undefined }));
   socket().say({ t: 'ok', id: sent('history')[1]?.id, c: '12', entries, more: false, head: 5, floor: 1 });
   await loaded;
-  assert.deepEqual([store.getSnapshot().messages.map(({ seq }) => seq), store.getSnapshot().hasOlder], [[1, 2, 3, 4, 5], false]);
+  assert.deepEqual(
+    [store.getSnapshot().messages.map(({ seq }) => seq), store.getSnapshot().hasOlder],
+    [[1, 2, 3, 4, 5], false],
+  );
   await clock.pass(100);
-  assert.deepEqual(sent('ack').map(({ seq }) => seq), [5]);
+  assert.deepEqual(
+    sent('ack').map(({ seq }) => seq),
+    [5],
+  );
 });
 
 test('presence and typing: shown while online, and typing ends by itself or with a message', async () => {
@@ -338,7 +441,10 @@ test('stop: who waits hears it, what waits stays, and start goes on', async () =
   await settle();
   socket().open();
   socket().say({ ...WELCOME, conversations: [item({ head: 5 })] });
-  assert.deepEqual(sent('send').map(({ retry }) => retry), [true]);
+  assert.deepEqual(
+    sent('send').map(({ retry }) => retry),
+    [true],
+  );
 });
 
 test('the line: connecting, online, offline with a time, stopped with a reason that ends what waits', async () => {
@@ -350,9 +456,15 @@ test('the line: connecting, online, offline with a time, stopped with a reason t
   socket().say(WELCOME);
   const sending = client.send('bob', 'x');
   socket().end(4004);
-  assert.deepEqual(lines.map(({ state, reason }) => [state, reason]), [
-    ['offline', 'overloaded'], ['connecting', ''], ['online', ''], ['stopped', 'replaced'],
-  ]);
+  assert.deepEqual(
+    lines.map(({ state, reason }) => [state, reason]),
+    [
+      ['offline', 'overloaded'],
+      ['connecting', ''],
+      ['online', ''],
+      ['stopped', 'replaced'],
+    ],
+  );
   await assert.rejects(sending, { code: 'stopped', message: 'replaced' });
 });
 
@@ -385,7 +497,13 @@ test('a restart of the log empties what is shown, and keeps what waits', async (
   socket().open();
   socket().say({ ...WELCOME, epoch: 'e2' });
   assert.deepEqual(resets, [{ reason: 'epoch' }]);
-  assert.deepEqual(client.stores.messages('bob').getSnapshot().messages.map(({ body, state }) => [body, state]), [['x', 'sending']]);
+  assert.deepEqual(
+    client.stores
+      .messages('bob')
+      .getSnapshot()
+      .messages.map(({ body, state }) => [body, state]),
+    [['x', 'sending']],
+  );
 });
 
 test('messages that are read while more come stay in sight: the run ends before the log, and newer pages join it', async () => {

@@ -1,3 +1,5 @@
+/** One connection, and getting one: what is silent, lost, refused or draining. */
+
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'vitest';
 import { CONNECT_MS_MAX, Dialer, type TokenProvider } from '../src/dial.js';
@@ -15,20 +17,40 @@ function linked(facts: Partial<LinkParts> = {}) {
   const clock = new FakeClock();
   const heard: unknown[] = [];
   const link = new Link({
-    url: 'ws://x/ws', WebSocket: FakeSocket, clock, onOpen: () => heard.push('open'), onFrame: (frame) => heard.push(frame),
-    onClose: (code) => heard.push(code), onSilent: () => heard.push('silent'),
-    onTime: (ts) => heard.push(ts), ...facts,
+    url: 'ws://x/ws',
+    WebSocket: FakeSocket,
+    clock,
+    onOpen: () => heard.push('open'),
+    onFrame: (frame) => heard.push(frame),
+    onClose: (code) => heard.push(code),
+    onSilent: () => heard.push('silent'),
+    onTime: (ts) => heard.push(ts),
+    ...facts,
   });
   socket().open();
   return { clock, heard, link };
 }
 
-async function dialed({ token = async () => 'tok', random = () => 0.5 }: { token?: TokenProvider; random?: () => number } = {}) {
+async function dialed({
+  token = async () => 'tok',
+  random = () => 0.5,
+}: {
+  token?: TokenProvider;
+  random?: () => number;
+} = {}) {
   const clock = new FakeClock();
   const heard: unknown[] = [];
   const dial = new Dialer({
-    url: 'ws://x/ws', WebSocket: FakeSocket, clock, random, token, onOpen: (fresh) => heard.push(`open ${fresh}`),
-    onFrame: (frame) => heard.push(frame), onDown: () => heard.push('down'), onLine: () => {}, onTime: () => {},
+    url: 'ws://x/ws',
+    WebSocket: FakeSocket,
+    clock,
+    random,
+    token,
+    onOpen: (fresh) => heard.push(`open ${fresh}`),
+    onFrame: (frame) => heard.push(frame),
+    onDown: () => heard.push('down'),
+    onLine: () => {},
+    onTime: () => {},
   });
   dial.connect();
   await settle();
@@ -47,7 +69,10 @@ test('requests are numbered and each is answered once, in whatever order', () =>
   socket().say({ t: 'ok', id: 1 });
   socket().say({ t: 'entry', seq: 1 });
   socket().say('garbage');
-  assert.deepEqual(got, [['b', 'err'], ['a', 'ok']]);
+  assert.deepEqual(got, [
+    ['b', 'err'],
+    ['a', 'ok'],
+  ]);
   assert.deepEqual(heard, ['open', { t: 'entry', seq: 1 }]);
   assert.equal(socket().protocol, 'chatd.v1');
 });
@@ -109,9 +134,15 @@ test('a timer that is set anew runs once, at the later time; a wait beyond 2^31 
   const clock = new FakeClock();
   const timers = new Timers(clock);
   let runs = 0;
-  timers.set('a', 10, () => { runs += 1; });
-  timers.set('a', 30, () => { runs += 1; });
-  timers.set('far', 2 ** 40, () => { runs += 100; });
+  timers.set('a', 10, () => {
+    runs += 1;
+  });
+  timers.set('a', 30, () => {
+    runs += 1;
+  });
+  timers.set('far', 2 ** 40, () => {
+    runs += 100;
+  });
   await clock.pass(29);
   assert.equal(runs, 0);
   await clock.pass(1);
@@ -187,8 +218,14 @@ test('1011 is a bug of the server: with back-off from the first try', async () =
 
 test('each close code does what section 10 says', async () => {
   const cases: [number, string, string][] = [
-    [1012, 'offline', 'restart'], [4004, 'stopped', 'replaced'], [4005, 'stopped', 'too_many_devices'], [4000, 'stopped', 'protocol'],
-    [1009, 'stopped', 'protocol'], [4006, 'offline', 'slow_consumer'], [4008, 'offline', 'rate_limited'], [4009, 'offline', 'overloaded'],
+    [1012, 'offline', 'restart'],
+    [4004, 'stopped', 'replaced'],
+    [4005, 'stopped', 'too_many_devices'],
+    [4000, 'stopped', 'protocol'],
+    [1009, 'stopped', 'protocol'],
+    [4006, 'offline', 'slow_consumer'],
+    [4008, 'offline', 'rate_limited'],
+    [4009, 'offline', 'overloaded'],
     [4777, 'offline', 'lost'],
   ];
   for (const [code, state, reason] of cases) {
@@ -220,7 +257,12 @@ test('4004 stays until the user acts', async () => {
 
 test('a refused token is renewed once silently; refused again, the user must act', async () => {
   const asked: (string | null)[] = [];
-  const { clock, dial } = await dialed({ token: async (renew) => (asked.push(renew), 'tok') });
+  const { clock, dial } = await dialed({
+    token: async (renew) => {
+      asked.push(renew);
+      return 'tok';
+    },
+  });
   socket().open();
   socket().end(4002);
   await clock.pass(AT_ONCE_MS);
@@ -244,7 +286,12 @@ test('another token each time: tried on with back-off, for a key rotation takes 
 
 test('a provider that hangs: given up, and asked again', async () => {
   let asked = 0;
-  const { clock, dial } = await dialed({ token: () => { asked += 1; return new Promise(() => {}); } });
+  const { clock, dial } = await dialed({
+    token: () => {
+      asked += 1;
+      return new Promise(() => {});
+    },
+  });
   await clock.pass(CONNECT_MS_MAX);
   assert.equal(dial.line.reason, 'token');
   await clock.pass(CONNECT_MS_MAX);
@@ -260,7 +307,17 @@ test('a URL that no WebSocket takes ends it, and says so', async () => {
     }
   };
   const none = () => {};
-  const parts = { url: 'nonsense', clock, random: () => 0, token: async () => 't', onOpen: none, onFrame: none, onDown: none, onLine: none, onTime: none };
+  const parts = {
+    url: 'nonsense',
+    clock,
+    random: () => 0,
+    token: async () => 't',
+    onOpen: none,
+    onFrame: none,
+    onDown: none,
+    onLine: none,
+    onTime: none,
+  };
   const dial = new Dialer({ ...parts, WebSocket: Refusing });
   dial.connect();
   await settle();
@@ -271,7 +328,12 @@ test('no token stops; a token that cannot be had now is tried again', async () =
   const { dial } = await dialed({ token: async () => null });
   assert.deepEqual(dial.line, { state: 'stopped', reason: 'unauthorized', retryAt: 0 });
   let tries = 0;
-  const other = await dialed({ token: async () => { tries += 1; throw new Error('offline'); } });
+  const other = await dialed({
+    token: async () => {
+      tries += 1;
+      throw new Error('offline');
+    },
+  });
   await other.clock.pass(8000);
   assert.ok(tries > 2);
   assert.equal(FakeSocket.made.length, 0);
@@ -323,7 +385,12 @@ test('waking up: a waiting line tries at once, a live one asks for a sign of lif
 
 test('what began in an earlier try is too late: a slow token, an old socket', async () => {
   let give = (_: string): void => {};
-  const { dial, heard } = await dialed({ token: () => new Promise((resolve) => { give = resolve; }) });
+  const { dial, heard } = await dialed({
+    token: () =>
+      new Promise((resolve) => {
+        give = resolve;
+      }),
+  });
   dial.close();
   give('late');
   await settle();

@@ -80,7 +80,10 @@ test('hello, welcome in pages, online; pushes that overtake the last page wait f
   socket().say(entry(6));
   assert.deepEqual(rig.entries(), []);
   socket().say({ t: 'welcome', id: 1, conversations: [item({ c: '13', peer: 'carol' })], more: false, since: 's9' });
-  assert.deepEqual(rig.told('item').map((event) => event.item.peer), ['bob', 'carol']);
+  assert.deepEqual(
+    rig.told('item').map((event) => event.item.peer),
+    ['bob', 'carol'],
+  );
   assert.deepEqual(rig.entries(), [[6, 'live']]);
   assert.equal(rig.engine.places.since, 's9');
   assert.equal(rig.engine.dial.line.state, 'online');
@@ -89,9 +92,15 @@ test('hello, welcome in pages, online; pushes that overtake the last page wait f
 test('an entry is passed on once, and acked, many by one frame', async () => {
   const rig = await new Rig().live();
   for (const seq of [6, 7, 7, 6, 8]) socket().say(entry(seq));
-  assert.deepEqual(rig.entries().map(([seq]) => seq), [6, 7, 8]);
+  assert.deepEqual(
+    rig.entries().map(([seq]) => seq),
+    [6, 7, 8],
+  );
   await rig.clock.pass(100);
-  assert.deepEqual(sent('ack').map(({ c, seq }) => [c, seq]), [['12', 8]]);
+  assert.deepEqual(
+    sent('ack').map(({ c, seq }) => [c, seq]),
+    [['12', 8]],
+  );
 });
 
 test('nothing goes out to nobody, and nobody is told of it', async () => {
@@ -113,7 +122,10 @@ test('a reconnect names the place and the mark; the rest follows in order', asyn
   const [hello] = sent('hello');
   assert.deepEqual([hello?.cursors, hello?.epoch, hello?.since], [{ 12: 6 }, 'e1', 's1']);
   for (const seq of [7, 8]) socket().say(entry(seq));
-  assert.deepEqual(rig.entries().map(([seq]) => seq), [6, 7, 8]);
+  assert.deepEqual(
+    rig.entries().map(([seq]) => seq),
+    [6, 7, 8],
+  );
 });
 
 test('ok takes the place of the entry', async () => {
@@ -125,9 +137,19 @@ test('ok takes the place of the entry', async () => {
   socket().say(entry(6, { from: 'alice', to: 'bob', cid }));
   assert.deepEqual(rig.entries(), [[6, 'live']]);
   assert.deepEqual(rig.told('entry')[0]?.entry, {
-    c: '12', seq: 6, ts: 7, from: 'alice', to: 'bob', kind: 'message', cid, body: 'hi',
+    c: '12',
+    seq: 6,
+    ts: 7,
+    from: 'alice',
+    to: 'bob',
+    kind: 'message',
+    cid,
+    body: 'hi',
   });
-  assert.deepEqual(rig.told('done').map(({ ok }) => ok), [{ c: '12', seq: 6, ts: 7, dup: false }]);
+  assert.deepEqual(
+    rig.told('done').map(({ ok }) => ok),
+    [{ c: '12', seq: 6, ts: 7, dup: false }],
+  );
   assert.equal(rig.engine.outbox.size, 0);
 });
 
@@ -144,11 +166,17 @@ test('a lost answer: sent again with retry; a dup moves no place', async () => {
   const rig = await new Rig().live();
   const cid = rig.send('bob', 'hi');
   await rig.again({ conversations: [item({ head: 6 })] });
-  assert.deepEqual(sent('send').map((frame) => [frame.cid, frame.retry]), [[cid, true]]);
+  assert.deepEqual(
+    sent('send').map((frame) => [frame.cid, frame.retry]),
+    [[cid, true]],
+  );
   socket().say({ t: 'ok', id: sent('send')[0]?.id, c: '12', seq: 6, ts: 6, dup: true });
   assert.equal(rig.engine.outbox.size, 0);
   socket().say(entry(6, { from: 'alice', to: 'bob', cid }));
-  assert.deepEqual(rig.entries(), [[6, 'dup'], [6, 'live']]);
+  assert.deepEqual(rig.entries(), [
+    [6, 'dup'],
+    [6, 'live'],
+  ]);
 });
 
 test('an own entry in the resync settles the outbox, after it came, and it is not sent again', async () => {
@@ -170,13 +198,28 @@ test('an own entry in the resync settles the outbox, after it came, and it is no
 test('another epoch: reset first, changes by seq fail, messages are sent again', async () => {
   const rig = await new Rig().live();
   const [hi, change, byCid] = [rig.send('bob', 'hi'), rig.edit(3), rig.edit(4, 'm-1')];
-  assert.deepEqual(sent('edit').map(({ ref, refcid }) => [ref, refcid]), [[3, undefined], [4, 'm-1']]);
+  assert.deepEqual(
+    sent('edit').map(({ ref, refcid }) => [ref, refcid]),
+    [
+      [3, undefined],
+      [4, 'm-1'],
+    ],
+  );
   await rig.again({ epoch: 'e2' });
   const names = rig.events.map(({ t }) => t);
   assert.ok(names.indexOf('reset') < names.lastIndexOf('welcome'));
-  assert.deepEqual(rig.told('failed').map(({ cid, err }) => [cid, err.code]), [[change, 'epoch_changed']]);
-  assert.deepEqual(sent('send').map(({ cid, to, retry }) => [cid, to, retry]), [[hi, 'bob', true]]);
-  assert.deepEqual(sent('edit').map(({ cid, ref, refcid }) => [cid, ref, refcid]), [[byCid, undefined, 'm-1']]);
+  assert.deepEqual(
+    rig.told('failed').map(({ cid, err }) => [cid, err.code]),
+    [[change, 'epoch_changed']],
+  );
+  assert.deepEqual(
+    sent('send').map(({ cid, to, retry }) => [cid, to, retry]),
+    [[hi, 'bob', true]],
+  );
+  assert.deepEqual(
+    sent('edit').map(({ cid, ref, refcid }) => [cid, ref, refcid]),
+    [[byCid, undefined, 'm-1']],
+  );
 });
 
 test('a token of somebody else: nothing of the last user goes out under the new name', async () => {
@@ -188,7 +231,10 @@ test('a token of somebody else: nothing of the last user goes out under the new 
   assert.deepEqual([sent('hello')[0]?.cursors, sent('hello')[0]?.since], [undefined, undefined]);
   socket().say({ ...WELCOME, user: 'mallory' });
   assert.deepEqual([sent('send'), rig.engine.user, rig.engine.outbox.size], [[], 'mallory', 0]);
-  assert.deepEqual(rig.told('reset').map(({ why }) => why), ['another_user']);
+  assert.deepEqual(
+    rig.told('reset').map(({ why }) => why),
+    ['another_user'],
+  );
 });
 
 test('watch and away are said once online, also if they changed while the hello was on its way', async () => {
@@ -197,7 +243,10 @@ test('watch and away are said once online, also if they changed while the hello 
   rig.engine.teller.away(true);
   assert.equal(socket().sent.length, 1);
   socket().say(WELCOME);
-  assert.deepEqual([sent('watch').map(({ users }) => users), sent('presence').map(({ state }) => state)], [[['bob']], ['away']]);
+  assert.deepEqual(
+    [sent('watch').map(({ users }) => users), sent('presence').map(({ state }) => state)],
+    [[['bob']], ['away']],
+  );
   rig.engine.teller.watch(['bob']);
   rig.engine.teller.away(true);
   assert.equal(socket().sent.length, 3);
@@ -236,7 +285,8 @@ test('refused cursors: not one goes out before the longest wait that was named i
   for (const { peer } of many) rig.engine.teller.cursor(peer, 'ack', 3);
   await rig.clock.pass(100);
   const waits = [2000, 5000, 300];
-  for (const [i, { id }] of sent('ack').entries()) socket().say({ t: 'err', id, code: 'unavailable', retry_ms: waits[i] });
+  for (const [i, { id }] of sent('ack').entries())
+    socket().say({ t: 'err', id, code: 'unavailable', retry_ms: waits[i] });
   rig.engine.teller.cursor('u0', 'read', 3);
   await rig.clock.pass(4990);
   assert.deepEqual([sent('ack').length, sent('read').length], [3, 0]);
@@ -283,9 +333,19 @@ test('rate limited: waits as told, then goes on in order', async () => {
   await rig.clock.pass(999);
   assert.equal(sent('send').length, 2);
   await rig.clock.pass(60);
-  assert.deepEqual(sent('send').slice(2).map(({ cid }) => cid), [a]);
+  assert.deepEqual(
+    sent('send')
+      .slice(2)
+      .map(({ cid }) => cid),
+    [a],
+  );
   socket().say({ t: 'ok', id: sent('send')[2]?.id, c: '12', seq: 6, ts: 1 });
-  assert.deepEqual(sent('send').slice(3).map(({ cid }) => cid), [b]);
+  assert.deepEqual(
+    sent('send')
+      .slice(3)
+      .map(({ cid }) => cid),
+    [b],
+  );
 });
 
 test('hello refused with cursors: once without them; refused again: of no use here', async () => {
@@ -309,7 +369,10 @@ test('the token is renewed before it ends, on the same connection', async () => 
     await rig.clock.pass(8001);
     socket().say({ t: 'receipt' }); // not silent
   }
-  assert.deepEqual(sent('refresh').map(({ token }) => token), ['tok1']);
+  assert.deepEqual(
+    sent('refresh').map(({ token }) => token),
+    ['tok1'],
+  );
   assert.equal(FakeSocket.made.length, 1);
 });
 
@@ -358,13 +421,22 @@ test('a cid of the caller that stands for something else in the log: the send fa
   const { t: _, c: __, ...other } = entry(4, { from: 'alice', to: 'bob', cid, body: 'other' });
   socket().say({ t: 'ok', id: asked?.id, c: '12', entries: [other], more: false, head: 5, floor: 1 });
   await settle();
-  assert.deepEqual(rig.told('failed').map(({ err }) => err.code), ['cid_conflict']);
+  assert.deepEqual(
+    rig.told('failed').map(({ err }) => err.code),
+    ['cid_conflict'],
+  );
   assert.deepEqual(rig.told('done'), []);
 });
 
 test('what is malformed is told and passed over: no nameless conversation, no seq as text, no jump behind it', async () => {
   const rig = await new Rig().live();
-  const bad = [{ t: 'entry' }, entry(6, { seq: '6' }), entry(6, { from: 7 }), { t: 'receipt', c: 3 }, { t: 'typing', from: {} }];
+  const bad = [
+    { t: 'entry' },
+    entry(6, { seq: '6' }),
+    entry(6, { from: 7 }),
+    { t: 'receipt', c: 3 },
+    { t: 'typing', from: {} },
+  ];
   for (const frame of bad) socket().say(frame);
   assert.equal(rig.told('malformed').length, 5);
   assert.deepEqual(rig.entries(), []);
@@ -392,6 +464,9 @@ test('another tab that mirrors the events knows what this one knows', async () =
   const other = new Rig();
   for (const event of rig.events) other.engine.mirror(event);
   assert.deepEqual(other.engine.places.resume(), rig.engine.places.resume());
-  assert.deepEqual(other.engine.outbox.all().map(({ cid }) => cid), [waits]);
+  assert.deepEqual(
+    other.engine.outbox.all().map(({ cid }) => cid),
+    [waits],
+  );
   assert.equal(other.engine.user, 'alice');
 });

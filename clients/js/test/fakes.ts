@@ -178,5 +178,15 @@ export function item(facts: Partial<Item> = {}): Item {
 }
 
 export function entry(seq: number, facts: Json = {}): Json {
-  return { t: 'entry', c: '12', seq, ts: 1000 + seq, from: 'bob', to: 'alice', kind: 'message', body: `m${seq}`, ...facts };
+  return {
+    t: 'entry',
+    c: '12',
+    seq,
+    ts: 1000 + seq,
+    from: 'bob',
+    to: 'alice',
+    kind: 'message',
+    body: `m${seq}`,
+    ...facts,
+  };
 }

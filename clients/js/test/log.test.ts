@@ -1,7 +1,9 @@
+/** What is held of a log: pages and pushes in any order end as the log stands. */
+
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
-import { Log } from '../src/log.js';
 import type { Entry, HistoryPage } from '../src/frames.js';
+import { Log } from '../src/log.js';
 import { type Dice, seeds, withSeed } from './fakes.js';
 
 /** An entry with what a test does not care about. */
@@ -49,13 +51,16 @@ function standing(log: readonly Entry[], seq: number, head: number): Entry {
 
 /** What a reader must end up with. */
 function truth(log: readonly Entry[], floor = 1) {
-  return log.filter(({ kind, seq }) => kind === 'message' && seq >= floor).map(({ seq }) => {
-    const { body, rev = 0, deleted = null, edited = null } = standing(log, seq, log.length);
-    return { seq, body, rev, deleted, edited };
-  });
+  return log
+    .filter(({ kind, seq }) => kind === 'message' && seq >= floor)
+    .map(({ seq }) => {
+      const { body, rev = 0, deleted = null, edited = null } = standing(log, seq, log.length);
+      return { seq, body, rev, deleted, edited };
+    });
 }
 
-const shown = (log: Log) => log.messages().map(({ seq, body, rev, deleted, edited }) => ({ seq, body, rev, deleted, edited }));
+const shown = (log: Log) =>
+  log.messages().map(({ seq, body, rev, deleted, edited }) => ({ seq, body, rev, deleted, edited }));
 
 /** A page tells a text once: with its message if that is in it, or else with the latest edit in it (chatd/chat/history.py). */
 function toldOnce(entries: Entry[]): Entry[] {
@@ -72,7 +77,8 @@ function pageBefore(log: readonly Entry[], before: number, limit: number, head: 
   const entries: Entry[] = [];
   let at = Math.min(before - 1, head);
   for (let messages = 0; at >= floor; at -= 1) {
-    if (log[at - 1]?.kind === 'message' && (messages += 1) > limit) break;
+    messages += Number(log[at - 1]?.kind === 'message');
+    if (messages > limit) break;
     entries.unshift(standing(log, at, head));
   }
   return { entries: toldOnce(entries), more: at >= floor, head, floor };
@@ -82,7 +88,8 @@ function pageAfter(log: readonly Entry[], after: number, limit: number, head: nu
   const entries: Entry[] = [];
   let at = Math.max(after + 1, floor);
   for (let messages = 0; at <= head; at += 1) {
-    if (log[at - 1]?.kind === 'message' && (messages += 1) > limit) break;
+    messages += Number(log[at - 1]?.kind === 'message');
+    if (messages > limit) break;
     entries.push(standing(log, at, head));
   }
   return { entries: toldOnce(entries), more: at <= head, head, floor };
@@ -114,7 +121,9 @@ function anyOrder(d: Dice) {
     else if (roll === 2 && slow.length === 0) {
       const limit = 1 + d.below(6);
       const isNewer = reader.isBehind && d.chance(0.5);
-      const page = isNewer ? pageAfter(log, reader.after, limit, head, floor) : pageBefore(log, reader.lo ?? Infinity, limit, head, floor);
+      const page = isNewer
+        ? pageAfter(log, reader.after, limit, head, floor)
+        : pageBefore(log, reader.lo ?? Infinity, limit, head, floor);
       if (isNewer || reader.more) slow.push(() => reader.page(page, isNewer));
     } else if (roll === 3 && slow.length > 0) slow.pop()?.();
     else if (roll === 4 && d.chance(0.2)) {
@@ -161,21 +170,47 @@ test('a run that ends before the log: what comes is told, the last message is kn
   const message = (seq: number, facts: Partial<Entry> = {}) => made(seq, { body: `m${seq}`, ...facts });
   for (const seq of [1, 2, 3]) reader.take(message(seq), 'live');
   reader.listed({ head: 9, floor: 1 }, false, true);
-  assert.deepEqual([reader.hi, reader.apart, reader.isBehind, reader.after], [3, true, true, 0], 'what stays may have changed meanwhile');
+  assert.deepEqual(
+    [reader.hi, reader.apart, reader.isBehind, reader.after],
+    [3, true, true, 0],
+    'what stays may have changed meanwhile',
+  );
   assert.equal(reader.isEndUnknown, true);
   reader.end({ entries: [message(8), made(9, { kind: 'edit', ref: 8, body: 'm8!' })], more: true, floor: 1, head: 9 });
   assert.deepEqual([reader.isEndUnknown, reader.last?.body, reader.hi], [false, 'm8!', 3]);
   reader.take(message(10), 'live');
   reader.take(made(11, { kind: 'edit', ref: 10, body: 'm10!' }), 'live');
   reader.take(made(12, { kind: 'delete', ref: 2 }), 'live');
-  assert.deepEqual([reader.last?.body, reader.head, shown(reader).map(({ body }) => body)], ['m10!', 12, ['m1', null, 'm3']]);
-  reader.page({ entries: [message(1, { body: 'm1!', rev: 5, edited: 5 }), message(2), message(3), message(4)], more: true, head: 12, floor: 1 }, true);
+  assert.deepEqual(
+    [reader.last?.body, reader.head, shown(reader).map(({ body }) => body)],
+    ['m10!', 12, ['m1', null, 'm3']],
+  );
+  reader.page(
+    {
+      entries: [message(1, { body: 'm1!', rev: 5, edited: 5 }), message(2), message(3), message(4)],
+      more: true,
+      head: 12,
+      floor: 1,
+    },
+    true,
+  );
   assert.deepEqual([reader.hi, reader.after, reader.apart, shown(reader)[0]?.body], [4, 4, true, 'm1!']);
   const rest = [5, 6, 7, 8, 9, 10].map((seq) => message(seq));
   reader.page({ entries: rest, more: false, head: 12, floor: 1 }, true);
   assert.deepEqual([reader.apart, reader.after], [true, 10], 'two more are known to exist');
-  reader.page({ entries: [made(11, { kind: 'edit', ref: 10, body: 'm10!' }), made(12, { kind: 'delete', ref: 2 })], more: false, head: 12, floor: 1 }, true);
-  assert.deepEqual([reader.apart, reader.isBehind, reader.last?.body, reader.messages().length], [false, false, 'm10!', 10]);
+  reader.page(
+    {
+      entries: [made(11, { kind: 'edit', ref: 10, body: 'm10!' }), made(12, { kind: 'delete', ref: 2 })],
+      more: false,
+      head: 12,
+      floor: 1,
+    },
+    true,
+  );
+  assert.deepEqual(
+    [reader.apart, reader.isBehind, reader.last?.body, reader.messages().length],
+    [false, false, 'm10!', 10],
+  );
   reader.take(message(13), 'live');
   assert.equal(reader.hi, 13);
 });
@@ -186,7 +221,12 @@ test('where nothing but changes lies beyond the run, the last message is in it: 
   reader.take(message, 'live');
   reader.listed({ head: 2, floor: 1 }, false, true);
   assert.equal(reader.isEndUnknown, true);
-  reader.end({ entries: [{ ...message, body: 'm1!', rev: 2, edited: 2 }, made(2, { kind: 'edit', ref: 1, body: null })], more: true, floor: 1, head: 2 });
+  reader.end({
+    entries: [{ ...message, body: 'm1!', rev: 2, edited: 2 }, made(2, { kind: 'edit', ref: 1, body: null })],
+    more: true,
+    floor: 1,
+    head: 2,
+  });
   assert.deepEqual([reader.isEndUnknown, reader.last?.body, reader.apart], [false, 'm1!', true]);
   reader.listed({ head: 3, floor: 1 }, false, true);
   assert.equal(reader.isEndUnknown, true, 'there is more now');
@@ -211,7 +251,10 @@ test('a hole on one connection never joins two runs', () => {
   reader.take(made(3, { kind: 'message', body: 'x' }), 'live');
   reader.take(made(5, { kind: 'message', body: 'y' }), 'live');
   assert.deepEqual([reader.lo, reader.hi, shown(reader).length], [5, 5, 1]);
-  assert.equal(reader.page({ entries: [made(2, { kind: 'message', body: 'z' })], more: false, head: 5, floor: 1 }), false);
+  assert.equal(
+    reader.page({ entries: [made(2, { kind: 'message', body: 'z' })], more: false, head: 5, floor: 1 }),
+    false,
+  );
 });
 
 test('an unknown kind is passed over and counts as had', () => {

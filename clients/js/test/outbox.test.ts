@@ -1,3 +1,5 @@
+/** What waits to be said: in order, once, whatever is answered. */
+
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
 import { IN_FLIGHT_MAX, OUTBOX_ITEMS_MAX, Outbox, type OutboxItem, WINDOW_MAX } from '../src/outbox.js';
@@ -67,7 +69,13 @@ test('an error without retry_ms fails the item and keeps the words', () => {
   const outbox = filled(2);
   const [first] = sent(outbox, 0);
   assert.equal(outbox.refuse(first, { code: 'too_long', msg: 'no' }, 0), 'failed');
-  assert.deepEqual(outbox.of('bob').map(({ cid, state }) => [cid, state]), [['c0', 'failed'], ['c1', 'sent']]);
+  assert.deepEqual(
+    outbox.of('bob').map(({ cid, state }) => [cid, state]),
+    [
+      ['c0', 'failed'],
+      ['c1', 'sent'],
+    ],
+  );
   assert.equal(outbox.size, 2);
   assert.ok(outbox.canDiscard(first));
   outbox.discard('c0');
@@ -117,15 +125,29 @@ test('after a refusal nothing goes out before all that was on its way is answere
   outbox.refuse(second, { code: 'blocked', cid: first.cid }, 0);
   assert.deepEqual(outbox.next(1000), []);
   outbox.refuse(third, { code: 'blocked', cid: first.cid }, 1000);
-  assert.deepEqual(outbox.next(1000).map(({ item }) => item), [first]);
+  assert.deepEqual(
+    outbox.next(1000).map(({ item }) => item),
+    [first],
+  );
 });
 
 test('another epoch keeps messages, and fails edits and deletes that name a seq alone', () => {
   const outbox = filled(2);
   outbox.add(draft({ cid: 'e', kind: 'edit', ref: 3 }));
   outbox.add(draft({ cid: 'd', kind: 'delete', ref: 3, body: null }));
-  assert.deepEqual(outbox.newEpoch().map(({ cid }) => cid), ['e', 'd']);
-  assert.deepEqual(outbox.of('bob').map(({ cid, code }) => [cid, code]), [['e', 'epoch_changed'], ['d', 'epoch_changed'], ['c0', null], ['c1', null]]);
+  assert.deepEqual(
+    outbox.newEpoch().map(({ cid }) => cid),
+    ['e', 'd'],
+  );
+  assert.deepEqual(
+    outbox.of('bob').map(({ cid, code }) => [cid, code]),
+    [
+      ['e', 'epoch_changed'],
+      ['d', 'epoch_changed'],
+      ['c0', null],
+      ['c1', null],
+    ],
+  );
 });
 
 test('another epoch keeps changes by cid, which name no place any more; also over storage', () => {
@@ -134,7 +156,13 @@ test('another epoch keeps changes by cid, which name no place any more; also ove
   assert.deepEqual(outbox.newEpoch(), []);
   const other = new Outbox();
   other.restore(outbox.all());
-  assert.deepEqual(other.next(0).map(({ item: { cid, ref, refcid } }) => [cid, ref, refcid]), [['c0', null, null], ['e', null, 'm']]);
+  assert.deepEqual(
+    other.next(0).map(({ item: { cid, ref, refcid } }) => [cid, ref, refcid]),
+    [
+      ['c0', null, null],
+      ['e', null, 'm'],
+    ],
+  );
 });
 
 test('saved and restored: same order, tried, failed ones too', () => {
@@ -144,7 +172,11 @@ test('saved and restored: same order, tried, failed ones too', () => {
   const other = new Outbox();
   other.restore(JSON.parse(JSON.stringify(outbox.all())));
   const items = other.of('bob').map(({ cid, state, body }) => [cid, state, body]);
-  assert.deepEqual(items, [['c0', 'failed', 'm0'], ['c1', 'queued', 'm1'], ['c2', 'queued', 'm2']]);
+  assert.deepEqual(items, [
+    ['c0', 'failed', 'm0'],
+    ['c1', 'queued', 'm1'],
+    ['c2', 'queued', 'm2'],
+  ]);
   assert.ok(other.next(0).every(({ retry }) => retry));
   assert.equal(other.size, 3);
 });
@@ -160,8 +192,14 @@ test('whatever is answered in whatever order: each leaves once, in order, and th
 
 function anyAnswers(d: Dice) {
   const outbox = new Outbox();
-  const done = new Map<string, string[]>([['bob', []], ['carol', []]]);
-  const added = new Map<string, string[]>([['bob', []], ['carol', []]]);
+  const done = new Map<string, string[]>([
+    ['bob', []],
+    ['carol', []],
+  ]);
+  const added = new Map<string, string[]>([
+    ['bob', []],
+    ['carol', []],
+  ]);
   const blockedBy = new Map<OutboxItem, string>();
   let flying: OutboxItem[] = [];
   let now = 0;
@@ -214,7 +252,9 @@ test('over all conversations no more is on its way than the server reads in one 
 
 test('what was stored comes before what was written since, and all of it, however much', () => {
   const stored = filled(300).all();
-  const more = filled(300, 'carol').all().map((item) => ({ ...item, cid: `d${item.cid}` }));
+  const more = filled(300, 'carol')
+    .all()
+    .map((item) => ({ ...item, cid: `d${item.cid}` }));
   const outbox = new Outbox();
   outbox.add(draft({ cid: 'typed' }));
   outbox.restore([...stored, ...more, ...stored]);

@@ -1,8 +1,10 @@
+/** How far a device has got, and what a reconnect says about it. */
+
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
+import type { Item } from '../src/frames.js';
 import { Cursors, Places } from '../src/places.js';
 import { CURSORS_MAX, HELLO_LIST_BYTES_MAX } from '../src/wire.js';
-import type { Item } from '../src/frames.js';
 import { item } from './fakes.js';
 
 function at(seq: number, facts: Partial<Item> = {}) {
@@ -53,7 +55,12 @@ test('listed: starts at the floor where retention took what lay between', () => 
 });
 
 test('listed: anew if told to page or to reset, if beyond the head, if it moved and was not named', () => {
-  const cases: [Partial<Item>, boolean][] = [[{ head: 9, page: true }, true], [{ head: 9, reset: true }, true], [{ head: 3 }, true], [{ head: 9 }, false]];
+  const cases: [Partial<Item>, boolean][] = [
+    [{ head: 9, page: true }, true],
+    [{ head: 9, reset: true }, true],
+    [{ head: 3 }, true],
+    [{ head: 9 }, false],
+  ];
   for (const [facts, named] of cases) {
     const places = at(5);
     if (named) places.resume();
@@ -72,10 +79,18 @@ test('the mark is given back only with all that is still missing of what it list
   places.list(item({ head: 9 }));
   places.step('12', 'bob', 6, 0);
   for (let i = 0; i < 2 * CURSORS_MAX; i += 1) places.list(item({ c: `n${i}`, peer: `u${i}`, head: 1, ts: 100 + i }));
-  assert.deepEqual([places.resume().since, places.named['12']], ['s', 6], 'what was cut short comes before what is more recent');
+  assert.deepEqual(
+    [places.resume().since, places.named['12']],
+    ['s', 6],
+    'what was cut short comes before what is more recent',
+  );
   for (let i = 0; i < CURSORS_MAX; i += 1) Object.assign(places.of.get(`n${i}`) ?? {}, { head: 2 });
   const { since, cursors } = places.resume();
-  assert.deepEqual([since, Object.keys(cursors ?? {}).length], [undefined, CURSORS_MAX], 'not all fit: everything is to be listed');
+  assert.deepEqual(
+    [since, Object.keys(cursors ?? {}).length],
+    [undefined, CURSORS_MAX],
+    'not all fit: everything is to be listed',
+  );
 });
 
 test('what jumped is named by the next hello, before what is more recent', () => {

@@ -1,7 +1,18 @@
+/** Rules of text and names, back-off, and what a close asks for. */
+
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
-import { BACKOFF_MAX_MS, Backoff, afterClose, bodyBytes, cleanBody, cleanName, cleanUser, fitting } from '../src/wire.js';
 import { parseFrame } from '../src/frames.js';
+import {
+  afterClose,
+  BACKOFF_MAX_MS,
+  Backoff,
+  bodyBytes,
+  cleanBody,
+  cleanName,
+  cleanUser,
+  fitting,
+} from '../src/wire.js';
 
 test('bytes are counted as UTF-8', () => {
   assert.equal(bodyBytes('aé€😀'), 1 + 2 + 3 + 4);
@@ -19,21 +30,43 @@ test('user ids: 1 to 64 visible characters in NFC', () => {
   assert.equal(cleanUser('e\u0301'), '\u00e9');
   assert.equal(cleanUser('😀'.repeat(64)), '😀'.repeat(64));
   assert.equal(cleanUser('<img src=x onerror=alert(1)>'), '<img src=x onerror=alert(1)>');
-  const bad = ['', '   ', 'a'.repeat(65), 'a\u202eb', 'a\nb', 'a\u00a0b', 'a\u2028b', '\ud800', '\u3164', '\u2800', 'a\u034fb', '\u2764\ufe0f', '\ue000'];
+  const bad = [
+    '',
+    '   ',
+    'a'.repeat(65),
+    'a\u202eb',
+    'a\nb',
+    'a\u00a0b',
+    'a\u2028b',
+    '\ud800',
+    '\u3164',
+    '\u2800',
+    'a\u034fb',
+    '\u2764\ufe0f',
+    '\ue000',
+  ];
   for (const text of bad) assert.equal(cleanUser(text), null, JSON.stringify(text));
 });
 
 test('what only the server can judge is not refused here: joiners, and what is not of this Unicode', () => {
-  for (const text of ['\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645', '\u0d9a\u0dca\u200d\u0dbb', '\u{1faff}', '\u0378']) assert.equal(cleanUser(text), text);
+  for (const text of [
+    '\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645',
+    '\u0d9a\u0dca\u200d\u0dbb',
+    '\u{1faff}',
+    '\u0378',
+  ])
+    assert.equal(cleanUser(text), text);
 });
 
 test('who was here under an older rule can say so', () => {
   for (const text of ['\u2764\ufe0f', '\u3164', 'a\u200bb']) assert.equal(cleanName(text), text);
-  for (const text of ['', ' ', 'a'.repeat(65), 'a\nb', '\ud800']) assert.equal(cleanName(text), null, JSON.stringify(text));
+  for (const text of ['', ' ', 'a'.repeat(65), 'a\nb', '\ud800'])
+    assert.equal(cleanName(text), null, JSON.stringify(text));
 });
 
 test('what is no frame is ignored', () => {
-  for (const bad of ['', '[]', 'null', '3', '{"t":1}', '{', new Uint8Array(1), undefined]) assert.equal(parseFrame(bad), null);
+  for (const bad of ['', '[]', 'null', '3', '{"t":1}', '{', new Uint8Array(1), undefined])
+    assert.equal(parseFrame(bad), null);
   assert.deepEqual(parseFrame('{"t":"x","y":1}'), { t: 'x', y: 1 });
 });
 
