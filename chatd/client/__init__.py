@@ -7,6 +7,7 @@ its page.
 from chatd.client.client import Client
 from chatd.client.connection import Connection
 from chatd.client.errors import (
+    CidTaken,
     ClientError,
     Closed,
     ConnectionLost,
@@ -16,26 +17,38 @@ from chatd.client.errors import (
     ProtocolError,
     RequestError,
     Stopped,
+    Withdrawn,
 )
-from chatd.client.frames import (
+from chatd.client.frames import Frame
+from chatd.client.log import Log, Message
+from chatd.client.reconnect import Token
+from chatd.client.sends import Sending, SendingState
+from chatd.client.store import FileStore, MemoryStore, State, Store, StoreInUse
+from chatd.client.values import (
+    CatchUpFailed,
     ConversationItem,
     ConversationPage,
     Entry,
     Event,
-    Frame,
+    Kind,
     Limits,
+    Line,
+    LineState,
     Notice,
     Page,
     Presence,
+    PresenceState,
     Receipt,
     Reset,
     Sent,
     Typing,
+    Unreadable,
     Unsent,
 )
-from chatd.client.reconnect import Token
 
 __all__ = [
+    "CatchUpFailed",
+    "CidTaken",
     "Client",
     "ClientError",
     "Closed",
@@ -46,20 +59,35 @@ __all__ = [
     "Entry",
     "EpochChanged",
     "Event",
+    "FileStore",
     "Frame",
+    "Kind",
     "Limits",
+    "Line",
+    "LineState",
+    "Log",
+    "MemoryStore",
+    "Message",
     "NoToken",
     "Notice",
     "OutboxFull",
     "Page",
     "Presence",
+    "PresenceState",
     "ProtocolError",
     "Receipt",
     "RequestError",
     "Reset",
+    "Sending",
+    "SendingState",
     "Sent",
+    "State",
     "Stopped",
+    "Store",
+    "StoreInUse",
     "Token",
     "Typing",
+    "Unreadable",
     "Unsent",
+    "Withdrawn",
 ]

@@ -4,15 +4,21 @@ Cursors only move forward. They are coalesced: for any number of entries one `ac
 out per conversation. `read` moves `delivered` along, so there is no `ack` with it. A crash of the
 server may lose the last second of them. So what a welcome says replaces what was known, and what
 was wanted beyond it is sent again.
+
+After a refusal with a time nothing of any conversation goes out before that time, because the rate
+is the connection's. `FLYING_MAX` requests are unanswered at most. `now` is in seconds, of any one
+clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from chatd.client.frames import ConversationItem
+
+FLYING_MAX: Final = 50
 
 
 class Due(NamedTuple):
@@ -44,6 +50,8 @@ class Cursors:
     def __init__(self) -> None:
         self._of: dict[str, _Cursor] = {}
         self._dirty: dict[str, None] = {}  # conversations with a cursor to send that is not under way
+        self._flying = 0
+        self._not_before = 0.0
 
     def _at(self, c: str) -> _Cursor:
         return self._of.setdefault(c, _Cursor())
@@ -77,27 +85,44 @@ class Cursors:
                 min(cursor.want_read, item.head),
             )
         self._dirty = dict.fromkeys(c for c, cursor in self._of.items() if cursor.pending)
+        self._flying, self._not_before = 0, 0.0
 
     @property
     def waiting(self) -> bool:
         """Whether a cursor is to be sent. The server may have it by then."""
         return bool(self._dirty)
 
-    def due(self) -> list[Due]:
-        """What to send now; it counts as under way."""
+    def due(self, now: float = 0.0, *, last: bool = False) -> list[Due]:
+        """What to send now; it counts as under way, until `answered`.
+
+        `last`: the connection ends after this, so all goes out.
+        """
         out: list[Due] = []
-        for c in self._dirty:
+        if now < self._not_before and not last:
+            return out
+        while self._dirty and (last or self._flying + len(out) < FLYING_MAX):
+            c = next(iter(self._dirty))
+            del self._dirty[c]
             cursor = self._of[c]
             if cursor.want_read > cursor.read:
                 out.append(Due("read", c, cursor.want_read))
             if cursor.want_delivered > max(cursor.delivered, cursor.want_read):
                 out.append(Due("ack", c, cursor.want_delivered))
-        self._dirty.clear()
+        self._flying += len(out)
         return out
 
-    def again(self, c: str) -> None:
-        """The server refused it for now: `due` returns it again."""
+    def wake_at(self) -> float | None:
+        """When `due` may have something again without an answer; None: never."""
+        return self._not_before if self._dirty and self._flying < FLYING_MAX else None
+
+    def answered(self) -> None:
+        """One of what `due` returned has its answer."""
+        self._flying = max(0, self._flying - 1)
+
+    def again(self, c: str, not_before: float = 0.0) -> None:
+        """The server refused it for now: `due` returns it again, and nothing before that time."""
         self._dirty[c] = None
+        self._not_before = max(self._not_before, not_before)
 
     def refused(self, c: str) -> None:
         """The server refused it for good: drop it."""
@@ -108,6 +133,7 @@ class Cursors:
         """Drop all, because the epoch changed."""
         self._of.clear()
         self._dirty.clear()
+        self._flying, self._not_before = 0, 0.0
 
     def save(self) -> dict[str, list[int]]:
         """What the server may not know yet: c -> [delivered, read]."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from chatd.client.cursors import Cursors
@@ -34,6 +34,7 @@ from chatd.client.frames import (
 )
 from chatd.client.inbox import Inbox
 from chatd.client.outbox import Item, Outbox, Then
+from chatd.client.values import CatchUpFailed, Kind, Line, Unreadable
 
 log = logging.getLogger("chatd.client")
 
@@ -50,6 +51,7 @@ class Events:
 
     def __init__(self) -> None:
         self.news = asyncio.Event()
+        self.on_event: Callable[[Event], None] = lambda _: None  # called with each at its arrival
         self._of: OrderedDict[tuple[str, ...], Event] = OrderedDict()
 
     def add(self, event: Event) -> None:
@@ -60,6 +62,11 @@ class Events:
         if len(self._of) > EVENTS_MAX:
             self._of.popitem(last=False)
         self.news.set()
+        self.on_event(event)
+
+    def drop(self, event: Event) -> None:
+        """What it says is not so any more."""
+        self._of.pop(_about(event), None)
 
     def take(self) -> Event | None:
         """The oldest, if any."""
@@ -80,6 +87,12 @@ def _about(event: Event) -> tuple[str, ...]:
             return "reset", event.c or ""
         case Unsent():
             return "unsent", event.peer, event.cid
+        case Line():
+            return ("line",)
+        case Unreadable():
+            return "unreadable", event.c, str(event.seq)
+        case CatchUpFailed():
+            return "catch_up_failed", event.c
 
 
 class Desk:
@@ -96,6 +109,9 @@ class Desk:
         self.events = Events()
         self.arrived, self.to_send, self.to_fill, self.to_tell, self.emptied = (asyncio.Event() for _ in range(5))
         self.emptied.set()
+        self.has_room = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None  # called when what `save` gives has changed
+        self.typed: OrderedDict[str, float] = OrderedDict()  # peer -> when the last sign of typing went out
         self._waiting: dict[tuple[str, str], list[asyncio.Future[Sent]]] = {}
         self._presence: dict[str, Presence] = {}
         # (peer, seq) -> cid of own messages, the latest last
@@ -108,24 +124,27 @@ class Desk:
         self,
         peer: str,
         cid: str,
-        kind: str,
+        kind: Kind,
         body: str | None,
         ref: int | None,
         refcid: str | None = None,
         *,
         outcome_unknown: bool,
+        same: bool = True,
     ) -> tuple[Item, asyncio.Future[Sent]]:
         """Queue an item; the future gets what becomes of it.
 
-        `refcid`: found here where it is not given. Raises OutboxFull.
+        `refcid`: found here where it is not given. `same`: as in `Outbox.add`. Raises OutboxFull,
+        CidTaken.
         """
         if ref is not None and refcid is None:
             refcid = self._own.get((peer, ref))
-        item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, outcome_unknown=outcome_unknown)
+        item = self.outbox.add(peer, cid, kind, body, ref, refcid=refcid, outcome_unknown=outcome_unknown, same=same)
         future: asyncio.Future[Sent] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault((peer, cid), []).append(future)
         self.emptied.clear()
         self.to_send.set()
+        self.on_change()
         return item, future
 
     def leave(self, item: Item, future: asyncio.Future[Sent]) -> Then:
@@ -143,9 +162,18 @@ class Desk:
         self._gone()
         return then
 
+    def withdraw(self, item: Item, future: asyncio.Future[Sent]) -> Then:
+        """Take an item back, where nobody but the owner of `future` waits for it.
+
+        AGAIN: it may be in the log, and nothing has changed.
+        """
+        if self._waiting.get((item.peer, item.cid)) != [future] or not item.surely_not_done:
+            return Then.AGAIN
+        return self.leave(item, future)
+
     def stored(self, peer: str, cid: str, sent: Sent) -> None:
         """It is in the log. Idempotent."""
-        item = self.outbox.settle(peer, cid)
+        item = self.outbox.settle(peer, cid, dup=sent.dup)
         if item is None:
             return
         if item.kind == "message":
@@ -187,6 +215,8 @@ class Desk:
 
     def _gone(self) -> None:
         self.to_send.set()
+        self.has_room.set()
+        self.on_change()
         if not self.outbox.size:
             self.emptied.set()
 
@@ -197,7 +227,7 @@ class Desk:
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
-        for event in (self.arrived, self.events.news, self.emptied):
+        for event in (self.arrived, self.events.news, self.emptied, self.has_room):
             event.set()
 
     # ---- what comes in ---------------------------------------------------------------------------
@@ -205,6 +235,7 @@ class Desk:
     def enter(self, welcome: Welcome) -> None:
         """A whole welcome."""
         self.user, self.limits = welcome.user, welcome.limits
+        self.outbox.limit(welcome.limits.messages, welcome.limits.per_ms / 1000)
         resets = self.inbox.enter(welcome)
         if any(reset.c is None for reset in resets):
             self.cursors.forget()
@@ -223,9 +254,15 @@ class Desk:
         self.seen(welcome.presence)
         for event in (self.arrived, self.to_send, self.to_fill, self.to_tell):
             event.set()
+        self.on_change()
 
     def settle_by(self, entry: Entry) -> None:
-        """An entry of the log, pushed or fetched: an own one settles its item in the outbox."""
+        """An entry of the log, pushed or fetched: an own one settles its item in the outbox.
+
+        One of the peer's ends the peer's typing.
+        """
+        if not entry.own:
+            self.events.drop(Typing(entry.c, entry.peer))
         if entry.own and entry.cid is not None:
             if entry.kind == "message":
                 self.own(entry.peer, entry.seq, entry.cid)
@@ -261,19 +298,24 @@ class Desk:
             self._presence[presence.user] = presence
             self.events.add(presence)
 
-    def watch(self, users: tuple[str, ...]) -> None:
-        """Another list of people to watch."""
+    def watch(self, users: tuple[str, ...], snapshot: Iterable[Presence] = ()) -> None:
+        """Another list of people to watch, and how they stand: the app has that already."""
         self.watched = users
+        kept = {user: presence for user, presence in self._presence.items() if user in set(users)}
+        self._presence = kept | {presence.user: presence for presence in snapshot}
         self._presence = {user: p for user, p in self._presence.items() if user in set(users)}
 
     # ---- over a restart --------------------------------------------------------------------------
 
-    def save(self) -> dict[str, Any]:
-        """All that must outlive the process, as JSON can hold it."""
+    def save(self, done: Entry | None = None) -> dict[str, Any]:
+        """All that must outlive the process, as JSON can hold it.
+
+        `done`: an entry in hand that counts as handled.
+        """
         return {
             "version": STATE_VERSION,
             "user": self.user,
-            **self.inbox.save(),
+            **self.inbox.save(done),
             "outbox": self.outbox.save(),
             "cursors": self.cursors.save(),
         }

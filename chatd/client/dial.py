@@ -25,6 +25,7 @@ AT_ONCE_S: Final = 0.25  # what "at once" means, for jitter
 BACKOFF_FIRST_S: Final = 0.5
 BACKOFF_MAX_S: Final = 30.0
 RATE_LIMITED_S: Final = 60.0
+REFUSALS_MAX: Final = 10  # of tokens in a row, after a first welcome: some 45 s on average, for a key to spread
 DOUBLINGS_MAX: Final = 6  # 0.5 s * 2^6 is over 30 s
 SETTLED_S: Final = 10.0  # the life of a connection, from its welcome on, after which the next loss is a first one
 
@@ -52,14 +53,18 @@ CLOSES: Final[Mapping[int, tuple[Rule, str]]] = MappingProxyType({
     CloseCode.RATE_LIMITED: ("wait", "rate_limited"),
     CloseCode.OVERLOADED: ("backoff", "overloaded"),
 })  # fmt: skip
+TOKEN_CODES: Final = MappingProxyType({
+    "unauthorized": CloseCode.UNAUTHORIZED, "token_expired": CloseCode.TOKEN_EXPIRED,
+})  # fmt: skip
 LOST: Final[tuple[Rule, str]] = ("at_once", "lost")  # any other code, and none at all
 
 
 class Next(NamedTuple):
-    """`wait_s` None: do not connect again, because of `reason`."""
+    """`wait_s` None: do not connect again, because of `reason`. `close_code`: if one was sent."""
 
     wait_s: float | None
     reason: str
+    close_code: int | None = None
 
 
 class Dial:
@@ -89,9 +94,9 @@ class Dial:
         rule, reason = CLOSES.get(code, LOST)
         match rule:
             case "stop":
-                return Next(None, reason)
+                return Next(None, reason, code)
             case "token":
-                return self._other_token(reason)
+                return self._other_token(reason, code)
             case "wait":
                 return Next(RATE_LIMITED_S, reason)
             case "at_once" | "backoff":
@@ -105,35 +110,38 @@ class Dial:
 
     def refused(self, code: str, retry_ms: int | None) -> Next:
         """`hello` was answered by an `err`."""
-        if code in ("unauthorized", "token_expired"):
-            return self._other_token(code)
+        if code in TOKEN_CODES:
+            return self._other_token(code, TOKEN_CODES[code])
         return Next(None if retry_ms is None else self._named(retry_ms / 1000), code)
 
     def unreachable(self, http_status: int | None = None) -> Next:
         """The connection could not be made.
 
-        A 4xx before any welcome says that the URL or the origin is wrong; later it may be a load
-        balancer's.
+        A status below 500 before any welcome says that the URL or the origin is wrong; later it may
+        be a load balancer's.
         """
-        if (
-            http_status is not None
-            and 400 <= http_status < 500
-            and http_status not in (408, 425, 429)
-            and not self._been_live
-        ):
-            return Next(None, f"http_{http_status}")
+        if http_status is not None and http_status < 500 and http_status not in (408, 425, 429):
+            return self.not_chatd(f"http_{http_status}")
         return Next(self._backoff(at_once=False), "unreachable")
+
+    def not_chatd(self, reason: str) -> Next:
+        """What answers at the URL is no chatd, or not by this scheme: the end before any welcome.
+
+        Later it is something that stands in for chatd for a while.
+        """
+        return Next(self._backoff(at_once=False) if self._been_live else None, reason)
 
     def no_token(self) -> Next:
         """The token could not be had just now."""
         return Next(self._backoff(at_once=False), "token")
 
-    def _other_token(self, reason: str) -> Next:
+    def _other_token(self, reason: str, code: int) -> Next:
         self._refusals += 1
         self.renew = True
-        if not self._renewable or self._refusals > 1:
-            return Next(None, reason)
-        return Next(self._backoff(at_once=True), reason)
+        # A client that was let in before meets a key that not every node knows yet
+        if not self._renewable or self._refusals > (REFUSALS_MAX if self._been_live else 1):
+            return Next(None, reason, code)
+        return Next(self._backoff(at_once=True), reason, code)
 
     def _named(self, wait_s: float) -> float:
         if self._tries == 0 and wait_s > 0.0:

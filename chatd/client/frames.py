@@ -1,7 +1,7 @@
-"""The server's frames as typed values, and how they are read from JSON objects. Pure.
+"""Reads the server's frames into the values of values.py. Pure.
 
-Unknown keys are ignored, and unknown kinds and states are kept as strings, as docs/protocol.md
-asks. A required key that is missing or of another type raises ProtocolError, never KeyError.
+Unknown keys are ignored; unknown kinds and states become `unknown`. A required key that is missing
+or of another type raises ProtocolError, never KeyError.
 
 All times are integer milliseconds since 1970 UTC by the server's database. `c` names a conversation
 and is opaque.
@@ -10,198 +10,32 @@ and is opaque.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-from chatd import protocol
-from chatd.client.errors import ProtocolError
+from chatd.client.errors import RETRY_MS_MAX, ProtocolError
+from chatd.client.values import KINDS as KINDS
+from chatd.client.values import PRESENCE_STATES as PRESENCE_STATES
+from chatd.client.values import CatchUpFailed as CatchUpFailed
+from chatd.client.values import ConversationItem as ConversationItem
+from chatd.client.values import ConversationPage as ConversationPage
+from chatd.client.values import Entry as Entry
+from chatd.client.values import Event as Event
+from chatd.client.values import Kind as Kind
+from chatd.client.values import Limits as Limits
+from chatd.client.values import Line as Line
+from chatd.client.values import Notice as Notice
+from chatd.client.values import Page as Page
+from chatd.client.values import Presence as Presence
+from chatd.client.values import PresenceState as PresenceState
+from chatd.client.values import Receipt as Receipt
+from chatd.client.values import Reset as Reset
+from chatd.client.values import Sent as Sent
+from chatd.client.values import Typing as Typing
+from chatd.client.values import Unreadable as Unreadable
+from chatd.client.values import Unsent as Unsent
+from chatd.client.values import Welcome as Welcome
 
 Frame: TypeAlias = dict[str, Any]  # one JSON object of the wire
-KINDS: Final = ("message", "edit", "delete")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a conversation's log.
-
-    `own`: this user made it, here or on another device. `ref`: the message that an edit or delete
-    changes. A message may include its later changes: `rev` is the seq of its last
-    change, `edited` or `deleted` the time of it, `body` None if deleted.
-    """
-
-    c: str
-    peer: str
-    seq: int
-    ts: int
-    own: bool
-    kind: str
-    body: str | None
-    ref: int | None = None
-    rev: int | None = None
-    edited: int | None = None
-    deleted: int | None = None
-    cid: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """Where a send, edit or delete stands in the log.
-
-    `dup`: it had been stored before this answer was asked for.
-    """
-
-    c: str
-    seq: int
-    ts: int
-    dup: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """How far `user` has got in a conversation. Both numbers only rise."""
-
-    c: str
-    peer: str
-    user: str
-    delivered: int
-    read: int
-
-
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """`state` is `online`, `away`, `offline` or `hidden`.
-
-    `seen`: when the user was last seen, where the server says so.
-    """
-
-    user: str
-    state: str
-    v: int
-    seen: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Typing:
-    """`user` is typing. Ends 6 s after the last of these, or with an entry of that user."""
-
-    c: str
-    user: str
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Word from the server about itself. `drain`: it goes away, and the client moves by itself."""
-
-    kind: str
-    retry_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Reset:
-    """The log is another one (a failover, a restore from a backup): any `c` and `seq` of before is
-    void.
-
-    With `c`: that conversation has lost entries that this client was given, or goes on at its head
-    (docs/client.md).
-    """
-
-    c: str | None
-    peer: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Unsent:
-    """A send that nobody waits for any more (its await was cancelled, or it comes from a saved
-    state) was refused for good.
-    """
-
-    peer: str
-    cid: str
-    kind: str
-    body: str | None
-    ref: int | None
-    code: str
-    msg: str
-
-
-Event: TypeAlias = Receipt | Presence | Typing | Notice | Reset | Unsent
-
-
-@dataclass(frozen=True, slots=True)
-class ConversationItem:
-    """One conversation in a list.
-
-    `delivered`, `read` are this user's cursors. `page`, `reset`: see section 3 of docs/protocol.md.
-    """
-
-    c: str
-    peer: str
-    head: int
-    floor: int
-    ts: int
-    delivered: int
-    read: int
-    peer_delivered: int
-    peer_read: int
-    unread: int
-    open: bool
-    page: bool = False
-    reset: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An unbroken run of a log, in rising order.
-
-    `more`: there are further ones in the direction asked for.
-    """
-
-    c: str
-    entries: tuple[Entry, ...]
-    more: bool
-    head: int
-    floor: int
-
-
-@dataclass(frozen=True, slots=True)
-class ConversationPage:
-    """Conversations, the latest entry first. `cursor` asks for the next page; None: no more."""
-
-    items: tuple[ConversationItem, ...]
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What the server allows; the defaults hold until a welcome says otherwise."""
-
-    frame_bytes: int = protocol.FRAME_BYTES_MAX
-    body_bytes: int = protocol.BODY_BYTES_MAX
-    messages: int = 10
-    per_ms: int = 5_000
-    watch: int = protocol.WATCH_MAX
-    history: int = protocol.HISTORY_MAX
-    edit_ms: int = 900_000
-
-
-@dataclass(frozen=True, slots=True)
-class Welcome:
-    """All pages of a welcome in one.
-
-    `exp_ms`: when the token ends, by the server's clock, which stood at `ts`.
-    """
-
-    user: str
-    epoch: str
-    ts: int
-    exp_ms: int | None
-    limits: Limits
-    items: tuple[ConversationItem, ...]
-    presence: tuple[Presence, ...]
-    since: str | None
-
-
-# ---- reading -------------------------------------------------------------------------------------
 
 
 def _str(o: Mapping[str, Any], key: str) -> str:
@@ -230,7 +64,7 @@ def _objects(o: Mapping[str, Any], key: str) -> list[Frame]:
     return value
 
 
-def entry(o: Mapping[str, Any], c: str, user: str) -> Entry:
+def entry(o: Mapping[str, Any], c: str, user: str, epoch: str = "") -> Entry:
     """An `entry` push, or an item of history in conversation `c`, as `user` sees it."""
     sender, to, body, cid = _str(o, "from"), _str(o, "to"), o.get("body"), o.get("cid")
     own = sender == user
@@ -240,19 +74,33 @@ def entry(o: Mapping[str, Any], c: str, user: str) -> Entry:
         integer(o, "seq"),
         integer(o, "ts"),
         own,
-        _str(o, "kind"),
+        _kind(_str(o, "kind")),
         body if isinstance(body, str) else None,
         _integer_or_none(o, "ref"),
         _integer_or_none(o, "rev"),
         _integer_or_none(o, "edited"),
         _integer_or_none(o, "deleted"),
         cid if isinstance(cid, str) else None,
+        epoch,
     )
 
 
-def pushed_entry(o: Mapping[str, Any], user: str) -> Entry:
+def _kind(word: str) -> Kind:
+    return next((kind for kind in KINDS if kind == word), "unknown")
+
+
+def _state(word: str) -> PresenceState:
+    return next((state for state in PRESENCE_STATES if state == word), "unknown")
+
+
+def pushed_entry(o: Mapping[str, Any], user: str, epoch: str = "") -> Entry:
     """An `entry` push."""
-    return entry(o, _str(o, "c"), user)
+    return entry(o, _str(o, "c"), user, epoch)
+
+
+def place_of(o: Mapping[str, Any]) -> tuple[str, int]:
+    """(c, seq) of an `entry` push, of which the rest may be anything."""
+    return _str(o, "c"), integer(o, "seq")
 
 
 def item(o: Mapping[str, Any]) -> ConversationItem:
@@ -282,7 +130,7 @@ def receipt(o: Mapping[str, Any], user: str) -> Receipt:
 
 def presence(o: Mapping[str, Any]) -> Presence:
     """A `presence` push, or an item of a watch list."""
-    return Presence(_str(o, "user"), _str(o, "state"), integer(o, "v"), _integer_or_none(o, "seen"))
+    return Presence(_str(o, "user"), _state(_str(o, "state")), integer(o, "v"), _integer_or_none(o, "seen"))
 
 
 def presences(o: Mapping[str, Any]) -> tuple[Presence, ...]:
@@ -297,7 +145,8 @@ def typing(o: Mapping[str, Any]) -> Typing:
 
 def notice(o: Mapping[str, Any]) -> Notice:
     """A `notice` push."""
-    return Notice(_str(o, "kind"), _integer_or_none(o, "retry_ms"))
+    retry_ms = _integer_or_none(o, "retry_ms")
+    return Notice(_str(o, "kind"), None if retry_ms is None else min(max(retry_ms, 0), RETRY_MS_MAX))
 
 
 def sent(o: Mapping[str, Any]) -> Sent:
@@ -305,11 +154,28 @@ def sent(o: Mapping[str, Any]) -> Sent:
     return Sent(_str(o, "c"), integer(o, "seq"), integer(o, "ts"), o.get("dup") is True)
 
 
-def page(o: Mapping[str, Any], user: str) -> Page:
-    """The `ok` to `history`."""
-    c = _str(o, "c")
-    entries = tuple(entry(x, c, user) for x in _objects(o, "entries"))
-    return Page(c, entries, o.get("more") is True, integer(o, "head"), integer(o, "floor"))
+def page(o: Mapping[str, Any], user: str, epoch: str = "", *, after: int = 0) -> Page:
+    """The `ok` to `history`. `after`: what it was asked for.
+
+    An item that cannot be read is left out, and its seq is in `unreadable`: a page has no holes.
+    """
+    c, head, floor = _str(o, "c"), integer(o, "head"), integer(o, "floor")
+    items = o.get("entries", [])
+    if not isinstance(items, list):
+        raise ProtocolError("`entries` should be a list in ok")
+    entries: list[Entry] = []
+    lost: list[int] = []  # indexes
+    start: int | None = None  # seq of the first item
+    for n, x in enumerate(items):
+        try:
+            if not isinstance(x, dict):
+                raise ProtocolError("an entry should be an object")
+            entries.append(entry(x, c, user, epoch))
+            start = entries[-1].seq - n if start is None else start
+        except ProtocolError:
+            lost.append(n)
+    first = max(after + 1, floor) if start is None else start
+    return Page(c, tuple(entries), o.get("more") is True, head, floor, tuple(first + n for n in lost))
 
 
 def conversation_page(o: Mapping[str, Any]) -> ConversationPage:

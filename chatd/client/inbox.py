@@ -29,12 +29,13 @@ from __future__ import annotations
 import enum
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from chatd import protocol
 from chatd.client.frames import KINDS, ConversationItem, Entry, Page, Reset, Welcome
+from chatd.client.in_hand import InHand, Mark
 
 QUEUE_MAX: Final = 1_000
 CURSOR_BYTES: Final = 6  # of JSON around a conversation and a seq: "12":57,
@@ -84,8 +85,13 @@ class Inbox:
         self.since: str | None = None
         self.places: dict[str, Place] = {}  # by conversation
         self.names: dict[str, str] = {}  # peer -> conversation
-        self.queue: deque[Entry] = deque()
+        self.queue: deque[Entry | Reset] = deque()
+        self.on_entry: Callable[[Entry], None] = lambda _: None  # called with each at its arrival
+        self.in_hand = InHand()
+        self.gives_resets = False  # whether a Reset stands in the queue, where it happened
+        self.was_reset = False  # once: a seq or a `c` that the app has may be void
         self._behind: OrderedDict[str, None] = OrderedDict()
+        self._later: dict[str, float] = {}  # of those behind: history is not to be asked before this time
         self._named: frozenset[str] = frozenset()
         # (peer, seq) -> time of what was taken before `taken`, the latest last
         self._recent: OrderedDict[tuple[str, int], int] = OrderedDict()
@@ -138,6 +144,13 @@ class Inbox:
             if c not in self._named and place.seq < place.head:
                 self._fall_behind(c, place)
         self.epoch, self.since = welcome.epoch, welcome.since
+        self._later.clear()
+        return self._tell(resets)
+
+    def _tell(self, resets: list[Reset]) -> list[Reset]:
+        self.was_reset = self.was_reset or bool(resets)
+        if self.gives_resets:
+            self.queue.extend(resets)
         return resets
 
     def _change_log(self, items: Iterable[ConversationItem]) -> list[Reset]:
@@ -148,6 +161,7 @@ class Inbox:
         self.queue.clear()
         self._behind.clear()
         self._named = frozenset()
+        self.in_hand.keep({item.peer for item in items if item.peer in shown})
         # With whom nothing was taken, or who is new, all is missing: `_list` sees to that.
         return [reset for item in items if item.peer in shown for reset in self._go_on(item, shown[item.peer])]
 
@@ -175,8 +189,10 @@ class Inbox:
         self.names[item.peer] = item.c
         last = max(proof, default=0)
         if proof.get(item.head) == item.ts:
+            self.in_hand.drop_after(item.peer, item.head)
             return [] if item.head == last else [Reset(item.c, item.peer)]
         if not proof or item.head < min(proof):
+            self.in_hand.drop_after(item.peer, 0)
             return [Reset(item.c, item.peer)]
         place.proof, place.taken_ts = proof, 0
         place.taken = place.seq = min(proof) - 1
@@ -192,6 +208,8 @@ class Inbox:
         if not same and min(proof) > 1:
             return [self._reset(page.c, place, page.head)]
         place.taken, place.seq, place.taken_ts = same, same, proof.get(same, 0)
+        if not page.more or page.entries[-1].seq != same:
+            self.in_hand.drop_after(place.peer, same)
         if same == last:
             return []
         if page.more and page.entries[-1].seq == same:  # the page ends before they part
@@ -244,12 +262,22 @@ class Inbox:
         self._accept(entry, place)
         return Step.NEW
 
-    def want(self) -> tuple[str, int] | None:
+    def want(self, now: float = 0.0) -> tuple[str, int] | None:
         """What to ask history for: (conversation, after). None: nothing, or no room."""
-        if not self._behind or len(self.queue) >= self.queue_max:
+        if len(self.queue) >= self.queue_max:
             return None
-        c = next(iter(self._behind))
-        return c, self.places[c].seq
+        c = next((c for c in self._behind if self._later.get(c, 0.0) <= now), None)
+        return None if c is None else (c, self.places[c].seq)
+
+    def put_off(self, c: str, until: float) -> None:
+        """History of this conversation cannot be had before `until`; the others go on."""
+        if c in self._behind:
+            self._behind.move_to_end(c)
+            self._later[c] = until
+
+    def wake_at(self) -> float | None:
+        """When `want` has something again that was put off; None: nothing was."""
+        return min(self._later.values(), default=None) if len(self.queue) < self.queue_max else None
 
     def fetched(self, after: int, page: Page) -> tuple[bool, list[Reset]]:
         """The answer to what `want` asked for.
@@ -260,25 +288,46 @@ class Inbox:
         if place is None or not place.behind or place.seq != after:
             return True, []
         if page.head < place.seq:
-            return True, [self._reset(page.c, place, page.head)]
-        resets = [] if place.proof is None else self._prove(place, place.proof, page)
+            return True, self._tell([self._reset(page.c, place, page.head)])
+        resets = [] if place.proof is None else self._tell(self._prove(place, place.proof, page))
         place.head = max(place.head, page.head)
         place.seq = max(place.seq, page.floor - 1)
+        unreadable = set(page.unreadable)
         for entry in _after(page.entries, place.seq):
+            self._step_over(place, unreadable)
             if entry.seq == place.seq + 1:
                 self._accept(entry, place)
+        self._step_over(place, unreadable)
         if place.seq >= place.head:
             self._catch_up(page.c, place)
         else:
             self._behind.move_to_end(page.c)  # the next one's turn
         return place.seq > after or not place.behind, resets
 
+    @staticmethod
+    def _step_over(place: Place, unreadable: set[int]) -> None:
+        while place.seq + 1 in unreadable:
+            place.seq += 1
+
     def take(self) -> Entry | None:
-        """The next entry for the app, which from now on has it."""
+        """The next entry for the app, which from now on has it and has handled it."""
+        while isinstance(entry := self.take_any(), Reset):
+            pass
+        return entry
+
+    def take_any(self, *, in_hand: bool = False) -> Entry | Reset | None:
+        """The next entry or reset.
+
+        `in_hand`: an entry is handled once `in_hand.done` is called with it, and not before.
+        """
         if not self.queue:
             return None
         entry = self.queue.popleft()
+        if isinstance(entry, Reset):
+            return entry
         place = self.places[entry.c]
+        if in_hand:
+            self.in_hand.gave(entry, Mark(place.taken, place.taken_ts, place.is_new))
         if place.taken_ts:
             self._recent[(place.peer, place.taken)] = place.taken_ts
             self._recent.move_to_end((place.peer, place.taken))
@@ -293,6 +342,7 @@ class Inbox:
         # to show
         if entry.kind in KINDS:
             self.queue.append(entry)
+            self.on_entry(entry)
 
     def _fall_behind(self, c: str, place: Place) -> None:
         place.behind = True
@@ -301,8 +351,10 @@ class Inbox:
     def _catch_up(self, c: str, place: Place) -> None:
         place.behind = False
         self._behind.pop(c, None)
+        self._later.pop(c, None)
 
     def _reset(self, c: str, place: Place, head: int) -> Reset:
+        self.in_hand.drop_after(place.peer, 0)
         if any(entry.c == c for entry in self.queue):
             kept = [entry for entry in self.queue if entry.c != c]
             self.queue.clear()
@@ -314,11 +366,24 @@ class Inbox:
 
     # ---- over a restart --------------------------------------------------------------------------
 
-    def save(self) -> dict[str, Any]:
-        """What the app has taken, as JSON can hold it."""
-        places = {c: [p.peer, p.taken, p.head, p.ts] for c, p in self.places.items()}
-        times = {c: _times(p) for c, p in self.places.items() if p.proof or p.is_new or p.taken_ts}
+    def save(self, done: Entry | None = None) -> dict[str, Any]:
+        """What the app has handled, `done` too, as JSON can hold it."""
+        at = self.places if not self.in_hand.size else {c: self._handled(p, done) for c, p in self.places.items()}
+        places = {c: [p.peer, p.taken, p.head, p.ts] for c, p in at.items()}
+        times = {c: _times(p) for c, p in at.items() if p.proof or p.is_new or p.taken_ts}
         return {"epoch": self.epoch, "since": self.since, "places": places, "times": times}
+
+    def _handled(self, place: Place, done: Entry | None) -> Place:
+        """The place as it was before the first entry that is still in hand."""
+        mark = self.in_hand.first(place.peer, done)
+        if mark is None:
+            return place
+        if not place.proof:
+            return replace(place, **mark._asdict())
+        proof = {seq: ts for seq, ts in place.proof.items() if seq <= mark.taken}
+        proof |= {mark.taken: mark.taken_ts} if mark.taken_ts else {}
+        taken = min(proof) - 1 if proof else mark.taken
+        return replace(place, taken=taken, taken_ts=0, is_new=mark.is_new, proof=proof or None)
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """What `save` gave; into a fresh inbox."""

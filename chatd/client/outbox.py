@@ -11,7 +11,8 @@ while its outcome is unknown. Section 5 of docs/protocol.md is the contract.
 Sends are pipelined: `WINDOW_MAX` in one conversation, `FLYING_MAX` over all. A retryable refusal
 makes the conversation's window one, because the server refuses (`blocked`) whatever follows;
 `rate_limited` makes the window over all one, because the rate is the user's. Each success widens
-both by one. Conversations are keyed by peer: that name holds before the first message and over a
+both by one. The rate that the server allows (`limit`) is kept to without waiting for its refusals.
+Conversations are keyed by peer: that name holds before the first message and over a
 change of epoch, which `c` does not.
 
 `now` is in seconds, of any one clock. The caller sends all that `next` returns, in that order, and
@@ -23,13 +24,15 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from chatd.client.errors import OutboxFull
+from chatd.client.errors import CidTaken, OutboxFull
+from chatd.client.values import Kind
 
 WINDOW_MAX: Final = 8
 FLYING_MAX: Final = 64
@@ -67,7 +70,7 @@ class Item:
 
     peer: str
     cid: str
-    kind: str
+    kind: Kind
     body: str | None
     ref: int | None
     refcid: str | None = None  # cid of the message that it changes: holds over a change of epoch, which `ref` does not
@@ -75,6 +78,7 @@ class Item:
     tried: bool = False
     state: State = State.QUEUED
     code: str | None = None
+    counted_at: float | None = None  # when it took its part of the rate
 
     @property
     def surely_not_done(self) -> bool:
@@ -102,24 +106,62 @@ class Outbox:
         self._window = FLYING_MAX
         self._flying = 0
         self._until = 0.0  # nothing goes anywhere before this time
+        self._messages, self._per_s = 0, 0.0
+        self._counted: deque[float] = deque()  # times of the last sends, `_messages` at most
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `add` takes another item."""
+        return self.size < self.items_max
+
+    def limit(self, messages: int, per_s: float) -> None:
+        """What the server allows: so many in any such time. 0: no limit."""
+        self._messages, self._per_s = messages, per_s
+        while len(self._counted) > max(messages, 0):
+            self._counted.popleft()
+
+    def _count(self, item: Item, now: float) -> bool:
+        """Whether the rate has room for it now; then it has taken its part."""
+        if self._messages <= 0 or item.counted_at is not None:
+            return True
+        if len(self._counted) >= self._messages:
+            if now < (free_at := self._counted[0] + self._per_s + RETRY_MARGIN_S):
+                self._until = max(self._until, free_at)
+                return False
+            self._counted.popleft()
+        item.counted_at = now
+        self._counted.append(now)
+        return True
+
+    def _give_back(self, item: Item) -> None:
+        """The server did not count it: it was refused, or had been stored before."""
+        if item.counted_at is not None:
+            with suppress(ValueError):  # it is long ago
+                self._counted.remove(item.counted_at)
+            item.counted_at = None
 
     def add(
         self,
         peer: str,
         cid: str,
-        kind: str,
+        kind: Kind,
         body: str | None,
         ref: int | None,
         *,
         refcid: str | None = None,
         outcome_unknown: bool = False,
+        same: bool = True,
     ) -> Item:
         """Queue an item; the one that has this (peer, cid) already is returned as it is.
 
-        Raises OutboxFull.
+        `same`: they must say the same. Raises OutboxFull, CidTaken.
         """
         queue = self._queues.get(peer)
         if queue is not None and (known := queue.items.get(cid)) is not None:
+            # A change of epoch takes the `ref` from an item
+            other_ref = None not in (known.ref, ref) and known.ref != ref
+            if same and ((known.kind, known.body) != (kind, body) or other_ref):
+                raise CidTaken(cid)
             return known
         if self.size >= self.items_max:
             raise OutboxFull(f"{self.size} messages wait to be sent; await some of them first")
@@ -177,6 +219,8 @@ class Outbox:
                 if self._flying >= self._window:
                     self._ready.move_to_end(peer)  # the others have their turn first
                     return out
+                if not self._count(item, now):
+                    return out
                 out.append((item, item.tried))
                 item.state, item.tried = State.SENT, True
                 self._flying += 1
@@ -191,10 +235,10 @@ class Outbox:
             return self._until
         return max(self._later[0][0], self._until) if self._later else None
 
-    def settle(self, peer: str, cid: str) -> Item | None:
+    def settle(self, peer: str, cid: str, *, dup: bool = False) -> Item | None:
         """It is in the log: an `ok` has arrived, or an own entry with this cid.
 
-        None if nothing waited for it.
+        None if nothing waited for it. `dup`: it had been there, and costs nothing of the rate.
         """
         queue = self._queues.get(peer)
         item = queue.items.get(cid) if queue is not None else None
@@ -203,6 +247,8 @@ class Outbox:
         if not queue.settling:  # an ok to what was sent before the refusal says nothing of what follows
             queue.window = min(queue.window + 1, WINDOW_MAX)
         self._window = min(self._window + 1, FLYING_MAX)
+        if dup:
+            self._give_back(item)
         self._remove(queue, item)
         return item
 
@@ -216,6 +262,8 @@ class Outbox:
             return Then.AGAIN  # settled by its entry before
         assert item.state is State.SENT
         item.code = code
+        if retry_ms is None or code in NOT_DONE:
+            self._give_back(item)
         if code != "blocked" and retry_ms is None:
             self._remove(queue, item)
             return Then.FAILED

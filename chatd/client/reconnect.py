@@ -12,11 +12,19 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NoReturn, TypeAlias
 
 import orjson
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import (
+    InvalidMessage,
+    InvalidStatus,
+    InvalidUpgrade,
+    InvalidURI,
+    NegotiationError,
+    WebSocketException,
+)
 
 from chatd.client import frames
 from chatd.client.desk import Desk
@@ -25,6 +33,7 @@ from chatd.client.errors import ConnectionLost, NoToken, ProtocolError, RequestE
 from chatd.client.frames import Frame
 from chatd.client.link import Link
 from chatd.client.session import Session
+from chatd.client.values import Line
 
 log = logging.getLogger("chatd.client")
 
@@ -38,7 +47,8 @@ HELLO_MARGIN_BYTES: Final = 64
 class Reconnector:
     """One connection after another.
 
-    `live` is called with each session once its welcome is complete, `down` when it has ended.
+    `live` is called with each session once its welcome is complete, `down` when it has ended,
+    `line` with how the connection stands.
     """
 
     def __init__(
@@ -52,26 +62,32 @@ class Reconnector:
         *,
         live: Callable[[Session], None],
         down: Callable[[], None],
+        line: Callable[[Line], None],
     ) -> None:
         self._url, self._token, self._device, self._options = url, token, device, options
         self._desk, self.dial = desk, dial
-        self._live, self._down = live, down
+        self._live, self._down, self._line = live, down, line
+        self._refusal: RequestError | None = None  # of the last hello
+        self._why = ""  # the last try found no chatd
         self._bare = False  # the server refused a hello with places in the log: the next has none
 
     async def run(self) -> NoReturn:
         """Connect again and again. Raises Stopped where another try would not help."""
         while True:
+            self._line(Line("connecting"))
             then = await self._connect_once()
             log.debug("connection over: %s; next in %s s", then.reason, then.wait_s)
             if then.wait_s is None:
-                raise Stopped(then.reason)
+                field = None if self._refusal is None else self._refusal.field
+                raise Stopped(then.reason, then.close_code, field=field, msg=self._why)
+            self._line(Line("offline", then.reason, then.wait_s, self._why))
             await asyncio.sleep(then.wait_s)
 
     async def _connect_once(self) -> Next:
         """One connection, from its token to its end; what follows it."""
+        self._refusal, self._why = None, ""
         try:
-            async with asyncio.timeout(TOKEN_S):
-                token = await self._a_token(self.dial.renew)
+            token = await self._a_token(self.dial.renew)
         except NoToken as e:
             raise Stopped("no_token", detail=str(e)) from e
         except Exception as e:  # the callable is the app's and may raise anything
@@ -79,11 +95,8 @@ class Reconnector:
             return self.dial.no_token()
         try:
             link = await Link.open(self._url, self._options)
-        except InvalidStatus as e:
-            return self.dial.unreachable(e.response.status_code)
         except (OSError, TimeoutError, WebSocketException) as e:
-            log.debug("cannot connect: %r", e)
-            return self.dial.unreachable()
+            return self._not_connected(e)
         try:
             return await self._serve(link, token)
         finally:
@@ -144,13 +157,42 @@ class Reconnector:
 
     def _hello_refused(self, error: RequestError, resuming: bool) -> Next:
         log.warning("hello was refused: %s", error)
+        self._refusal, self._why = error, error.msg
         if error.retry_ms is None and resuming and error.code not in ("unauthorized", "token_expired"):
             self._bare = True  # it may refuse the mark or a cursor; without them it lists everything
             return self.dial.left(error.code)
         return self.dial.refused(error.code, error.retry_ms)
 
+    def _not_connected(self, error: Exception) -> Next:
+        self._why = f"{self._url}: {error}" if str(error) else f"{self._url}: {error!r}"
+        log.debug("cannot connect: %r", error)
+        match error:
+            case InvalidStatus():
+                return self.dial.unreachable(error.response.status_code)
+            case ssl.SSLError():  # no TLS there, or a certificate that is not trusted
+                return self.dial.not_chatd("tls")
+            case InvalidMessage() if not isinstance(error.__cause__, EOFError | OSError):
+                return self.dial.not_chatd("no_http")  # a TLS server answers a `ws://` so, too
+            case InvalidURI() | InvalidUpgrade() | NegotiationError():
+                return self.dial.not_chatd("no_websocket")
+            case _:
+                return self.dial.unreachable()
+
     async def _a_token(self, renew: bool) -> str:
+        """The app's token, within `TOKEN_S`. Raises NoToken, and anything else that is to be tried
+        again.
+        """
         if isinstance(self._token, str):
             return self._token
-        token = self._token(renew)
-        return await token if inspect.isawaitable(token) else token
+        try:
+            async with asyncio.timeout(TOKEN_S):
+                token = self._token(renew)
+                token = await token if inspect.isawaitable(token) else token
+        except asyncio.CancelledError as e:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise RuntimeError("the token callable was cancelled from within") from e
+        if not isinstance(token, str):
+            raise TypeError(f"the token callable returned {type(token).__name__} and no str")
+        return token

@@ -26,13 +26,14 @@ from chatd.client.errors import ConnectionLost, EpochChanged, NoToken, ProtocolE
 from chatd.client.frames import Frame, Welcome
 from chatd.client.inbox import Step
 from chatd.client.link import Link
-from chatd.client.outbox import Item, Then
+from chatd.client.outbox import RETRY_MARGIN_S, Item, Then
 
 log = logging.getLogger("chatd.client")
 
 CURSOR_DELAY_S: Final = 0.08  # many entries, one ack
 ANSWER_S: Final = 30.0  # a request without its reply for so long: this connection is of no use
-FILL_RETRY_S: Final = 5.0  # after a refusal of history that names no time
+FILL_RETRY_S: Final = 5.0  # after a refusal of history that names no time; doubles each time
+FILL_RETRY_MAX_S: Final = 300.0
 REFRESH_MARGIN_S: Final = 60.0  # before the token ends; a third of what is left of a short one
 REFRESH_LEAST_S: Final = 1.0
 
@@ -49,6 +50,7 @@ class Session:
         self.reason: str | None = None  # why this side ended it
         self.retry_at: float | None = None  # when a draining server wants us back, by the loop's clock
         self._new_token = new_token
+        self._failures: dict[str, int] = {}  # by conversation: of its history, in a row
         self._said_away = said_away  # in hello; it may have changed since
         self._loop = asyncio.get_running_loop()
         self._over = asyncio.Event()
@@ -108,6 +110,14 @@ class Session:
 
         self.link.ask(t, keys, answered)
 
+    def now(self) -> float:
+        """By the loop's clock."""
+        return self._loop.time()
+
+    def say(self, t: str, keys: dict[str, Any]) -> None:
+        """Send a request whose outcome changes nothing."""
+        self._ask(t, keys, lambda _: None)
+
     def where(self, peer: str) -> dict[str, Any]:
         """The key by which a request names the conversation with `peer`."""
         c = self.desk.inbox.names.get(peer)
@@ -149,7 +159,16 @@ class Session:
         self.desk.stored(item.peer, item.cid, sent)
         if not sent.dup:  # a dup is outside the order: its entry is pushed or fetched
             entry = frames.Entry(
-                sent.c, item.peer, sent.seq, sent.ts, True, item.kind, item.body, self.desk.ref_of(item), cid=item.cid
+                sent.c,
+                item.peer,
+                sent.seq,
+                sent.ts,
+                True,
+                item.kind,
+                item.body,
+                self.desk.ref_of(item),
+                cid=item.cid,
+                epoch=self.desk.inbox.epoch or "",
             )
             self._placed(self.desk.inbox.push(entry))
 
@@ -170,18 +189,25 @@ class Session:
 
     async def _tell(self) -> None:
         while True:
-            await self.desk.to_tell.wait()
+            try:
+                async with asyncio.timeout_at(self.desk.cursors.wake_at()):
+                    await self.desk.to_tell.wait()
+            except TimeoutError:
+                pass
             await asyncio.sleep(CURSOR_DELAY_S)
             self.tell()
 
-    def tell(self) -> None:
-        """Send the cursors that have moved."""
+    def tell(self, *, last: bool = False) -> None:
+        """Send the cursors that have moved; all of them before the connection is left (`last`)."""
         self.desk.to_tell.clear()
-        for due in self.desk.cursors.due():
+        for due in self.desk.cursors.due(self._loop.time(), last=last):
             self._ask(due.t, {"c": due.c, "seq": due.seq}, partial(self._told, due))
 
     def _told(self, due: Due, reply: Frame) -> None:
         cursors = self.desk.cursors
+        cursors.answered()
+        if cursors.waiting:
+            self.desk.to_tell.set()  # there is room for the next
         if reply["t"] != "err":
             cursors.known(due.c, frames.integer(reply, "delivered"), frames.integer(reply, "read"))
             return
@@ -190,8 +216,8 @@ class Session:
             cursors.refused(due.c)
             log.warning("%s of %s in %s was refused: %s", due.t, due.seq, due.c, error)
         else:
-            cursors.again(due.c)
-            self._loop.call_later(error.retry_ms / 1000, self.desk.to_tell.set)
+            cursors.again(due.c, self._loop.time() + error.retry_ms / 1000 + RETRY_MARGIN_S)
+            self.desk.to_tell.set()  # wakes `_tell`, which then waits for that time
 
     def _watched(self, reply: Frame) -> None:
         if reply["t"] == "err":
@@ -208,7 +234,7 @@ class Session:
         try:
             match frame["t"]:
                 case "entry":
-                    entry = frames.pushed_entry(frame, desk.user)
+                    entry = self._entry(frame)
                     desk.settle_by(entry)
                     self._placed(desk.inbox.push(entry))
                 case "receipt":
@@ -222,6 +248,20 @@ class Session:
         except ProtocolError as e:
             log.warning("%s", e)
             self._end("protocol")
+
+    def _entry(self, frame: Frame) -> frames.Entry:
+        """A pushed entry. One that cannot be read has its place in the log, and nothing to show."""
+        inbox = self.desk.inbox
+        try:
+            return frames.pushed_entry(frame, self.desk.user, inbox.epoch or "")
+        except ProtocolError:
+            c, seq = frames.place_of(frame)
+            if (place := inbox.places.get(c)) is None:
+                raise
+            log.warning("entry %s of %s cannot be read and is passed over", seq, c)
+            if seq > place.seq:
+                self.desk.events.add(frames.Unreadable(c, place.peer, seq))
+            return frames.Entry(c, place.peer, seq, place.ts, False, "unknown", None)
 
     def _placed(self, step: Step) -> None:
         match step:
@@ -239,43 +279,67 @@ class Session:
         wait_s = (notice.retry_ms or 0) / 1000
         self.draining, self.retry_at = True, self._loop.time() + wait_s
         self.desk.to_send.set()  # wakes the pump, which ends
-        self.tell()
+        self.tell(last=True)
         self._loop.call_later(wait_s, self._end, "restart")
 
     async def _fill(self) -> None:
         desk = self.desk
         while True:
-            want = desk.inbox.want()
+            want = desk.inbox.want(self._loop.time())
             if want is None:
                 desk.to_fill.clear()
-                await desk.to_fill.wait()
+                try:
+                    async with asyncio.timeout_at(desk.inbox.wake_at()):
+                        await desk.to_fill.wait()
+                except TimeoutError:
+                    pass
                 continue
             c, after = want
             try:
                 page = frames.page(
                     await self.link.request("history", {"c": c, "after": after, "limit": desk.limits.history}),
-                    desk.user,
-                )
+                    desk.user, desk.inbox.epoch or "", after=after,
+                )  # fmt: skip
+                if page.c != c:
+                    raise ProtocolError(f"history of {c} was answered with that of {page.c}")
             except ConnectionLost:
                 return
             except ProtocolError as e:
-                log.warning("%s", e)
-                self._end("protocol")
-                return
+                self._put_off(c, after, "protocol", str(e))
             except RequestError as e:
-                log.warning("history of %s was refused: %s", c, e)
-                await asyncio.sleep(FILL_RETRY_S if e.retry_ms is None else e.retry_ms / 1000)
-                continue
-            for entry in page.entries:
-                desk.settle_by(entry)
-            progress, resets = desk.inbox.fetched(after, page)
-            for reset in resets:
-                desk.events.add(reset)
-            desk.arrived.set()
-            if not progress:
-                log.warning("history of %s after %s brought nothing, although its head is %s", c, after, page.head)
-                self._end("protocol")
-                return
+                if e.retry_ms is None:
+                    self._put_off(c, after, e.code, e.msg)
+                else:  # the rate is the connection's, and a queue that is full is full for all
+                    await asyncio.sleep(e.retry_ms / 1000)
+            else:
+                self._filled(page, after)
+
+    def _filled(self, page: frames.Page, after: int) -> None:
+        desk = self.desk
+        for entry in page.entries:
+            desk.settle_by(entry)
+        progress, resets = desk.inbox.fetched(after, page)
+        for reset in resets:
+            desk.events.add(reset)
+        for seq in page.unreadable:
+            desk.events.add(frames.Unreadable(page.c, self._peer(page.c), seq))
+        desk.arrived.set()
+        if progress:
+            self._failures.pop(page.c, None)
+        else:
+            self._put_off(page.c, after, "protocol", f"it brought nothing, although the head is {page.head}")
+
+    def _put_off(self, c: str, after: int, code: str, msg: str) -> None:
+        """History of one conversation cannot be had: it waits on its own, longer each time."""
+        failures = self._failures[c] = self._failures.get(c, 0) + 1
+        wait_s = min(FILL_RETRY_S * 2.0 ** min(failures - 1, 10), FILL_RETRY_MAX_S)
+        log.warning("history of %s after %s: %s %s; asked again in %s s", c, after, code, msg, wait_s)
+        self.desk.inbox.put_off(c, self._loop.time() + wait_s)
+        self.desk.events.add(frames.CatchUpFailed(c, self._peer(c), after, code, msg))
+
+    def _peer(self, c: str) -> str:
+        place = self.desk.inbox.places.get(c)
+        return "" if place is None else place.peer
 
     # ---- time ------------------------------------------------------------------------------------
 

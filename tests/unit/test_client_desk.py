@@ -26,9 +26,10 @@ from chatd.client.frames import (
     Welcome,
 )
 from chatd.client.outbox import Then
+from chatd.client.values import PresenceState
 
 
-def bob(state: str, v: int) -> Presence:
+def bob(state: PresenceState, v: int) -> Presence:
     return Presence("bob", state, v)
 
 

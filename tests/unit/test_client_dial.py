@@ -116,21 +116,25 @@ def test_two_clients_do_not_come_back_in_step() -> None:
 
 def test_a_refused_token_is_renewed_once() -> None:
     one = dial()
-    assert [one.renew, one.refused("unauthorized", None), one.renew] == [False, Next(AT_ONCE_S, "unauthorized"), True]
-    assert one.closed(4001) == Next(None, "unauthorized")
+    assert [one.renew, one.refused("unauthorized", None), one.renew] == [
+        False,
+        Next(AT_ONCE_S, "unauthorized", 4001),
+        True,
+    ]
+    assert one.closed(4001) == Next(None, "unauthorized", 4001)
 
 
 def test_a_token_that_runs_out_again_after_a_welcome_is_renewed_again() -> None:
     one = dial()
     for _ in range(3):
-        assert one.closed(4002) == Next(AT_ONCE_S, "token_expired")
+        assert one.closed(4002) == Next(AT_ONCE_S, "token_expired", 4002)
         one.live()
         one.settled()
         assert not one.renew
 
 
 def test_a_fixed_token_that_is_refused_is_the_end() -> None:
-    assert dial(renewable=False).refused("token_expired", None) == Next(None, "token_expired")
+    assert dial(renewable=False).refused("token_expired", None) == Next(None, "token_expired", 4002)
 
 
 def test_a_hello_that_may_be_said_again_waits_as_told_and_longer_each_time() -> None:

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from chatd.client.frames import ConversationItem, Entry, Limits, Page, Reset, Welcome
 from chatd.client.inbox import Inbox, Step
+from chatd.client.values import Kind
 
 ROOM = 8_000
 QUEUE_MAX = 4
@@ -22,7 +23,7 @@ RESYNC_MAX = 3  # entries of one conversation that the model server sends by its
 PAGE_ROWS = 3
 
 
-def entry(c: str, seq: int, kind: str = "message") -> Entry:
+def entry(c: str, seq: int, kind: Kind = "message") -> Entry:
     return Entry(c, f"peer-{c}", seq, 1_000 + seq, False, kind, f"text {seq}")
 
 
@@ -285,7 +286,7 @@ def test_history_that_brings_nothing_is_told() -> None:
 def test_unknown_kinds_keep_their_place_and_are_not_shown() -> None:
     inbox = Inbox()
     inbox.enter(welcome(item("1", 0)))
-    assert [inbox.push(entry("1", 1, "poll")), inbox.push(entry("1", 2))] == [Step.NEW, Step.NEW]
+    assert [inbox.push(entry("1", 1, "unknown")), inbox.push(entry("1", 2))] == [Step.NEW, Step.NEW]
     assert taken(inbox) == [("1", 2)]
 
 
@@ -422,7 +423,7 @@ class InboxAgainstServer(RuleBasedStateMachine):
     def reset(self, resets: list[Reset]) -> None:
         for reset in resets:
             if reset.c in self.vague:
-                waiting = [e.seq for e in self.inbox.queue if e.c == reset.c]
+                waiting = [e.seq for e in self.inbox.queue if isinstance(e, Entry) and e.c == reset.c]
                 self.expected[reset.c] = min(waiting, default=self.inbox.places[reset.c].seq + 1)
                 self.vague.discard(reset.c)
                 self.known_from.pop(reset.c, None)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from chatd.client.frames import Entry
 from chatd.client.tail import escaped, line
+from chatd.client.values import Kind
 
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def entry(
-    kind: str = "message",
+    kind: Kind = "message",
     body: str | None = "hi",
     *,
     own: bool = False,

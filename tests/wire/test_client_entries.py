@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from chatd.client import Client, Entry, Presence, Receipt, RequestError, Reset, Typing
-from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client
+from chatd.client import CatchUpFailed, CidTaken, Client, Entry, Presence, Receipt, RequestError, Reset, Sent, Typing
+from chatd.client import session as session_module
+from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client, next_event
 from tests.until import until
 
 
@@ -208,8 +209,7 @@ async def test_another_epoch_is_told_and_the_log_goes_on_where_it_parts_from_the
         await server.until_connected("me", first)
         server.say("bob", "me", "another 3")
         assert [(e.seq, e.body) for e in await take(client, 2)] == [(2, "another 2"), (3, "another 3")]
-        events = client.events()
-        assert [await anext(events), await anext(events)] == [Reset(None, None), Reset(conv.c, "bob")]
+        assert [await next_event(client), await next_event(client)] == [Reset(None, None), Reset(conv.c, "bob")]
 
 
 async def test_in_another_epoch_an_edit_of_what_was_shown_comes_with_its_text() -> None:
@@ -249,7 +249,6 @@ async def test_broken_promises_end_the_connection_and_not_the_client() -> None:
 
 @pytest.mark.parametrize(("t", "reply"), [
     ("send", {"c": "12", "seq": "1"}),
-    ("history", {"c": "12", "entries": [{"seq": 1}], "head": 1, "floor": 1}),
     ("read", {"c": "12", "delivered": None, "read": 1}),
 ])  # fmt: skip
 async def test_a_reply_that_cannot_be_ends_the_connection_and_not_the_client(
@@ -281,7 +280,7 @@ async def test_a_log_that_shrank_while_it_was_fetched_is_a_reset() -> None:
         await client.conversations()  # the pushes are in
         del conv.log[1:]
         await take(client, 1)
-        assert await anext(client.events()) == Reset(conv.c, "bob")
+        assert await next_event(client) == Reset(conv.c, "bob")
         server.say("bob", "me", "another 2")
         assert [(e.seq, e.body) for e in await take(client, 1)] == [(2, "another 2")]
 
@@ -293,26 +292,32 @@ async def test_a_dup_tells_a_place_and_makes_no_entry() -> None:
         session = server.sessions.pop(("me", "bot"))  # nothing is pushed to it for a moment
         conv = server.conv("me", "bob")
         made = server.add(conv, "me", "message", cid, body="first words")
-        assert (await client.send("bob", "other words", cid=cid)).dup
+        with pytest.raises(CidTaken) as e:
+            await client.send("bob", "other words", cid=cid)
+        assert e.value.sent == Sent(conv.c, 1, made["ts"], dup=True)
         session.push(t="entry", c=conv.c, **made)
         assert [e.body for e in await take(client, 1)] == ["first words"]
 
 
 async def test_history_that_brings_nothing_is_not_asked_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session_module, "FILL_RETRY_S", 0.01)
     async with FakeChatd() as server, make_client(server.url, queue_max=1) as client:
         conv = server.conv("bob", "me")
         asked: list[Frame] = []
 
         def nothing(_session: Session, frame: Frame) -> Frame:
             asked.append(frame)
-            monkeypatch.undo()  # once
+            server.__dict__.pop("_on_history")  # once
             return {"c": conv.c, "entries": [], "more": False, "head": conv.head, "floor": 1}
 
-        monkeypatch.setattr(server, "_on_history", nothing)
+        server.__dict__["_on_history"] = nothing
         server.say("bob", "me", "1", "2", "3")
         assert seqs(await take(client, 3)) == [1, 2, 3]
         assert len(asked) == 1
-        assert len(server.all_sessions) == 2
+        assert len(server.all_sessions) == 1
+        assert await next_event(client) == CatchUpFailed(
+            conv.c, "bob", 1, "protocol", "it brought nothing, although the head is 3"
+        )
 
 
 async def test_frames_of_a_later_version_are_passed_over() -> None:
@@ -447,7 +452,7 @@ async def test_events_tell_receipts_presence_and_typing_the_newest_of_each() -> 
         c = server.conv("me", "bob").c
         assert Typing(c, "bob") in seen
         assert Receipt(c, "bob", "bob", 3, 3) in seen
-        assert {e.user for e in seen if isinstance(e, Presence)} == {"bob", "carol"}
+        assert not [e for e in seen if isinstance(e, Presence)], "`watch` has returned it"
         await bob.close()
         while not (isinstance(event := await anext(client.events()), Presence) and event.state == "offline"):
             pass
@@ -455,9 +460,7 @@ async def test_events_tell_receipts_presence_and_typing_the_newest_of_each() -> 
 
 async def test_what_is_watched_is_watched_again_after_a_cut_and_the_difference_is_told() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
-        await client.watch(["bob"])
-        assert isinstance(event := await anext(client.events()), Presence)
-        assert event.state == "offline"
+        assert [p.state for p in await client.watch(["bob"])] == ["offline"]
         server.session("me").cut()
         async with make_client(server.url, token="bob", device="b"):
             while not (isinstance(event := await anext(client.events()), Presence) and event.state == "online"):
@@ -477,11 +480,13 @@ async def test_receipts_that_came_while_away_are_told() -> None:
         second.cut()
         conv = server.conv("me", "bob")
         conv.cursors["bob"], conv.changed = [1, 1], server.now + 1
-        assert await anext(client.events()) == Receipt(conv.c, "bob", "bob", 1, 1)
+        assert await next_event(client) == Receipt(conv.c, "bob", "bob", 1, 1)
 
 
-async def test_typing_where_it_may_not_be_shown_is_told() -> None:
+async def test_typing_where_it_may_not_be_shown_changes_nothing() -> None:
     async with FakeChatd() as server, make_client(server.url) as client:
         await client.send("bob", "hi")
-        with pytest.raises(RequestError, match="not_open"):
-            await client.typing("bob")
+        await client.typing("bob")
+        await client.conversations()
+        assert [frame["t"] for frame in server.session("me").requests][-2:] == ["typing", "conversations"]
+        assert client.connected
