@@ -211,13 +211,16 @@ class Database:
 
 
 class Lane:
-    """One writer, and its database. Implements `ports.EntryQueue`."""
+    """One writer, and its database. Implements `ports.EntryLanes` and `ports.EntryLane`."""
 
     def __init__(self, world: World, trouble: Trouble, database: Database) -> None:
         self.world, self.trouble, self.database = world, trouble, database
         self.outcome: SendPipeline
         self.queue = LaneQueue(trouble.rows_max)
         self.busy = False
+
+    def choose(self, item: Item) -> Lane:
+        return self
 
     def submit(self, item: Item) -> bool:
         if len(self.queue) >= self.trouble.queue_max:

@@ -29,7 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chatd import errors, protocol
-from chatd.chat.ports import Admission, CommittedEntries, ConversationMaker, EntryQueue, FirstSend, SendCounts, SendLog
+from chatd.chat.ports import Admission, CommittedEntries, ConversationMaker, EntryLanes, FirstSend, SendCounts, SendLog
 from chatd.core import send_order
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
@@ -62,7 +62,7 @@ class SendPipeline:
     def __init__(
         self,
         registry: Registry,
-        lanes: EntryQueue,
+        lanes: EntryLanes,
         admission: Admission,
         new_conversations: ConversationMaker,
         delivery: CommittedEntries,
@@ -173,7 +173,7 @@ class SendPipeline:
             session.own_order().probe(item.peer)
         # The drain is looked at after the order, because an entry behind a failed one must not be
         # the one that is waited for.
-        if self.draining or not self._lanes.submit(item):
+        if self.draining or not self._lanes.choose(item).submit(item):
             item.answered(give_back=True)
             raise _not_queued(session, item.peer, item, _draining() if self.draining else _full())
 

@@ -21,7 +21,7 @@ from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
 from chatd.core.steady_time import Steady
 from chatd.errors import CloseCode, RateLimited
-from chatd.postgres.lanes import Lane
+from chatd.postgres.lane import Lane
 from tests.chaos import limits, world
 from tests.chaos.injector import Odds
 from tests.chaos.running import run

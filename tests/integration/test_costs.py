@@ -292,7 +292,14 @@ IN: Final = (
     "chat.handlers",
     "chat.send",
 )
-LANE: Final = ("core.batch", "postgres.lanes", "postgres.lane_connection", "postgres.append_answer", "postgres.arrays")
+LANE: Final = (
+    "core.batch",
+    "postgres.lanes",
+    "postgres.lane",
+    "postgres.lane_connection",
+    "postgres.append_answer",
+    "postgres.arrays",
+)
 OUT: Final = ("chat.delivery", "net.connection", "core.conversation", "core.conversations", "metrics")
 
 

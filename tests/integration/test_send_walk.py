@@ -36,7 +36,7 @@ SPINE: Final = (
     "protocol.py",
     "chat/handlers.py",
     "chat/send.py",
-    "postgres/lanes.py",
+    "postgres/lane.py",
     "chat/delivery.py",
 )
 LEAVES: Final = {
@@ -52,6 +52,7 @@ LEAVES: Final = {
     "postgres/append_answer.py": "reads the rows of `append`",
     "postgres/arrays.py": "encodes the parameters of `append`",
     "postgres/connection.py": "waits for libpq",
+    "postgres/lanes.py": "chooses the lane",
     "postgres/lane_connection.py": "sends `append` and gets its rows",
 }
 

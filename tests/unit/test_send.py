@@ -54,7 +54,7 @@ class Wire:
 
 
 class Neighbours:
-    """Implements `EntryQueue`, `CommittedEntries`, `ConversationMaker` and `SendLog`."""
+    """Implements `EntryLanes`, `EntryLane`, `CommittedEntries`, `ConversationMaker` and `SendLog`."""
 
     def __init__(self) -> None:
         self.room = True
@@ -65,6 +65,9 @@ class Neighbours:
         self.firsts: list[FirstSend] = []
         self.refusal: errors.Retryable | None = None
         self.bugs: list[Exception] = []
+
+    def choose(self, item: Item) -> Neighbours:
+        return self
 
     def submit(self, item: Item) -> bool:
         if self.room:
