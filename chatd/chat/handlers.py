@@ -10,17 +10,16 @@ database to chat/reads.py; the other requests are answered in the same loop turn
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import assert_never
 
 import structlog
 
 from chatd import errors, protocol
 from chatd import log as logs
-from chatd.chat import device_limit, listing
+from chatd.chat import device_limit
 from chatd.chat import hello as opening
+from chatd.chat.cursors import Cursors
 from chatd.chat.delivery import Delivery
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.reads import Reads
@@ -28,7 +27,6 @@ from chatd.chat.send import SendPipeline
 from chatd.chat.services import Services
 from chatd.chat.typing_push import TypingPush
 from chatd.core import hello_rates
-from chatd.core.conversation import Conversation
 from chatd.core.session import Effect, End, Reply, Session, State, Throttled
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
@@ -59,6 +57,7 @@ class Chat:
         self._alarm = alarm
         self.typing = TypingPush(services, alarm)
         self.reads = Reads(services)
+        self.cursors = Cursors(services, self.reads)
         self.notice: Callable[[], bytes] = lambda: protocol.frame("notice", kind="drain", retry_ms=0)  # set by a drain
         # How long a user is shown as online after their last session has ended; longer in a drain
         self.grace_s = services.settings.presence_grace_ms / 1000
@@ -83,7 +82,7 @@ class Chat:
                 case protocol.Send() | protocol.Edit() | protocol.Delete():
                     self.pipeline.enter(session, effect, now)
                 case protocol.Ack() | protocol.Read():
-                    self._cursor(session, effect)
+                    self.cursors.move(session, effect)
                 case protocol.Typing():
                     self._typing(session, effect)
                 case protocol.PingRequest():
@@ -157,7 +156,7 @@ class Chat:
         if self.draining:  # the notice to all went out while this hello was under way
             self._send(session, self.notice())
         if session.behind:
-            self.s.tasks.spawn(self.delivery.fill(session))
+            self.s.tasks.spawn(self.delivery.resync.fill(session))
         now = self.s.clock.now()
         for request in deferred:
             self.handle(session, request, now)
@@ -186,42 +185,7 @@ class Chat:
         session.order.skip(peer, request.cid)
         self._send(session, protocol.ok(request.id))
 
-    # ---- cursors and typing ----------------------------------------------------------------------
-
-    def _cursor(self, session: Session, request: protocol.Ack | protocol.Read) -> None:
-        assert session.user is not None
-        conv = self.s.registry.find(session.user, request.c, request.to)
-        if request.seq > conv.head and (conv.gap is not None or self.s.others.share_log):
-            self.reads.begin(session, request.id, partial(self._late_cursor, session, request, conv))
-        else:
-            self._send(session, self._advance(session, request, conv))
-
-    async def _late_cursor(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
-        """The client may have got on another node what has not come here yet."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(listing.OVERTAKEN_S_MAX):
-                await self.delivery.gaps.closed(conv)
-        # The log is another one since: its cursors are not this one's
-        if self.s.registry.convs.get(conv.id) is not conv:
-            raise errors.Unavailable("the log is another one: connect again", retry_ms=listing.OPEN_RETRY_MS)
-        if request.seq > conv.head and conv.gap is not None and request.seq <= conv.gap.upto:
-            raise errors.Unavailable("this entry is not delivered here yet; try again", retry_ms=listing.OPEN_RETRY_MS)
-        return self._advance(session, request, conv)
-
-    def _advance(self, session: Session, request: protocol.Ack | protocol.Read, conv: Conversation) -> bytes:
-        """Move the cursor and tell the others; gives the reply."""
-        user = session.user
-        assert user is not None
-        if request.seq > conv.head:
-            raise errors.BadSeq(f"seq {request.seq} is beyond the head, {conv.head}", field="seq")
-        side = conv.side(user.id)
-        moved = conv.advance(side, request.seq, request.seq if type(request) is protocol.Read else 0)
-        reply = protocol.ok_cursor(request.id, conv.id, *conv.cursor(side))
-        if moved:
-            self.s.store.cursor_moved(conv)
-            self.delivery.push_receipt(conv, side, session)
-            self.s.others.receipt(conv, side, user)
-        return reply
+    # ---- typing ----------------------------------------------------------------------------------
 
     def _typing(self, session: Session, request: protocol.Typing) -> None:
         user = session.user

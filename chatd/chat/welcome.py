@@ -36,7 +36,7 @@ async def send_welcome(
     first = _first_page(s, session, listing, presence)
     behind: list[ConvRow] = []
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
-        await s.delivery.drained(session)
+        await session.sink.drained()
         if session.state is not State.OPENING:
             return
         last = at + WELCOME_ITEMS >= len(rows)
@@ -79,7 +79,7 @@ async def push_moved(s: Services, session: Session) -> None:
         if (conv := s.registry.convs.get(id)) is not None:
             session.sink.send(framing.encode_text(receipt(conv, side)))
         if n % RECEIPTS_A_TURN == 0:
-            await s.delivery.drained(session)
+            await session.sink.drained()
             if not session.live:
                 return
 

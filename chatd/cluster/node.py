@@ -26,6 +26,7 @@ from chatd.chat import device_limit, listing
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.ports import Rates
+from chatd.chat.remote_entries import RemoteEntries
 from chatd.chat.services import Services
 from chatd.clock import Clock
 from chatd.cluster.change_feed import ChangeFeed
@@ -127,6 +128,7 @@ class Cluster:
     def attach(self, services: Services, delivery: Delivery, chat: Chat) -> None:
         """Set what gets the messages of other nodes. Call it before `start`."""
         self._services, self._delivery, self._chat = services, delivery, chat
+        self.relay.entries = RemoteEntries(self._registry, self._store, delivery)
         self.relay.delivery, self.relay.typed = delivery, chat.typing.heard
 
     async def start(self) -> None:
@@ -230,5 +232,5 @@ class Cluster:
         convs = self._registry.convs
         for id, a_delivered, a_read, b_delivered, b_read in rows:
             if (conv := convs.get(id)) is not None:
-                self._delivery.moved(conv, 0, a_delivered, a_read)
-                self._delivery.moved(conv, 1, b_delivered, b_read)
+                self._delivery.receipts.moved(conv, 0, a_delivered, a_read)
+                self._delivery.receipts.moved(conv, 1, b_delivered, b_read)

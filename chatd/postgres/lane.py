@@ -32,7 +32,7 @@ import structlog
 from chatd.core.batch import Batch, Item, LaneQueue, release_pending
 from chatd.errors import Unavailable
 from chatd.metrics import Metrics
-from chatd.postgres import append_answer, connection, faults
+from chatd.postgres import append_answer, connection
 from chatd.postgres.append_answer import Outcome
 from chatd.postgres.connection import Opener
 from chatd.postgres.faults import Outage

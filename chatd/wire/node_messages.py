@@ -8,7 +8,7 @@ payload of an entry has no cid: it is in the header, and `own` adds it for the s
 
 `log` is a hash of the epoch of the log: after a failover, messages of a node that still has the log
 before it are ignored. Redis is trusted not to forge. Still, only the next entry of a log is ever
-delivered from a channel; anything else is read from PostgreSQL (chat/delivery.py). A message that
+delivered from a channel; anything else is read from PostgreSQL (chat/remote_entries.py). A message that
 cannot be read, or is of another version, gives None: the log has every entry, and the change feed
 announces it (cluster/change_feed.py). Rejected: JSON for the header; decoding it cost 2 us an entry
 at every receiver.

@@ -43,6 +43,7 @@ LEAVES: Final = {
     "ids.py": "checks a user id",
     "request_fields.py": "checks the fields of a request",
     "metrics.py": "counts",
+    "chat/entry_payloads.py": "makes the payload of the entry",
     "core/batch.py": "makes the item, gathers the batch",
     "core/conversation.py": "names, and whether both have sent",
     "core/conversations.py": "finds the conversation",

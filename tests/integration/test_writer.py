@@ -24,8 +24,8 @@ from chatd.postgres.append_answer import Answer
 from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
-from chatd.postgres.lane_connection import RETRIES_MAX
 from chatd.postgres.lane import Lane
+from chatd.postgres.lane_connection import RETRIES_MAX
 from chatd.postgres.lanes import Lanes, LaneSettings
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions

@@ -21,6 +21,7 @@ UNIT: Final = ROOT / "tests" / "unit"
 
 TESTED_IN: Final = {
     "chatd.__main__": ("integration/test_cli.py", "calls the command line"),
+    "chatd.chat.cursors": ("integration/test_chat.py", "a request and its reply"),
     "chatd.chat.delivery": ("integration/test_chat.py", "its work is what other sessions see"),
     "chatd.chat.gap_fill": ("integration/test_interleavings_store.py", "a gap needs an answer that is lost"),
     "chatd.chat.handlers": ("integration/test_chat.py", "a request and its reply"),
@@ -28,6 +29,7 @@ TESTED_IN: Final = {
     "chatd.chat.listing": ("integration/test_items.py", "its rows are those of a database"),
     "chatd.chat.device_limit": ("cluster/test_devices.py", "devices of several nodes"),
     "chatd.chat.welcome": ("integration/test_chat.py", "the answer to a hello"),
+    "chatd.chat.remote_entries": ("cluster/test_fanout.py", "an entry that another node tells of"),
     "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
     "chatd.chat.services": ("integration/test_chat.py", "it names parts, and makes users: all requests need it"),
     "chatd.chat.keys_in_force": ("integration/test_key_removal.py", "key files that change under live sessions"),
