@@ -292,7 +292,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
             session, self.number, self.address, self._close_code, reason, since=self.since, now=shared.now(),
             bytes_in=self.bytes_in, bytes_out=self.bytes_out,
         )  # fmt: skip
-        self._shared.chat.closed(session)
+        self._shared.chat.life.closed(session)
         self._has_room()
 
     # ---- the sweep -------------------------------------------------------------------------------

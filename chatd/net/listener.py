@@ -110,7 +110,7 @@ class Listener:
             return self.refused("not_a_proxy", connection.address)
         if len(self.connections) >= s.connections_max:
             return self.refused("connections_max", connection.address)
-        if self._chat.draining:
+        if self._chat.pipeline.draining:
             return self.refused("draining", connection.address)
         if is_known and not self._count(connection):
             return False

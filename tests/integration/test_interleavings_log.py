@@ -122,7 +122,7 @@ async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(
     await late.post("hello", v=1, token=server.token("bob"), device="d2")
     assert await late.closed() == RESTART
     async with asyncio.timeout(WAIT_S):
-        await server.node.chat.hellos_done()
+        await server.node.chat.life.hellos_done()
     assert asked == 2
     assert not server.node.registry.users[UserId("bob")].loaded
     monkeypatch.undo()

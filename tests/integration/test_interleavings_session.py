@@ -211,7 +211,7 @@ async def test_a_drain_tells_who_says_hello_meanwhile(make_server: MakeServer, m
     hello = await peer.post("hello", v=1, token=server.token("alice"), device="d1")
     await gate.until_reached()
     drain = asyncio.create_task(server.node.drain())
-    await until(lambda: server.node.chat.draining)
+    await until(lambda: server.node.pipeline.draining)
     gate.go.set()
     assert (await peer.reply(hello))["t"] == "welcome"
     assert (await peer.push("notice"))["kind"] == "drain"
@@ -467,5 +467,5 @@ async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(
     assert await late.closed() == await bob.closed() == 1012
     gate.go.set()
     async with asyncio.timeout(WAIT_S):
-        await server.node.chat.hellos_done()
+        await server.node.chat.life.hellos_done()
     assert bugs == []

@@ -339,7 +339,7 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
         peer.ws.transport.abort()
     await until(lambda: not server.node.listener.connections)
     gate.set()
-    await server.node.chat.hellos_done()
+    await server.node.chat.life.hellos_done()
     assert pages <= 2, "that of the second one had been asked for"
     assert server.node.services.listings.running == server.node.store.hello_turns.running == 0
     assert len((await server.connect("alice")).welcome["conversations"]) == 20

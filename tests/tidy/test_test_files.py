@@ -32,6 +32,7 @@ TESTED_IN: Final = {
     "chatd.chat.remote_entries": ("cluster/test_fanout.py", "an entry that another node tells of"),
     "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
     "chatd.chat.services": ("integration/test_chat.py", "it names parts, and makes users: all requests need it"),
+    "chatd.chat.session_life": ("integration/test_chat.py", "hellos, and connections that end"),
     "chatd.chat.keys_in_force": ("integration/test_key_removal.py", "key files that change under live sessions"),
     "chatd.client.client": ("wire/test_client_life.py", "it needs a server: a fake one"),
     "chatd.client.values": ("unit/test_client_frames.py", "types alone, which frames are read into"),
