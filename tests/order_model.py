@@ -43,7 +43,7 @@ from chatd.metrics import Metrics
 from chatd.postgres.append_answer import NO_RESULTS, Answer, First, Result, What
 from chatd.protocol import MESSAGE, Send, Stored
 from chatd.store import Store
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 from tests.limits_model import US, Model
 from tests.samples import request
 
@@ -450,7 +450,7 @@ class Node:
                 self.pipeline.enter(session, effect, self.world.now)
         except errors.Refused as e:
             id = effect.request.id if isinstance(effect, Throttled) else effect.id
-            session.sink.send(framing.encode_text(protocol.err(id, e)))
+            session.sink.send(encode_text(protocol.err(id, e)))
 
 
 class Outbox(ABC):

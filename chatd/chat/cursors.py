@@ -20,7 +20,7 @@ from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session
 from chatd.protocol import Ack, Read
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 
 class Cursors:
@@ -37,7 +37,7 @@ class Cursors:
         if request.seq > conv.head and (conv.gap is not None or self._share_log):
             self._reads.begin(session, request.id, partial(self._late, session, request, conv))
         else:
-            session.sink.send(framing.encode_text(self._advance(session, request, conv)))
+            session.sink.send(encode_text(self._advance(session, request, conv)))
 
     async def _late(self, session: Session, request: Ack | Read, conv: Conversation) -> bytes:
         """The client may have got on another node what has not come here yet."""

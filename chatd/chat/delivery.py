@@ -44,7 +44,8 @@ from chatd.metrics import Metrics
 from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.store import Store
-from chatd.wire import framing, node_messages
+from chatd.wire import node_messages
+from chatd.wire.frames import encode_text
 
 E = TypeVar("E")  # what an entry is made of: see `payload`
 Remote = TypeVar("Remote", Stored, node_messages.Entry)
@@ -123,7 +124,7 @@ class Delivery:
         self._delivered(conv, was_open, a, b)
 
     def _ok(self, item: Item, conv_id: ConvId, seq: int, ts: int) -> None:
-        session, frame = item.session, framing.encode_text(protocol.ok_entry(item.id, conv_id, seq, ts))
+        session, frame = item.session, encode_text(protocol.ok_entry(item.id, conv_id, seq, ts))
         if session.behind is not None and conv_id in session.behind:
             session.hold(conv_id, seq, frame)
         else:
@@ -137,7 +138,7 @@ class Delivery:
         item.answered(give_back=True)
         self.metrics.sends_dup += 1
         conv = item.conv
-        item.session.sink.send(framing.encode_text(protocol.ok_entry(item.id, conv.id, seq, ts, dup=True)))
+        item.session.sink.send(encode_text(protocol.ok_entry(item.id, conv.id, seq, ts, dup=True)))
         if seq > conv.head:
             self.gaps.open(conv, seq)  # its first writer may have died between commit and delivery
 
@@ -171,14 +172,14 @@ class Delivery:
         conv_id, seq, made = conv.id, conv.head, None
         if reader is not None and reader is not author and reader.sessions:
             made = payload(conv, e, False)
-            frame = framing.encode_text(made)
+            frame = encode_text(made)
             for session in reader.sessions.values():
                 self._push(session, conv_id, seq, frame)
         if author is not None:
             frame = b""
             for session in author.sessions.values():
                 if session is not answered:
-                    frame = frame or framing.encode_text(payload(conv, e, True))
+                    frame = frame or encode_text(payload(conv, e, True))
                     self._push(session, conv_id, seq, frame)
         return made
 

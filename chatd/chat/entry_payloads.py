@@ -15,7 +15,8 @@ from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
 from chatd.ids import UserId
 from chatd.protocol import Stored
-from chatd.wire import framing, node_messages
+from chatd.wire import node_messages
+from chatd.wire.frames import encode_text
 
 
 def of_item(conv: Conversation, item: Item, own: bool) -> bytes:
@@ -34,7 +35,7 @@ def of_stored(conv: Conversation, e: Stored, own: bool) -> bytes:
 
 def stored_frame(conv: Conversation, e: Stored, reader: UserId) -> bytes:
     """An entry of the log as a push to one of the two, in its WebSocket frame."""
-    return framing.encode_text(of_stored(conv, e, conv.side(reader) == e.side))
+    return encode_text(of_stored(conv, e, conv.side(reader) == e.side))
 
 
 def stored_item(conv: Conversation, e: Stored, reader: UserId) -> bytes:

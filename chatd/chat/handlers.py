@@ -27,7 +27,7 @@ from chatd.core import hello_rates
 from chatd.core.session import Effect, End, Reply, Session, Throttled
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 log = structlog.get_logger("chat")
 
@@ -104,7 +104,7 @@ class Chat:
             self._send(session, protocol.err(request.id, e))
 
     def _send(self, session: Session, payload: bytes) -> None:
-        session.sink.send(framing.encode_text(payload))
+        session.sink.send(encode_text(payload))
 
     def _reply(self, session: Session, reply: Reply) -> None:
         self.metrics.frames_bad += 1

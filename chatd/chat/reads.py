@@ -24,7 +24,7 @@ from chatd.core.recent_conversations import Place
 from chatd.core.session import Session, User
 from chatd.ids import UserId
 from chatd.postgres.rows import ConvRow
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 log = structlog.get_logger("chat")
 
@@ -107,7 +107,7 @@ class Reads:
         except Exception:
             log.exception("request.bug", user=session.user.id if session.user else None)
             payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
-        session.sink.send(framing.encode_text(payload))
+        session.sink.send(encode_text(payload))
 
     async def _has_room(self, session: Session) -> bool:
         """Wait until the client takes more. False: the session has ended, nobody gets an answer."""

@@ -20,7 +20,7 @@ from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 # Conversations whose cursors wait for an entry; past it the oldest are dropped, and the next
 # listing has them
@@ -81,7 +81,7 @@ class Receipts:
         They go to the sessions of that side's user, and once both have sent to the other's. `to`:
         to these users only.
         """
-        frame = framing.encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
+        frame = encode_text(protocol.receipt(conv.id, *conv.names(side), *conv.cursor(side)))
         if to is None:
             to = {conv.a, conv.b} if conv.open else {conv.b if side else conv.a}
         for id in to:

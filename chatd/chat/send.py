@@ -39,7 +39,7 @@ from chatd.errors import CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.postgres.append_answer import Answer, First, Result, What
 from chatd.protocol import Entering, Send
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 if TYPE_CHECKING:
     from chatd.postgres.connection import Backend
@@ -291,7 +291,7 @@ class SendPipeline:
         error.__traceback__ = None  # as in Chat.handle
         self._counts.sends_err += 1
         self._counts.error(error.code)
-        session.sink.send(framing.encode_text(protocol.err(id, error)))
+        session.sink.send(encode_text(protocol.err(id, error)))
 
 
 def _not_queued(session: Session, peer: UserId, entry: Entering | Item, error: errors.Retryable) -> errors.Refused:

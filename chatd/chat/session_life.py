@@ -18,7 +18,7 @@ from chatd.chat.services import Services
 from chatd.core.session import Effect, Session, State
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 log = structlog.get_logger("chat")
 
@@ -47,7 +47,7 @@ class SessionLife:
         except Exception:  # a bug of ours must not take others down: this session ends, loudly
             log.exception("hello.bug", user=session.user.id if session.user else None)
             error = errors.Refused("a bug of ours; it is logged")
-            session.sink.send(framing.encode_text(protocol.err(hello.id, error)))
+            session.sink.send(encode_text(protocol.err(hello.id, error)))
             session.sink.close(errors.CloseCode.INTERNAL, "internal error")
         finally:
             self._hellos -= 1
@@ -68,7 +68,7 @@ class SessionLife:
         s, deferred = self._s, session.opened()
         s.session_log.opened(session)
         if self.notice is not None:  # the notice to all went out while this hello was under way
-            session.sink.send(framing.encode_text(self.notice()))
+            session.sink.send(encode_text(self.notice()))
         if session.behind:
             s.tasks.spawn(s.delivery.resync.fill(session))
         now = s.clock.now()

@@ -31,8 +31,8 @@ from chatd.core.session import Session, State
 from chatd.errors import CloseCode
 from chatd.net.flow_control import CLOSING_FRAMES_MAX, FlowControl, Phase
 from chatd.net.shared import Shared
-from chatd.wire import framing
-from chatd.wire.framing import Event, Failure, FrameReader, PeerClose, Ping
+from chatd.wire.frames import Event, Failure, PeerClose, Ping, encode_close, encode_ping, encode_pong
+from chatd.wire.framing import FrameReader
 from chatd.wire.handshake import Handshake, refusal
 
 logger = structlog.get_logger("connection")
@@ -189,7 +189,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         """Count a frame that is no request: a pong, a ping, a part of a message."""
         if session.frames.take(self.heard_at):
             if type(event) is Ping:  # RFC 6455 5.5.3: only the most recent ping needs an answer
-                self.send(framing.encode_pong(event.data))
+                self.send(encode_pong(event.data))
             return
         self._shared.metrics.frames_throttled += 1
         if (end := session.excess(self.heard_at)) is not None:
@@ -264,7 +264,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         self._close_code = code
         self.deadline = self._shared.now() + CLOSE_S
         # Even into a full transport: it is at most 131 bytes, and a client may read again.
-        self._transport.write(b"".join(self._out) + framing.encode_close(code, reason))
+        self._transport.write(b"".join(self._out) + encode_close(code, reason))
         self._out, self._out_bytes = [], 0
         self._read_on()  # to read the client's answer
         self._shared.table.closing(self)
@@ -324,7 +324,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         if silent > ping_s:
             if self._pinged_at <= self.heard_at:  # also after a late sweep: a client is pinged before it is lost
                 self._pinged_at = now
-                self.send(framing.encode_ping(b""))
+                self.send(encode_ping(b""))
             # The client gets time to answer even if another sweep follows a late one at once.
             elif silent > lost_s and now - self._pinged_at > SWEEP_S / 2:
                 self._lost()

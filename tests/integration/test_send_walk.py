@@ -54,6 +54,7 @@ LEAVES: Final = {
     "postgres/arrays.py": "encodes the parameters of `append`",
     "postgres/connection.py": "waits for libpq",
     "postgres/lanes.py": "chooses the lane",
+    "wire/frames.py": "makes the frame of a payload",
     "postgres/lane_connection.py": "sends `append` and gets its rows",
 }
 

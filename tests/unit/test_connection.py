@@ -12,7 +12,7 @@ import pytest
 
 from chatd.net.connection import ClientConnection
 from chatd.net.flow_control import Phase
-from chatd.wire import framing
+from chatd.wire.frames import encode_ping
 
 
 def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
@@ -23,7 +23,7 @@ def test_nobody_is_lost_unasked_however_late_the_sweep_comes() -> None:
     connection.check(100.7, 0, 0.8, 1.6)
     assert connection._out == []
     connection.check(101.7, 0, 0.8, 1.6)  # past both at once
-    assert (connection._out, metrics.heartbeats_lost) == ([framing.encode_ping(b"")], 0)
+    assert (connection._out, metrics.heartbeats_lost) == ([encode_ping(b"")], 0)
     connection.check(101.8, 0, 0.8, 1.6)  # the sweep catches up
     assert metrics.heartbeats_lost == 0
     connection.check(102.7, 0, 0.8, 1.6)
