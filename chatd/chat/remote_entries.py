@@ -8,13 +8,13 @@ What another node says is fast but not complete, and it may be of another log: P
 
 from __future__ import annotations
 
-from chatd import protocol
 from chatd.chat import entry_payloads
 from chatd.chat.delivery import Delivery
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
 from chatd.ids import UserId
 from chatd.store import Store
+from chatd.wire import node_messages
 from chatd.wire.node_messages import Entry
 
 
@@ -35,7 +35,7 @@ class RemoteEntries:
                 user.early = user.early or {}
                 user.early[e.conv] = e.seq  # its listing is under way, and may be older
                 return True
-            names = protocol.parties(e.frame, e.side)
+            names = node_messages.parties(e.frame, e.side)
             if names is None or to not in names:
                 return False
             if not self._registry.fits(e.conv, *names):
@@ -55,7 +55,7 @@ class RemoteEntries:
 
 def _is_between(conv: Conversation, e: Entry) -> bool:
     """Whether the entry of another node is of these two. Its id may be of others in another log."""
-    return b',"from":%b,"to":%b,' % conv.names(e.side) in e.frame or protocol.parties(e.frame, e.side) == (
+    return b',"from":%b,"to":%b,' % conv.names(e.side) in e.frame or node_messages.parties(e.frame, e.side) == (
         conv.a,
         conv.b,
     )

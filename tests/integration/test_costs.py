@@ -284,6 +284,7 @@ async def home(make_home: MakeHome) -> Home:
 IN: Final = (
     "wire.framing",
     "wire.frames",
+    "request_decoders",
     "request_fields",
     "protocol",
     "ids",

@@ -41,6 +41,7 @@ SPINE: Final = (
 )
 LEAVES: Final = {
     "ids.py": "checks a user id",
+    "request_decoders.py": "makes the request of its JSON object",
     "request_fields.py": "checks the fields of a request",
     "metrics.py": "counts",
     "chat/entry_payloads.py": "makes the payload of the entry",

@@ -79,6 +79,7 @@ TESTED_IN: Final = {
     "chatd.postgres.state_flush": ("integration/test_locked_rows.py", "rows that another transaction holds"),
     "chatd.postgres.url": ("unit/test_wrong_settings.py", "all that can be wrong with a setting is in one table there"),
     "chatd.postgres.watch": ("integration/test_readiness.py", "what it sees is what a probe is told"),
+    "chatd.request_decoders": ("unit/test_protocol.py", "all that `decode` gives and refuses"),
     "chatd.request_types": ("unit/test_protocol.py", "types alone: `decode` makes them"),
     "chatd.server": ("integration/test_chat.py", "all parts of a node at work"),
 }  # fmt: skip
