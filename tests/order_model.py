@@ -35,7 +35,8 @@ from chatd.core.admission import AdmissionQueue
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue, release_pending
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
 from chatd.core.session import Session, State, Throttled, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, UserId
@@ -430,7 +431,7 @@ class Node:
 
     def connect(self, answer: Callable[[int, Error | None], None]) -> Session:
         wire = Wire(answer)
-        frames = TokenBucket(self.trouble.frames_per_s, self.trouble.frames_burst)
+        frames = FrameRate(self.trouble.frames_per_s, self.trouble.frames_burst)
         session = wire.session = Session(wire, frames, self.world.now)
         session.state, session.user, session.device = State.LIVE, self.user, DeviceId(f"d{len(self.wires)}")
         self.registry.attach(self.user, session.device, session)

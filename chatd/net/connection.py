@@ -25,9 +25,9 @@ from typing import Final, cast
 import structlog
 
 from chatd import addresses
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
-from chatd.core.session import Session, State
+from chatd.core.session import TOO_FAST, Session, State
 from chatd.errors import CloseCode
 from chatd.net.flow_control import CLOSING_FRAMES_MAX, FlowControl, Phase
 from chatd.net.shared import Shared
@@ -139,7 +139,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         shared = self._shared
         self._phase = Phase.OPEN
         self._reader = FrameReader(shared.frame_bytes_max)
-        frames = TokenBucket(shared.frames_per_s, shared.frames_burst)
+        frames = FrameRate(shared.frames_per_s, shared.frames_burst)
         self._session = Session(self, frames, self.heard_at, shared.bounds)
         self.deadline = self.heard_at + shared.hello_s
         shared.table.shaken(self)
@@ -192,8 +192,8 @@ class ClientConnection(FlowControl["ClientConnection"]):
                 self.send(encode_pong(event.data))
             return
         self._shared.metrics.frames_throttled += 1
-        if (end := session.excess(self.heard_at)) is not None:
-            self.close(end.code, end.reason)
+        if session.frames.too_many(self.heard_at):
+            self.close(TOO_FAST.code, TOO_FAST.reason)
 
     def _pass_over(self, events: Sequence[Event]) -> None:
         """Ignore frames after our close.

@@ -16,8 +16,8 @@ import pytest_asyncio
 
 from chatd import log as logs
 from chatd import log_writer
+from chatd.core.frame_rate import THROTTLED_MAX
 from chatd.core.read_pacing import HANDSHAKE_COST, SLICE_BYTES, UNAUTHENTICATED_BUDGET
-from chatd.core.session import THROTTLED_MAX
 from chatd.net import connection
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.wire.frames import Event

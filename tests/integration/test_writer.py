@@ -16,7 +16,7 @@ import pytest
 from chatd import errors
 from chatd.core.batch import Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.ids import Cid, ConvId, UserId
 from chatd.metrics import Metrics
@@ -111,7 +111,7 @@ class Bench:
     def __init__(self, conninfo: str, db: psycopg.Connection[Any], **lane: Any) -> None:
         self.db, self.told, self.metrics = db, Told(), Metrics()
         self.conninfo = db.info.dsn
-        self.session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
+        self.session = Session(NoSink(), FrameRate(1e6, 1_000_000), 0.0)
         self.conv = Conversation(ConvId(conversation(db)), UserId("alice"), UserId("bob"))
         self.made = 0
         self.lane = self._make(0, conninfo, **lane)

@@ -20,7 +20,8 @@ from chatd.chat.send import SendPipeline
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import SlidingWindow
 from chatd.core.session import Session, State, Throttled, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, Seq, UserId
@@ -148,7 +149,7 @@ class Place:
         self.session = self.join(self.wire)
 
     def join(self, wire: Wire) -> Session:
-        session = Session(wire, TokenBucket(1e6, 1_000_000), 0.0)
+        session = Session(wire, FrameRate(1e6, 1_000_000), 0.0)
         session.state, session.user, session.device = State.LIVE, self.user, DeviceId("d")
         return session
 
