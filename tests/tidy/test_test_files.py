@@ -31,6 +31,7 @@ TESTED_IN: Final = {
     "chatd.chat.welcome": ("integration/test_chat.py", "the answer to a hello"),
     "chatd.chat.remote_entries": ("cluster/test_fanout.py", "an entry that another node tells of"),
     "chatd.chat.resync": ("integration/test_reads.py", "what is missed is read from the log"),
+    "chatd.chat.send_errors": ("unit/test_send.py", "what the pipeline answers"),
     "chatd.chat.services": ("integration/test_chat.py", "it names parts, and makes users: all requests need it"),
     "chatd.chat.session_life": ("integration/test_chat.py", "hellos, and connections that end"),
     "chatd.chat.keys_in_force": ("integration/test_key_removal.py", "key files that change under live sessions"),
