@@ -170,8 +170,9 @@ class Node:
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
         self.pipeline = SendPipeline(
-            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.metrics, SendLines()
-        )
+            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.delivery.gaps,
+            self.metrics, SendLines(),
+        )  # fmt: skip
         self.chat = Chat(self.services, self.pipeline, new_conversations, self._alarm)
 
     def _make_others(self, rates: Rates) -> tuple[OtherNodes, Admission]:

@@ -35,9 +35,10 @@ from chatd.core.admission import AdmissionQueue
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue, release_pending
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
+from chatd.core.effects import Throttled
 from chatd.core.frame_rate import FrameRate
 from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
-from chatd.core.session import Session, State, Throttled, User
+from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, UserId
 from chatd.metrics import Metrics
@@ -413,7 +414,9 @@ class Node:
             presence_push=cast("PresencePush", None), others=Alone(),
         )  # fmt: skip
         lane, maker = Lane(world, trouble, self.database), Maker(world, trouble, self.registry, self.database)
-        self.pipeline = lane.outcome = SendPipeline(self.registry, lane, admission, maker, delivery, metrics, NoLog())
+        self.pipeline = lane.outcome = SendPipeline(
+            self.registry, lane, admission, maker, delivery, delivery.gaps, metrics, NoLog()
+        )
         self.wires: list[Wire] = []
 
     @property

@@ -22,7 +22,7 @@ entries of one conversation leave in the order of seq.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,7 +41,6 @@ from chatd.core.conversations import Registry
 from chatd.core.session import Session, State, User
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
-from chatd.postgres.connection import Backend
 from chatd.protocol import MESSAGE, Stored
 from chatd.store import Store
 from chatd.wire import node_messages
@@ -141,17 +140,6 @@ class Delivery:
         item.session.sink.send(encode_text(protocol.ok_entry(item.id, conv.id, seq, ts, dup=True)))
         if seq > conv.head:
             self.gaps.open(conv, seq)  # its first writer may have died between commit and delivery
-
-    def outcome_unknown(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
-        """The database is back after batches of unknown outcome: look up the heads of `convs`.
-
-        They are read after the transactions of those batches, and again until the backends that had
-        the batches (`writers`) have ended: one that hung may start a batch that its client gave up
-        long before.
-        """
-        self.gaps.settle(convs)
-        if writers:
-            self.gaps.outlast(convs, writers)
 
     # ---- the fan-out, of entries from here, from other nodes, and from the log -------------------
 

@@ -24,7 +24,8 @@ from chatd.chat.services import Services
 from chatd.chat.session_life import SessionLife
 from chatd.chat.typing_push import TypingPush
 from chatd.core import hello_rates
-from chatd.core.session import Effect, End, Reply, Session, Throttled
+from chatd.core.effects import Effect, End, Reply, Throttled
+from chatd.core.session import Session
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
 from chatd.wire.frames import encode_text

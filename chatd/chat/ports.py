@@ -15,6 +15,7 @@ implementation:
     EntryLanes         Lanes            ConversationMaker   NewConversations
     EntryLane          Lane
     CommittedEntries   Delivery         FirstSends          SendPipeline
+    UnknownOutcomes    Gaps
     SendCounts         Metrics          SendLog             SendLines
 """
 
@@ -192,6 +193,10 @@ class CommittedEntries(Protocol):
 
     def repeat(self, item: Item, seq: int, ts: int) -> None:
         """An item whose entry was in the log already."""
+
+
+class UnknownOutcomes(Protocol):
+    """Looks up what became of batches: `Gaps`."""
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """Batches that wrote to these have an unknown outcome: look whether they committed."""

@@ -27,12 +27,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from chatd import errors
-from chatd.chat.ports import Admission, CommittedEntries, ConversationMaker, EntryLanes, FirstSend, SendCounts, SendLog
+from chatd.chat.ports import (
+    Admission,
+    CommittedEntries,
+    ConversationMaker,
+    EntryLanes,
+    FirstSend,
+    SendCounts,
+    SendLog,
+    UnknownOutcomes,
+)
 from chatd.chat.send_errors import SendErrors, draining_error, full_error, not_queued, other_log_error
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry, check_name
-from chatd.core.session import Session, Throttled, User
+from chatd.core.effects import Throttled
+from chatd.core.session import Session, User
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.postgres.append_answer import Answer, First, Result, What
@@ -54,6 +64,7 @@ class SendPipeline(SendErrors):
         admission: Admission,
         new_conversations: ConversationMaker,
         delivery: CommittedEntries,
+        gaps: UnknownOutcomes,
         counts: SendCounts,
         log: SendLog,
     ) -> None:
@@ -61,7 +72,7 @@ class SendPipeline(SendErrors):
         self.draining = False
         self._registry, self._lanes, self._delivery = registry, lanes, delivery
         self._admission, self._decides_at_once = admission, admission.decides_at_once
-        self._new_conversations = new_conversations
+        self._new_conversations, self._gaps = new_conversations, gaps
 
     def drain(self) -> None:
         """From now on refuse what is not in a lane yet."""
@@ -217,4 +228,4 @@ class SendPipeline(SendErrors):
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """The database is back after batches of unknown outcome."""
-        self._delivery.outcome_unknown(convs, writers)
+        self._gaps.outcome_unknown(convs, writers)

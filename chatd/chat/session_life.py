@@ -15,7 +15,8 @@ import structlog
 from chatd import errors, protocol
 from chatd.chat.hello import open_session
 from chatd.chat.services import Services
-from chatd.core.session import Effect, Session, State
+from chatd.core.effects import Effect
+from chatd.core.session import Session, State
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
 from chatd.wire.frames import encode_text

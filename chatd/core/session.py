@@ -3,9 +3,9 @@
     AWAIT_HELLO ──hello──► OPENING ──opened()──► LIVE ──close──► CLOSED
                               │ requests wait in `deferred`
 
-`receive` decodes one payload and gives an Effect; chat carries it out and answers through `Sink`.
-`now` is an argument, in seconds. A session decides whether a request is allowed in its state (the
-table in `_allow`), and whether its frames are too many.
+`receive` decodes one payload and gives an Effect (core/effects.py); chat carries it out and answers
+through `Sink`. `now` is an argument, in seconds. A session decides whether a request is allowed in
+its state (the table in `_allow`), and whether its frames are too many.
 
 core/send_order.py decides the order and rate of its entries; the state for that is held here. The
 limit of its frames is in core/frame_rate.py, and what it has not got yet in core/missed.py.
@@ -14,9 +14,10 @@ limit of its frames is in core/frame_rate.py, and what it has not got yet in cor
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol
 
 from chatd import errors, protocol
+from chatd.core.effects import TOO_FAST, Effect, End, Reply, Throttled
 from chatd.core.frame_rate import FrameRate
 from chatd.core.missed import Missed
 from chatd.core.send_order import UNTROUBLED, SendOrder
@@ -62,37 +63,6 @@ class Sink(Protocol):
 
     async def drained(self) -> None:
         """Wait until the output is no longer paused; returns at once if the session has ended."""
-
-
-class Reply(NamedTuple):
-    """Answer with this payload, an error of this code."""
-
-    frame: bytes
-    code: str
-
-
-class End(NamedTuple):
-    """Answer with this payload, if any, and close the connection."""
-
-    frame: bytes | None
-    code: CloseCode
-    reason: str
-
-
-TOO_FAST: Final = End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
-
-
-class Throttled(NamedTuple):
-    """Too many frames a second: refuse this request.
-
-    A refused entry blocks its conversation, so that later ones do not overtake it.
-    """
-
-    request: Request
-    retry_ms: int
-
-
-Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class User:

@@ -24,9 +24,10 @@ from typing import Final, cast
 import structlog
 
 from chatd import addresses
+from chatd.core.effects import TOO_FAST
 from chatd.core.frame_rate import FrameRate
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
-from chatd.core.session import TOO_FAST, Session, State
+from chatd.core.session import Session, State
 from chatd.errors import CloseCode
 from chatd.net.flow_control import FlowControl, Phase
 from chatd.net.shared import Shared

@@ -179,7 +179,7 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             )
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
-            server.node.delivery.outcome_unknown({int(c)})  # type: ignore[arg-type]
+            server.node.delivery.gaps.outcome_unknown({int(c)})  # type: ignore[arg-type]
             await until(lambda: looks >= 3)
             await bob.quiet()
         assert (await bob.push("entry"))["body"] == "late"

@@ -2,9 +2,9 @@
 order.
 
 The spine hands the message on, file by file; a leaf is called by it, gives a result, and hands
-nothing on. Both are typed here, so a module that joins the path fails this test until it is placed,
-and the spine cannot grow past `SPINE_FILES_MAX`. `-rP` prints the files, their lines, and the lines
-of the functions that ran.
+nothing on. Both are typed here, so a module that joins the path fails this test until it is placed.
+The spine cannot grow past `SPINE_FILES_MAX` files, nor past `SPINE_LINES_MAX` lines of whole files.
+`-rP` prints the files, their lines, and the lines of the functions that ran.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.fix_server import MakeServer
 HOME: Final = Path(chatd.__file__).parent
 SPINE_FILES_MAX: Final = 8
 SPINE_FILE_LINES_MAX: Final = 400
+SPINE_LINES_MAX: Final = 2_000  # of the whole files: what a reader has open
 FUNCTION_LINES_MAX: Final = 2_000  # of all functions that ran, leaves included
 
 SPINE: Final = (
@@ -141,5 +142,6 @@ async def test_a_send_is_read_in_eight_files(make_server: MakeServer, monkeypatc
     assert set(files) >= {*SPINE, *LEAVES}, "these are not on the path any more"
     assert tuple(spine) == SPINE, "in the order in which they are first entered"
     assert len(spine) <= SPINE_FILES_MAX
+    assert sum(whole[file] for file in spine) <= SPINE_LINES_MAX
     assert {file: whole[file] for file in spine if whole[file] > SPINE_FILE_LINES_MAX} == {}
     assert sum(ran.values()) <= FUNCTION_LINES_MAX

@@ -58,6 +58,7 @@ TESTED_IN: Final = {
     "chatd.conformance.against_server": ("integration/test_conformance_command.py", "it needs servers, good and bad"),
     "chatd.conformance.launch": ("integration/test_conformance_command.py", "it starts servers"),
     "chatd.conformance.server_vectors": ("integration/test_vectors.py", "it needs a server; a wrong vector must fail"),
+    "chatd.core.effects": ("unit/test_session.py", "types alone: `receive` makes them"),
     "chatd.net.connection": ("integration/test_hostile.py", "what a client may send over a socket"),
     "chatd.net.flow_control": ("faults/test_floods.py", "floods, and clients that do not read, over sockets"),
     "chatd.net.listener": ("integration/test_hostile.py", "sockets, and who opens too many"),

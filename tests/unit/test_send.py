@@ -20,9 +20,10 @@ from chatd.chat.send import SendPipeline
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
+from chatd.core.effects import Throttled
 from chatd.core.frame_rate import FrameRate
 from chatd.core.rate_limit import SlidingWindow
-from chatd.core.session import Session, State, Throttled, User
+from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, Seq, UserId
 from chatd.metrics import Metrics
@@ -55,7 +56,9 @@ class Wire:
 
 
 class Neighbours:
-    """Implements `EntryLanes`, `EntryLane`, `CommittedEntries`, `ConversationMaker` and `SendLog`."""
+    """Implements `EntryLanes`, `EntryLane`, `CommittedEntries`, `UnknownOutcomes`,
+    `ConversationMaker` and `SendLog`.
+    """
 
     def __init__(self) -> None:
         self.room = True
@@ -144,7 +147,7 @@ class Place:
         for conv in self.convs:
             conv.head = 5
         near = self.near
-        self.pipeline = SendPipeline(self.registry, near, admission, near, near, self.metrics, near)
+        self.pipeline = SendPipeline(self.registry, near, admission, near, near, near, self.metrics, near)
         self.wire = Wire()
         self.session = self.join(self.wire)
 

@@ -9,19 +9,11 @@ import json
 
 import pytest
 
+from chatd.core.effects import End, Reply, Throttled
 from chatd.core.frame_rate import FORGIVEN_PER_S, THROTTLED_MAX, FrameRate
 from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.send_order import UNTROUBLED
-from chatd.core.session import (
-    BAD_FRAMES_MAX,
-    DEFERRED_MAX,
-    End,
-    Reply,
-    Session,
-    State,
-    Throttled,
-    User,
-)
+from chatd.core.session import BAD_FRAMES_MAX, DEFERRED_MAX, Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, DeviceId, UserId
 from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request
