@@ -1,4 +1,4 @@
-"""The requests `ack` and `read`: a user's cursor moves, is written behind, and others are told.
+"""The requests `ack` and `read`: a user's cursor moves, is written behind, and is pushed to others.
 
     Chat.handle ──► Cursors.move ──► Conversation.advance ──► ok, receipts (chat/receipts.py),
                         └── beyond the head here: wait for the entries, as a read

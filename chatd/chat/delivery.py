@@ -186,7 +186,7 @@ class Delivery:
     ) -> None:
         """Deliver the next entry of a conversation, which this node has not written.
 
-        `by`: how it came, for the debug log.
+        `by`: where it is from, for the debug log.
         """
         was_open = conv.open
         if not conv.head:

@@ -1,8 +1,8 @@
 """The payload of an entry for one of its two users, made of what this node has of it. Pure.
 
-    core/batch.py `Item`            written by this node      of_item
-    wire/node_messages.py `Entry`   another node told of it   of_remote
-    protocol.py `Stored`            a row of the log          of_stored
+    core/batch.py `Item`            written by this node         of_item
+    wire/node_messages.py `Entry`   published by another node    of_remote
+    protocol.py `Stored`            a row of the log             of_stored
 
 The user who made the entry (`own`) gets its cid as well. An entry that was just delivered has the
 conversation's head as its seq.

@@ -1,4 +1,4 @@
-"""Entries that other nodes wrote and told of over Redis: delivered here if each is the next one.
+"""Entries that other nodes publish over Redis: each is delivered here if it is the next one.
 
     Relay ──heard──► is it of these two users? ──► the next one: Delivery
                                                └─► a later one: the head is looked up (gap_fill.py)

@@ -3,8 +3,8 @@
     SendPipeline ── not queued ──────────────────────────┐
     lane ── limited, failed, refused, blocked ──► SendErrors ──► `err` to the sender
 
-Each is told to core/send_order.py, which decides what follows for later entries of the
-conversation. What an item held is given back here (`Item.answered`).
+core/send_order.py learns of each, and decides what follows for later entries of the conversation.
+What an item held is given back here (`Item.answered`).
 """
 
 from __future__ import annotations

@@ -1,11 +1,13 @@
-"""The heartbeat: a silent client is pinged, and closed if it does not answer; so is one whose token ended.
+"""The heartbeat: a silent client is pinged, and closed if it does not answer.
 
-    silent for PING_AT of `heartbeat_ms` ──► ping ──► heard: nothing else
-                                               └──► silent still: closed as lost, or as one that does not read
+    silent for PING_AT of `heartbeat_ms` ──► ping ──► heard again
+                                               └────► silent still: closed as lost, or as one that
+                                                      does not read
 
+A client whose token has ended is closed by the same check, once a second (`Listener.sweep`).
 Any byte from the client counts as a sign of life. While its output is paused nothing is read, so
 that it takes output counts, too. Nobody is lost without having been pinged, however late the sweep
-comes (`Listener.sweep`).
+comes.
 """
 
 from __future__ import annotations

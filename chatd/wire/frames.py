@@ -1,4 +1,4 @@
-"""The frames of a WebSocket (RFC 6455): what a client's are read as, and the server's as bytes. Pure.
+"""WebSocket frames (RFC 6455): the kinds that a client sends, and how ours are made. Pure.
 
 FrameReader.feed (wire/framing.py) ──► bytes | Ping | Pong | Fragment | PeerClose | Failure
 encode_text, encode_close, encode_ping, encode_pong ──► transport.write

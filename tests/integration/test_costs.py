@@ -282,27 +282,16 @@ async def home(make_home: MakeHome) -> Home:
 
 # Of framing and protocol some are of the way out.
 IN: Final = (
-    "wire.framing",
-    "wire.frames",
-    "request_decoders",
-    "request_fields",
-    "protocol",
-    "ids",
-    "core.session",
-    "core.send_order",
-    "core.rate_limit",
-    "chat.handlers",
-    "chat.send",
-)
+    "wire.framing", "wire.frames", "request_decoders", "request_fields", "protocol", "ids", "core.session",
+    "core.send_order", "core.rate_limit", "chat.handlers", "chat.send",
+)  # fmt: skip
 LANE: Final = (
-    "core.batch",
-    "postgres.lanes",
-    "postgres.lane",
-    "postgres.lane_connection",
-    "postgres.append_answer",
+    "core.batch", "postgres.lanes", "postgres.lane", "postgres.lane_connection", "postgres.append_answer",
     "postgres.arrays",
-)
-OUT: Final = ("chat.delivery", "net.connection", "core.conversation", "core.conversations", "metrics")
+)  # fmt: skip
+OUT: Final = (
+    "chat.delivery", "chat.entry_payloads", "net.connection", "core.conversation", "core.conversations", "metrics",
+)  # fmt: skip
 
 
 async def test_calls_of_messages_in_a_burst(home: Home) -> None:
