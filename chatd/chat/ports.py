@@ -12,10 +12,8 @@ other nodes, except for two facts of the log and of time that the ports give the
 The other protocols keep the pipeline of sends (chat/send.py) free of I/O. Each has one
 implementation:
 
-    EntryLanes         Lanes            ConversationMaker   NewConversations
-    EntryLane          Lane
+    EntryQueue         Lanes            ConversationMaker   NewConversations
     CommittedEntries   Delivery         FirstSends          SendPipeline
-    UnknownOutcomes    Gaps
     SendCounts         Metrics          SendLog             SendLines
 """
 
@@ -165,21 +163,14 @@ class ConversationMaker(Protocol):
         """
 
 
-class EntryLane(Protocol):
-    """A lane of the log: `Lane`."""
-
-    def submit(self, item: Item) -> bool:
-        """Queue an entry; False: the lane is full, and nothing was queued.
-
-        Its outcome is given to `append_answer.Outcome`.
-        """
-
-
-class EntryLanes(Protocol):
+class EntryQueue(Protocol):
     """The lanes of the log: `Lanes`."""
 
-    def choose(self, item: Item) -> EntryLane:
-        """The lane to submit an entry to."""
+    def submit(self, item: Item) -> bool:
+        """Queue an entry; False: its lane is full, and nothing was queued.
+
+        Its outcome is given to `postgres.lanes.Outcome`.
+        """
 
 
 class CommittedEntries(Protocol):
@@ -193,10 +184,6 @@ class CommittedEntries(Protocol):
 
     def repeat(self, item: Item, seq: int, ts: int) -> None:
         """An item whose entry was in the log already."""
-
-
-class UnknownOutcomes(Protocol):
-    """Looks up what became of batches: `Gaps`."""
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """Batches that wrote to these have an unknown outcome: look whether they committed."""

@@ -100,13 +100,19 @@ export class ChatClient {
         })
       : null;
     this.#engine.user = this.#model.user = options.user ?? '';
+    this.#engine.device = options.device ?? '';
     this.#siblings = new Siblings({
       engine: this.#engine,
       model: this.#model,
       scope: this.#scope,
       apply: (event) => this.#apply(event),
       lead: () => this.#lead(),
+      retired: () => {
+        this.#isLoaded = false;
+        this.#keeper?.close();
+      },
       forget: () => this.#forget(),
+      gap: (gap) => this.#gap(gap),
       role: (role) => this.#emitter.emit('role', role),
     });
     this.#composer = new Composer(this.#engine, this.#model, this.#waiters, this.#siblings);
@@ -160,7 +166,7 @@ export class ChatClient {
       await this.#load();
       if (!this.#isStarted) return;
     }
-    this.#engine.device ||= this.#options.device ?? `js-${uuid()}`;
+    this.#engine.device ||= `js-${uuid()}`;
     if (typeof (this.#options.webSocket ?? globalThis.WebSocket) !== 'function') this.#engine.dial.stop('no_websocket');
     else this.#engine.dial.connect();
   }
@@ -168,7 +174,7 @@ export class ChatClient {
   async #load(): Promise<void> {
     const records = await this.#keeper?.open(this.#scope);
     if (!records) return;
-    if (!load(records, this.#engine, this.#model)) {
+    if (!load(records, this.#engine, this.#model, (gap) => this.#gap(gap))) {
       this.#keeper?.lose('another_user');
       return;
     }
@@ -348,7 +354,7 @@ export class ChatClient {
     if (event.t === 'line') this.#line(event.line);
     else if (event.t === 'synced') emit('synced', { user: this.user });
     else if (event.t === 'entry' && event.how === 'live') this.#entry(this.#made(event.entry), lastRead);
-    else if (event.t === 'item') this.#gap(event);
+    else if (event.t === 'item') this.#item(event);
     else if (event.t === 'receipt') {
       const peer = this.#model.peerOf(event.c) as UserId | undefined;
       if (peer !== undefined) emit('receipt', { peer, from: event.from, delivered: event.delivered, read: event.read });
@@ -377,9 +383,12 @@ export class ChatClient {
     if (isNew && entry.kind === 'message') this.#emitter.emit('message', entry);
   }
 
-  #gap({ item, isKept, after }: EngineEvent & { t: 'item' }): void {
+  #item({ item, isKept, after }: EngineEvent & { t: 'item' }): void {
     if (isKept || item.reset || after === null || after >= item.head) return;
-    const gap: Gap = { peer: item.peer, c: item.c, after, head: item.head };
+    this.#gap({ peer: item.peer, c: item.c, after, head: item.head });
+  }
+
+  #gap(gap: Gap): void {
     for (const stream of this.#streams) stream.push(gap);
     this.#emitter.emit('gap', gap);
   }

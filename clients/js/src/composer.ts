@@ -149,14 +149,14 @@ export class Composer {
       if (sent <= (chat?.peerRead ?? 0)) return 'read';
       return sent <= (chat?.peerDelivered ?? 0) ? 'delivered' : 'sent';
     };
-    return Object.defineProperties(
-      promise.then((value) => value),
-      {
-        cid: { value: cid },
-        state: { get: state },
-        cancel: { value: () => this.cancel(cid) },
-      },
-    ) as Sending;
+    // A promise of its own: each call has its handle, and nobody has to wait for it.
+    const own = promise.then((value) => value);
+    own.catch(() => {});
+    return Object.defineProperties(own, {
+      cid: { value: cid },
+      state: { get: state },
+      cancel: { value: () => this.cancel(cid) },
+    }) as Sending;
   }
 }
 

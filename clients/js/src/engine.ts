@@ -60,6 +60,8 @@ export class Engine {
   #reading = 0;
   readonly #readers: (() => void)[] = [];
   #isMarkGood = true;
+  /** The last hello gave a mark. */
+  #hadMark = false;
 
   constructor(parts: EngineParts) {
     this.#parts = parts;
@@ -158,6 +160,7 @@ export class Engine {
       features: [],
     };
     this.#isMarkGood = true;
+    this.#hadMark = 'since' in frame;
     this.request(frame, (reply) => reply.t === 'err' && this.#helloRefused(reply));
   }
 
@@ -198,7 +201,8 @@ export class Engine {
       this.emit({ t: 'malformed', frame });
     }
     for (const item of list) {
-      const after = this.places.of.get(item.c)?.seq ?? null;
+      // One that a mark did not know is new: all of it is missing.
+      const after = this.places.of.get(item.c)?.seq ?? (this.#hadMark ? 0 : null);
       const isKept = this.places.list(item);
       this.teller.cursors.listed(item, isKept);
       this.emit({ t: 'item', item, isKept, after });

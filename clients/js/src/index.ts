@@ -21,6 +21,7 @@ export type {
 export type { Paged } from './paged.js';
 export type { ConversationsPage } from './reader.js';
 export type { Sending } from './sending.js';
+export { sleepWatch } from './sleep.js';
 export type { Records, Store } from './store.js';
 export type { Readable } from './topic.js';
 export type { ConversationView, Message, MessageState, MessagesView, PresenceView, Stores, Waiting } from './views.js';

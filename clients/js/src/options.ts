@@ -48,6 +48,8 @@ export interface TabsHost {
   state(): TabState;
   /** A follower's command, on this tab's engine. */
   run(tab: string, name: string, args: readonly unknown[]): unknown;
+  /** This tab gives the connection up. */
+  retire(): void;
   /** A follower is no more. */
   gone(tab: string): void;
 }

@@ -10,11 +10,12 @@
 
 import type { Engine } from './engine.js';
 import type { EngineEvent } from './events.js';
-import type { Frame } from './frames.js';
+import type { Entry, Frame } from './frames.js';
 import type { Model } from './model.js';
 import type { TabState, Tabs, TabsHost, TabsPort } from './options.js';
 import type { Draft } from './outbox.js';
-import { dump, load, outboxOf } from './store.js';
+import { dump, epochOf, load, outboxOf } from './store.js';
+import type { Gap } from './stream.js';
 
 interface Wish {
   watch: readonly string[];
@@ -28,7 +29,11 @@ export interface SiblingsParts {
   /** Something happened, here or at the leader's. */
   apply(event: EngineEvent): void;
   lead(): Promise<void>;
+  /** Another tab gets the connection. */
+  retired(): void;
   forget(): Promise<void>;
+  /** What came to the leader and not here. */
+  gap(gap: Gap): void;
   role(role: 'leader' | 'follower'): void;
 }
 
@@ -131,6 +136,11 @@ export class Siblings {
       follow: (state) => this.#follow(state),
       mirror: (event) => this.#mirror(event),
       state: () => ({ records: dump(engine, model), line: model.line, people: [...model.people.values()] }),
+      retire: () => {
+        this.isFollower = true;
+        engine.dial.close();
+        this.#parts.retired();
+      },
       run: (tab, name, args) => this.#command(tab, name, args),
       gone: (tab) => {
         this.#wishes.delete(tab);
@@ -143,6 +153,7 @@ export class Siblings {
   #mirror(event: EngineEvent): void {
     if (event.t === 'done' || event.t === 'failed') this.#unsure.delete(event.cid);
     let told = event;
+    if (event.t === 'entry' && event.how === 'live' && !this.#isNext(event.entry)) return;
     if (event.t === 'outbox') {
       const { peer, items } = event;
       for (const { cid } of items) this.#unsure.delete(cid);
@@ -153,9 +164,20 @@ export class Siblings {
     this.#parts.apply(told);
   }
 
+  /** A leader may have got less far than the one before it, or further. */
+  #isNext({ c, seq, from, to }: Entry): boolean {
+    const { engine, model, gap } = this.#parts;
+    const after = engine.places.of.get(c)?.seq;
+    if (after === undefined || seq === after + 1) return true;
+    if (seq > after) gap({ c, peer: from === model.user ? to : from, after, head: seq - 1 });
+    return seq > after;
+  }
+
   #follow({ records, line, people }: TabState): void {
-    const { engine, model, apply } = this.#parts;
-    if (!load(records, engine, model)) return;
+    const { engine, model, apply, gap } = this.#parts;
+    const epoch = epochOf(records);
+    if (engine.places.epoch !== null && epoch !== engine.places.epoch) this.#mirror({ t: 'reset', why: 'epoch' });
+    if (!load(records, engine, model, gap)) return;
     const own = engine.outbox.all().filter(({ state }) => state !== 'failed');
     engine.outbox.restore(outboxOf(records));
     for (const peer of new Set(engine.outbox.all().map((item) => item.peer))) {

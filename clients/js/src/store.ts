@@ -14,6 +14,7 @@ import type { Clock } from './link.js';
 import type { LogMessage, SavedLog } from './log.js';
 import type { Chat, Model } from './model.js';
 import { isItem, type OutboxItem } from './outbox.js';
+import type { Gap } from './stream.js';
 
 /** Records by key. Their values are plain data. */
 export type Records = Map<string, unknown>;
@@ -86,31 +87,44 @@ export function dump(engine: Engine, model: Model): Records {
   return new Map(keys.map((key) => [key, recordOf(key, engine, model)] as const).filter(([, value]) => value));
 }
 
+/** The epoch of what was stored; null if there is none. */
+export function epochOf(records: Records): string | null {
+  const { epoch } = (records.get(META) ?? {}) as Partial<Meta>;
+  return isPeer(epoch) ? epoch : null;
+}
+
 /**
- * Takes what was stored. False: it is not that of `user`, and nothing was taken. The outbox is not: `outboxOf` gives it.
+ * Takes what was stored, as far as it is further than what is here. `gap` hears where it is further than what came here
+ * as entries. False: it is another user's, and nothing was taken. The outbox is not taken: `outboxOf` gives it.
  */
-export function load(records: Records, engine: Engine, model: Model): boolean {
-  const meta = records.get(META) as Meta | undefined;
-  if (!meta || typeof meta.user !== 'string' || (engine.user !== '' && meta.user !== engine.user)) return !meta;
+export function load(records: Records, engine: Engine, model: Model, gap: (gap: Gap) => void): boolean {
+  const meta = records.get(META) as Partial<Meta> | undefined;
+  if (!meta || !isPeer(meta.user)) return true;
+  if (engine.user !== '' && meta.user !== engine.user) return false;
   const { places } = engine;
+  const epoch = epochOf(records);
   engine.user = model.user = meta.user;
   if (!engine.device && isPeer(meta.device)) engine.device = meta.device;
-  if (!isPeer(meta.epoch)) return true;
+  if (epoch === null || (places.epoch !== null && places.epoch !== epoch)) return true;
+  places.epoch = epoch;
   let isWhole = true;
-  places.epoch = meta.epoch;
   for (const [key, value] of records) {
     if (!key.startsWith(CHAT)) continue;
-    const { item, seq, log } = value as { item: unknown; seq: unknown; log: unknown };
+    const { item, seq, log } = (value ?? {}) as { item?: unknown; seq?: unknown; log?: unknown };
     const good = itemOf(item);
     if (!good || !isCount(seq) || !isLog(log)) {
       isWhole = false;
       continue;
     }
-    const chat = model.with(good.peer);
-    places.put(good.c, { ...good, seq });
+    const { c, peer } = good;
+    const had = places.of.get(c)?.seq;
+    if (had !== undefined && had >= seq) continue;
+    if (had !== undefined) gap({ peer, c, after: had, head: seq });
+    places.put(c, { ...good, seq });
+    const chat = model.with(peer);
     takeChat(chat, good, model);
-    if (chat.log.hi === null || chat.log.hi !== log.hi) chat.log.load(log);
-    model.changed(good.peer);
+    chat.log.load(log);
+    model.changed(peer);
   }
   places.since = isWhole && isPeer(meta.since) ? meta.since : null;
   return true;
