@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TOOLS := .venv/tools
 COMPILE := $(TOOLS)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
-.PHONY: help setup run test test-fast test-install coverage lint format bench docs js lock audit clean
+.PHONY: help setup run test test-fast test-install coverage lint format bench docs site js lock audit clean
 
 help:  ## show these words
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -64,11 +64,14 @@ lint: .venv/dev.stamp $(NODE_MODULES)  ## ruff, mypy --strict, import contracts;
 bench: .venv/dev.stamp  ## all budgets of bench/budgets.toml, in some minutes; ARGS="budget" is the whole, ARGS="send --help" one scenario
 	$(BIN)/python -m bench $(or $(ARGS),budget --quick)
 
-docs: .venv/dev.stamp  ## write the generated tables of docs/operations.md and docs/performance.md
+docs: .venv/dev.stamp  ## write what of docs/ is generated: tables, the page of frames, the index of decisions
 	$(BIN)/python -m tests.tidy.generated
 
 js: .venv/dev.stamp $(NODE_MODULES)  ## the gates of clients/js: generated frames, build, types, tests, package, docs
 	$(BIN)/python -m pytest -q tests/js $(ARGS)
+
+site: .venv/dev.stamp  ## build the docs site into site/ and check it: site/index.html opens without a server
+	$(BIN)/python -m tests.site.build
 
 $(TOOLS)/stamp: requirements/tools.txt | $(BIN)/python
 	$(BIN)/python -m venv $(TOOLS)
@@ -86,4 +89,4 @@ audit: $(TOOLS)/stamp .venv/dev.stamp  ## known vulnerabilities of what is locke
 	@$(BIN)/python -m tests.tidy.audit || [ $$? = 77 ]
 
 clean:  ## remove what the other words made
-	rm -rf .venv node_modules clients/js/dist clients/js/build clients/js/docs build dist bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv node_modules clients/js/dist clients/js/build clients/js/docs build dist site .cache bench/out *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

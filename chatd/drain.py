@@ -19,7 +19,7 @@ import structlog
 from chatd import protocol
 from chatd.core.session import State
 from chatd.errors import CloseCode
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -70,11 +70,11 @@ class Drain:
         """Return when all is answered and every connection is closed, or at the deadline."""
         chat, listener, lanes = self._chat, self._listener, self._lanes
         log.info("drain.begun", connections=len(listener.connections), pending=lanes.pending)
-        chat.grace_s, chat.notice = self.grace_s, self._notice
+        chat.life.grace_s, chat.life.notice = self.grace_s, self._notice
         for connection in list(listener.connections):
             if (session := connection.session) is not None and session.state is State.LIVE:
-                connection.send(framing.encode_text(self._notice()))
-        await self._until(chat.hellos_done(), min(self._deadline, self._now() + HELLOS_S_MAX))
+                connection.send(encode_text(self._notice()))
+        await self._until(chat.life.hellos_done(), min(self._deadline, self._now() + HELLOS_S_MAX))
         await self._until(chat.sends_queued(), self._deadline)
         await self._until(lanes.idle(), self._deadline)
         for connection in list(listener.connections):

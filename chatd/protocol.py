@@ -5,8 +5,8 @@
 A decoded request is valid in itself (types, ranges, text, ids). Whether it is *allowed* is decided
 by the session and by chat. `decode` raises `RequestFault` and nothing else, with the request's id
 if that could be read. The contract is `docs/protocol.md`; a test checks `docs/schema/` against this
-module. The types of the requests are in `request_types.py`, the checks of single fields in
-`request_fields.py`.
+module. The types of the requests are in `request_types.py`, what makes one of a JSON object in
+`request_decoders.py`, the checks of single fields in `request_fields.py`.
 
 orjson reads the JSON: it refuses invalid UTF-8, lone surrogates, NaN and nesting beyond its limit,
 and of equal keys it keeps the last. A frame that it refuses is read again by `loose_json`, so that
@@ -16,15 +16,14 @@ a fault of one value is answered with the request's id and not with 0. Payloads 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
 
 from chatd import errors
-from chatd import request_fields as fields
-from chatd.ids import UserId, user_id
 from chatd.loose_json import read_object
+from chatd.request_decoders import DECODERS
+from chatd.request_decoders import VERSION as VERSION
 from chatd.request_fields import BODY_BYTES_MAX as BODY_BYTES_MAX
 from chatd.request_fields import CURSORS_MAX as CURSORS_MAX
 from chatd.request_fields import DEFAULT_BOUNDS as DEFAULT_BOUNDS
@@ -52,12 +51,12 @@ from chatd.request_types import Skip as Skip
 from chatd.request_types import Typing as Typing
 from chatd.request_types import WatchRequest as WatchRequest
 
-VERSION: Final = 1
 SUBPROTOCOL: Final = "chatd.v1"
 MESSAGE: Final = 0
 EDIT: Final = 1
 DELETE: Final = 2
 KINDS: Final = (b"message", b"edit", b"delete")
+REQUEST_TYPES: Final = tuple(DECODERS)
 
 
 class RequestFault(Exception):
@@ -70,71 +69,6 @@ class RequestFault(Exception):
 
 
 # ---- decode --------------------------------------------------------------------------------------
-
-
-def _hello(id: int, o: dict[str, Any], bounds: Bounds) -> Hello:
-    if o.get("v") != VERSION or type(o.get("v")) is not int:
-        raise errors.BadVersion(f"this server speaks version {VERSION}: send `v`:{VERSION}")
-    device = fields.device(o)
-    fields.check_features(o)
-    return Hello(
-        id, VERSION, fields.text(o, "token", fields.TOKEN_CHARS_MAX), device,
-        fields.text(o, "epoch", 64) if o.get("epoch") is not None else None,
-        fields.cursors(o),
-        fields.since(o) if o.get("since") is not None else None,
-        fields.users(o, "watch", bounds) if o.get("watch") is not None else (),
-        fields.away(o),
-    )  # fmt: skip
-
-
-def _send(id: int, o: dict[str, Any], bounds: Bounds) -> Send:
-    c, to = fields.where(o)
-    return Send(id, c, to, fields.cid(o), fields.body(o, bounds), fields.flag(o, "retry"))
-
-
-def _edit(id: int, o: dict[str, Any], bounds: Bounds) -> Edit:
-    c, to = fields.where(o)
-    cid, (ref, refcid) = fields.cid(o), fields.message(o)
-    return Edit(id, c, to, cid, ref, fields.body(o, bounds), fields.flag(o, "retry"), refcid)
-
-
-def _delete(id: int, o: dict[str, Any], bounds: Bounds) -> Delete:
-    c, to = fields.where(o)
-    cid, (ref, refcid) = fields.cid(o), fields.message(o)
-    return Delete(id, c, to, cid, ref, fields.flag(o, "retry"), refcid)
-
-
-def _history(id: int, o: dict[str, Any], bounds: Bounds) -> History:
-    c, to = fields.where(o)
-    before = fields.seq(o, "before") if o.get("before") is not None else None
-    after = fields.seq(o, "after", 0) if o.get("after") is not None else None
-    if after is not None and before is not None:
-        raise fields.bad_field("after", "and `before` exclude each other")
-    return History(id, c, to, before, after, fields.limit(o, bounds))
-
-
-def _conversations(id: int, o: dict[str, Any], bounds: Bounds) -> Conversations:
-    cursor = fields.text(o, "cursor", 128) if o.get("cursor") is not None else None
-    return Conversations(id, fields.limit(o, bounds), cursor)
-
-
-_DECODERS: Final[Mapping[str, Callable[[int, dict[str, Any], Bounds], Request]]] = {
-    "send": _send,
-    "hello": _hello,
-    "edit": _edit,
-    "delete": _delete,
-    "ack": lambda id, o, bounds: Ack(id, *fields.where(o), fields.seq(o, "seq")),
-    "read": lambda id, o, bounds: Read(id, *fields.where(o), fields.seq(o, "seq")),
-    "history": _history,
-    "conversations": _conversations,
-    "typing": lambda id, o, bounds: Typing(id, *fields.where(o)),
-    "presence": lambda id, o, bounds: SetPresence(id, fields.away(o)),
-    "watch": lambda id, o, bounds: WatchRequest(id, fields.users(o, "users", bounds)),
-    "skip": lambda id, o, bounds: Skip(id, *fields.where(o), fields.cid(o)),
-    "refresh": lambda id, o, bounds: Refresh(id, fields.text(o, "token", fields.TOKEN_CHARS_MAX)),
-    "ping": lambda id, o, bounds: PingRequest(id),
-}
-REQUEST_TYPES: Final = tuple(_DECODERS)
 
 
 def decode(payload: bytes, last_id: int, bounds: Bounds = DEFAULT_BOUNDS) -> Request:
@@ -156,7 +90,7 @@ def decode(payload: bytes, last_id: int, bounds: Bounds = DEFAULT_BOUNDS) -> Req
         raise RequestFault(0, errors.BadFrame("`t` must be a string"))
     if id <= last_id:
         raise RequestFault(id, errors.BadId(f"`id` must be greater than the last one, {last_id}"))
-    decoder = _DECODERS.get(t)
+    decoder = DECODERS.get(t)
     if decoder is None:
         raise RequestFault(id, errors.UnknownType("no such request type"))
     try:
@@ -291,26 +225,9 @@ def entry_head(c: int) -> bytes:
 
 def receipt(c: int, from_json: bytes, to_json: bytes, delivered: int, read: int) -> bytes:
     return b'{"t":"receipt","c":"%d","from":%b,"to":%b,"delivered":%d,"read":%d}' % (
-        c,
-        from_json,
-        to_json,
-        delivered,
-        read,
-    )
+        c, from_json, to_json, delivered, read,
+    )  # fmt: skip
 
 
 def typing(c: int, from_json: bytes, to_json: bytes) -> bytes:
     return b'{"t":"typing","c":"%d","from":%b,"to":%b}' % (c, from_json, to_json)
-
-
-def parties(frame: bytes, side: int) -> tuple[UserId, UserId] | None:
-    """(a, b) of the conversation, from the payload of an entry that this side made.
-
-    None if the payload does not say: it comes from another node.
-    """
-    try:
-        o = orjson.loads(frame)
-        one, other = user_id(o["from"]), user_id(o["to"])
-    except (ValueError, TypeError, KeyError):
-        return None
-    return (one, other) if side == 0 else (other, one)

@@ -170,9 +170,10 @@ class Node:
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
         self.pipeline = SendPipeline(
-            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.metrics, SendLines()
-        )
-        self.chat = Chat(self.services, self.delivery, self.pipeline, new_conversations, self._alarm)
+            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.delivery.gaps,
+            self.metrics, SendLines(),
+        )  # fmt: skip
+        self.chat = Chat(self.services, self.pipeline, new_conversations, self._alarm)
 
     def _make_others(self, rates: Rates) -> tuple[OtherNodes, Admission]:
         """The ports to other nodes and to the rate limits: of this node alone, or over Redis."""
@@ -306,7 +307,7 @@ class Node:
         problems = {}
         if not self.port:
             problems["starting"] = "this node does not serve yet"
-        if self.chat.draining:
+        if self.pipeline.draining:
             problems["draining"] = "this node is on its way out"
         if self._owner is not None and self._owner.problem is not None:
             problems["database"] = self._owner.problem
@@ -380,7 +381,7 @@ class Node:
                 log.warning("host.clock_stepped", by_ms=step_ms)
             self._pulse.beat()
             self.listener.sweep()
-            self.chat.release()
+            self.chat.life.release()
             self._report_dropped()
             crowd.look(len(self.listener.connections), self._clock.now())
             sd_notify.alive()
@@ -417,7 +418,7 @@ class Node:
     async def drain(self) -> None:
         """Let clients leave without a loss, within `drain_ms` (drain.py)."""
         self.census.is_serving = False  # the node that takes its place does not count it as another one
-        self.chat.drain()
+        self.pipeline.drain()
         if self._server is not None:
             self._server.close()
         restart_ms = self._restart_ms if self.cluster is None else 0.0

@@ -1,6 +1,6 @@
 """PostgreSQL as chatd uses it: the log, written through the lanes; reads; what is written behind.
 
-    lanes.submit ──► one connection a lane              sends; durable before any client sees them
+    Lane.submit ──►  one connection a lane              sends; durable before any client sees them
     history, listings, ... ──► read_pool                bounded wait
     feed, states ──► one connection of its own          what other nodes have written
     cursor_moved, user_seen ──► state_flush             not durable at once, by design

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
-def _chromium() -> str:
+def chromium() -> str:
     found = next(filter(None, map(shutil.which, NAMES)), None)
     pytest.importorskip("playwright", reason="playwright is not installed: `make setup`")
     if found is None:
@@ -44,7 +44,7 @@ def _chromium() -> str:
 async def browser_and_server(
     postgres: Embedded, template_db: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Browsing]:
-    binary = _chromium()
+    binary = chromium()
     from playwright.async_api import async_playwright, expect
 
     from tests.browser import WAIT_MS, Browsing

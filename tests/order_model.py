@@ -35,15 +35,17 @@ from chatd.core.admission import AdmissionQueue
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue, release_pending
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow, TokenBucket
-from chatd.core.session import Session, State, Throttled, User
+from chatd.core.effects import Throttled
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import FORGET_S, SharedPenalty, SharedWindow, SlidingWindow
+from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres.append_answer import NO_RESULTS, Answer, First, Result, What
 from chatd.protocol import MESSAGE, Send, Stored
 from chatd.store import Store
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 from tests.limits_model import US, Model
 from tests.samples import request
 
@@ -211,13 +213,16 @@ class Database:
 
 
 class Lane:
-    """One writer, and its database. Implements `ports.EntryQueue`."""
+    """One writer, and its database. Implements `ports.EntryLanes` and `ports.EntryLane`."""
 
     def __init__(self, world: World, trouble: Trouble, database: Database) -> None:
         self.world, self.trouble, self.database = world, trouble, database
         self.outcome: SendPipeline
         self.queue = LaneQueue(trouble.rows_max)
         self.busy = False
+
+    def choose(self, item: Item) -> Lane:
+        return self
 
     def submit(self, item: Item) -> bool:
         if len(self.queue) >= self.trouble.queue_max:
@@ -409,7 +414,9 @@ class Node:
             presence_push=cast("PresencePush", None), others=Alone(),
         )  # fmt: skip
         lane, maker = Lane(world, trouble, self.database), Maker(world, trouble, self.registry, self.database)
-        self.pipeline = lane.outcome = SendPipeline(self.registry, lane, admission, maker, delivery, metrics, NoLog())
+        self.pipeline = lane.outcome = SendPipeline(
+            self.registry, lane, admission, maker, delivery, delivery.gaps, metrics, NoLog()
+        )
         self.wires: list[Wire] = []
 
     @property
@@ -427,7 +434,7 @@ class Node:
 
     def connect(self, answer: Callable[[int, Error | None], None]) -> Session:
         wire = Wire(answer)
-        frames = TokenBucket(self.trouble.frames_per_s, self.trouble.frames_burst)
+        frames = FrameRate(self.trouble.frames_per_s, self.trouble.frames_burst)
         session = wire.session = Session(wire, frames, self.world.now)
         session.state, session.user, session.device = State.LIVE, self.user, DeviceId(f"d{len(self.wires)}")
         self.registry.attach(self.user, session.device, session)
@@ -447,7 +454,7 @@ class Node:
                 self.pipeline.enter(session, effect, self.world.now)
         except errors.Refused as e:
             id = effect.request.id if isinstance(effect, Throttled) else effect.id
-            session.sink.send(framing.encode_text(protocol.err(id, e)))
+            session.sink.send(encode_text(protocol.err(id, e)))
 
 
 class Outbox(ABC):

@@ -40,7 +40,7 @@ LOOK_AGAIN_S: Final = 0.1
 
 
 class Gaps:
-    """Gaps of all conversations.
+    """Gaps of all conversations. Implements `ports.UnknownOutcomes`.
 
     `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task.
     `now_open(conv)` is called when retention has dropped the entry by which both had sent.
@@ -92,15 +92,23 @@ class Gaps:
             if not future.done():
                 future.set_result(None)
 
-    def settle(self, convs: Iterable[ConvId]) -> None:
-        """Batches that wrote to these have an unknown outcome: look until each is known.
+    def outcome_unknown(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
+        """The database is back after batches of unknown outcome: look up the heads of `convs`.
 
-        The writer's transaction may hang for a long time.
+        They are read after the transactions of those batches, which may hang for a long time, and
+        again until the backends that had the batches (`writers`) have ended: one that hung may
+        start a batch that its client gave up long before.
         """
         self._outcome_unknown.update(convs)
         if not self._settling:
             self._settling = True
             self._spawn(self._settle())
+        if writers:
+            for id in convs:
+                self._outlasted.setdefault(id, set()).update(writers)
+            if not self._outlasting:
+                self._outlasting = True
+                self._spawn(self._outlast())
 
     @property
     def is_settling(self) -> bool:
@@ -127,17 +135,6 @@ class Gaps:
                     await asyncio.sleep(SETTLE_S)
         finally:
             self._settling = False
-
-    def outlast(self, convs: Iterable[ConvId], writers: Collection[Backend]) -> None:
-        """Look at these until the backends that got a batch for them have ended.
-
-        Until then the batch may still be written, however late.
-        """
-        for id in convs:
-            self._outlasted.setdefault(id, set()).update(writers)
-        if not self._outlasting:
-            self._outlasting = True
-            self._spawn(self._outlast())
 
     async def _outlast(self) -> None:
         try:

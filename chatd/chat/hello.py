@@ -26,7 +26,7 @@ from chatd.errors import CloseCode
 from chatd.ids import UserId
 from chatd.protocol import Hello
 from chatd.unicode_ids import new_user_id
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 
 async def open_session(s: Services, session: Session, hello: Hello, opened: Callable[[Session], None]) -> None:
@@ -139,7 +139,7 @@ def _end(s: Services, session: Session, hello: Hello, error: errors.Refused, cod
     s.metrics.hello_refused(error.code)
     if session.state is not State.CLOSED:
         s.session_log.hello_refused(session, hello.device, error)
-        session.sink.send(framing.encode_text(protocol.err(hello.id, error)))
+        session.sink.send(encode_text(protocol.err(hello.id, error)))
         session.sink.close(code, error.code)
 
 

@@ -152,7 +152,7 @@ async def await_heads(
     for row in rows:
         conv = s.registry.convs.get(row.id)
         # The row's cursors, too: where they are ahead of the head in memory, memory's cursors do
-        # not have them yet (Delivery.moved)
+        # not have them yet (Receipts.moved)
         if conv is None:
             continue
         furthest = max(row.a_delivered, row.b_delivered, conv.a_delivered, conv.b_delivered, cursors.get(row.id, 0))
@@ -221,7 +221,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
         registry.touch(conv)
     elif row.head > conv.head and not conv.pending:
-        s.delivery.poke(conv)  # committed and not delivered here: a batch of unknown outcome, or another node's
+        # Committed and not delivered here: a batch of unknown outcome, or another node's
+        s.delivery.gaps.look_up((conv.id,))
     if registry.latest is None or conv.ts > registry.latest.ts:
         registry.latest = conv
     conv.floor = max(conv.floor, row.floor)
@@ -229,8 +230,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
         conv.advance(0, row.a_delivered, row.a_read)
         conv.advance(1, row.b_delivered, row.b_read)
     else:  # live sessions may not have these cursors, and an entry up to them may not be delivered
-        s.delivery.moved(conv, 0, row.a_delivered, row.a_read)
-        s.delivery.moved(conv, 1, row.b_delivered, row.b_read)
+        s.delivery.receipts.moved(conv, 0, row.a_delivered, row.a_read)
+        s.delivery.receipts.moved(conv, 1, row.b_delivered, row.b_read)
     return conv
 
 

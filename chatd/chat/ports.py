@@ -12,8 +12,10 @@ other nodes, except for two facts of the log and of time that the ports give the
 The other protocols keep the pipeline of sends (chat/send.py) free of I/O. Each has one
 implementation:
 
-    EntryQueue         Lanes            ConversationMaker   NewConversations
+    EntryLanes         Lanes            ConversationMaker   NewConversations
+    EntryLane          Lane
     CommittedEntries   Delivery         FirstSends          SendPipeline
+    UnknownOutcomes    Gaps
     SendCounts         Metrics          SendLog             SendLines
 """
 
@@ -163,14 +165,21 @@ class ConversationMaker(Protocol):
         """
 
 
-class EntryQueue(Protocol):
-    """The lanes of the log: `Lanes`."""
+class EntryLane(Protocol):
+    """A lane of the log: `Lane`."""
 
     def submit(self, item: Item) -> bool:
-        """Queue an entry; False: its lane is full, and nothing was queued.
+        """Queue an entry; False: the lane is full, and nothing was queued.
 
-        Its outcome is given to `postgres.lanes.Outcome`.
+        Its outcome is given to `append_answer.Outcome`.
         """
+
+
+class EntryLanes(Protocol):
+    """The lanes of the log: `Lanes`."""
+
+    def choose(self, item: Item) -> EntryLane:
+        """The lane to submit an entry to."""
 
 
 class CommittedEntries(Protocol):
@@ -184,6 +193,10 @@ class CommittedEntries(Protocol):
 
     def repeat(self, item: Item, seq: int, ts: int) -> None:
         """An item whose entry was in the log already."""
+
+
+class UnknownOutcomes(Protocol):
+    """Looks up what became of batches: `Gaps`."""
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """Batches that wrote to these have an unknown outcome: look whether they committed."""

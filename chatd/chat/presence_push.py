@@ -27,7 +27,7 @@ from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
 from chatd.presence import Change, Presence, Status
 from chatd.store import Store
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 
 def may_see(watcher: Session, user: UserId) -> bool:
@@ -78,7 +78,7 @@ class PresencePush:
             self._alarm.by(self._pace.next_due())
 
     def _push_status(self, change: Change) -> None:
-        frame = framing.encode_text(protocol.frame("presence", **change.facts()))
+        frame = encode_text(protocol.frame("presence", **change.facts()))
         for watcher in self._presence.watchers(change.user):
             assert isinstance(watcher, Session)
             if watcher.state is State.LIVE and may_see(watcher, change.user):
@@ -102,7 +102,7 @@ class PresencePush:
         self._push_first_status(watchers, watched, seen)
 
     def _push_first_status(self, watchers: list[Session], watched: UserId, seen_ms: int | None) -> None:
-        frame = framing.encode_text(protocol.frame("presence", **self.status(watched, seen_ms).facts()))
+        frame = encode_text(protocol.frame("presence", **self.status(watched, seen_ms).facts()))
         for session in watchers:
             if watched in session.watching and session.state is State.LIVE:
                 session.sink.send(frame)
@@ -178,7 +178,7 @@ class PresencePush:
         for user in session.watching:
             now = self._status_for(session, user, seen.get(user))
             if before.get(user) != now.status.value:
-                session.sink.send(framing.encode_text(protocol.frame("presence", **now.facts())))
+                session.sink.send(encode_text(protocol.frame("presence", **now.facts())))
 
     def _status_for(self, session: Session, user: UserId, seen_ms: int | None) -> Change:
         if not may_see(session, user):

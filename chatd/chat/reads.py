@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 import structlog
 
 from chatd import errors, protocol
-from chatd.chat import history, listing, resync
+from chatd.chat import entry_payloads, history, listing, resync
 from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import check_name
@@ -24,7 +24,7 @@ from chatd.core.recent_conversations import Place
 from chatd.core.session import Session, User
 from chatd.ids import UserId
 from chatd.postgres.rows import ConvRow
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 log = structlog.get_logger("chat")
 
@@ -107,11 +107,11 @@ class Reads:
         except Exception:
             log.exception("request.bug", user=session.user.id if session.user else None)
             payload = protocol.err(id, errors.Refused("a bug of ours; it is logged"))
-        session.sink.send(framing.encode_text(payload))
+        session.sink.send(encode_text(payload))
 
     async def _has_room(self, session: Session) -> bool:
         """Wait until the client takes more. False: the session has ended, nobody gets an answer."""
-        await self._s.delivery.drained(session)
+        await session.sink.drained()
         return not session.gone
 
     # ---- what each of them reads ----------------------------------------------------------------
@@ -122,7 +122,7 @@ class Reads:
         s, user = self._s, session.user
         assert user is not None
         conv = s.registry.find(user, request.c, request.to)
-        page = history.HistoryPage(request.limit, lambda e: s.delivery.stored_item(conv, e, user.id))
+        page = history.HistoryPage(request.limit, lambda e: entry_payloads.stored_item(conv, e, user.id))
         async with s.store.read_turns.turn(user.id):
             if session.gone:  # it ended while this waited for its turn
                 return b""
@@ -173,10 +173,10 @@ class Reads:
         s.presence.watch(session, session.watch(request.users), request.users)
         await s.others.look(request.users)
         seen: dict[UserId, int | None] = {}
-        await s.delivery.drained(session)
+        await session.sink.drained()
         while s.presence_push.unseen(session, request.users, seen):
             seen |= await s.presence_push.last_seen(session, request.users)
-            await s.delivery.drained(session)  # a user may go offline while the output is paused
+            await session.sink.drained()  # a user may go offline while the output is paused
         return lambda: protocol.reply(request.id, presence=s.presence_push.statuses(session, request.users, seen))
 
 

@@ -20,11 +20,12 @@ from typing import Any, Final
 from chatd import errors
 from chatd import log as logs
 from chatd.chat import delivery_log
+from chatd.chat.entry_payloads import stored_frame
 from chatd.chat.gap_fill import FILL_RETRY_S
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
-from chatd.ids import ConvId, UserId
+from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.protocol import Stored
 from chatd.store import Store
@@ -48,16 +49,12 @@ async def written(session: Session) -> None:
 
 
 class Resync:
-    """Resync of all sessions.
-
-    `frame(conv, entry, reader)` makes a push; `spawn` starts a watched task.
-    """
+    """Resync of all sessions. `spawn` starts a watched task."""
 
     def __init__(
-        self, registry: Registry, store: Store, metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None]], object],
-        frame: Callable[[Conversation, Stored, UserId], bytes],
-    ) -> None:  # fmt: skip
-        self._registry, self._store, self._metrics, self._spawn, self._frame = registry, store, metrics, spawn, frame
+        self, registry: Registry, store: Store, metrics: Metrics, spawn: Callable[[Coroutine[Any, Any, None]], object]
+    ) -> None:
+        self._registry, self._store, self._metrics, self._spawn = registry, store, metrics, spawn
         self._places = asyncio.Semaphore(QUEUED_MAX)
 
     def miss(self, session: Session, conv_id: ConvId, after: int) -> None:
@@ -127,7 +124,7 @@ class Resync:
                 return
             assert conv is not None
             assert session.user is not None
-            frame = session.take_held(conv_id, e.seq) or self._frame(conv, e, session.user.id)
+            frame = session.take_held(conv_id, e.seq) or stored_frame(conv, e, session.user.id)
             session.sink.send(frame)
             self._metrics.resync_entries += 1
             if logs.DEBUG_ON:

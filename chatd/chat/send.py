@@ -14,8 +14,8 @@ What a failure, a full queue or a drain means for them is decided when their wai
 order.
 
 Each entry has exactly one answer. The caller of `enter` answers what it raises; Delivery answers
-with `ok`; everything else is answered here. An entry is written even if its session has closed
-since then: its client finds it when it resyncs.
+with `ok`; every other error is answered by chat/send_errors.py. An entry is written even if its
+session has closed since then: its client finds it when it resyncs.
 
 This module reads no clock and starts no task: `now`, in seconds, is an argument. What it needs of
 others are the protocols of `ports`.
@@ -23,57 +23,56 @@ others are the protocols of `ports`.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from chatd import errors, protocol
-from chatd.chat.ports import Admission, CommittedEntries, ConversationMaker, EntryQueue, FirstSend, SendCounts, SendLog
-from chatd.core import send_order
+from chatd import errors
+from chatd.chat.ports import (
+    Admission,
+    CommittedEntries,
+    ConversationMaker,
+    EntryLanes,
+    FirstSend,
+    SendCounts,
+    SendLog,
+    UnknownOutcomes,
+)
+from chatd.chat.send_errors import SendErrors, draining_error, full_error, not_queued, other_log_error
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry, check_name
-from chatd.core.session import Session, Throttled, User
+from chatd.core.effects import Throttled
+from chatd.core.session import Session, User
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, UserId
 from chatd.postgres.append_answer import Answer, First, Result, What
 from chatd.protocol import Entering, Send
-from chatd.wire import framing
 
 if TYPE_CHECKING:
     from chatd.postgres.connection import Backend
 
-RETRY_MS: Final = 1_000
-
 NONE_NEW: Final = First(0, 0)  # a conversation that got no new message: each of its items has a result of its own
 
-REFUSALS: Final[dict[What, Callable[[], errors.ClientFault]]] = {
-    What.NO_MESSAGE: lambda: errors.NoMessage("`ref` is not a message that is still kept"),
-    What.NOT_AUTHOR: lambda: errors.NotAuthor("only its author changes a message"),
-    What.DELETED: lambda: errors.Deleted("the message was deleted before"),
-    What.TOO_LATE: lambda: errors.TooLate("the time to edit this message is over"),
-}
 
-
-class SendPipeline:
+class SendPipeline(SendErrors):
     """Implements `ports.FirstSends` and `append_answer.Outcome`."""
 
     def __init__(
         self,
         registry: Registry,
-        lanes: EntryQueue,
+        lanes: EntryLanes,
         admission: Admission,
         new_conversations: ConversationMaker,
         delivery: CommittedEntries,
+        gaps: UnknownOutcomes,
         counts: SendCounts,
         log: SendLog,
     ) -> None:
+        super().__init__(counts, log)
         self.draining = False
         self._registry, self._lanes, self._delivery = registry, lanes, delivery
         self._admission, self._decides_at_once = admission, admission.decides_at_once
-        self._new_conversations = new_conversations
-        self._counts, self._log = counts, log
+        self._new_conversations, self._gaps = new_conversations, gaps
 
     def drain(self) -> None:
         """From now on refuse what is not in a lane yet."""
@@ -94,7 +93,7 @@ class SendPipeline:
                 return
         item = Item.from_request(session, request, self._registry.find(user, request.c, to))
         if self.draining:
-            raise _not_queued(session, item.peer, item, _draining())
+            raise not_queued(session, item.peer, item, draining_error())
         item.resent_early = session.order.arrive(item.peer, item.cid, now)
         if self._decides_at_once:
             self._queue(item, user, now)
@@ -111,7 +110,7 @@ class SendPipeline:
         error = errors.RateLimited("too many frames a second on this connection", retry_ms=effect.retry_ms)
         if isinstance(request, Entering) and user is not None:
             peer = request.to if request.to is not None else self._registry.find(user, request.c, None).peer(user.id)
-            raise _not_queued(session, peer, request, error)
+            raise not_queued(session, peer, request, error)
         raise error
 
     def _begin(self, session: Session, request: Send, user: User, to: UserId, now: float) -> None:
@@ -121,11 +120,11 @@ class SendPipeline:
         """
         check_name(user, to)
         if self.draining:
-            raise _not_queued(session, to, request, _draining())
+            raise not_queued(session, to, request, draining_error())
         resent_early = session.order.arrive(to, request.cid, now)
         refusal = self._new_conversations.put(FirstSend(session, user, request, resent_early), self, now)
         if refusal is not None:
-            raise _not_queued(session, to, request, refusal)
+            raise not_queued(session, to, request, refusal)
 
     def made(self, first: FirstSend, conv: Conversation) -> None:
         """Its conversation exists. Answers the sender; never raises."""
@@ -141,21 +140,20 @@ class SendPipeline:
         session, _, request, _ = first
         if isinstance(error, errors.Retryable):
             assert request.to is not None
-            error = _not_queued(session, request.to, request, error)
+            error = not_queued(session, request.to, request, error)
         self._refuse(session, request.id, error)
 
     def _wait(self, item: Item, user: User) -> None:
         """Continue when it is known what the user's limits allow. Raises the refusal."""
         if not self._admission.put(user.window, partial(self._admitted, item, user)):
-            raise _not_queued(item.session, item.peer, item, _full())
+            raise not_queued(item.session, item.peer, item, full_error())
 
     def _admitted(self, item: Item, user: User, arrived_at: float) -> None:
         """The wait of an entry has ended. Answers the sender if it fails; never raises."""
         try:
             # The log is another one since (server._log_moved)
             if self._registry.convs.get(item.conv.id) is not item.conv:
-                error = errors.Unavailable("the log is another one: connect again", retry_ms=RETRY_MS)
-                raise _not_queued(item.session, item.peer, item, error)
+                raise not_queued(item.session, item.peer, item, other_log_error())
             self._queue(item, user, arrived_at)
         except errors.Refused as e:
             self._refuse(item.session, item.id, e)
@@ -173,9 +171,9 @@ class SendPipeline:
             session.own_order().probe(item.peer)
         # The drain is looked at after the order, because an entry behind a failed one must not be
         # the one that is waited for.
-        if self.draining or not self._lanes.submit(item):
+        if self.draining or not self._lanes.choose(item).submit(item):
             item.answered(give_back=True)
-            raise _not_queued(session, item.peer, item, _draining() if self.draining else _full())
+            raise not_queued(session, item.peer, item, draining_error() if self.draining else full_error())
 
     # ---- out: the outcomes of items, in the order of the lane ------------------------------------
 
@@ -226,82 +224,8 @@ class SendPipeline:
             elif result.what is What.LIMITED:
                 self._limited(one, now)
             else:
-                one.answered()
-                self._error(one, REFUSALS[result.what]())
-
-    def _limited(self, item: Item, now: float) -> None:
-        session = item.session
-        user = session.user
-        assert user is not None
-        item.answered(give_back=True)
-        self._counts.limit_hits += 1
-        self._log.limit_hit(item, now)
-        try:
-            verdict = session.own_order().limited(
-                item.peer, item.cid, item.id, session.last_id, user, now, resent_early=item.resent_early
-            )  # fmt: skip
-        except errors.Blocked as e:
-            self._error(item, e)
-            return
-        if verdict.close:
-            session.sink.close(CloseCode.RATE_LIMITED, "kept sending in spite of retry_ms")
-            return
-        rate = f"over {user.window.max_events} messages in {user.window.period_s:g} s: wait"
-        self._error(item, errors.RateLimited(rate, retry_ms=max(1, math.ceil(verdict.wait_s * 1000))))
-
-    def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
-        """The outcome is unknown, or nothing was done: the client sends again.
-
-        What may have been written keeps its slot of the rate. If the slot were given back and taken
-        by others, more than the rate would pass. A retry that turns out to be a `dup` gives back
-        its own.
-        """
-        for item in items:
-            for one in (item, *(item.twins or ())):
-                # A cid is written once: its twins make nothing
-                one.answered(give_back=not is_unknown or one is not item)
-                session = one.session
-                self._error(one, session.own_order().failed(one.peer, one.cid, one.id, session.last_id, error))
-
-    def refused(self, item: Item) -> None:
-        """The database refuses this item for good."""
-        error = errors.DataRefused("the database refused this entry; another try will not help")
-        for one in (item, *(item.twins or ())):
-            one.answered()
-            self._error(one, error)
-
-    def blocked(self, items: list[Item]) -> None:
-        """An earlier one in the conversation failed after these were queued."""
-        for item in items:
-            item.answered(give_back=True)
-            self._error(item, send_order.blocked(item.session.order.overtaken(item.peer, item.id)))
+                self._changes_nothing(one, result.what)
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """The database is back after batches of unknown outcome."""
-        self._delivery.outcome_unknown(convs, writers)
-
-    # ---- answers ---------------------------------------------------------------------------------
-
-    def _error(self, item: Item, error: errors.Refused) -> None:
-        """To the sender of an item that was in a lane."""
-        self._log.refused(item, error)
-        self._refuse(item.session, item.id, error)
-
-    def _refuse(self, session: Session, id: int, error: errors.Refused) -> None:
-        error.__traceback__ = None  # as in Chat.handle
-        self._counts.sends_err += 1
-        self._counts.error(error.code)
-        session.sink.send(framing.encode_text(protocol.err(id, error)))
-
-
-def _not_queued(session: Session, peer: UserId, entry: Entering | Item, error: errors.Retryable) -> errors.Refused:
-    """An entry does not get into a lane: the error to answer with."""
-    return session.own_order().not_queued(peer, entry.cid, entry.id, error)
-
-
-def _draining() -> errors.Unavailable:
-    return errors.Unavailable("this server is draining; reconnect", retry_ms=RETRY_MS)
-
-
-def _full() -> errors.Overloaded:
-    return errors.Overloaded("the server's queue is full", retry_ms=RETRY_MS)
+        self._gaps.outcome_unknown(convs, writers)

@@ -19,7 +19,7 @@ from chatd.core.conversation import Conversation
 from chatd.core.session import Session, State
 from chatd.ids import ConvId
 from chatd.loop.alarm import Alarm
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 
 class _Typed(NamedTuple):
@@ -72,7 +72,7 @@ class TypingPush:
         other = self._s.registry.users.get(peer)
         payload = protocol.typing(conv.id, *conv.names(side))
         if other is not None and other.sessions:
-            frame = framing.encode_text(payload)
+            frame = encode_text(payload)
             for one in other.sessions.values():
                 if one is not session and one.state is State.LIVE:
                     one.sink.send(frame)

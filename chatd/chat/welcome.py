@@ -18,7 +18,7 @@ from chatd.core.session import Session, State
 from chatd.postgres import mark
 from chatd.postgres.rows import ConvRow
 from chatd.protocol import Hello
-from chatd.wire import framing
+from chatd.wire.frames import encode_text
 
 WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
 RECEIPTS_A_TURN: Final = 500  # after a welcome, before the connection is asked for room: some 64 KB
@@ -36,7 +36,7 @@ async def send_welcome(
     first = _first_page(s, session, listing, presence)
     behind: list[ConvRow] = []
     for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
-        await s.delivery.drained(session)
+        await session.sink.drained()
         if session.state is not State.OPENING:
             return
         last = at + WELCOME_ITEMS >= len(rows)
@@ -50,7 +50,7 @@ async def send_welcome(
         facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
         if last:
             facts["since"] = _mark(s, hello, listing, behind)
-        session.sink.send(framing.encode_text(protocol.frame("welcome", **facts)))
+        session.sink.send(encode_text(protocol.frame("welcome", **facts)))
 
 
 def _mark(s: Services, hello: Hello, listing: Listing, behind: list[ConvRow]) -> str:
@@ -77,9 +77,9 @@ async def push_moved(s: Services, session: Session) -> None:
     """Push the cursors that moved during the welcome; receipts are pushed to live sessions only."""
     for n, (id, side) in enumerate(session.take_moved(), 1):
         if (conv := s.registry.convs.get(id)) is not None:
-            session.sink.send(framing.encode_text(receipt(conv, side)))
+            session.sink.send(encode_text(receipt(conv, side)))
         if n % RECEIPTS_A_TURN == 0:
-            await s.delivery.drained(session)
+            await session.sink.drained()
             if not session.live:
                 return
 

@@ -26,6 +26,7 @@ from chatd.chat import device_limit, listing
 from chatd.chat.delivery import Delivery
 from chatd.chat.handlers import Chat
 from chatd.chat.ports import Rates
+from chatd.chat.remote_entries import RemoteEntries
 from chatd.chat.services import Services
 from chatd.clock import Clock
 from chatd.cluster.change_feed import ChangeFeed
@@ -78,9 +79,8 @@ class Cluster:
     ) -> None:
         assert s.redis_url is not None
         self._s, self._store, self._registry = s, store, registry
-        self._services: Services  # these three are set by `attach`
+        self._services: Services  # these two are set by `attach`
         self._delivery: Delivery
-        self._chat: Chat
         self.redis_client = RedisClient(s.redis_url.get_secret_value())
         self.pubsub = PubSub(self.redis_client, s.redis_prefix, metrics, incarnation)
         started = clock.now()
@@ -126,7 +126,8 @@ class Cluster:
 
     def attach(self, services: Services, delivery: Delivery, chat: Chat) -> None:
         """Set what gets the messages of other nodes. Call it before `start`."""
-        self._services, self._delivery, self._chat = services, delivery, chat
+        self._services, self._delivery = services, delivery
+        self.relay.entries = RemoteEntries(self._registry, self._store, delivery)
         self.relay.delivery, self.relay.typed = delivery, chat.typing.heard
 
     async def start(self) -> None:
@@ -198,7 +199,7 @@ class Cluster:
         device_limit.close_displaced(self._services, user)
 
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
-        self._chat.touch(users, seconds)
+        device_limit.publish_activity(self._services, users, seconds)
 
     # ---- what the change feed reports ------------------------------------------------------------
 
@@ -230,5 +231,5 @@ class Cluster:
         convs = self._registry.convs
         for id, a_delivered, a_read, b_delivered, b_read in rows:
             if (conv := convs.get(id)) is not None:
-                self._delivery.moved(conv, 0, a_delivered, a_read)
-                self._delivery.moved(conv, 1, b_delivered, b_read)
+                self._delivery.receipts.moved(conv, 0, a_delivered, a_read)
+                self._delivery.receipts.moved(conv, 1, b_delivered, b_read)

@@ -2,7 +2,7 @@
 
     Delivery, Chat ──entry, receipt, typing──► Relay ──► PubSub
                                               to the channels of users who may be on another node
-    PubSub ──heard──► Relay ──► Delivery (entries, receipts), sessions (typing), PresenceSync
+    PubSub ──heard──► Relay ──► RemoteEntries, Receipts, sessions (typing), PresenceSync
 
 A user's channel gets a message unless the user is connected here and PresenceSync knows of no
 session on another node. So nothing is published for two users on one node. For two users on two
@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from chatd.chat.delivery import Delivery
+from chatd.chat.remote_entries import RemoteEntries
 from chatd.cluster.presence_sync import PresenceSync
 from chatd.cluster.pubsub import PubSub
 from chatd.core.batch import Item
@@ -59,6 +60,7 @@ class Relay:
         self._codec, self._registry, self._metrics, self._now = codec, registry, metrics, now
         self._presence, self._elsewhere = presence, presence.elsewhere
         self.delivery: Delivery  # this and the following are set by the owner
+        self.entries: RemoteEntries
         self.pages: Callable[[], int] = lambda: 0  # pages of the change feed read so far
         self.wake_change_feed: Callable[[], None] = lambda: None
         # A user types on another node: conversation, side
@@ -153,14 +155,14 @@ class Relay:
         if e is None:
             right = False
         elif isinstance(e, Entry):
-            right = self.delivery.heard(user, e)
+            right = self.entries.heard(user, e)
         else:
             conv = self._registry.convs.get(e.conv)
             right = conv is None or user in (conv.a, conv.b)
             if conv is None or not right:
                 pass
             elif isinstance(e, Receipt):
-                self.delivery.moved(conv, e.side, e.delivered, e.read)
+                self.delivery.receipts.moved(conv, e.side, e.delivered, e.read)
             else:
                 self.typed(conv, e.side)
         if not right:

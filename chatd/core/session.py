@@ -3,20 +3,23 @@
     AWAIT_HELLO ──hello──► OPENING ──opened()──► LIVE ──close──► CLOSED
                               │ requests wait in `deferred`
 
-`receive` decodes one payload and gives an Effect; chat carries it out and answers through `Sink`.
-`now` is an argument, in seconds. A session decides whether a request is allowed in its state (the
-table in `_allow`), and whether its frames are too many.
+`receive` decodes one payload and gives an Effect (core/effects.py); chat carries it out and answers
+through `Sink`. `now` is an argument, in seconds. A session decides whether a request is allowed in
+its state (the table in `_allow`), and whether its frames are too many.
 
-core/send_order.py decides the order and rate of its entries; the state for that is held here.
+core/send_order.py decides the order and rate of its entries; the state for that is held here. The
+limit of its frames is in core/frame_rate.py, and what it has not got yet in core/missed.py.
 """
 
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol
 
 from chatd import errors, protocol
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.effects import TOO_FAST, Effect, End, Reply, Throttled
+from chatd.core.frame_rate import FrameRate
+from chatd.core.missed import Missed
 from chatd.core.send_order import UNTROUBLED, SendOrder
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, DeviceId, UserId
@@ -32,9 +35,6 @@ if TYPE_CHECKING:
 # refusing only the last ones would break their order.
 DEFERRED_MAX: Final = 512
 BAD_FRAMES_MAX: Final = 20  # unreadable frames of a connection
-THROTTLED_MAX: Final = 1_000  # frames over the rate, as far as they are not forgiven
-# Short bursts over the rate are forgiven at 1/s; a sustained 1 % excess ends in a close.
-THROTTLED_FORGIVEN_PER_S: Final = 1.0
 
 
 class State(enum.Enum):
@@ -63,37 +63,6 @@ class Sink(Protocol):
 
     async def drained(self) -> None:
         """Wait until the output is no longer paused; returns at once if the session has ended."""
-
-
-class Reply(NamedTuple):
-    """Answer with this payload, an error of this code."""
-
-    frame: bytes
-    code: str
-
-
-class End(NamedTuple):
-    """Answer with this payload, if any, and close the connection."""
-
-    frame: bytes | None
-    code: CloseCode
-    reason: str
-
-
-TOO_FAST: Final = End(None, CloseCode.RATE_LIMITED, "kept sending too many frames a second")
-
-
-class Throttled(NamedTuple):
-    """Too many frames a second: refuse this request.
-
-    A refused entry blocks its conversation, so that later ones do not overtake it.
-    """
-
-    request: Request
-    retry_ms: int
-
-
-Effect: TypeAlias = Request | Reply | End | Throttled | None
 
 
 class User:
@@ -140,35 +109,31 @@ class User:
         return max(self.window.empty_at, self.penalty.forgotten_at, self.new_convs.empty_at)
 
 
-class Session:
+class Session(Missed):
     """The state of one connection. Other modules read its slots and change them by its methods."""
 
     __slots__ = (
         "active_at",
         "bad_frames",
-        "behind",
         "bounds",
         "deferred",
         "device",
         "exp_ms",
         "frames",
-        "held",
         "key",
         "last_id",
-        "moved",
         "order",
         "reads",
         "sink",
         "state",
-        "throttled",
-        "throttled_at",
         "user",
         "watching",
     )  # fmt: skip
 
     def __init__(
-        self, sink: Sink, frames: TokenBucket, now: float, bounds: protocol.Bounds = protocol.DEFAULT_BOUNDS
+        self, sink: Sink, frames: FrameRate, now: float, bounds: protocol.Bounds = protocol.DEFAULT_BOUNDS
     ) -> None:
+        super().__init__()
         self.sink = sink
         self.bounds = bounds
         self.state = State.AWAIT_HELLO
@@ -179,15 +144,9 @@ class Session:
         self.key: Key | None = None  # of the newest token; the sessions of a key share the object
         self.last_id = 0  # of the last request
         self.bad_frames = 0
-        self.throttled = 0.0  # frames over the rate that are not forgiven, at `throttled_at`
-        self.throttled_at = now
         self.deferred: list[Request | Throttled] | None = None
         self.active_at = now  # of the last frame, in seconds
         self.order = UNTROUBLED  # of its entries; its own from the first one that fails or is probed
-        self.behind: dict[ConvId, int] | None = None  # by conversation: the seq up to which it was filled
-        self.held: dict[tuple[ConvId, int], bytes] | None = None  # `ok`s that wait until the fill reaches their seq
-        # While its welcome is made: (conversation, side) whose cursors moved
-        self.moved: set[tuple[ConvId, int]] | None = None
         self.reads = 0  # reads of the database under way for this session
         self.watching: tuple[UserId, ...] = ()
 
@@ -230,43 +189,6 @@ class Session:
 
     def read_ends(self) -> None:
         self.reads -= 1
-
-    # ---- what it misses: entries are not pushed to it; chat/resync.py reads them from the log ----
-
-    def miss(self, conv: ConvId, after: int) -> None:
-        """It has this conversation up to the seq `after`, or less if it missed entries before."""
-        self.behind = self.behind or {}
-        self.behind[conv] = min(after, self.behind.get(conv, after))
-
-    def filled(self, conv: ConvId, upto: int) -> None:
-        """It has this conversation up to the seq `upto`, and misses later entries."""
-        self.behind = self.behind or {}
-        self.behind[conv] = upto
-
-    def caught_up(self, conv: ConvId) -> None:
-        """It misses nothing of this conversation any more: new entries are pushed to it."""
-        if self.behind is not None:
-            self.behind.pop(conv, None)
-            self.behind = self.behind or None
-
-    def hold(self, conv: ConvId, seq: int, frame: bytes) -> None:
-        """Keep an `ok` until the fill reaches its seq; it is sent in place of that entry."""
-        self.held = self.held or {}
-        self.held[conv, seq] = frame
-
-    def take_held(self, conv: ConvId, seq: int) -> bytes | None:
-        """The `ok` to send in place of this entry, if there is one."""
-        return self.held.pop((conv, seq), None) if self.held else None
-
-    def cursor_moved(self, conv: ConvId, side: int) -> None:
-        """A cursor moved while its welcome is made: the welcome may have an older value."""
-        self.moved = self.moved or set()
-        self.moved.add((conv, side))
-
-    def take_moved(self) -> set[tuple[ConvId, int]]:
-        """The cursors that moved, as (conversation, side), to be pushed after the welcome."""
-        moved, self.moved = self.moved or set(), None
-        return moved
 
     # ---- input -----------------------------------------------------------------------------------
 
@@ -315,7 +237,7 @@ class Session:
     def _fault(self, fault: protocol.RequestFault, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
-        if not self.frames.take(now) and self._too_many(now):  # its answer costs as much as any other
+        if not self.frames.take(now) and self.frames.too_many(now):  # its answer costs as much as any other
             return TOO_FAST
         # A request that could be read has used its id; an unreadable one has none.
         if fault.error.code != "bad_id":
@@ -332,21 +254,11 @@ class Session:
     def _throttle(self, request: Request, now: float) -> Effect:
         if self.state is State.CLOSED:
             return None
-        if self._too_many(now):
+        if self.frames.too_many(now):
             return TOO_FAST
-        throttled = Throttled(request, min(1_000 << int(self.throttled) // 100, 30_000))
+        throttled = Throttled(request, self.frames.retry_ms)
         # Before the listing it is not known which conversation it blocks.
         return self._defer(throttled) if self.state is State.OPENING else throttled
-
-    def excess(self, now: float) -> End | None:
-        """Count a frame over the rate that is no request, so that no answer can refuse it."""
-        return TOO_FAST if self._too_many(now) else None
-
-    def _too_many(self, now: float) -> bool:
-        """Count one more frame over the rate; True if the connection must be closed."""
-        forgiven = (now - self.throttled_at) * THROTTLED_FORGIVEN_PER_S
-        self.throttled, self.throttled_at = max(self.throttled - forgiven, 0.0) + 1, now
-        return self.throttled > THROTTLED_MAX
 
     def opened(self) -> list[Request | Throttled]:
         """`welcome` is sent; gives the requests that waited for it, in order."""

@@ -10,14 +10,13 @@ past the bound the client is closed with a code that says so.
 Input: every frame counts, whatever it is. When the socket is read, and which input waits for its
 turn, is in `net/flow_control.py`.
 
-A connection has no task and no timer: `Listener.sweep` checks all of them once a second. What all
-connections share is in `net/shared.py`.
+A connection has no task and no timer: `Listener.sweep` checks all of them once a second
+(`net/heartbeat.py`). What all connections share is in `net/shared.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final, cast
@@ -25,19 +24,19 @@ from typing import Final, cast
 import structlog
 
 from chatd import addresses
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.effects import TOO_FAST
+from chatd.core.frame_rate import FrameRate
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
-from chatd.net.flow_control import CLOSING_FRAMES_MAX, FlowControl, Phase
+from chatd.net.flow_control import FlowControl, Phase
 from chatd.net.shared import Shared
-from chatd.wire import framing
-from chatd.wire.framing import Event, Failure, FrameReader, PeerClose, Ping
+from chatd.wire.frames import Event, Failure, PeerClose, Ping, encode_close, encode_pong
+from chatd.wire.framing import FrameReader
 from chatd.wire.handshake import Handshake, refusal
 
 logger = structlog.get_logger("connection")
 
-SWEEP_S: Final = 1.0
 CLOSE_S: Final = 3.0  # for the client's part of the closing handshake
 # Given to the transport at most. The rest waits in our own queue, which is bounded and can be
 # dropped at once.
@@ -48,8 +47,8 @@ class ClientConnection(FlowControl["ClientConnection"]):
     """Implements `session.Sink` and `read_pacing.Paced`. Slotted: ten thousands are idle."""
 
     __slots__ = (
-        "_close_code", "_handshake", "_left", "_out", "_out_bytes", "_pinged_at",
-        "address", "bytes_in", "bytes_out", "counted", "deadline", "number", "since",
+        "_close_code", "_handshake", "_out", "_out_bytes", "address", "bytes_in", "bytes_out", "counted", "deadline",
+        "number", "pinged_at", "since", "unwritten_before",
     )  # fmt: skip
 
     def __init__(self, shared: Shared[ClientConnection]) -> None:
@@ -57,13 +56,13 @@ class ClientConnection(FlowControl["ClientConnection"]):
         self._handshake: Handshake | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
-        self._left = 0  # output in the transport at the last check, in bytes, while paused
-        self._pinged_at = 0.0
         self._close_code = 0
         self.address = ""  # the client's; that of a proxy until the handshake is over
         self.counted = ""  # its key for the limit by address; empty: not counted yet
         self.number = 0  # of this node's connections
         self.since = 0.0  # this and the next times in seconds, monotonic
+        self.pinged_at = 0.0  # this and `unwritten_before`: net/heartbeat.py
+        self.unwritten_before = 0
         self.bytes_in = self.bytes_out = 0
         self.deadline = 0.0  # of the handshake, of the hello, or of closing: whichever is next
 
@@ -139,7 +138,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         shared = self._shared
         self._phase = Phase.OPEN
         self._reader = FrameReader(shared.frame_bytes_max)
-        frames = TokenBucket(shared.frames_per_s, shared.frames_burst)
+        frames = FrameRate(shared.frames_per_s, shared.frames_burst)
         self._session = Session(self, frames, self.heard_at, shared.bounds)
         self.deadline = self.heard_at + shared.hello_s
         shared.table.shaken(self)
@@ -189,23 +188,11 @@ class ClientConnection(FlowControl["ClientConnection"]):
         """Count a frame that is no request: a pong, a ping, a part of a message."""
         if session.frames.take(self.heard_at):
             if type(event) is Ping:  # RFC 6455 5.5.3: only the most recent ping needs an answer
-                self.send(framing.encode_pong(event.data))
+                self.send(encode_pong(event.data))
             return
         self._shared.metrics.frames_throttled += 1
-        if (end := session.excess(self.heard_at)) is not None:
-            self.close(end.code, end.reason)
-
-    def _pass_over(self, events: Sequence[Event]) -> None:
-        """Ignore frames after our close.
-
-        A client that continues to send, or sends bytes that are no frame, is not read any more: the
-        sweep ends it.
-        """
-        self._passed_over += CLOSING_FRAMES_MAX + 1 if events and type(events[-1]) is Failure else len(events)
-        if self._passed_over > CLOSING_FRAMES_MAX and self._transport is not None and not self._transport.is_closing():
-            self._shared.metrics.closing_floods += 1
-            self._reader, self._rest = None, b""
-            self._transport.pause_reading()
+        if session.frames.too_many(self.heard_at):
+            self.close(TOO_FAST.code, TOO_FAST.reason)
 
     def _peer_closed(self, event: PeerClose) -> None:
         if self._phase is Phase.OPEN:
@@ -237,11 +224,10 @@ class ClientConnection(FlowControl["ClientConnection"]):
         if not self._paused:
             self.flush()
         elif self._out_bytes > self._shared.out_queue_bytes_max:
-            self._shared.metrics.slow_consumers += 1
             self._out, self._out_bytes = [], 0
             # Close it later: a caller may iterate over maps that the end of a session changes.
             self._phase = Phase.FULL
-            self._shared.loop.call_soon(self.close, CloseCode.SLOW_CONSUMER, "the client does not read")
+            self._shared.loop.call_soon(self.close_unread)
 
     def flush(self) -> None:
         """Write the queue to the transport."""
@@ -264,11 +250,17 @@ class ClientConnection(FlowControl["ClientConnection"]):
         self._close_code = code
         self.deadline = self._shared.now() + CLOSE_S
         # Even into a full transport: it is at most 131 bytes, and a client may read again.
-        self._transport.write(b"".join(self._out) + framing.encode_close(code, reason))
+        self._transport.write(b"".join(self._out) + encode_close(code, reason))
         self._out, self._out_bytes = [], 0
         self._read_on()  # to read the client's answer
         self._shared.table.closing(self)
         self._end_session(log_reason if log_reason is not None else reason)
+
+    def close_unread(self) -> None:
+        """The client does not read: drop what waits for it, and close."""
+        self._shared.metrics.slow_consumers += 1
+        self._out, self._out_bytes = [], 0
+        self.close(CloseCode.SLOW_CONSUMER, "the client does not read")
 
     def evict(self) -> None:
         """End a connection without a hello, and do not wait for its answer: its place is needed."""
@@ -292,10 +284,10 @@ class ClientConnection(FlowControl["ClientConnection"]):
             session, self.number, self.address, self._close_code, reason, since=self.since, now=shared.now(),
             bytes_in=self.bytes_in, bytes_out=self.bytes_out,
         )  # fmt: skip
-        self._shared.chat.closed(session)
+        self._shared.chat.life.closed(session)
         self._has_room()
 
-    # ---- the sweep -------------------------------------------------------------------------------
+    # ---- for the sweep and the operator ----------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
@@ -305,46 +297,20 @@ class ClientConnection(FlowControl["ClientConnection"]):
     def session(self) -> Session | None:
         return self._session
 
+    @property
+    def takes(self) -> bool:
+        """Whether the client reads: the transport takes our output."""
+        return not self._paused
+
+    @property
+    def unwritten(self) -> int:
+        """Output that the kernel has not taken from the transport, in bytes."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def facts(self) -> dict[str, object]:
         """The fields of `chatd user show`. `takes` False: the client does not read."""
-        waiting = self._out_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
         return {
-            "id": self._shared.access_log.id(self.number), "address": self.address, "queue_bytes": waiting,
-            "takes": not self._paused, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+            "id": self._shared.access_log.id(self.number), "address": self.address,
+            "queue_bytes": self._out_bytes + self.unwritten, "takes": self.takes,
+            "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
         }  # fmt: skip
-
-    def check(self, now: float, now_ms: int, ping_s: float, lost_s: float) -> None:
-        """Check the heartbeat and the expiry of the token; called about once a second.
-
-        `now`, `ping_s`, `lost_s` in seconds; `now_ms` since 1970.
-        """
-        if self._paused and self._has_taken():
-            self.heard_at = now
-        silent = now - self.heard_at
-        if silent > ping_s:
-            if self._pinged_at <= self.heard_at:  # also after a late sweep: a client is pinged before it is lost
-                self._pinged_at = now
-                self.send(framing.encode_ping(b""))
-            # The client gets time to answer even if another sweep follows a late one at once.
-            elif silent > lost_s and now - self._pinged_at > SWEEP_S / 2:
-                self._lost()
-                return
-        session = self._session
-        if session is not None and session.state is State.LIVE and now_ms >= session.exp_ms:
-            self.close(CloseCode.TOKEN_EXPIRED, "the token has ended")
-
-    def _has_taken(self) -> bool:
-        """True if a paused client has read something since the last check, however little."""
-        assert self._transport is not None
-        was, self._left = self._left, self._transport.get_write_buffer_size()
-        return self._left < was
-
-    def _lost(self) -> None:
-        metrics = self._shared.metrics
-        if self._paused:
-            metrics.slow_consumers += 1
-            self._out, self._out_bytes = [], 0
-            self.close(CloseCode.SLOW_CONSUMER, "the client does not read")
-        else:
-            metrics.heartbeats_lost += 1
-            self.close(CloseCode.HEARTBEAT, "nothing heard")

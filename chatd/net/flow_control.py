@@ -15,11 +15,13 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Final, Generic
 
 from chatd.core.read_pacing import SLICE_BYTES
 from chatd.core.session import Session, State
 from chatd.net.shared import Conn, Shared
+from chatd.wire.frames import Event, Failure
 from chatd.wire.framing import FrameReader
 
 # Frames ignored while we wait for it: an outbox may be on its way. Past it nothing more is read.
@@ -147,3 +149,15 @@ class FlowControl(asyncio.Protocol, Generic[Conn]):
             self._put_off(b"")
         elif not transport.is_reading() and self._passed_over <= CLOSING_FRAMES_MAX:
             transport.resume_reading()
+
+    def _pass_over(self, events: Sequence[Event]) -> None:
+        """Ignore frames after our close.
+
+        A client that continues to send, or sends bytes that are no frame, is not read any more: the
+        sweep ends it.
+        """
+        self._passed_over += CLOSING_FRAMES_MAX + 1 if events and type(events[-1]) is Failure else len(events)
+        if self._passed_over > CLOSING_FRAMES_MAX and self._transport is not None and not self._transport.is_closing():
+            self._shared.metrics.closing_floods += 1
+            self._reader, self._rest = None, b""
+            self._transport.pause_reading()

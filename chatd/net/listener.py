@@ -26,14 +26,14 @@ from chatd.core.write_pacing import Flusher
 from chatd.errors import CloseCode
 from chatd.net import listen_errors
 from chatd.net.access_log import AccessLog
-from chatd.net.connection import SWEEP_S, WRITE_HIGH_BYTES, ClientConnection
+from chatd.net.connection import WRITE_HIGH_BYTES, ClientConnection
 from chatd.net.flow_control import Phase
+from chatd.net.heartbeat import Heartbeat
 from chatd.net.shared import Shared
 from chatd.wire.arrival import Sources
 from chatd.wire.handshake import HttpHandler
 
 BACKLOG: Final = 4_096  # connections that the kernel has accepted and this process has not
-PING_AT: Final = 0.4  # of heartbeat_ms without a byte: a ping is sent
 # SO_RCVBUF: what the kernel buffers of a client's input, and one read can bring (Linux: up to
 # twice); it allows 0.6 MB/s at 100 ms.
 RECEIVE_BYTES: Final = 65_536
@@ -53,6 +53,7 @@ class Listener:
         self._settings, self._metrics, self._chat = s, services.metrics, chat
         self._now, self._now_ms = services.clock.now, services.clock.now_ms
         self._handshake_s = s.handshake_ms / 1000
+        self._heartbeat = Heartbeat(s.heartbeat_ms / 1000, services.metrics)
         self._loop = loop
         self.connections: set[ClientConnection] = set()
         self.empty = asyncio.Event()  # set while there is no connection
@@ -110,7 +111,7 @@ class Listener:
             return self.refused("not_a_proxy", connection.address)
         if len(self.connections) >= s.connections_max:
             return self.refused("connections_max", connection.address)
-        if self._chat.draining:
+        if self._chat.pipeline.draining:
             return self.refused("draining", connection.address)
         if is_known and not self._count(connection):
             return False
@@ -200,11 +201,9 @@ class Listener:
         self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
         self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
         self._expire(self._closing, now, lambda c: c.abort())
-        heartbeat_s = self._settings.heartbeat_ms / 1000
-        ping_s, lost_s = heartbeat_s * PING_AT, max(heartbeat_s - SWEEP_S, heartbeat_s * 0.8)
         for connection in list(self.connections):
             if connection.phase is Phase.OPEN:
-                connection.check(now, now_ms, ping_s, lost_s)
+                self._heartbeat.check(connection, now, now_ms)
 
     def _expire(
         self,

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from chatd import log, log_writer, store
 from chatd.chat import history, reads, resync
 from chatd.config import Settings
-from chatd.core import coalescing, hello_rates, read_pacing, session
+from chatd.core import coalescing, frame_rate, hello_rates, read_pacing, session
 from chatd.net.connection import CLOSE_S
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
@@ -48,7 +48,7 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         f"{setting('frames_per_s', 'a second')}, {setting('frames_burst', 'at once')}",
         f"a `watch` counts as one more for each {reads.NAMES_A_FRAME} names; "
         "requests are refused with `rate_limited`, pings not answered; "
-        f"{session.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
+        f"{frame_rate.THROTTLED_MAX:,} over it (less 1 a second): closed with 4008",
         "frames_throttled_total",
         "tests/faults/test_floods.py::test_frames_of_each_kind_count_in_each_state",
     ),

@@ -1,12 +1,11 @@
-"""WebSocket frames (RFC 6455), the server's side: bytes in, payloads and control frames out. Pure.
+"""WebSocket frames (RFC 6455) of a client: bytes in, payloads and control frames out. Pure.
 
     data_received ──feed──► bytes | Ping | Pong | Fragment | PeerClose | Failure
-    encode_text, encode_close, encode_ping, encode_pong ──► transport.write
 
-The websockets library does the handshake before. Each `bytes` that `feed` gives is one whole text
-message in valid UTF-8, however it was cut and fragmented. Anything wrong that a client sends ends
-in one `PeerClose` or `Failure`, after which nothing is read. Nothing raises. An idle reader holds
-no buffer.
+The websockets library does the handshake before. The kinds of frames, and those that we send, are
+in wire/frames.py. Each `bytes` that `feed` gives is one whole text message in valid UTF-8, however
+it was cut and fragmented. Anything wrong that a client sends ends in one `PeerClose` or `Failure`,
+after which nothing is read. Nothing raises. An idle reader holds no buffer.
 
 Each frame is one event, so that the caller can count them. One call of `feed` reads at most
 `FEED_FRAMES_MAX` frames. The rest of, say, a megabyte of six-byte frames waits in the reader
@@ -27,63 +26,40 @@ text, 0.2 us for other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a machine without the wheel and without a compiler
     from websockets.utils import apply_mask
 
+from chatd.wire.frames import (
+    BINARY,
+    CLOSE,
+    CONTROL_BYTES_MAX,
+    FIN_TEXT,
+    NO_STATUS,
+    PING,
+    PONG,
+    TEXT,
+    Event,
+    Failure,
+    Fragment,
+    PeerClose,
+    Ping,
+    Pong,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FEED_FRAMES_MAX: Final = 32  # in one call: some 0.3 ms of messages; clients send 1 to 8 at a time
-CONTROL_BYTES_MAX: Final = 125  # RFC 6455 5.5
-REASON_BYTES_MAX: Final = CONTROL_BYTES_MAX - 2
 
 # IANA has registered 1012-1014 since the RFC; 1004-1006 and 1015 must not be sent (7.4.1, 7.4.2).
 _PEER_CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))
-NO_STATUS: Final = 1005  # a close frame without a code
 
-_TEXT, _BINARY, _CLOSE, _PING, _PONG = 0x1, 0x2, 0x8, 0x9, 0xA
-_OPCODES: Final = frozenset((0x0, _TEXT, _BINARY, _CLOSE, _PING, _PONG))
-_FIN_TEXT: Final = 0x81
+_OPCODES: Final = frozenset((0x0, TEXT, BINARY, CLOSE, PING, PONG))
 _FEED: Final = range(FEED_FRAMES_MAX)
-
-
-class Ping(NamedTuple):
-    """Answer with `encode_pong(data)`; of several in a row only the last needs one (5.5.3)."""
-
-    data: bytes
-
-
-class Pong(NamedTuple):
-    data: bytes
-
-
-class Fragment(NamedTuple):
-    """A part of a message, not the last one: nothing to do, but it counts as a frame."""
-
-
-class PeerClose(NamedTuple):
-    """The client closes: answer with `encode_close(code)`, unless a close was sent before.
-
-    Then end the connection.
-    """
-
-    code: int
-    reason: str
-
-
-class Failure(NamedTuple):
-    """The client broke the rules: send `encode_close(*failure)` and end the connection."""
-
-    code: int
-    reason: str
-
-
-Event: TypeAlias = bytes | Ping | Pong | Fragment | PeerClose | Failure
-
 _A_FRAGMENT: Final = Fragment()
 
 
@@ -126,7 +102,7 @@ class FrameReader:
                 self._need = 2
                 break
             size = data[at + 1]
-            if data[at] == _FIN_TEXT and 128 <= size <= 254 and self._message is None:
+            if data[at] == FIN_TEXT and 128 <= size <= 254 and self._message is None:
                 if size < 254:
                     start = at + 6
                     stop = start + size - 128
@@ -217,7 +193,7 @@ class FrameReader:
                 return 1009, "message in too many fragments"
         elif self._message is not None:
             return 1002, "expected a continuation frame"
-        elif opcode == _BINARY:
+        elif opcode == BINARY:
             return 1003, "this server takes text only"
         return None
 
@@ -243,9 +219,9 @@ class FrameReader:
             self._fail(events, 1007, "text is not UTF-8")
 
     def _control(self, opcode: int, payload: bytes, events: list[Event]) -> None:
-        if opcode == _PING:
+        if opcode == PING:
             events.append(Ping(payload))
-        elif opcode == _PONG:
+        elif opcode == PONG:
             events.append(Pong(payload))
         else:
             self._end(events, self._close(payload))
@@ -279,52 +255,3 @@ def _is_utf8(payload: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-# ---- encode --------------------------------------------------------------------------------------
-
-
-def _head(first: int, size: int) -> bytes:
-    """The header of an unmasked frame."""
-    if size < 126:
-        return bytes((first, size))
-    if size < 65_536:
-        return bytes((first, 126)) + size.to_bytes(2)
-    return bytes((first, 127)) + size.to_bytes(8)
-
-
-# A lookup takes 0.07 us, making the header 0.12 us, for an entry of 250 bytes. 45 KB a process.
-_HEADS: Final = tuple(_head(_FIN_TEXT, size) for size in range(1_024))
-
-
-def encode_text(payload: bytes) -> bytes:
-    """One text frame."""
-    size = len(payload)
-    if size < 1_024:
-        return _HEADS[size] + payload
-    return _head(_FIN_TEXT, size) + payload
-
-
-def encode_close(code: int, reason: str = "") -> bytes:
-    """A close frame; a reason that is too long is cut between characters.
-
-    With the code `NO_STATUS` it has neither code nor reason.
-    """
-    payload = b"" if code == NO_STATUS else code.to_bytes(2) + _cut(reason.encode())
-    return bytes((0x80 | _CLOSE, len(payload))) + payload
-
-
-def _cut(reason: bytes) -> bytes:
-    return reason if len(reason) <= REASON_BYTES_MAX else reason[:REASON_BYTES_MAX].decode(errors="ignore").encode()
-
-
-def encode_ping(data: bytes) -> bytes:
-    """A ping of at most `CONTROL_BYTES_MAX` bytes."""
-    assert len(data) <= CONTROL_BYTES_MAX
-    return bytes((0x80 | _PING, len(data))) + data
-
-
-def encode_pong(data: bytes) -> bytes:
-    """The answer to a ping: the same bytes."""
-    assert len(data) <= CONTROL_BYTES_MAX
-    return bytes((0x80 | _PONG, len(data))) + data

@@ -8,10 +8,10 @@ payload of an entry has no cid: it is in the header, and `own` adds it for the s
 
 `log` is a hash of the epoch of the log: after a failover, messages of a node that still has the log
 before it are ignored. Redis is trusted not to forge. Still, only the next entry of a log is ever
-delivered from a channel; anything else is read from PostgreSQL (chat/delivery.py). A message that
-cannot be read, or is of another version, gives None: the log has every entry, and the change feed
-announces it (cluster/change_feed.py). Rejected: JSON for the header; decoding it cost 2 us an entry
-at every receiver.
+delivered from a channel; anything else is read from PostgreSQL (chat/remote_entries.py). A message
+that cannot be read, or is of another version, gives None: the log has every entry, and the change
+feed announces it (cluster/change_feed.py). Rejected: JSON for the header; decoding it cost 2 us an
+entry at every receiver.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import struct
 import uuid
 from typing import Final, NamedTuple, TypeAlias
 
-from chatd.ids import Cid, ConvId
+import orjson
+
+from chatd.ids import Cid, ConvId, UserId, user_id
 
 VERSION: Final = 2
 _VERSION_BYTE: Final = bytes([VERSION])
@@ -147,3 +149,16 @@ def _entry_start(conv: int, seq: int, ts: int) -> bytes:
 def own(frame: bytes, cid: str) -> bytes:
     """An entry's payload as the sender's own devices get it: with the cid."""
     return b'%b,"cid":"%b"}' % (frame[:-1], cid.encode())
+
+
+def parties(frame: bytes, side: int) -> tuple[UserId, UserId] | None:
+    """(a, b) of the conversation, from the payload of an entry that this side made.
+
+    None if the payload does not say: it comes from another node.
+    """
+    try:
+        o = orjson.loads(frame)
+        one, other = user_id(o["from"]), user_id(o["to"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return (one, other) if side == 0 else (other, one)

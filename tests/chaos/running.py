@@ -39,7 +39,7 @@ HURRIED: Final = (
     ("cluster.node", "FEED_S", 0.25),
     ("cluster.node", "FEED_AWAY_S", 0.05),
     ("chat.listing", "OPEN_RETRY_MS", 60),
-    ("chat.send", "RETRY_MS", 60),
+    ("chat.send_errors", "RETRY_MS", 60),
     ("chat.new_conversations", "RETRY_MS", 60),
     ("cluster.shared_limits", "PROBE_S", 0.2),
     ("cluster.shared_limits", "PROBE_MAX_S", 0.5),

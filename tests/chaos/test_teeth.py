@@ -14,6 +14,7 @@ from chatd.chat import hello
 from chatd.chat.delivery import Delivery
 from chatd.chat.presence_push import PresencePush
 from chatd.chat.reads import Reads
+from chatd.chat.receipts import Receipts
 from chatd.cluster.presence_sync import PresenceSync
 from chatd.core import devices
 from chatd.core.admission import AdmissionQueue
@@ -21,7 +22,7 @@ from chatd.core.conversations import Registry
 from chatd.core.session import Session, State
 from chatd.core.steady_time import Steady
 from chatd.errors import CloseCode, RateLimited
-from chatd.postgres.lanes import Lane
+from chatd.postgres.lane import Lane
 from tests.chaos import limits, world
 from tests.chaos.injector import Odds
 from tests.chaos.running import run
@@ -130,7 +131,7 @@ def status_lost(patch: Patch) -> None:
 
 
 def receipt_lost(patch: Patch) -> None:
-    patch.setattr(Delivery, "push_receipt", lambda self, *args: None)
+    patch.setattr(Receipts, "push", lambda self, *args: None)
 
 
 def link_lost(patch: Patch) -> None:

@@ -62,7 +62,7 @@ async def test_a_receipt_waits_for_the_entry_that_was_lost(
         assert frame["t"] == "entry" or max(frame["read"], frame["delivered"]) <= head, (
             "no receipt is ahead of what was delivered"
         )
-    assert not a.node.delivery._early
+    assert not a.node.delivery.receipts.held
 
 
 async def test_a_receipt_for_what_will_never_be_moves_nothing(make_pair: MakePair) -> None:

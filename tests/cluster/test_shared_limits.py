@@ -563,7 +563,7 @@ async def test_a_drain_answers_what_waits_at_the_gate(make_pair: MakePair, own_r
     ids = [await alice.post("send", to="bob", cid=cid, body="x") for cid in cids(3)]
     await until(lambda: len(quota_of(one).queue) >= 3)
     draining = asyncio.ensure_future(one.node.drain())
-    await until(lambda: one.node.chat.draining)
+    await until(lambda: one.node.pipeline.draining)
     own_redis.thaw()
     await draining
     assert await alice.closed() == 1012

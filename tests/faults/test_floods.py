@@ -16,11 +16,12 @@ import pytest_asyncio
 
 from chatd import log as logs
 from chatd import log_writer
+from chatd.core.frame_rate import THROTTLED_MAX
 from chatd.core.read_pacing import HANDSHAKE_COST, SLICE_BYTES, UNAUTHENTICATED_BUDGET
-from chatd.core.session import THROTTLED_MAX
 from chatd.net import connection
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
-from chatd.wire.framing import FEED_FRAMES_MAX, Event, FrameReader
+from chatd.wire.frames import Event
+from chatd.wire.framing import FEED_FRAMES_MAX, FrameReader
 from tests.faults.raw import HANDSHAKE, Raw
 from tests.fix_log import log_restored
 from tests.fix_server import MakeServer, Server

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from chatd.chat import welcome
-from chatd.core.session import Session
+from chatd.net.connection import ClientConnection
 from tests.fix_server import MakeServer, Server
 
 
@@ -406,19 +406,19 @@ async def test_a_long_welcome_comes_in_pages_and_nothing_is_missed_meanwhile(
     alice, bob = await server.connect("alice"), await server.connect("bob")
     for peer in ("bob", "carol", "dave"):
         await alice.say(peer)
-    drained = server.node.delivery.drained
+    drained = ClientConnection.drained
     turns = 0
 
-    async def while_paged(session: Session) -> None:
+    async def while_paged(connection: ClientConnection) -> None:
         nonlocal turns
-        await drained(session)
-        turns += session.user is not None and session.device == "slow"
+        await drained(connection)
+        turns += connection.session is not None and connection.session.device == "slow"
         if turns == 3:  # two pages are out, the last one is not
             turns += 1
             await bob.say("alice", "while you were being welcomed")
             await bob.request("read", to="alice", seq=1)
 
-    monkeypatch.setattr(server.node.delivery, "drained", while_paged)
+    monkeypatch.setattr(ClientConnection, "drained", while_paged)
     slow = await server.open()
     id = await slow.post("hello", v=1, token=server.token("alice"), device="slow")
     pages = [await slow.reply(id) for _ in range(3)]

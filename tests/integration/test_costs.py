@@ -282,18 +282,16 @@ async def home(make_home: MakeHome) -> Home:
 
 # Of framing and protocol some are of the way out.
 IN: Final = (
-    "wire.framing",
-    "request_fields",
-    "protocol",
-    "ids",
-    "core.session",
-    "core.send_order",
-    "core.rate_limit",
-    "chat.handlers",
-    "chat.send",
-)
-LANE: Final = ("core.batch", "postgres.lanes", "postgres.lane_connection", "postgres.append_answer", "postgres.arrays")
-OUT: Final = ("chat.delivery", "net.connection", "core.conversation", "core.conversations", "metrics")
+    "wire.framing", "wire.frames", "request_decoders", "request_fields", "protocol", "ids", "core.session",
+    "core.send_order", "core.rate_limit", "chat.handlers", "chat.send",
+)  # fmt: skip
+LANE: Final = (
+    "core.batch", "postgres.lanes", "postgres.lane", "postgres.lane_connection", "postgres.append_answer",
+    "postgres.arrays",
+)  # fmt: skip
+OUT: Final = (
+    "chat.delivery", "chat.entry_payloads", "net.connection", "core.conversation", "core.conversations", "metrics",
+)  # fmt: skip
 
 
 async def test_calls_of_messages_in_a_burst(home: Home) -> None:
@@ -308,7 +306,7 @@ async def test_calls_of_messages_in_a_burst(home: Home) -> None:
             "burst: calls, delivery": calls.of(*OUT) / N,
             "burst: JSON read": calls.named("loads") / N,
             "burst: JSON made": calls.named("dumps") / N,
-            "burst: frames made": calls.python["chatd.wire.framing", "encode_text"] / N,
+            "burst: frames made": calls.python["chatd.wire.frames", "encode_text"] / N,
             "burst: calls beneath, of a batch": calls.beneath,
             "burst: reads of a connection": calls.python["chatd.net.connection", "data_received"] / len(home.wires),
             "burst: writes of a connection": calls.python["asyncio from chatd", "write"] / len(home.wires),
@@ -353,7 +351,7 @@ async def test_an_entry_is_encoded_once_for_all_devices(home: Home) -> None:
         return {
             "8 devices: calls": calls.ours / EACH,
             "8 devices: JSON made": calls.named("dumps") / EACH,
-            "8 devices: frames made": calls.python["chatd.wire.framing", "encode_text"] / EACH,
+            "8 devices: frames made": calls.python["chatd.wire.frames", "encode_text"] / EACH,
             "8 devices: writes of a connection": calls.python["asyncio from chatd", "write"]
             / (len(mine) + len(theirs)),
         }
@@ -380,7 +378,7 @@ async def test_calls_of_cursors(home: Home) -> None:
             await peer.until(EACH)
         return {
             "ack: calls": calls.ours / EACH,
-            "ack: frames made": calls.python["chatd.wire.framing", "encode_text"] / EACH,
+            "ack: frames made": calls.python["chatd.wire.frames", "encode_text"] / EACH,
             "ack: writes of a connection": calls.python["asyncio from chatd", "write"] / 2,
             "ack: tasks": calls.python["asyncio", "create_task"],
             "ack: timers": calls.python["asyncio", "call_at"],

@@ -22,7 +22,7 @@ from chatd.cluster import change_feed as feeding
 from chatd.cluster.change_feed import NOTHING_PRUNED, ChangeFeed
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.errors import Unavailable
 from chatd.ids import Cid, ConvId, UserId
@@ -163,8 +163,9 @@ async def test_a_store_among_others_tells_and_a_single_one_does_not(
     for feed, told in ((True, [(ENTRIES, [-x, 1]), (CURSORS, [x, 0, 0, 1, 1])]), (False, [])):
         node = await start(feed=feed)
         conv = Conversation(ConvId(x), ALICE, BOB)
-        session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
-        assert node.lanes.submit(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
+        session = Session(NoSink(), FrameRate(1e6, 1_000_000), 0.0)
+        item = Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0)
+        assert node.lanes.choose(item).submit(item)
         await node.lanes.idle()
         conv.advance(1, 1, 1)
         node.cursor_moved(conv)
@@ -443,8 +444,9 @@ async def test_a_node_hears_what_another_writes(
     x = conversation(db)
     async with node.at_work():
         conv = Conversation(ConvId(x), ALICE, BOB)
-        session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
-        assert other.lanes.submit(Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0))
+        session = Session(NoSink(), FrameRate(1e6, 1_000_000), 0.0)
+        item = Item(session, 1, conv, BOB, 0, Cid(cid()), 0, "hi", None, 0)
+        assert other.lanes.choose(item).submit(item)
         await node.until(lambda: x in node.found)
         assert (node.found[x].a, node.found[x].b, node.heads[x]) == ("alice", "bob", 1)
         conv.advance(1, 1, 1)

@@ -20,6 +20,7 @@ import pytest
 import pytest_asyncio
 
 from chatd.net.flow_control import Phase
+from chatd.postgres.lane import Lane
 from chatd.wire.handshake import Handshake
 from tests.fix_costs import WAIT_S, Wire, masked
 from tests.until import until
@@ -192,7 +193,7 @@ async def test_sends_over_the_rate_and_those_blocked_behind_them(make_home: Make
 
 async def test_sends_that_find_the_queue_full(make_home: MakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
     home = await make_home()
-    monkeypatch.setattr(home.server.node.pipeline._lanes, "submit", lambda item: False)
+    monkeypatch.setattr(Lane, "submit", lambda lane, item: False)
     first = str(uuid.uuid4())
     await home.answers("overloaded", home.me.send("peer", cid=first))
     with uncollected() as found:

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from chatd import errors, protocol
+from chatd.chat.remote_entries import RemoteEntries
 from chatd.ids import Cid, ConvId, UserId
 from chatd.postgres import watch
 from chatd.postgres.faults import Outage
@@ -121,7 +122,7 @@ async def test_a_user_whose_second_listing_saw_another_log_is_not_held_whole(
     await late.post("hello", v=1, token=server.token("bob"), device="d2")
     assert await late.closed() == RESTART
     async with asyncio.timeout(WAIT_S):
-        await server.node.chat.hellos_done()
+        await server.node.chat.life.hellos_done()
     assert asked == 2
     assert not server.node.registry.users[UserId("bob")].loaded
     monkeypatch.undo()
@@ -212,10 +213,9 @@ async def test_an_entry_of_another_log_that_a_node_tells_of_is_not_pushed(server
     alice, bob, c = await befriended(server)
     frame = protocol.entry(int(c), 3, 1, b'"bob"', b'"carol"', protocol.MESSAGE, None, "theirs", None)
     told = Entry(ConvId(int(c)), 3, 1, 1, 2, 0, protocol.MESSAGE, Cid(str(uuid.uuid4())), frame)
-    assert not server.node.delivery.heard(UserId("bob"), told)
-    assert not server.node.delivery.heard(
-        UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice"))
-    )
+    entries = RemoteEntries(server.node.registry, server.node.store, server.node.delivery)
+    assert not entries.heard(UserId("bob"), told)
+    assert not entries.heard(UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice")))
     await alice.quiet()
     await bob.quiet()
     assert wrong(server.node) == []

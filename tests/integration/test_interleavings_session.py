@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from chatd.chat import handlers, listing
+from chatd.chat import listing, session_life
 from chatd.ids import UserId
+from chatd.net.connection import ClientConnection
 from chatd.postgres.faults import Outage
 from chatd.presence import Presence
 from tests.client import Peer
@@ -106,7 +107,7 @@ async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(
         raise Outage("the answer was lost", "away")
 
     monkeypatch.setattr(lane, "_append", lost)
-    monkeypatch.setattr(server.node.delivery, "outcome_unknown", lambda *_: None)
+    monkeypatch.setattr(server.node.delivery.gaps, "outcome_unknown", lambda *_: None)
     assert (await alice.say("bob", "3", cid=cid))["code"] == "unavailable"
     monkeypatch.setattr(lane, "_append", append)
     gate = Gate(monkeypatch, server.node.store, "entries_many")
@@ -134,15 +135,15 @@ async def test_the_answer_to_a_watch_is_as_of_the_turn_in_which_it_is_sent(
     waits = asyncio.Event()
     entered = asyncio.Event()
 
-    async def drained(session: Any) -> None:
+    async def drained(connection: ClientConnection) -> None:
         entered.set()
         await waits.wait()
 
-    monkeypatch.setattr(server.node.delivery, "drained", drained)
+    monkeypatch.setattr(ClientConnection, "drained", drained)
     watch = await alice.post("watch", users=["bob"])
     async with asyncio.timeout(WAIT_S):
         await entered.wait()
-    monkeypatch.setattr(server.node.delivery, "drained", lambda session: asyncio.sleep(0))
+    monkeypatch.setattr(ClientConnection, "drained", lambda connection: asyncio.sleep(0))
     await server.connect("bob")
     waits.set()
     assert (await alice.reply(watch))["presence"][0]["state"] == "online"
@@ -160,7 +161,7 @@ async def test_who_leaves_before_the_answer_to_a_watch_was_last_seen_then(
     """Their time was asked for while they were there: the answer said `offline` and not since when."""
     server = await make_server(presence_grace_ms=0)
     alice, bob, _ = await befriended(server)
-    pause = Pause(monkeypatch, server)
+    pause = Pause(monkeypatch)
     watch = await alice.post("watch", users=["bob"])
     await pause.until_reached()
     await left(server, bob, "bob")
@@ -174,12 +175,12 @@ async def test_who_leaves_before_the_end_of_a_welcome_was_last_seen_then(
 ) -> None:
     server = await make_server(presence_grace_ms=0)
     _, bob, _ = await befriended(server)
-    gate = Gate(monkeypatch, server.node.delivery, "drained")
+    pause = Pause(monkeypatch)
     late = await server.open()
     hello = await late.post("hello", v=1, token=server.token("alice"), device="d2", watch=["bob"])
-    await gate.until_reached()
+    await pause.until_reached()
     await left(server, bob, "bob")
-    gate.go.set()
+    pause.go.set()
     assert (await late.reply(hello))["presence"][0]["state"] == "online"
     told = await late.push("presence")
     assert (told["state"], "seen" in told) == ("offline", True)
@@ -211,7 +212,7 @@ async def test_a_drain_tells_who_says_hello_meanwhile(make_server: MakeServer, m
     hello = await peer.post("hello", v=1, token=server.token("alice"), device="d1")
     await gate.until_reached()
     drain = asyncio.create_task(server.node.drain())
-    await until(lambda: server.node.chat.draining)
+    await until(lambda: server.node.pipeline.draining)
     gate.go.set()
     assert (await peer.reply(hello))["t"] == "welcome"
     assert (await peer.push("notice"))["kind"] == "drain"
@@ -310,7 +311,7 @@ async def first_of_unknown_outcome(server: Server, monkeypatch: pytest.MonkeyPat
     alice, cid = await server.connect("alice"), str(uuid.uuid4())
     with monkeypatch.context() as patch:
         lose_answers(server, patch)
-        patch.setattr(server.node.delivery, "outcome_unknown", lambda *_: None)
+        patch.setattr(server.node.delivery.gaps, "outcome_unknown", lambda *_: None)
         assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
     gate = Gate(monkeypatch, server.node.store, "entries_many")
     dup = await alice.say("bob", "1", cid=cid, retry=True)
@@ -399,11 +400,11 @@ async def test_a_welcome_counts_what_is_unread_from_the_cursor_that_it_tells(
 class Pause:
     """The output of connections takes nothing more until `go`."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.go = asyncio.Event(), asyncio.Event()
-        monkeypatch.setattr(server.node.delivery, "drained", self._wait)
+        monkeypatch.setattr(ClientConnection, "drained", self._wait)
 
-    async def _wait(self, session: Any) -> None:
+    async def _wait(self) -> None:
         self.reached.set()
         await self.go.wait()
 
@@ -418,7 +419,7 @@ async def test_a_listing_counts_what_is_unread_as_of_the_turn_in_which_it_is_sen
     server = await make_server(rate_messages=100)
     _, bob, c = await turns(server)
     other = await server.connect("bob", device="d2")
-    pause = Pause(monkeypatch, server)
+    pause = Pause(monkeypatch)
     listing = await other.post("conversations", limit=10)
     await pause.until_reached()
     assert (await bob.request("read", c=c, seq=6))["t"] == "ok"
@@ -435,7 +436,7 @@ async def test_a_listing_of_the_log_before_leaves_nothing_in_memory(
     """
     server = await make_server()
     _, bob, c = await befriended(server)
-    pause = Pause(monkeypatch, server)
+    pause = Pause(monkeypatch)
     await bob.post("conversations", limit=10)
     await pause.until_reached()
     with connect(server.node.store.opener._conninfo) as db:
@@ -461,11 +462,11 @@ async def test_a_hello_that_waits_while_the_log_moves_ends_without_a_bug(
     await late.post("hello", v=1, token=server.token("bob"), device="d2")
     await gate.until_reached()
     bugs: list[str] = []
-    monkeypatch.setattr(handlers.log, "exception", lambda event, **_: bugs.append(event))
+    monkeypatch.setattr(session_life.log, "exception", lambda event, **_: bugs.append(event))
     with connect(server.node.store.opener._conninfo) as db:
         db.execute("UPDATE meta SET epoch = 'renewed'")
     assert await late.closed() == await bob.closed() == 1012
     gate.go.set()
     async with asyncio.timeout(WAIT_S):
-        await server.node.chat.hellos_done()
+        await server.node.chat.life.hellos_done()
     assert bugs == []

@@ -17,6 +17,7 @@ import pytest
 
 from chatd.core.batch import Item
 from chatd.postgres.connection import PgConnection
+from chatd.postgres.lane import Lane
 from chatd.postgres.write_behind import WriteBehind
 from chatd.store import Store
 from tests.client import Peer
@@ -62,19 +63,19 @@ async def test_whose_listing_is_older_than_the_first_entry_has_the_conversation(
     store = server.node.store
     alice = await server.connect("alice")
     queued: list[Item] = []
-    submit = store.lanes.submit
+    submit = Lane.submit
 
-    def wait(item: Item) -> bool:
+    def wait(lane: Lane, item: Item) -> bool:
         queued.append(item)
         return True
 
-    monkeypatch.setattr(store.lanes, "submit", wait)
+    monkeypatch.setattr(Lane, "submit", wait)
     sent = await alice.post("send", to="bob", cid=str(uuid.uuid4()), body="hi")
     await until(lambda: queued)
     bob = await server.connect("bob")
     assert bob.welcome["conversations"] == []
-    monkeypatch.setattr(store.lanes, "submit", submit)
-    assert submit(queued[0])
+    monkeypatch.setattr(Lane, "submit", submit)
+    assert store.lanes.choose(queued[0]).submit(queued[0])
     assert (await alice.reply(sent))["seq"] == 1
     entry = await bob.push("entry")
     assert (await bob.request("read", to="alice", seq=entry["seq"]))["t"] == "ok"
@@ -178,7 +179,7 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             )
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
-            server.node.delivery.outcome_unknown({int(c)})  # type: ignore[arg-type]
+            server.node.delivery.gaps.outcome_unknown({int(c)})  # type: ignore[arg-type]
             await until(lambda: looks >= 3)
             await bob.quiet()
         assert (await bob.push("entry"))["body"] == "late"

@@ -339,7 +339,7 @@ async def test_a_listing_ends_with_its_session(make_place: MakePlace, monkeypatc
         peer.ws.transport.abort()
     await until(lambda: not server.node.listener.connections)
     gate.set()
-    await server.node.chat.hellos_done()
+    await server.node.chat.life.hellos_done()
     assert pages <= 2, "that of the second one had been asked for"
     assert server.node.services.listings.running == server.node.store.hello_turns.running == 0
     assert len((await server.connect("alice")).welcome["conversations"]) == 20
@@ -393,19 +393,19 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
     monkeypatch.setattr(welcome, "RECEIPTS_A_TURN", 5)
     place = await make_place(answered)
     services = place.server.node.services
-    asked, real = 0, services.delivery.drained
+    asked, real = 0, ClientConnection.drained
 
-    async def drained(session: Session) -> None:
+    async def drained(connection: ClientConnection) -> None:
         nonlocal asked
-        asked += session.live
-        await real(session)
+        asked += connection.session is not None and connection.session.live
+        await real(connection)
 
-    monkeypatch.setattr(services.delivery, "drained", drained)
+    monkeypatch.setattr(ClientConnection, "drained", drained)
     gate = Gate(monkeypatch, services.presence_push, "seen_since")
     opened = asyncio.create_task(place.server.connect("alice"))
     await gate.reached.wait()
     for conv in place.server.node.registry.users[UserId("alice")].peers.values():
-        place.server.node.delivery.moved(conv, 1, 1, 1)
+        place.server.node.delivery.receipts.moved(conv, 1, 1, 1)
     gate.open()
     alice = await opened
     assert len({(await alice.push("receipt"))["c"] for _ in range(20)}) == 20
@@ -589,7 +589,7 @@ async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes
     paused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     session.sink._room = paused  # type: ignore[attr-defined]
     append(place.db, [Message(conv.id, f"{n}", side=1) for n in range(5)])
-    node.delivery.poke(conv)
+    node.delivery.gaps.look_up((conv.id,))
     await until(lambda: conv.head == 6 and conv.gap is None)
     assert session.behind == {conv.id: 1}
     assert session.sink._out_bytes == 0  # type: ignore[attr-defined]

@@ -2,9 +2,9 @@
 order.
 
 The spine hands the message on, file by file; a leaf is called by it, gives a result, and hands
-nothing on. Both are typed here, so a module that joins the path fails this test until it is placed,
-and the spine cannot grow past `SPINE_FILES_MAX`. `-rP` prints the files, their lines, and the lines
-of the functions that ran.
+nothing on. Both are typed here, so a module that joins the path fails this test until it is placed.
+The spine cannot grow past `SPINE_FILES_MAX` files, nor past `SPINE_LINES_MAX` lines of whole files.
+`-rP` prints the files, their lines, and the lines of the functions that ran.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from tests.fix_server import MakeServer
 HOME: Final = Path(chatd.__file__).parent
 SPINE_FILES_MAX: Final = 8
 SPINE_FILE_LINES_MAX: Final = 400
+SPINE_LINES_MAX: Final = 2_000  # of the whole files: what a reader has open
 FUNCTION_LINES_MAX: Final = 2_000  # of all functions that ran, leaves included
 
 SPINE: Final = (
@@ -36,13 +37,15 @@ SPINE: Final = (
     "protocol.py",
     "chat/handlers.py",
     "chat/send.py",
-    "postgres/lanes.py",
+    "postgres/lane.py",
     "chat/delivery.py",
 )
 LEAVES: Final = {
     "ids.py": "checks a user id",
+    "request_decoders.py": "makes the request of its JSON object",
     "request_fields.py": "checks the fields of a request",
     "metrics.py": "counts",
+    "chat/entry_payloads.py": "makes the payload of the entry",
     "core/batch.py": "makes the item, gathers the batch",
     "core/conversation.py": "names, and whether both have sent",
     "core/conversations.py": "finds the conversation",
@@ -52,6 +55,8 @@ LEAVES: Final = {
     "postgres/append_answer.py": "reads the rows of `append`",
     "postgres/arrays.py": "encodes the parameters of `append`",
     "postgres/connection.py": "waits for libpq",
+    "postgres/lanes.py": "chooses the lane",
+    "wire/frames.py": "makes the frame of a payload",
     "postgres/lane_connection.py": "sends `append` and gets its rows",
 }
 
@@ -137,5 +142,6 @@ async def test_a_send_is_read_in_eight_files(make_server: MakeServer, monkeypatc
     assert set(files) >= {*SPINE, *LEAVES}, "these are not on the path any more"
     assert tuple(spine) == SPINE, "in the order in which they are first entered"
     assert len(spine) <= SPINE_FILES_MAX
+    assert sum(whole[file] for file in spine) <= SPINE_LINES_MAX
     assert {file: whole[file] for file in spine if whole[file] > SPINE_FILE_LINES_MAX} == {}
     assert sum(ran.values()) <= FUNCTION_LINES_MAX

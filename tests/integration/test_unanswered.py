@@ -120,7 +120,7 @@ async def test_an_answer_that_this_node_finds_in_the_log_brings_the_receipt(serv
     with connect(conninfo(server)) as db:
         append(db, [Message(int(c), side=0)])
     conv = server.node.registry.convs[int(c)]  # type: ignore[index]
-    server.node.delivery.poke(conv)
+    server.node.delivery.gaps.look_up((conv.id,))
     assert (await bob.push())["seq"] == 2
     assert ((receipt := await bob.push())["t"], receipt["read"]) == ("receipt", 1)
 
@@ -204,7 +204,7 @@ async def test_a_receipt_that_was_kept_back_for_its_entry_comes_after_it(server:
     conv = server.node.registry.convs[int(c)]  # type: ignore[index]
     with connect(conninfo(server)) as db:
         append(db, [Message(int(c), side=0)])
-    server.node.delivery.moved(conv, 0, 2, 2)
+    server.node.delivery.receipts.moved(conv, 0, 2, 2)
     frames: list[Any] = []
     while not frames or frames[-1].get("read") != 2:
         frames.append(await bob.push())

@@ -16,7 +16,7 @@ import pytest
 from chatd import errors
 from chatd.core.batch import Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.ids import Cid, ConvId, UserId
 from chatd.metrics import Metrics
@@ -24,8 +24,9 @@ from chatd.postgres.append_answer import Answer
 from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
+from chatd.postgres.lane import Lane
 from chatd.postgres.lane_connection import RETRIES_MAX
-from chatd.postgres.lanes import Lane, choose
+from chatd.postgres.lanes import Lanes, LaneSettings
 from chatd.protocol import DELETE, EDIT, MESSAGE
 from tests.integration.logs import cid, connect, conversation, entries, one, only, partitions
 from tests.until import until
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 EVENT_S_MAX = 20.0
+QUEUE_MAX = 10_000
 
 
 class NoSink:
@@ -109,14 +111,17 @@ class Bench:
     def __init__(self, conninfo: str, db: psycopg.Connection[Any], **lane: Any) -> None:
         self.db, self.told, self.metrics = db, Told(), Metrics()
         self.conninfo = db.info.dsn
-        self.session = Session(NoSink(), TokenBucket(1e6, 1_000_000), 0.0)
+        self.session = Session(NoSink(), FrameRate(1e6, 1_000_000), 0.0)
         self.conv = Conversation(ConvId(conversation(db)), UserId("alice"), UserId("bob"))
         self.made = 0
         self.lane = self._make(0, conninfo, **lane)
         self._id = 0
 
     def _make(self, number: int, conninfo: str, **lane: Any) -> Lane:
-        usual = {"deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition, "now": time.monotonic}
+        usual = {
+            "queue_max": QUEUE_MAX, "deadline_s": 5.0, "edit_window_s": 900.0, "partition": self.make_partition,
+            "now": time.monotonic,
+        }  # fmt: skip
         lane = {**usual, **lane}
         opener = Opener(conninfo)
         with connect(self.conninfo) as conn:
@@ -131,6 +136,13 @@ class Bench:
         self.lane.others, second.others = [second], [self.lane]
         return second
 
+    def among(self, lanes: list[Lane]) -> Lanes:
+        """These as the lanes of a node, which choose."""
+        settings = LaneSettings(len(lanes), 256, QUEUE_MAX, 5.0, 900.0, feed=False)
+        node = Lanes(self.lane._opener, self.metrics, Health(time.monotonic), settings, self.make_partition)
+        node.all = lanes
+        return node
+
     async def make_partition(self) -> None:
         self.made += 1
         await asyncio.to_thread(self.db.execute, "SELECT make_partition(clock_timestamp())")
@@ -141,8 +153,8 @@ class Bench:
         """Queue an item; gives its cid."""
         self._id += 1
         known = known or cid()
-        self.conv.pending += 1
-        self.lane.put(Item(self.session, self._id, self.conv, UserId("bob"), 0, Cid(known), kind, body, ref, flags))
+        item = Item(self.session, self._id, self.conv, UserId("bob"), 0, Cid(known), kind, body, ref, flags)
+        assert self.lane.submit(item)
         return known
 
     async def answered(self, *cids: str) -> list[str | None]:
@@ -228,10 +240,9 @@ async def test_a_lane_hands_conversations_to_one_with_less_to_do_and_their_order
             for conv in convs:  # all at once: none is ever without something pending
                 item = Item(bench.session, len(cids) + 1, conv, conv.b, 0, Cid(cid()), MESSAGE, f"{n}", None, 0)
                 cids.append(item.cid)
-                lane = choose(lanes, item)
+                lane = bench.among(lanes).choose(item)
                 assert lane is bench.lane
-                conv.pending += 1
-                lane.put(item)
+                assert lane.submit(item)
         tasks = [asyncio.create_task(lane.run()) for lane in lanes]
         assert set(await bench.answered(*cids)) == {None}
         for lane in lanes:
@@ -259,11 +270,10 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     for n in range(1_500):
         conv = Conversation(ConvId(conversation(db, "alice", f"peer {n}")), UserId("alice"), UserId(f"peer {n}"))
         item = Item(bench.session, n + 1, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
-        lane = choose(lanes, item)
+        lane = bench.among(lanes).choose(item)
         assert lane is bench.lane
         cids.append(item.cid)
-        conv.pending += 1
-        lane.put(item)
+        assert lane.submit(item)
     tasks = [asyncio.create_task(lane.run()) for lane in lanes]
     assert set(await bench.answered(*cids)) == {None}
     broken._opener = bench.lane._opener
@@ -290,14 +300,13 @@ async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(
             await until(lambda: not bench.lane.is_responsive)
             conv = Conversation(ConvId(conversation(db, "alice", "carol")), UserId("alice"), UserId("carol"))
             item = Item(bench.session, 2, conv, conv.b, 0, Cid(cid()), MESSAGE, "hi", None, 0)
-            assert choose(lanes, item) is second
-            conv.pending += 1
-            second.put(item)
+            assert bench.among(lanes).choose(item) is second
+            assert second.submit(item)
             assert await bench.answered(item.cid) == [None]
             assert waits not in bench.told.notes
         assert await bench.answered(waits) == [None]
     await bench.lane.idle.wait()
-    assert choose(lanes, item) is bench.lane
+    assert bench.among(lanes).choose(item) is bench.lane
     await end(tasks)
 
 

@@ -24,7 +24,8 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLOSED, OPEN, Protocol, Side
 
 from chatd.wire import framing
-from chatd.wire.framing import Failure, FrameReader, PeerClose, Ping
+from chatd.wire.frames import Failure, Fragment, PeerClose, Ping
+from chatd.wire.framing import FrameReader
 from tests.rfc6455 import BINARY, CLOSE, CONT, PING, PONG, TEXT, close, fragments, frame
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def ours(pieces: Iterable[bytes], bytes_max: int) -> Events:
         while reader.more:
             got += reader.feed(b"")
         for event in got:
-            if isinstance(event, framing.Fragment):
+            if isinstance(event, Fragment):
                 continue
             if isinstance(event, bytes):
                 events.append(("text", event))

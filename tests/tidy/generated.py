@@ -1,6 +1,7 @@
 """The tables of docs that are made from the code: settings, metrics and bounds of
-docs/operations.md, and what a message costs in docs/performance.md. The documents made from
-docs/schema are in tests/tidy/protocol_documents.py.
+docs/operations.md, and what a message costs in docs/performance.md. And whole pages: the frames
+from docs/schema, the index of the decision records. The other documents made from docs/schema are
+in tests/tidy/protocol_documents.py.
 
 `make docs` writes them, a test holds them equal.
 """
@@ -15,7 +16,7 @@ from chatd import config_sources
 from chatd.metrics import COUNTERS, LABELLED
 from chatd.ops import bounds
 from tests.integration import test_costs
-from tests.tidy import protocol_documents
+from tests.tidy import decisions_page, frames_page, protocol_documents
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE: Final = DOCS / "operations.md"
@@ -39,6 +40,11 @@ TABLES: Final[dict[Path, dict[str, Callable[[], str]]]] = {
     DOCS / "performance.md": {"costs": costs_table},
 }
 
+PAGES: Final[dict[Path, Callable[[], str]]] = {
+    DOCS / "frames.md": frames_page.page,
+    DOCS / "decisions" / "index.md": decisions_page.page,
+}
+
 
 def filled(page: Path) -> str:
     """The page with its generated tables as the code has them."""
@@ -57,3 +63,5 @@ if __name__ == "__main__":
     for page in TABLES:
         page.write_text(filled(page))
     protocol_documents.write()
+    for page, made in PAGES.items():
+        page.write_text(made())

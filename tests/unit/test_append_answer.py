@@ -11,7 +11,7 @@ import pytest
 
 from chatd.core.batch import Batch, Item
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.ids import Cid, ConvId, UserId
 from chatd.postgres.append_answer import Answer, First, Result, What, is_behind, read
@@ -22,7 +22,7 @@ ONE, TWO = (Conversation(ConvId(n), UserId("alice"), UserId("bob")) for n in (1,
 
 
 def item(conv: Conversation = ONE, kind: int = MESSAGE) -> Item:
-    session = Session(object(), TokenBucket(1e6, 100), 0.0)  # type: ignore[arg-type]
+    session = Session(object(), FrameRate(1e6, 100), 0.0)  # type: ignore[arg-type]
     return Item(session, 1, conv, conv.b, 0, Cid("c"), kind, "hi", None, 0)
 
 

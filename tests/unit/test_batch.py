@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from chatd.core.batch import PROBE, Batch, Item, LaneQueue
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.errors import Unavailable
 from chatd.ids import Cid, ConvId, Seq, UserId
@@ -25,7 +25,7 @@ WITH = {BOB: Conversation(ConvId(1), ALICE, BOB), CAROL: Conversation(ConvId(2),
 
 
 def make_session() -> Session:
-    return Session(Silent(), TokenBucket(100, 400), 0.0)
+    return Session(Silent(), FrameRate(100, 400), 0.0)
 
 
 def item(session: Session, id: int, peer: UserId = BOB, cid: str = "", kind: int = MESSAGE) -> Item:

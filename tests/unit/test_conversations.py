@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from chatd.core.conversation import Conversation, Gap
 from chatd.core.conversations import LINGER_S, Registry
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, User
 from chatd.ids import ConvId, DeviceId, UserId
 from tests.silent import Silent
@@ -27,7 +28,7 @@ PHONE, LAPTOP = DeviceId("phone"), DeviceId("laptop")
 
 
 def session() -> Session:
-    return Session(Silent(), TokenBucket(100, 400), 0.0)
+    return Session(Silent(), FrameRate(100, 400), 0.0)
 
 
 def make_user(id: UserId) -> User:

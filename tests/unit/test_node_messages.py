@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatd import protocol
+from chatd.wire import node_messages
 from chatd.wire.node_messages import SEQ_MAX, VERSION, Codec, Entry, Receipt, TypingNotice, own
 
 BOOT = "00112233445566ff"
@@ -101,10 +102,10 @@ def test_the_senders_own_devices_get_the_cid(made: tuple[Entry, bytes]) -> None:
 @given(entries())
 def test_the_parties_of_a_frame(made: tuple[Entry, bytes]) -> None:
     entry, _ = made
-    parties = protocol.parties(entry.frame, entry.side)
+    parties = node_messages.parties(entry.frame, entry.side)
     frame = orjson.loads(entry.frame)
     if parties is not None:
         assert parties == ((frame["from"], frame["to"]) if entry.side == 0 else (frame["to"], frame["from"]))
-    assert protocol.parties(b"[]", 0) is None
-    assert protocol.parties(b'{"from":1,"to":"x"}', 0) is None
-    assert protocol.parties(b"nonsense", 1) is None
+    assert node_messages.parties(b"[]", 0) is None
+    assert node_messages.parties(b'{"from":1,"to":"x"}', 0) is None
+    assert node_messages.parties(b"nonsense", 1) is None

@@ -14,7 +14,8 @@ import pytest
 from chatd.chat.presence_push import PresencePush, may_see
 from chatd.core.coalescing import PRESENCE_BURST, PRESENCE_S
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, State, User
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.loop.alarm import Alarm
@@ -56,7 +57,7 @@ class Place:
             self.registry.add_user(User(id, SlidingWindow(10, 5.0), Penalty(8), SlidingWindow(100, 3_600.0)), 0.0)
         self.conv = self.registry.hold(ConvId(1), ALICE, BOB)
         self.told, self.alarm = Told(), Alarm(lambda: self.now)
-        self.alice = Session(self.told, TokenBucket(1.0, 1), 0.0)
+        self.alice = Session(self.told, FrameRate(1.0, 1), 0.0)
         self.alice.state, self.alice.user = State.LIVE, self.registry.users[ALICE]
         self.registry.attach(self.registry.users[ALICE], PHONE, self.alice)
         self.alice.watch((BOB, CAROL))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from chatd.chat.auth import KeySet
-from chatd.core.rate_limit import TokenBucket
+from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
 from chatd.net import revocation
@@ -34,7 +34,7 @@ class Fake:
     address = "test"
 
     def __init__(self, keys: KeySet | None, kid: str = "", active_at: float = 0.0) -> None:
-        self.session: Session | None = Session(cast("Any", self), TokenBucket(1.0, 1), active_at)
+        self.session: Session | None = Session(cast("Any", self), FrameRate(1.0, 1), active_at)
         self.session.key = None if keys is None else keys.find(kid)
         self.session.state = State.LIVE
         self.closes: list[tuple[int, str]] = []

@@ -20,8 +20,10 @@ from chatd.chat.send import SendPipeline
 from chatd.core.batch import PROBE, Batch, Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import SlidingWindow, TokenBucket
-from chatd.core.session import Session, State, Throttled, User
+from chatd.core.effects import Throttled
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import SlidingWindow
+from chatd.core.session import Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, ConvId, DeviceId, Seq, UserId
 from chatd.metrics import Metrics
@@ -54,7 +56,9 @@ class Wire:
 
 
 class Neighbours:
-    """Implements `EntryQueue`, `CommittedEntries`, `ConversationMaker` and `SendLog`."""
+    """Implements `EntryLanes`, `EntryLane`, `CommittedEntries`, `UnknownOutcomes`,
+    `ConversationMaker` and `SendLog`.
+    """
 
     def __init__(self) -> None:
         self.room = True
@@ -65,6 +69,9 @@ class Neighbours:
         self.firsts: list[FirstSend] = []
         self.refusal: errors.Retryable | None = None
         self.bugs: list[Exception] = []
+
+    def choose(self, item: Item) -> Neighbours:
+        return self
 
     def submit(self, item: Item) -> bool:
         if self.room:
@@ -140,12 +147,12 @@ class Place:
         for conv in self.convs:
             conv.head = 5
         near = self.near
-        self.pipeline = SendPipeline(self.registry, near, admission, near, near, self.metrics, near)
+        self.pipeline = SendPipeline(self.registry, near, admission, near, near, near, self.metrics, near)
         self.wire = Wire()
         self.session = self.join(self.wire)
 
     def join(self, wire: Wire) -> Session:
-        session = Session(wire, TokenBucket(1e6, 1_000_000), 0.0)
+        session = Session(wire, FrameRate(1e6, 1_000_000), 0.0)
         session.state, session.user, session.device = State.LIVE, self.user, DeviceId("d")
         return session
 

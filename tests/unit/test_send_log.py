@@ -13,7 +13,8 @@ from chatd.chat import send_log
 from chatd.chat.send_log import HITS_LOGGED_BURST, HITS_LOGGED_PER_S, SendLines
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, User
 from chatd.ids import Cid, ConvId, UserId
 from chatd.protocol import MESSAGE
@@ -23,7 +24,7 @@ ALICE, BOB = UserId("alice"), UserId("bob")
 
 
 def item() -> Item:
-    session = Session(Silent(), TokenBucket(1, 1), 0.0)
+    session = Session(Silent(), FrameRate(1, 1), 0.0)
     session.user = User(ALICE, SlidingWindow(10, 5.0), Penalty(8), SlidingWindow(100, 3600.0))
     return Item(session, 7, Conversation(ConvId(3), ALICE, BOB), BOB, 0, Cid("c"), MESSAGE, "hi", None, 0)
 

@@ -9,20 +9,11 @@ import json
 
 import pytest
 
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.effects import End, Reply, Throttled
+from chatd.core.frame_rate import FORGIVEN_PER_S, THROTTLED_MAX, FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.send_order import UNTROUBLED
-from chatd.core.session import (
-    BAD_FRAMES_MAX,
-    DEFERRED_MAX,
-    THROTTLED_FORGIVEN_PER_S,
-    THROTTLED_MAX,
-    End,
-    Reply,
-    Session,
-    State,
-    Throttled,
-    User,
-)
+from chatd.core.session import BAD_FRAMES_MAX, DEFERRED_MAX, Session, State, User
 from chatd.errors import CloseCode
 from chatd.ids import Cid, DeviceId, UserId
 from chatd.protocol import REQUEST_TYPES, Bounds, Hello, Request
@@ -34,7 +25,7 @@ A, B, C = (Cid(c) for c in "abc")
 
 
 def make(state: State = State.LIVE, *, burst: int = 10_000, strikes: int = 8) -> Session:
-    session = Session(Silent(), TokenBucket(1e-6, burst), 0.0)
+    session = Session(Silent(), FrameRate(1e-6, burst), 0.0)
     session.state = state
     session.user = User(ALICE, SlidingWindow(10, 5.0), Penalty(strikes), SlidingWindow(100, 3600.0))
     session.device = DeviceId("phone")
@@ -167,7 +158,7 @@ def test_unreadable_frames_end_the_connection_in_the_end() -> None:
 
 
 def test_bounds_of_the_node_reach_the_decoder() -> None:
-    session = Session(Silent(), TokenBucket(1, 10), 0.0, Bounds(body_bytes=2))
+    session = Session(Silent(), FrameRate(1, 10), 0.0, Bounds(body_bytes=2))
     assert error_of(session.receive(request("send", 1, body="hi!"), 1.0)) == (1, "too_long")
 
 
@@ -201,11 +192,11 @@ def test_who_is_a_little_too_fast_now_and_then_may_stay_for_ever() -> None:
     session.receive(request("ping", 1), 0.0)
     now, id = 0.0, 1
     for _ in range(20):
-        now += 500 / THROTTLED_FORGIVEN_PER_S
+        now += 500 / FORGIVEN_PER_S
         for _ in range(500):
             id += 1
             assert isinstance(session.receive(request("ping", id), now), Throttled)
-        assert session.throttled == 500
+        assert session.frames.throttled == 500
 
 
 def test_who_goes_on_being_too_fast_is_closed_in_the_end() -> None:
@@ -215,7 +206,7 @@ def test_who_goes_on_being_too_fast_is_closed_in_the_end() -> None:
     n = 2
     while isinstance(effect, Throttled):
         n += 1
-        effect = session.receive(request("ping", n), n * 0.25 / THROTTLED_FORGIVEN_PER_S)
+        effect = session.receive(request("ping", n), n * 0.25 / FORGIVEN_PER_S)
         assert n < 4 * THROTTLED_MAX
     assert isinstance(effect, End)
     assert effect.code is CloseCode.RATE_LIMITED

@@ -11,7 +11,8 @@ import pytest
 from chatd.chat.typing_push import TypingPush
 from chatd.core.coalescing import TYPING_S
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, State, User
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.loop.alarm import Alarm
@@ -60,7 +61,7 @@ class Place:
         self.push = TypingPush(cast("Any", services), self.alarm)
 
     def session(self, user: UserId, device: str) -> Session:
-        session = Session(Told(), TokenBucket(1.0, 1), 0.0)
+        session = Session(Told(), FrameRate(1.0, 1), 0.0)
         session.state, session.user = State.LIVE, self.registry.users[user]
         self.registry.attach(session.user, DeviceId(device), session)
         return session

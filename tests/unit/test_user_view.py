@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from chatd.core.conversations import Registry
-from chatd.core.rate_limit import Penalty, SlidingWindow, TokenBucket
+from chatd.core.frame_rate import FrameRate
+from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, State, User
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.ops.user_view import CONVERSATIONS_MAX, about_user
@@ -29,7 +30,7 @@ def test_nobody_is_told_of_who_is_not_held() -> None:
 def test_sessions_and_conversations_are_as_in_this_turn() -> None:
     held = registry()
     sink = SimpleNamespace(facts=lambda: {"id": "ab-1", "address": "192.0.2.1"}, since=90.0)
-    session = Session(cast("Any", sink), TokenBucket(1.0, 1), 0.0)
+    session = Session(cast("Any", sink), FrameRate(1.0, 1), 0.0)
     session.state, session.user, session.active_at = State.LIVE, held.users[ALICE], 95.0
     held.attach(held.users[ALICE], DeviceId("phone"), session)
     conv = held.hold(ConvId(7), ALICE, BOB)
