@@ -104,8 +104,13 @@ class Receiving(Sends):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None and self._last is not None and self._last[1] is asyncio.current_task():
-            self.done(self._last[0])  # the loop was left in good order, by the task that leaves the client
+            self._loop_ended()
         await super().__aexit__(kind, error, trace)
+
+    def _loop_ended(self) -> None:
+        """A loop over `entries` was left in good order: it has handled what it had in hand."""
+        if self._last is not None:
+            self.done(self._last[0])
 
     def done(self, entry: Entry) -> None:
         """`Entry.done`."""

@@ -31,6 +31,7 @@ from tests.faults.client import Client as Device
 from tests.faults.crowd import Crowd, Place, read_log, seed
 from tests.fix_cluster import Nodes, Roamer
 from tests.fix_failover import DATABASE, Cluster, MakeCluster, Pair
+from tests.fix_fake_chatd import next_event
 from tests.fix_process import MakeProcess
 from tests.fix_redis import MakeRedis
 from tests.fix_server import MakeServer, Server
@@ -329,8 +330,7 @@ async def begins_again(again: Server, before: Before) -> None:
         assert (await alice.say("bob", "3"))["seq"] == 3
         entry = await anext(client.entries())
         assert (entry.seq, entry.body) == (3, "3")
-        events = client.events()
-        assert [await anext(events), await anext(events)] == [Reset(None, None), Reset(before.c, "alice")]
+        assert [await next_event(client), await next_event(client)] == [Reset(None, None), Reset(before.c, "alice")]
         assert (await client.send("alice", "4")).seq == 4
     assert [(await bob.push("entry"))["body"], (await bob.push("entry"))["body"]] == ["3", "4"]
 
