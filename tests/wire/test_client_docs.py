@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 import chatd.client
-from chatd.client import Client, Connection, Entry
+from chatd.client import Client, Connection, Entry, FileStore, Line, sync
 from tests.fix_fake_chatd import FakeChatd
 from tests.until import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+CLIENT_TS = Path(__file__).parents[2] / "clients" / "js" / "src" / "client.ts"
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
-class Store(Protocol):
-    def load(self) -> dict[str, Any] | None: ...
-    def save(self, state: dict[str, Any]) -> None: ...
-    def answer(self, entry: Entry) -> str: ...
-
-
-def run(program: str, name: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+def run(program: str, name: str) -> Callable[..., Any]:
     """Execute a block of the page as it stands; gives the function of that name."""
     names: dict[str, Any] = {
-        "__name__": "bot", "asyncio": asyncio, "uuid": uuid, "Client": Client, "Connection": Connection, "Store": Store,
+        "__name__": "bot", "asyncio": asyncio, "uuid": uuid, "Client": Client, "Connection": Connection,
+        "Entry": Entry, "FileStore": FileStore, "FakeChatd": FakeChatd, "Line": Line, "Callable": Callable,
+        "sync": sync,
     }  # fmt: skip
     exec(compile(program, PAGE.name, "exec"), names)
-    function: Callable[..., Coroutine[Any, Any, Any]] = names[name]
+    function: Callable[..., Any] = names[name]
     return function
 
 
@@ -56,41 +54,35 @@ async def test_the_bot_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert server.texts("bob", "echo") == ["hi", "you said: hi"], "it does not answer itself"
 
 
-async def test_the_bot_with_a_store_answers_once_over_crashes() -> None:
-    class Memory:
-        state: dict[str, Any] | None = None
-        crashes = 3
-
-        def load(self) -> dict[str, Any] | None:
-            return self.state
-
-        def save(self, state: dict[str, Any]) -> None:
-            if self.crashes and self.state is not None:
-                self.crashes -= 1
-                raise OSError("seeded: the process dies before its state is stored")
-            self.state = state
-
-        def answer(self, entry: Entry) -> str:
-            return f"re {entry.seq}"
-
-    serve, store = run(PROGRAMS[1], "serve"), Memory()
+async def test_the_bot_of_handlers_answers_once_over_crashes(tmp_path: Path) -> None:
+    make_bot = run(PROGRAMS[1], "make_bot")
     async with FakeChatd() as server:
         for _ in range(4):
-            running = asyncio.create_task(serve(server.url, "bot", store))
-            session = await server.until_connected("bot")
-            server.say("bob", "bot", "question")
-            if store.crashes == 0:
-                break
-            with pytest.raises(OSError, match="seeded"):
-                await running
-            session.cut()
-        conv = server.conv("bob", "bot")
-        questions = {e["seq"] for e in conv.log if e["from"] == "bob"}
-        await until(lambda: sum(e["from"] == "bot" for e in conv.log) >= len(questions))
-        running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
-        assert sorted(e["body"] for e in conv.log if e["from"] == "bot") == sorted(f"re {seq}" for seq in questions)
+            bot: Client = make_bot(server.url, "bot", str(tmp_path / "state"))
+            async with bot:
+                serving = asyncio.create_task(bot.serve())
+                server.say("bob", "bot", "question")
+                conv = server.conv("bob", "bot")
+                await until(lambda: sum(e["from"] == "bot" for e in conv.log) * 2 == len(conv.log))
+                server.session("bot").cut()
+                await bot.close(drain=False)
+                await serving
+        assert [e["body"] for e in conv.log] == ["question", "you said: question"] * 4
+
+
+async def test_the_script_asks_and_gets_an_answer() -> None:
+    ask = run(PROGRAMS[3], "ask")
+    async with FakeChatd() as server:
+        asking = asyncio.create_task(asyncio.to_thread(ask, server.url, "me", "bob", "how are you?"))
+        await until(lambda: server.texts("bob", "me"))
+        server.say("bob", "me", "well")
+        assert await asking == "well"
+
+
+async def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
+    test = run(PROGRAMS[4], "test_the_answer_survives_a_cut")
+    async with FakeChatd() as server:
+        await test(server, run(PROGRAMS[1], "make_bot"), str(tmp_path / "state"))
 
 
 async def test_the_probe_runs() -> None:
@@ -101,7 +93,7 @@ async def test_the_probe_runs() -> None:
 
 def test_every_name_of_the_page_exists() -> None:
     text = PAGE.read_text()
-    assert len(PROGRAMS) == 3
+    assert len(PROGRAMS) == 5
     for name in re.findall(r"`client\.(\w+)", text):
         assert hasattr(Client, name), name
     for name in (
@@ -110,6 +102,10 @@ def test_every_name_of_the_page_exists() -> None:
         "Closed",
         "OutboxFull",
         "EpochChanged",
+        "CidTaken",
+        "Withdrawn",
+        "Sending",
+        "StoreInUse",
         "NoToken",
         "ConnectionLost",
         "ProtocolError",
@@ -118,3 +114,51 @@ def test_every_name_of_the_page_exists() -> None:
     ):
         assert f"`{name}" in text
         assert hasattr(chatd.client, name)
+
+
+TABLES = {  # heading -> rows
+    section.split("\n")[0]: [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")
+    ][2:]
+    for section in PAGE.read_text().split("\n## ")
+}
+
+
+def words(cell: str) -> set[str]:
+    """The names of a cell: of `Client(url, token=)` and `Entry.reply` the first ones."""
+    return {found.removeprefix("new ") for found in re.findall(r"`((?:new )?\w+(?:\.\w+)?)", cell)}
+
+
+def test_each_field_of_each_class_is_on_the_page() -> None:
+    rows = {row[0].strip("`"): words(row[1]) for row in TABLES["The classes and their fields"]}
+    public = {name: getattr(chatd.client, name) for name in chatd.client.__all__}
+    classes = {name: one for name, one in public.items() if dataclasses.is_dataclass(one)}
+    assert rows.keys() == classes.keys()
+    for name, one in classes.items():
+        assert {field.name for field in dataclasses.fields(one)} <= rows[name], name
+
+
+def _typescript() -> set[str]:
+    """What `@chatd/client` gives to an app: methods and fields of ChatClient, events, exports."""
+    source = Path(__file__).parents[2] / "clients" / "js" / "src"
+    client, options = (source / "client.ts").read_text(), (source / "options.ts").read_text()
+    methods = re.findall(r"^  (?:async |get |readonly )?([a-z]\w*)(?:<.*?>)?[(:]", client, re.MULTILINE)
+    events = options.split("export interface ChatEvents {")[1].split("\n}")[0]
+    exports = re.findall(r"\w+", (source / "index.ts").read_text())
+    return {*methods, *re.findall(r"^  (\w+):", events, re.MULTILINE), *exports} - {"constructor"}
+
+
+def test_the_names_of_both_sdks_are_those_of_the_table() -> None:
+    table = TABLES["The names of both SDKs"]
+    python = set[str]().union(*(words(row[0]) for row in table))
+    for name in python - {"async"}:
+        top, _, rest = name.partition(".")
+        known = getattr(chatd.client, top, None) or getattr(Client, top, None)
+        assert known is not None or top in ("url", "device"), name
+        assert not rest or hasattr(known, rest), name
+    public = {name for name in dir(Client) if not name.startswith("_")}
+    assert public <= python, public - python
+    typescript = set[str]().union(*(words(row[1]) for row in table))
+    assert typescript - _typescript() == set()
+    methods = set(re.findall(r"^  (?:async |get )?([a-z]\w*)(?:<.*?>)?\(", CLIENT_TS.read_text(), re.MULTILINE))
+    assert methods - {"constructor"} <= typescript, methods - typescript
