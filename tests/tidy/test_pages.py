@@ -21,6 +21,7 @@ PAGES: Final = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "protocol.md"),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
 ]
 GENERATED: Final = re.compile(r"<!-- begin .*?<!-- end [^>]*-->", re.DOTALL)
 NAMES: Final = re.compile(r"`[^`]*`")  # of keys and fields: they are what they are

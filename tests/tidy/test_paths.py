@@ -25,6 +25,7 @@ FROM: Final = (ROOT, ROOT / "chatd", ROOT / "tests", ROOT / "docs", ROOT / "sql"
 SOURCES: Final = sorted(path for folder in ("chatd", "tests", "bench") for path in (ROOT / folder).rglob("*.py"))
 PAGES: Final = [
     *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
     *(
         ROOT / name
         for name in ("README.md", "CONTRIBUTING.md", "setup.cfg", "Makefile", "deploy/systemd/chatd.service")
@@ -53,7 +54,7 @@ PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out|clients/js/(?:d
 # Files that a reader makes, examples of what a name looks like, and the package that the folder
 # `sql` becomes.
 NOT_OURS: Final = {
-    "echo.py", "bot.py", "peers/run.py", "chatd.sql",
+    "echo.py", "bot.py", "link.py", "send.py", "follow.py", "chat.py", "peers/run.py", "chatd.sql",
     "sql/migrations/0007_pre_receipts.sql", "sql/migrations/0008_post_receipts.sql",
 }  # fmt: skip
 
