@@ -119,7 +119,7 @@ class Delivery:
         self.metrics.sends_ok += len(items)
         if logs.DEBUG_ON:
             for n, item in enumerate(items, seq - len(items)):
-                delivery_log.told(self.registry, conv, n, item.cid, "commit")
+                delivery_log.delivered(self.registry, conv, n, item.cid, "commit")
         self._delivered(conv, was_open, a, b)
 
     def _ok(self, item: Item, conv_id: ConvId, seq: int, ts: int) -> None:
@@ -196,7 +196,7 @@ class Delivery:
         a, b = users.get(conv.a), users.get(conv.b)
         self._broadcast(conv, e, payload, *((a, b) if e.side == 0 else (b, a)))
         if logs.DEBUG_ON:
-            delivery_log.told(self.registry, conv, e.seq, e.cid, by)
+            delivery_log.delivered(self.registry, conv, e.seq, e.cid, by)
         self._delivered(conv, was_open, a, b)
 
     def _delivered(self, conv: Conversation, was_open: bool, a: User | None, b: User | None) -> None:

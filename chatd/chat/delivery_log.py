@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("delivery")
 
 
-def told(registry: Registry, conv: Conversation, seq: int, cid: str, by: str) -> None:
+def delivered(registry: Registry, conv: Conversation, seq: int, cid: str, by: str) -> None:
     """An entry was pushed to all sessions of both users."""
     to: list[str] = []
     later: list[str] = []

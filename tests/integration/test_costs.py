@@ -61,11 +61,11 @@ class Bound(NamedTuple):
 # Figures are for a message unless they say otherwise. alone: one at a time, each acked and
 # delivered before the next.
 BOUNDS: Final[dict[str, Bound]] = {
-    "burst: calls": Bound(81.25, 83.5, "functions of chatd, and C functions that they call"),
+    "burst: calls": Bound(80.26, 82.5, "functions of chatd, and C functions that they call"),
     "burst: calls, frame to lane": Bound(
         47.17, 47.5, "framing, protocol, session, limits, handlers, send; the way out in these is some 8 of them"
     ),
-    "burst: calls, lane": Bound(16.41, 17.9, "store, batch, lanes, append_answer, arrays"),
+    "burst: calls, lane": Bound(15.41, 16.9, "store, batch, lanes, append_answer, arrays"),
     "burst: calls, delivery": Bound(
         17.55, 19, "delivery, connection, conversations (where it is found on the way in, too), metrics"
     ),
@@ -126,7 +126,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "resend: rows inserted": Bound(0, 0, "the first result is told"),
     "resend: rows updated": Bound(0, 0, "likewise"),
     "resend: index entries": Bound(1.02, 1.05, "the entry with that cid"),
-    "ack: calls": Bound(56.75, 58.5, "to the ok and the receipt for the other side"),
+    "ack: calls": Bound(55.0, 56.75, "to the ok and the receipt for the other side"),
     "ack: frames made": Bound(2, 2, "ok, receipt"),
     "ack: writes of a connection": Bound(1, 1, "20 in one"),
     "ack: tasks": Bound(0, 0, "written behind"),
