@@ -34,7 +34,7 @@ from pydantic import (
     model_validator,
 )
 
-from chatd import shapes
+from chatd import setting_checks
 from chatd.addresses import Networks
 
 ESCAPE_FACTOR = 6  # the most bytes JSON can make of one byte of text: \u00XX
@@ -238,10 +238,12 @@ class Settings(BaseModel):
             Networks(value)
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str | SecretStr | Path):
-                shapes.check(info.field_name, text.get_secret_value() if isinstance(text, SecretStr) else str(text))
+                setting_checks.check(
+                    info.field_name, text.get_secret_value() if isinstance(text, SecretStr) else str(text)
+                )
         if isinstance(value, Path):
             return _expanded(value)
-        return [shapes.canonical_origin(origin) for origin in value] if info.field_name == "origins" else value
+        return [setting_checks.canonical_origin(origin) for origin in value] if info.field_name == "origins" else value
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:
@@ -264,7 +266,7 @@ class Settings(BaseModel):
         if self.partition_s > self.retention_days * DAY_S:
             yield f"partition_s: is longer than messages are kept; give {self.retention_days * DAY_S} or less"
         last = self.admin_port + self.workers - 1  # each worker has its own admin port
-        if 0 < self.admin_port <= self.port <= last and shapes.overlap(self.host, self.admin_host):
+        if 0 < self.admin_port <= self.port <= last and setting_checks.overlap(self.host, self.admin_host):
             ports = f"{self.workers} from {self.admin_port} on"
             yield f"admin_port: takes the chat server's port, too ({ports}); give another"
         if last > 65_535:
@@ -278,7 +280,7 @@ class Settings(BaseModel):
         if self.workers > 1 and self.redis_url is None:
             yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
-            if self.development and not self.allow_remote_dev and not shapes.is_loopback(host):
+            if self.development and not self.allow_remote_dev and not setting_checks.is_loopback(host):
                 yield (
                     f"{name}: can be reached from outside, and without keys_file anybody can be anybody; "
                     "give --keys-file, or --allow-remote-dev if you mean it"

@@ -24,7 +24,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 
-from chatd import injected, shapes
+from chatd import kubernetes_env, setting_checks
 from chatd.config import Settings, mask_password, one_line
 from chatd.errors import SettingError
 
@@ -58,7 +58,7 @@ def load(
         # `from None`, because the cause would show values, which may be secrets
         raise SettingError(_sentence(error, values, origins)) from None
     settings._origins.update(origins)
-    settings._warnings.extend([injected.warning(passed_over)] if passed_over else [])
+    settings._warnings.extend([kubernetes_env.warning(passed_over)] if passed_over else [])
     return settings
 
 
@@ -90,7 +90,7 @@ def _read_environment(environ: Mapping[str, str]) -> tuple[dict[str, str], list[
     for variable in sorted(environ):
         if not variable.startswith(ENV_PREFIX) or variable == CONFIG_VARIABLE:
             continue
-        if injected.is_injected(variable, environ[variable]):
+        if kubernetes_env.is_injected(variable, environ[variable]):
             passed_over.append(variable)
             continue
         name = variable.removeprefix(ENV_PREFIX).lower()
@@ -166,7 +166,9 @@ def allowed(name: str) -> str:
     if kind is int:
         low, high = (next(getattr(rule, key) for rule in field.metadata if hasattr(rule, key)) for key in ("ge", "le"))
         return f"an integer from {low} to {high}"
-    return shapes.WORDS.get(name) or {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}[kind]
+    return (
+        setting_checks.WORDS.get(name) or {bool: "true or false", Path: "a path", SecretStr: "a URL", str: "text"}[kind]
+    )
 
 
 def _default_text(field: FieldInfo) -> str:

@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 import jwt
 import orjson
 
-from chatd import whole_file
+from chatd import atomic_file
 from chatd.core.identity import Identity, Key
 from chatd.errors import SettingError, TokenExpired, Unauthorized
 from chatd.ids import UserId, user_id
@@ -149,7 +149,7 @@ def _make_development_key(path: Path) -> None:
     secret = base64.urlsafe_b64encode(secrets.token_bytes(SECRET_BYTES_MIN)).rstrip(b"=").decode()
     text = orjson.dumps({"keys": [{"kty": "oct", "kid": "development", "alg": "HS256", "k": secret}]})
     with contextlib.suppress(FileExistsError):  # another process was first: its key is used
-        whole_file.write(path, text, whole_file.Access(), replace=False)
+        atomic_file.write(path, text, atomic_file.Access(), replace=False)
 
 
 # ---- a JWK Set -----------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 No key is ever overwritten: a new one is appended, and a file that is not a key set is left as it
 is. Owner, group and mode of an existing file stay. A node that reads the file at the same time sees
-the old file or the new one (whole_file.py).
+the old file or the new one (atomic_file.py).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
 
-from chatd import config, whole_file
+from chatd import atomic_file, config
+from chatd.atomic_file import Access
 from chatd.chat import auth
 from chatd.errors import SettingError
-from chatd.whole_file import Access
 
 Algorithm = Literal["HS256", "EdDSA", "RS256"]
 
@@ -74,7 +74,7 @@ def _add(path: Path, algorithm: Algorithm, kid: str | None, access: Access) -> s
         )
     kid = kid or _free_kid(taken)
     content["keys"].append(make(algorithm, kid))
-    whole_file.write(
+    atomic_file.write(
         path, orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE), access, replace=is_there
     )
     return kid

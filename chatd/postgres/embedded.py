@@ -42,7 +42,7 @@ import psycopg
 import structlog
 from psycopg.conninfo import make_conninfo
 
-from chatd import whole_file
+from chatd import atomic_file
 from chatd.errors import SettingError
 from chatd.postgres import embedded_process as process
 
@@ -266,7 +266,7 @@ class Embedded:
                 f" {process.ROOT_REMEDY}"
             )
         making.rename(self.cluster)
-        whole_file.sync_folder(self.data_dir)
+        atomic_file.sync_folder(self.data_dir)
 
     def _check_version(self) -> None:
         have = (self.cluster / "PG_VERSION").read_text().strip()

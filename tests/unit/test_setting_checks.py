@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.shapes import WORDS, canonical_origin, check, is_loopback, overlap
+from chatd.setting_checks import WORDS, canonical_origin, check, is_loopback, overlap
 
 RIGHT = [
     ("host", "chat.example"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatd.whole_file import Access, write
+from chatd.atomic_file import Access, write
 
 
 def test_it_has_its_mode_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
