@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import sys
 import time
@@ -318,6 +319,7 @@ def _epoch(options: argparse.Namespace) -> int:
 
 def _conformance(options: argparse.Namespace) -> int:
     from chatd.conformance import command
+    from chatd.conformance.against_rules import Walks
     from chatd.conformance.launch import as_settings
 
     settings = _settings(options, keys=True)
@@ -336,6 +338,7 @@ def _conformance(options: argparse.Namespace) -> int:
         junit=options.junit,
         wait_s=options.wait_s,
         jobs=max(1, options.jobs),
+        walks=Walks(options.seed or str(secrets.randbelow(10**6)), max(0, options.walks), max(1, options.steps)),
     )
     if options.list:
         for title, needs in command.titles(chosen):

@@ -7,6 +7,7 @@
     command, report   what is run, and the outcome as text, JSON and JUnit XML
     launch, tokens    where the server is, and who its users are
     adapter           the line protocol to a client's program
+    walk              seeded walks: walk_device, walk_judge, log_model; against_rules runs them
     schemas           the frames of a server, held to frames.schema.json
     values            what stands for a value in a vector; matching       pure
     vectors           reads the data, and says what each vector needs     pure

@@ -17,6 +17,7 @@ from typing import Final
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from chatd.conformance.against_rules import GROUP, RulesTrial, Walks
 from chatd.conformance.launch import ServerPlace, Target
 from chatd.conformance.report import Case, ConformanceReport, Verdict
 from chatd.conformance.schemas import FrameChecks
@@ -83,6 +84,21 @@ class ServerTrial:
             self.checks.judge(schema, frame, f"{vector.file}: {vector.name}")
         verdict = Verdict.FAILED if reason else Verdict.PASSED
         self._end(Case(vector.file, vector.name, verdict, reason, time.monotonic() - began))
+
+    async def run_walks(self, walks: Walks, names: list[str]) -> None:
+        """The stateful rules, on a server with the defaults."""
+        if not names:
+            return
+        if missing := self._target.missing(Vector("walks", "", [], {})):
+            for name in names:
+                self._end(Case(GROUP, name, Verdict.NOT_RUN, missing))
+            return
+        trial = RulesTrial(walks, self.checks, self._end, self._wait_s)
+        async with self._target.place({}) as place:
+            await reach(place)
+            await trial.run(place, names)
+        judged = ", ".join(f"{rule} {count}" for rule, count in trial.totals.most_common())
+        self._report.notes |= {"seed of the walks": walks.seed, "judged in the walks": judged}
 
     def end_checks(self) -> None:
         """A case for each schema: did all frames that arrived fit?"""

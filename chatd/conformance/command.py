@@ -13,6 +13,7 @@ from typing import Final, TextIO
 
 from chatd.conformance import vectors
 from chatd.conformance.against_client import ClientTrial
+from chatd.conformance.against_rules import GROUP, Walks
 from chatd.conformance.against_server import ServerTrial, is_wanted
 from chatd.conformance.launch import Deployed, Launched, Target
 from chatd.conformance.report import Case, ConformanceReport
@@ -30,6 +31,7 @@ class Options:
 
     `settings`: what the server at `url` runs with, where that is not the default. `only`: parts of
     titles, or patterns. `wait_s`: for what must arrive. `jobs`: vectors for clients at a time.
+    `walks`: the stateful rules for servers.
     """
 
     token: TokenMaker
@@ -42,11 +44,13 @@ class Options:
     junit: Path | None = None
     wait_s: float = WAIT_S
     jobs: int = 1
+    walks: Walks = field(default_factory=Walks)
 
 
 def titles(options: Options) -> list[tuple[str, str]]:
     """(title, what it needs) of all cases that would be tried."""
-    return [(f"{one.file}: {one.name}", one.needs) for one in _chosen(options)]
+    walks = [(f"{GROUP}: {name}", "") for name in _chosen_walks(options)]
+    return [(f"{one.file}: {one.name}", one.needs) for one in _chosen(options)] + walks
 
 
 def _chosen(options: Options) -> list[Vector]:
@@ -54,9 +58,15 @@ def _chosen(options: Options) -> list[Vector]:
     return [one for one in vectors.load(side) if is_wanted(f"{one.file}: {one.name}", options.only)]
 
 
+def _chosen_walks(options: Options) -> list[str]:
+    if options.client is not None:
+        return []
+    return [name for name in options.walks.names() if is_wanted(f"{GROUP}: {name}", options.only)]
+
+
 def run(options: Options, out: TextIO) -> int:
     """Try it. Raises ChatdError where nothing can be tried at all."""
-    if not _chosen(options):
+    if not titles(options):
         raise SettingError(f"--only: no case has {' or '.join(options.only)} in its title; see --list")
     subject = options.url or options.launch or options.client
     if subject is None:
@@ -81,6 +91,7 @@ async def _try(options: Options, report: ConformanceReport, show: Callable[[Case
         return
     trial = ServerTrial(_target(options), report, show, options.wait_s)
     await trial.run(_chosen(options))
+    await trial.run_walks(options.walks, _chosen_walks(options))
     if not options.only:
         trial.end_checks()
 

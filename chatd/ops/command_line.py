@@ -42,8 +42,9 @@ examples:
   chatd conformance ws://127.0.0.1:8080/ws --only 04_send   some cases alone
   chatd conformance --list                                  what is tried, and what each case needs
 
-A case is a vector (what is sent, what must be answered) or a schema of the frames. One that needs control
-of the server, such as other limits, is "not run" and never counts as passed: --launch can run it.
+A case is a vector (what is sent, what must be answered), a random walk (people chat, lose their lines and come
+back, and a model knows what must be there), or a schema of the frames. One that needs control of the server,
+such as other limits, is "not run" and never counts as passed: --launch can run it.
 docs/conformance.md has the vectors, the line protocol for clients, and the reports.
 exit status: 0 nothing failed, 1 something failed or nothing could be tried, 2 a flag is wrong
 
@@ -161,6 +162,9 @@ def _add_conformance(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--json", dest="json_file", type=Path, metavar="FILE", help="write the report as JSON")
     sub.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     sub.add_argument("--wait-s", type=float, default=10.0, metavar="S", help="for what must arrive (default: 10)")
+    sub.add_argument("--seed", metavar="S", help="of the walks; the same seed does the same (default: a new one)")
+    sub.add_argument("--walks", type=int, default=5, metavar="N", help="random walks over a server (default: 5)")
+    sub.add_argument("--steps", type=int, default=60, metavar="N", help="steps of each walk (default: 60)")
     sub.add_argument("--jobs", type=int, default=4, metavar="N", help="vectors for a client at a time (default: 4)")
 
 

@@ -77,6 +77,15 @@ async def test_what_cannot_be_tried_is_one_line(args: tuple[str, ...], status: i
     assert says in result.stderr
 
 
+async def test_walks_are_repeated_by_their_seed(make_server: MakeServer, tmp_path: Path) -> None:
+    flags = "--data-dir", str(tmp_path), "--only", "walk", "--walks", "2", "--steps", "20", "--seed", "7"
+    result = await conformance((await make_server()).url, *flags)
+    assert result.returncode == 0, result.stdout
+    assert "ok   walks: walk 2" in result.stdout
+    assert "seed of the walks: 7" in result.stdout
+    assert "2 passed, 0 failed, 0 not run" in result.stdout
+
+
 async def test_a_token_that_the_server_refuses_is_one_line(make_server: MakeServer) -> None:
     result = await conformance((await make_server()).url, "--secret", "another secret, long enough to sign")
     assert result.returncode == 1
