@@ -29,7 +29,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Cursors:
+class ModelCursors:
     delivered: int = 0
     read: int = 0
 
@@ -46,10 +46,10 @@ class LogModel:
     users: tuple[str, str]
     c: str = ""
     lines: dict[int, Line] = field(default_factory=dict)
-    cursors: dict[str, Cursors] = field(default_factory=dict)
+    cursors: dict[str, ModelCursors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.cursors = {user: Cursors() for user in self.users}
+        self.cursors = {user: ModelCursors() for user in self.users}
 
     @property
     def head(self) -> int:
@@ -96,7 +96,7 @@ class LogModel:
     def problem(self, frame: Frame, *, known_head: int = 0, is_page: bool = False) -> str:
         """What is wrong with an entry that was given, or nothing.
 
-        `known_head`: changes up to there must show in it. `is_page`: it came by `history`.
+        `known_head`: changes up to there must show in it. `is_page`: it is of `history`.
         """
         line = self.lines.get(_int(frame, "seq"))
         if line is None:
@@ -127,7 +127,7 @@ class LogModel:
     def item(self, user: str) -> Frame:
         """The item of a list, but for its `ts`."""
         peer = self.other(user)
-        own, others = self.cursors[user], self.cursors[peer] if self.is_open else Cursors()
+        own, others = self.cursors[user], self.cursors[peer] if self.is_open else ModelCursors()
         unread = [line for seq, line in self.lines.items() if seq > own.read and line.sender == peer]
         return {
             "c": self.c,

@@ -3,9 +3,10 @@
     walk = Walk(place, random.Random("7/1"), steps=60)
     await walk.run()         raises Mismatch, which begins with the rule that was broken
 
-The same seed does the same, as far as the server does. Each walk has users of its own, and each of them sends fewer messages
-than the rate allows, so that nothing waits. The rules are those of docs/protocol.md: order, each
-entry once, retries, resync, history, lists, cursors and receipts, presence.
+The same seed does the same, as far as the server does. Each walk has users of its own, and each of
+them sends fewer messages than the rate allows, so that nothing waits. The rules are those of
+docs/protocol.md: order, each entry once, retries, resync, history, lists, cursors and receipts,
+presence.
 """
 
 from __future__ import annotations

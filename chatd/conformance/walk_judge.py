@@ -63,14 +63,14 @@ class WalkJudge:
         device.given = []
 
     def _texts(self, device: WalkDevice) -> None:
-        """For each message the state with the highest `rev` wins, whatever came first."""
+        """For each message the state with the highest `rev` wins, whatever arrived first."""
         for log in self._of(device):
             best: dict[int, tuple[int, object]] = {}
             for seq, frame in device.shown.get(log.c, {}).items():
                 ref = as_int(frame.get("ref", seq))
                 rev = seq if "ref" in frame else as_int(frame.get("rev", 0))
                 if "ref" in frame and frame.get("body") is None and frame["kind"] == "edit":
-                    continue  # its text is told by another entry
+                    continue  # another entry has its text
                 best[ref] = max(best.get(ref, (-1, None)), (rev, frame.get("body")), key=lambda state: state[0])
             for ref, (_, text) in best.items():
                 if ref in device.shown.get(log.c, {}) and text != log.text(ref):
