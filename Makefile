@@ -23,8 +23,8 @@ $(BIN)/python:
 .venv/dev.stamp: setup.cfg pyproject.toml requirements/dev.txt | $(BIN)/python
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps --no-build-isolation -e .
-	@# PgBouncer and Chromium are no wheels: Debian's, where we may install them; without one its tests skip and say so.
-	@for tool in pgbouncer chromium; do \
+	@# PgBouncer, Chromium and tmux are no wheels: Debian's, where we may install them; without one its tests skip and say so.
+	@for tool in pgbouncer chromium tmux; do \
 	  if PATH="$$PATH:/usr/sbin" command -v $$tool || [ "$$(id -u)" != 0 ] || ! command -v apt-get; then continue; fi >/dev/null; \
 	  get="env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$tool"; \
 	  ($$get || { apt-get -qq update && $$get; }) >/dev/null 2>&1 || echo "$$tool could not be installed: its tests will be skipped"; done
@@ -82,6 +82,7 @@ lock: $(TOOLS)/stamp  ## write requirements/*.txt from setup.cfg; pins that stil
 	$(COMPILE) $(ARGS) requirements/tools.in -o requirements/tools.txt
 	$(COMPILE) $(ARGS) setup.cfg --extra dev -o requirements/dev.txt
 	$(COMPILE) setup.cfg --extra embedded -c requirements/dev.txt -o requirements/embedded.txt
+	$(COMPILE) setup.cfg --extra tui -c requirements/dev.txt -o requirements/tui.txt
 	$(COMPILE) setup.cfg -c requirements/dev.txt -o requirements/server.txt
 	$(MAKE) audit
 

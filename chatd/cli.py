@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chatd.conformance.tokens import TokenMaker
 
 CONNECT_S: Final = 5  # for a tool's connection to PostgreSQL
-TAIL_TTL_S: Final = 3_600  # of the tokens of `chatd tail`
+TAIL_TTL_S: Final = 3_600  # of the tokens of `chatd tail` and `chatd chat`
 # Nearly all of 100,000 live objects are in use, so the collector runs rarely (docs/performance.md)
 GC_THRESHOLD: Final = (50_000, 20, 100)
 
@@ -229,24 +229,54 @@ def _keys(options: argparse.Namespace) -> int:
 
 
 def _tail(options: argparse.Namespace) -> int:
-    settings = _settings(options, keys=True)
-    from chatd.client.errors import ClientError
+    url, token = _as_user(options)
     from chatd.client.tail import tail
 
+    surroundings.say(f"{options.user} at {url}: messages show as they arrive; Ctrl-C ends it")
+    with _ended_by_the_server(url):
+        asyncio.run(tail(url, token, out=sys.stdout, err=sys.stderr))
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    url, token = _as_user(options)
+    from chatd.ids import user_id
+    from chatd.tui import run
+
+    is_screen = run.is_terminal() and not options.lines
+    if options.peer is None and not is_screen:
+        raise SettingError("PEER: without a terminal, or with --lines, say to whom: chatd chat USER PEER")
+    if options.peer is not None:
+        try:
+            user_id(options.peer)
+        except ValueError as e:
+            raise SettingError(f"PEER: {one_line(options.peer)!r} is no user id: {e}") from None
+    if is_screen:
+        return run.on_screen(url, token, options.peer)
+    with _ended_by_the_server(url):
+        return run.by_lines(url, token, options.peer)
+
+
+def _as_user(options: argparse.Namespace) -> tuple[str, Callable[[bool], str]]:
+    """The address of the server, and what makes tokens for `options.user`."""
+    settings = _settings(options, keys=True)
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
     url = options.url or f"ws://{f'[{host}]' if ':' in host else host}:{settings.port}/ws"
     _check_websocket(url)
     _issue(settings, options.user, 1)  # raises for a wrong name before connecting
-    surroundings.say(f"{options.user} at {url}: messages show as they arrive; Ctrl-C ends it")
+    return url, lambda _renew: _issue(settings, options.user, TAIL_TTL_S)
+
+
+@contextlib.contextmanager
+def _ended_by_the_server(url: str) -> Iterator[None]:
+    from chatd.client.errors import ClientError
+
     try:
-        asyncio.run(
-            tail(url, lambda _renew: _issue(settings, options.user, TAIL_TTL_S), out=sys.stdout, err=sys.stderr)
-        )
+        yield
     except ClientError as e:
         raise ChatdError(
             f"{url} ended it: {e}; is the server there, and does it use the same keys (--data-dir, --keys-file)?"
         ) from None
-    return 0
 
 
 def _check_websocket(url: str) -> None:
@@ -369,7 +399,7 @@ def _token_maker(options: argparse.Namespace, settings: Settings) -> TokenMaker:
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "serve": _serve, "config": _config, "migrate": _migrate, "token": _token, "keys": _keys, "tail": _tail,
-    "doctor": _doctor, "nodes": _nodes, "user": _user, "epoch": _epoch,
+    "chat": _chat, "doctor": _doctor, "nodes": _nodes, "user": _user, "epoch": _epoch,
     "conformance": _conformance,
 }  # fmt: skip
 

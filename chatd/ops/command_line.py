@@ -28,6 +28,7 @@ examples:
   chatd keys new --keys-file keys.json    a key to sign tokens with
   chatd token alice                       a token for development
   chatd tail alice                        watch alice's messages as they arrive
+  chatd chat alice                        chat as alice in this terminal
   chatd user show alice                   where alice is connected, and why messages may not arrive
   chatd conformance ws://127.0.0.1:8080/ws    whether a server keeps the protocol
   chatd doctor                            what would keep chatd from running well here
@@ -47,7 +48,15 @@ back, and a model knows what must be there), or a schema of the frames. One that
 such as other limits, is "not run" and never counts as passed: --launch can run it.
 docs/conformance.md has the vectors, the line protocol for clients, and the reports.
 exit status: 0 nothing failed, 1 something failed or nothing could be tried, 2 a flag is wrong
+"""
 
+CHAT_EPILOG: Final = """\
+examples:
+  chatd chat alice              the screen of alice: F1 shows its keys, Ctrl+Q quits
+  chatd chat alice bob          the same, with bob opened
+  echo built | chatd chat ci alice                one message from a script
+  chatd chat alice --url wss://chat.example/ws --keys-file keys.json
+The screen needs textual: pip install 'chatd[tui]'.
 """
 
 
@@ -126,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("tail", "show a user's messages as they arrive", "host", "port", "keys_file", "data_dir")
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
+    _add_chat(command)
     relevant = "database_url", "redis_url", "keys_file", "data_dir"
     command("doctor", "check database, Redis, clock and limits, and say what to do", *relevant)
     relevant = "redis_url", "redis_prefix", "lease_ms"
@@ -166,6 +176,17 @@ def _add_conformance(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--walks", type=int, default=5, metavar="N", help="random walks over a server (default: 5)")
     sub.add_argument("--steps", type=int, default=60, metavar="N", help="steps of each walk (default: 60)")
     sub.add_argument("--jobs", type=int, default=4, metavar="N", help="vectors for a client at a time (default: 4)")
+
+
+def _add_chat(command: Callable[..., argparse.ArgumentParser]) -> None:
+    what = "chat in the terminal; without one, send the lines of standard input"
+    sub = command("chat", what, "host", "port", "keys_file", "data_dir")
+    sub.add_argument("user", metavar="USER", help="who you are: a user id")
+    sub.add_argument("peer", metavar="PEER", nargs="?", help="whom to write to first (default: choose on the screen)")
+    sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
+    sub.add_argument("--lines", action="store_true", help="no screen: each line of standard input goes to PEER")
+    sub.epilog = f"{CHAT_EPILOG}\n{sub.epilog}"
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _add_keys(command: Callable[..., argparse.ArgumentParser]) -> None:

@@ -38,13 +38,25 @@ def chatd(*args: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_teaches_and_version_tells() -> None:
     help = chatd("--help")
     assert help.returncode == 0
-    for word in ("serve", "config", "migrate", "token", "tail", "doctor", "nodes", "user", "epoch", "examples:"):
+    for word in (
+        "serve",
+        "config",
+        "migrate",
+        "token",
+        "tail",
+        "chat",
+        "doctor",
+        "nodes",
+        "user",
+        "epoch",
+        "examples:",
+    ):
         assert word in help.stdout
     assert chatd("--version").stdout.startswith("chatd ")
     assert "--rate-messages" in chatd("serve", "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["migrate", "token", "tail", "doctor", "nodes", "user", "epoch"])
+@pytest.mark.parametrize("command", ["migrate", "token", "tail", "chat", "doctor", "nodes", "user", "epoch"])
 def test_help_of_a_command_is_about_that_command(command: str) -> None:
     help = chatd(command, "--help").stdout
     assert "--rate-messages" not in help

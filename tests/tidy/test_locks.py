@@ -18,7 +18,7 @@ from packaging.version import Version
 
 from tests.tidy.locked import ROOT, pins, wanted
 
-EXTRAS = {"server": "", "embedded": "embedded", "dev": "dev"}
+EXTRAS = {"server": "", "embedded": "embedded", "tui": "tui", "dev": "dev"}
 
 
 @pytest.mark.parametrize("lock", EXTRAS)
@@ -63,7 +63,7 @@ def test_every_pin_has_hashes(lock: str) -> None:
     assert [name for name, pin in found.items() if not re.search(r"--hash=sha256:[0-9a-f]{64}", pin["rest"])] == []
 
 
-@pytest.mark.parametrize("lock", ["server", "embedded"])
+@pytest.mark.parametrize("lock", ["server", "embedded", "tui"])
 def test_what_runs_is_what_was_tested(lock: str) -> None:
     tested = pins("dev")
     assert {name: pin["version"] for name, pin in pins(lock).items()}.items() <= {

@@ -88,6 +88,9 @@ TESTED_IN: Final = {
     "chatd.postgres.watch": ("integration/test_readiness.py", "what it sees is what a probe is told"),
     "chatd.request_decoders": ("unit/test_protocol.py", "all that `decode` gives and refuses"),
     "chatd.request_types": ("unit/test_protocol.py", "types alone: `decode` makes them"),
+    "chatd.tui.conversation_list": ("wire/test_tui_app.py", "its lines are made by wording"),
+    "chatd.tui.dialogs": ("wire/test_tui_app.py", "they stand on top of the app"),
+    "chatd.tui.search_box": ("wire/test_tui_app.py", "what it finds is in the log of the app"),
     "chatd.server": ("integration/test_chat.py", "all parts of a node at work"),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ def test_a_line_without_a_command_is_serve(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_all_settings_and_has_its_function(name: str) -> None:
-    own = {"keys": ["list"], "user": ["show", "alice"], "token": ["alice"], "tail": ["alice"]}
+    own = {"keys": ["list"], "user": ["show", "alice"], "token": ["alice"], "tail": ["alice"], "chat": ["alice"]}
     options = command_line.parse([name, *own.get(name, []), "--lease-ms", "1000"])
     assert (options.command, options.lease_ms) == (name, "1000")
 

@@ -1,0 +1,81 @@
+"""Runs `chatd chat`: on a screen, or line by line; from its first connection to its last word.
+
+A screen needs a terminal at all three standard streams and textual. What was not sent when the
+person quit is written to stderr, so that no word of theirs is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import uuid
+from typing import Final
+
+from chatd.client import Client, Token
+from chatd.errors import ChatdError
+from chatd.tui.lines import Lines, lines_of
+
+DRAIN_S: Final = 2.0  # for what is on its way when the person quits
+FAILED: Final = 1
+EXTRA: Final = ("textual", "rich")
+NO_TEXTUAL: Final = (
+    "chatd chat needs textual, which is not installed: pip install 'chatd[tui]'"
+    " (in a clone: pip install --require-hashes -r requirements/tui.txt);"
+    " or use it without a screen: chatd chat --lines USER PEER"
+)
+
+
+def is_terminal() -> bool:
+    """Whether there is a screen to draw on, and a keyboard."""
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def on_screen(url: str, token: Token, first: str | None) -> int:
+    """Chat until the person quits. Returns the exit status. Raises ChatdError without textual."""
+    try:
+        from chatd.tui.app import ChatApp
+    except ModuleNotFoundError as e:
+        if (e.name or "").partition(".")[0] not in EXTRA:
+            raise
+        raise ChatdError(NO_TEXTUAL) from None
+    from chatd.tui import wording
+
+    _keep_the_log_off_the_screen()
+
+    async def life() -> ChatApp:
+        app = ChatApp(_client(url, token), first)
+        try:
+            await app.run_async()
+        finally:
+            await app.controller.close(DRAIN_S if app.model.unsent() else 0)
+        return app
+
+    app = asyncio.run(life())
+    for text in wording.unsent(app.model, app.drafts):
+        sys.stderr.write(f"chatd: not sent {text}\n")
+    if app.model.reason:
+        raise ChatdError(f"{url} ended it: {wording.reason(app.model)}")
+    return app.return_code or 0
+
+
+def by_lines(url: str, token: Token, peer: str) -> int:
+    """Send the lines of standard input to `peer`. Returns the exit status. Raises Stopped."""
+
+    async def life() -> int:
+        lines = Lines(_client(url, token), peer, out=sys.stdout, err=sys.stderr)
+        await lines.chat(lines_of(sys.stdin))
+        return FAILED if lines.refused else 0
+
+    return asyncio.run(life())
+
+
+def _client(url: str, token: Token) -> Client:
+    return Client(url, token=token, device=f"chat-{uuid.uuid4().hex[:12]}")
+
+
+def _keep_the_log_off_the_screen() -> None:
+    """What the SDK logs is on the screen in other words, and a line to stderr would tear it."""
+    logger = logging.getLogger("chatd.client")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
