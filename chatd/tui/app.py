@@ -25,7 +25,7 @@ from chatd.tui.composer import Composer
 from chatd.tui.controller import Controller
 from chatd.tui.conversation_list import ConversationList
 from chatd.tui.log_view import LogView
-from chatd.tui.model import LineState, Model, Outgoing, ShownMessage
+from chatd.tui.model import Model, Outgoing, ShownMessage
 from chatd.tui.rows import Key, found, pattern
 from chatd.tui.search_box import SearchBox
 
@@ -134,7 +134,7 @@ class ChatApp(App[None]):
 
     def _tick(self) -> None:
         is_away = not self.app_focus or time.monotonic() - self._active_at > IDLE_S
-        if is_away is not self._is_away and self.model.line is not LineState.STOPPED:
+        if is_away is not self._is_away and self.model.line != "stopped":
             self._is_away = is_away
             self.controller.away(is_away)
         self._draw()

@@ -4,8 +4,7 @@
 block: the app draws later, once for many. Nothing here raises for what the server answers: a
 refused send stays in the model with its reason, another refusal is a note.
 
-The SDK does the hard part: order, retries with one cid, reconnects, each entry once. It says how
-the connection fares by a property alone, which is looked at `LOOK_S` apart.
+The SDK does the hard part: order, retries with one cid, reconnects, each entry once.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from collections.abc import Callable, Coroutine
 from typing import Final
 
 from chatd.client import Client, ClientError, Closed, RequestError, Reset, Stopped
-from chatd.tui.model import ConversationView, LineState, Model, Outgoing
+from chatd.tui.model import ConversationView, Model, Outgoing
 
-LOOK_S: Final = 0.25
 CONVERSATIONS_MAX: Final = 1_000  # in the list; others show once something arrives
 PAGE: Final = 50  # messages of a page of history
 TYPING_EVERY_S: Final = 4.0  # docs/protocol.md 7: every 3 to 5 s
@@ -37,6 +35,7 @@ class Controller:
         self._log_number = 0  # of the log: a page that was asked of the one before is of no use
         self._typed_at = 0.0
         self._watched: tuple[str, ...] = ()
+        self._begun = asyncio.Event()
         self._to_watch = asyncio.Event()
         self._to_list = asyncio.Event()
 
@@ -44,27 +43,28 @@ class Controller:
 
     async def run(self) -> None:
         """Connect, and follow what happens until the client ends; the model then has the reason."""
+        opening = asyncio.create_task(self.client.open())
+        await asyncio.sleep(0)  # nothing can be asked for before it has begun
+        self._begun.set()
+        events = asyncio.create_task(self._follow_events())
         try:
-            await self.client.open()
+            await opening
+            await self._follow(events)
         except Stopped as e:
             self._stopped(e)
-            return
+        finally:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+
+    async def _follow(self, events: asyncio.Task[None]) -> None:
         self.model.user = self.client.user
         self._to_list.set()
-        followers = [
-            self._follow_entries,
-            self._follow_events,
-            self._follow_line,
-            self._follow_list,
-            self._follow_watch,
-        ]
+        followers = [self._follow_entries, self._follow_list, self._follow_watch]
         tasks = [asyncio.create_task(follow()) for follow in followers]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            done, _ = await asyncio.wait([events, *tasks], return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
-        except Stopped as e:
-            self._stopped(e)
         finally:
             for task in tasks:
                 task.cancel()
@@ -79,7 +79,7 @@ class Controller:
 
     def _stopped(self, error: Stopped) -> None:
         if not isinstance(error, Closed):
-            self.model.line, self.model.reason = LineState.STOPPED, error.reason
+            self.model.ended(error.reason)
             self._changed()
 
     async def _follow_entries(self) -> None:
@@ -99,14 +99,6 @@ class Controller:
                 if self.model.opened is not None:
                     self.open(self.model.opened)
             self._changed()
-
-    async def _follow_line(self) -> None:
-        while True:
-            line = LineState.ONLINE if self.client.connected else LineState.OFFLINE
-            if line is not self.model.line:
-                self.model.line = line
-                self._changed()
-            await asyncio.sleep(LOOK_S)
 
     async def _follow_list(self) -> None:
         """The list of conversations: at the start, and again where the log is another one."""
@@ -139,7 +131,9 @@ class Controller:
                 continue
             self._watched = wanted
             try:
-                await self.client.watch(wanted)  # the answer comes as events, too
+                for presence in await self.client.watch(wanted):
+                    self.model.event(presence, 0.0)
+                self._changed()
             except RequestError as e:
                 self.note(f"presence is not to be had: {e}")
 
@@ -213,7 +207,7 @@ class Controller:
     # ---- by the SDK ------------------------------------------------------------------------------
 
     def _do(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(_quietly(work))
+        task = asyncio.create_task(self._quietly(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -272,10 +266,12 @@ class Controller:
         except RequestError:  # another log has taken this one's place in between
             return
 
-
-async def _quietly(work: Coroutine[None, None, None]) -> None:
-    """The client may end under any of these; `run` reports that."""
-    try:
-        await work
-    except Stopped:
-        return
+    async def _quietly(self, work: Coroutine[None, None, None]) -> None:
+        """The client may end under any of these; `run` reports that."""
+        try:
+            await self._begun.wait()
+            await work
+        except Stopped:
+            return
+        finally:
+            work.close()  # where it was never begun

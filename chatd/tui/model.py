@@ -21,19 +21,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from chatd.client import ConversationItem, Entry, Event, Notice, Page, Presence, Receipt, Reset, Sent, Typing, Unsent
+from chatd.client import (
+    ConversationItem,
+    Entry,
+    Event,
+    Line,
+    LineState,
+    Notice,
+    Page,
+    Presence,
+    Receipt,
+    Reset,
+    Sent,
+    Typing,
+    Unsent,
+)
 
 TYPING_S: Final = 6.0  # docs/protocol.md 7
 KEPT_MAX: Final = 500  # messages of a conversation that is not open; the older ones are read again
-
-
-class LineState(enum.Enum):
-    """Of the connection."""
-
-    CONNECTING = "connecting"
-    ONLINE = "online"
-    OFFLINE = "offline"
-    STOPPED = "stopped"
 
 
 class Progress(enum.Enum):
@@ -150,8 +155,8 @@ class Model:
 
     def __init__(self) -> None:
         self.user = ""
-        self.line = LineState.CONNECTING
-        self.reason = ""  # why the line is STOPPED
+        self.line: LineState = "connecting"
+        self.reason = ""  # why the line is stopped
         self.conversations: dict[str, ConversationView] = {}  # by peer
         self.presence: dict[str, Presence] = {}
         self.opened: str | None = None
@@ -283,11 +288,18 @@ class Model:
         newer = sum(not it.messages[n].own for n in reversed(it.order) if n > seq)
         it.unread = newer if it.head and (seq >= it.head or (it.lowest and seq >= it.lowest - 1)) else it.unread
 
+    def ended(self, reason: str) -> None:
+        """The client has ended and will not connect again."""
+        self.line, self.reason = "stopped", reason
+
     def event(self, event: Event, now: float) -> None:
         """What is no entry."""
         match event:
             case Receipt():
                 self._receipt(event)
+            case Line():
+                if event.state != "stopped":  # that comes with its reason, by `ended`
+                    self.line = event.state
             case Presence():
                 self.presence[event.user] = event
             case Typing():

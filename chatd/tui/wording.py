@@ -11,18 +11,19 @@ from typing import Final
 from rich.cells import cell_len
 from rich.text import Text
 
-from chatd.tui.model import ConversationView, LineState, Model, Progress
+from chatd.client import LineState
+from chatd.tui.model import ConversationView, Model, Progress
 from chatd.tui.rows import SIGNS, last_seen
 from chatd.tui.text import fitted, inert, isolated
 
 PRESENCE: Final = {"online": "●", "away": "◐", "offline": "○"}
 UNREAD_MAX: Final = 999
 QUOTED_MAX: Final = 60  # cells of a message that is quoted
-LINES: Final = {
-    LineState.CONNECTING: "… connecting",
-    LineState.ONLINE: "● online",
-    LineState.OFFLINE: "✕ offline: what you send waits",
-    LineState.STOPPED: "■ ended",
+LINES: Final[dict[LineState, str]] = {
+    "connecting": "… connecting",
+    "online": "● online",
+    "offline": "✕ offline: what you send waits",
+    "stopped": "■ ended",
 }
 REASONS: Final = {
     "replaced": "the same device connected elsewhere",
@@ -51,14 +52,14 @@ def title(model: Model, now: float, today: date) -> Text:
 
 
 def reason(model: Model) -> str:
-    """Why the line is STOPPED."""
+    """Why the line is stopped."""
     return REASONS.get(model.reason, inert(model.reason))
 
 
 def status(model: Model, note: str, *, is_editing: bool) -> Text:
     """The line, then what is most urgent to say."""
     text = Text(LINES[model.line], end="", overflow="ellipsis", no_wrap=True)
-    if model.line is LineState.STOPPED:
+    if model.line == "stopped":
         text.append(f": {reason(model)}")
     if is_editing:
         text.append("  editing: Enter saves, Esc gives up", "bold")

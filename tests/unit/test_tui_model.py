@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import pytest
 
-from chatd.client import ConversationItem, Entry, Notice, Page, Presence, Receipt, Reset, Sent, Typing, Unsent
+from chatd.client import (
+    ConversationItem,
+    Entry,
+    Kind,
+    Line,
+    Notice,
+    Page,
+    Presence,
+    Receipt,
+    Reset,
+    Sent,
+    Typing,
+    Unsent,
+)
 from chatd.tui.model import KEPT_MAX, TYPING_S, ConversationView, Model, Progress
 
 
-def entry(seq: int, body: str | None = "hi", *, own: bool = False, kind: str = "message", ref: int | None = None,
+def entry(seq: int, body: str | None = "hi", *, own: bool = False, kind: Kind = "message", ref: int | None = None,
           rev: int | None = None, edited: int | None = None, peer: str = "bob") -> Entry:  # fmt: skip
     return Entry("12", peer, seq, seq * 1_000, own, kind, body, ref, rev, edited)
 
@@ -191,3 +204,12 @@ def test_a_conversation_that_is_not_there_yet_is_empty_and_loaded(model: Model) 
     model.nothing_there("zed")
     it = model.conversation("zed")
     assert (it.loaded, it.has_older) == (True, False)
+
+
+def test_the_line_is_as_the_sdk_says_and_its_end_has_a_reason(model: Model) -> None:
+    model.event(Line("online"), 0)
+    model.event(Line("offline", "lost", 1.0), 0)
+    assert model.line == "offline"
+    model.ended("replaced")
+    model.event(Line("stopped", "closed"), 0)
+    assert (model.line, model.reason) == ("stopped", "replaced")

@@ -47,7 +47,7 @@ def lines(it: ConversationView, width: int = 40) -> list[str]:
 def test_a_conversation_reads_from_top_to_bottom() -> None:
     _, it = model_with(("bob", "hi there"), ("bob", "are you in"), ("me", "yes"), ("bob", None))
     assert lines(it, 34) == [
-        "── Tuesday 22 September 2026 ───",
+        "─── Tuesday 22 September 2026 ────",
         "bob",
         "12:01     hi there",
         "12:02     are you in",

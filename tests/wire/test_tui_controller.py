@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from chatd.tui.controller import CONVERSATIONS_MAX, PAGE, Controller
-from chatd.tui.model import LineState
 from tests.fix_fake_chatd import FakeChatd, Frame, Session, make_client
 from tests.until import until
 
@@ -56,7 +55,7 @@ async def test_typing_is_told_once_in_a_while_and_not_where_nobody_has_written()
         server.say("me", "bob", "ho")
         async with controller(server) as it:
             session = await server.until_connected("me")
-            await until(lambda: it.model.line is LineState.ONLINE and it.model.conversations)
+            await until(lambda: it.model.line == "online" and it.model.conversations)
             it.open("zed")
             it.typed()
             it.open("bob")
@@ -125,7 +124,7 @@ async def test_an_end_is_in_the_model_with_its_reason() -> None:
     async with FakeChatd() as server, controller(server) as it:
         session = await server.until_connected("me")
         session.close(4004, "replaced")
-        await until(lambda: it.model.line is LineState.STOPPED)
+        await until(lambda: it.model.line == "stopped")
         assert it.model.reason == "replaced"
 
 
@@ -133,5 +132,5 @@ async def test_a_refused_token_is_an_end_too() -> None:
     async with FakeChatd() as server:
         server.refused_tokens["me"] = "unauthorized"
         async with controller(server) as it:
-            await until(lambda: it.model.line is LineState.STOPPED)
+            await until(lambda: it.model.line == "stopped")
             assert it.model.reason

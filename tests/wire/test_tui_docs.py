@@ -11,9 +11,10 @@ from typing import Final
 import pytest
 
 from chatd.tui.dialogs import KEYS
-from tests.fix_fake_chatd import T0, FakeChatd
+from tests.fix_fake_chatd import FakeChatd
 from tests.fix_terminal import Terminal, terminal
 
+T0: Final = 1_790_000_000_000  # about when the fake server lives
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "terminal.md").read_text()
 SHOWN: Final = [block.strip("\n") for block in re.findall(r"^```text\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)]
 
