@@ -9,5 +9,5 @@
 - `app`, `log_view`, `conversation_list`, `composer` and `dialogs` are textual's widgets.
 - `lines` is the same chat without a screen, for pipes. It needs no textual.
 
-textual is an extra (`chatd[tui]`): `chatd serve` never imports it (docs/decisions/0047).
+textual is an extra (`chatd[tui]`): `chatd serve` never imports it (docs/decisions/0050).
 """
