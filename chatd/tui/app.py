@@ -264,8 +264,8 @@ class ChatApp(App[None]):
 
     # ---- one message -----------------------------------------------------------------------------
 
-    @on(LogView.Asked)
-    def _asked(self, event: LogView.Asked) -> None:
+    @on(LogView.OnMessage)
+    def _asked(self, event: LogView.OnMessage) -> None:
         it = self.model.shown
         if it is None:
             return

@@ -49,7 +49,7 @@ class LogView(ScrollView, can_focus=True):
     class Newest(Message):
         """The newest line has come onto the screen."""
 
-    class Asked(Message):
+    class OnMessage(Message):
         """A key that acts on the selected message."""
 
         def __init__(self, what: str, key: Key) -> None:
@@ -180,7 +180,7 @@ class LogView(ScrollView, can_focus=True):
     def action_ask(self, what: str) -> None:
         """Something with the selected message."""
         if self.selected is not None:
-            self.post_message(self.Asked(what, self.selected))
+            self.post_message(self.OnMessage(what, self.selected))
 
     def on_click(self, event: Click) -> None:
         """Select what was clicked."""
