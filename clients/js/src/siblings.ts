@@ -17,6 +17,9 @@ import type { Draft } from './outbox.js';
 import { dump, epochOf, load, outboxOf } from './store.js';
 import type { Gap } from './stream.js';
 
+/** A channel between tabs is faster than that. */
+const LATE_MS = 50;
+
 interface Wish {
   watch: readonly string[];
   away: boolean;
@@ -127,6 +130,9 @@ export class Siblings {
     return {
       scope,
       lead: async () => {
+        // What the last leader said may still be on its way.
+        if (engine.user !== '') await new Promise<void>((resolve) => engine.clock.set(resolve, LATE_MS));
+        if (!this.isFollower) return;
         this.isFollower = false;
         this.#unsure.clear();
         this.#parts.role('leader');
@@ -154,7 +160,11 @@ export class Siblings {
     if (event.t === 'done' || event.t === 'failed') this.#unsure.delete(event.cid);
     let told = event;
     if (event.t === 'entry' && event.how === 'live' && !this.#isNext(event.entry)) return;
-    if (event.t === 'outbox') {
+    if (event.t === 'item') {
+      // This tab may have got further than the leader had.
+      const own = this.#parts.engine.places.of.get(event.item.c)?.seq;
+      if (own !== undefined) told = { ...event, after: Math.max(own, event.after ?? 0) };
+    } else if (event.t === 'outbox') {
       const { peer, items } = event;
       for (const { cid } of items) this.#unsure.delete(cid);
       const own = this.#parts.engine.outbox.of(peer).filter(({ cid }) => this.#unsure.has(cid));

@@ -470,3 +470,15 @@ test('another tab that mirrors the events knows what this one knows', async () =
   );
   assert.equal(other.engine.user, 'alice');
 });
+
+test('each key of an item and of an entry is held to its type', async () => {
+  for (const key of Object.keys(item())) {
+    const rig = await new Rig().live([{ ...item({ head: 5 }), [key]: { no: 1 } }]);
+    assert.deepEqual([rig.told('item').length, rig.told('malformed').length], [0, 1], key);
+  }
+  for (const key of ['seq', 'ts', 'from', 'to', 'kind', 'body', 'rev', 'edited', 'deleted', 'cid', 'c']) {
+    const rig = await new Rig().live();
+    socket().say(entry(6, { [key]: { no: 1 } }));
+    assert.deepEqual([rig.entries().length, rig.told('malformed').length], [0, 1], key);
+  }
+});

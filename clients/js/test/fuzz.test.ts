@@ -21,6 +21,7 @@ const SAMPLES: Json[] = [
   entry(6, { from: 'alice', to: 'bob', cid: uuid() }),
   entry(1, { c: '77', from: 'dora' }),
   { t: 'receipt', c: '12', from: 'bob', to: 'alice', delivered: 5, read: 4 },
+  { t: 'receipt', c: '12', from: 'alice', to: 'bob', delivered: 5, read: 4 },
   { t: 'presence', user: 'bob', state: 'online', v: 3 },
   { t: 'typing', c: '12', from: 'bob', to: 'alice' },
   { t: 'notice', kind: 'drain', retry_ms: 100 },
@@ -54,11 +55,12 @@ const anyValue = fc.oneof(
   fc.jsonValue({ maxDepth: 2 }),
   fc.constantFrom<unknown>(-1, 1.5, 2 ** 60, '', '__proto__', null, {}, [], true, '12', 6),
 );
+const path = fc.array(fc.nat(20), { minLength: 1, maxLength: 4 });
 const mutated = fc
-  .tuple(fc.constantFrom(...SAMPLES), fc.array(fc.tuple(fc.nat(30), anyValue, fc.boolean()), { maxLength: 3 }))
+  .tuple(fc.constantFrom(...SAMPLES), fc.array(fc.tuple(path, anyValue), { maxLength: 3 }))
   .map(([sample, changes]) => {
     const frame = structuredClone(sample);
-    for (const [at, value, isDeep] of changes) change(frame, at, value, isDeep);
+    for (const [at, value] of changes) change(frame, at, value);
     return JSON.stringify(frame);
   });
 const step = fc.oneof(
@@ -67,12 +69,12 @@ const step = fc.oneof(
   { weight: 2, arbitrary: fc.constantFrom('!send', '!read', '!history', '!cut', '!pass', '!welcome') },
 );
 
-function change(frame: Json, at: number, value: unknown, isDeep: boolean): void {
+function change(frame: Json, [at = 0, ...deeper]: number[], value: unknown): void {
   const keys = Object.keys(frame);
   const key = keys[at % keys.length];
   if (key === undefined) return;
   const inner = frame[key];
-  if (isDeep && inner !== null && typeof inner === 'object') change(inner as Json, at + 1, value, at % 2 === 0);
+  if (deeper.length > 0 && inner !== null && typeof inner === 'object') change(inner as Json, deeper, value);
   else frame[key] = value;
 }
 
@@ -97,7 +99,8 @@ function checkShown(client: ChatClient): void {
     assert.ok(typeof row.peer === 'string' && row.peer !== '', `peer ${row.peer}`);
     assert.ok(Number.isSafeInteger(row.unread) && row.unread >= 0, `unread ${row.unread}`);
     assert.ok(Number.isFinite(row.ts), `ts ${row.ts}`);
-    const shown = messages(row.peer).getSnapshot().messages;
+    const { messages: shown, read, missedTo } = messages(row.peer).getSnapshot();
+    assert.ok(Number.isSafeInteger(read) && Number.isSafeInteger(missedTo), `read ${read}`);
     const seqs = shown.map(({ seq }) => seq).filter((seq) => seq !== null);
     assert.deepEqual(
       seqs,

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
-import { ChatClient, type ChatClientOptions, type LiveEntry } from '../src/index.js';
+import { ChatClient, type ChatClientOptions, type LiveEntry, type Store } from '../src/index.js';
 import type { Socket } from '../src/link.js';
 import { type Channel, type Locks, tabs } from '../src/tabs.js';
 import { FakeChatd, TestClock } from '../src/testing/index.js';
@@ -40,6 +40,7 @@ class FakeChannel implements Channel {
   onmessage: ((event: { data: unknown }) => void) | null = null;
   readonly tab: FakeTab;
   readonly all: Set<FakeChannel>;
+  readonly #until = new Map<FakeChannel, number>();
 
   constructor(tab: FakeTab, all: Set<FakeChannel>) {
     this.tab = tab;
@@ -48,9 +49,14 @@ class FakeChannel implements Channel {
 
   postMessage(message: unknown): void {
     if (this.tab.isDead) return;
-    const data: unknown = structuredClone(message);
+    const { latency, clock } = this.tab.world;
     for (const other of this.all) {
-      if (other !== this) queueMicrotask(() => other.tab.isDead || other.onmessage?.({ data: structuredClone(data) }));
+      if (other === this) continue;
+      const data: unknown = structuredClone(message);
+      // First in, first out for each pair; what was posted arrives, whatever becomes of who posted it.
+      const at = Math.max(this.#until.get(other) ?? 0, clock.now() + latency() + other.tab.lagMs);
+      this.#until.set(other, at);
+      clock.set(() => other.tab.isDead || other.onmessage?.({ data }), at - clock.now());
     }
   }
 
@@ -60,12 +66,16 @@ class FakeChannel implements Channel {
 }
 
 class FakeTab {
+  readonly world: World;
   readonly browser: FakeBrowser;
   readonly sockets: Socket[] = [];
+  /** What others say reaches it so much later. */
+  lagMs = 0;
   isDead = false;
 
-  constructor(browser: FakeBrowser) {
-    this.browser = browser;
+  constructor(world: World) {
+    this.world = world;
+    this.browser = world.browser;
   }
 
   readonly locks: Locks = {
@@ -113,12 +123,15 @@ class World {
   readonly browser = new FakeBrowser();
   readonly clients: ChatClient[] = [];
 
+  readonly latency: () => number;
+
   constructor(latency: () => number = () => 0) {
+    this.latency = latency;
     this.chatd = new FakeChatd({ clock: this.clock, latency });
   }
 
   async open(facts: Partial<ChatClientOptions> = {}) {
-    const tab = new FakeTab(this.browser);
+    const tab = new FakeTab(this);
     const { chatd, clock } = this;
     // A tab that died runs no timers.
     const own = {
@@ -318,6 +331,122 @@ test('without locks or channels each tab is on its own', async () => {
   void one.client.send('bob', 'x');
   await world.clock.pass(1000);
   assert.deepEqual([bodies(one), bodies(two)], [['x'], ['x']]);
+});
+
+/** A leads; what it says reaches B late, and C at once. */
+async function unequal(facts: Partial<ChatClientOptions> = {}) {
+  const world = new World();
+  const [a, b, c] = [await world.open(facts), await world.open(facts), await world.open(facts)];
+  world.chatd.say('bob', 'alice', 'first');
+  await world.clock.pass(100);
+  b.tab.lagMs = 500;
+  return { world, a, b, c };
+}
+
+test('the next leader knows less than a follower: nothing comes twice there', async () => {
+  const { world, a, b, c } = await unequal();
+  world.chatd.say('bob', 'alice', 'second');
+  await world.clock.pass(10);
+  assert.deepEqual([b.entries.length, c.entries.length], [1, 2]);
+  a.tab.die();
+  await world.clock.pass(2000);
+  world.chatd.say('bob', 'alice', 'third');
+  await world.clock.pass(1000);
+  assert.equal(b.role(), 'leader');
+  for (const one of [b, c])
+    assert.deepEqual(
+      one.entries.map(({ seq }) => seq),
+      [1, 2, 3],
+    );
+});
+
+test('the last leader had it, the next one never heard of it: who said it says it again', async () => {
+  const { world, a, b, c } = await unequal();
+  world.chatd.isDown = true;
+  world.chatd.cut();
+  await world.clock.pass(10);
+  void c.client.send('bob', 'mine');
+  await world.clock.pass(10);
+  assert.deepEqual(
+    [a, b, c].map(({ client }) => client.stores.outbox.getSnapshot().length),
+    [1, 0, 1],
+  );
+  a.tab.die();
+  await world.clock.pass(1000);
+  world.chatd.isDown = false;
+  await world.clock.pass(60000);
+  assert.deepEqual([b.role(), world.chatd.texts('alice', 'bob')], ['leader', ['first', 'mine']]);
+});
+
+test('what a follower says stays in sight while the leader tells of other things', async () => {
+  const { world, a, c } = await unequal();
+  world.chatd.isDown = true;
+  world.chatd.cut();
+  await world.clock.pass(10);
+  a.tab.lagMs = 100;
+  void c.client.send('bob', 'mine');
+  void a.client.send('bob', 'other');
+  for (let i = 0; i < 30; i += 1) {
+    await world.clock.pass(10);
+    assert.ok(bodies(c).includes('mine'));
+  }
+  assert.deepEqual(bodies(a).toSorted(), ['first', 'mine', 'other']);
+});
+
+test('what a leader did not answer any more is asked of the next', async () => {
+  const { world, a, b, c } = await unequal();
+  b.tab.lagMs = 0;
+  a.tab.lagMs = 10;
+  const page = Promise.resolve(c.client.history('bob'));
+  await world.clock.pass(1);
+  a.tab.die();
+  await world.clock.pass(1000);
+  assert.deepEqual(
+    (await page).entries.map(({ body }) => body),
+    ['first'],
+  );
+});
+
+test('a follower that leads knows more than what the last leader had stored', async () => {
+  const kept = new Map<string, unknown>();
+  let isStoring = true;
+  const store: Store = {
+    open: async () => structuredClone(kept),
+    save: async (changes) => {
+      if (isStoring) for (const [key, value] of changes) kept.set(key, value);
+    },
+    close: () => {},
+  };
+  const { world, a, b } = await unequal({ store });
+  b.tab.lagMs = 0;
+  isStoring = false;
+  world.chatd.say('bob', 'alice', 'not stored');
+  await world.clock.pass(10);
+  a.tab.die();
+  await world.clock.pass(2000);
+  assert.deepEqual(
+    b.entries.map(({ seq }) => seq),
+    [1, 2],
+  );
+  assert.deepEqual(bodies(b), ['first', 'not stored']);
+});
+
+test('a conversation that was begun while nobody was connected: all of it comes', async () => {
+  const world = new World();
+  const one = await world.open();
+  world.chatd.isDown = true;
+  world.chatd.cut();
+  await world.clock.pass(100);
+  world.chatd.say('dora', 'alice', 'one', 'two');
+  world.chatd.isDown = false;
+  await world.clock.pass(60000);
+  assert.deepEqual(
+    one.entries.map(({ from, seq }) => [from, seq]),
+    [
+      ['dora', 1],
+      ['dora', 2],
+    ],
+  );
 });
 
 test('whatever dies, freezes or is cut, and when: each tab shows the log, each entry once and in order', async () => {
