@@ -34,7 +34,7 @@ $(BIN)/python:
 NODE_MODULES := node_modules/.package-lock.json
 
 $(NODE_MODULES): package.json package-lock.json clients/js/package.json
-	@if node -e 'process.exit(parseInt(process.versions.node) < 20)' 2>/dev/null && command -v npm >/dev/null; then \
+	@if node -e 'process.exit(Number(parseInt(process.versions.node) < 20))' 2>/dev/null && command -v npm >/dev/null; then \
 	  npm ci --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@; \
 	else echo "Node.js 20 or later, with npm, is not here: the JavaScript tests will be skipped"; fi
 
