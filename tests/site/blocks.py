@@ -1,7 +1,7 @@
 """The code blocks of the docs' pages.
 
 blocks(page)        all fenced blocks, in order
-files(page, folder) writes the Python blocks whose first line is a comment with the name of a file
+files(page, folder) writes the blocks whose first line is a comment with the name of a file
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _FENCE: Final = re.compile(r"^( *)```([\w-]*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-_NAME: Final = re.compile(r"# (\w+\.py)\n")
+_NAME: Final = re.compile(r"(?:#|//) ([\w.-]+\.\w+)\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def blocks(text: str) -> list[Block]:
 def files(text: str, folder: Path) -> list[Path]:
     written = []
     for block in blocks(text):
-        if block.language == "python" and (name := _NAME.match(block.code)):
+        if name := _NAME.match(block.code):
             path = folder / name[1]
             path.write_text(block.code)
             written.append(path)

@@ -45,15 +45,6 @@ def test_a_link_that_leads_nowhere_fails_the_build(tmp_path: Path, seeded: str) 
         build.build(root)
 
 
-def test_every_page_is_in_the_navigation_with_what_it_is_for() -> None:
-    found = {path.relative_to(pages.DOCS).as_posix() for path in pages.DOCS.rglob("*.md")}
-    records = {path for path in found if re.match(r"decisions/\d", path)}
-    listed = pages.in_order()
-    assert {page.path for page in listed} == found - records
-    assert [page.path for page in listed if not page.about] == []
-    assert set(pages.PROJECT["extra"]["about"]) == {page.path for page in listed}
-
-
 def test_llms_txt_leads_to_the_markdown_of_each_page(site: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", (site / "llms.txt").read_text())
     assert len(links) == len(pages.in_order()) + 2
