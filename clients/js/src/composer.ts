@@ -5,7 +5,7 @@ import { ChatError } from './errors.js';
 import type { Sent } from './events.js';
 import { isPeer } from './frames.js';
 import type { Model } from './model.js';
-import type { Draft, Kind } from './outbox.js';
+import { canRetry, type Draft, type Kind } from './outbox.js';
 import type { Sending, Waiters } from './sending.js';
 import type { Siblings } from './siblings.js';
 import type { MessageState } from './views.js';
@@ -45,7 +45,7 @@ export class Composer {
 
   again(cid: string): Sending | null {
     const item = this.#engine.outbox.find(cid);
-    if (item?.state !== 'failed' || (item.kind !== 'message' && item.ref === null && item.refcid === null)) return null;
+    if (!item || !canRetry(item)) return null;
     void this.cancel(cid);
     const { peer, kind, body, ref: seq, refcid } = item;
     return this.say(peer, kind, body, kind === 'message' ? null : { seq, cid: refcid }, {});

@@ -61,6 +61,8 @@ export const OUTBOX_ITEMS_MAX = 500;
 /** On top of `retry_ms`: a request that comes early doubles the wait. */
 const RETRY_MARGIN_MS = 40;
 const BLOCKED_PAUSE_MS = 250;
+/** The message that it changes is not to be changed, or the text not to be sent. */
+const HOPELESS = ['deleted', 'too_late', 'no_message', 'not_author', 'bad_text', 'too_long'];
 /** Refusals that say "not done". After the other retryable codes the outcome is unknown. */
 const SURELY_NOT_DONE = ['rate_limited', 'overloaded', 'too_many_conversations', 'blocked'];
 
@@ -254,6 +256,12 @@ export class Outbox {
     queue.items = queue.items.filter((other) => other !== item);
     if (queue.items.length === 0 && queue.until === 0) this.#queues.delete(item.peer);
   }
+}
+
+/** Whether a failed one can succeed with another cid: else no second try is to be offered for its words. */
+export function canRetry({ state, kind, code, ref, refcid }: OutboxItem): boolean {
+  const isNamed = kind === 'message' || ref !== null || refcid !== null;
+  return state === 'failed' && isNamed && !HOPELESS.includes(code ?? '');
 }
 
 /** Whether what a storage gives back is an item: that is the user's to edit. */

@@ -6,7 +6,7 @@
 import type { Line } from './dial.js';
 import type { LogMessage } from './log.js';
 import type { Chat, Model, Touched } from './model.js';
-import type { Outbox, OutboxItem } from './outbox.js';
+import { canRetry, type Outbox, type OutboxItem } from './outbox.js';
 import { type Readable, same, Topic } from './topic.js';
 
 /** How far a message has got: `received` is somebody else's. */
@@ -24,6 +24,8 @@ export interface Waiting {
   readonly code: string | null;
   /** It surely is not in the log: `cancel` works, and `amend` where it did not fail. */
   readonly canCancel: boolean;
+  /** It failed, and `again` may succeed. Where it cannot, its words are all that is left of it. */
+  readonly canRetry: boolean;
 }
 
 /** A message as it stands. */
@@ -243,6 +245,7 @@ export class Views implements Stores {
       state: state === 'failed' ? state : 'sending',
       code,
       canCancel,
+      canRetry: canRetry(item),
     });
   }
 }

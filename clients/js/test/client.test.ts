@@ -518,3 +518,18 @@ test('messages that are read while more come stay in sight: the run ends before 
   const { messages, hasNewer, missedTo, unread } = store.getSnapshot();
   assert.deepEqual([messages.map(({ seq }) => seq), hasNewer, missedTo, unread], [[6], true, 700, 694]);
 });
+
+test('what cannot succeed offers no second try, and its words are kept', async () => {
+  const { client } = await online();
+  void client.edit('bob', 3, 'too late');
+  socket().say({ t: 'err', id: sent('edit')[0]?.id, code: 'too_late' });
+  await settle();
+  const [failed] = client.stores.outbox.getSnapshot();
+  assert.deepEqual(
+    [failed?.state, failed?.body, failed?.canRetry, failed?.canCancel],
+    ['failed', 'too late', false, true],
+  );
+  assert.equal(client.again(failed?.cid ?? ''), null);
+  assert.equal(await client.cancel(failed?.cid ?? ''), true);
+  assert.deepEqual(client.stores.outbox.getSnapshot(), []);
+});
