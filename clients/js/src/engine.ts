@@ -164,17 +164,18 @@ export class Engine {
     this.request(frame, (reply) => reply.t === 'err' && this.#helloRefused(reply));
   }
 
-  #helloRefused({ code, retry_ms }: Frame): void {
+  #helloRefused({ code: named, retry_ms }: Frame): void {
     const wait = retryMs(retry_ms);
+    const code = typeof named === 'string' ? named : 'protocol';
     if (code === 'disconnected') return;
     if (code === 'unauthorized' || code === 'token_expired') this.dial.tokenRefused(code);
-    else if (wait !== null) this.dial.lost(String(code), true, wait);
+    else if (wait !== null) this.dial.lost(code, true, wait);
     else if (code === 'internal') this.dial.lost(code, false);
     else if (this.places.epoch !== null) {
       this.places.forget(); // perhaps the mark or a cursor is what it refuses: once without them
       this.emit({ t: 'reset', why: 'epoch' });
-      this.dial.lost(String(code), false);
-    } else this.dial.stop(String(code));
+      this.dial.lost(code, false);
+    } else this.dial.stop(code);
   }
 
   #heard(frame: Frame): void {

@@ -24,12 +24,12 @@ export interface Clock {
   clear(handle: unknown): void;
 }
 
-/** The part of a WebSocket that is used. */
+/** The part of a WebSocket that is used. `never`: each class has events of its own, and these are assigned here alone. */
 export interface Socket {
-  onopen: (() => void) | null;
-  onmessage: ((event: { data: unknown }) => void) | null;
-  onclose: ((event: { code: number }) => void) | null;
-  onerror: ((event: unknown) => void) | null;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
   send(text: string): void;
   close(code?: number): void;
 }
@@ -105,8 +105,8 @@ export class Link {
     const socket = new parts.WebSocket(parts.url, SUBPROTOCOL);
     this.#socket = socket;
     socket.onopen = () => this.#isOpen && parts.onOpen();
-    socket.onmessage = ({ data }) => this.#isOpen && this.#heard(data);
-    socket.onclose = ({ code }) => this.#isOpen && parts.onClose(code);
+    socket.onmessage = ({ data }: { data: unknown }) => this.#isOpen && this.#heard(data);
+    socket.onclose = ({ code }: { code: number }) => this.#isOpen && parts.onClose(code);
     socket.onerror = () => {}; // a close follows; without this some WebSockets throw
   }
 

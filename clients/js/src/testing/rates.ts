@@ -1,65 +1,71 @@
 /**
- * How many messages a user may send (section 5 of docs/protocol.md): so many in any window, over all devices. Whoever
- * comes again before the time that was named waits twice as long, and in the end loses the connection.
+ * How many messages a user may send (section 5 of docs/protocol.md): so many in any window, over all devices. A
+ * connection that has read a refusal, and sends before the time that it named, doubles the wait, and in the end is cut.
  */
 
-/** The rate's verdict on one send. */
-export type Verdict = { kind: 'ok' } | { kind: 'wait'; ms: number } | { kind: 'close' };
+/** A client's timer that fires early by this much still counts as in time. */
+const SLACK_MS = 50;
+const PENALTY_MS_MIN = 1_000;
+const PENALTY_MS_MAX = 60_000;
+/** Strikes are forgotten so long after the end of the last penalty. */
+const FORGET_MS = 60_000;
+
+/** The rate's verdict on one send: the wait in ms, 0 if it was taken, or the end of the connection. */
+export type Verdict = number | 'close';
 
 /** The sends of one user. */
 export class Rate {
   readonly #messages: number;
   readonly #perMs: number;
-  readonly #penaltiesMax: number;
+  readonly #strikesMax: number;
   #sent: number[] = [];
-  /** Cids that were refused; until one of them comes again or is skipped, what comes was on its way. */
-  readonly #refused = new Set<string>();
-  #isTold = false;
   #until = 0;
   #wait = 0;
-  #penalties = 0;
+  #strikes = 0;
 
   /** So many `messages` in any `perMs`. */
-  constructor(messages: number, perMs: number, penaltiesMax: number) {
+  constructor(messages: number, perMs: number, strikesMax: number) {
     this.#messages = messages;
     this.#perMs = perMs;
-    this.#penaltiesMax = penaltiesMax;
+    this.#strikesMax = strikesMax;
   }
 
-  /** Whether this one may be stored now; it is counted if so. */
-  ask(cid: string, now: number): Verdict {
-    if (this.#refused.has(cid)) this.#isTold = true;
-    if (now < this.#until && this.#isTold) return this.#early(cid, now);
+  /** Whether this one may be stored now; it is counted if so. `isEarly`: its connection was told to wait. */
+  ask(isEarly: boolean, now: number): Verdict {
     this.#sent = this.#sent.filter((at) => at > now - this.#perMs);
-    const oldest = this.#sent[0];
-    if (now < this.#until || (oldest !== undefined && this.#sent.length >= this.#messages)) {
-      this.#refused.add(cid);
-      if (now >= this.#until) {
-        this.#wait = (oldest ?? now) + this.#perMs - now;
-        this.#until = now + this.#wait;
-        this.#isTold = false;
-      }
-      return { kind: 'wait', ms: this.#until - now };
-    }
+    const free = this.#sent.length < this.#messages ? now : (this.#sent[0] ?? now) + this.#perMs;
+    const wait = Math.max(free, this.#until) - now;
+    if (wait > 0) return isEarly ? this.#strike(wait, now) : wait;
     this.#sent.push(now);
-    this.#refused.clear();
-    this.#isTold = false;
-    this.#penalties = 0;
-    return { kind: 'ok' };
+    return 0;
   }
 
-  /** The client gave this one up: it has heard of the refusal. */
-  skip(cid: string): void {
-    if (this.#refused.has(cid)) this.#isTold = true;
+  #strike(wait: number, now: number): Verdict {
+    if (now >= this.#until + FORGET_MS) this.#strikes = this.#wait = 0;
+    this.#strikes += 1;
+    this.#wait = Math.min(2 * Math.max(this.#wait, wait, PENALTY_MS_MIN), PENALTY_MS_MAX);
+    const longer = Math.max(this.#wait, wait);
+    this.#until = now + longer;
+    return this.#strikes > this.#strikesMax ? 'close' : longer;
+  }
+}
+
+/** What one connection was told of its user's rate. */
+export class Told {
+  /** Refused cid -> when it may come again. */
+  readonly #until = new Map<string, number>();
+  #warnedUntil = 0;
+
+  /** This cid was refused. */
+  refused(cid: string, until: number): void {
+    this.#until.set(cid, until);
   }
 
-  #early(cid: string, now: number): Verdict {
-    this.#refused.add(cid);
-    this.#penalties += 1;
-    if (this.#penalties > this.#penaltiesMax) return { kind: 'close' };
-    this.#wait *= 2;
-    this.#until = now + this.#wait;
-    return { kind: 'wait', ms: this.#wait };
+  /** It comes again, or is given up: the refusal was read. True: what comes now is early. */
+  isEarly(cid: string, now: number): boolean {
+    this.#warnedUntil = Math.max(this.#warnedUntil, (this.#until.get(cid) ?? 0) - SLACK_MS);
+    this.#until.delete(cid);
+    return now < this.#warnedUntil;
   }
 }
 

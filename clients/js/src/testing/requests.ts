@@ -75,9 +75,13 @@ function enter(asked: Asked, store: (log: Log | undefined, cid: string) => void)
     reply({ c: log.c, seq: done.seq, ts: done.ts, dup: true });
     return;
   }
-  const verdict = world.rate(session.user).ask(cid, world.clock.now());
-  if (verdict.kind === 'close') return session.close(4008, 'rate_limited');
-  if (verdict.kind === 'wait') throw new Refused('rate_limited', { retry_ms: verdict.ms });
+  const now = world.clock.now();
+  const verdict = world.rate(session.user).ask(session.told.isEarly(cid, now), now);
+  if (verdict === 'close') return session.close(4008, 'rate_limited');
+  if (verdict > 0) {
+    session.told.refused(cid, now + verdict);
+    throw new Refused('rate_limited', { retry_ms: verdict });
+  }
   session.blocked.delete(key);
   store(log, cid);
 }
@@ -130,7 +134,7 @@ const skip: Handler = (asked) => {
   const cid = fields.cid(frame);
   const key = blockKey(asked);
   if (session.blocked.get(key) === cid) session.blocked.delete(key);
-  world.rate(session.user).skip(cid);
+  session.told.isEarly(cid, world.clock.now());
   reply();
 };
 

@@ -218,6 +218,9 @@ export class FakeChatd {
 
   /** Handles a request, unless something befalls it. */
   #meet(session: Session, frame: AnyFrame): void {
+    const id = frame.id as number;
+    if (id <= session.lastId) return session.push({ ...new Refused('bad_id').frame, id });
+    session.lastId = id; // before a delay, which changes nothing of the order
     const fault = this.#faultOf(session, frame);
     if (fault === 'swallow') return;
     if (fault === 'cut') return session.cut();
@@ -256,8 +259,6 @@ export class FakeChatd {
   /** What holds for every request, in the server's order. */
   #check(asked: Asked, refused: Refused | undefined): void {
     const { session, frame } = asked;
-    if ((frame.id as number) <= session.lastId) throw new Refused('bad_id');
-    session.lastId = frame.id as number;
     const names = frame.t === 'watch' && Array.isArray(frame.users) ? frame.users.length : 0;
     const retryMs = session.rate?.take(1 + Math.floor(names / 10), this.#clock.now()) ?? 0;
     if (retryMs > 0) throw new Refused('rate_limited', { retry_ms: retryMs });

@@ -2,7 +2,7 @@
  * One connection at the fake server: what arrived, what was answered, and the hands of a test on the line.
  */
 import type { AnyFrame } from './fields.js';
-import type { FrameRate } from './rates.js';
+import { type FrameRate, Told } from './rates.js';
 import type { Line } from './socket.js';
 
 /** One connection. `FakeChatd.sessions` has those that said `hello`. */
@@ -27,6 +27,7 @@ export class Session {
   /** @internal */ unreadable = 0;
   /** @internal The number of its last message among all. */ heardAt = 0;
   /** @internal */ rate: FrameRate | undefined;
+  /** @internal */ readonly told = new Told();
   /** @internal */ timer: unknown;
   /** @internal Nothing leaves any more: the answer to a request whose fault is `cut after` or `swallow after`. */
   isMuted = false;

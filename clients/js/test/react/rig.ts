@@ -3,7 +3,7 @@
 import { Window } from 'happy-dom';
 import { act, createElement, type ReactElement, StrictMode } from 'react';
 import { createRoot, hydrateRoot, type Root } from 'react-dom/client';
-import { ChatClient, type SocketClass } from '../../src/index.js';
+import { ChatClient } from '../../src/index.js';
 import { ChatProvider } from '../../src/react.js';
 import { FakeChatd, TestClock } from '../../src/testing/index.js';
 
@@ -25,7 +25,7 @@ export class Rig {
       url: this.chatd.url,
       clock: this.clock,
       random: () => 0,
-      webSocket: this.chatd.WebSocket as unknown as SocketClass,
+      webSocket: this.chatd.WebSocket,
       token: async () => this.chatd.token(user),
     });
     client.on('error', (error) => this.errors.push(error));
