@@ -2,7 +2,7 @@
  * A chatd in memory: the contract of docs/protocol.md behind a class that stands for `WebSocket`, and faults on demand.
  *
  *     const chatd = new FakeChatd();
- *     const client = new ChatClient({ url: chatd.url, token: async () => chatd.token('alice'), WebSocket: chatd.WebSocket });
+ *     const client = new ChatClient({ url: chatd.url, token: async () => chatd.token('alice'), webSocket: chatd.WebSocket });
  *     chatd.say('bob', 'alice', 'hello');
  *
  * It shares no line with the client, and is held to the vectors of the real server (test/fakeVectors.test.ts).
