@@ -233,11 +233,11 @@ class ChatApp(App[None]):
         if self._editing is not None:
             to, seq = self._editing
             self.controller.edit(to, seq, event.body)
-            self._end_edit()
+            self._end_edit(is_saved=True)
         else:
             self.controller.send(peer, event.body)
             self.drafts.pop(peer, None)
-            self._load_text("")
+            self._keep_draft()  # of what was typed since
 
     def _edit(self, message: ShownMessage) -> None:
         peer = self.model.opened
@@ -248,9 +248,10 @@ class ChatApp(App[None]):
             self.composer.focus()
             self.draw_soon()
 
-    def _end_edit(self) -> None:
+    def _end_edit(self, *, is_saved: bool = False) -> None:
         self._editing = None
-        self._load_text(self.drafts.get(self.model.opened or "", ""))
+        if not self.composer.text or not is_saved:
+            self._load_text(self.drafts.get(self.model.opened or "", ""))
         self.draw_soon()
 
     @on(Composer.EditLast)

@@ -19,6 +19,7 @@ from chatd.tui.text import one_for_one, size_of
 
 NEAR: Final = 0.8  # of the limit: from here on it is shown
 ROWS_MAX: Final = 6
+NEW_LINE: Final = ("ctrl+j", "alt+enter", "shift+enter")
 
 
 class Composer(TextArea):
@@ -29,8 +30,7 @@ class Composer(TextArea):
     Composer:focus {{ border: none; }}
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Send", priority=True),
-        Binding("ctrl+j,alt+enter,shift+enter", "new_line", "New line", priority=True, show=False),
+        Binding("enter", "submit", "Send"),  # shown and clicked here; the keys are taken by on_key
     ]
 
     class Submitted(Message):
@@ -59,10 +59,26 @@ class Composer(TextArea):
         """A line as it is shown; as long as it is."""
         return Text(one_for_one(self.document.get_line(line_index)), end="", no_wrap=True)
 
+    def on_key(self, event: events.Key) -> None:
+        """Enter and its relatives, in their turn among the keys.
+
+        A binding with priority would overtake characters that are still in this widget's queue, and
+        send half of a text.
+        """
+        if event.key == "enter":
+            self.action_submit()
+        elif event.key in NEW_LINE:
+            self.action_new_line()
+        else:
+            return
+        event.prevent_default()
+        event.stop()
+
     def action_submit(self) -> None:
-        """Send it, if it is not too long and not empty."""
+        """Send it and empty this, if it is not too long and not empty."""
         body = self.text.strip("\n")
         if body.strip() and size_of(body) <= self.body_max:
+            self.load_text("")  # before what is typed next
             self.post_message(self.Submitted(body))
         elif body:
             self.app.bell()

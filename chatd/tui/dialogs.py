@@ -28,10 +28,10 @@ in the list
   Up, Down  choose    Enter  open
 writing
   Enter     send
-  Ctrl+J    a new line (or Alt+Enter)
+  Ctrl+J    new line, or Alt+Enter
   Up        in an empty composer:
             edit your last message
-  Esc       give up an edit; the list
+  Esc       end an edit; the list
 in the log
   Up, Down  select a message
   e  edit   d  delete   c  copy

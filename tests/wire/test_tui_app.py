@@ -52,7 +52,7 @@ async def test_the_list_has_unread_presence_and_typing_and_enter_opens() -> None
             await t.shows("3 unread")
 
 
-async def test_what_waits_is_sent_after_a_cut_and_a_refusal_has_its_reason() -> None:
+async def test_a_refusal_has_its_reason_and_can_be_sent_again() -> None:
     def fault(_session: Session, frame: Frame) -> Frame | None:
         return {"code": "refused"} if frame.get("body") == "no" else None
 
@@ -69,16 +69,23 @@ async def test_what_waits_is_sent_after_a_cut_and_a_refusal_has_its_reason() -> 
             server.fault = lambda _session, _frame: None
             await t.press("up", "r")
             await t.shows("✓   no", but="!!")
+            assert server.texts("me", "bob") == ["hi", "no"]
+
+
+async def test_what_waits_is_sent_after_a_cut() -> None:
+    async with FakeChatd() as server:
+        server.say("bob", "me", "hi")
+        async with terminal(server, "bob") as t:
+            await t.shows("hi", "● online")
             port = server.port
             await server.stop()
             await t.shows("✕ offline")
-            await t.press("tab")
             await t.write("later")
             await t.press("enter")
             await t.shows("..  later", ".. 1 waiting")
             await server.listen(port)
             await t.shows("✓   later", "● online")
-            assert server.texts("me", "bob") == ["hi", "no", "later"]
+            assert server.texts("me", "bob") == ["hi", "later"]
 
 
 async def test_own_messages_are_edited_and_deleted_and_others_are_not() -> None:

@@ -11,6 +11,7 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from chatd.tui.composer import ROWS_MAX, Composer
+from tests.until import until
 
 
 class Alone(App[None]):
@@ -43,7 +44,7 @@ async def test_enter_sends_and_three_keys_begin_a_line() -> None:
     async with composer() as (app, it, pilot):
         await pilot.press("a", "ctrl+j", "b", "shift+enter", "c", "alt+enter", "enter")
         assert app.said == ["a\nb\nc"]
-        assert it.text == "a\nb\nc\n", "the app decides what is left in it"
+        assert it.text == ""
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\n", "é" * 1_025])
@@ -109,3 +110,14 @@ async def test_what_is_edited_is_shown_inert_and_stays_as_it_is() -> None:
         await pilot.pause()
         assert it.get_line(0).plain == "a␛[2J\ufffdb"
         assert it.text == text
+
+
+async def test_keys_that_come_at_once_keep_their_order() -> None:
+    async with composer() as (app, it, _):
+        for text in ("hello bob", "and this", "half"):
+            for c in text:
+                app.post_message(events.Key("space" if c == " " else c, c))
+            if text != "half":
+                app.post_message(events.Key("enter", "\r"))
+        await until(lambda: it.text == "half" and len(app.said) == 2)
+        assert app.said == ["hello bob", "and this"]
