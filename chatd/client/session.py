@@ -81,7 +81,11 @@ class Session:
             for task in running:
                 task.cancel()
         if self.link.close_code is not None:
-            await self.link.wait_over()
+            try:
+                await self.link.wait_over()
+            except ProtocolError as e:  # what the link itself cannot read: the pages of a welcome
+                log.warning("%s", e)
+                self._end("protocol")
 
     def _restate(self) -> None:
         """Send what the app has set and a new connection does not know."""
