@@ -107,12 +107,14 @@ async def test_presence_receipts_and_typing_arrive(server: Server) -> None:
 async def test_an_outbox_of_forty_drains_at_the_allowed_rate_in_order_and_without_a_penalty(
     make_server: MakeServer,
 ) -> None:
+    """Two devices share the rate, and neither knows what the other takes of it."""
     server = await make_server(rate_messages=10, rate_per_ms=300)
-    async with make(server, "ann") as ann, make(server, "bob") as bob:
-        texts = [f"{n}" for n in range(40)]
-        await asyncio.gather(*(ann.send("bob", text) for text in texts))
+    texts = [f"{n}" for n in range(20)]
+    async with make(server, "ann", "a") as phone, make(server, "ann", "b") as desk, make(server, "bob") as bob:
+        await asyncio.gather(*(one.send("bob", f"{one.device}{text}") for text in texts for one in (phone, desk)))
         got = await take(bob, 40)
-        assert [e.body for e in got] == texts
+        for device in "ab":
+            assert [e.body for e in got if e.body and e.body[0] == device] == [f"{device}{text}" for text in texts]
         assert [e.seq for e in got] == list(range(1, 41))
     assert server.node.services.metrics.limit_hits > 0, "the limit was never met: this test shows nothing"
 

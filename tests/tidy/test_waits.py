@@ -36,6 +36,7 @@ SLEEPS: Final = {
     "cluster/test_read_only.py": (2, "how long an outage lasts, and a newcomer's pause"),
     "cluster/test_redis_faults.py": (2, "how long a fault lasts, and a lease after it"),
     "cluster/traffic.py": (1, "a client waits as the notice of a drain tells"),
+    "integration/test_client_kills.py": (2, "people write, and a bot is killed, at times drawn from the seed"),
     "integration/test_client.py": (3, "a line is cut, and people write, at times drawn from the seed"),
     "integration/test_readiness.py": (1, "the end of a connection that nobody reads has no event"),
     "integration/test_workers.py": (1, "a supervisor that is held up: the sleep blocks its loop"),
