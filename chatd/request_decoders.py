@@ -9,7 +9,7 @@ called by `protocol.decode`, which has read `id` and `t`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from chatd import errors
 from chatd import request_fields as fields
@@ -35,7 +35,7 @@ from chatd.request_types import (
 VERSION: Final = 1  # of the protocol: the `v` of a hello
 
 
-def _hello(id: int, o: dict[str, Any], bounds: Bounds) -> Hello:
+def _hello(id: int, o: dict[str, object], bounds: Bounds) -> Hello:
     if o.get("v") != VERSION or type(o.get("v")) is not int:
         raise errors.BadVersion(f"this server speaks version {VERSION}: send `v`:{VERSION}")
     device = fields.device(o)
@@ -50,24 +50,24 @@ def _hello(id: int, o: dict[str, Any], bounds: Bounds) -> Hello:
     )  # fmt: skip
 
 
-def _send(id: int, o: dict[str, Any], bounds: Bounds) -> Send:
+def _send(id: int, o: dict[str, object], bounds: Bounds) -> Send:
     c, to = fields.where(o)
     return Send(id, c, to, fields.cid(o), fields.body(o, bounds), fields.flag(o, "retry"))
 
 
-def _edit(id: int, o: dict[str, Any], bounds: Bounds) -> Edit:
+def _edit(id: int, o: dict[str, object], bounds: Bounds) -> Edit:
     c, to = fields.where(o)
     cid, (ref, refcid) = fields.cid(o), fields.message(o)
     return Edit(id, c, to, cid, ref, fields.body(o, bounds), fields.flag(o, "retry"), refcid)
 
 
-def _delete(id: int, o: dict[str, Any], bounds: Bounds) -> Delete:
+def _delete(id: int, o: dict[str, object], bounds: Bounds) -> Delete:
     c, to = fields.where(o)
     cid, (ref, refcid) = fields.cid(o), fields.message(o)
     return Delete(id, c, to, cid, ref, fields.flag(o, "retry"), refcid)
 
 
-def _history(id: int, o: dict[str, Any], bounds: Bounds) -> History:
+def _history(id: int, o: dict[str, object], bounds: Bounds) -> History:
     c, to = fields.where(o)
     before = fields.seq(o, "before") if o.get("before") is not None else None
     after = fields.seq(o, "after", 0) if o.get("after") is not None else None
@@ -76,12 +76,12 @@ def _history(id: int, o: dict[str, Any], bounds: Bounds) -> History:
     return History(id, c, to, before, after, fields.limit(o, bounds))
 
 
-def _conversations(id: int, o: dict[str, Any], bounds: Bounds) -> Conversations:
+def _conversations(id: int, o: dict[str, object], bounds: Bounds) -> Conversations:
     cursor = fields.text(o, "cursor", 128) if o.get("cursor") is not None else None
     return Conversations(id, fields.limit(o, bounds), cursor)
 
 
-DECODERS: Final[Mapping[str, Callable[[int, dict[str, Any], Bounds], Request]]] = {
+DECODERS: Final[Mapping[str, Callable[[int, dict[str, object], Bounds], Request]]] = {
     "send": _send,
     "hello": _hello,
     "edit": _edit,

@@ -8,7 +8,7 @@ Each check takes the object of a frame, `o`, and gives the typed value of one fi
 from __future__ import annotations
 
 import re
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from chatd import errors
 from chatd.ids import Cid, ConvId, DeviceId, Seq, UserId, user_id
@@ -52,7 +52,7 @@ def bad_field(field: str, what: str) -> errors.BadField:
     return errors.BadField(f"`{field}` {what}", field=field)
 
 
-def text(o: dict[str, Any], key: str, chars_max: int) -> str:
+def text(o: dict[str, object], key: str, chars_max: int) -> str:
     """A string of 1 to `chars_max` characters."""
     value = o.get(key)
     if type(value) is not str or not 1 <= len(value) <= chars_max:
@@ -82,7 +82,7 @@ def conv(value: object, field: str) -> ConvId:
     return ConvId(number)
 
 
-def where(o: dict[str, Any]) -> tuple[ConvId | None, UserId | None]:
+def where(o: dict[str, object]) -> tuple[ConvId | None, UserId | None]:
     """The conversation that a request names, by exactly one of `c` and `to`."""
     c, to = o.get("c"), o.get("to")
     if (c is None) == (to is None):
@@ -92,7 +92,7 @@ def where(o: dict[str, Any]) -> tuple[ConvId | None, UserId | None]:
     return conv(c, "c"), None
 
 
-def seq(o: dict[str, Any], key: str, least: int = 1) -> Seq:
+def seq(o: dict[str, object], key: str, least: int = 1) -> Seq:
     """The seq of an entry, from `least` to 2^53 - 1."""
     value = o.get(key)
     if type(value) is not int:
@@ -104,7 +104,7 @@ def seq(o: dict[str, Any], key: str, least: int = 1) -> Seq:
     raise errors.BadSeq(f"`{key}` is no seq: {least} is the least", field=key)
 
 
-def cid(o: dict[str, Any], key: str = "cid") -> Cid:
+def cid(o: dict[str, object], key: str = "cid") -> Cid:
     """A UUID, in lower case."""
     value = o.get(key)
     if type(value) is not str or not _CID.fullmatch(value):
@@ -112,7 +112,7 @@ def cid(o: dict[str, Any], key: str = "cid") -> Cid:
     return Cid(value.lower())
 
 
-def message(o: dict[str, Any]) -> tuple[Seq | None, Cid | None]:
+def message(o: dict[str, object]) -> tuple[Seq | None, Cid | None]:
     """The message that an edit or delete names: by its seq, by its cid, or by both."""
     if o.get("refcid") is None:
         if o.get("ref") is None:
@@ -121,7 +121,7 @@ def message(o: dict[str, Any]) -> tuple[Seq | None, Cid | None]:
     return None if o.get("ref") is None else seq(o, "ref"), cid(o, "refcid")
 
 
-def body(o: dict[str, Any], bounds: Bounds) -> str:
+def body(o: dict[str, object], bounds: Bounds) -> str:
     """The text of a message, as `docs/protocol.md` section 2 allows it.
 
     Most texts are printable, and `isprintable` is faster than the pattern.
@@ -146,14 +146,14 @@ def body(o: dict[str, Any], bounds: Bounds) -> str:
     return value
 
 
-def flag(o: dict[str, Any], key: str) -> bool:
+def flag(o: dict[str, object], key: str) -> bool:
     value = o.get(key, False)
     if type(value) is not bool:
         raise bad_field(key, "must be true or false")
     return value
 
 
-def limit(o: dict[str, Any], bounds: Bounds) -> int:
+def limit(o: dict[str, object], bounds: Bounds) -> int:
     """The size of a page."""
     value = o.get("limit", min(PAGE_DEFAULT, bounds.history))
     if type(value) is not int or not 1 <= value <= bounds.history:
@@ -161,7 +161,7 @@ def limit(o: dict[str, Any], bounds: Bounds) -> int:
     return value
 
 
-def users(o: dict[str, Any], key: str, bounds: Bounds) -> tuple[UserId, ...]:
+def users(o: dict[str, object], key: str, bounds: Bounds) -> tuple[UserId, ...]:
     """A list of user ids, each once."""
     value = o.get(key)
     if type(value) is not list or len(value) > bounds.watch:
@@ -169,7 +169,7 @@ def users(o: dict[str, Any], key: str, bounds: Bounds) -> tuple[UserId, ...]:
     return tuple(dict.fromkeys(user(u, key) for u in value))
 
 
-def away(o: dict[str, Any]) -> bool:
+def away(o: dict[str, object]) -> bool:
     """The `state` of a device: True if it is `away`, False if `online` or not given."""
     value = o.get("state", "online")
     if value not in ("online", "away"):
@@ -177,7 +177,7 @@ def away(o: dict[str, Any]) -> bool:
     return bool(value == "away")
 
 
-def cursors(o: dict[str, Any]) -> dict[ConvId, Seq]:
+def cursors(o: dict[str, object]) -> dict[ConvId, Seq]:
     """The last seq that a device has of each conversation."""
     value = o.get("cursors", {})
     if type(value) is not dict or len(value) > CURSORS_MAX:
@@ -192,7 +192,7 @@ def cursors(o: dict[str, Any]) -> dict[ConvId, Seq]:
     return found
 
 
-def device(o: dict[str, Any]) -> DeviceId:
+def device(o: dict[str, object]) -> DeviceId:
     """The id of the device that says hello."""
     value = o.get("device")
     if type(value) is not str or not _DEVICE.fullmatch(value):
@@ -200,14 +200,14 @@ def device(o: dict[str, Any]) -> DeviceId:
     return DeviceId(value)
 
 
-def check_features(o: dict[str, Any]) -> None:
+def check_features(o: dict[str, object]) -> None:
     """Check the list of features that a client asks for; the names themselves have no effect."""
     value = o.get("features", [])
     if type(value) is not list or len(value) > FEATURES_MAX or not all(type(f) is str for f in value):
         raise bad_field("features", f"must be a list of at most {FEATURES_MAX} names")
 
 
-def since(o: dict[str, Any]) -> str:
+def since(o: dict[str, object]) -> str:
     """The mark of an earlier `welcome`: opaque to clients, made of transaction numbers here."""
     mark = text(o, "since", 48)
     if not _SINCE.fullmatch(mark):

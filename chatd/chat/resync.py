@@ -8,7 +8,7 @@ entries of these are not pushed to it (chat/delivery.py). The log is the queue: 
 waits in memory for a client, and nothing is read for a client that takes nothing. So a client that
 reads is never closed for the size of what it missed; one that does not read is closed by its
 connection's heartbeat. A conversation goes live in the loop turn in which nothing of it is missing
-any more.
+any more. Where it starts in each conversation is decided by chat/welcome.py.
 """
 
 from __future__ import annotations

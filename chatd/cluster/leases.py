@@ -3,6 +3,8 @@
     answer of a beat ──► Leases.judge ──► nodes that joined, are stale (read their hash), are dead
     batch heard      ──► Leases.heard ──► batches of a node are numbered; a hole makes it stale
 
+cluster/presence_sync.py acts on the verdict: it takes the users of a dead node offline.
+
 A lease is a score in a sorted set of Redis. Its node raises it on every beat (a beat is one renewal
 of the lease, every tenth of `lease_ms`). The score is Redis's clock. That clock can be stepped, and
 a failover can bring an older score. So a score is compared only with the one seen before: a node is

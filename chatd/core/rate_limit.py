@@ -10,6 +10,9 @@ holds one bucket per connection and two windows per user. Rejected: a token buck
 at once and then one each 0.5 s lets 19 into one period, which the promise "10 in any 5 s" forbids)
 and a counter per fixed period (20 around its edge).
 
+The numbers are the settings `rate_messages` and `rate_per_ms` of config.py. An entry takes its
+place in a window in core/send_order.py.
+
 With several nodes Redis counts (`cluster/shared_limits.py`), by its own clock. A shared window
 counts this node's takes as any window does, but takes only what Redis granted to it. So it can
 refuse without asking Redis, and while Redis is away it decides alone.

@@ -23,8 +23,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable, Callable
+from typing import Final
 
 import psycopg
 import structlog
@@ -70,7 +70,7 @@ class Lane(LaneConnection):
         queue_max: int,
         deadline_s: float,
         edit_window_s: float,
-        partition: Callable[[], Any],
+        partition: Callable[[], Awaitable[object]],
         now: Callable[[], float],
         feed: bool = False,
     ) -> None:

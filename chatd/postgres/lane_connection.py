@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import psycopg
@@ -50,7 +50,7 @@ class LaneConnection:
         *,
         deadline_s: float,
         edit_window_s: float,
-        partition: Callable[[], Any],
+        partition: Callable[[], Awaitable[object]],
         feed: bool,
     ) -> None:
         self.number = number

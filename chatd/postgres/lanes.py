@@ -11,7 +11,7 @@ CPU (docs/decisions/0016).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
 
 from chatd.core.batch import Item, LaneQueue
@@ -37,7 +37,12 @@ class Lanes:
     """All lanes of a node, in `all` from `start` on. Implements `ports.EntryLanes`."""
 
     def __init__(
-        self, opener: Opener, metrics: Metrics, health: Health, settings: LaneSettings, partition: Callable[[], Any]
+        self,
+        opener: Opener,
+        metrics: Metrics,
+        health: Health,
+        settings: LaneSettings,
+        partition: Callable[[], Awaitable[object]],
     ) -> None:
         self.all: list[Lane] = []
         self._opener, self._metrics, self._health = opener, metrics, health

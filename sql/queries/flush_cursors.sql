@@ -1,4 +1,4 @@
--- Write cursors behind: arrays of conversation, a_delivered, a_read, b_delivered, b_read. Waits 200
+-- Write cursors behind (chatd/postgres/state_flush.py says when): arrays of conversation, a_delivered, a_read, b_delivered, b_read. Waits 200
 -- ms for a row that another transaction holds: all hellos of users with a cursor in this flush wait
 -- for it (cursors_locked.sql). Forward only, one row per conversation, sorted against deadlocks.
 -- *_read_n: the peer's messages up to the read cursor. It stays if the cursor does (the common
