@@ -16,6 +16,10 @@ from typing import Final
 
 import pytest
 
+from chatd.conformance import vectors
+from chatd.conformance.against_client import ClientTrial
+from chatd.conformance.report import ConformanceReport, Verdict
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGE: Final = ROOT / "clients" / "js"
 TIMEOUT_S: Final = 300  # for what hangs
@@ -83,6 +87,15 @@ def test_the_client_is_small() -> None:
 @needs_node
 def test_the_reference_builds_without_a_warning() -> None:
     run("docs")
+
+
+@needs_node
+async def test_the_client_passes_the_conformance_kit_behind_its_adapter() -> None:
+    run("build")
+    report = ConformanceReport("clients/js")
+    command = f"node {ROOT / 'clients' / 'adapters' / 'js.mjs'}"
+    await ClientTrial(command, report, lambda _: None, jobs=4).run(vectors.load("client"))
+    assert [case for case in report.cases if case.verdict is not Verdict.PASSED] == []
 
 
 def test_the_client_depends_on_nothing_at_run_time() -> None:

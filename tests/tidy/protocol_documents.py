@@ -1,6 +1,7 @@
 """Documents that are made from `docs/schema/`, for those who want the protocol as one file.
 
     bundle()      all frames as one JSON Schema: chatd/conformance/frames.schema.json
+    asyncapi()    the protocol as AsyncAPI 3: docs/asyncapi.json
 
 `make docs` writes them, and tests/tidy/test_protocol_documents.py holds them as current.
 """
@@ -50,12 +51,81 @@ def bundle() -> dict[str, Any]:
     }
 
 
+# What answers each request, besides `err`
+REPLIES: Final = {
+    "hello": ["welcome"], "ping": ["pong"], "send": ["ok_send"], "edit": ["ok_send"], "delete": ["ok_send"],
+    "ack": ["ok_ack"], "read": ["ok_ack"], "watch": ["ok_watch"], "history": ["ok_history"],
+    "conversations": ["ok_conversations"], "refresh": ["ok_refresh"],
+    "presence": ["ok"], "typing": ["ok"], "skip": ["ok"],
+}  # fmt: skip
+PUSHES: Final = ("entry", "receipt", "presence", "typing", "notice", "err")
+
+
+def _draft_07(schema: Any) -> Any:
+    """As AsyncAPI reads schemas: by draft 07, which says `dependencies` for `dependentRequired`."""
+    if isinstance(schema, list):
+        return [_draft_07(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {"dependencies" if key == "dependentRequired" else key: _draft_07(item) for key, item in schema.items()}
+
+
+def asyncapi() -> dict[str, Any]:
+    """The protocol as a server speaks it: it receives requests, and sends replies and pushes."""
+    shared = json.loads((SCHEMAS / "defs.json").read_text())["$defs"]
+    frames = _frames()
+
+    def move(ref: str) -> str:
+        return "#/components/schemas/" + ref.removeprefix("../defs.json").removeprefix("#/$defs/")
+
+    def messages(*names: str) -> list[dict[str, str]]:
+        return [{"$ref": f"#/channels/chat/messages/{name}"} for name in names]
+
+    channel = {"$ref": "#/channels/chat"}
+    requests = {
+        f"request.{t}": {
+            "action": "receive",
+            "channel": channel,
+            "messages": messages(f"client.{t}"),
+            "reply": {"channel": channel, "messages": messages(*(f"server.{one}" for one in replies), "server.err")},
+        }
+        for t, replies in REPLIES.items()
+    }
+    pushes = {f"push.{t}": {"action": "send", "channel": channel, "messages": messages(f"server.{t}")} for t in PUSHES}
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "chatd.v1",
+            "version": "1.0.0",
+            "description": "Made from docs/schema by `make docs`. docs/protocol.md is the contract.",
+        },
+        "defaultContentType": "application/json",
+        "servers": {"development": {"host": "127.0.0.1:8080", "pathname": "/ws", "protocol": "ws"}},
+        "channels": {
+            "chat": {
+                "address": "/ws",
+                "description": "WebSocket, subprotocol chatd.v1: each text message is one frame.",
+                "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in frames},
+            }
+        },
+        "operations": {**requests, **pushes},
+        "components": {
+            "messages": {
+                name: {"name": name, "title": schema["title"], "payload": {"$ref": f"#/components/schemas/{name}"}}
+                for name, schema in frames.items()
+            },
+            "schemas": {name: _draft_07(_moved(schema, move)) for name, schema in {**shared, **frames}.items()},
+        },
+    }
+
+
 def _as_text(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
 DOCUMENTS: Final[dict[Path, Callable[[], dict[str, Any]]]] = {
     ROOT / "chatd" / "conformance" / "frames.schema.json": bundle,
+    ROOT / "docs" / "asyncapi.json": asyncapi,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -116,6 +117,13 @@ async def test_the_python_sdk_behind_its_adapter_does_what_an_application_asks()
 @pytest.mark.slow
 async def test_the_python_sdk_behind_its_adapter_passes_all() -> None:
     report = await trial(PYTHON)
+    assert bad(report) == []
+
+
+@pytest.mark.skipif(shutil.which("perl") is None, reason="perl is not on this machine")
+async def test_a_client_in_perl_that_was_written_from_the_page_passes_all() -> None:
+    """Nothing but Perl's own modules and docs/protocol.md: a third implementation."""
+    report = await trial(f"perl {ROOT / 'clients' / 'adapters' / 'client.pl'}")
     assert bad(report) == []
 
 
