@@ -23,6 +23,7 @@ from chatd.conformance.report import ConformanceReport, Verdict
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGE: Final = ROOT / "clients" / "js"
 TIMEOUT_S: Final = 300  # for what hangs
+PAGE_BYTES_MAX: Final = 70_000  # of script and styles, gzip
 
 
 def missing() -> str | None:
@@ -42,9 +43,9 @@ MISSING: Final = missing()
 needs_node = pytest.mark.skipif(MISSING is not None, reason=MISSING or "")
 
 
-def run(script: str, *arguments: str) -> str:
-    """A script of clients/js/package.json; gives what it printed."""
-    command = ["npm", "run", "--silent", script, "--workspace", "clients/js", "--", *arguments]
+def run(script: str, *arguments: str, workspace: str = "clients/js") -> str:
+    """A script of the workspace's package.json; gives what it printed."""
+    command = ["npm", "run", "--silent", script, "--workspace", workspace, "--", *arguments]
     env = {**os.environ, "NODE_OPTIONS": "", "NO_COLOR": "1", "CI": "1"}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, f"{script}:\n{done.stdout}\n{done.stderr}"
@@ -82,6 +83,17 @@ def test_the_package_resolves_everywhere() -> None:
 def test_the_client_is_small() -> None:
     """size-limit, by the limits in package.json; `npm run size -w clients/js` tells the figures."""
     run("size")
+
+
+@needs_node
+def test_the_next_page_builds() -> None:
+    """The page on the SDK, which is not served yet (docs/decisions/0052)."""
+    run("build", workspace="web")
+    scripts = [
+        one.stat().st_size for one in (ROOT / "web" / "dist").glob("*.gz") if one.name.startswith(("index-", "style-"))
+    ]
+    assert len(scripts) == 2
+    assert sum(scripts) <= PAGE_BYTES_MAX
 
 
 @needs_node

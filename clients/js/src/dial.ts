@@ -27,6 +27,8 @@ export interface Line {
   reason: string;
   /** When it tries again, in ms of `client.now()`; 0 if it does not. */
   retryAt: number;
+  /** What the server said when it refused the token for good: why it is wrong. */
+  msg?: string;
 }
 
 /**
@@ -120,12 +122,12 @@ export class Dialer {
   }
 
   /** Another token is tried at once, then with back-off. The same one refused again: the application must act. */
-  tokenRefused(reason: string): void {
+  tokenRefused(reason: string, msg?: string): void {
     const isSame = this.#token === this.#refusedToken;
     this.#refusedToken = this.#token;
     this.#renew = reason;
     this.#refusals += 1;
-    if (this.#refusals > 1 && isSame) this.stop(reason);
+    if (this.#refusals > 1 && isSame) this.stop(reason, msg);
     else this.lost(reason, this.#refusals < 2);
   }
 
@@ -138,9 +140,9 @@ export class Dialer {
   }
 
   /** Not again by itself. */
-  stop(reason: string): void {
+  stop(reason: string, msg?: string): void {
     this.#drop();
-    this.#enter('stopped', reason);
+    this.#enter('stopped', reason, -1, msg);
   }
 
   #wait(reason: string, delay: number): void {
@@ -198,8 +200,9 @@ export class Dialer {
     this.link = null;
   }
 
-  #enter(state: Line['state'], reason = '', delay = -1): void {
-    this.line = { state, reason, retryAt: delay < 0 ? 0 : this.#parts.clock.now() + delay };
+  #enter(state: Line['state'], reason = '', delay = -1, msg?: string): void {
+    const retryAt = delay < 0 ? 0 : this.#parts.clock.now() + delay;
+    this.line = { state, reason, retryAt, ...(msg === undefined ? {} : { msg }) };
     this.#parts.onLine(this.line);
   }
 }

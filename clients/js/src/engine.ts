@@ -164,11 +164,12 @@ export class Engine {
     this.request(frame, (reply) => reply.t === 'err' && this.#helloRefused(reply));
   }
 
-  #helloRefused({ code: named, retry_ms }: Frame): void {
+  #helloRefused({ code: named, retry_ms, msg }: Frame): void {
     const wait = retryMs(retry_ms);
     const code = typeof named === 'string' ? named : 'protocol';
     if (code === 'disconnected') return;
-    if (code === 'unauthorized' || code === 'token_expired') this.dial.tokenRefused(code);
+    if (code === 'unauthorized' || code === 'token_expired')
+      this.dial.tokenRefused(code, typeof msg === 'string' ? msg : undefined);
     else if (wait !== null) this.dial.lost(code, true, wait);
     else if (code === 'internal') this.dial.lost(code, false);
     else if (this.places.epoch !== null) {

@@ -103,6 +103,8 @@ export class Views implements Stores {
   readonly #outbox: () => Outbox;
   readonly #isLoading: (peer: string) => boolean;
   readonly #failed: (error: unknown) => void;
+  /** What was made of a message of the log last: thousands stay as they are while one comes. */
+  readonly #known = new WeakMap<LogMessage, Message>();
   readonly #byPeer: Record<Topics, Map<string, Topic<unknown>>> = {
     messages: new Map(),
     presence: new Map(),
@@ -218,13 +220,17 @@ export class Views implements Stores {
   }
 
   #line(chat: Chat, message: LogMessage, changes: readonly OutboxItem[], byKey: Map<string, Message>): Message {
+    const state = this.#stateOf(chat, message);
+    const known = this.#known.get(message);
+    if (changes.length === 0 && known?.state === state && !known.waiting) return known;
     const { seq, cid, ts, from, body, edited, deleted } = message;
     const key = cid ?? String(seq);
     const had = byKey.get(key);
     const change = changes.findLast(({ ref, refcid }) => (ref === null ? refcid === cid : ref === seq));
     const waiting = change ? this.#waiting(change, had?.waiting) : null;
-    const state = this.#stateOf(chat, message);
-    return same<Message>(had, { key, seq, cid, ts, from, body, edited, deleted, state, waiting });
+    const line = same<Message>(had, { key, seq, cid, ts, from, body, edited, deleted, state, waiting });
+    this.#known.set(message, line);
+    return line;
   }
 
   #stateOf({ peerRead, peerDelivered }: Chat, { from, seq }: LogMessage): MessageState {

@@ -1,0 +1,242 @@
+/** The messages of one conversation: a window over them, and the keys that walk through. `place.ts` says where the eye is. */
+
+import type { ChatClient, ChatError } from '@chatd/client';
+import { type MessagesHook, useChat, useConnection, useMessages, useTyping } from '@chatd/client/react';
+import { type KeyboardEvent, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from 'react';
+import { Virtualizer } from 'virtua';
+import { type Row, rows as rowsOf } from '../pure/rows';
+import { useCell } from '../state/cell';
+import type { Desk } from '../state/desk';
+import { MessageRow } from './message';
+import { countOf, IconButton } from './parts';
+import { Place } from './place';
+
+/** The height of what stands above the messages (style.css). */
+const TOP_PX = 48;
+/** What is drawn beyond the window, so that a fast wheel meets no blank. */
+const BUFFER_PX = 600;
+const RETRY_MS = 1000;
+/** A row that comes into the window is there after this many frames. */
+const FRAMES_MAX = 20;
+
+export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number }) {
+  const client = useChat();
+  const view = useMessages(peer);
+  const isPresent = useCell(desk.attention.isPresent);
+  const [, redraw] = useReducer((n: number) => n + 1, 0);
+  const place = useMemo(() => placeOf(desk, client, peer, () => redraw()), [desk, client, peer]);
+  const isWatched = place.begin(view, isPresent);
+  const mark = place.divider.after;
+  const all = useMemo(() => rowsOf(view.messages, desk.user, mark), [view.messages, desk.user, mark]);
+  const { rows, isShifted, life, isCut } = useWindowed(all);
+  const [stop, setStop] = useState<string | null>(null);
+  const stopAt = stop === null ? -1 : rows.findIndex(({ key }) => key === stop);
+  const stopIndex = stopAt < 0 ? rows.length - 1 : stopAt;
+  const keepMounted = useMemo(() => (stopAt < 0 ? [] : [stopAt]), [stopAt]);
+  useLayoutEffect(() => {
+    if (place.rendered(view, rows, isWatched) || isCut) redraw();
+  });
+  useEvents(place, desk, client);
+  const line = useConnection().state;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: with the line comes what is missing
+  useEffect(() => place.scrolled(), [place, line, isPresent]);
+  useFocus(place, desk, rows);
+  return (
+    <div className="stage">
+      <div
+        className="scroller"
+        role="region"
+        aria-label={`Messages with ${peer}`}
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: the keys scroll it
+        tabIndex={0}
+        ref={(node) => {
+          place.scroller = node;
+        }}
+        onScroll={() => place.scrolled()}
+        onWheel={() => place.taken()}
+        onTouchMove={() => place.taken()}
+        onKeyDown={(event) => walk(event, place, desk, peer, rows)}
+        onFocus={(event) => {
+          const node = (event.target as HTMLElement).closest<HTMLElement>('.message');
+          if (node?.dataset.key) setStop(node.dataset.key);
+        }}
+      >
+        <Top view={view} />
+        <Virtualizer
+          key={life}
+          ref={(list) => {
+            place.list = list;
+          }}
+          as={LogList}
+          item="li"
+          data={rows}
+          startMargin={TOP_PX}
+          bufferSize={BUFFER_PX}
+          shift={isShifted}
+          keepMounted={keepMounted}
+          onResize={() => place.measured()}
+        >
+          {(row: Row, i: number) => (
+            <MessageRow key={row.key} desk={desk} peer={peer} row={row} isStop={i === stopIndex} now={now} />
+          )}
+        </Virtualizer>
+        <p className="top loading" hidden={!view.hasNewer}>
+          Getting newer messages…
+        </p>
+        <TypingSign peer={peer} />
+      </div>
+      {!place.isAtEnd && place.isSettled && (
+        <IconButton icon="down" kind="down" label="Go to the latest message" act={() => place.toEnd()}>
+          {view.unread > 0 && <span className="badge">{countOf(view.unread)}</span>}
+        </IconButton>
+      )}
+    </div>
+  );
+}
+
+// biome-ignore lint/suspicious/noExplicitAny: virtua's own type of a container's props
+function LogList({ children, style, ref }: any) {
+  return (
+    <ol className="log" style={style} ref={ref}>
+      {children}
+    </ol>
+  );
+}
+
+function placeOf(desk: Desk, client: ChatClient, peer: string, changed: () => void): Place {
+  const messages = client.stores.messages(peer);
+  const place: Place = new Place({
+    load: (way) =>
+      client.load(peer, way).catch((error: ChatError) => {
+        if (error.retryMs !== null) setTimeout(() => place.scrolled(), Math.max(RETRY_MS, error.retryMs));
+      }),
+    seen: (seq, isLast) => {
+      if (!desk.attention.isHere || desk.peer.get() !== peer) return;
+      const { read, messages: held } = messages.getSnapshot();
+      // With the last message all that follows it was seen: edits and deletions are shown where their messages are. What
+      // came since it was drawn was not.
+      const isAll = isLast && held.findLast((message) => message.seq !== null)?.seq === seq;
+      if (isAll) client.read(peer);
+      else if (seq > read) client.read(peer, seq);
+    },
+    read: () => messages.getSnapshot().read,
+    isOnline: () => client.stores.line.getSnapshot().state === 'online',
+    changed,
+  });
+  return place;
+}
+
+/**
+ * What the window gets. It knows rows by their places, so that it must be told where the list grew: at its start
+ * (`isShifted`), at its end, or it is another list (`life`). Where it grew at both, the end comes in the next turn
+ * (`isCut`).
+ */
+function useWindowed(all: readonly Row[]): { rows: readonly Row[]; isShifted: boolean; life: number; isCut: boolean } {
+  const had = useRef<{ rows: readonly Row[]; life: number }>({ rows: [], life: 0 });
+  const before = had.current.rows;
+  const first = before[0]?.key;
+  const at = first === undefined ? 0 : all.findIndex(({ key }) => key === first);
+  const isTrimmed = at < 0 && before.some(({ key }) => key === all[0]?.key);
+  const isShifted = at > 0 || isTrimmed;
+  const life = at < 0 && !isTrimmed ? had.current.life + 1 : had.current.life;
+  const lastKey = before.at(-1)?.key;
+  const last = isShifted ? all.findIndex(({ key }) => key === lastKey) : -1;
+  const isCut = last >= 0 && last < all.length - 1;
+  const rows = isCut ? all.slice(0, last + 1) : all;
+  useLayoutEffect(() => {
+    had.current = { rows, life };
+  });
+  return { rows, isShifted, life, isCut };
+}
+
+function useEvents(place: Place, desk: Desk, client: ChatClient): void {
+  useEffect(() => {
+    const sized = new ResizeObserver(() => place.resized());
+    if (place.scroller) sized.observe(place.scroller);
+    const leaves = [
+      client.on('synced', () => {
+        place.isStale = true;
+        place.scrolled();
+      }),
+      desk.toEnd.subscribe(() => {
+        place.divider.remove();
+        place.toEnd();
+      }),
+    ];
+    return () => {
+      sized.disconnect();
+      for (const leave of leaves) leave();
+    };
+  }, [place, desk, client]);
+}
+
+/** Where a message is asked to get the focus: after a question about it. */
+function useFocus(place: Place, desk: Desk, rows: readonly Row[]): void {
+  const key = useCell(desk.focusOn);
+  const latest = useRef(rows);
+  latest.current = rows;
+  useEffect(() => {
+    if (key !== null) focusOn(place, latest.current, key);
+  }, [place, key]);
+}
+
+function focusOn(place: Place, rows: readonly Row[], key: string | undefined): void {
+  const index = rows.findIndex((row) => row.key === key);
+  if (key === undefined || index < 0) return;
+  if (!place.nodeOf(key)) place.list?.scrollToIndex(index, { align: 'nearest' });
+  let left = FRAMES_MAX;
+  const focus = () => {
+    const node = place.nodeOf(key);
+    if (node) {
+      node.scrollIntoView({ block: 'nearest' });
+      place.taken();
+      place.scrolled(); // before the focus draws again, or the log would go on to follow its end
+      node.focus({ preventScroll: true });
+    } else if ((left -= 1) > 0) requestAnimationFrame(focus);
+  };
+  focus();
+}
+
+/** Up and down walk through the messages; Enter edits, Delete deletes. */
+function walk(event: KeyboardEvent, place: Place, desk: Desk, peer: string, rows: readonly Row[]): void {
+  const target = event.target as HTMLElement;
+  const node = target.closest<HTMLElement>('.message');
+  if (!node) {
+    place.taken();
+    return;
+  }
+  const at = rows.findIndex(({ key }) => key === node.dataset.key);
+  const row = rows[at];
+  const to: Record<string, number> = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1 };
+  const next = to[event.key];
+  if (next !== undefined) focusOn(place, rows, rows[next]?.key);
+  else if (target !== node || !row) return;
+  else if (event.key === 'Enter' && row.own) desk.edit(peer, row.message);
+  else if (event.key === 'Delete' && row.own) desk.delete(peer, row.message);
+  else if (event.key === 'Escape') document.querySelector<HTMLElement>('.writing')?.focus();
+  else return;
+  event.preventDefault();
+}
+
+function Top({ view: { hasOlder, messages } }: { view: MessagesHook }) {
+  const first = messages.find(({ seq }) => seq !== null)?.seq ?? null;
+  const beginning =
+    first !== null && first > 1 ? 'Older messages have passed the time they are kept.' : 'This is the beginning.';
+  const words = hasOlder
+    ? 'Getting older messages…'
+    : messages.length === 0
+      ? 'Nothing said yet. Say hello!'
+      : beginning;
+  return <p className={`top${hasOlder ? ' loading' : ''}`}>{words}</p>;
+}
+
+function TypingSign({ peer }: { peer: string }) {
+  const [isTyping] = useTyping(peer);
+  return (
+    <div className="typing" aria-hidden="true" hidden={!isTyping}>
+      <span />
+      <span />
+      <span />
+    </div>
+  );
+}
