@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -44,9 +45,9 @@ class Tmux:
         return out.decode()
 
     async def start(self, name: str, size: tuple[int, int], *command: str) -> None:
-        await self("new-session", "-d", "-s", name, "-x", str(size[0]), "-y", str(size[1]), "cat")
-        await self("set-option", "-t", name, "remain-on-exit", "on")
-        await self("respawn-pane", "-k", "-t", name, "--", *command)
+        """Run a command in a terminal, which stays when it has ended and shows its exit status."""
+        line = f"{shlex.join(command)}; echo ended with $?; exec cat"
+        await self("new-session", "-d", "-s", name, "-x", str(size[0]), "-y", str(size[1]), "sh", "-c", line)
 
     async def keys(self, name: str, *keys: str) -> None:
         await self("send-keys", "-t", name, *keys)
@@ -101,10 +102,10 @@ async def test_two_people_chat_in_two_terminals(server: Server, tmux: Tmux, tmp_
     await tmux.keys("bob", "C-q")
     await tmux.shows("bob", "Not sent yet:", "«more» (a draft)")
     await tmux.keys("bob", "y")
-    await tmux.shows("bob", "chatd: not sent to alice: «more» (a draft)", "Pane is dead")
+    await tmux.shows("bob", "chatd: not sent to alice: «more» (a draft)", "ended with 0")
     await tmux.shows("alice", "○ offline, last seen")
     await tmux.keys("alice", "C-q")
-    await tmux.shows("alice", "Pane is dead (status 0")
+    await tmux.shows("alice", "ended with 0")
 
 
 async def run(*command: str, input: str = "") -> tuple[int | None, str, str]:
