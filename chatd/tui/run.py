@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import uuid
 from typing import Final
@@ -42,6 +43,8 @@ def on_screen(url: str, token: Token, first: str | None) -> int:
     from chatd.tui import wording
 
     _keep_the_log_off_the_screen()
+    for name in ("COLUMNS", "LINES"):  # exported by a parent of another size, they hide the terminal's own
+        os.environ.pop(name, None)
 
     async def life() -> ChatApp:
         app = ChatApp(_client(url, token), first)

@@ -6,8 +6,8 @@ import pytest
 from textual.widgets import Button
 
 from chatd.tui.dialogs import KEYS, Confirm
-from tests.fix_fake_chatd import FakeChatd, Frame, Session
-from tests.fix_terminal import terminal
+from tests.fix_fake_chatd import Frame, Session
+from tests.fix_terminal import FakeChatd, terminal
 from tests.until import until
 
 

@@ -11,8 +11,7 @@ from typing import Final
 import pytest
 
 from chatd.tui.dialogs import KEYS
-from tests.fix_fake_chatd import FakeChatd
-from tests.fix_terminal import Terminal, terminal
+from tests.fix_terminal import FakeChatd, Terminal, terminal
 
 T0: Final = 1_790_000_000_000  # about when the fake server lives
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "terminal.md").read_text()

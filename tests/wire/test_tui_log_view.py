@@ -8,8 +8,8 @@ import pytest
 
 from chatd.tui.log_view import LogView
 from chatd.tui.rows import Key
-from tests.fix_fake_chatd import FakeChatd, Frame, Session
-from tests.fix_terminal import Terminal, terminal
+from tests.fix_fake_chatd import Frame, Session
+from tests.fix_terminal import FakeChatd, Terminal, terminal
 from tests.until import until
 
 
