@@ -2,11 +2,11 @@
 export { ChatClient } from './client.js';
 export type { SendOptions, Target } from './composer.js';
 export type { Line, TokenProvider } from './dial.js';
-export { ChatError } from './errors.js';
-export type { ResetReason, Sent } from './events.js';
-export type { Entry, HistoryPage, Item } from './frames.js';
+export { ChatError, type Refusal } from './errors.js';
+export type { EngineEvent, ResetReason, Sent } from './events.js';
+export type { Entry, Frame, HistoryPage, Item, Status } from './frames.js';
 export type { Clock, Socket, SocketClass } from './link.js';
-export type { Way } from './loads.js';
+export type { Range, Way } from './loads.js';
 export type {
   ChatClientOptions,
   ChatEvents,
@@ -15,9 +15,13 @@ export type {
   Platform,
   PlatformHooks,
   Register,
+  TabState,
   Tabs,
+  TabsHost,
+  TabsPort,
   UserId,
 } from './options.js';
+export type { Kind, OutboxItem } from './outbox.js';
 export type { Paged } from './paged.js';
 export type { ConversationsPage } from './reader.js';
 export type { Sending } from './sending.js';
