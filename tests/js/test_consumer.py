@@ -16,7 +16,7 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from tests.browser import WAIT_MS, Browsing
-from tests.js.test_gates import PACKAGE, ROOT, needs_node, run
+from tests.js.test_gates import PACKAGE, ROOT, build, needs_node
 
 if TYPE_CHECKING:
     from playwright.async_api import Page, Route
@@ -37,7 +37,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The application as Vite builds it."""
     folder = tmp_path_factory.mktemp("consumer")
     shutil.copytree(APP, folder, dirs_exist_ok=True)
-    run("build")
+    build()
     tool(PACKAGE, "npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder))
     next(folder.glob("chatd-client-*.tgz")).rename(folder / "client.tgz")
     tool(folder, "npm", "install", "--offline", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")

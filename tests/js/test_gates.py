@@ -6,6 +6,7 @@ Biome and the compiler's check of the tests' types.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -52,6 +53,19 @@ def run(script: str, *arguments: str, workspace: str = "clients/js") -> str:
     return done.stdout
 
 
+def build() -> None:
+    """`dist` is what the sources say. Several processes may ask: one builds at a time, and only what is old."""
+    sources = [PACKAGE / "src", *(PACKAGE / "src").rglob("*"), *PACKAGE.glob("tsconfig*.json")]
+    stamp = ROOT / "node_modules" / ".clients-js-built"
+    with stamp.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        is_there = stamp.read_text() == "built" and (PACKAGE / "dist" / "index.js").exists()
+        if is_there and stamp.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+            return
+        run("build")
+        stamp.write_text("built")
+
+
 @needs_node
 def test_the_types_of_frames_are_those_of_the_schemas() -> None:
     run("frames", "--check")
@@ -66,8 +80,7 @@ def test_the_client_passes_its_tests() -> None:
 
 @pytest.fixture(scope="module")
 def built() -> None:
-    """`dist` is what the sources say."""
-    run("build")
+    build()
 
 
 @needs_node
@@ -103,7 +116,7 @@ def test_the_reference_builds_without_a_warning() -> None:
 
 @needs_node
 async def test_the_client_passes_the_conformance_kit_behind_its_adapter() -> None:
-    run("build")
+    build()
     report = ConformanceReport("clients/js")
     command = f"node {ROOT / 'clients' / 'adapters' / 'js.mjs'}"
     await ClientTrial(command, report, lambda _: None, jobs=4).run(vectors.load("client"))
