@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Final, TextIO
@@ -31,8 +32,7 @@ class Lines:
         self.refused = 0
         self._client, self._peer, self._out, self._err = client, peer, out, err
         self._room = asyncio.Semaphore(AHEAD_MAX)
-        self._sent: set[int] = set()  # seqs that are not shown yet
-        self._early: set[int] = set()  # shown before their `ok` was seen
+        self._unshown: set[str] = set()  # cids of lines that were sent from here
         self._is_shown = asyncio.Event()
 
     async def chat(self, source: AsyncIterator[str]) -> None:
@@ -53,19 +53,18 @@ class Lines:
                 await self._room.acquire()
             with suppress(TimeoutError):
                 async with asyncio.timeout(SHOWN_S):
-                    while self._sent:
+                    while self._unshown:
                         self._is_shown.clear()
                         await self._is_shown.wait()
             shower.cancel()
 
     async def _send(self, body: str) -> None:
+        cid = str(uuid.uuid4())
+        self._unshown.add(cid)
         try:
-            sent = await self._client.send(self._peer, body)
-            if sent.seq in self._early:
-                self._early.discard(sent.seq)
-            else:
-                self._sent.add(sent.seq)
+            await self._client.send(self._peer, body, cid=cid)
         except ClientError as e:
+            self._unshown.discard(cid)
             self.refused += 1
             self._err.write(f"chatd: not sent: {escaped(body[:QUOTED_MAX])}: {escaped(str(e))}\n")
         finally:
@@ -77,11 +76,9 @@ class Lines:
                 continue
             self._out.write(line(entry) + "\n")
             self._out.flush()
-            if entry.seq in self._sent:
-                self._sent.discard(entry.seq)
-            elif entry.own:
-                self._early.add(entry.seq)
-            self._is_shown.set()
+            if entry.cid is not None:
+                self._unshown.discard(entry.cid)
+                self._is_shown.set()
 
 
 async def lines_of(stream: TextIO) -> AsyncIterator[str]:
