@@ -8,6 +8,7 @@ import { ChatClient, type SocketClass } from '../src/index.js';
 import { TestClock } from '../src/testing/index.js';
 import { FakeWebSocket, type Line, type Network } from '../src/testing/socket.js';
 import { type Dice, dice } from './dice.js';
+import { LIMITS } from './fakes.js';
 
 const STREAMS = Number(process.env.FUZZ ?? 10_000);
 const FRAMES = 8;
@@ -27,16 +28,6 @@ const ITEM = {
   peer_read: 0,
   unread: 2,
   open: true,
-};
-const LIMITS = {
-  frame_bytes: 16384,
-  body_bytes: 2048,
-  messages: 10,
-  per_ms: 5000,
-  watch: 200,
-  history: 100,
-  edit_ms: 900000,
-  resync: 500,
 };
 const ENTRY = { seq: 4, ts: T0, from: 'bob', to: 'alice', kind: 'message', body: 'hi' };
 const WELCOME = {

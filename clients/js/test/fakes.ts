@@ -1,4 +1,4 @@
-/** A clock that is moved by hand, a WebSocket that is answered by hand, and dice that can be thrown again. */
+/** A clock that is moved by hand and a WebSocket that is answered by hand. */
 import type { Item } from '../src/frames.js';
 import type { Clock, Socket } from '../src/link.js';
 import type { Draft } from '../src/outbox.js';
@@ -100,41 +100,6 @@ export function socket(): FakeSocket {
 /** The frames of a type that the last socket was given. */
 export const sent = (t: string): Json[] => socket().sent.filter((frame) => frame.t === t);
 
-/** mulberry32: the same seed gives the same numbers. */
-export function dice(seed: number) {
-  let state = seed >>> 0;
-  const random = (): number => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), 1 | state);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-  return {
-    random,
-    below: (n: number): number => Math.floor(random() * n),
-    chance: (p: number): boolean => random() < p,
-    pick: <T>(list: readonly T[]): T => list[Math.floor(random() * list.length)] as T,
-  };
-}
-
-export type Dice = ReturnType<typeof dice>;
-
-/** Seeds to try: `SEED=n` tries that one alone, `TIMES=n` n times as many. A failure names its seed. */
-export function seeds(count: number): number[] {
-  const { SEED, TIMES = '1' } = process.env;
-  if (SEED) return [Number(SEED)];
-  return Array.from({ length: count * Number(TIMES) }, () => Math.floor(Math.random() * 2 ** 31));
-}
-
-export async function withSeed(seed: number, run: (d: Dice) => unknown): Promise<void> {
-  try {
-    await run(dice(seed));
-  } catch (error) {
-    (error as Error).message = `SEED=${seed}: ${(error as Error).message}`;
-    throw error;
-  }
-}
-
 let uuids = 0;
 export function uuid(): string {
   uuids += 1;
@@ -146,6 +111,18 @@ export function draft(facts: Partial<Draft> = {}): Draft {
   return { peer: 'bob', cid: 'c', kind: 'message', body: 'x', ...rest, ...facts };
 }
 
+/** What a server says in its welcome. */
+export const LIMITS = {
+  frame_bytes: 16384,
+  body_bytes: 2048,
+  messages: 10,
+  per_ms: 5000,
+  watch: 200,
+  history: 100,
+  edit_ms: 900000,
+  resync: 500,
+};
+
 export const WELCOME: Json = Object.freeze({
   t: 'welcome',
   id: 1,
@@ -156,16 +133,7 @@ export const WELCOME: Json = Object.freeze({
   epoch: 'e1',
   ts: 1_790_000_000_000,
   heartbeat_ms: 20000,
-  limits: {
-    frame_bytes: 16384,
-    body_bytes: 2048,
-    messages: 10,
-    per_ms: 5000,
-    watch: 200,
-    history: 100,
-    edit_ms: 900000,
-    resync: 500,
-  },
+  limits: LIMITS,
   conversations: [],
   presence: [],
   more: false,

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'vitest';
 import type { Entry, HistoryPage } from '../src/frames.js';
 import { Log } from '../src/log.js';
-import { type Dice, seeds, withSeed } from './fakes.js';
+import { type Dice, seeds, withSeed } from './dice.js';
 
 /** An entry with what a test does not care about. */
 function made(seq: number, facts: Partial<Entry> = {}): Entry {

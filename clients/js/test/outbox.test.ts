@@ -3,7 +3,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
 import { IN_FLIGHT_MAX, OUTBOX_ITEMS_MAX, Outbox, type OutboxItem, WINDOW_MAX } from '../src/outbox.js';
-import { type Dice, draft, seeds, uuid, withSeed } from './fakes.js';
+import { type Dice, seeds, withSeed } from './dice.js';
+import { draft, uuid } from './fakes.js';
 
 function filled(count: number, peer = 'bob') {
   const outbox = new Outbox();

@@ -6,7 +6,7 @@ import { ChatClient, type ChatClientOptions, type LiveEntry, type Store } from '
 import type { Socket } from '../src/link.js';
 import { type Channel, type Locks, tabs } from '../src/tabs.js';
 import { FakeChatd, TestClock } from '../src/testing/index.js';
-import { type Dice, seeds, withSeed } from './fakes.js';
+import { type Dice, seeds, withSeed } from './dice.js';
 
 interface Waiting {
   tab: FakeTab;

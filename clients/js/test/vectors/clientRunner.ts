@@ -4,6 +4,7 @@
  */
 import { TestClock } from '../../src/testing/index.js';
 import { FakeWebSocket, type Line, type Network } from '../../src/testing/socket.js';
+import { LIMITS } from '../fakes.js';
 import { type Fields, type Json, Mismatch, Values } from './values.js';
 
 const WAIT_MS = 120_000;
@@ -17,16 +18,6 @@ const ITEM = {
   peer_read: 0,
   unread: 0,
   open: true,
-};
-const LIMITS = {
-  frame_bytes: 16384,
-  body_bytes: 2048,
-  messages: 10,
-  per_ms: 5000,
-  watch: 200,
-  history: 100,
-  edit_ms: 900000,
-  resync: 500,
 };
 const WELCOME = {
   user: 'alice',
