@@ -347,13 +347,12 @@ export class ChatClient {
   }
 
   #apply(event: EngineEvent): void {
-    const lastRead = event.t === 'entry' ? (this.#model.chats.get(this.#made(event.entry).peer)?.unread ?? 0) : 0;
     this.#model.take(event);
     this.#keep(event);
     const emit = this.#emitter.emit.bind(this.#emitter);
     if (event.t === 'line') this.#line(event.line);
     else if (event.t === 'synced') emit('synced', { user: this.user });
-    else if (event.t === 'entry' && event.how === 'live') this.#entry(this.#made(event.entry), lastRead);
+    else if (event.t === 'entry' && event.how === 'live') this.#entry(this.#made(event.entry));
     else if (event.t === 'item') this.#item(event);
     else if (event.t === 'receipt') {
       const peer = this.#model.peerOf(event.c) as UserId | undefined;
@@ -376,11 +375,12 @@ export class ChatClient {
     if (line.state === 'stopped' && line.reason !== '') this.#waiters.failAll('stopped', line.reason);
   }
 
-  #entry(entry: LiveEntry, unread: number): void {
+  #entry(entry: LiveEntry): void {
     for (const stream of this.#streams) stream.push(entry);
     this.#emitter.emit('entry', entry);
-    const isNew = (this.#model.chats.get(entry.peer)?.unread ?? 0) > unread;
-    if (isNew && entry.kind === 'message') this.#emitter.emit('message', entry);
+    // By the seq, and not by the count: a welcome has counted what it is about to bring.
+    const isUnread = entry.from !== this.user && entry.seq > (this.#model.chats.get(entry.peer)?.read ?? 0);
+    if (isUnread && entry.kind === 'message') this.#emitter.emit('message', entry);
   }
 
   #item({ item, isKept, after }: EngineEvent & { t: 'item' }): void {

@@ -293,6 +293,22 @@ test('messages of others that are unread are told for notifications; read ones a
   assert.equal(client.stores.conversations.getSnapshot()[0]?.unread, 0);
 });
 
+test('unread messages that a cut line missed are told too, although the welcome has counted them', async () => {
+  const { client, clock } = await online();
+  const messages = heard(client, 'message');
+  socket().end(1006);
+  await clock.pass(1);
+  socket().open();
+  socket().say({ ...WELCOME, conversations: [item({ head: 7, read: 6, unread: 1 })] });
+  socket().say(entry(6));
+  socket().say(entry(7));
+  assert.deepEqual(
+    messages.map(({ seq }) => seq),
+    [7],
+  );
+  assert.equal(client.stores.conversations.getSnapshot()[0]?.unread, 1);
+});
+
 test('history: one page awaited, or all of it iterated over; an item that is malformed is stepped over', async () => {
   const { client } = await online();
   const plain = (seq: number): Json => {
