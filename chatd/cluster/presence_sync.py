@@ -37,7 +37,7 @@ import orjson
 import structlog
 
 from chatd.cluster.leases import BEATS, Lease, Leases, RemoteNode
-from chatd.cluster.presence_keys import LAPSED, STANDS, Beat, PresenceKeys
+from chatd.cluster.presence_keys import CALL_S, LAPSED, STANDS, Beat, PresenceKeys
 from chatd.cluster.pubsub import PubSub
 from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.core.steady_time import Steady
@@ -54,7 +54,9 @@ FLUSH_USERS: Final = 500  # users in one batch
 READ_USERS: Final = 1_000  # users in one HMGET: some 0.5 ms of Redis
 SOON_S: Final = 0.02  # least time between two beats, however many are asked for
 LEAVE_S: Final = 0.25  # for the last beat: a node must end within its drain although Redis hangs
-LOOK_S: Final = 0.25  # the longest that a hello or watch waits for Redis; later presence is pushed
+# The longest that a hello or watch waits for Redis; later presence is pushed. A contact on another
+# node looks offline until then, so it is as long as a read may take before Redis counts as away.
+LOOK_S: Final = CALL_S
 TOUCH_S: Final = 5.0  # between two reports of activity, for users with devices on several nodes
 
 
@@ -103,6 +105,7 @@ class PresenceSync:
         self._n = 0  # number of our last batch
         self._beaten_at = -math.inf
         self._through = False  # whether the last beat succeeded
+        self._silent = False  # a read for a hello failed, and no beat has succeeded since
         self._written = False  # whether our hash is complete
         self._dirty = asyncio.Event()  # there is something to publish
         presence.on_dirty(self._dirty.set)
@@ -207,7 +210,7 @@ class PresenceSync:
         while True:
             try:
                 await self._beat_once()
-                self._through = True
+                self._through, self._silent = True, False
             except (RedisUnavailable, TimeoutError) as e:
                 if self._through:
                     log.warning("lease.late", reason=str(e) or "no answer")
@@ -391,9 +394,11 @@ class PresenceSync:
         """Read what other nodes say of users who are kept from now on.
 
         Waits `LOOK_S` at most; what arrives later is pushed. Calls at the same time share one read.
+        Does not wait while Redis does not answer: after the next beat that succeeds, all hashes are
+        read.
         """
-        if not self._leases.nodes or self.stale:
-            return  # when Redis is back, all hashes are read
+        if not self._leases.nodes or self.stale or self._silent:
+            return
         self._asked.update(users)
         if self._answer is None:
             self._answer = asyncio.get_running_loop().create_future()
@@ -412,6 +417,7 @@ class PresenceSync:
                         for at in range(0, len(users), READ_USERS):
                             await self._read(incarnation, users[at : at + READ_USERS])
                 except (RedisUnavailable, TimeoutError):
+                    self._silent = True
                     self.back()
                 finally:
                     if not answer.done():

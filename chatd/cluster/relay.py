@@ -35,7 +35,7 @@ from chatd.wire.node_messages import Codec, Entry, Receipt
 
 log = structlog.get_logger("relay")
 
-ARRIVE_S: Final = 0.25  # the longest that a hello waits for Redis
+ARRIVE_S: Final = 0.25  # the longest that a hello waits for its subscription
 LOOK_BACK_S: Final = 0.2  # by then every node has got a presence batch
 GARBAGE_LOGGED_PER_S: Final = 1.0  # the metric `bus_garbage` counts every message
 GARBAGE_LOGGED_BURST: Final = 5
@@ -79,14 +79,17 @@ class Relay:
         """A session of the user begins: subscribe to the user, and read the presence of `watch`.
 
         Returns when this node receives what others publish for the user, and knows what they say of
-        the user and of `watch`. Waits `ARRIVE_S` at most: presence that arrives later is pushed,
-        and the change feed brings entries that were missed.
+        the user and of `watch`. Waits `ARRIVE_S` at most for the subscription (the change feed
+        brings entries that were missed), and as `PresenceSync.look` for presence.
         """
         self.pubsub.hold(user)
         self._presence.hold(user)
+        await asyncio.gather(self._subscribed(user), self.presence_sync.look((user, *watch)))
+
+    async def _subscribed(self, user: UserId) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ARRIVE_S):
-                await asyncio.gather(self.pubsub.subscribed(user), self.presence_sync.look((user, *watch)))
+                await self.pubsub.subscribed(user)
 
     async def look(self, users: Iterable[UserId]) -> None:
         """Return when it is known which of these users are online elsewhere."""

@@ -134,6 +134,20 @@ async def test_a_node_that_has_just_started_knows_who_is_where(
                 assert [facts["state"] for facts in peer.welcome["presence"]] == ["online"]
 
 
+async def test_who_comes_while_redis_answers_slowly_sees_others_online(
+    fresh_db: str, own_redis: OwnRedis, make_process: MakeProcess
+) -> None:
+    """After a drain all come at once, and a read of presence may take long."""
+    async with Proxy(own_redis.socket) as way:
+        nodes = await nodes_of(2, make_process, fresh_db, own_redis.url, each=[{}, {"redis_url": f"unix://{way.path}"}])
+        await together(nodes)
+        async with peer_at(nodes[0], "alice", "old") as alice, peer_at(nodes[0], "bob") as bob:
+            await befriend(alice, "alice", bob, "bob")
+            way.delay_s = DELAY_S
+            async with peer_at(nodes[1], "alice", "new", watch=["bob"]) as peer:
+                assert [facts["state"] for facts in peer.welcome["presence"]] == ["online"]
+
+
 # ---- slow ----------------------------------------------------------------------------------------
 
 
