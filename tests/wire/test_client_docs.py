@@ -18,7 +18,8 @@ from tests.fix_fake_chatd import FakeChatd
 from tests.until import until
 
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
-CLIENT_TS = Path(__file__).parents[2] / "clients" / "js" / "src" / "client.ts"
+TYPESCRIPT = Path(__file__).parents[2] / "clients" / "js" / "src"
+CLIENT_TS = (TYPESCRIPT / "core.ts").read_text() + (TYPESCRIPT / "client.ts").read_text()
 PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 
@@ -140,11 +141,10 @@ def test_each_field_of_each_class_is_on_the_page() -> None:
 
 def _typescript() -> set[str]:
     """What `@chatd/client` gives to an app: methods and fields of ChatClient, events, exports."""
-    source = Path(__file__).parents[2] / "clients" / "js" / "src"
-    client, options = (source / "client.ts").read_text(), (source / "options.ts").read_text()
-    methods = re.findall(r"^  (?:async |get |readonly )?([a-z]\w*)(?:<.*?>)?[(:]", client, re.MULTILINE)
+    options = (TYPESCRIPT / "options.ts").read_text()
+    methods = re.findall(r"^  (?:async |get |readonly )?([a-z]\w*)(?:<.*?>)?[(:]", CLIENT_TS, re.MULTILINE)
     events = options.split("export interface ChatEvents {")[1].split("\n}")[0]
-    exports = re.findall(r"\w+", (source / "index.ts").read_text())
+    exports = re.findall(r"\w+", (TYPESCRIPT / "index.ts").read_text())
     return {*methods, *re.findall(r"^  (\w+):", events, re.MULTILINE), *exports} - {"constructor"}
 
 
@@ -160,5 +160,5 @@ def test_the_names_of_both_sdks_are_those_of_the_table() -> None:
     assert public <= python, public - python
     typescript = set[str]().union(*(words(row[1]) for row in table))
     assert typescript - _typescript() == set()
-    methods = set(re.findall(r"^  (?:async |get )?([a-z]\w*)(?:<.*?>)?\(", CLIENT_TS.read_text(), re.MULTILINE))
+    methods = set(re.findall(r"^  (?:async |get )?([a-z]\w*)(?:<.*?>)?\(", CLIENT_TS, re.MULTILINE))
     assert methods - {"constructor"} <= typescript, methods - typescript

@@ -1,18 +1,18 @@
 /** What the user says, on its way into the outbox: judged, given a cid, and handed back as a promise with a handle. */
 
+import type { CoreClient } from './core.js';
 import type { Engine } from './engine.js';
 import { ChatError } from './errors.js';
 import type { Sent } from './events.js';
 import { isPeer } from './frames.js';
-import type { Model } from './model.js';
 import { canRetry, type Draft, type Kind } from './outbox.js';
+import type { Named } from './parts.js';
 import type { Sending, Waiters } from './sending.js';
-import type { Siblings } from './siblings.js';
 import type { MessageState } from './views.js';
 import { bodyBytes, cleanBody } from './wire.js';
 
 /** Which message an edit or delete is about: its seq, its cid, or the message of a snapshot. */
-export type Target = number | string | { readonly seq: number | null; readonly cid: string | null };
+export type Target = number | string | Named;
 
 export interface SendOptions {
   /** A UUID of the caller's: the same send again is the same one. */
@@ -22,16 +22,16 @@ export interface SendOptions {
 }
 
 export class Composer {
-  readonly #engine: Engine;
-  readonly #model: Model;
+  readonly #client: CoreClient;
   readonly #waiters: Waiters;
-  readonly #siblings: Siblings;
 
-  constructor(engine: Engine, model: Model, waiters: Waiters, siblings: Siblings) {
-    this.#engine = engine;
-    this.#model = model;
+  constructor(client: CoreClient, waiters: Waiters) {
+    this.#client = client;
     this.#waiters = waiters;
-    this.#siblings = siblings;
+  }
+
+  get #engine(): Engine {
+    return this.#client._engine;
   }
 
   waiting(cid: string): Sending | null {
@@ -39,8 +39,8 @@ export class Composer {
     return item ? this.#sending(cid, item.peer, this.#waiters.of(cid)) : null;
   }
 
-  async cancel(cid: string): Promise<boolean> {
-    return (await this.#siblings.run('discard', cid)) === true;
+  cancel(cid: string): Promise<boolean> {
+    return this.#client._run('discard', cid);
   }
 
   again(cid: string): Sending | null {
@@ -94,7 +94,7 @@ export class Composer {
       const draft: Draft = { peer, cid, kind, body, ref, refcid, at: this.#engine.now(), tried: isGiven, isGiven };
       const promise = this.#waiters.of(cid);
       if (!had && !this.#engine.sender.add(draft)) throw new ChatError({ code: 'outbox_full', cid });
-      if (!had) this.#siblings.added(draft);
+      if (!had) this.#client._together?.added(draft);
       return this.#sending(cid, peer, signal ? this.#abortable(cid, promise, signal) : promise);
     } catch (error) {
       const failed = Promise.reject(error);
@@ -104,18 +104,16 @@ export class Composer {
   }
 
   /** A message by seq has a cid too, if it is held: that one holds over a change of epoch. */
-  #target(peer: string, target: Target | null): { seq: number | null; cid: string | null } {
+  #target(peer: string, target: Target | null): Named {
     if (target === null) return { seq: null, cid: null };
-    const { seq, cid } =
+    const named: Named =
       typeof target === 'object'
         ? target
         : typeof target === 'number'
           ? { seq: target, cid: null }
           : { seq: null, cid: target };
-    const held = this.#model.chats
-      .get(peer)
-      ?.log.messages()
-      .find((one) => (seq === null ? one.cid === cid : one.seq === seq));
+    const { seq, cid } = named;
+    const held = this.#client._held?.find(peer, named);
     return { seq: seq ?? held?.seq ?? null, cid: (cid ?? held?.cid)?.toLowerCase() ?? null };
   }
 
@@ -143,11 +141,9 @@ export class Composer {
       () => (isFailed = true),
     );
     const state = (): MessageState => {
-      const chat = this.#model.chats.get(peer);
       if (isFailed || this.#engine.outbox.find(cid)?.state === 'failed') return 'failed';
       if (sent === null) return 'sending';
-      if (sent <= (chat?.peerRead ?? 0)) return 'read';
-      return sent <= (chat?.peerDelivered ?? 0) ? 'delivered' : 'sent';
+      return this.#client._held?.reach(peer, sent) ?? 'sent';
     };
     // A promise of its own: each call has its handle, and nobody has to wait for it.
     const own = promise.then((value) => value);

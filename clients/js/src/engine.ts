@@ -8,8 +8,8 @@
  *                ◄─ teller.ts (cursors, watch, away)
  *
  * Guarantees to who hears the events: each log entry once and in order of seq; `reset` before anything of another epoch;
- * nothing is called failed while its outcome is unknown. Events are plain data, so that another tab can `mirror` them:
- * it then knows all that it needs to go on where this one ended.
+ * nothing is called failed while its outcome is unknown. Events are plain data, so that another tab can mirror them
+ * (siblings.ts): it then knows all that it needs to go on where this one ended.
  *
  * Everything that it needs of the world (WebSocket, clock, randomness, tokens) is injected.
  */
@@ -81,7 +81,7 @@ export class Engine {
         const retryAt = line.retryAt && line.retryAt - parts.clock.now() + this.now();
         parts.emit({ t: 'line', line: { ...line, retryAt } });
       },
-      onTime: (ts) => this.#setTime(ts),
+      onTime: (ts) => this.setTime(ts),
     });
   }
 
@@ -94,7 +94,8 @@ export class Engine {
     return this.#ahead === null ? Date.now() : this.clock.now() + this.#ahead;
   }
 
-  #setTime(ts: number): void {
+  /** The server's time is `ts` now. */
+  setTime(ts: number): void {
     this.#ahead = ts - this.clock.now();
   }
 
@@ -238,7 +239,7 @@ export class Engine {
     }
     this.user = user;
     this.limits = limitsOf(frame.limits);
-    this.#setTime(ts);
+    this.setTime(ts);
     this.emit({ t: 'welcome', user, epoch, limits: this.limits, ts });
     this.presence(frame.presence, true);
     this.#refreshBefore(frame.exp);
@@ -256,8 +257,7 @@ export class Engine {
     for (const push of held) if (attempt === dial.attempt) this.#pushed(push);
     if (attempt !== dial.attempt) return;
     this.emit({ t: 'synced', since: this.places.since });
-    this.teller.tellWatch();
-    this.teller.tellAway();
+    this.teller.tellState();
     this.teller.tell();
     // What leaves now was perhaps never tried: that must be stored first, as what was never tried can be taken back.
     const waiting = this.outbox.all().filter(({ state, tried }) => state === 'queued' && !tried);
@@ -336,32 +336,6 @@ export class Engine {
     const { exp } = await this.ask({ t: 'refresh', token });
     if (!isCount(exp)) throw new ChatError({ code: 'protocol' });
     return exp;
-  }
-
-  // --- another tab has the connection -------------------------------------------------------------------------------
-
-  /** What another tab's engine emitted: this one then knows what that one knows. */
-  mirror(event: EngineEvent): void {
-    const { places } = this;
-    if (event.t === 'reset' && event.why !== 'epoch') this.forget();
-    else if (event.t === 'reset') {
-      places.forget();
-      this.teller.cursors.forget();
-    } else if (event.t === 'welcome') {
-      this.user = event.user;
-      this.limits = event.limits;
-      this.#setTime(event.ts);
-      places.epoch = event.epoch;
-    } else if (event.t === 'item') {
-      const { item, isKept, after } = event;
-      places.put(item.c, { ...item, seq: isKept ? Math.max(after ?? 0, item.floor - 1) : item.head });
-      this.teller.cursors.listed(item, isKept);
-    } else if (event.t === 'synced') places.since = event.since;
-    else if (event.t === 'receipt' && event.from === this.user) this.teller.cursors.known(event.c, event);
-    else if (event.t === 'entry' && event.how === 'live') {
-      const { c, seq, ts, from, to } = event.entry;
-      places.put(c, { peer: from === this.user ? to : from, seq, head: seq, ts });
-    } else if (event.t === 'outbox') this.outbox.replace(event.peer, event.items);
   }
 }
 

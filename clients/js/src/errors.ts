@@ -35,11 +35,11 @@ export class ChatError extends Error {
   readonly cid: string | null;
 
   constructor({ code, msg, retry_ms, field, cid }: Refusal) {
-    super(typeof msg === 'string' ? msg : code);
+    super(msg ?? code);
     this.code = code;
-    this.retryMs = typeof retry_ms === 'number' ? retry_ms : null;
-    this.field = typeof field === 'string' ? field : null;
-    this.cid = typeof cid === 'string' ? cid : null;
+    this.retryMs = retry_ms ?? null;
+    this.field = field ?? null;
+    this.cid = cid ?? null;
   }
 }
 

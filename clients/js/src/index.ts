@@ -6,27 +6,25 @@ export { ChatError, type Refusal } from './errors.js';
 export type { EngineEvent, ResetReason, Sent } from './events.js';
 export type { Entry, Frame, HistoryPage, Item, Status } from './frames.js';
 export type { Clock, Socket, SocketClass } from './link.js';
-export type { Range, Way } from './loads.js';
+export type { Way } from './loads.js';
 export type {
   ChatClientOptions,
   ChatEvents,
+  CoreOptions,
   CustomData,
   LiveEntry,
   Platform,
   PlatformHooks,
   Register,
-  TabState,
-  Tabs,
-  TabsHost,
-  TabsPort,
   UserId,
 } from './options.js';
 export type { Kind, OutboxItem } from './outbox.js';
 export type { Paged } from './paged.js';
-export type { ConversationsPage } from './reader.js';
+export type { Inside, Keeping, Named, Together } from './parts.js';
+export type { ConversationsPage, Range } from './reader.js';
 export type { Sending } from './sending.js';
 export { sleepWatch } from './sleep.js';
-export type { Records, Store } from './store.js';
+export type { Persistence, Records, Store } from './store.js';
 export type { Readable } from './topic.js';
 export type { ConversationView, Message, MessageState, MessagesView, PresenceView, Stores, Waiting } from './views.js';
 export { bodyBytes, cleanBody, cleanName, cleanUser, type Limits } from './wire.js';

@@ -8,7 +8,7 @@
  * IndexedDB), `denied`, `quota`, `later_version` (of the database), `deleted`, `taken`, `failed`.
  */
 
-import type { Records, Store } from './store.js';
+import { type Persistence, persist, type Records, type Store } from './store.js';
 
 const VERSION = 1;
 const RECORDS = 'records';
@@ -29,7 +29,12 @@ export interface IndexedDbOptions {
 }
 
 /** A store for `ChatClient`. Nothing is opened before the client starts. */
-export function indexedDb(options: IndexedDbOptions = {}): Store {
+export function indexedDb(options: IndexedDbOptions = {}): Persistence {
+  return persist(indexedDbStore(options));
+}
+
+/** The same as a `Store`, to be wrapped and given to `persist`. */
+export function indexedDbStore(options: IndexedDbOptions = {}): Store {
   const { name = 'chatd' } = options;
   let db: IDBDatabase | null = null;
   let scope = '';

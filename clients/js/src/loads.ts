@@ -5,6 +5,7 @@
 
 import type { HistoryPage } from './frames.js';
 import type { Model } from './model.js';
+import type { Range } from './reader.js';
 
 /**
  * Which page: before what is held (the newest if nothing is), after it, the newest in its place, the one after a seq in
@@ -15,8 +16,6 @@ export type Way = 'older' | 'newer' | 'latest' | 'preview' | { after: number };
 const PAGE_MESSAGES = 50;
 const PREVIEW_MESSAGES = 12;
 const PAGE_MAX = 100;
-
-export type Range = { before?: number; after?: number; limit?: number };
 
 export class Loads {
   readonly #model: Model;

@@ -15,6 +15,7 @@ import type { EngineEvent, ResetReason } from './events.js';
 import type { Entry, HistoryPage, Item, Status } from './frames.js';
 import { Log } from './log.js';
 import type { OutboxItem } from './outbox.js';
+import type { Held, Named } from './parts.js';
 import { TYPING_EXPIRES_MS } from './wire.js';
 
 /** A conversation that nobody looks at keeps this many messages. */
@@ -63,7 +64,7 @@ export interface ModelParts {
   after(ms: number, fn: () => void): void;
 }
 
-export class Model {
+export class Model implements Held {
   readonly #parts: ModelParts;
   user = '';
   line: Line = { state: 'stopped', reason: '', retryAt: 0 };
@@ -107,9 +108,15 @@ export class Model {
     return this.#byId.get(c)?.peer;
   }
 
-  seqOf(peer: string, cid: string): number | null {
+  find(peer: string, { seq, cid }: Named): Named | undefined {
     const messages = this.chats.get(peer)?.log.messages();
-    return messages?.find((message) => message.cid === cid)?.seq ?? null;
+    return messages?.find((message) => (seq === null ? message.cid === cid : message.seq === seq));
+  }
+
+  reach(peer: string, seq: number): 'sent' | 'delivered' | 'read' {
+    const { peerRead = 0, peerDelivered = 0 } = this.chats.get(peer) ?? {};
+    if (seq <= peerRead) return 'read';
+    return seq <= peerDelivered ? 'delivered' : 'sent';
   }
 
   /** Something of a conversation is another. */

@@ -2,10 +2,11 @@
 
 import type { Line, TokenProvider } from './dial.js';
 import type { ChatError } from './errors.js';
-import type { EngineEvent, ResetReason, Sent } from './events.js';
-import type { Entry, Frame, Status } from './frames.js';
+import type { ResetReason, Sent } from './events.js';
+import type { Entry, Frame } from './frames.js';
 import type { Clock, SocketClass } from './link.js';
-import type { Records, Store } from './store.js';
+import type { Persistence } from './store.js';
+import type { Tabs } from './tabs.js';
 
 /**
  * The names and data of an application. Augment it:
@@ -34,45 +35,8 @@ export interface PlatformHooks {
 /** Listens to the platform from then on; gives what ends it. */
 export type Platform = (hooks: PlatformHooks) => () => void;
 
-/** What a tab lets its siblings use: see `@chatd/client/tabs`. */
-export interface TabsHost {
-  /** The name of what the tabs share: server and user. */
-  readonly scope: string;
-  /** This tab has the connection from now on. */
-  lead(): Promise<void>;
-  /** Another one has it. `records`, `line`, `people`: what it knows. */
-  follow(state: TabState): void;
-  /** What the leader's engine emitted. */
-  mirror(event: EngineEvent): void;
-  /** What this tab knows, for one that follows. */
-  state(): TabState;
-  /** A follower's command, on this tab's engine. */
-  run(tab: string, name: string, args: readonly unknown[]): unknown;
-  /** This tab gives the connection up. */
-  retire(): void;
-  /** A follower is no more. */
-  gone(tab: string): void;
-}
-
-export interface TabState {
-  records: Records;
-  line: Line;
-  people: Status[];
-}
-
-/** One of several tabs. */
-export interface TabsPort {
-  /** Has the leader do it. Rejects with code `disconnected` if it goes away meanwhile. */
-  ask(name: string, args: readonly unknown[]): Promise<unknown>;
-  /** To all that follow this one. */
-  broadcast(event: EngineEvent): void;
-  freeze(isFrozen: boolean): void;
-  close(): void;
-}
-
-export type Tabs = (host: TabsHost) => TabsPort;
-
-export interface ChatClientOptions {
+/** What a client needs, whatever else it has. */
+export interface CoreOptions {
   /** `wss://host/ws`, or any URL that the WebSocket takes. */
   url: string;
   token: TokenProvider;
@@ -80,10 +44,6 @@ export interface ChatClientOptions {
   user?: UserId;
   /** 1-64 characters of `A-Z a-z 0-9 . _ : -`, another one for each installation. Default: made, and stored. */
   device?: string;
-  /** Where state outlives a reload. Default: nowhere. */
-  store?: Store;
-  /** `tabs()` of `@chatd/client/tabs`: one connection for all tabs. */
-  tabs?: Tabs;
   /** `browser()` of `@chatd/client/browser`, or another. */
   platform?: Platform;
   /** A WebSocket class, where there is no global one. */
@@ -91,6 +51,13 @@ export interface ChatClientOptions {
   /** For tests: time of durations, and [0, 1) for jitter. */
   clock?: Clock;
   random?: () => number;
+}
+
+export interface ChatClientOptions extends CoreOptions {
+  /** Where state outlives a reload: `indexedDb()`, or `persist(store)` of `@chatd/client/store`. Default: nowhere. */
+  store?: Persistence;
+  /** `tabs()` of `@chatd/client/tabs`: one connection for all tabs. */
+  tabs?: Tabs;
 }
 
 /** An entry of the log as it came: in order, once. */

@@ -81,10 +81,6 @@ export class Outbox {
     const had = this.find(draft.cid);
     if (had) return had;
     if (this.size >= OUTBOX_ITEMS_MAX || !isPeer(draft.peer)) return null;
-    return this.#put(draft);
-  }
-
-  #put(draft: Draft): OutboxItem {
     const item: OutboxItem = { ...draft, state: 'queued', refused: false, code: null, msg: null };
     this.#queue(item.peer).items.push(item);
     return item;
@@ -227,26 +223,11 @@ export class Outbox {
     return lost;
   }
 
-  /**
-   * What was stored, before what was written since then, and all of it.
-   */
-  restore(saved: readonly OutboxItem[]): void {
-    const newer = this.all();
-    const typed = new Set(newer.map(({ cid }) => cid));
-    const older = new Map(saved.filter(({ cid }) => !typed.has(cid)).map((item) => [item.cid, item]));
+  /** Holds these from now on, in this order, each as it is. */
+  take(items: readonly OutboxItem[]): void {
     this.#queues.clear();
-    this.#failed = [];
-    for (const item of [...older.values(), ...newer]) {
-      const { state, code, msg } = item;
-      const put = Object.assign(this.#put(item), { code, msg });
-      if (state === 'failed') this.fail(put);
-    }
-  }
-
-  /** Another tab's word: this is all that it holds for `peer`. */
-  replace(peer: string, items: readonly OutboxItem[]): void {
-    this.#queue(peer).items = items.filter(({ state }) => state !== 'failed');
-    this.#failed = [...this.#failed.filter((item) => item.peer !== peer), ...items.filter((i) => i.state === 'failed')];
+    this.#failed = items.filter(({ state }) => state === 'failed');
+    for (const item of items) if (item.state !== 'failed') this.#queue(item.peer).items.push(item);
   }
 
   #remove(item: OutboxItem): void {

@@ -82,6 +82,11 @@ export class Places {
     return isKept;
   }
 
+  /** How far the conversation with `peer` is had. */
+  at(peer: string): Place | undefined {
+    return this.of.get(this.names.get(peer) ?? '');
+  }
+
   put(c: string, { peer, seq, head, ts }: Place): void {
     this.of.set(c, { peer, seq, head, ts });
     this.names.set(peer, c);
@@ -138,6 +143,12 @@ export class Cursors {
     if (isKept) return;
     at.wantDelivered = Math.min(at.wantDelivered, head);
     at.wantRead = Math.min(at.wantRead, head);
+  }
+
+  /** Seen up to here, told or not. */
+  readOf(c: string): number {
+    const at = this.#of.get(c);
+    return at ? Math.max(at.read, at.wantRead) : 0;
   }
 
   want(c: string, what: 'ack' | 'read', seq: number): void {

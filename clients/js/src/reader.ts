@@ -1,12 +1,14 @@
 /** What a client asks for: pages of history and of the list of conversations, checked as they come. */
 
+import type { CoreClient } from './core.js';
 import type { Engine } from './engine.js';
 import { ChatError } from './errors.js';
 import { type Entry, entryOf, type Frame, type HistoryPage, type Item, isCount, itemOf, listOf } from './frames.js';
-import type { Range } from './loads.js';
 import { type Paged, paged } from './paged.js';
-import type { Siblings } from './siblings.js';
 import type { Gap } from './stream.js';
+
+/** Which part of a log. */
+export type Range = { before?: number; after?: number; limit?: number };
 
 /** One page of the list of conversations; without `cursor` it was the last. */
 export interface ConversationsPage {
@@ -17,20 +19,19 @@ export interface ConversationsPage {
 const NOTHING: HistoryPage = { entries: [], more: false, head: 0, floor: 1 };
 
 export class Reader {
-  readonly #engine: Engine;
-  readonly #siblings: Siblings;
+  readonly #client: CoreClient;
 
-  constructor(engine: Engine, siblings: Siblings) {
-    this.#engine = engine;
-    this.#siblings = siblings;
+  constructor(client: CoreClient) {
+    this.#client = client;
+  }
+
+  get #engine(): Engine {
+    return this.#client._engine;
   }
 
   history(peer: string, range: Range = {}): Paged<Entry, HistoryPage> {
     const ask = (part: Range) => async (): Promise<HistoryPage> =>
-      this.#page(
-        peer,
-        (await this.#siblings.run('read', { t: 'history', ...this.#engine.where(peer), ...part })) as Frame,
-      );
+      this.#page(peer, await this.#client._run('read', { t: 'history', ...this.#engine.where(peer), ...part }));
     const isNewer = range.after !== undefined;
     const { limit } = range;
     const rest = limit === undefined ? {} : { limit };
@@ -63,7 +64,7 @@ export class Reader {
         ...(limit === undefined ? {} : { limit }),
         ...(at === undefined ? {} : { cursor: at }),
       };
-      const reply = (await this.#siblings.run('read', frame)) as Frame;
+      const reply = await this.#client._run('read', frame);
       const { list: conversations } = listOf(reply.conversations, itemOf);
       return typeof reply.cursor === 'string' ? { conversations, cursor: reply.cursor } : { conversations };
     };
@@ -74,14 +75,15 @@ export class Reader {
     );
   }
 
-  /** A page of a gap, however long it takes. */
-  async fill({ peer, after }: Gap, isStarted: () => boolean): Promise<HistoryPage> {
+  /** A page of a gap, however long it takes; null once the client has stopped. */
+  async fill({ peer, after }: Gap, isStarted: () => boolean): Promise<HistoryPage | null> {
     for (let wait = 500; ; wait = Math.min(2 * wait, 30000)) {
       try {
         return await this.history(peer, { after, limit: 100 });
       } catch (error) {
         const { code, retryMs } = error as ChatError;
-        if ((code !== 'disconnected' && retryMs === null) || !isStarted()) return NOTHING;
+        if (!isStarted()) return null;
+        if (code !== 'disconnected' && retryMs === null) return NOTHING;
         await new Promise<void>((resolve) => this.#engine.clock.set(resolve, wait));
       }
     }

@@ -8,54 +8,38 @@
  * new leader again. The cid makes that safe. Without `tabs` a client is a leader of nobody.
  */
 
+import type { Commands, Run, Wish } from './commands.js';
 import type { Engine } from './engine.js';
 import type { EngineEvent } from './events.js';
-import type { Entry, Frame } from './frames.js';
-import type { Model } from './model.js';
-import type { TabState, Tabs, TabsHost, TabsPort } from './options.js';
+import type { Entry } from './frames.js';
 import type { Draft } from './outbox.js';
-import { dump, epochOf, load, outboxOf } from './store.js';
-import type { Gap } from './stream.js';
+import type { Inside, Together } from './parts.js';
+import { dump, epochOf, load, restore } from './snapshot.js';
+import type { TabState, TabsHost, TabsPort } from './tabs.js';
 
 /** A channel between tabs is faster than that. */
 const LATE_MS = 50;
 
-interface Wish {
-  watch: readonly string[];
-  away: boolean;
-}
+type Whole = Required<Wish>;
 
-export interface SiblingsParts {
-  engine: Engine;
-  model: Model;
-  scope: string;
-  /** Something happened, here or at the leader's. */
-  apply(event: EngineEvent): void;
-  lead(): Promise<void>;
-  /** Another tab gets the connection. */
-  retired(): void;
-  forget(): Promise<void>;
-  /** What came to the leader and not here. */
-  gap(gap: Gap): void;
-  role(role: 'leader' | 'follower'): void;
-}
-
-export class Siblings {
+export class Siblings implements Together {
   isFollower = false;
-  readonly #parts: SiblingsParts;
+  readonly #inside: Inside;
+  readonly #connect: (host: TabsHost) => TabsPort;
   #port: TabsPort | null = null;
   /** What each tab wants; this one's is ''. */
-  readonly #wishes = new Map<string, Wish>([['', { watch: [], away: false }]]);
+  readonly #wishes = new Map<string, Whole>([['', { watch: [], away: false }]]);
   /** What no leader has told yet that it has it. */
   readonly #unsure = new Map<string, Draft>();
 
-  constructor(parts: SiblingsParts) {
-    this.#parts = parts;
+  constructor(inside: Inside, connect: (host: TabsHost) => TabsPort) {
+    this.#inside = inside;
+    this.#connect = connect;
   }
 
-  join(tabs: Tabs): void {
+  join(): void {
     this.isFollower = true; // until it leads
-    this.#port = tabs(this.#host());
+    this.#port = this.#connect(this.#host());
   }
 
   leave(): void {
@@ -74,12 +58,11 @@ export class Siblings {
   }
 
   /** On this tab's engine, or on that of the tab that has the connection. */
-  async run(name: string, ...args: unknown[]): Promise<unknown> {
-    return this.isFollower && this.#port ? this.#port.ask(name, args) : this.#command('', name, args);
-  }
+  readonly run = (async (name: string, ...args: readonly unknown[]) =>
+    this.isFollower && this.#port ? this.#port.ask(name, args) : this.#command('', name, args)) as Run;
 
   /** The same where nobody waits for it. */
-  tell(name: string, ...args: unknown[]): void {
+  #tell<K extends keyof Commands>(name: K, ...args: Parameters<Commands[K]>): void {
     void this.run(name, ...args).catch(() => {});
   }
 
@@ -87,46 +70,35 @@ export class Siblings {
   added(draft: Draft): void {
     if (!this.isFollower) return;
     this.#unsure.set(draft.cid, draft);
-    this.tell('add', draft);
+    this.#tell('add', draft);
   }
 
-  wish(part: Partial<Wish>): void {
+  wish(part: Wish): void {
     const wish = { watch: [], away: false, ...this.#wishes.get(''), ...part };
     this.#wishes.set('', wish);
-    if (this.isFollower) this.tell('wish', wish);
+    if (this.isFollower) this.#tell('wish', wish);
     else this.#tellWishes();
   }
 
   #tellWishes(): void {
     const wishes = [...this.#wishes.values()];
-    const { teller } = this.#parts.engine;
-    teller.watch([...new Set(wishes.flatMap(({ watch }) => watch))]);
-    teller.away(wishes.every(({ away }) => away));
+    this.#inside.commands.wish({
+      watch: [...new Set(wishes.flatMap(({ watch }) => watch))],
+      away: wishes.every(({ away }) => away),
+    });
   }
 
-  #command(tab: string, name: string, [a, b, c]: readonly unknown[]): unknown {
-    const { engine } = this.#parts;
-    const commands: Record<string, () => unknown> = {
-      add: () => engine.sender.add(a as Draft) !== null,
-      discard: () => engine.sender.discard(a as string),
-      amend: () => engine.sender.amend(a as string, b as string),
-      cursor: () => engine.teller.cursor(a as string, b as 'ack', c as number),
-      ask: () => engine.ask(a as Frame),
-      read: () => engine.read(a as Frame),
-      wake: () => engine.dial.wake(),
-      connect: () => engine.dial.connect(),
-      refresh: () => engine.refresh(),
-      forget: () => this.#parts.forget(),
-      wish: () => {
-        this.#wishes.set(tab, a as Wish);
-        this.#tellWishes();
-      },
-    };
-    return Object.hasOwn(commands, name) ? commands[name]?.() : undefined;
+  #command(tab: string, name: string, args: readonly unknown[]): unknown {
+    if (name === 'wish') {
+      this.#wishes.set(tab, args[0] as Whole);
+      return this.#tellWishes();
+    }
+    const commands = this.#inside.commands as Record<string, (...args: readonly unknown[]) => unknown>;
+    return Object.hasOwn(commands, name) ? commands[name]?.(...args) : undefined;
   }
 
   #host(): TabsHost {
-    const { engine, model, scope } = this.#parts;
+    const { engine, model, scope, role, lead, retired } = this.#inside;
     return {
       scope,
       lead: async () => {
@@ -135,17 +107,17 @@ export class Siblings {
         if (!this.isFollower) return;
         this.isFollower = false;
         this.#unsure.clear();
-        this.#parts.role('leader');
-        await this.#parts.lead();
+        role('leader');
+        await lead();
         this.#tellWishes();
       },
       follow: (state) => this.#follow(state),
       mirror: (event) => this.#mirror(event),
-      state: () => ({ records: dump(engine, model), line: model.line, people: [...model.people.values()] }),
+      state: () => ({ records: dump(this.#inside), line: model.line, people: [...model.people.values()] }),
       retire: () => {
         this.isFollower = true;
         engine.dial.close();
-        this.#parts.retired();
+        retired();
       },
       run: (tab, name, args) => this.#command(tab, name, args),
       gone: (tab) => {
@@ -162,21 +134,21 @@ export class Siblings {
     if (event.t === 'entry' && event.how === 'live' && !this.#isNext(event.entry)) return;
     if (event.t === 'item') {
       // This tab may have got further than the leader had.
-      const own = this.#parts.engine.places.of.get(event.item.c)?.seq;
+      const own = this.#inside.engine.places.of.get(event.item.c)?.seq;
       if (own !== undefined) told = { ...event, after: Math.max(own, event.after ?? 0) };
     } else if (event.t === 'outbox') {
       const { peer, items } = event;
       for (const { cid } of items) this.#unsure.delete(cid);
-      const own = this.#parts.engine.outbox.of(peer).filter(({ cid }) => this.#unsure.has(cid));
+      const own = this.#inside.engine.outbox.of(peer).filter(({ cid }) => this.#unsure.has(cid));
       told = { t: 'outbox', peer, items: [...items, ...own] };
     }
-    this.#parts.engine.mirror(told);
-    this.#parts.apply(told);
+    mirror(this.#inside.engine, told);
+    this.#inside.apply(told);
   }
 
   /** A leader may have got less far than the one before it, or further. */
   #isNext({ c, seq, from, to }: Entry): boolean {
-    const { engine, model, gap } = this.#parts;
+    const { engine, model, gap } = this.#inside;
     const after = engine.places.of.get(c)?.seq;
     if (after === undefined || seq === after + 1) return true;
     if (seq > after) gap({ c, peer: from === model.user ? to : from, after, head: seq - 1 });
@@ -184,12 +156,13 @@ export class Siblings {
   }
 
   #follow({ records, line, people }: TabState): void {
-    const { engine, model, apply, gap } = this.#parts;
+    const { engine, apply } = this.#inside;
     const epoch = epochOf(records);
     if (engine.places.epoch !== null && epoch !== engine.places.epoch) this.#mirror({ t: 'reset', why: 'epoch' });
-    if (!load(records, engine, model, gap)) return;
+    // What the leader has yet to fetch, it fetches for itself.
+    if (!load(records, this.#inside, () => {})) return;
     const own = engine.outbox.all().filter(({ state }) => state !== 'failed');
-    engine.outbox.restore(outboxOf(records));
+    restore(engine.outbox, records);
     for (const peer of new Set(engine.outbox.all().map((item) => item.peer))) {
       apply({ t: 'outbox', peer, items: engine.outbox.of(peer) });
     }
@@ -197,7 +170,34 @@ export class Siblings {
     apply({ t: 'presence', list: people, isAll: true });
     // A leader before this one may have sent them.
     for (const item of own) this.added({ ...item, tried: true });
-    this.tell('wish', this.#wishes.get(''));
-    this.#parts.role('follower');
+    this.#tell('wish', this.#wishes.get('') ?? {});
+    this.#inside.role('follower');
+  }
+}
+
+/** What another tab's engine emitted: this one then knows what that one knows. */
+export function mirror(engine: Engine, event: EngineEvent): void {
+  const { places, outbox } = engine;
+  const { cursors } = engine.teller;
+  if (event.t === 'reset' && event.why !== 'epoch') engine.forget();
+  else if (event.t === 'reset') {
+    places.forget();
+    cursors.forget();
+  } else if (event.t === 'welcome') {
+    engine.user = event.user;
+    engine.limits = event.limits;
+    engine.setTime(event.ts);
+    places.epoch = event.epoch;
+  } else if (event.t === 'item') {
+    const { item, isKept, after } = event;
+    places.put(item.c, { ...item, seq: isKept ? Math.max(after ?? 0, item.floor - 1) : item.head });
+    cursors.listed(item, isKept);
+  } else if (event.t === 'synced') places.since = event.since;
+  else if (event.t === 'receipt' && event.from === engine.user) cursors.known(event.c, event);
+  else if (event.t === 'entry' && event.how === 'live') {
+    const { c, seq, ts, from, to } = event.entry;
+    places.put(c, { peer: from === engine.user ? to : from, seq, head: seq, ts });
+  } else if (event.t === 'outbox') {
+    outbox.take([...outbox.all().filter(({ peer }) => peer !== event.peer), ...event.items]);
   }
 }

@@ -9,9 +9,13 @@
  * earlier leader counts once another one has told its state.
  */
 
+import type { Line } from './dial.js';
 import { ChatError, type Refusal } from './errors.js';
 import type { EngineEvent } from './events.js';
-import type { TabState, Tabs, TabsHost, TabsPort } from './options.js';
+import type { Status } from './frames.js';
+import type { Inside, Together } from './parts.js';
+import { Siblings } from './siblings.js';
+import type { Records } from './store.js';
 
 /** The part of a BroadcastChannel that is used. */
 export interface Channel {
@@ -24,6 +28,45 @@ export interface Channel {
 export interface Locks {
   request(name: string, options: { signal: AbortSignal }, held: () => Promise<void>): Promise<unknown>;
 }
+
+/** What a tab lets its siblings use. */
+export interface TabsHost {
+  /** The name of what the tabs share: server and user. */
+  readonly scope: string;
+  /** This tab has the connection from now on. */
+  lead(): Promise<void>;
+  /** Another one has it. `records`, `line`, `people`: what it knows. */
+  follow(state: TabState): void;
+  /** What the leader's engine emitted. */
+  mirror(event: EngineEvent): void;
+  /** What this tab knows, for one that follows. */
+  state(): TabState;
+  /** A follower's command, on this tab's engine. */
+  run(tab: string, name: string, args: readonly unknown[]): unknown;
+  /** This tab gives the connection up. */
+  retire(): void;
+  /** A follower is no more. */
+  gone(tab: string): void;
+}
+
+export interface TabState {
+  records: Records;
+  line: Line;
+  people: Status[];
+}
+
+/** One of several tabs. */
+export interface TabsPort {
+  /** Has the leader do it. Rejects with code `disconnected` if it goes away meanwhile. */
+  ask(name: string, args: readonly unknown[]): Promise<unknown>;
+  /** To all that follow this one. */
+  broadcast(event: EngineEvent): void;
+  freeze(isFrozen: boolean): void;
+  close(): void;
+}
+
+/** Makes a client one of several. */
+export type Tabs = (inside: Inside) => Together;
 
 export interface TabsOptions {
   locks?: Locks;
@@ -48,13 +91,14 @@ interface Asked {
 
 /** Makes a client one of several tabs. Where the browser has no locks or channels, each tab is on its own. */
 export function tabs({ locks, channel }: TabsOptions = {}): Tabs {
-  return (host) => {
+  const connect = (host: TabsHost): TabsPort => {
     const all = locks ?? (globalThis.navigator as { locks?: Locks } | undefined)?.locks;
     const makes = channel ?? ((name: string): Channel => new BroadcastChannel(name) as unknown as Channel);
     if (all && (channel || 'BroadcastChannel' in globalThis)) return new Tab(host, all, makes);
     void host.lead();
     return { ask: async (name, args) => host.run('', name, args), broadcast() {}, freeze() {}, close() {} };
   };
+  return (inside) => new Siblings(inside, connect);
 }
 
 class Tab implements TabsPort {

@@ -18,7 +18,7 @@ export class Teller {
   #isAway = false;
   #watched: string[] = [];
   /** What the server was last told on this connection. */
-  #told = { watch: '', away: false };
+  #told: Record<'watch' | 'presence', string | null> = { watch: '', presence: 'online' };
   /** Cursor requests under way, and when the next may go. */
   #telling = 0;
   #tellFrom = 0;
@@ -34,53 +34,49 @@ export class Teller {
 
   /** The keys of `hello` that tell it all. */
   hello(): { watch: string[]; state: 'online' | 'away' } {
-    this.#told = { watch: this.#watched.join('\n'), away: this.#isAway };
-    return { watch: this.#watched, state: this.#isAway ? 'away' : 'online' };
+    const { watch, state } = this.#state();
+    this.#told = { watch: watch.join('\n'), presence: state };
+    return { watch, state };
   }
 
   /** Whom the application shows, the most important first. */
   watch(users: readonly string[]): void {
     this.#watched = fitting(users.slice(0, this.#engine.limits.watch), HELLO_LIST_BYTES_MAX / 2);
-    this.tellWatch();
+    this.tellState();
   }
 
   away(isAway: boolean): void {
     this.#isAway = isAway;
-    this.tellAway();
+    this.tellState();
   }
 
-  /** Told once live, because what changes while a hello is on its way is in no frame yet. */
-  tellWatch(): void {
-    const watch = this.#watched.join('\n');
-    if (!this.#engine.dial.isLive || watch === this.#told.watch || this.#engine.dial.timers.has('watch')) return;
-    this.#told.watch = watch;
-    this.#engine.request({ t: 'watch', users: this.#watched }, (reply) => {
-      if (reply.t === 'ok') this.#engine.presence(reply.presence, true);
-      else
-        this.#tellLater('watch', reply, () => {
-          this.#told.watch = '\n';
-          this.tellWatch();
-        });
-    });
+  /** Called once live, because what changes while a hello is on its way is in no frame yet. */
+  tellState(): void {
+    const { watch, state } = this.#state();
+    this.#tellIfNew('watch', watch.join('\n'), { t: 'watch', users: watch });
+    this.#tellIfNew('presence', state, { t: 'presence', state });
   }
 
-  tellAway(): void {
-    const away = this.#isAway;
-    if (!this.#engine.dial.isLive || away === this.#told.away || this.#engine.dial.timers.has('away')) return;
-    this.#told.away = away;
-    this.#engine.request({ t: 'presence', state: away ? 'away' : 'online' }, (reply) => {
-      if (reply.t !== 'err') return;
-      this.#tellLater('away', reply, () => {
-        this.#told.away = !away;
-        this.tellAway();
-      });
-    });
+  #state(): { watch: string[]; state: 'online' | 'away' } {
+    return { watch: this.#watched, state: this.#isAway ? 'away' : 'online' };
   }
 
   /** Refused for now: it is said again when the server allows. */
-  #tellLater(what: string, reply: Frame, again: () => void): void {
-    const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX);
-    if (wait !== null) this.#engine.dial.timers.set(what, wait, again);
+  #tellIfNew(what: 'watch' | 'presence', value: string, frame: Frame): void {
+    const { dial } = this.#engine;
+    if (!dial.isLive || value === this.#told[what] || dial.timers.has(what)) return;
+    this.#told[what] = value;
+    this.#engine.request(frame, (reply) => {
+      const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX);
+      if (reply.t === 'ok') {
+        if (what === 'watch') this.#engine.presence(reply.presence, true);
+      } else if (wait !== null) {
+        dial.timers.set(what, wait, () => {
+          this.#told[what] = null;
+          this.tellState();
+        });
+      }
+    });
   }
 
   /** `ack`: this device has everything up to `seq`; `read`: the user has seen it. Entries in order are acked here. */

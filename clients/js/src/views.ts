@@ -220,7 +220,7 @@ export class Views implements Stores {
   }
 
   #line(chat: Chat, message: LogMessage, changes: readonly OutboxItem[], byKey: Map<string, Message>): Message {
-    const state = this.#stateOf(chat, message);
+    const state = message.from === this.#model.user ? this.#model.reach(chat.peer, message.seq) : 'received';
     const known = this.#known.get(message);
     if (changes.length === 0 && known?.state === state && !known.waiting) return known;
     const { seq, cid, ts, from, body, edited, deleted } = message;
@@ -231,12 +231,6 @@ export class Views implements Stores {
     const line = same<Message>(had, { key, seq, cid, ts, from, body, edited, deleted, state, waiting });
     this.#known.set(message, line);
     return line;
-  }
-
-  #stateOf({ peerRead, peerDelivered }: Chat, { from, seq }: LogMessage): MessageState {
-    if (from !== this.#model.user) return 'received';
-    if (seq <= peerRead) return 'read';
-    return seq <= peerDelivered ? 'delivered' : 'sent';
   }
 
   #waiting(item: OutboxItem, old: Waiting | null | undefined): Waiting {

@@ -2,14 +2,14 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'vitest';
 import { ChatClient, type ChatClientOptions, type ChatError, type ChatEvents } from '../src/index.js';
-import { entry, FakeClock, FakeSocket, item, type Json, sent, settle, socket, uuid, WELCOME } from './fakes.js';
+import { entry, FakeSocket, item, type Json, sent, settle, socket, TestClock, uuid, WELCOME } from './fakes.js';
 
 beforeEach(() => {
   FakeSocket.made = [];
 });
 
 function made(facts: Partial<ChatClientOptions> = {}) {
-  const clock = new FakeClock();
+  const clock = new TestClock(1000);
   const options = {
     url: 'ws://x/ws',
     token: async () => 'tok',
@@ -53,7 +53,7 @@ test('the constructor touches nothing: no socket, no timer, no token', () => {
       return 'tok';
     },
   });
-  assert.deepEqual([FakeSocket.made.length, clock.timers.size, asked], [0, 0, 0]);
+  assert.deepEqual([FakeSocket.made.length, clock.waiting, asked], [0, 0, 0]);
 });
 
 test('a send resolves once it is in the log; before that it is shown, and its handle says how far it has got', async () => {
@@ -382,6 +382,46 @@ test('entries: each once and in order, for each reader; what was too much is fet
     [6, 7, 8, 9, 10],
     [6, 7, 8, 9, 10],
   ]);
+});
+
+test('a stream that stop ended in the middle of a gap: the next one goes on, once', async () => {
+  const { client, clock } = await online([{ ...item({ head: 5 }) }]);
+  const streams = [client.entries(), client.entries()];
+  socket().end(1012);
+  await clock.pass(1);
+  socket().open();
+  socket().say({ ...WELCOME, conversations: [item({ head: 9, page: true })] });
+  const waiting = streams.map((one) => one.next());
+  await settle();
+  const page = (seqs: number[]) => {
+    const entries = seqs.map((seq) => ({ ...entry(seq), t: undefined }));
+    for (const { id } of sent('history'))
+      socket().say({ t: 'ok', id, c: '12', entries, more: true, head: 9, floor: 1 });
+  };
+  page([6, 7]);
+  assert.deepEqual(
+    (await Promise.all(waiting)).map(({ value }) => value.seq),
+    [6, 6],
+  );
+  await streams[1]?.next();
+  await client.stop();
+  await client.start();
+  await settle();
+  socket().open();
+  socket().say({ ...WELCOME, conversations: [item({ head: 9 })] });
+  const rest = client.entries();
+  const seventh = rest.next();
+  await settle();
+  assert.deepEqual(
+    sent('history').map(({ after }) => after),
+    [6],
+    'from behind what the slower one has',
+  );
+  page([7, 8, 9]);
+  const seqs = [await seventh, await rest.next(), await rest.next()].map(({ value }) => value.seq);
+  assert.deepEqual(seqs, [7, 8, 9]);
+  socket().say(entry(10));
+  assert.equal((await rest.next()).value.seq, 10);
 });
 
 test('a page into the store: it says that it loads, acks what waited, and can be asked for again after a refusal', async () => {

@@ -5,7 +5,7 @@ import { beforeEach, test } from 'vitest';
 import { CONNECT_MS_MAX, Dialer, type TokenProvider } from '../src/dial.js';
 import { ANSWER_MS_MAX, Link, type LinkParts, PROBE_MS_MAX, SILENCE_MS, Timers } from '../src/link.js';
 import { AT_ONCE_MS, SETTLED_MS } from '../src/wire.js';
-import { FakeClock, FakeSocket, type Json, settle, socket } from './fakes.js';
+import { FakeSocket, type Json, settle, socket, TestClock } from './fakes.js';
 
 const HEARTBEAT_MS = 20000;
 
@@ -14,7 +14,7 @@ beforeEach(() => {
 });
 
 function linked(facts: Partial<LinkParts> = {}) {
-  const clock = new FakeClock();
+  const clock = new TestClock(1000);
   const heard: unknown[] = [];
   const link = new Link({
     url: 'ws://x/ws',
@@ -38,7 +38,7 @@ async function dialed({
   token?: TokenProvider;
   random?: () => number;
 } = {}) {
-  const clock = new FakeClock();
+  const clock = new TestClock(1000);
   const heard: unknown[] = [];
   const dial = new Dialer({
     url: 'ws://x/ws',
@@ -74,7 +74,7 @@ test('requests are numbered and each is answered once, in whatever order', () =>
     ['a', 'ok'],
   ]);
   assert.deepEqual(heard, ['open', { t: 'entry', seq: 1 }]);
-  assert.equal(socket().protocol, 'chatd.v1');
+  assert.equal(socket().offered, 'chatd.v1');
 });
 
 test('leaving answers what waits by "disconnected", and nothing is heard after it', () => {
@@ -131,7 +131,7 @@ test('a request without an answer ends the line even if other frames come', asyn
 });
 
 test('a timer that is set anew runs once, at the later time; a wait beyond 2^31 ms is cut, not zero', async () => {
-  const clock = new FakeClock();
+  const clock = new TestClock(1000);
   const timers = new Timers(clock);
   let runs = 0;
   timers.set('a', 10, () => {
@@ -149,7 +149,7 @@ test('a timer that is set anew runs once, at the later time; a wait beyond 2^31 
   assert.equal(runs, 1);
   assert.ok(timers.has('far') && !timers.has('a'));
   timers.clearAll();
-  assert.equal(clock.timers.size, 0);
+  assert.equal(clock.waiting, 0);
 });
 
 // --- Dialer ---------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ test('a provider that hangs: given up, and asked again', async () => {
 });
 
 test('a URL that no WebSocket takes ends it, and says so', async () => {
-  const clock = new FakeClock();
+  const clock = new TestClock(1000);
   const Refusing = class extends FakeSocket {
     constructor() {
       super('', '');

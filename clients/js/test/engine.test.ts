@@ -4,14 +4,15 @@ import { beforeEach, test } from 'vitest';
 import { Engine, type EngineParts } from '../src/engine.js';
 import type { EngineEvent } from '../src/events.js';
 import type { Draft } from '../src/outbox.js';
-import { draft, entry, FakeClock, FakeSocket, item, type Json, sent, settle, socket, uuid, WELCOME } from './fakes.js';
+import { mirror } from '../src/siblings.js';
+import { draft, entry, FakeSocket, item, type Json, sent, settle, socket, TestClock, uuid, WELCOME } from './fakes.js';
 
 beforeEach(() => {
   FakeSocket.made = [];
 });
 
 class Rig {
-  readonly clock = new FakeClock();
+  readonly clock = new TestClock(1000);
   readonly events: EngineEvent[] = [];
   readonly engine: Engine;
 
@@ -462,7 +463,7 @@ test('another tab that mirrors the events knows what this one knows', async () =
   socket().say({ t: 'ok', id: sent('send')[0]?.id, c: '12', seq: 7, ts: 7 });
   const waits = rig.send('bob', 'b');
   const other = new Rig();
-  for (const event of rig.events) other.engine.mirror(event);
+  for (const event of rig.events) mirror(other.engine, event);
   assert.deepEqual(other.engine.places.resume(), rig.engine.places.resume());
   assert.deepEqual(
     other.engine.outbox.all().map(({ cid }) => cid),

@@ -1,92 +1,51 @@
-/** A clock that is moved by hand and a WebSocket that is answered by hand. */
+/** A WebSocket that is answered by hand, and what is said on it. */
 import type { Item } from '../src/frames.js';
-import type { Clock, Socket } from '../src/link.js';
 import type { Draft } from '../src/outbox.js';
+import { FakeWebSocket, type Network } from '../src/testing/socket.js';
+
+export { settle, TestClock } from '../src/testing/clock.js';
 
 export type Json = Record<string, unknown>;
 
-export class FakeClock implements Clock {
-  at: number;
-  readonly timers = new Map<number, { fn: () => void; at: number }>();
-  #last = 0;
+/** Nothing arrives by itself: the test is the server, and moves its end by hand. */
+const BY_HAND: Network = {
+  clock: { now: () => 0, set: () => 0, clear: () => {} },
+  latency: () => Infinity,
+  accept: () => 404,
+};
 
-  constructor(at = 1000) {
-    this.at = at;
-  }
-
-  now(): number {
-    return this.at;
-  }
-
-  set(fn: () => void, ms: number): number {
-    this.#last += 1;
-    this.timers.set(this.#last, { fn, at: this.at + ms });
-    return this.#last;
-  }
-
-  clear(handle: unknown): void {
-    this.timers.delete(handle as number);
-  }
-
-  next() {
-    return [...this.timers].sort((a, b) => a[1].at - b[1].at || a[0] - b[0])[0];
-  }
-
-  /** Lets `ms` pass; what is due runs at its own time, and promises settle in between. */
-  async pass(ms: number): Promise<void> {
-    const end = this.at + ms;
-    await settle();
-    for (let due = this.next(); due !== undefined && due[1].at <= end; due = this.next()) {
-      this.timers.delete(due[0]);
-      this.at = Math.max(this.at, due[1].at);
-      due[1].fn();
-      await settle();
-    }
-    this.at = end;
-  }
-}
-
-/** Promises that are ready run. */
-export async function settle(): Promise<void> {
-  for (let i = 0; i < 20; i += 1) await Promise.resolve();
-}
-
-export class FakeSocket implements Socket {
+export class FakeSocket extends FakeWebSocket {
   static made: FakeSocket[] = [];
-  onopen: (() => void) | null = null;
-  onmessage: ((event: { data: unknown }) => void) | null = null;
-  onclose: ((event: { code: number }) => void) | null = null;
-  onerror: ((event: unknown) => void) | null = null;
-  readonly url: string;
-  readonly protocol: string;
+  readonly offered: string;
   readonly sent: Json[] = [];
   closedBy: number | undefined;
 
   constructor(url: string, protocol: string) {
-    this.url = url;
-    this.protocol = protocol;
+    super(BY_HAND, url, protocol);
+    this.offered = protocol;
     FakeSocket.made.push(this);
   }
 
-  send(text: string): void {
+  override send(text: string): void {
     this.sent.push(JSON.parse(text));
   }
 
-  close(code?: number): void {
+  /** On a dead line no close follows. */
+  override close(code?: number): void {
     this.closedBy = code;
   }
 
   // What the other side does:
   open(): void {
-    this.onopen?.();
+    this._open([this.offered]);
   }
 
   say(frame: Json | string): void {
-    this.onmessage?.({ data: typeof frame === 'string' ? frame : JSON.stringify(frame) });
+    this._message(typeof frame === 'string' ? frame : JSON.stringify(frame));
   }
 
   end(code = 1006): void {
-    this.onclose?.({ code });
+    this._close(code, '', true);
   }
 }
 

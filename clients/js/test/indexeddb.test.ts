@@ -3,9 +3,10 @@
 import assert from 'node:assert/strict';
 import { IDBFactory, IDBKeyRange } from 'fake-indexeddb';
 import { test } from 'vitest';
-import { ChatClient, type ChatClientOptions, type Store } from '../src/index.js';
-import { indexedDb } from '../src/indexeddb.js';
-import { FakeChatd, TestClock } from '../src/testing/index.js';
+import { ChatClient, type ChatClientOptions, type LiveEntry, type Persistence, type Store } from '../src/index.js';
+import { indexedDb, indexedDbStore } from '../src/indexeddb.js';
+import { persist } from '../src/store.js';
+import { FakeChatd, type FakeSettings, TestClock } from '../src/testing/index.js';
 
 /** IndexedDB works in tasks of its own, which no clock of a test moves. */
 async function tasks(clock?: TestClock): Promise<void> {
@@ -17,10 +18,14 @@ async function tasks(clock?: TestClock): Promise<void> {
 
 class World {
   readonly clock = new TestClock();
-  readonly chatd = new FakeChatd({ clock: this.clock });
+  readonly chatd: FakeChatd;
   factory = new IDBFactory();
   readonly reasons: string[] = [];
   #life = { isOver: false };
+
+  constructor(settings: Partial<FakeSettings> = {}) {
+    this.chatd = new FakeChatd({ clock: this.clock, ...settings });
+  }
 
   /** Nothing of the tabs so far runs any more. */
   kill(): void {
@@ -28,7 +33,7 @@ class World {
     this.#life = { isOver: false };
   }
 
-  store(): Store {
+  store(): Persistence {
     return indexedDb({ indexedDB: this.factory, IDBKeyRange });
   }
 
@@ -197,6 +202,45 @@ test('of a later version, denied, or none at all: in memory from the start', asy
   }
 });
 
+/** The bodies of the next `count` entries. */
+async function taken(world: World, entries: AsyncIterator<LiveEntry>, count: number): Promise<string[]> {
+  const all: string[] = [];
+  while (all.length < count) all.push((await whenDone(world, entries.next())).value.body);
+  return all;
+}
+
+test('a reload in the middle of a gap goes on where the last page of it was left, and behind it', async () => {
+  const world = new World({ resyncEntriesMax: 12 });
+  const client = await world.tab();
+  world.chatd.say('bob', 'alice', 'seen');
+  await tasks(world.clock);
+  const entries = client.entries();
+  world.chatd.isDown = true;
+  world.chatd.cut();
+  await tasks(world.clock);
+  const missed = Array.from({ length: 250 }, (_, n) => `missed ${n}`);
+  world.chatd.say('bob', 'alice', ...missed);
+  world.chatd.isDown = false;
+  await world.clock.pass(60000);
+  await tasks(world.clock);
+  assert.deepEqual(await taken(world, entries, 130), missed.slice(0, 130));
+  await tasks(world.clock);
+  world.kill();
+  world.chatd.cut();
+  const again = await world.tab();
+  const rest = again.entries();
+  assert.deepEqual(await taken(world, rest, 120), missed.slice(130));
+  world.chatd.say('bob', 'alice', 'live');
+  assert.deepEqual(await taken(world, rest, 1), ['live']);
+  await tasks(world.clock);
+  world.kill();
+  world.chatd.cut();
+  const last = await world.tab();
+  const none = last.entries();
+  world.chatd.say('bob', 'alice', 'more');
+  assert.deepEqual(await taken(world, none, 1), ['more'], 'what was filled is not fetched again');
+});
+
 test('full: in memory from then on; a store that never answers is not waited for', async () => {
   const world = new World();
   const full: Store = {
@@ -204,11 +248,11 @@ test('full: in memory from then on; a store that never answers is not waited for
     save: () => Promise.reject(new Error('quota')),
     close: () => {},
   };
-  const client = await world.tab({ store: full });
+  const client = await world.tab({ store: persist(full) });
   await whenDone(world, client.send('bob', 'x'));
   await tasks(world.clock);
   assert.deepEqual(world.reasons, ['quota']);
-  const hung = await world.tab({ store: { ...full, open: () => new Promise(() => {}) }, device: 'h' });
+  const hung = await world.tab({ store: persist({ ...full, open: () => new Promise(() => {}) }), device: 'h' });
   await world.clock.pass(4000);
   await tasks(world.clock);
   assert.deepEqual([world.reasons.at(-1), hung.stores.line.getSnapshot().state], ['timeout', 'online']);
@@ -247,7 +291,7 @@ test('forget: nothing stays, stored or shown', async () => {
 test('records that were tampered with are passed over, and everything is listed again', async () => {
   const { world, client } = await begun();
   await client.stop();
-  const inner = world.store();
+  const inner = indexedDbStore({ indexedDB: world.factory, IDBKeyRange });
   const tampered: Store = {
     ...inner,
     open: async (scope, lost) => {
@@ -264,7 +308,7 @@ test('records that were tampered with are passed over, and everything is listed 
     if (frame.t === 'hello') hellos.push(frame.since);
     return undefined;
   };
-  const again = await world.tab({ store: tampered });
+  const again = await world.tab({ store: persist(tampered) });
   await tasks(world.clock);
   assert.deepEqual(hellos, [undefined]);
   assert.deepEqual(

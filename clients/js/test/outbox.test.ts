@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'vitest';
 import { IN_FLIGHT_MAX, OUTBOX_ITEMS_MAX, Outbox, type OutboxItem, WINDOW_MAX } from '../src/outbox.js';
+import { restore } from '../src/snapshot.js';
 import { type Dice, seeds, withSeed } from './dice.js';
 import { draft, uuid } from './fakes.js';
 
@@ -156,7 +157,7 @@ test('another epoch keeps changes by cid, which name no place any more; also ove
   outbox.add(draft({ cid: 'e', kind: 'edit', ref: 3, refcid: 'm' }));
   assert.deepEqual(outbox.newEpoch(), []);
   const other = new Outbox();
-  other.restore(outbox.all());
+  restore(other, new Map([['o/bob', outbox.all()]]));
   assert.deepEqual(
     other.next(0).map(({ item: { cid, ref, refcid } }) => [cid, ref, refcid]),
     [
@@ -171,7 +172,7 @@ test('saved and restored: same order, tried, failed ones too', () => {
   const [first] = sent(outbox, 0);
   outbox.refuse(first, { code: 'refused', msg: 'no' }, 0);
   const other = new Outbox();
-  other.restore(JSON.parse(JSON.stringify(outbox.all())));
+  restore(other, new Map([['o/bob', JSON.parse(JSON.stringify(outbox.all()))]]));
   const items = other.of('bob').map(({ cid, state, body }) => [cid, state, body]);
   assert.deepEqual(items, [
     ['c0', 'failed', 'm0'],
@@ -258,7 +259,7 @@ test('what was stored comes before what was written since, and all of it, howeve
     .map((item) => ({ ...item, cid: `d${item.cid}` }));
   const outbox = new Outbox();
   outbox.add(draft({ cid: 'typed' }));
-  outbox.restore([...stored, ...more, ...stored]);
+  restore(outbox, new Map([['o/x', [...stored, ...more, ...stored]]]));
   const order = outbox.of('bob').map(({ cid }) => cid);
   assert.deepEqual([order.length, order[0], order.at(-1), outbox.of('carol').length], [301, 'c0', 'typed', 300]);
 });

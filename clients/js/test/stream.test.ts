@@ -14,11 +14,14 @@ const gap = (after: number, head: number): Gap => ({ peer: 'bob', c: '12', after
 
 function stream(page: (gap: Gap) => Promise<HistoryPage>) {
   const ended: string[] = [];
+  const left: number[] = [];
   return {
     ended,
+    left,
     entries: new EntryStream(
       page,
       (entry: Entry) => entry,
+      ({ after, head }) => left.push(head - after),
       () => ended.push('ended'),
     ),
   };
@@ -42,6 +45,43 @@ test('a gap is paged through before what came behind it, and not beyond its end'
       [1, 3],
     ],
   );
+});
+
+test('a gap shrinks by each entry that was taken, and is gone with the last one', async () => {
+  const { entries, left } = stream(async ({ after }) => ({
+    entries: [after + 1, after + 2].map(made),
+    more: after < 3,
+    head: 9,
+    floor: 1,
+  }));
+  entries.push(gap(1, 6)); // the page after 3 is the last: nothing of 6 is kept
+  assert.deepEqual(entries.gaps, [gap(1, 6)]);
+  for (let i = 0; i < 3; i += 1) await entries.next();
+  assert.deepEqual([left, entries.gaps], [[4, 3, 2], [gap(4, 6)]]);
+  await entries.next();
+  assert.deepEqual([left, entries.gaps], [[4, 3, 2, 0], []]);
+});
+
+test('a page that comes after another epoch began is not shown', async () => {
+  let answer: (page: HistoryPage) => void = () => {};
+  const { entries } = stream(
+    () =>
+      new Promise((resolve) => {
+        answer = resolve;
+      }),
+  );
+  entries.push(gap(1, 4));
+  const next = entries.next();
+  await settle();
+  entries.reset();
+  entries.push(made(1));
+  answer({ entries: [made(2)], more: false, head: 4, floor: 1 });
+  assert.equal((await next).value.seq, 1);
+  entries.push(gap(1, 3));
+  const second = entries.next();
+  await settle();
+  answer({ entries: [made(3)], more: false, head: 3, floor: 1 });
+  assert.equal((await second).value.seq, 3);
 });
 
 test('who waits is woken by an entry, and by the end; who leaves says so', async () => {

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'vitest';
 import { ChatClient, type ChatClientOptions, type LiveEntry, type Store } from '../src/index.js';
 import type { Socket } from '../src/link.js';
+import { persist } from '../src/store.js';
 import { type Channel, type Locks, tabs } from '../src/tabs.js';
 import { FakeChatd, TestClock } from '../src/testing/index.js';
 import { type Dice, seeds, withSeed } from './dice.js';
@@ -417,7 +418,7 @@ test('a follower that leads knows more than what the last leader had stored', as
     },
     close: () => {},
   };
-  const { world, a, b } = await unequal({ store });
+  const { world, a, b } = await unequal({ store: persist(store) });
   b.tab.lagMs = 0;
   isStoring = false;
   world.chatd.say('bob', 'alice', 'not stored');

@@ -153,12 +153,15 @@ export class FakeWebSocket extends EventTarget {
 
   #accepted(end: ServerEnd, offered: string[], down: Wire): void {
     this.#end = end;
-    down.send(() => {
-      if (this.readyState !== 0) return;
-      this.readyState = 1;
-      this.protocol = offered.includes('chatd.v1') ? 'chatd.v1' : '';
-      this.#tell('open', new Event('open'));
-    });
+    down.send(() => this._open(offered));
+  }
+
+  /** @internal */
+  _open(offered: string[]): void {
+    if (this.readyState !== 0) return;
+    this.readyState = 1;
+    this.protocol = offered.includes('chatd.v1') ? 'chatd.v1' : '';
+    this.#tell('open', new Event('open'));
   }
 
   /** Sends one message; in vain after the end, as the standard has it. */
