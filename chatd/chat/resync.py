@@ -113,24 +113,28 @@ class Resync:
     async def _push(self, session: Session, conv_id: ConvId, upto: int, entries: list[Stored]) -> None:
         """Queue the entries of one conversation, in chunks for which there is room.
 
-        Entries that were not found were dropped by retention.
+        Entries that were not found were dropped by retention. Only a wait can change what the
+        session misses.
         """
-        conv, queued = self._registry.convs.get(conv_id), 0
+        conv, queued, got = self._registry.convs.get(conv_id), 0, 0
+        if entries and not self._is_behind(session, conv_id, conv, entries[0].seq):
+            return
         for e in entries:
             if queued >= CHUNK_BYTES:
+                session.filled(conv_id, got)
                 await session.sink.drained()
                 queued = 0
-            if not self._is_behind(session, conv_id, conv, e.seq):
-                return
+                if not self._is_behind(session, conv_id, conv, e.seq):
+                    return
             assert conv is not None
             assert session.user is not None
             frame = session.take_held(conv_id, e.seq) or stored_frame(conv, e, session.user.id)
             session.sink.send(frame)
-            self._metrics.resync_entries += 1
             if logs.DEBUG_ON:
                 delivery_log.filled(session, conv_id, (e,))
             queued += len(frame)
-            session.filled(conv_id, e.seq)
+            got = e.seq
+            self._metrics.resync_entries += 1
         if self._is_behind(session, conv_id, conv, upto):
             assert conv is not None
             if upto >= conv.head:
