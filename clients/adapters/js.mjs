@@ -5,7 +5,7 @@
  *     chatd conformance --client "node clients/adapters/js.mjs"
  */
 import { createInterface } from 'node:readline';
-import { ChatClient } from '../js/dist/index.js';
+import { CoreClient } from '../js/dist/core.js';
 
 const say = (event, keys = {}) => process.stdout.write(`${JSON.stringify({ event, ...keys })}\n`);
 // Node has a global WebSocket since 22
@@ -26,7 +26,7 @@ const seq = (sent) => ({ seq: sent.seq });
 let client;
 const commands = {
   connect({ url, user, token, new_token }) {
-    client = new ChatClient({
+    client = new CoreClient({
       url,
       user,
       device: 'adapter',

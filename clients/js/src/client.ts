@@ -5,73 +5,123 @@
  *                                 ▲  │          │ events
  *      stores, events, promises ──┘  └─ Model ◄─┴─► Keeper (store), other tabs
  *
- * Its guarantees are those of `CoreClient`, with a store over reloads too.
+ * Its guarantees are those of `CoreClient`, with a store over reloads too. What stores and what joins tabs is given by
+ * options, and finds here all that it needs.
  */
 
+import { type Commands, moreCommandsOf, type Wish } from './commands.js';
+import { again, check, waiting } from './composer.js';
 import { CoreClient } from './core.js';
+import type { EngineEvent } from './events.js';
 import { Loads, type Way } from './loads.js';
 import { Model } from './model.js';
-import type { ChatClientOptions, UserId } from './options.js';
-import type { Inside } from './parts.js';
+import type { ChatClientOptions, PlatformHooks, UserId } from './options.js';
+import type { Sending } from './sending.js';
 import { type Stores, Views } from './views.js';
+import { Watcher } from './watcher.js';
 
 export class ChatClient extends CoreClient {
   /** What to show. */
   readonly stores: Stores;
-  readonly #model: Model;
-  readonly #loads: Loads;
+  /** @internal What the state is of. */
+  readonly _scope: string;
+  /** @internal */
+  readonly _model: Model;
+  /** @internal */
+  readonly _views: Views;
+  /** @internal */
+  readonly _loads: Loads;
+  /** @internal */
+  declare _commands: Commands;
 
   constructor(options: ChatClientOptions) {
     super(options);
     const engine = this._engine;
-    const model: Model = new Model({
-      touched: (what) => views.touched(what),
-      isWatched: (peer) => views.isWatched(peer),
-      pending: (peer) => engine.outbox.of(peer),
-      now: () => this.now(),
-      after: (ms, fn) => void this._clock.set(fn, ms),
-    });
-    this.#loads = new Loads(
-      model,
-      (peer, range) => this.history(peer as UserId, range),
-      (peer, seq) => this.ack(peer as UserId, seq),
+    this._scope = `${options.url} ${options.user ?? ''}`;
+    this._held = this._model = new Model(this);
+    this._loads = new Loads(this);
+    this.stores = this._views = new Views(this);
+    engine.watcher = new Watcher(engine);
+    Object.assign(
+      this._commands,
+      moreCommandsOf(engine, engine.watcher, () => this.#forget()),
     );
-    const views: Views = new Views(
-      model,
-      () => engine.outbox,
-      (peer) => this.#loads.isLoading(peer),
-      (error) => this._emitter.failed(error),
-    );
-    model.user = engine.user;
-    this.stores = views;
-    this.#model = this._held = model;
-    const inside: Inside = {
-      engine,
-      model,
-      clock: this._clock,
-      scope: this._scope,
-      commands: this._commands,
-      apply: (event) => this._apply(event),
-      gap: (gap) => this._gap(gap),
-      resume: (gap) => this._resume(gap),
-      gaps: () => this._gaps(),
-      lead: () => this._lead(),
-      retired: () => this._retired(),
-      role: (role) => this._emitter.emit('role', role),
-      lost: (reason) => this._emitter.emit('store', { state: 'memory', reason }),
-    };
-    this._keeping = options.store?.(inside) ?? null;
-    this._together = options.tabs?.(inside) ?? null;
+    this._keeping = options.store?.(this) ?? null;
+    this._together = options.tabs?.(this) ?? null;
+  }
+
+  /** Another user comes, or nobody: ends the connection, and nothing of this user stays, stored or not. */
+  async forget(): Promise<void> {
+    await this._run('forget');
+    await this.stop();
+  }
+
+  async #forget(): Promise<void> {
+    const engine = this._engine;
+    const peers = [...this._model.chats.keys()];
+    engine.dial.close();
+    engine.forget();
+    this._heard({ t: 'reset', why: 'forgotten' });
+    this._keeping?.touchAll(peers);
+    await this._keeping?.flush();
+  }
+
+  /** The handle of something that waits in the outbox: after a reload too. */
+  waiting(cid: string): Sending | null {
+    return waiting(this, cid.toLowerCase());
+  }
+
+  /** Another text for what surely is not in the log. True: that one goes out. */
+  async amend(cid: string, body: string): Promise<boolean> {
+    check(this, body, cid);
+    return this._run('amend', cid.toLowerCase(), body);
+  }
+
+  /** A failed one anew, with a new cid; null where it cannot succeed, or did not fail. */
+  again(cid: string): Sending | null {
+    return again(this, cid.toLowerCase());
   }
 
   /** The user has seen everything up to `seq`; without one, all that is held. */
-  override read(peer: UserId, seq: number = this.#model.chats.get(peer)?.log.hi ?? 0): void {
-    this.#model.see(peer, seq);
+  override read(peer: UserId, seq: number = this._model.chats.get(peer)?.log.hi ?? 0): void {
+    this._model.see(peer, seq);
     super.read(peer, seq);
+  }
+
+  /** Whose presence to get, the most important first; replaces the last list. */
+  watch(users: readonly UserId[]): void {
+    this.#wish({ watch: [...users] });
+  }
+
+  /** Nobody looks at this one. Somebody is away where that holds of all tabs and devices. */
+  away(isAway: boolean): void {
+    this.#wish({ away: isAway });
+  }
+
+  #wish(wish: Wish): void {
+    if (this._together) this._together.wish(wish);
+    else this._commands.wish(wish);
   }
 
   /** Gets messages into `stores.messages(peer)`. */
   load(peer: UserId, way: Way = 'older'): Promise<void> {
-    return this.#loads.load(peer, way);
+    return this._loads.load(peer, way);
+  }
+
+  /** @internal */
+  override _hooks(): PlatformHooks {
+    return {
+      ...super._hooks(),
+      away: (isAway) => this.away(isAway),
+      save: () => void this._keeping?.flush(),
+      freeze: (isFrozen) => this._together?.freeze(isFrozen),
+    };
+  }
+
+  /** @internal */
+  override _apply(event: EngineEvent): void {
+    super._apply(event);
+    if (event.t !== 'presence') return;
+    for (const { user, state, seen } of event.list) this._emitter.emit('presence', { user, state, seen: seen ?? null });
   }
 }

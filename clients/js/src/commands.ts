@@ -6,6 +6,7 @@
 import type { Engine } from './engine.js';
 import type { Frame } from './frames.js';
 import type { Draft } from './outbox.js';
+import type { Watcher } from './watcher.js';
 
 /** What somebody wants to be told to the server: whose presence to get, and whether nobody looks. */
 export interface Wish {
@@ -13,28 +14,34 @@ export interface Wish {
   away?: boolean;
 }
 
-/** `forget` is the client's: it concerns more than its engine. */
-export function commandsOf(engine: Engine, forget: () => Promise<void>) {
+/** Those of every client. */
+export function commandsOf(engine: Engine) {
   const { sender, teller, dial } = engine;
   return {
     add: (draft: Draft) => sender.add(draft) !== null,
     discard: (cid: string) => sender.discard(cid),
-    amend: (cid: string, body: string) => sender.amend(cid, body),
     cursor: (peer: string, what: 'ack' | 'read', seq: number) => teller.cursor(peer, what, seq),
     ask: (frame: Frame) => engine.ask(frame),
     read: (frame: Frame) => engine.read(frame),
     wake: () => dial.wake(),
     connect: () => dial.connect(),
     refresh: () => engine.refresh(),
-    forget,
-    wish({ watch, away }: Wish) {
-      if (watch) teller.watch(watch);
-      if (away !== undefined) teller.away(away);
-    },
   };
 }
 
-export type Commands = ReturnType<typeof commandsOf>;
+/** Those of a client that shows. */
+export function moreCommandsOf({ sender }: Engine, watcher: Watcher, forget: () => Promise<void>) {
+  return {
+    amend: (cid: string, body: string) => sender.amend(cid, body),
+    wish({ watch, away }: Wish) {
+      if (watch) watcher.watch(watch);
+      if (away !== undefined) watcher.away(away);
+    },
+    forget,
+  };
+}
+
+export type Commands = ReturnType<typeof commandsOf> & ReturnType<typeof moreCommandsOf>;
 /** Does one of them, here or elsewhere. */
 export type Run = <K extends keyof Commands>(
   name: K,

@@ -1,13 +1,12 @@
 /** What the user says, on its way into the outbox: judged, given a cid, and handed back as a promise with a handle. */
 
 import type { CoreClient } from './core.js';
-import type { Engine } from './engine.js';
 import { ChatError } from './errors.js';
 import type { Sent } from './events.js';
 import { isPeer } from './frames.js';
 import { canRetry, type Draft, type Kind } from './outbox.js';
 import type { Named } from './parts.js';
-import type { Sending, Waiters } from './sending.js';
+import type { Sending } from './sending.js';
 import type { MessageState } from './views.js';
 import { bodyBytes, cleanBody } from './wire.js';
 
@@ -21,139 +20,108 @@ export interface SendOptions {
   signal?: AbortSignal;
 }
 
-export class Composer {
-  readonly #client: CoreClient;
-  readonly #waiters: Waiters;
+/** The handle of something that waits. */
+export function waiting(client: CoreClient, cid: string): Sending | null {
+  const item = client._engine.outbox.find(cid);
+  return item ? sending(client, cid, item.peer, client._waiters.of(cid)) : null;
+}
 
-  constructor(client: CoreClient, waiters: Waiters) {
-    this.#client = client;
-    this.#waiters = waiters;
+/** A failed one anew, with a new cid; null where it cannot succeed, or did not fail. */
+export function again(client: CoreClient, cid: string): Sending | null {
+  const item = client._engine.outbox.find(cid);
+  if (!item || !canRetry(item)) return null;
+  void client.cancel(cid);
+  const { peer, kind, body, ref: seq, refcid } = item;
+  return say(client, peer, kind, body, kind === 'message' ? null : { seq, cid: refcid }, {});
+}
+
+/** Throws for a body that the server would refuse. */
+export function check(client: CoreClient, body: string, cid: string): void {
+  const { body_bytes } = client._engine.limits;
+  const size = bodyBytes(body);
+  if (body === '' || cleanBody(body) !== body) throw new ChatError({ code: 'bad_text', field: 'body', cid });
+  if (size > body_bytes)
+    throw new ChatError({ code: 'too_long', field: 'body', cid, msg: `${size} of ${body_bytes} bytes` });
+}
+
+/** Takes what is said. What is wrong with it rejects the promise. */
+export function say(
+  client: CoreClient,
+  peer: string,
+  kind: Kind,
+  body: string | null,
+  target: Target | null,
+  { cid: given, signal }: SendOptions,
+): Sending {
+  const { outbox, sender } = client._engine;
+  const cid = (given ?? uuid()).toLowerCase();
+  const had = outbox.find(cid);
+  try {
+    signal?.throwIfAborted();
+    if (!isPeer(peer)) throw new ChatError({ code: 'bad_peer', field: 'peer', cid });
+    if (body !== null) check(client, body, cid);
+    if (had && (had.kind !== kind || had.body !== body || had.peer !== peer))
+      throw new ChatError({ code: 'cid_conflict', cid });
+    const isGiven = given !== undefined;
+    const { seq: ref, cid: refcid } = targeted(client, peer, target);
+    const draft: Draft = { peer, cid, kind, body, ref, refcid, at: client.now(), tried: isGiven, isGiven };
+    const promise = client._waiters.of(cid);
+    if (!had && !sender.add(draft)) throw new ChatError({ code: 'outbox_full', cid });
+    if (!had) client._together?.added(draft);
+    return sending(client, cid, peer, signal ? abortable(client, cid, promise, signal) : promise);
+  } catch (error) {
+    return sending(client, cid, peer, Promise.reject(error));
   }
+}
 
-  get #engine(): Engine {
-    return this.#client._engine;
-  }
+/** A message by seq has a cid too, if it is held: that one holds over a change of epoch. */
+function targeted(client: CoreClient, peer: string, target: Target | null): Named {
+  if (target === null) return { seq: null, cid: null };
+  const named: Named =
+    typeof target === 'object'
+      ? target
+      : typeof target === 'number'
+        ? { seq: target, cid: null }
+        : { seq: null, cid: target };
+  const { seq, cid } = named;
+  const held = client._held?.find(peer, named);
+  return { seq: seq ?? held?.seq ?? null, cid: (cid ?? held?.cid)?.toLowerCase() ?? null };
+}
 
-  waiting(cid: string): Sending | null {
-    const item = this.#engine.outbox.find(cid);
-    return item ? this.#sending(cid, item.peer, this.#waiters.of(cid)) : null;
-  }
-
-  cancel(cid: string): Promise<boolean> {
-    return this.#client._run('discard', cid);
-  }
-
-  again(cid: string): Sending | null {
-    const item = this.#engine.outbox.find(cid);
-    if (!item || !canRetry(item)) return null;
-    void this.cancel(cid);
-    const { peer, kind, body, ref: seq, refcid } = item;
-    return this.say(peer, kind, body, kind === 'message' ? null : { seq, cid: refcid }, {});
-  }
-
-  /** Throws for a body that the server would refuse. */
-  check(body: string, cid: string): void {
-    const { body_bytes } = this.#engine.limits;
-    const size = bodyBytes(body);
-    if (body === '' || cleanBody(body) !== body) {
-      throw new ChatError({
-        code: 'bad_text',
-        field: 'body',
-        cid,
-        msg: 'empty, or with control characters or half characters',
-      });
-    }
-    if (size > body_bytes) {
-      throw new ChatError({
-        code: 'too_long',
-        field: 'body',
-        cid,
-        msg: `${size} bytes of UTF-8; at most ${body_bytes}`,
-      });
-    }
-  }
-
-  /** Takes what is said. What is wrong with it rejects the promise. */
-  say(
-    peer: string,
-    kind: Kind,
-    body: string | null,
-    target: Target | null,
-    { cid: given, signal }: SendOptions,
-  ): Sending {
-    const cid = (given ?? uuid()).toLowerCase();
-    const had = this.#engine.outbox.find(cid);
-    try {
-      signal?.throwIfAborted();
-      if (!isPeer(peer)) throw new ChatError({ code: 'bad_peer', field: 'peer', cid, msg: 'nobody is named' });
-      if (body !== null) this.check(body, cid);
-      if (had && (had.kind !== kind || had.body !== body || had.peer !== peer))
-        throw new ChatError({ code: 'cid_conflict', cid });
-      const isGiven = given !== undefined;
-      const { seq: ref, cid: refcid } = this.#target(peer, target);
-      const draft: Draft = { peer, cid, kind, body, ref, refcid, at: this.#engine.now(), tried: isGiven, isGiven };
-      const promise = this.#waiters.of(cid);
-      if (!had && !this.#engine.sender.add(draft)) throw new ChatError({ code: 'outbox_full', cid });
-      if (!had) this.#client._together?.added(draft);
-      return this.#sending(cid, peer, signal ? this.#abortable(cid, promise, signal) : promise);
-    } catch (error) {
-      const failed = Promise.reject(error);
-      failed.catch(() => {});
-      return this.#sending(cid, peer, failed);
-    }
-  }
-
-  /** A message by seq has a cid too, if it is held: that one holds over a change of epoch. */
-  #target(peer: string, target: Target | null): Named {
-    if (target === null) return { seq: null, cid: null };
-    const named: Named =
-      typeof target === 'object'
-        ? target
-        : typeof target === 'number'
-          ? { seq: target, cid: null }
-          : { seq: null, cid: target };
-    const { seq, cid } = named;
-    const held = this.#client._held?.find(peer, named);
-    return { seq: seq ?? held?.seq ?? null, cid: (cid ?? held?.cid)?.toLowerCase() ?? null };
-  }
-
-  #abortable<T>(cid: string, promise: Promise<T>, signal: AbortSignal): Promise<T> {
-    const aborted = new Promise<never>((_, reject) => {
-      signal.addEventListener(
-        'abort',
-        () => {
-          reject(signal.reason);
-          void this.cancel(cid);
-        },
-        { once: true },
-      );
-    });
-    const first = Promise.race([promise, aborted]);
-    first.catch(() => {});
-    return first;
-  }
-
-  #sending(cid: string, peer: string, promise: Promise<Sent>): Sending {
-    let sent: number | null = null;
-    let isFailed = false;
-    promise.then(
-      ({ seq }) => (sent = seq),
-      () => (isFailed = true),
+function abortable<T>(client: CoreClient, cid: string, promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  const aborted = new Promise<never>((_, reject) => {
+    signal.addEventListener(
+      'abort',
+      () => {
+        reject(signal.reason);
+        void client.cancel(cid);
+      },
+      { once: true },
     );
-    const state = (): MessageState => {
-      if (isFailed || this.#engine.outbox.find(cid)?.state === 'failed') return 'failed';
-      if (sent === null) return 'sending';
-      return this.#client._held?.reach(peer, sent) ?? 'sent';
-    };
-    // A promise of its own: each call has its handle, and nobody has to wait for it.
-    const own = promise.then((value) => value);
-    own.catch(() => {});
-    return Object.defineProperties(own, {
-      cid: { value: cid },
-      state: { get: state },
-      cancel: { value: () => this.cancel(cid) },
-    }) as Sending;
-  }
+  });
+  return Promise.race([promise, aborted]);
+}
+
+function sending(client: CoreClient, cid: string, peer: string, promise: Promise<Sent>): Sending {
+  let sent: number | null = null;
+  let isFailed = false;
+  promise.then(
+    ({ seq }) => (sent = seq),
+    () => (isFailed = true),
+  );
+  const state = (): MessageState => {
+    if (isFailed || client._engine.outbox.find(cid)?.state === 'failed') return 'failed';
+    if (sent === null) return 'sending';
+    return client._held?.reach(peer, sent) ?? 'sent';
+  };
+  // A promise of its own: each call has its handle, and nobody has to wait for it.
+  const own = promise.then((value) => value);
+  own.catch(() => {});
+  return Object.defineProperties(own, {
+    cid: { value: cid },
+    state: { get: state },
+    cancel: { value: () => client.cancel(cid) },
+  }) as Sending;
 }
 
 /** Random, of version 4: `crypto.randomUUID` is not there on plain http. */

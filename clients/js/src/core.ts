@@ -12,8 +12,8 @@
  * that begin with `_` are for it and its parts.
  */
 
-import { type Commands, commandsOf, type Wish } from './commands.js';
-import { Composer, type SendOptions, type Target, uuid } from './composer.js';
+import { type Commands, commandsOf } from './commands.js';
+import { type SendOptions, say, type Target, uuid } from './composer.js';
 import type { Line } from './dial.js';
 import { Emitter } from './emitter.js';
 import { Engine } from './engine.js';
@@ -21,10 +21,10 @@ import { ChatError } from './errors.js';
 import type { EngineEvent, ResetReason } from './events.js';
 import type { Entry, HistoryPage, Item } from './frames.js';
 import type { Clock, SocketClass } from './link.js';
-import type { ChatEvents, CoreOptions, LiveEntry, UserId } from './options.js';
+import type { ChatEvents, CoreOptions, LiveEntry, PlatformHooks, UserId } from './options.js';
 import type { Paged } from './paged.js';
 import type { Held, Keeping, Together } from './parts.js';
-import { type ConversationsPage, type Range, Reader } from './reader.js';
+import { type ConversationsPage, conversations, fill, history, type Range } from './reader.js';
 import { type Sending, Waiters } from './sending.js';
 import { EntryStream, type Gap } from './stream.js';
 import { type Limits, TYPING_REPEAT_MS } from './wire.js';
@@ -42,8 +42,10 @@ export class CoreClient {
   readonly _engine: Engine;
   /** @internal */
   readonly _emitter = new Emitter<ChatEvents>();
+  /** @internal All of them where this is a `ChatClient`. */
+  _commands: Partial<Commands>;
   /** @internal */
-  readonly _commands: Commands;
+  readonly _waiters = new Waiters();
   /** @internal */
   _held: Held | null = null;
   /** @internal */
@@ -51,11 +53,8 @@ export class CoreClient {
   /** @internal */
   _together: Together | null = null;
   readonly #options: CoreOptions;
-  readonly #waiters = new Waiters();
   readonly #streams = new Set<EntryStream<LiveEntry>>();
   readonly #typedAt = new Map<string, number>();
-  readonly #composer: Composer;
-  readonly #reader: Reader;
   /** Holes that nobody has filled: of what was stored, and of streams that `stop` ended. For the next stream. */
   #gaps: Gap[] = [];
   #isStarted = false;
@@ -72,15 +71,13 @@ export class CoreClient {
       clock: this._clock,
       random: options.random ?? Math.random,
       token: async (renew) => options.token(renew),
-      emit: (event) => this.#heard(event),
+      emit: (event) => this._heard(event),
       seqOf: (peer, cid) => this._held?.find(peer, { seq: null, cid })?.seq ?? null,
       stored: () => this._keeping?.stored() ?? null,
     });
     this._engine.user = options.user ?? '';
     this._engine.device = options.device ?? '';
-    this._commands = commandsOf(this._engine, () => this.#forget());
-    this.#composer = new Composer(this, this.#waiters);
-    this.#reader = new Reader(this);
+    this._commands = commandsOf(this._engine);
   }
 
   // --- life ---------------------------------------------------------------------------------------------------------
@@ -89,18 +86,15 @@ export class CoreClient {
   async start(): Promise<void> {
     const isFirst = !this.#isStarted;
     this.#isStarted = true;
-    if (isFirst) {
-      this.#leave =
-        this.#options.platform?.({
-          wake: () => this.#tell('wake'),
-          away: (isAway) => this.away(isAway),
-          save: () => void this._keeping?.flush(),
-          freeze: (isFrozen) => this._together?.freeze(isFrozen),
-        }) ?? null;
-    }
+    if (isFirst) this.#leave = this.#options.platform?.(this._hooks()) ?? null;
     if (isFirst && this._together) this._together.join();
     else if (this._together?.isFollower) this.#tell('connect');
     else await this._lead();
+  }
+
+  /** @internal What the platform may tell. */
+  _hooks(): PlatformHooks {
+    return { wake: () => this.#tell('wake'), away() {}, save() {}, freeze() {} };
   }
 
   /** Ends the connection, keeps all state. What waits is sent after the next `start`; who awaits it gets `stopped`. */
@@ -112,16 +106,10 @@ export class CoreClient {
     await this._keeping?.flush();
     this._retired();
     this._together?.leave();
-    this.#waiters.failAll('stopped', 'the client was stopped');
+    this._waiters.failAll('stopped');
     for (const stream of this.#streams) stream.end();
     this.#gaps = this._gaps();
     this.#streams.clear();
-  }
-
-  /** Another user comes, or nobody: ends the connection, and nothing of this user stays, stored or not. */
-  async forget(): Promise<void> {
-    await this._run('forget');
-    await this.stop();
   }
 
   /** @internal This client gets the connection. */
@@ -129,7 +117,7 @@ export class CoreClient {
     const engine = this._engine;
     if (!this.#isLoaded) {
       this.#isLoaded = true;
-      await this._keeping?.open(this._scope);
+      await this._keeping?.open();
       if (!this.#isStarted) return;
     }
     engine.device ||= `js-${uuid()}`;
@@ -141,21 +129,6 @@ export class CoreClient {
   _retired(): void {
     this.#isLoaded = false;
     this._keeping?.close();
-  }
-
-  async #forget(): Promise<void> {
-    const engine = this._engine;
-    const peers = new Set([...engine.places.names.keys(), ...engine.outbox.all().map(({ peer }) => peer)]);
-    engine.dial.close();
-    engine.forget();
-    this.#heard({ t: 'reset', why: 'forgotten' });
-    this._keeping?.touchAll(peers);
-    await this._keeping?.flush();
-  }
-
-  /** @internal What this client's state is of. */
-  get _scope(): string {
-    return `${this.#options.url} ${this.#options.user ?? ''}`;
   }
 
   /** The user of this client, once known; else ''. */
@@ -191,38 +164,22 @@ export class CoreClient {
 
   /** Sends a message. Online or not, it is taken at once, and sent in order and once. */
   send(peer: UserId, body: string, options: SendOptions = {}): Sending {
-    return this.#composer.say(peer, 'message', body, null, options);
+    return say(this, peer, 'message', body, null, options);
   }
 
   /** Changes an own message. */
   edit(peer: UserId, target: Target, body: string, options: SendOptions = {}): Sending {
-    return this.#composer.say(peer, 'edit', body, target, options);
+    return say(this, peer, 'edit', body, target, options);
   }
 
   /** Deletes an own message for both. */
   delete(peer: UserId, target: Target, options: SendOptions = {}): Sending {
-    return this.#composer.say(peer, 'delete', null, target, options);
-  }
-
-  /** The handle of something that waits in the outbox: after a reload too. */
-  waiting(cid: string): Sending | null {
-    return this.#composer.waiting(cid.toLowerCase());
+    return say(this, peer, 'delete', null, target, options);
   }
 
   /** Takes back what surely is not in the log, or a failed one. True: it is gone. */
   cancel(cid: string): Promise<boolean> {
-    return this.#composer.cancel(cid.toLowerCase());
-  }
-
-  /** Another text for what surely is not in the log. True: that one goes out. */
-  async amend(cid: string, body: string): Promise<boolean> {
-    this.#composer.check(body, cid);
-    return this._run('amend', cid.toLowerCase(), body);
-  }
-
-  /** A failed one anew, with a new cid; null where it cannot succeed, or did not fail. */
-  again(cid: string): Sending | null {
-    return this.#composer.again(cid.toLowerCase());
+    return this._run('discard', cid.toLowerCase());
   }
 
   /** The user has seen everything up to `seq`; without one, all that came. */
@@ -249,31 +206,16 @@ export class CoreClient {
     this.#tell('ask', { t: 'typing', ...this._engine.where(peer) });
   }
 
-  /** Whose presence to get, the most important first; replaces the last list. */
-  watch(users: readonly UserId[]): void {
-    this.#wish({ watch: [...users] });
-  }
-
-  /** Nobody looks at this one. Somebody is away where that holds of all tabs and devices. */
-  away(isAway: boolean): void {
-    this.#wish({ away: isAway });
-  }
-
-  #wish(wish: Wish): void {
-    if (this._together) this._together.wish(wish);
-    else this._commands.wish(wish);
-  }
-
   // --- asking -------------------------------------------------------------------------------------------------------
 
   /** A page of the log; iterated over: all entries in that direction. Rejects with `disconnected` while not online. */
   history(peer: UserId, range: Range = {}): Paged<Entry, HistoryPage> {
-    return this.#reader.history(peer, range);
+    return history(this, peer, range);
   }
 
   /** A page of the list of conversations, the latest entry first; iterated over: all of them. */
   conversations(range: { limit?: number; cursor?: string } = {}): Paged<Item, ConversationsPage> {
-    return this.#reader.conversations(range);
+    return conversations(this, range);
   }
 
   /** A new token for this connection, now. */
@@ -294,7 +236,7 @@ export class CoreClient {
    */
   entries(): AsyncIterableIterator<LiveEntry> {
     const stream: EntryStream<LiveEntry> = new EntryStream(
-      (gap) => this.#reader.fill(gap, () => this.#isStarted),
+      (gap) => fill(this, gap, () => this.#isStarted),
       (entry) => this.#made(entry),
       ({ peer }) => this._keeping?.touch(peer),
       () => this.#streams.delete(stream),
@@ -331,7 +273,8 @@ export class CoreClient {
 
   // --- what the engine says -----------------------------------------------------------------------------------------
 
-  #heard(event: EngineEvent): void {
+  /** @internal Of this tab's engine. */
+  _heard(event: EngineEvent): void {
     this._apply(event);
     this._together?.broadcast(event);
   }
@@ -348,14 +291,12 @@ export class CoreClient {
     else if (event.t === 'receipt') {
       const peer = this._engine.places.of.get(event.c)?.peer as UserId | undefined;
       if (peer !== undefined) emit('receipt', { peer, from: event.from, delivered: event.delivered, read: event.read });
-    } else if (event.t === 'presence') {
-      for (const { user, state, seen } of event.list) emit('presence', { user, state, seen: seen ?? null });
     } else if (event.t === 'typing') emit('typing', { peer: event.from });
     else if (event.t === 'done') {
-      this.#waiters.done(event.cid, event.ok);
+      this._waiters.done(event.cid, event.ok);
       emit('sent', { ...event.ok, cid: event.cid, peer: event.peer });
     } else if (event.t === 'failed') {
-      this.#waiters.failed(event.cid, event.err);
+      this._waiters.failed(event.cid, event.err);
       emit('failed', { cid: event.cid, peer: event.peer, error: new ChatError({ ...event.err, cid: event.cid }) });
     } else if (event.t === 'reset') this.#reset(event.why);
     else if (event.t === 'malformed') emit('malformed', event.frame);
@@ -363,7 +304,7 @@ export class CoreClient {
 
   #line(line: Line): void {
     this._emitter.emit('line', line);
-    if (line.state === 'stopped' && line.reason !== '') this.#waiters.failAll('stopped', line.reason);
+    if (line.state === 'stopped' && line.reason !== '') this._waiters.failAll('stopped', line.reason);
   }
 
   #entry(entry: LiveEntry): void {
@@ -388,7 +329,7 @@ export class CoreClient {
   #reset(reason: ResetReason): void {
     for (const stream of this.#streams) stream.reset();
     this.#gaps = [];
-    if (reason !== 'epoch') this.#waiters.failAll(reason, 'it was to be sent by another user');
+    if (reason !== 'epoch') this._waiters.failAll(reason);
     this._emitter.emit('reset', { reason });
   }
 }

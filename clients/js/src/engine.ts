@@ -5,7 +5,7 @@
  *         │ open, frames                      │ replies
  *         ▼                                   ▼
  *      engine.ts ◄─ sender.ts (what is to be said) ─ places.ts (how far we are) ──► emit(event)
- *                ◄─ teller.ts (cursors, watch, away)
+ *                ◄─ teller.ts (cursors) ─ watcher.ts (watch, away)
  *
  * Guarantees to who hears the events: each log entry once and in order of seq; `reset` before anything of another epoch;
  * nothing is called failed while its outcome is unknown. Events are plain data, so that another tab can mirror them
@@ -23,6 +23,7 @@ import { Outbox } from './outbox.js';
 import { Places } from './places.js';
 import { isSame, Sender } from './sender.js';
 import { Teller } from './teller.js';
+import type { Watcher } from './watcher.js';
 import { LIMITS, type Limits, RECONNECT_MS_MAX, retryMs } from './wire.js';
 
 const REFRESH_BEFORE_MS = 60000;
@@ -49,6 +50,8 @@ export class Engine {
   readonly places = new Places();
   readonly sender = new Sender(this);
   readonly teller = new Teller(this);
+  /** Of who shows presence. */
+  watcher: Watcher | null = null;
   readonly dial: Dialer;
   readonly clock: Clock;
   readonly seqOf: EngineParts['seqOf'];
@@ -157,7 +160,7 @@ export class Engine {
       token,
       device: this.device,
       ...this.places.resume(),
-      ...this.teller.hello(),
+      ...this.watcher?.hello(),
       features: [],
     };
     this.#isMarkGood = true;
@@ -257,7 +260,7 @@ export class Engine {
     for (const push of held) if (attempt === dial.attempt) this.#pushed(push);
     if (attempt !== dial.attempt) return;
     this.emit({ t: 'synced', since: this.places.since });
-    this.teller.tellState();
+    this.watcher?.tell();
     this.teller.tell();
     // What leaves now was perhaps never tried: that must be stored first, as what was never tried can be taken back.
     const waiting = this.outbox.all().filter(({ state, tried }) => state === 'queued' && !tried);

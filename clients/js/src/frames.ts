@@ -62,8 +62,10 @@ export interface HistoryPage {
   floor: number;
 }
 
-type Check = (value: unknown) => boolean;
-type Keys = Record<string, Check>;
+/** Whether a value is what it is to be. */
+export type Check = (value: unknown) => boolean;
+/** What each key of an object is to be. */
+export type Keys = Record<string, Check>;
 
 const text: Check = (value) => typeof value === 'string' && value !== '';
 const count: Check = (value) => Number.isSafeInteger(value) && (value as number) >= 0;
@@ -102,7 +104,8 @@ const ITEM: Keys = {
 };
 const STATUS: Keys = { user: text, state: text, v: count, seen: maybe(count) };
 
-function fits(value: unknown, keys: Keys): boolean {
+/** Whether it is an object with such keys, at least. */
+export function fits(value: unknown, keys: Keys): boolean {
   if (value === null || typeof value !== 'object') return false;
   for (const key in keys) if (!keys[key]?.((value as Frame)[key])) return false;
   return true;

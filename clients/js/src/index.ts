@@ -20,7 +20,7 @@ export type {
 } from './options.js';
 export type { Kind, OutboxItem } from './outbox.js';
 export type { Paged } from './paged.js';
-export type { Inside, Keeping, Named, Together } from './parts.js';
+export type { Keeping, Named, Together } from './parts.js';
 export type { ConversationsPage, Range } from './reader.js';
 export type { Sending } from './sending.js';
 export { sleepWatch } from './sleep.js';

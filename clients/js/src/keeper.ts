@@ -7,8 +7,9 @@
  * that fails (full, denied, deleted, taken by another client) is given up: the client goes on in memory.
  */
 
+import type { ChatClient } from './client.js';
 import type { EngineEvent } from './events.js';
-import type { Inside, Keeping } from './parts.js';
+import type { Keeping } from './parts.js';
 import { load, META, recordOf, restore } from './snapshot.js';
 import type { Records, Store } from './store.js';
 
@@ -20,33 +21,34 @@ const STORED_MS_MAX = 300;
 
 export class Keeper implements Keeping {
   readonly #store: Store;
-  readonly #inside: Inside;
+  readonly #client: ChatClient;
   #dirty = new Set<string>();
   #isOpen = false;
   #isTimed = false;
   #saving: Promise<void> | null = null;
 
-  constructor(store: Store, inside: Inside) {
+  constructor(store: Store, client: ChatClient) {
     this.#store = store;
-    this.#inside = inside;
+    this.#client = client;
   }
 
-  async open(scope: string): Promise<void> {
-    const { engine, model, apply, resume } = this.#inside;
-    const records = await this.#read(scope);
+  async open(): Promise<void> {
+    const client = this.#client;
+    const { outbox } = client._engine;
+    const records = await this.#read(client._scope);
     if (!this.#isOpen) return;
-    if (!load(records, this.#inside, resume)) {
+    if (!load(records, client, (gap) => client._resume(gap))) {
       this.#lose('another_user');
       return;
     }
-    restore(engine.outbox, records);
-    for (const peer of new Set(engine.outbox.all().map((item) => item.peer)))
-      apply({ t: 'outbox', peer, items: engine.outbox.of(peer) });
-    this.touchAll(model.chats.keys());
+    restore(outbox, records);
+    for (const peer of new Set(outbox.all().map((item) => item.peer)))
+      client._apply({ t: 'outbox', peer, items: outbox.of(peer) });
+    this.touchAll(client._model.chats.keys());
   }
 
   async #read(scope: string): Promise<Records> {
-    const { clock } = this.#inside;
+    const { _clock: clock } = this.#client;
     let timer: unknown;
     try {
       this.#isOpen = true;
@@ -64,7 +66,7 @@ export class Keeper implements Keeping {
 
   /** What of it is to be stored. */
   keep(event: EngineEvent): void {
-    const { model } = this.#inside;
+    const { _model: model } = this.#client;
     if (event.t === 'reset' && event.why === 'another_user') this.#lose(event.why);
     else if (event.t === 'reset' && event.why === 'epoch') this.touchAll(model.chats.keys());
     else if (event.t === 'item') this.touch(event.item.peer);
@@ -85,7 +87,7 @@ export class Keeper implements Keeping {
     if (peer !== null) this.#dirty.add(`${what}/${peer}`);
     if (this.#isTimed) return;
     this.#isTimed = true;
-    this.#inside.clock.set(() => void this.flush(), SAVE_DELAY_MS);
+    this.#client._clock.set(() => void this.flush(), SAVE_DELAY_MS);
   }
 
   touchAll(peers: Iterable<string>): void {
@@ -99,7 +101,7 @@ export class Keeper implements Keeping {
     this.#isTimed = false;
     while (this.#saving) await this.#saving;
     if (!this.#isOpen || this.#dirty.size === 0) return;
-    const changes = new Map([...this.#dirty].map((key) => [key, recordOf(key, this.#inside)]));
+    const changes = new Map([...this.#dirty].map((key) => [key, recordOf(key, this.#client)]));
     this.#dirty.clear();
     this.#saving = this.#store.save(structuredClone(changes)).catch((error) => this.#lose(reasonOf(error)));
     await this.#saving;
@@ -109,13 +111,16 @@ export class Keeper implements Keeping {
   /** The same, but not for ever. */
   stored(): Promise<void> | null {
     if (!this.#isOpen) return null;
-    return Promise.race([this.flush(), new Promise<void>((resolve) => this.#inside.clock.set(resolve, STORED_MS_MAX))]);
+    return Promise.race([
+      this.flush(),
+      new Promise<void>((resolve) => this.#client._clock.set(resolve, STORED_MS_MAX)),
+    ]);
   }
 
   #lose(reason: string): void {
     if (!this.#isOpen) return;
     this.close();
-    this.#inside.lost(reason);
+    this.#client._emitter.emit('store', { state: 'memory', reason });
   }
 
   close(): void {

@@ -3,9 +3,10 @@
  * for again; nothing is refused for good.
  */
 
-import type { HistoryPage } from './frames.js';
+import type { ChatClient } from './client.js';
 import type { Model } from './model.js';
-import type { Range } from './reader.js';
+import type { UserId } from './options.js';
+import { history, type Range } from './reader.js';
 
 /**
  * Which page: before what is held (the newest if nothing is), after it, the newest in its place, the one after a seq in
@@ -18,19 +19,15 @@ const PREVIEW_MESSAGES = 12;
 const PAGE_MAX = 100;
 
 export class Loads {
-  readonly #model: Model;
-  readonly #history: (peer: string, range: Range) => PromiseLike<HistoryPage>;
-  readonly #ack: (peer: string, seq: number) => void;
+  readonly #client: ChatClient;
   readonly #loading = new Map<string, Promise<void>>();
 
-  constructor(
-    model: Model,
-    history: (peer: string, range: Range) => PromiseLike<HistoryPage>,
-    ack: (peer: string, seq: number) => void,
-  ) {
-    this.#model = model;
-    this.#history = history;
-    this.#ack = ack;
+  constructor(client: ChatClient) {
+    this.#client = client;
+  }
+
+  get #model(): Model {
+    return this.#client._model;
   }
 
   isLoading(peer: string): boolean {
@@ -54,7 +51,7 @@ export class Loads {
 
   async #load(peer: string, way: Way, range: Range): Promise<void> {
     const before = this.#model.chats.get(peer);
-    const page = await this.#history(peer, range);
+    const page = await history(this.#client, peer, range);
     const chat = this.#model.chats.get(peer);
     if (!chat || chat !== before) return; // another epoch, or another user
     const { log } = chat;
@@ -64,7 +61,7 @@ export class Loads {
     else this.#model.page(peer, page, way === 'newer' ? way : 'older');
     // What comes live is acked by itself; this is what waited from before.
     const had = log.apart ? log.head : log.hi;
-    if (had !== null && had > chat.delivered) this.#ack(peer, had);
+    if (had !== null && had > chat.delivered) this.#client.ack(peer as UserId, had);
   }
 
   /** Null: there is nothing to ask for. */

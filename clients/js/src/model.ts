@@ -7,14 +7,14 @@
  * Invariants: unread is the server's number, moved by what comes after it and by read cursors; a presence with a lower
  * `v` replaces nothing on one connection; typing ends by itself.
  *
- * Pure: durations come from `clock`, what waits in the outbox from `pending`.
+ * Without I/O: durations come from the client's clock.
  */
 
+import type { ChatClient } from './client.js';
 import type { Line } from './dial.js';
 import type { EngineEvent, ResetReason } from './events.js';
 import type { Entry, HistoryPage, Item, Status } from './frames.js';
 import { Log } from './log.js';
-import type { OutboxItem } from './outbox.js';
 import type { Held, Named } from './parts.js';
 import { TYPING_EXPIRES_MS } from './wire.js';
 
@@ -24,7 +24,7 @@ export const MESSAGES_KEPT = 200;
 /** What changed: one conversation, one person, or what all share. */
 export type Touched = { what: 'line' | 'list' | 'outbox' } | { what: 'messages' | 'presence' | 'typing'; peer: string };
 
-/** One conversation. `mine`, `theirs`: an entry of that side is known. */
+/** One conversation. `mine`, `theirs`: an entry of that side is known. What a listing says has its names. */
 export class Chat {
   readonly peer: string;
   c: string | null = null;
@@ -32,8 +32,8 @@ export class Chat {
   readonly log = new Log();
   delivered = 0;
   read = 0;
-  peerDelivered = 0;
-  peerRead = 0;
+  peer_delivered = 0;
+  peer_read = 0;
   unread = 0;
   /** `unread` counts entries up to here. */
   countedTo = 0;
@@ -48,25 +48,20 @@ export class Chat {
     this.ts = ts;
   }
 
+  /** What a server says of it, or what was stored of that. */
+  list({ ts, delivered, read, peer_delivered, peer_read, unread, open, head }: Item): void {
+    Object.assign(this, { ts, delivered, read, peer_delivered, peer_read, unread, listedOpen: open, countedTo: head });
+  }
+
   /** Both have sent: presence, typing and receipts flow. */
   get open(): boolean {
     return this.listedOpen || (this.mine && this.theirs);
   }
 }
 
-export interface ModelParts {
-  touched(what: Touched): void;
-  /** Somebody looks at its messages. */
-  isWatched(peer: string): boolean;
-  pending(peer: string): OutboxItem[];
-  now(): number;
-  /** Calls after so many ms. */
-  after(ms: number, fn: () => void): void;
-}
-
 export class Model implements Held {
-  readonly #parts: ModelParts;
-  user = '';
+  readonly #client: ChatClient;
+  user: string;
   line: Line = { state: 'stopped', reason: '', retryAt: 0 };
   /** By peer. */
   readonly chats = new Map<string, Chat>();
@@ -76,8 +71,9 @@ export class Model implements Held {
   readonly typing = new Map<string, number>();
   #signs = 0;
 
-  constructor(parts: ModelParts) {
-    this.#parts = parts;
+  constructor(client: ChatClient) {
+    this.#client = client;
+    this.user = client.user;
   }
 
   /** Nothing is known any more: another user. */
@@ -89,16 +85,16 @@ export class Model implements Held {
     this.#byId.clear();
     this.people.clear();
     for (const peer of known) this.changed(peer);
-    for (const peer of people) this.#parts.touched({ what: 'presence', peer });
-    this.#parts.touched({ what: 'list' });
-    this.#parts.touched({ what: 'outbox' });
+    for (const peer of people) this.#client._views.touched({ what: 'presence', peer });
+    this.#client._views.touched({ what: 'list' });
+    this.#client._views.touched({ what: 'outbox' });
   }
 
   /** The one with `peer`, made if need be. */
   with(peer: string): Chat {
     let chat = this.chats.get(peer);
     if (!chat) {
-      chat = new Chat(peer, this.#parts.now());
+      chat = new Chat(peer, this.#client.now());
       this.chats.set(peer, chat);
     }
     return chat;
@@ -114,15 +110,15 @@ export class Model implements Held {
   }
 
   reach(peer: string, seq: number): 'sent' | 'delivered' | 'read' {
-    const { peerRead = 0, peerDelivered = 0 } = this.chats.get(peer) ?? {};
-    if (seq <= peerRead) return 'read';
-    return seq <= peerDelivered ? 'delivered' : 'sent';
+    const { peer_read = 0, peer_delivered = 0 } = this.chats.get(peer) ?? {};
+    if (seq <= peer_read) return 'read';
+    return seq <= peer_delivered ? 'delivered' : 'sent';
   }
 
   /** Something of a conversation is another. */
   changed(peer: string): void {
-    this.#parts.touched({ what: 'messages', peer });
-    this.#parts.touched({ what: 'list' });
+    this.#client._views.touched({ what: 'messages', peer });
+    this.#client._views.touched({ what: 'list' });
   }
 
   name(chat: Chat, c: string): void {
@@ -133,8 +129,8 @@ export class Model implements Held {
   take(event: EngineEvent): void {
     if (event.t === 'line') {
       this.line = event.line;
-      this.#parts.touched({ what: 'line' });
-      for (const peer of this.people.keys()) this.#parts.touched({ what: 'presence', peer });
+      this.#client._views.touched({ what: 'line' });
+      for (const peer of this.people.keys()) this.#client._views.touched({ what: 'presence', peer });
     } else if (event.t === 'welcome') this.user = event.user;
     else if (event.t === 'reset') this.#reset(event.why);
     else if (event.t === 'item') this.#item(event.item, event.isKept);
@@ -143,7 +139,7 @@ export class Model implements Held {
     else if (event.t === 'presence') this.#presence(event.list, event.isAll);
     else if (event.t === 'typing') this.#typing(event.from);
     else if (event.t === 'outbox') {
-      this.#parts.touched({ what: 'outbox' });
+      this.#client._views.touched({ what: 'outbox' });
       this.with(event.peer);
       this.changed(event.peer);
     }
@@ -173,7 +169,7 @@ export class Model implements Held {
     if (why !== 'epoch') this.forget();
     this.#byId.clear();
     for (const [peer, old] of this.chats) {
-      if (this.#parts.pending(peer).length > 0) this.chats.set(peer, new Chat(peer, old.ts));
+      if (this.#client._engine.outbox.of(peer).length > 0) this.chats.set(peer, new Chat(peer, old.ts));
       else this.chats.delete(peer);
       this.changed(peer);
     }
@@ -183,20 +179,13 @@ export class Model implements Held {
     const chat = this.with(item.peer);
     this.name(chat, item.c);
     const seen = item.reset ? 0 : Math.min(chat.read, item.head);
-    Object.assign(chat, {
-      ts: item.ts,
-      delivered: item.delivered,
-      read: item.read,
-      peerDelivered: item.peer_delivered,
-      peerRead: item.peer_read,
-      unread: item.peer === this.user ? 0 : item.unread,
-      countedTo: item.head,
-      missedTo: item.head,
-      listedOpen: item.open,
-    });
+    chat.list(item);
+    chat.missedTo = item.head;
+    if (item.peer === this.user) chat.unread = 0;
     // Seen here, and not told yet. Before the run may go, because that says how many these were.
     this.#readTo(chat, seen);
-    const stays = !isKept && !item.reset && this.#parts.isWatched(item.peer) && (chat.log.hi ?? Infinity) <= item.head;
+    const stays =
+      !isKept && !item.reset && this.#client._views.isWatched(item.peer) && (chat.log.hi ?? Infinity) <= item.head;
     chat.log.listed(item, isKept, stays);
     this.changed(item.peer);
   }
@@ -215,7 +204,8 @@ export class Model implements Held {
       chat.countedTo = seq;
       if (!isOwn && kind === 'message' && seq > chat.read) chat.unread += 1;
     }
-    if (chat.log.messages().length > 2 * MESSAGES_KEPT && !this.#parts.isWatched(peer)) chat.log.trim(MESSAGES_KEPT);
+    if (chat.log.messages().length > 2 * MESSAGES_KEPT && !this.#client._views.isWatched(peer))
+      chat.log.trim(MESSAGES_KEPT);
     this.changed(peer);
   }
 
@@ -226,8 +216,8 @@ export class Model implements Held {
       chat.delivered = Math.max(chat.delivered, delivered);
       this.#readTo(chat, read);
     } else {
-      chat.peerDelivered = Math.max(chat.peerDelivered, delivered, read);
-      chat.peerRead = Math.max(chat.peerRead, read);
+      chat.peer_delivered = Math.max(chat.peer_delivered, delivered, read);
+      chat.peer_read = Math.max(chat.peer_read, read);
       this.changed(chat.peer);
     }
   }
@@ -239,7 +229,7 @@ export class Model implements Held {
       if (status.v >= (this.people.get(status.user)?.v ?? 0)) this.people.set(status.user, status);
     }
     for (const peer of new Set([...old, ...list.map(({ user }) => user)]))
-      this.#parts.touched({ what: 'presence', peer });
+      this.#client._views.touched({ what: 'presence', peer });
   }
 
   #typing(from: string): void {
@@ -247,12 +237,12 @@ export class Model implements Held {
     this.#signs += 1;
     const sign = this.#signs;
     this.typing.set(from, sign);
-    this.#parts.touched({ what: 'typing', peer: from });
-    this.#parts.after(TYPING_EXPIRES_MS, () => this.typing.get(from) === sign && this.#endTyping(from));
+    this.#client._views.touched({ what: 'typing', peer: from });
+    this.#client._clock.set(() => this.typing.get(from) === sign && this.#endTyping(from), TYPING_EXPIRES_MS);
   }
 
   #endTyping(peer: string): void {
-    if (this.typing.delete(peer)) this.#parts.touched({ what: 'typing', peer });
+    if (this.typing.delete(peer)) this.#client._views.touched({ what: 'typing', peer });
   }
 
   #sides(chat: Chat, { from }: Entry): void {

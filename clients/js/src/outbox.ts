@@ -244,17 +244,3 @@ export function canRetry({ state, kind, code, ref, refcid }: OutboxItem): boolea
   const isNamed = kind === 'message' || ref !== null || refcid !== null;
   return state === 'failed' && isNamed && !HOPELESS.includes(code ?? '');
 }
-
-/** Whether what a storage gives back is an item: that is the user's to edit. */
-export function isItem(value: unknown): value is OutboxItem {
-  const item = value as OutboxItem;
-  const isText = (one: unknown) => typeof one === 'string';
-  return (
-    isPeer(item?.peer) &&
-    isPeer(item.cid) &&
-    ['message', 'edit', 'delete'].includes(item.kind) &&
-    (item.kind === 'delete' || isText(item.body)) &&
-    (item.kind === 'message' || Number.isInteger(item.ref) || isText(item.refcid)) &&
-    Number.isFinite(item.at)
-  );
-}

@@ -3,13 +3,9 @@
  * it: `ChatClient` brings what is held, the option `store` what stores, the option `tabs` what joins tabs.
  */
 
-import type { Commands, Run, Wish } from './commands.js';
-import type { Engine } from './engine.js';
+import type { Run, Wish } from './commands.js';
 import type { EngineEvent } from './events.js';
-import type { Clock } from './link.js';
-import type { Model } from './model.js';
 import type { Draft } from './outbox.js';
-import type { Gap } from './stream.js';
 
 /** The name of a message: its seq, its cid, or both. */
 export interface Named {
@@ -28,8 +24,8 @@ export interface Held {
 
 /** What stores: `Keeper`. */
 export interface Keeping {
-  /** Takes what is stored for `scope`. It takes a bounded time, and never fails. */
-  open(scope: string): Promise<void>;
+  /** Takes what is stored. It takes a bounded time, and never fails. */
+  open(): Promise<void>;
   keep(event: EngineEvent): void;
   touch(peer: string): void;
   /** Resolves when what was said so far is stored, or cannot be; null: there is nothing to wait for. */
@@ -55,32 +51,4 @@ export interface Together {
   wish(part: Wish): void;
   /** It happened here. */
   broadcast(event: EngineEvent): void;
-}
-
-/** What a client gives to its parts. */
-export interface Inside {
-  /** @internal */
-  readonly engine: Engine;
-  /** @internal */
-  readonly model: Model;
-  /** @internal */
-  readonly clock: Clock;
-  readonly scope: string;
-  /** @internal */
-  readonly commands: Commands;
-  /** @internal Something happened: here, at another tab, or before a reload. */
-  apply(event: EngineEvent): void;
-  /** @internal What came elsewhere, and not here. */
-  gap(gap: Gap): void;
-  /** @internal What somebody waited for before a reload. */
-  resume(gap: Gap): void;
-  /** @internal What somebody still waits for. */
-  gaps(): Gap[];
-  /** Gets the connection. */
-  lead(): Promise<void>;
-  /** Another tab gets the connection. */
-  retired(): void;
-  role(role: 'leader' | 'follower'): void;
-  /** The store is of no use any more. */
-  lost(reason: string): void;
 }

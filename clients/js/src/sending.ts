@@ -47,7 +47,7 @@ export class Waiters {
     this.#waiting.delete(cid);
   }
 
-  failAll(code: string, msg: string): void {
+  failAll(code: string, msg?: string): void {
     for (const cid of [...this.#waiting.keys()]) this.failed(cid, { code, msg });
   }
 }

@@ -8,12 +8,13 @@
  * new leader again. The cid makes that safe. Without `tabs` a client is a leader of nobody.
  */
 
+import type { ChatClient } from './client.js';
 import type { Commands, Run, Wish } from './commands.js';
 import type { Engine } from './engine.js';
 import type { EngineEvent } from './events.js';
 import type { Entry } from './frames.js';
 import type { Draft } from './outbox.js';
-import type { Inside, Together } from './parts.js';
+import type { Together } from './parts.js';
 import { dump, epochOf, load, restore } from './snapshot.js';
 import type { TabState, TabsHost, TabsPort } from './tabs.js';
 
@@ -22,9 +23,9 @@ const LATE_MS = 50;
 
 type Whole = Required<Wish>;
 
-export class Siblings implements Together {
+export class Siblings implements Together, TabsHost {
   isFollower = false;
-  readonly #inside: Inside;
+  readonly #client: ChatClient;
   readonly #connect: (host: TabsHost) => TabsPort;
   #port: TabsPort | null = null;
   /** What each tab wants; this one's is ''. */
@@ -32,14 +33,14 @@ export class Siblings implements Together {
   /** What no leader has told yet that it has it. */
   readonly #unsure = new Map<string, Draft>();
 
-  constructor(inside: Inside, connect: (host: TabsHost) => TabsPort) {
-    this.#inside = inside;
+  constructor(client: ChatClient, connect: (host: TabsHost) => TabsPort) {
+    this.#client = client;
     this.#connect = connect;
   }
 
   join(): void {
     this.isFollower = true; // until it leads
-    this.#port = this.#connect(this.#host());
+    this.#port = this.#connect(this);
   }
 
   leave(): void {
@@ -59,7 +60,7 @@ export class Siblings implements Together {
 
   /** On this tab's engine, or on that of the tab that has the connection. */
   readonly run = (async (name: string, ...args: readonly unknown[]) =>
-    this.isFollower && this.#port ? this.#port.ask(name, args) : this.#command('', name, args)) as Run;
+    this.isFollower && this.#port ? this.#port.ask(name, args) : this.command('', name, args)) as Run;
 
   /** The same where nobody waits for it. */
   #tell<K extends keyof Commands>(name: K, ...args: Parameters<Commands[K]>): void {
@@ -82,96 +83,102 @@ export class Siblings implements Together {
 
   #tellWishes(): void {
     const wishes = [...this.#wishes.values()];
-    this.#inside.commands.wish({
+    this.#client._commands.wish({
       watch: [...new Set(wishes.flatMap(({ watch }) => watch))],
       away: wishes.every(({ away }) => away),
     });
   }
 
-  #command(tab: string, name: string, args: readonly unknown[]): unknown {
+  // --- what the port asks of this tab -------------------------------------------------------------------------------
+
+  get scope(): string {
+    return this.#client._scope;
+  }
+
+  command(tab: string, name: string, args: readonly unknown[]): unknown {
     if (name === 'wish') {
       this.#wishes.set(tab, args[0] as Whole);
       return this.#tellWishes();
     }
-    const commands = this.#inside.commands as Record<string, (...args: readonly unknown[]) => unknown>;
+    const commands = this.#client._commands as Record<string, (...args: readonly unknown[]) => unknown>;
     return Object.hasOwn(commands, name) ? commands[name]?.(...args) : undefined;
   }
 
-  #host(): TabsHost {
-    const { engine, model, scope, role, lead, retired } = this.#inside;
-    return {
-      scope,
-      lead: async () => {
-        // What the last leader said may still be on its way.
-        if (engine.user !== '') await new Promise<void>((resolve) => engine.clock.set(resolve, LATE_MS));
-        if (!this.isFollower) return;
-        this.isFollower = false;
-        this.#unsure.clear();
-        role('leader');
-        await lead();
-        this.#tellWishes();
-      },
-      follow: (state) => this.#follow(state),
-      mirror: (event) => this.#mirror(event),
-      state: () => ({ records: dump(this.#inside), line: model.line, people: [...model.people.values()] }),
-      retire: () => {
-        this.isFollower = true;
-        engine.dial.close();
-        retired();
-      },
-      run: (tab, name, args) => this.#command(tab, name, args),
-      gone: (tab) => {
-        this.#wishes.delete(tab);
-        this.#tellWishes();
-      },
-    };
+  async lead(): Promise<void> {
+    const { _engine: engine, _clock: clock, _emitter: emitter } = this.#client;
+    // What the last leader said may still be on its way.
+    if (engine.user !== '') await new Promise<void>((resolve) => clock.set(resolve, LATE_MS));
+    if (!this.isFollower) return;
+    this.isFollower = false;
+    this.#unsure.clear();
+    emitter.emit('role', 'leader');
+    await this.#client._lead();
+    this.#tellWishes();
+  }
+
+  state(): TabState {
+    const { line, people } = this.#client._model;
+    return { records: dump(this.#client), line, people: [...people.values()] };
+  }
+
+  retire(): void {
+    this.isFollower = true;
+    this.#client._engine.dial.close();
+    this.#client._retired();
+  }
+
+  gone(tab: string): void {
+    this.#wishes.delete(tab);
+    this.#tellWishes();
   }
 
   /** What this tab said and the leader does not have yet stays in sight. */
-  #mirror(event: EngineEvent): void {
+  mirror(event: EngineEvent): void {
+    const { _engine: engine } = this.#client;
     if (event.t === 'done' || event.t === 'failed') this.#unsure.delete(event.cid);
     let told = event;
     if (event.t === 'entry' && event.how === 'live' && !this.#isNext(event.entry)) return;
     if (event.t === 'item') {
       // This tab may have got further than the leader had.
-      const own = this.#inside.engine.places.of.get(event.item.c)?.seq;
+      const own = engine.places.of.get(event.item.c)?.seq;
       if (own !== undefined) told = { ...event, after: Math.max(own, event.after ?? 0) };
     } else if (event.t === 'outbox') {
       const { peer, items } = event;
       for (const { cid } of items) this.#unsure.delete(cid);
-      const own = this.#inside.engine.outbox.of(peer).filter(({ cid }) => this.#unsure.has(cid));
+      const own = engine.outbox.of(peer).filter(({ cid }) => this.#unsure.has(cid));
       told = { t: 'outbox', peer, items: [...items, ...own] };
     }
-    mirror(this.#inside.engine, told);
-    this.#inside.apply(told);
+    mirror(engine, told);
+    this.#client._apply(told);
   }
 
   /** A leader may have got less far than the one before it, or further. */
   #isNext({ c, seq, from, to }: Entry): boolean {
-    const { engine, model, gap } = this.#inside;
+    const { _engine: engine } = this.#client;
     const after = engine.places.of.get(c)?.seq;
     if (after === undefined || seq === after + 1) return true;
-    if (seq > after) gap({ c, peer: from === model.user ? to : from, after, head: seq - 1 });
+    if (seq > after) this.#client._gap({ c, peer: from === engine.user ? to : from, after, head: seq - 1 });
     return seq > after;
   }
 
-  #follow({ records, line, people }: TabState): void {
-    const { engine, apply } = this.#inside;
+  follow({ records, line, people }: TabState): void {
+    const client = this.#client;
+    const { _engine: engine } = client;
     const epoch = epochOf(records);
-    if (engine.places.epoch !== null && epoch !== engine.places.epoch) this.#mirror({ t: 'reset', why: 'epoch' });
+    if (engine.places.epoch !== null && epoch !== engine.places.epoch) this.mirror({ t: 'reset', why: 'epoch' });
     // What the leader has yet to fetch, it fetches for itself.
-    if (!load(records, this.#inside, () => {})) return;
+    if (!load(records, client, () => {})) return;
     const own = engine.outbox.all().filter(({ state }) => state !== 'failed');
     restore(engine.outbox, records);
     for (const peer of new Set(engine.outbox.all().map((item) => item.peer))) {
-      apply({ t: 'outbox', peer, items: engine.outbox.of(peer) });
+      client._apply({ t: 'outbox', peer, items: engine.outbox.of(peer) });
     }
-    apply({ t: 'line', line });
-    apply({ t: 'presence', list: people, isAll: true });
+    client._apply({ t: 'line', line });
+    client._apply({ t: 'presence', list: people, isAll: true });
     // A leader before this one may have sent them.
     for (const item of own) this.added({ ...item, tried: true });
     this.#tell('wish', this.#wishes.get('') ?? {});
-    this.#inside.role('follower');
+    client._emitter.emit('role', 'follower');
   }
 }
 

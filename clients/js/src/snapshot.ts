@@ -5,11 +5,10 @@
  * may be anybody's to edit: all that is read is checked.
  */
 
-import { isCount, isPeer, itemOf, listOf } from './frames.js';
-import type { LogMessage, SavedLog } from './log.js';
-import type { Chat, Model } from './model.js';
-import { isItem, type Outbox } from './outbox.js';
-import type { Inside } from './parts.js';
+import type { ChatClient } from './client.js';
+import { type Check, fits, isCount, isPeer, itemOf, type Keys, listOf } from './frames.js';
+import type { SavedLog } from './log.js';
+import type { Outbox, OutboxItem } from './outbox.js';
 import type { Records } from './store.js';
 import type { Gap } from './stream.js';
 
@@ -27,8 +26,8 @@ interface Meta {
 }
 
 /** The record of a key as it is now; undefined: there is none. */
-export function recordOf(key: string, { engine, model, gaps: all }: Inside): unknown {
-  const { user, device, places, outbox } = engine;
+export function recordOf(key: string, client: ChatClient): unknown {
+  const { user, device, places, outbox } = client._engine;
   const { epoch, since } = places;
   if (key === META) return user === '' ? undefined : ({ user, device, epoch, since } satisfies Meta);
   const peer = key.slice(2);
@@ -36,32 +35,21 @@ export function recordOf(key: string, { engine, model, gaps: all }: Inside): unk
     const items = outbox.of(peer);
     return items.length > 0 ? items : undefined;
   }
-  const chat = model.chats.get(peer);
+  const chat = client._model.chats.get(peer);
   const place = chat?.c == null ? undefined : places.of.get(chat.c);
   if (!chat || !place) return undefined;
-  const { c, ts, delivered, read, peerDelivered: peer_delivered, peerRead: peer_read, unread, open, log } = chat;
-  const item = {
-    c,
-    peer,
-    head: place.head,
-    floor: log.floor,
-    ts,
-    delivered,
-    read,
-    peer_delivered,
-    peer_read,
-    unread,
-    open,
-  };
-  const gaps = all().flatMap(({ c: of, after, head }) => (of === c ? { after, head } : []));
+  const { c, ts, delivered, read, peer_delivered, peer_read, unread, open, log } = chat;
+  const listed = { c, peer, head: place.head, floor: log.floor, ts, delivered, read };
+  const item = { ...listed, peer_delivered, peer_read, unread, open };
+  const gaps = client._gaps().flatMap(({ c: of, after, head }) => (of === c ? { after, head } : []));
   return { item, seq: place.seq, log: log.save(MESSAGES_STORED), ...(gaps.length > 0 ? { gaps } : {}) };
 }
 
 /** All records as they are now: what another tab begins with. */
-export function dump(inside: Inside): Records {
-  const peers = [...inside.model.chats.keys()];
+export function dump(client: ChatClient): Records {
+  const peers = [...client._model.chats.keys()];
   const keys = [META, ...peers.map((peer) => CHAT + peer), ...peers.map((peer) => OUTBOX + peer)];
-  return new Map(keys.map((key) => [key, recordOf(key, inside)] as const).filter(([, value]) => value));
+  return new Map(keys.map((key) => [key, recordOf(key, client)] as const).filter(([, value]) => value));
 }
 
 /** The epoch of what was stored; null if there is none. */
@@ -75,7 +63,8 @@ export function epochOf(records: Records): string | null {
  * as entries; `resume` hears of each gap that was being filled. False: it is another user's, and nothing was taken. The
  * outbox is not taken: `restore` does that.
  */
-export function load(records: Records, { engine, model, gap }: Inside, resume: (gap: Gap) => void): boolean {
+export function load(records: Records, client: ChatClient, resume: (gap: Gap) => void): boolean {
+  const { _engine: engine, _model: model } = client;
   const meta = records.get(META) as Partial<Meta> | undefined;
   if (!meta || !isPeer(meta.user)) return true;
   if (engine.user !== '' && meta.user !== engine.user) return false;
@@ -97,23 +86,18 @@ export function load(records: Records, { engine, model, gap }: Inside, resume: (
     const { c, peer } = good;
     const had = places.of.get(c)?.seq;
     if (had !== undefined && had >= seq) continue;
-    if (had !== undefined) gap({ peer, c, after: had, head: seq });
+    if (had !== undefined) client._gap({ peer, c, after: had, head: seq });
     places.put(c, { ...good, seq });
     engine.teller.cursors.known(c, good);
     for (const { after, head } of listOf(gaps, gapOf).list) resume({ peer, c, after, head });
     const chat = model.with(peer);
-    takeChat(chat, good, model);
+    chat.list(good);
+    model.name(chat, c);
     chat.log.load(log);
     model.changed(peer);
   }
   places.since = isWhole && isPeer(meta.since) ? meta.since : null;
   return true;
-}
-
-function takeChat(chat: Chat, item: NonNullable<ReturnType<typeof itemOf>>, model: Model): void {
-  const { ts, delivered, read, peer_delivered: peerDelivered, peer_read: peerRead, unread, open, head } = item;
-  Object.assign(chat, { ts, delivered, read, peerDelivered, peerRead, unread, listedOpen: open, countedTo: head });
-  model.name(chat, item.c);
 }
 
 /** What waited then comes before what was written since, all of it. What was on its way has an unknown outcome. */
@@ -136,30 +120,38 @@ export function restore(outbox: Outbox, records: Records): void {
 }
 
 function gapOf(value: unknown): { after: number; head: number } | null {
-  const { after, head } = (value ?? {}) as { after?: unknown; head?: unknown };
-  return isCount(after) && isCount(head) ? { after, head } : null;
+  return fits(value, { after: isCount, head: isCount }) ? (value as { after: number; head: number }) : null;
 }
+
+const isText = (value: unknown) => typeof value === 'string';
+const orNull = (check: Check) => (value: unknown) => value === null || check(value);
+const MESSAGE: Keys = {
+  seq: isCount,
+  ts: isCount,
+  from: isPeer,
+  rev: isCount,
+  cid: orNull(isText),
+  body: orNull(isText),
+  edited: orNull(isCount),
+  deleted: orNull(isCount),
+};
 
 function isLog(value: unknown): value is SavedLog {
-  const { lo, hi, floor, head, messages } = (value ?? {}) as SavedLog;
-  const isEmpty = lo === null && hi === null;
-  if (!isCount(floor) || !isCount(head) || !Array.isArray(messages)) return false;
-  if (isEmpty) return messages.length === 0;
-  return isCount(lo) && isCount(hi) && messages.every((one) => isMessage(one) && one.seq >= lo && one.seq <= hi);
+  if (!fits(value, { floor: isCount, head: isCount, messages: Array.isArray })) return false;
+  const { lo, hi, messages } = value as SavedLog;
+  if (lo === null && hi === null) return messages.length === 0;
+  return isCount(lo) && isCount(hi) && messages.every((one) => fits(one, MESSAGE) && one.seq >= lo && one.seq <= hi);
 }
 
-function isMessage(value: LogMessage): boolean {
-  const isText = (one: unknown) => one === null || typeof one === 'string';
-  const isTime = (one: unknown) => one === null || isCount(one);
-  const { seq, ts, from, cid, rev, body, edited, deleted } = value ?? {};
-  return (
-    isCount(seq) &&
-    isCount(ts) &&
-    isPeer(from) &&
-    isCount(rev) &&
-    isText(cid) &&
-    isText(body) &&
-    isTime(edited) &&
-    isTime(deleted)
-  );
+const WAITING: Keys = {
+  peer: isPeer,
+  cid: isPeer,
+  kind: (value) => ['message', 'edit', 'delete'].includes(value as string),
+  at: Number.isFinite,
+};
+
+function isItem(value: unknown): value is OutboxItem {
+  if (!fits(value, WAITING)) return false;
+  const { kind, body, ref, refcid } = value as OutboxItem;
+  return (kind === 'delete' || isText(body)) && (kind === 'message' || Number.isInteger(ref) || isText(refcid));
 }

@@ -1,7 +1,8 @@
 /** Where a client keeps what outlives a reload. */
 
+import type { ChatClient } from './client.js';
 import { Keeper } from './keeper.js';
-import type { Inside, Keeping } from './parts.js';
+import type { Keeping } from './parts.js';
 
 /** Records by key. Their values are plain data. */
 export type Records = Map<string, unknown>;
@@ -21,9 +22,9 @@ export interface Store {
 }
 
 /** What a client's option `store` takes. */
-export type Persistence = (inside: Inside) => Keeping;
+export type Persistence = (client: ChatClient) => Keeping;
 
 /** Makes a store of one's own the `store` of a client: on React Native, or with encrypted values. */
 export function persist(store: Store): Persistence {
-  return (inside) => new Keeper(store, inside);
+  return (client) => new Keeper(store, client);
 }

@@ -9,11 +9,12 @@
  * earlier leader counts once another one has told its state.
  */
 
+import type { ChatClient } from './client.js';
 import type { Line } from './dial.js';
 import { ChatError, type Refusal } from './errors.js';
 import type { EngineEvent } from './events.js';
 import type { Status } from './frames.js';
-import type { Inside, Together } from './parts.js';
+import type { Together } from './parts.js';
 import { Siblings } from './siblings.js';
 import type { Records } from './store.js';
 
@@ -42,7 +43,7 @@ export interface TabsHost {
   /** What this tab knows, for one that follows. */
   state(): TabState;
   /** A follower's command, on this tab's engine. */
-  run(tab: string, name: string, args: readonly unknown[]): unknown;
+  command(tab: string, name: string, args: readonly unknown[]): unknown;
   /** This tab gives the connection up. */
   retire(): void;
   /** A follower is no more. */
@@ -66,7 +67,7 @@ export interface TabsPort {
 }
 
 /** Makes a client one of several. */
-export type Tabs = (inside: Inside) => Together;
+export type Tabs = (client: ChatClient) => Together;
 
 export interface TabsOptions {
   locks?: Locks;
@@ -96,9 +97,9 @@ export function tabs({ locks, channel }: TabsOptions = {}): Tabs {
     const makes = channel ?? ((name: string): Channel => new BroadcastChannel(name) as unknown as Channel);
     if (all && (channel || 'BroadcastChannel' in globalThis)) return new Tab(host, all, makes);
     void host.lead();
-    return { ask: async (name, args) => host.run('', name, args), broadcast() {}, freeze() {}, close() {} };
+    return { ask: async (name, args) => host.command('', name, args), broadcast() {}, freeze() {}, close() {} };
   };
-  return (inside) => new Siblings(inside, connect);
+  return (client) => new Siblings(client, connect);
 }
 
 class Tab implements TabsPort {
@@ -208,7 +209,7 @@ class Tab implements TabsPort {
   }
 
   async #do(tab: string, name: string, args: readonly unknown[]): Promise<unknown> {
-    return this.#host.run(tab, name, args);
+    return this.#host.command(tab, name, args);
   }
 
   #heard(message: Message): void {

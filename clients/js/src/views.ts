@@ -3,6 +3,7 @@
  * is drawn again for what it does not show.
  */
 
+import type { ChatClient } from './client.js';
 import type { Line } from './dial.js';
 import type { LogMessage } from './log.js';
 import type { Chat, Model, Touched } from './model.js';
@@ -99,10 +100,7 @@ export class Views implements Stores {
   readonly line: Topic<Line>;
   readonly conversations: Topic<readonly ConversationView[]>;
   readonly outbox: Topic<readonly Waiting[]>;
-  readonly #model: Model;
-  readonly #outbox: () => Outbox;
-  readonly #isLoading: (peer: string) => boolean;
-  readonly #failed: (error: unknown) => void;
+  readonly #client: ChatClient;
   /** What was made of a message of the log last: thousands stay as they are while one comes. */
   readonly #known = new WeakMap<LogMessage, Message>();
   readonly #byPeer: Record<Topics, Map<string, Topic<unknown>>> = {
@@ -111,27 +109,30 @@ export class Views implements Stores {
     typing: new Map(),
   };
 
-  constructor(
-    model: Model,
-    outbox: () => Outbox,
-    isLoading: (peer: string) => boolean,
-    failed: (error: unknown) => void,
-  ) {
-    this.#model = model;
-    this.#outbox = outbox;
-    this.#isLoading = isLoading;
-    this.#failed = failed;
-    this.line = new Topic(() => model.line, failed);
-    this.conversations = new Topic((old) => this.#list(old), failed);
-    this.outbox = new Topic<readonly Waiting[]>((old) => {
+  constructor(client: ChatClient) {
+    this.#client = client;
+    this.line = this.#made(() => this.#model.line);
+    this.conversations = this.#made((old) => this.#list(old));
+    this.outbox = this.#made<readonly Waiting[]>((old) => {
       const byCid = new Map(old?.map((one) => [one.cid, one]));
+      const items = this.#outbox.all();
       return same(
         old,
-        outbox()
-          .all()
-          .map((item) => this.#waiting(item, byCid.get(item.cid))),
+        items.map((item) => this.#waiting(item, byCid.get(item.cid))),
       );
-    }, failed);
+    });
+  }
+
+  get #model(): Model {
+    return this.#client._model;
+  }
+
+  get #outbox(): Outbox {
+    return this.#client._engine.outbox;
+  }
+
+  #made<T>(make: (old: T | undefined) => T): Topic<T> {
+    return new Topic(make, (error) => this.#client._emitter.failed(error));
   }
 
   readonly messages = (peer: string): Topic<MessagesView> =>
@@ -159,7 +160,7 @@ export class Views implements Stores {
 
   #topic<T>(what: Topics, peer: string, make: (old: T | undefined) => T): Topic<T> {
     const topics = this.#byPeer[what] as Map<string, Topic<T>>;
-    const topic = topics.get(peer) ?? new Topic(make, this.#failed);
+    const topic = topics.get(peer) ?? this.#made(make);
     topics.set(peer, topic);
     return topic;
   }
@@ -188,7 +189,7 @@ export class Views implements Stores {
       messages,
       hasOlder: chat?.log.more ?? false,
       hasNewer: chat?.log.isBehind ?? false,
-      isLoading: this.#isLoading(peer),
+      isLoading: this.#client._loads.isLoading(peer),
       unread: chat?.unread ?? 0,
       read: chat?.read ?? 0,
       missedTo: chat?.missedTo ?? 0,
@@ -198,7 +199,7 @@ export class Views implements Stores {
   /** Log and outbox together. `isLast`: the last message alone. */
   #lines(chat: Chat, old: readonly Message[], isLast: boolean): readonly Message[] {
     const { log, peer } = chat;
-    const pending = this.#outbox().of(peer);
+    const pending = this.#outbox.of(peer);
     const changes = pending.filter(({ kind }) => kind !== 'message');
     const byKey = new Map(old.map((message) => [message.key, message]));
     const stored = isLast ? (log.last ? [log.last] : []) : log.messages();
@@ -235,7 +236,7 @@ export class Views implements Stores {
 
   #waiting(item: OutboxItem, old: Waiting | null | undefined): Waiting {
     const { cid, peer, kind, body, at, state, code } = item;
-    const canCancel = this.#outbox().canDiscard(item);
+    const canCancel = this.#outbox.canDiscard(item);
     return same<Waiting>(old ?? undefined, {
       cid,
       peer,

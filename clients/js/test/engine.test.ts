@@ -5,6 +5,7 @@ import { Engine, type EngineParts } from '../src/engine.js';
 import type { EngineEvent } from '../src/events.js';
 import type { Draft } from '../src/outbox.js';
 import { mirror } from '../src/siblings.js';
+import { Watcher } from '../src/watcher.js';
 import { draft, entry, FakeSocket, item, type Json, sent, settle, socket, TestClock, uuid, WELCOME } from './fakes.js';
 
 beforeEach(() => {
@@ -15,6 +16,7 @@ class Rig {
   readonly clock = new TestClock(1000);
   readonly events: EngineEvent[] = [];
   readonly engine: Engine;
+  readonly watcher: Watcher;
 
   constructor(facts: Partial<EngineParts> = {}) {
     this.engine = new Engine({
@@ -29,6 +31,7 @@ class Rig {
       ...facts,
     });
     this.engine.device = 'd';
+    this.engine.watcher = this.watcher = new Watcher(this.engine);
   }
 
   async connecting(): Promise<this> {
@@ -240,24 +243,24 @@ test('a token of somebody else: nothing of the last user goes out under the new 
 
 test('watch and away are said once online, also if they changed while the hello was on its way', async () => {
   const rig = await new Rig().connecting();
-  rig.engine.teller.watch(['bob']);
-  rig.engine.teller.away(true);
+  rig.watcher.watch(['bob']);
+  rig.watcher.away(true);
   assert.equal(socket().sent.length, 1);
   socket().say(WELCOME);
   assert.deepEqual(
     [sent('watch').map(({ users }) => users), sent('presence').map(({ state }) => state)],
     [[['bob']], ['away']],
   );
-  rig.engine.teller.watch(['bob']);
-  rig.engine.teller.away(true);
+  rig.watcher.watch(['bob']);
+  rig.watcher.away(true);
   assert.equal(socket().sent.length, 3);
 });
 
 test('a refused watch is said again when the server allows', async () => {
   const rig = await new Rig().live();
-  rig.engine.teller.watch(['bob']);
+  rig.watcher.watch(['bob']);
   socket().say({ t: 'err', id: sent('watch')[0]?.id, code: 'rate_limited', retry_ms: 500 });
-  rig.engine.teller.watch(['bob', 'carol']);
+  rig.watcher.watch(['bob', 'carol']);
   assert.equal(sent('watch').length, 1);
   await rig.clock.pass(501);
   assert.deepEqual(sent('watch')[1]?.users, ['bob', 'carol']);
