@@ -1,4 +1,4 @@
-"""The code of docs/guides/javascript.md and docs/guides/react.md: its programs run, and its types are right.
+"""The JavaScript of README.md, clients/js/README.md and docs/guides/: its programs run, and its types are right.
 
 The client is compiled from its sources, into a folder like that of an application which installed it.
 """
@@ -21,7 +21,9 @@ from tests.site.programs import Page, line_of
 from tests.site.test_page_programs import OWN_CLIENT
 
 GUIDES: Final = [pages.DOCS / "guides" / name for name in ("javascript.md", "react.md")]
-RENDER: Final = Path(__file__).parent / "render.mjs"
+README: Final = pages.ROOT / "README.md"
+SDK: Final = PACKAGE / "README.md"
+SCRIPTS: Final = Path(__file__).parent
 
 pytestmark = needs_node
 
@@ -52,17 +54,17 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "include": ["*.ts", "*.tsx"],
     }
     (folder / "tsconfig.json").write_text(json.dumps(settings))
-    for guide in GUIDES:
+    for guide in (README, SDK, *GUIDES):
         assert files(guide.read_text(), folder)
     return folder
 
 
-def test_the_types_of_the_guides_are_right_and_the_react_application_chats(application: Path) -> None:
+@pytest.mark.parametrize("script", ["render.mjs", "render_readme.mjs"])
+def test_the_types_are_right_and_the_react_code_chats(application: Path, script: str) -> None:
     assert _tsc(application / "tsconfig.json") == ""
-    shutil.copy(RENDER, application)
-    done = subprocess.run(
-        ["node", "render.mjs"], cwd=application, capture_output=True, text=True, check=False, timeout=60
-    )
+    for name in ("stage.mjs", script):
+        shutil.copy(SCRIPTS / name, application)
+    done = subprocess.run(["node", script], cwd=application, capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "bob wrote, alice answered\n", done.stderr
 
 
@@ -89,3 +91,29 @@ async def test_the_programs_in_node_chat_over_a_kill_of_the_server(
         await own.prints("", f"{bob} two")
         assert await line_of(alice) == "3 bob: two"
     assert await page.prints("answer.test.mjs") == page.command("answer.test.mjs")[1]
+
+
+def _tested(application: Path) -> str:
+    """What Node says of the tests in clients/js/README.md."""
+    command = ["node", "--test", "--test-reporter=tap", "outbox.test.mjs"]
+    return subprocess.run(command, cwd=application, capture_output=True, text=True, check=False, timeout=60).stdout
+
+
+def test_the_tests_of_the_sdks_readme_pass_and_a_fault_is_found(application: Path) -> None:
+    said = _tested(application)
+    assert "\n# pass 2\n# fail 0\n" in said, said
+    test = application / "outbox.test.mjs"
+    text = test.read_text()
+    test.write_text(text.replace("'cut after'", "{ code: 'refused' }"))
+    assert "\n# pass 1\n# fail 1\n" in _tested(application)
+    test.write_text(text)
+
+
+async def test_the_program_of_the_readme_sends(application: Path, make_process: MakeProcess, tmp_path: Path) -> None:
+    server = await make_process()
+    page = Page(README, application, server, (("ws://127.0.0.1:8080/ws", server.url),))
+    async with page.running("hello.mjs") as alice:
+        assert await line_of(alice) == "stored as 1"
+        own = Page(OWN_CLIENT, tmp_path / "own", server)
+        await own.prints("", f'python send.py {server.url} "$(chatd token bob)" alice "hi alice"')
+        assert await line_of(alice) == "bob: hi alice"

@@ -1,7 +1,7 @@
 """The tables of docs that are made from the code: settings, metrics and bounds of
-docs/operations.md, and what a message costs in docs/performance.md. And whole pages: the frames
-from docs/schema, the index of the decision records. The other documents made from docs/schema are
-in tests/tidy/protocol_documents.py.
+docs/operations.md, and what a message costs in docs/performance.md. And whole files: the frames
+from docs/schema, the index of the decision records, the moving picture of README.md. The other
+documents made from docs/schema are in tests/tidy/protocol_documents.py.
 
 `make docs` writes them, a test holds them equal.
 """
@@ -16,7 +16,7 @@ from chatd import config_sources
 from chatd.metrics import COUNTERS, LABELLED
 from chatd.ops import bounds
 from tests.integration import test_costs
-from tests.tidy import decisions_page, frames_page, protocol_documents
+from tests.tidy import decisions_page, frames_page, moving_picture, protocol_documents
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE: Final = DOCS / "operations.md"
@@ -43,6 +43,7 @@ TABLES: Final[dict[Path, dict[str, Callable[[], str]]]] = {
 PAGES: Final[dict[Path, Callable[[], str]]] = {
     DOCS / "frames.md": frames_page.page,
     DOCS / "decisions" / "index.md": decisions_page.page,
+    DOCS / "drawings" / "cut.svg": moving_picture.page,
 }
 
 

@@ -1,13 +1,15 @@
-"""docs/frames.md and docs/decisions/index.md are as schemas and records make them."""
+"""docs/frames.md, docs/decisions/index.md and docs/drawings/cut.svg are as their sources make them."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.tidy import decisions_page, frames_page, generated
+from tests.tidy import decisions_page, frames_page, generated, moving_picture
 
 
 @pytest.mark.parametrize("page", generated.PAGES, ids=lambda page: page.name)
@@ -43,3 +45,19 @@ def test_a_record_whose_number_is_not_that_of_its_file_is_found(
     monkeypatch.setattr(decisions_page, "FOLDER", tmp_path)
     with pytest.raises(AssertionError, match="another number"):
         decisions_page.page()
+
+
+def test_the_moving_picture_is_small_stands_still_where_asked_and_loads_nothing() -> None:
+    picture = moving_picture.page()
+    ElementTree.fromstring(picture)
+    assert len(picture) < 300_000
+    assert "prefers-reduced-motion:reduce" in picture
+    assert not re.search(r"href|url\(|<script|@import", picture)
+
+
+def test_every_entry_of_the_moving_picture_ends_in_the_row_of_its_seq_at_both_ends() -> None:
+    entries = moving_picture.log()
+    assert any(moving_picture.waits(entry.said) for entry in entries)
+    for end in moving_picture.ENDS:
+        assert [moving_picture.slots(end, entry, entries)[-1][1] + 1 for entry in entries] == [1, 2, 3, 4, 5]
+    assert max(entry.seen_s for entry in entries) < moving_picture.END_S

@@ -54,8 +54,9 @@ PLACEHOLDER: Final = re.compile(r"\b(?:NAME|NNNN\w*)\b|bench/out|clients/js/(?:d
 # Files that a reader makes, examples of what a name looks like, and the package that the folder
 # `sql` becomes.
 NOT_OURS: Final = {
-    "echo.py", "bot.py", "link.py", "send.py", "follow.py", "chat.py", "chat.mjs", "peers/run.py", "chatd.sql",
-    "sql/migrations/0007_pre_receipts.sql", "sql/migrations/0008_post_receipts.sql",
+    "echo.py", "bot.py", "link.py", "send.py", "follow.py", "chat.py", "chat.mjs", "hello.mjs", "outbox.test.mjs",
+    "peers/run.py",
+    "chatd.sql", "sql/migrations/0007_pre_receipts.sql", "sql/migrations/0008_post_receipts.sql",
 }  # fmt: skip
 
 
