@@ -1,4 +1,4 @@
-"""What a client asks the server for: pages and lists, presence, typing.
+"""What a client asks the server for: pages and lists, presence, typing, a new token.
 
 Reads wait for a connection, and are asked again after a cut.
 """
@@ -115,6 +115,15 @@ class Asking(Life):
     @property
     def _typed(self) -> OrderedDict[str, float]:
         return self._desk.typed
+
+    async def refresh(self) -> None:
+        """Get a new token, and give it to the server on this connection.
+
+        The client does so by itself before a token ends. Raises NoToken and what else the callable
+        raises, RequestError if the server refuses the token, and RuntimeError where it is a text.
+        """
+        self._check()
+        await self._ask("refresh", {"token": await self._reconnector.renewed()})
 
     async def set_away(self, away: bool) -> None:
         """Whether this device is idle; holds over reconnects."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from chatd.client.cursors import Cursors
-from chatd.client.errors import ClientError, EpochChanged, RequestError
+from chatd.client.errors import ClientError, EpochChanged, RequestError, Withdrawn
 from chatd.client.frames import (
     ConversationItem,
     Entry,
@@ -113,6 +113,8 @@ class Desk:
         self.on_change: Callable[[], None] = lambda: None  # called when what `save` gives has changed
         self.typed: OrderedDict[str, float] = OrderedDict()  # peer -> when the last sign of typing went out
         self._waiting: dict[tuple[str, str], list[asyncio.Future[Sent]]] = {}
+        # Of handles that somebody asked for later: they own no item, and leave nobody unheard
+        self._following: dict[tuple[str, str], asyncio.Future[Sent]] = {}
         self._presence: dict[str, Presence] = {}
         # (peer, seq) -> cid of own messages, the latest last
         self._own: OrderedDict[tuple[str, int], str] = OrderedDict()
@@ -147,6 +149,20 @@ class Desk:
         self.on_change()
         return item, future
 
+    def follow(self, item: Item) -> asyncio.Future[Sent]:
+        """What becomes of an item that is here already."""
+        key = (item.peer, item.cid)
+        if key not in self._following:
+            self._following[key] = asyncio.get_running_loop().create_future()
+        return self._following[key]
+
+    def _those_waiting(self, peer: str, cid: str) -> list[asyncio.Future[Sent]]:
+        """Owners and followers of an item that is gone. They are taken off."""
+        futures = self._waiting.pop((peer, cid), [])
+        if (following := self._following.pop((peer, cid), None)) is not None:
+            futures.append(following)
+        return [future for future in futures if not future.done()]
+
     def leave(self, item: Item, future: asyncio.Future[Sent]) -> Then:
         """The caller that awaited `future` was cancelled.
 
@@ -158,18 +174,37 @@ class Desk:
         if futures:
             return Then.AGAIN
         self._waiting.pop((item.peer, item.cid), None)
+        return self._abandon(item)
+
+    def _abandon(self, item: Item) -> Then:
+        """AGAIN: it may be in the log and so it goes on. Else all that wait for it get Withdrawn."""
         then = self.outbox.abandon(item)
+        if then is not Then.AGAIN:
+            for future in self._those_waiting(item.peer, item.cid):
+                future.set_exception(Withdrawn(f"the {item.kind} {item.cid} to {item.peer} was taken back"))
         self._gone()
         return then
+
+    def take_back(self, item: Item) -> Then:
+        """Take an item back, whoever waits for it. As `withdraw`."""
+        return self._abandon(item) if item.surely_not_done else Then.AGAIN
+
+    def amend(self, item: Item, body: str) -> bool:
+        """Another text for an item that surely is not in the log."""
+        if not item.surely_not_done or item.kind == "delete" or not self.outbox.holds(item):
+            return False
+        item.body = body
+        self.on_change()
+        return True
 
     def withdraw(self, item: Item, future: asyncio.Future[Sent]) -> Then:
         """Take an item back, where nobody but the owner of `future` waits for it.
 
         AGAIN: it may be in the log, and nothing has changed.
         """
-        if self._waiting.get((item.peer, item.cid)) != [future] or not item.surely_not_done:
+        if self._waiting.get((item.peer, item.cid)) != [future]:
             return Then.AGAIN
-        return self.leave(item, future)
+        return self.take_back(item)
 
     def stored(self, peer: str, cid: str, sent: Sent) -> None:
         """It is in the log. Idempotent."""
@@ -178,9 +213,8 @@ class Desk:
             return
         if item.kind == "message":
             self.own(peer, sent.seq, cid)
-        for future in self._waiting.pop((peer, cid), ()):
-            if not future.done():
-                future.set_result(sent)
+        for future in self._those_waiting(peer, cid):
+            future.set_result(sent)
         self._gone()
 
     def own(self, peer: str, seq: int, cid: str) -> None:
@@ -203,11 +237,10 @@ class Desk:
 
     def failed(self, item: Item, error: ClientError) -> None:
         """It has left the outbox, and will not be in the log."""
-        futures = self._waiting.pop((item.peer, item.cid), ())
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
-        if not futures:
+        has_owner = bool(self._waiting.get((item.peer, item.cid)))
+        for future in self._those_waiting(item.peer, item.cid):
+            future.set_exception(error)
+        if not has_owner:
             code, msg = (error.code, error.msg) if isinstance(error, RequestError) else ("epoch_changed", str(error))
             log.warning("a %s nobody waits for was refused: %s", item.kind, code)
             self.events.add(Unsent(item.peer, item.cid, item.kind, item.body, item.ref, code, msg))
@@ -222,11 +255,9 @@ class Desk:
 
     def end(self, error: ClientError) -> None:
         """The client has ended: all that wait get `error`. The outbox keeps its items."""
-        waiting, self._waiting = self._waiting, {}
-        for futures in waiting.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+        for peer, cid in [*self._waiting, *self._following]:
+            for future in self._those_waiting(peer, cid):
+                future.set_exception(error)
         for event in (self.arrived, self.events.news, self.emptied, self.has_room):
             event.set()
 

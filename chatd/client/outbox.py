@@ -174,6 +174,15 @@ class Outbox:
         self._ready[peer] = None
         return item
 
+    def items(self) -> list[Item]:
+        """All that waits, those of a conversation in order."""
+        return [item for queue in self._queues.values() for item in queue.items.values()]
+
+    def holds(self, item: Item) -> bool:
+        """Whether it is here still."""
+        queue = self._queues.get(item.peer)
+        return queue is not None and queue.items.get(item.cid) is item
+
     def disconnected(self) -> None:
         """The connection has ended, and with it all blocks, waits and windows.
 
@@ -308,7 +317,7 @@ class Outbox:
 
         Changes by `ref` alone go, because another message of their author may stand there now.
         """
-        changes = [item for queue in self._queues.values() for item in queue.items.values() if item.kind != "message"]
+        changes = [item for item in self.items() if item.kind != "message"]
         gone = [item for item in changes if item.refcid is None]
         for item in changes:
             item.ref = None if item.refcid is not None else item.ref
@@ -320,7 +329,7 @@ class Outbox:
         """All items, as JSON can hold them."""
         return [
             {"peer": i.peer, "cid": i.cid, "kind": i.kind, "body": i.body, "ref": i.ref, "refcid": i.refcid}
-            for queue in self._queues.values() for i in queue.items.values()
+            for i in self.items()
         ]  # fmt: skip
 
     def restore(self, saved: Sequence[Mapping[str, Any]]) -> None:

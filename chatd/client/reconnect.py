@@ -178,6 +178,12 @@ class Reconnector:
             case _:
                 return self.dial.unreachable()
 
+    async def renewed(self) -> str:
+        """A new token. Raises RuntimeError where it is a text, and what the callable raises."""
+        if isinstance(self._token, str):
+            raise RuntimeError("the token of this client is a text: give it a callable, which can return another one")
+        return await self._a_token(True)
+
     async def _a_token(self, renew: bool) -> str:
         """The app's token, within `TOKEN_S`. Raises NoToken, and anything else that is to be tried
         again.

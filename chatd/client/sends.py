@@ -35,9 +35,11 @@ class Sending:
     not touch it. A failure that nobody awaits is an `Unsent` event.
     """
 
-    def __init__(self, client: Sends, item: Item, future: asyncio.Future[Sent], *, given_cid: bool) -> None:
+    def __init__(
+        self, client: Sends, item: Item, future: asyncio.Future[Sent], *, given_cid: bool, follows: bool = False
+    ) -> None:
         self._client, self._item, self._future, self._given_cid = client, item, future, given_cid
-        self._awaited = False
+        self._awaited, self._follows = False, follows
         future.add_done_callback(self._ended)
 
     @property
@@ -49,6 +51,16 @@ class Sending:
     def cid(self) -> str:
         """The id that it is stored under once."""
         return self._item.cid
+
+    @property
+    def kind(self) -> Kind:
+        """`message`, `edit` or `delete`."""
+        return self._item.kind
+
+    @property
+    def body(self) -> str | None:
+        """The text; None for a delete."""
+        return self._item.body
 
     @property
     def state(self) -> SendingState:
@@ -73,11 +85,20 @@ class Sending:
     def cancel(self) -> bool:
         """Take it back. True: it is not in the log and never will be.
 
-        False: it is stored, or may be, or somebody else waits for the same cid. Then it goes on.
+        False: it is stored, or may be, or somebody else waits for the same cid (which does not
+        matter to a handle of `Client.waiting`). Then it goes on.
         """
         if self._future.done():
             return isinstance(self.error, Withdrawn)
-        return self._client._withdraw(self._item, self._future)
+        return self._client._withdraw(self._item, None if self._follows else self._future)
+
+    def amend(self, body: str) -> bool:
+        """Another text for it, where it surely is not in the log. True: that one is sent.
+
+        Raises what `Client.send` raises for a text that no server takes.
+        """
+        check_body(body, self._client.limits.body_bytes)
+        return not self._future.done() and self._client._desk.amend(self._item, body)
 
     def __await__(self) -> Generator[Any, None, Sent]:
         return self._result().__await__()
@@ -91,7 +112,7 @@ class Sending:
 
     def _ended(self, future: asyncio.Future[Sent]) -> None:
         error = future.exception()
-        if not self._awaited and isinstance(error, ClientError):
+        if not self._awaited and not self._follows and isinstance(error, ClientError):
             self._client._unsent(self._item, error)
 
 
@@ -138,6 +159,14 @@ class Sends(Life):
     def submit_delete(self, peer: str, seq: int, *, cid: str | None = None, refcid: str | None = None) -> Sending:
         """As `delete`, by a handle."""
         return self._sending(peer, "delete", None, seq, cid, refcid)
+
+    def waiting(self) -> list[Sending]:
+        """The handles of what waits to be sent, also of what an earlier process left: in order in a
+        conversation.
+        """
+        self._check()
+        desk = self._desk
+        return [Sending(self, x, desk.follow(x), given_cid=False, follows=True) for x in desk.outbox.items()]
 
     async def room(self) -> None:
         """Wait until the outbox takes another send: then the next one does not raise OutboxFull."""
@@ -202,14 +231,12 @@ class Sends(Life):
         if self._desk.leave(item, future) is Then.SKIP and self._session is not None:
             self._session.skip(item.peer, item.cid)
 
-    def _withdraw(self, item: Item, future: asyncio.Future[Sent]) -> bool:
-        then = self._desk.withdraw(item, future)
-        if then is Then.AGAIN:
-            return False
+    def _withdraw(self, item: Item, future: asyncio.Future[Sent] | None) -> bool:
+        """`future`: of its owner, who must be the only one; None: whoever waits."""
+        then = self._desk.take_back(item) if future is None else self._desk.withdraw(item, future)
         if then is Then.SKIP and self._session is not None:
             self._session.skip(item.peer, item.cid)
-        future.set_exception(Withdrawn(f"the {item.kind} {item.cid} to {item.peer} was taken back"))
-        return True
+        return then is not Then.AGAIN
 
     def _unsent(self, item: Item, error: ClientError) -> None:
         if isinstance(error, Withdrawn | Stopped):

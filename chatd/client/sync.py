@@ -38,6 +38,7 @@ from chatd.client.values import (
     ConversationPage,
     Entry,
     Event,
+    Kind,
     Limits,
     Line,
     Page,
@@ -125,6 +126,16 @@ class Sending:
         return self._sending.cid
 
     @property
+    def kind(self) -> Kind:
+        """`message`, `edit` or `delete`."""
+        return self._sending.kind
+
+    @property
+    def body(self) -> str | None:
+        """The text; None for a delete."""
+        return self._sending.body
+
+    @property
     def state(self) -> sends.SendingState:
         """Where it is now."""
         return self._sending.state
@@ -141,6 +152,14 @@ class Sending:
             return self._sending.cancel()
 
         return self._client._call(cancel())
+
+    def amend(self, body: str) -> bool:
+        """Another text for it, where it surely is not in the log. True: that one is sent."""
+
+        async def amend() -> bool:
+            return self._sending.amend(body)
+
+        return self._client._call(amend())
 
     def result(self, *, timeout_s: float | None = None) -> Sent:
         """Its place. Raises TimeoutError (then it goes on), and what `Client.send` raises."""
@@ -297,6 +316,14 @@ class Client:
         """The cid of the n-th message that answers `entry`."""
         return self._client.reply_cid(entry, n)
 
+    def waiting(self) -> list[Sending]:
+        """The handles of what waits to be sent."""
+
+        async def waiting() -> list[Sending]:
+            return [Sending(self, sending) for sending in self._client.waiting()]
+
+        return self._call(waiting())
+
     def room(self) -> None:
         """Wait until the outbox takes another send."""
         self._call(self._client.room())
@@ -372,6 +399,10 @@ class Client:
     def typing(self, peer: str) -> None:
         """Show `peer` that this user is typing."""
         self._call(self._client.typing(peer))
+
+    def refresh(self) -> None:
+        """Get a new token, and give it to the server on this connection."""
+        self._call(self._client.refresh())
 
     def set_away(self, away: bool) -> None:
         """Whether this device is idle."""

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from chatd.client import RequestError, Unsent, Withdrawn
+from chatd.client import MemoryStore, RequestError, Unsent, Withdrawn
 from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client, next_event
 from tests.until import until
 
@@ -39,6 +39,63 @@ async def test_what_waits_here_is_taken_back_and_what_may_be_stored_is_not() -> 
         server.session("me").cut()
         await asyncio.gather(*sendings[:9])
         assert server.texts("bob", "me") == [f"{n}" for n in range(9)]
+
+
+async def test_what_waits_is_listed_amended_and_taken_back_whoever_waits_for_it() -> None:
+    async with FakeChatd() as server, make_client(server.url) as client:
+        server.fault = lambda _s, frame: "ignore" if frame["t"] == "send" else None
+        sendings = [client.submit("bob", f"{n}") for n in range(10)]  # two wait behind a window of eight
+        await until(lambda: sendings[7].state == "sending")
+        listed = client.waiting()
+        assert [(one.cid, one.kind, one.body) for one in listed] == [(one.cid, "message", one.body) for one in sendings]
+        assert [one.amend(f"{n}!") for n, one in enumerate(listed)] == [False] * 8 + [True] * 2
+        with pytest.raises(RequestError, match="too_long"):
+            listed[8].amend("x" * 2_049)
+        assert [listed[7].cancel(), listed[9].cancel()] == [False, True]
+        assert [sendings[9].state, listed[9].state, listed[9].amend("too late")] == ["withdrawn", "withdrawn", False]
+        with pytest.raises(Withdrawn):
+            await sendings[9]
+        server.fault = lambda _s, _f: None
+        server.session("me").cut()
+        assert [await one for one in listed[:9]] == [await one for one in sendings[:9]]
+        assert server.texts("bob", "me") == [*(f"{n}" for n in range(8)), "8!"]
+        assert client.waiting() == []
+
+
+async def test_a_listed_handle_is_not_left_behind_when_its_owner_gives_up() -> None:
+    async with FakeChatd() as server, make_client(server.url) as client:
+        server.fault = lambda _s, frame: "ignore" if frame["t"] == "send" else None
+        owners = [asyncio.create_task(client.send("bob", f"{n}")) for n in range(10)]
+        await until(lambda: len(client.waiting()) == 10 and client.waiting()[7].state == "sending")
+        first, *_, last = client.waiting()
+        for owner in owners:
+            owner.cancel()
+        await asyncio.gather(*owners, return_exceptions=True)
+        with pytest.raises(Withdrawn):
+            await last
+        server.fault = lambda _s, _f: None
+        server.session("me").cut()
+        assert (await first).seq == 1, "it may have been stored, and goes on"
+
+
+async def test_what_an_earlier_process_left_is_listed_and_its_refusal_is_heard() -> None:
+    store = MemoryStore()
+    async with FakeChatd() as server:
+        server.fault = lambda _s, frame: "ignore" if frame["t"] == "send" else None
+        earlier = make_client(server.url, store=store)
+        await earlier.open()
+        cids = [earlier.submit("bob", body).cid for body in ("one", "two")]
+        await earlier.saved()
+        await earlier.close(drain=False)
+        async with make_client(server.url, store=store) as client:
+            assert [(one.cid, one.body) for one in client.waiting()] == list(zip(cids, ("one", "two"), strict=True))
+            one, _ = client.waiting()
+            server.fault = lambda _s, frame: {"code": "refused"} if frame["t"] == "send" else None
+            server.session("me").cut()
+            with pytest.raises(RequestError, match="refused"):
+                await one
+            events = [await next_event(client) for _ in cids]
+            assert [event.cid for event in events if isinstance(event, Unsent)] == cids
 
 
 async def test_one_of_two_handles_of_a_message_does_not_take_it_from_the_other() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from chatd.client import Closed, Line, Notice, NoToken, Stopped, reconnect
+from chatd.client import Closed, Line, Notice, NoToken, RequestError, Stopped, reconnect
 from chatd.client import link as link_module
 from chatd.client import session as session_module
 from chatd.client.dial import Dial
@@ -234,6 +234,19 @@ async def test_a_token_is_refreshed_before_it_ends(monkeypatch: pytest.MonkeyPat
             "me/x",
         ]
         assert len(server.all_sessions) == 1
+
+
+async def test_a_refresh_gives_the_server_a_new_token_on_the_same_connection() -> None:
+    async with FakeChatd() as server, make_client(server.url, token=Tokens("me/1", "me/2", "me/3")) as client:
+        await client.refresh()
+        server.refused_tokens["me/3"] = "unauthorized"
+        with pytest.raises(RequestError, match="unauthorized"):
+            await client.refresh()
+        assert [f["token"] for f in server.session("me").requests if f["t"] == "refresh"] == ["me/2", "me/3"]
+        assert len(server.all_sessions) == 1
+    async with FakeChatd() as server, make_client(server.url) as client:
+        with pytest.raises(RuntimeError, match="callable"):
+            await client.refresh()
 
 
 async def test_a_state_of_another_user_is_refused() -> None:

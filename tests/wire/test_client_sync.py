@@ -42,13 +42,16 @@ async def test_a_script_sends_reads_and_asks() -> None:
                 assert (sent.seq, client.edit("bob", 2, "hi!").seq, client.delete("bob", 2).seq) == (2, 3, 4)
                 sending = client.submit("bob", "later")
                 assert (sending.result(timeout_s=5.0).seq, sending.state, sending.error) == (5, "sent", None)
-                assert not sending.cancel()
+                assert (sending.cancel(), sending.amend("no"), client.waiting()) == (False, False, [])
+                assert (sending.kind, sending.body) == ("message", "later")
                 assert (sending.peer, len(sending.cid)) == ("bob", 36)
                 client.read("bob", 5)
                 client.ack("bob", 5)
                 client.typing("bob")
                 client.set_away(True)
                 client.room()
+                with pytest.raises(RuntimeError, match="callable"):
+                    client.refresh()
                 assert [p.state for p in client.watch(["bob"])] == ["offline"]
                 assert client.history("bob", limit=1).head == 5
                 assert [item.peer for item in client.conversations().items] == ["bob"]
