@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 
 Frame = dict[str, Any]
 FOR_GOOD = {1002, 1003, 1007, 1009, 4000, 4004, 4005}  # section 10: not before somebody changes something
+MARGIN_S = 0.002  # a timer may be early by the clock's resolution
 NEW_TOKEN = {4001, 4002}
 
 
@@ -58,6 +59,8 @@ class Stranger:
         self.news = asyncio.Event()
         self.live = asyncio.Event()
         self._ws: ClientConnection | None = None
+        self._refused: set[str] = set()  # peers of whom something was refused for a while
+        self._due: dict[str, float] = {}  # by peer: nothing goes again before
         self._out: asyncio.Queue[Frame] = asyncio.Queue()
         self._named: list[str] = []  # conversations whose cursors the hello gave
         self._held: dict[str, list[Frame]] = {}  # live entries of conversations that are being paged
@@ -80,8 +83,7 @@ class Stranger:
     def _enter(self, to: str, keys: Frame) -> asyncio.Future[Frame]:
         one = Outgoing({**keys, "cid": str(uuid.uuid4())})
         self.outbox.setdefault(to, []).append(one)
-        if self.live.is_set():
-            self._post(one.keys, one)
+        self._flush(to)
         return one.result
 
     def cut(self) -> None:
@@ -114,6 +116,8 @@ class Stranger:
         try:
             async with connect(self.url, subprotocols=["chatd.v1"], compression=None) as ws:  # type: ignore[list-item]
                 self._ws, self._id, self._asked, self._held, self._out = ws, 0, {}, {}, asyncio.Queue()
+                self._due.clear()
+                self._refused.clear()
                 writer = asyncio.create_task(self._write(ws, self._out))
                 try:
                     self._post(self._hello(renew))
@@ -190,9 +194,8 @@ class Stranger:
         self.since, self.known = page["since"], True
         self._live_at = asyncio.get_running_loop().time()
         self.live.set()
-        for queue in self.outbox.values():
-            for one in queue:
-                self._post(one.keys, one)
+        for peer in self.outbox:
+            self._flush(peer)
 
     def _listed(self, item: Frame, c: str, head: int) -> None:
         """Where this conversation starts on this connection; what lies before that and is not held
@@ -261,23 +264,37 @@ class Stranger:
                 kind = "message" if one.keys["t"] == "send" else one.keys["t"]
                 self._entry(c, {**one.keys, "seq": seq, "ts": answer["ts"], "from": self.user, "kind": kind})
             self._settle(one.keys["cid"], answer)
+            self._flush(one.keys["to"])
             return
+        peer = one.keys["to"]
         one.sent, one.tried = 0, True
         if answer["code"] == "blocked":
-            if all(other.keys["cid"] != answer.get("cid") for other in self.outbox[one.keys["to"]]):
-                self._post({"t": "skip", "to": one.keys["to"], "cid": answer["cid"]})
-                self._again(one.keys["to"])
+            self._refused.add(peer)
+            if all(other.keys["cid"] != answer.get("cid") for other in self.outbox[peer]):
+                self._post({"t": "skip", "to": peer, "cid": answer["cid"]})
         elif "retry_ms" in answer:
-            asyncio.get_running_loop().call_later(answer["retry_ms"] / 1000, self._again, one.keys["to"])
+            loop, wait_s = asyncio.get_running_loop(), answer["retry_ms"] / 1000
+            self._refused.add(peer)
+            self._due[peer] = max(self._due.get(peer, 0.0), loop.time() + wait_s)
+            loop.call_later(wait_s + MARGIN_S, self._flush, peer)
         else:
             self._settle(one.keys["cid"], answer)
+        self._flush(peer)
 
-    def _again(self, peer: str) -> None:
-        """Send what waits, from the first on; not what is out."""
-        if self.live.is_set() and self._ws is not None:
-            for one in self.outbox[peer]:
-                if not one.sent:
-                    self._post(one.keys, one)
+    def _flush(self, peer: str) -> None:
+        """Send what waits, from the first on; not what is out. After a refusal only once its time
+        has passed, and what was on its way has its answer.
+        """
+        if not self.live.is_set() or self._ws is None:
+            return
+        queue = self.outbox.get(peer, [])
+        is_early = asyncio.get_running_loop().time() < self._due.get(peer, 0.0)
+        if peer in self._refused and (is_early or any(one.sent for one in queue)):
+            return
+        self._refused.discard(peer)
+        for one in queue:
+            if not one.sent:
+                self._post(one.keys, one)
 
     def _settle(self, cid: str, answer: Frame) -> None:
         for queue in self.outbox.values():

@@ -8,6 +8,7 @@
     launch, tokens    where the server is, and who its users are
     adapter           the line protocol to a client's program
     walk              seeded walks: walk_device, walk_judge, log_model; against_rules runs them
+    client_walk       seeded walks for a client: played_server, played_link, played_log
     schemas           the frames of a server, held to frames.schema.json
     values            what stands for a value in a vector; matching       pure
     vectors           reads the data, and says what each vector needs     pure

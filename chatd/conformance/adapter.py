@@ -178,6 +178,8 @@ class Adapter:
                 self._entries.append({key: value for key, value in event.items() if key != "event"})
             case "done" | "refused":
                 asked = self._asked[as_int(event["n"])]
+                if asked.done() and not asked.cancelled():
+                    raise Mismatch(f"each `n` has one outcome: {event} is the second")
                 if not asked.done():
                     asked.set_result(event)
             case "ended":

@@ -240,12 +240,12 @@ class ClientRunner:
                 if frame["t"] == t:
                     return self._waiting.pop(n)
             frame = as_frame(json.loads(await self._ws.recv()))
-            if (answer := _courtesy(frame)) is not None:
+            if (answer := courtesy(frame)) is not None:
                 await self._send(answer)
             self._waiting.append(frame)
 
 
-def _courtesy(frame: Frame) -> Frame | None:
+def courtesy(frame: Frame) -> Frame | None:
     """The answer to what a client may ask at any time."""
     match frame["t"]:
         case "ack" | "read" as t:

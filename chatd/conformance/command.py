@@ -30,8 +30,8 @@ class Options:
     """What to try, and how. One of `url`, `launch` and `client` is given.
 
     `settings`: what the server at `url` runs with, where that is not the default. `only`: parts of
-    titles, or patterns. `wait_s`: for what must arrive. `jobs`: vectors for clients at a time.
-    `walks`: the stateful rules for servers.
+    titles, or patterns. `wait_s`: for what must arrive. `jobs`: cases of a client at a time.
+    `walks`: the stateful rules.
     """
 
     token: TokenMaker
@@ -59,8 +59,6 @@ def _chosen(options: Options) -> list[Vector]:
 
 
 def _chosen_walks(options: Options) -> list[str]:
-    if options.client is not None:
-        return []
     return [name for name in options.walks.names() if is_wanted(f"{GROUP}: {name}", options.only)]
 
 
@@ -87,7 +85,8 @@ def run(options: Options, out: TextIO) -> int:
 
 async def _try(options: Options, report: ConformanceReport, show: Callable[[Case], None]) -> None:
     if options.client is not None:
-        await ClientTrial(options.client, report, show, options.wait_s, options.jobs).run(_chosen(options))
+        client = ClientTrial(options.client, report, show, options.wait_s, options.jobs)
+        await client.run(_chosen(options), options.walks, _chosen_walks(options))
         return
     trial = ServerTrial(_target(options), report, show, options.wait_s)
     await trial.run(_chosen(options))

@@ -173,9 +173,9 @@ def _add_conformance(command: Callable[..., argparse.ArgumentParser]) -> None:
     sub.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit XML")
     sub.add_argument("--wait-s", type=float, default=10.0, metavar="S", help="for what must arrive (default: 10)")
     sub.add_argument("--seed", metavar="S", help="of the walks; the same seed does the same (default: a new one)")
-    sub.add_argument("--walks", type=int, default=5, metavar="N", help="random walks over a server (default: 5)")
+    sub.add_argument("--walks", type=int, default=5, metavar="N", help="random walks (default: 5)")
     sub.add_argument("--steps", type=int, default=60, metavar="N", help="steps of each walk (default: 60)")
-    sub.add_argument("--jobs", type=int, default=4, metavar="N", help="vectors for a client at a time (default: 4)")
+    sub.add_argument("--jobs", type=int, default=4, metavar="N", help="cases of a client at a time (default: 4)")
 
 
 def _add_chat(command: Callable[..., argparse.ArgumentParser]) -> None:

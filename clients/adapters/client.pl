@@ -19,7 +19,7 @@ my ($config, $socket, $bytes, $fragments);          # the connection
 my ($id, %asked);                                   # requests on their way
 my ($epoch, $since, $user, $known) = ('', '', '', 0);
 my (%held, %listed, %named, %paging);               # by conversation: the seqs that we have, and where it stood
-my (%outbox, $welcomed, $welcomed_at);              # by peer: what is not known to be stored
+my (%outbox, %refused, $welcomed, $welcomed_at);    # by peer: what is not known to be stored; whether one was refused
 my ($failures, $renew, $retry_at, $send_at) = (0, 0, 0, 0);
 
 sub say_line { my ($line) = @_; print $JSON->encode($line), "\n" }
@@ -40,7 +40,7 @@ sub connect_now {
     return lost(1006) unless $answer =~ m{^HTTP/1.1 101 } and index($answer, $accept) > 0;
     ($bytes) = $answer =~ /\r\n\r\n(.*)\z/s;
     ($fragments, $id, $welcomed) = ('', 0, 0);
-    %paging = %asked = ();
+    %paging = %asked = %refused = ();
     post(hello());
 }
 
@@ -52,7 +52,6 @@ sub write_frame {
              : pack 'CCQ>', 0x80 | $opcode, 0x80 | 127, $length;
     my $mask = pack 'N', int rand 2**32;
     my $cover = substr $mask x ($length / 4 + 1), 0, $length;
-    local $SIG{PIPE} = 'IGNORE';
     print $socket $head, $mask, $payload ^ $cover if $socket;
 }
 
@@ -186,7 +185,10 @@ sub entry {
 
 sub flush_outbox {
     return if !$welcomed or !$socket or time < $send_at;
-    for my $queue (values %outbox) {
+    for my $to (keys %outbox) {
+        my $queue = $outbox{$to};
+        next if $refused{$to} and grep { $_->{sent} } @$queue;    # what is on its way may yet be refused
+        $refused{$to} = 0;
         for my $one (grep { !$_->{sent} } @$queue) {
             post({ %{ $one->{keys} }, $one->{tried} ? (retry => $TRUE) : () }, $one);
             $one->{sent} = 1;
@@ -206,13 +208,16 @@ sub answered {
         }
         return settle($keys->{cid}, { event => 'done', seq => $answer->{seq} });
     }
-    ($one->{sent}, $one->{tried}) = (0, 1);
+    ($one->{sent}, $one->{tried}, $refused{ $keys->{to} }) = (0, 1, 1);
     if ($answer->{code} eq 'blocked') {
         my $is_ours = grep { $_->{keys}{cid} eq $answer->{cid} } map { @$_ } values %outbox;
         post({ t => 'skip', to => $keys->{to}, cid => $answer->{cid} }) unless $is_ours;
         $send_at = time + 0.1 if $send_at < time;
     }
-    elsif (defined $answer->{retry_ms}) { $send_at = time + $answer->{retry_ms} / 1000 }
+    elsif (defined $answer->{retry_ms}) {
+        my $at = time + $answer->{retry_ms} / 1000;
+        $send_at = $at if $send_at < $at;
+    }
     else { settle($keys->{cid}, { event => 'refused', code => $answer->{code} }) }
 }
 
@@ -242,6 +247,7 @@ sub app {
     flush_outbox();
 }
 
+$SIG{PIPE} = 'IGNORE';    # a line that is gone is read as such
 $| = 1;
 my $stdin = '';
 say_line({ event => 'ready', name => 'Perl, from docs/protocol.md', can => [qw(send edit delete read history)] });

@@ -19,6 +19,7 @@ import pytest
 
 from chatd.conformance import vectors
 from chatd.conformance.against_client import ClientTrial
+from chatd.conformance.against_rules import Walks
 from chatd.conformance.report import ConformanceReport, Verdict
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -128,7 +129,8 @@ async def test_the_client_passes_the_conformance_kit_behind_its_adapter() -> Non
     build()
     report = ConformanceReport("clients/js")
     command = f"node {ROOT / 'clients' / 'adapters' / 'js.mjs'}"
-    await ClientTrial(command, report, lambda _: None, jobs=4).run(vectors.load("client"))
+    walks = Walks(count=4)
+    await ClientTrial(command, report, lambda _: None, jobs=4).run(vectors.load("client"), walks, walks.names())
     assert [case for case in report.cases if case.verdict is not Verdict.PASSED] == []
 
 

@@ -15,6 +15,7 @@ import pytest
 from chatd.conformance import vectors
 from chatd.conformance.adapter import Adapter
 from chatd.conformance.against_client import ClientTrial
+from chatd.conformance.against_rules import Walks
 from chatd.conformance.report import Case, ConformanceReport, Verdict
 from chatd.conformance.values import Mismatch
 from chatd.errors import ChatdError
@@ -98,6 +99,12 @@ async def trial(command: str, *files: str, jobs: int = 3) -> ConformanceReport:
     report = ConformanceReport(command)
     some = [one for one in vectors.load("client") if not files or one.file in files]
     await ClientTrial(command, report, lambda _: None, jobs=jobs).run(some)
+    return report
+
+
+async def walked(command: str, walks: Walks, jobs: int = 4) -> ConformanceReport:
+    report = ConformanceReport(command)
+    await ClientTrial(command, report, lambda _: None, jobs=jobs).run([], walks, walks.names())
     return report
 
 
