@@ -177,7 +177,10 @@ class Desk:
         return self._abandon(item)
 
     def _abandon(self, item: Item) -> Then:
-        """AGAIN: it may be in the log and so it goes on. Else all that wait for it get Withdrawn."""
+        """AGAIN: it may be in the log and so it goes on.
+
+        Else all that wait for it get Withdrawn.
+        """
         then = self.outbox.abandon(item)
         if then is not Then.AGAIN:
             for future in self._those_waiting(item.peer, item.cid):
@@ -186,7 +189,7 @@ class Desk:
         return then
 
     def take_back(self, item: Item) -> Then:
-        """Take an item back, whoever waits for it. As `withdraw`."""
+        """As `withdraw`, also where others wait for it: they get Withdrawn."""
         return self._abandon(item) if item.surely_not_done else Then.AGAIN
 
     def amend(self, item: Item, body: str) -> bool:

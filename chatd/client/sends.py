@@ -232,7 +232,7 @@ class Sends(Life):
             self._session.skip(item.peer, item.cid)
 
     def _withdraw(self, item: Item, future: asyncio.Future[Sent] | None) -> bool:
-        """`future`: of its owner, who must be the only one; None: whoever waits."""
+        """`future`: of its owner, who must be the only one; None: also where others wait."""
         then = self._desk.take_back(item) if future is None else self._desk.withdraw(item, future)
         if then is Then.SKIP and self._session is not None:
             self._session.skip(item.peer, item.cid)

@@ -39,7 +39,10 @@ class ClientTrial:
         self._places = asyncio.Semaphore(jobs)
 
     async def run(self, vectors: Iterable[Vector], walks: Walks | None = None, names: Iterable[str] = ()) -> None:
-        """Run vectors, and the walks of these names. Raises ChatdError if the program does not start."""
+        """Run vectors, and the walks of these names.
+
+        Raises ChatdError if the program does not start.
+        """
         async with Adapter(self._command) as adapter:
             can = adapter.can
             self._report.notes["client"] = adapter.name

@@ -1,4 +1,5 @@
-"""Seeded random walks for a client: people chat, lines end between commit and answer, and a model knows.
+"""Seeded random walks for a client: people chat, lines end between commit and answer, and a model
+knows.
 
     walk = ClientWalk(subject, random.Random("7/walk 1"), steps=60)
     await walk.run()         raises Mismatch, which begins with the rule that was broken

@@ -1,4 +1,4 @@
-"""One connection of a client to the server that a walk plays: its frames out, in order, and its end.
+"""One connection of a client to the server that a walk plays: its frames out, and its end.
 
     link.say(frame)         goes out behind what was said before
     link.close(code)        a close behind it; None: the line breaks there, without a word

@@ -1,7 +1,8 @@
 """What the server that a walk plays to a client keeps: alice's logs. Pure.
 
     log.store(...)        a new entry at the end
-    log.live(line)        its frame as it is pushed, `log.standing(line)` as resync and history give it
+    log.live(line)        its frame as it is pushed
+    log.standing(line)    as resync and history give it
     log.problem(shown)    what is wrong with what the client gave to its application of this log
 
 `given` has, for each seq, the texts that went out: an entry that is read again is given as it
@@ -100,7 +101,7 @@ class PlayedLog:
         }  # fmt: skip
 
     def problem(self, shown: Sequence[Frame]) -> str:
-        """What is wrong with the entries of known kinds that were shown, all of them; or nothing."""
+        """What is wrong with all entries of known kinds that were shown, or nothing."""
         wanted = [line for line in self.lines if line.kind in KINDS]
         for line, entry in zip(wanted, shown, strict=False):
             if entry.get("seq") != line.seq:

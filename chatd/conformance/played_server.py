@@ -98,7 +98,7 @@ class PlayedServer:
     # ---- what others do --------------------------------------------------------------------------
 
     def says(self, sender: str, peer: str, kind: str, body: str | None, ref: int = 0) -> Line:
-        """Another client's entry in the log between alice and `peer`: the peer's, or alice's own."""
+        """Another client's entry in the log of `peer`: the peer's, or alice's own."""
         log = self.logs[peer]
         line = self._store(log, sender, kind, body, ref, str(self._uuid()))
         self._push(log, line)
@@ -263,7 +263,7 @@ class PlayedServer:
         self._befall(link, log, frame, cid, fate)
 
     def _check_repeat(self, link: PlayedLink, frame: Frame, cid: str, *, may_be_stored: bool) -> None:
-        """A cid is one entry; a repeat says so where the first may be stored, and waits its time."""
+        """A cid is one entry; a repeat says so where it may be stored, and waits its time."""
         first = self._said.setdefault(cid, frame)
         if first is frame:
             return
