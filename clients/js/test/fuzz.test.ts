@@ -202,9 +202,12 @@ async function stream(d: Dice): Promise<void> {
       sent.push(bad(d));
       server.line?.send(sent.at(-1) ?? '');
     }
-    await clock.pass(d.chance(0.2) ? 100 : 0);
+    if (d.chance(0.5)) continue; // several at once
+    await clock.pass(d.chance(0.3) ? 100 : 0);
     checkShown(client);
   }
+  await clock.pass(100);
+  checkShown(client);
   server.isSound = true;
   server.line?.close(1012, '');
   const { state, reason } = client.stores.line.getSnapshot();
