@@ -165,9 +165,17 @@ class Presence:
     def unchanged_v(self, now_ms: int) -> int:
         """The version of a status that is sent without a change.
 
-        It is above all that was sent before, and below that of the next change.
+        With the user's last one, if that is larger, it is above all that was sent before, and below
+        that of the next change.
         """
         return now_ms + self._statuses.ahead_ms - 1
+
+    def unknown_v(self, now_ms: int) -> int:
+        """The version of a user of whom nothing is known here: the same promise.
+
+        The user may have been known until now, with a version that ran ahead of this clock.
+        """
+        return max(self.unchanged_v(now_ms), self._statuses.forgotten_v)
 
     # ---- watching --------------------------------------------------------------------------------
 

@@ -114,9 +114,17 @@ class PresencePush:
         """
         for change in self._presence.due(self._now(), self._now_ms(), is_opening):
             self.announce(change)
-        for _, change in self._pace.due(self._now()):
+        for _, change in self._pace.due(self._now(), self._stands):
             self._push_status(change)
         self._metrics.presence_merged = self._pace.merged
+
+    def _stands(self, change: Change) -> bool:
+        """Whether the user still has this status: a change that nobody watched replaced nothing here.
+
+        Who watches since then has had a snapshot, perhaps with a lower version than this.
+        """
+        now = self._presence.status(change.user)
+        return change.status is (Status.OFFLINE if now is None else now.status)
 
     def next_due(self) -> float | None:
         """When `tick` is due: at the end of a grace time, or of the pause between two pushes.
@@ -188,15 +196,14 @@ class PresencePush:
     def status(self, user: UserId, seen_ms: int | None) -> Change:
         """A user's status as of now, with a version just below now.
 
-        It is above every version that the client got before, also from other nodes, and below the
-        next one.
+        It is above every version that the client got before of another status, also from other
+        nodes, and below the next one.
         """
-        change = self._presence.status(user) or self.offline(user, seen_ms)
+        change = self._presence.status(user)
+        if change is None:
+            return self.offline(user, seen_ms)
         return change._replace(v=max(change.v, self._presence.unchanged_v(self._now_ms())))
 
     def offline(self, user: UserId, seen_ms: int | None) -> Change:
-        """The status of a user who is not in memory.
-
-        Its version is just below now, so that the next change is newer.
-        """
-        return Change(user, Status.OFFLINE, self._presence.unchanged_v(self._now_ms()), seen_ms)
+        """The status of a user who is not in memory."""
+        return Change(user, Status.OFFLINE, self._presence.unknown_v(self._now_ms()), seen_ms)

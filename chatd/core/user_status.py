@@ -139,19 +139,19 @@ class UserStatus:
 class StatusTable:
     """All users who are not offline, by id, and the rule of versions."""
 
-    __slots__ = ("_forgotten_v", "ahead_ms", "users")
+    __slots__ = ("ahead_ms", "forgotten_v", "users")
 
     def __init__(self) -> None:
         self.users: dict[UserId, UserStatus] = {}
         self.ahead_ms = 0  # versions are `now_ms` plus this; it rises when the wall clock goes back
-        self._forgotten_v = 0  # the highest version of the users that were forgotten
+        self.forgotten_v = 0  # the highest version of the users that were forgotten
 
     def get(self, user: UserId) -> UserStatus | None:
         return self.users.get(user)
 
     def add(self, user: UserId) -> UserStatus:
         """A new entry, whose versions rise above those of all forgotten ones."""
-        entry = self.users[user] = UserStatus(self._forgotten_v)
+        entry = self.users[user] = UserStatus(self.forgotten_v)
         return entry
 
     def forget(self, user: UserId, entry: UserStatus) -> None:
@@ -162,7 +162,7 @@ class StatusTable:
 
     def raise_forgotten(self, v: int) -> None:
         """Let the versions of users that are not in the table rise above this one."""
-        self._forgotten_v = max(self._forgotten_v, v)
+        self.forgotten_v = max(self.forgotten_v, v)
 
     def next_v(self, entry: UserStatus, now_ms: int) -> int:
         """The version of the user's next change."""

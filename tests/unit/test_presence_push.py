@@ -20,7 +20,7 @@ from chatd.core.session import Session, State, User
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
-from chatd.presence import Presence
+from chatd.presence import Presence, Remote, Status
 
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
 PHONE = DeviceId("phone")
@@ -37,11 +37,13 @@ class Told:
 
     def __init__(self) -> None:
         self.states: list[tuple[str, str]] = []
+        self.pushes: list[dict[str, Any]] = []
 
     def send(self, frame: bytes) -> None:
         facts = json.loads(frame[frame.index(b"{") :])
         assert facts["t"] == "presence"
         self.states.append((facts["user"], facts["state"]))
+        self.pushes.append(facts)
 
     def close(self, code: int, reason: str) -> None: ...
     async def drained(self) -> None: ...
@@ -50,9 +52,9 @@ class Told:
 class Place:
     """Alice and bob have a conversation, alice and carol none; alice watches both."""
 
-    def __init__(self) -> None:
+    def __init__(self, incarnation: str | None = None) -> None:
         self.now = 0.0
-        self.registry, self.presence = Registry(), Presence(0.0, None)
+        self.registry, self.presence = Registry(), Presence(0.0, incarnation)
         for id in (ALICE, BOB, CAROL):
             self.registry.add_user(User(id, SlidingWindow(10, 5.0), Penalty(8), SlidingWindow(100, 3_600.0)), 0.0)
         self.conv = self.registry.hold(ConvId(1), ALICE, BOB)
@@ -72,6 +74,19 @@ class Place:
             spawn=lambda work: pytest.fail("nothing is to be read"),
             alarm=self.alarm,
         )
+
+    def known(self, snapshot: list[dict[str, object]], user: UserId = BOB) -> object:
+        """What alice's client knows: a push with a higher version replaces a lower one."""
+        now: dict[str, Any] = next(facts for facts in snapshot if facts["user"] == user)
+        for facts in self.told.pushes:
+            if facts["user"] == user and facts["v"] > now["v"]:
+                now = facts
+        return now["state"]
+
+    def remote(self, status: Status, v: int) -> None:
+        """A word of another node about bob."""
+        change = self.presence.remote("there", BOB, Remote(status, v, None, ()), int(self.now * 1000))
+        self.push.announce(change)
 
     def open(self) -> None:
         self.conv.head = self.conv.na = self.conv.nb = 1
@@ -144,3 +159,51 @@ def test_next_due_is_the_earlier_one_of_a_grace_time_and_the_pace() -> None:
     place.now = PRESENCE_S * 4
     place.push.tick(lambda user: False)
     assert place.push.next_due() is None, "nobody is to be told of, and the node sleeps"
+
+
+AHEAD_MS = 5_000  # so much is the clock of the other node ahead of this one's
+
+
+def test_who_left_during_a_hello_is_seen_offline_where_another_nodes_clock_is_ahead() -> None:
+    place = Place("here")
+    place.open()
+    place.alice.state = State.OPENING
+    place.remote(Status.ONLINE, AHEAD_MS)
+    shown = place.push.statuses(place.alice, (BOB, CAROL), {})
+    assert place.known(shown) == "online"
+    place.remote(Status.OFFLINE, AHEAD_MS + 1)
+    place.alice.state = State.LIVE
+    place.push.push_changed(place.alice, shown, {})
+    assert place.known(shown) == "offline"
+
+
+def test_who_left_in_the_millisecond_of_the_snapshot_is_seen_offline() -> None:
+    place = Place()
+    place.open()
+    place.comes(BOB)
+    place.now = 1.0
+    place.alice.state = State.OPENING
+    shown = place.push.statuses(place.alice, (BOB, CAROL), {})
+    place.presence.disconnect(BOB, PHONE, place.now, 1_000)
+    place.push.tick(lambda user: False)
+    place.alice.state = State.LIVE
+    place.push.push_changed(place.alice, shown, {})
+    assert place.known(shown) == "offline"
+
+
+def test_what_was_held_back_is_not_told_after_a_change_that_nobody_watched() -> None:
+    place = Place("here")
+    place.open()
+    for n in range(PRESENCE_BURST + 1):
+        place.remote(Status.ONLINE if n % 2 == 0 else Status.AWAY, AHEAD_MS + n)
+    assert len(place.told.pushes) == PRESENCE_BURST
+    place.presence.watch(place.alice, (BOB, CAROL), ())
+    place.remote(Status.OFFLINE, AHEAD_MS + PRESENCE_BURST + 1)
+    place.told.pushes.clear()
+    place.presence.watch(place.alice, (), (BOB, CAROL))
+    shown = place.push.statuses(place.alice, (BOB, CAROL), {})
+    assert place.known(shown) == "offline"
+    place.now = PRESENCE_S * (PRESENCE_BURST + 1)
+    place.push.tick(lambda user: False)
+    assert place.known(shown) == "offline"
+    assert place.told.pushes == []
