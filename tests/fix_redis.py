@@ -16,8 +16,6 @@ with us).
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import os
 import re
 import shutil
@@ -32,6 +30,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from tests.certificate import self_signed
 from tests.ports import free_port
 from tests.until import blocking_until
 
@@ -100,7 +99,7 @@ class OwnRedis:
         if tls or all_tls:
             key = self.certificate.with_name("key.pem")
             if not key.exists():
-                _self_signed(self.certificate, key)
+                self_signed(self.certificate, key)
             self.tls_port = self.port if all_tls else free_port()
             self._settings |= {
                 "tls-port": self.tls_port,
@@ -375,29 +374,6 @@ def _shared(folder: Path) -> Path:
 def _until(is_so: Callable[[], bool], claim: str, *servers: OwnRedis) -> None:
     """Ask until it is so: for what other processes do, and tell nobody. Fails with their logs."""
     blocking_until(is_so, lambda: "\n".join((claim, *(server.said() for server in servers))), READY_S_MAX)
-
-
-def _self_signed(certificate: Path, key_file: Path) -> None:
-    """A certificate for 127.0.0.1 that is its own authority, for a day."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "chatd test")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name)
-        .public_key(key.public_key()).serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1)).not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 # ---- fixtures ------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
                                      connection is closed: TCP loses nothing of a stream that goes on
     proxy.delay_s = 0.02             each way takes so much longer, in order, and unbounded in between
     proxy.upstream = port            where new connections lead
+    Proxy(server.port, tls=context)  speaks TLS to its clients, as what stands before a server in production does
 
 A reader understands what a connection carries and may lose some of it: `Proxy(path, reader)` calls
 it for each connection (faults/appends.py reads PostgreSQL).
@@ -25,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import ssl
 import tempfile
 from collections import deque
 from collections.abc import Callable
@@ -60,7 +62,12 @@ class Proxy:
     """
 
     def __init__(
-        self, upstream: int | Path, reader: Callable[[], Reader] = _Everything, *, delay_s: float = 0.0
+        self,
+        upstream: int | Path,
+        reader: Callable[[], Reader] = _Everything,
+        *,
+        delay_s: float = 0.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.upstream = upstream
         self.port = 0
@@ -69,6 +76,7 @@ class Proxy:
         self.lost = asyncio.Event()
         self.connections = 0
         self._reader = reader
+        self._tls = tls
         self._left: dict[str, int | None] = {"requests": None, "answers": None}
         self._swallowed: tuple[str, ...] = ()
         self._server: asyncio.Server | None = None
@@ -78,7 +86,7 @@ class Proxy:
 
     async def start(self) -> None:
         if isinstance(self.upstream, int):
-            self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+            self._server = await asyncio.start_server(self._link, "127.0.0.1", 0, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
         else:
             self.folder = Path(tempfile.mkdtemp(prefix="chatd-proxy-"))

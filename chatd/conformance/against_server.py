@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
@@ -119,6 +120,11 @@ async def reach(place: ServerPlace) -> None:
     """Raise ChatdError with one line if nothing can be tried: no server, or no good token."""
     try:
         ws = await dial(place.url)
+    except ssl.SSLCertVerificationError as e:
+        raise ChatdError(
+            f"{place.url} has a certificate that is not trusted: {e.verify_message};"
+            " name the file of its authority in SSL_CERT_FILE"
+        ) from None
     except (OSError, TimeoutError, InvalidHandshake, InvalidURI) as e:
         raise ChatdError(f"{place.url} cannot be connected to: {e}; is it the address of the server's /ws?") from None
     link = WireLink(ws)

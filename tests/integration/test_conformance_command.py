@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -17,17 +18,19 @@ import pytest
 from chatd.conformance import vectors
 from chatd.conformance.launch import as_settings, websocket_url
 from chatd.errors import SettingError
+from tests.certificate import self_signed
 from tests.fix_fake_chatd import FakeChatd
 from tests.fix_server import MakeServer
+from tests.proxy import Proxy
 
 CHATD: Final = str(Path(sys.executable).parent / "chatd")
 ECHO: Final = "/bin/echo {user}"
 
 
-async def conformance(*args: str) -> subprocess.CompletedProcess[str]:
+async def conformance(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, while this loop serves."""
     command = [CHATD, "conformance", *args]
-    quiet = {key: value for key, value in os.environ.items() if not key.startswith("CHATD_")}
+    quiet = {key: value for key, value in os.environ.items() if not key.startswith("CHATD_")} | variables
     return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False, env=quiet)
 
 
@@ -84,6 +87,24 @@ async def test_walks_are_repeated_by_their_seed(make_server: MakeServer, tmp_pat
     assert "ok   walks: walk 2" in result.stdout
     assert "seed of the walks: 7" in result.stdout
     assert "2 passed, 0 failed, 0 not run" in result.stdout
+
+
+async def test_a_server_behind_tls_is_tried_by_wss(make_server: MakeServer, tmp_path: Path) -> None:
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    self_signed(certificate, key)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    async with Proxy((await make_server()).port, tls=tls) as proxy:
+        args = f"wss://127.0.0.1:{proxy.port}/ws", "--data-dir", str(tmp_path), "--walks", "1", "--steps", "20"
+        refused = await conformance(*args)
+        only = "--only", "01_", "--only", "04_send", "--only", "walk"
+        tried = await conformance(*args, *only, SSL_CERT_FILE=str(certificate))
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (1, 1), refused.stderr
+    assert "not trusted" in refused.stderr
+    assert "SSL_CERT_FILE" in refused.stderr
+    assert tried.returncode == 0, tried.stdout + tried.stderr
+    assert "ok   walks: walk 1" in tried.stdout
+    assert "ok   04_send: " in tried.stdout
 
 
 async def test_a_token_that_the_server_refuses_is_one_line(make_server: MakeServer) -> None:
