@@ -70,8 +70,12 @@ export class Keeper implements Keeping {
     if (event.t === 'reset' && event.why === 'another_user') this.#lose(event.why);
     else if (event.t === 'reset' && event.why === 'epoch') this.touchAll(model.chats.keys());
     else if (event.t === 'item') this.touch(event.item.peer);
-    else if (event.t === 'outbox') this.#touch(event.peer, 'o');
-    else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
+    else if (event.t === 'outbox') {
+      this.#touch(event.peer, 'o');
+      // Now, because it is stored nowhere else, and a page that ends lets no transaction end; but once all that is done
+      // in this turn has been done, because what leaves must be stored as `tried`.
+      if (event.items.some(({ state }) => state === 'queued')) queueMicrotask(() => void this.flush());
+    } else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
     else if (event.t === 'receipt') this.#touch(model.peerOf(event.c) ?? null);
     else if (event.t === 'welcome' || event.t === 'synced') this.#touch(null);
   }

@@ -170,22 +170,24 @@ class Tab implements TabsPort {
     if (!this.#ended.signal.aborted) this.#bus.postMessage({ ...said, from: this.#me });
   }
 
-  #hold(name: string, held: () => Promise<void>): void {
-    this.#locks.request(name, { signal: this.#ended.signal }, held).catch(() => {}); // it was closed
+  /** `denied` is called where the browser gives no lock: in a sandboxed frame. */
+  #hold(name: string, held: () => Promise<void>, denied: () => void = () => {}): void {
+    this.#locks.request(name, { signal: this.#ended.signal }, held).catch(denied);
   }
 
   /** Waits for the lead, once. */
   #queue(): void {
     if (this.#isQueued) return;
     this.#isQueued = true;
-    this.#hold(this.#name, () => {
+    const held = (): Promise<void> => {
       this.#isQueued = false;
       if (this.#isFrozen || this.#ended.signal.aborted) return Promise.resolve();
       return new Promise((release) => {
         this.#release = release;
         void this.#lead();
       });
-    });
+    };
+    this.#hold(this.#name, held, () => void held()); // on its own, as where there are no locks
   }
 
   async #lead(): Promise<void> {

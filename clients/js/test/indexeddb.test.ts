@@ -316,3 +316,26 @@ test('records that were tampered with are passed over, and everything is listed 
     ['bob'],
   );
 });
+
+test('what the user says is stored in the turn in which it is said, and as tried where it left', async () => {
+  const world = new World();
+  const saved: { body: string; tried: boolean }[] = [];
+  const store: Store = {
+    open: async () => new Map(),
+    save: async (records) => void saved.push(...((records.get('o/bob') ?? []) as typeof saved)),
+    close() {},
+  };
+  const client = await world.tab({ store: persist(store) });
+  void client.send('bob', 'online');
+  await Promise.resolve();
+  assert.deepEqual(
+    saved.map(({ body, tried }) => [body, tried]),
+    [['online', true]],
+  );
+  await world.clock.pass(1000);
+  world.chatd.cut();
+  await world.clock.pass(1);
+  void client.send('bob', 'offline');
+  await Promise.resolve();
+  assert.deepEqual([saved.at(-1)?.body, saved.at(-1)?.tried], ['offline', false]);
+});

@@ -334,6 +334,16 @@ test('without locks or channels each tab is on its own', async () => {
   assert.deepEqual([bodies(one), bodies(two)], [['x'], ['x']]);
 });
 
+test('where the browser refuses locks each tab is on its own', async () => {
+  const world = new World();
+  const locks: Locks = { request: () => Promise.reject(new DOMException('a sandboxed frame', 'SecurityError')) };
+  const channel = (): Channel => ({ onmessage: null, postMessage() {}, close() {} });
+  const one = await world.open({ tabs: tabs({ locks, channel }), device: 'a' });
+  void one.client.send('bob', 'x');
+  await world.clock.pass(1000);
+  assert.deepEqual([one.role(), bodies(one)], ['leader', ['x']]);
+});
+
 /** A leads; what it says reaches B late, and C at once. */
 async function unequal(facts: Partial<ChatClientOptions> = {}) {
   const world = new World();
