@@ -20,6 +20,7 @@ pytest_plugins = [
     "tests.fix_pgbouncer",
     "tests.fix_failover",
     "tests.fix_browser",
+    "tests.fix_sdk",
     "tests.fix_bench",
 ]
 
@@ -40,6 +41,7 @@ ORDER: Final = (
     "tests/chaos/",
     "tests/integration/",
     "tests/oracles/test_unicode_ids_against_regex.py",
+    "tests/js/",
     "tests/web/",
     "tests/unit/test_web_js.py",
     "tests/tidy/",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mimetypes
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
@@ -16,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 import pytest
 
 from tests.browser import WAIT_MS, Browsing
-from tests.js.test_gates import PACKAGE, ROOT, build, needs_node
+from tests.js.driven import install_packed, tool, vite_build
+from tests.js.test_gates import needs_node
 
 if TYPE_CHECKING:
     from playwright.async_api import Page, Route
@@ -27,28 +27,14 @@ APP: Final = Path(__file__).parent / "consumer"
 OF_THE_WORKSPACE: Final = ("react", "react-dom", "vite", "typescript", "@types/react", "@types/react-dom")
 
 
-def tool(folder: Path, *command: str) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-
-
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The application as Vite builds it."""
     folder = tmp_path_factory.mktemp("consumer")
     shutil.copytree(APP, folder, dirs_exist_ok=True)
-    build()
-    tool(PACKAGE, "npm", "pack", "--silent", "--ignore-scripts", "--pack-destination", str(folder))
-    next(folder.glob("chatd-client-*.tgz")).rename(folder / "client.tgz")
-    tool(folder, "npm", "install", "--offline", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock")
-    for name in OF_THE_WORKSPACE:
-        link = folder / "node_modules" / name
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(ROOT / "node_modules" / name)
-    assert not (folder / "node_modules" / "@chatd" / "client").is_symlink()
+    install_packed(folder, OF_THE_WORKSPACE)
     tool(folder, "node", "node_modules/typescript/bin/tsc", "-p", ".")
-    tool(folder, "node", "node_modules/vite/bin/vite.js", "build", "--base", "./", "--logLevel", "warn")
-    return folder / "dist"
+    return vite_build(folder)
 
 
 async def opened(browsing: Browsing, built: Path, user: str, peer: str) -> Page:

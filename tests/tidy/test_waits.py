@@ -36,6 +36,8 @@ SLEEPS: Final = {
     "cluster/test_read_only.py": (2, "how long an outage lasts, and a newcomer's pause"),
     "cluster/test_redis_faults.py": (2, "how long a fault lasts, and a lease after it"),
     "cluster/traffic.py": (1, "a client waits as the notice of a drain tells"),
+    "js/crowd.py": (1, "what breaks stays so for times drawn from the seed"),
+    "js/kills.py": (2, "somebody writes, and the server is killed, at times drawn from the seed"),
     "integration/test_client_kills.py": (2, "people write, and a bot is killed, at times drawn from the seed"),
     "integration/test_client.py": (3, "a line is cut, and people write, at times drawn from the seed"),
     "integration/test_readiness.py": (1, "the end of a connection that nobody reads has no event"),
