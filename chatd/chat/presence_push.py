@@ -119,7 +119,7 @@ class PresencePush:
         self._metrics.presence_merged = self._pace.merged
 
     def _stands(self, change: Change) -> bool:
-        """Whether the user still has this status: a change that nobody watched replaced nothing here.
+        """Whether the user still has this status: changes that nobody watched replaced nothing.
 
         Who watches since then has had a snapshot, perhaps with a lower version than this.
         """

@@ -74,6 +74,7 @@ class Driven:
         self.changed = changed
         self.gaps: list[Gap] = []
         self.faults: list[str] = []
+        self.refcids: dict[tuple[str, int], str] = {}  # own changes that name their message by its cid alone
         self.unanswered: set[str] = set()
         self.mine: dict[str, list[str]] = {}  # by peer: cids of own messages that may be changed
         self.have: dict[str, int] = {}  # by conversation: the highest seq that was given
@@ -90,7 +91,11 @@ class Driven:
     def heard(self, event: list[Any]) -> None:
         match event:
             case ["got", c, seq, ts, sender, kind, ref, body, cid]:
-                self.history.events.append(Got(c, seq, ts, sender, kind, ref, body, cid))
+                if isinstance(ref, str):
+                    self.refcids[c, seq] = ref
+                self.history.events.append(
+                    Got(c, seq, ts, sender, kind, ref if isinstance(ref, int) else None, body, cid)
+                )
                 self.have[c] = max(self.have.get(c, 0), seq)
             case ["sent", cid, to, kind, _, body]:
                 self.history.events.append(Sent(cid, to, kind, None, body))

@@ -21,7 +21,8 @@ FROM_THE_START: Final = 1
 
 def judge_told(everyone: Sequence[Driven], living: Sequence[Driven], log: Log, who: Who) -> list[Finding]:
     """Over what all told. Of those that have ended, what they told has to be right; the others have to have all."""
-    histories = [as_pushed(one.history, one.gaps) for one in everyone]
+    seqs = {(c, entry.cid): entry.seq for c, entries in log.items() for entry in entries}
+    histories = [as_pushed(_by_seq(one, seqs), one.gaps) for one in everyone]
     findings = checker.check(histories, log)
     findings += [Finding("fault", f"{one.history.device}: {fault}") for one in everyone for fault in one.faults]
     alive = {id(one) for one in living}
@@ -30,6 +31,17 @@ def judge_told(everyone: Sequence[Driven], living: Sequence[Driven], log: Log, w
             findings += checker.missing(history, _theirs(history, log, who))
             findings += _unsent(one, log)
     return findings
+
+
+def _by_seq(client: Driven, seqs: Mapping[tuple[str, str], int]) -> History:
+    """The same, with the seq of each message that an own change names by its cid."""
+    events = [
+        e._replace(ref=seqs.get((e.c, refcid)))
+        if isinstance(e, Got) and (refcid := client.refcids.get((e.c, e.seq))) is not None
+        else e
+        for e in client.history.events
+    ]
+    return History(client.history.user, client.history.device, events)
 
 
 def as_pushed(history: History, gaps: Sequence[Gap]) -> History:

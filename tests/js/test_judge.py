@@ -63,6 +63,15 @@ def test_what_a_client_was_told_wrongly_is_found(seqs: tuple[int, ...], what: st
     assert "order" in found(client(*map(got, seqs)), lives=False)
 
 
+def test_an_own_change_may_name_its_message_by_the_cid() -> None:
+    one = client(got(1), got(2), got(3)._replace(ref=None), got(4), got(5))
+    assert "body" in found(one)
+    one.refcids["1", 3] = "x1"
+    assert found(one) == {}
+    one.refcids["1", 3] = "y1"
+    assert "body" in found(one)
+
+
 def test_what_was_to_be_fetched_and_was_not_is_found() -> None:
     assert "missing" in found(client(got(1), got(4), got(5), gaps=(Gap("1", 1, 3),)))
 

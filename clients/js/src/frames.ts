@@ -19,6 +19,8 @@ export interface Entry {
   edited?: number;
   deleted?: number;
   cid?: string;
+  /** Of an own change of a message that is not held, in place of `ref`: the cid of that message. */
+  refcid?: string;
 }
 
 /** One conversation as `welcome` and `conversations` list it (section 3). */

@@ -94,6 +94,7 @@ export class Sender {
     if (kind !== 'delete') entry.body = item.body;
     const ref = item.ref ?? (refcid === null ? null : this.#engine.seqOf(peer, refcid));
     if (ref !== null) entry.ref = ref;
+    else if (refcid !== null) entry.refcid = refcid;
     // A dup stands outside the order and moves no place: the entry itself comes by resync, history, or came before.
     const step = isDup ? 'dup' : this.#engine.places.step(c, peer, seq, ts);
     const known = (isGood: boolean) => {

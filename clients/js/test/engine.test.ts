@@ -107,6 +107,16 @@ test('an entry is passed on once, and acked, many by one frame', async () => {
   );
 });
 
+test('an own change of a message that is not held names it by its cid', async () => {
+  const rig = await new Rig().live();
+  rig.edit(null, 'm-1');
+  socket().say({ t: 'ok', id: sent('edit')[0]?.id, c: '12', seq: 6, ts: 7 });
+  assert.deepEqual(
+    rig.told('entry').map(({ entry: { seq, ref, refcid } }) => [seq, ref, refcid]),
+    [[6, undefined, 'm-1']],
+  );
+});
+
 test('nothing goes out to nobody, and nobody is told of it', async () => {
   const rig = await new Rig().live();
   rig.send('', 'hi');

@@ -24,8 +24,8 @@ export function drive(client, tell, fault = '') {
 }
 
 async function entries(client, tell) {
-  for await (const { c, seq, ts, from, kind, ref = null, body = null, cid = null } of client.entries())
-    tell(['got', c, seq, ts, from, kind, ref, body, cid]);
+  for await (const { c, seq, ts, from, kind, ref, refcid, body = null, cid = null } of client.entries())
+    tell(['got', c, seq, ts, from, kind, ref ?? refcid ?? null, body, cid]);
 }
 
 function saying(client, tell) {
