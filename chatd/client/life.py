@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -45,6 +45,7 @@ class Life:
         auto_ack: bool = True,
         queue_max: int = QUEUE_MAX,
         outbox_max: int = ITEMS_MAX,
+        on_line: Callable[[Line], object] | None = None,
         options: Mapping[str, Any] | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class Life:
         )
         self._session: Session | None = None  # while live
         self._line = Line("offline", "not_opened")
+        self._on_line = on_line
         self._changed = asyncio.Event()  # set when `_session` or `_ended` changes
         self._over = asyncio.Event()
         self._ended: Stopped | None = None
@@ -227,6 +229,11 @@ class Life:
             case "connecting":
                 log.debug("connecting to %s", self.url)
         self._desk.events.add(line)
+        if self._on_line is not None:
+            try:
+                self._on_line(line)
+            except Exception:  # the app's
+                log.exception("on_line failed")
 
     def _finish(self, error: Stopped) -> None:
         """End with `error`; after the first call the first reason stays."""

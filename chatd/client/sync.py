@@ -185,12 +185,13 @@ class Client:
         auto_ack: bool = True,
         queue_max: int = QUEUE_MAX,
         outbox_max: int = ITEMS_MAX,
+        on_line: Callable[[Line], object] | None = None,
         options: Mapping[str, Any] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._client = client_module.Client(
             url, token=token, device=device, state=state, store=store, auto_ack=auto_ack,
-            queue_max=queue_max, outbox_max=outbox_max, options=options, rng=rng,
+            queue_max=queue_max, outbox_max=outbox_max, on_line=on_line, options=options, rng=rng,
         )  # fmt: skip
         self._thread: _Thread | None = None
         self._entries: deque[Entry | Reset] = deque()

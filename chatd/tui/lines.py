@@ -18,7 +18,8 @@ from contextlib import suppress
 from typing import Final, TextIO
 
 from chatd.client import Client, ClientError
-from chatd.client.tail import escaped, line
+from chatd.client.printable import escaped
+from chatd.client.tail import line
 
 AHEAD_MAX: Final = 100  # lines that are read before the first of them is sent
 SHOWN_S: Final = 5.0  # longest wait, at the end, for own lines to be shown

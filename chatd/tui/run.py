@@ -14,6 +14,7 @@ import uuid
 from typing import Final
 
 from chatd.client import Client, Token
+from chatd.client.outages import Outages
 from chatd.errors import ChatdError
 from chatd.tui.lines import Lines, lines_of
 
@@ -66,15 +67,16 @@ def by_lines(url: str, token: Token, peer: str) -> int:
     """Send the lines of standard input to `peer`. Returns the exit status. Raises Stopped."""
 
     async def life() -> int:
-        lines = Lines(_client(url, token), peer, out=sys.stdout, err=sys.stderr)
+        client = _client(url, token, on_line=Outages(url, sys.stderr))
+        lines = Lines(client, peer, out=sys.stdout, err=sys.stderr)
         await lines.chat(lines_of(sys.stdin))
         return FAILED if lines.refused else 0
 
     return asyncio.run(life())
 
 
-def _client(url: str, token: Token) -> Client:
-    return Client(url, token=token, device=f"chat-{uuid.uuid4().hex[:12]}")
+def _client(url: str, token: Token, on_line: Outages | None = None) -> Client:
+    return Client(url, token=token, device=f"chat-{uuid.uuid4().hex[:12]}", on_line=on_line)
 
 
 def _keep_the_log_off_the_screen() -> None:

@@ -244,7 +244,7 @@ async def test_tail_says_what_it_waits_for_and_when_that_is_there(make_server: M
     try:
         async with asyncio.timeout(20):
             assert b"Ctrl-C ends it" in await tail.stderr.readline()
-            assert f"no server answers at ws://127.0.0.1:{port}/ws".encode() in await tail.stderr.readline()
+            assert f"cannot connect to ws://127.0.0.1:{port}/ws".encode() in await tail.stderr.readline()
             await make_server(port=port)
             assert await tail.stderr.readline() == b"chatd: connected\n"
     finally:

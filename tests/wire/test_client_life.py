@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from chatd.client import Closed, Line, Notice, NoToken, RequestError, Stopped, reconnect
+from chatd.client import Client, Closed, Line, Notice, NoToken, RequestError, Stopped, reconnect
 from chatd.client import link as link_module
 from chatd.client import session as session_module
 from chatd.client.dial import Dial
@@ -313,3 +313,18 @@ async def test_a_failure_of_the_client_itself_is_loud(
         with pytest.raises(Stopped, match="ZeroDivisionError"):
             await anext(client.entries())
         assert "please report this" in caplog.text
+
+
+async def test_each_change_of_the_line_is_told_from_the_first_try_on_whatever_the_listener_does(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told: list[str] = []
+
+    def on_line(line: Line) -> None:
+        told.append(line.state)
+        raise ZeroDivisionError
+
+    async with FakeChatd() as server, Client(server.url, token="me", device="d1", on_line=on_line):
+        assert told == ["connecting", "online"]
+    assert told[-1] == "stopped"
+    assert "on_line failed" in caplog.text
