@@ -39,6 +39,6 @@ class Client(Handlers, Asking):
     this client loads its state from and saves it, instead of `state`. `auto_ack`: entries taken
     from `entries` count as delivered. `queue_max`: entries in memory that wait for the app.
     `outbox_max`: sends that wait for the server. `on_line`: called in the client's loop with each
-    change of `line`, also of those before `open` returns. `options` go to `websockets.connect`. Raises
-    ValueError for a `url` that is none and a `state` that is none.
+    change of `line`, also of those before `open` returns. `options` go to `websockets.connect`.
+    Raises ValueError for a `url` that is none and a `state` that is none.
     """
