@@ -1,6 +1,7 @@
 """One connection of a client to the server that a walk plays: its frames out, and its end.
 
     link.say(frame)         goes out behind what was said before
+    link.lag(0.1)           what follows leaves later
     link.close(code)        a close behind it; None: the line breaks there, without a word
     link.abort()            the line breaks now, with all that has not left
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
 from typing import TypeAlias
 
 from websockets.asyncio.server import ServerConnection
@@ -24,23 +24,24 @@ CloseWith: TypeAlias = tuple[int | None]
 
 
 class PlayedLink:
-    """`is_live`: it is welcomed, and gets what happens from now on. `lag_s`: how long a frame, and
-    all behind it, takes to leave; asked for each.
-    """
+    """`is_live`: it is welcomed, and gets what happens from now on."""
 
-    def __init__(self, ws: ServerConnection, lag_s: Callable[[], float]) -> None:
+    def __init__(self, ws: ServerConnection) -> None:
         self.ws = ws
-        self._lag_s = lag_s
         self.is_live = False
         self.is_over = False
         self.blocked: dict[str, str] = {}  # peer -> the cid that is waited for
         self.due: dict[str, float] = {}  # cid -> not to be sent again before this time of the loop
-        self._out: asyncio.Queue[Frame | CloseWith] = asyncio.Queue()
+        self._out: asyncio.Queue[Frame | float | CloseWith] = asyncio.Queue()
 
     def say(self, frame: Frame) -> None:
         """Send a frame behind the others."""
         if not self.is_over:
             self._out.put_nowait(frame)
+
+    def lag(self, lag_s: float) -> None:
+        """What is said from now on leaves so much later."""
+        self._out.put_nowait(lag_s)
 
     def close(self, code: int | None) -> None:
         """The last that goes out; nothing is heard any more."""
@@ -64,7 +65,7 @@ class PlayedLink:
                     case (None,):
                         self.ws.transport.abort()
                         return
+                    case float(lag_s):
+                        await asyncio.sleep(lag_s)
                     case frame:
-                        if lag_s := self._lag_s():
-                            await asyncio.sleep(lag_s)
                         await self.ws.send(json.dumps(frame))

@@ -38,8 +38,8 @@ RESYNC_MAX: Final = 4  # entries of a conversation that a welcome brings; more a
 PAGE_MAX: Final = 3  # entries of a page
 CUTS: Final = 4  # of a walk: the waits after them add up to some 4 s at most
 RETRY_MS: Final = (10, 60)  # least and most
-LAGS: Final = 0.05  # of the frames leave late, by LAG_S at most: longer than what a refusal asks to wait
-LAG_S: Final = 0.2
+LAGS: Final = 0.7  # of the refusals: what follows leaves late, so that the client tries again before it has it
+LAG_S: Final = 0.15
 CODES: Final = (1001, 1011, 1012, 4006, 4007)  # after each of them a client comes back
 FATES: Final = {  # of a request, and how often
     "answered": 12, "cut": 1, "stored and cut": 3, "overloaded": 1, "unavailable": 1, "stored and unavailable": 1,
@@ -77,7 +77,7 @@ class PlayedServer:
                 connection.transport.abort()
 
     async def _serve(self, ws: ServerConnection) -> None:
-        link = PlayedLink(ws, self._lag_s)
+        link = PlayedLink(ws)
         writing = asyncio.create_task(link.write())
         try:
             async for text in ws:
@@ -91,9 +91,6 @@ class PlayedServer:
                 self.welcomed.clear()
             writing.cancel()
             await asyncio.gather(writing, return_exceptions=True)
-
-    def _lag_s(self) -> float:
-        return self._rng.random() * LAG_S if self.faults and self._rng.random() < LAGS else 0.0
 
     # ---- what others do --------------------------------------------------------------------------
 
@@ -305,6 +302,8 @@ class PlayedServer:
         if code == "unavailable":
             self._unknown.add(cid)
         link.say({"t": "err", "id": id, "code": code, "msg": "x", "retry_ms": wait})
+        if self._rng.random() < LAGS:
+            link.lag(LAG_S)
 
     def _wish(self, log: PlayedLog, frame: Frame) -> tuple[str, str, int, str | None] | None:
         """What it asks for; None: it names no message of its own."""

@@ -107,6 +107,15 @@ async def test_a_server_behind_tls_is_tried_by_wss(make_server: MakeServer, tmp_
     assert "ok   04_send: " in tried.stdout
 
 
+async def test_walks_of_a_client_are_chosen_and_repeated_by_their_seed() -> None:
+    command = shlex.join([sys.executable, str(Path(__file__).parents[2] / "clients" / "adapters" / "python.py")])
+    result = await conformance("--client", command, "--only", "walk 2", "--steps", "20", "--seed", "7")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "ok   walks: walk 2" in result.stdout
+    assert "seed of the walks: 7" in result.stdout
+    assert "1 passed, 0 failed, 0 not run" in result.stdout
+
+
 async def test_a_token_that_the_server_refuses_is_one_line(make_server: MakeServer) -> None:
     result = await conformance((await make_server()).url, "--secret", "another secret, long enough to sign")
     assert result.returncode == 1

@@ -26,7 +26,7 @@ from tests.wire.test_client_vectors import SUBJECTS
 
 PERL: Final = ROOT / "clients" / "adapters" / "client.pl"
 STEPS: Final = 60
-SEEDS: Final = range(4)  # one of them must meet the fault
+SEEDS: Final = range(6)  # one of them must meet the fault
 FAULT_WAIT_S: Final = 0.5  # for what a fault keeps away
 FAULT_BACK_S: Final = 3.0
 
