@@ -289,8 +289,8 @@ export class CoreClient {
     else if (event.t === 'entry' && event.how === 'live') this.#entry(this.#made(event.entry));
     else if (event.t === 'item') this.#item(event);
     else if (event.t === 'receipt') {
-      const peer = this._engine.places.of.get(event.c)?.peer as UserId | undefined;
-      if (peer !== undefined) emit('receipt', { peer, from: event.from, delivered: event.delivered, read: event.read });
+      const { peer, from, delivered, read } = event;
+      emit('receipt', { peer, from, delivered, read });
     } else if (event.t === 'typing') emit('typing', { peer: event.from });
     else if (event.t === 'done') {
       this._waiters.done(event.cid, event.ok);

@@ -27,7 +27,7 @@ export type EngineEvent =
   | { t: 'item'; item: Item; isKept: boolean; after: number | null }
   | { t: 'synced'; since: string | null }
   | { t: 'entry'; entry: Entry; how: 'live' | 'dup' }
-  | { t: 'receipt'; c: string; from: string; delivered: number; read: number }
+  | { t: 'receipt'; c: string; peer: string; from: string; delivered: number; read: number }
   | { t: 'presence'; list: Status[]; isAll: boolean }
   | { t: 'typing'; from: string }
   | { t: 'outbox'; peer: string; items: OutboxItem[] }

@@ -76,7 +76,7 @@ export class Keeper implements Keeping {
       // in this turn has been done, because what leaves must be stored as `tried`.
       if (event.items.some(({ state }) => state === 'queued')) queueMicrotask(() => void this.flush());
     } else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
-    else if (event.t === 'receipt') this.#touch(model.peerOf(event.c) ?? null);
+    else if (event.t === 'receipt') this.touch(event.peer);
     else if (event.t === 'welcome' || event.t === 'synced') this.#touch(null);
   }
 

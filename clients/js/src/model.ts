@@ -65,7 +65,6 @@ export class Model implements Held {
   line: Line = { state: 'stopped', reason: '', retryAt: 0 };
   /** By peer. */
   readonly chats = new Map<string, Chat>();
-  readonly #byId = new Map<string, Chat>();
   readonly people = new Map<string, Status>();
   /** The last sign of each peer: a later one makes the end of an earlier one void. */
   readonly typing = new Map<string, number>();
@@ -82,7 +81,6 @@ export class Model implements Held {
     const people = [...this.people.keys()];
     this.user = '';
     this.chats.clear();
-    this.#byId.clear();
     this.people.clear();
     for (const peer of known) this.changed(peer);
     for (const peer of people) this.#client._views.touched({ what: 'presence', peer });
@@ -100,10 +98,6 @@ export class Model implements Held {
     return chat;
   }
 
-  peerOf(c: string): string | undefined {
-    return this.#byId.get(c)?.peer;
-  }
-
   find(peer: string, { seq, cid }: Named): Named | undefined {
     const messages = this.chats.get(peer)?.log.messages();
     return messages?.find((message) => (seq === null ? message.cid === cid : message.seq === seq));
@@ -119,11 +113,6 @@ export class Model implements Held {
   changed(peer: string): void {
     this.#client._views.touched({ what: 'messages', peer });
     this.#client._views.touched({ what: 'list' });
-  }
-
-  name(chat: Chat, c: string): void {
-    chat.c = c;
-    this.#byId.set(c, chat);
   }
 
   take(event: EngineEvent): void {
@@ -167,7 +156,6 @@ export class Model implements Held {
   /** Another epoch: nothing of the logs holds. */
   #reset(why: ResetReason): void {
     if (why !== 'epoch') this.forget();
-    this.#byId.clear();
     for (const [peer, old] of this.chats) {
       if (this.#client._engine.outbox.of(peer).length > 0) this.chats.set(peer, new Chat(peer, old.ts));
       else this.chats.delete(peer);
@@ -177,7 +165,7 @@ export class Model implements Held {
 
   #item(item: Item, isKept: boolean): void {
     const chat = this.with(item.peer);
-    this.name(chat, item.c);
+    chat.c = item.c;
     const seen = item.reset ? 0 : Math.min(chat.read, item.head);
     chat.list(item);
     chat.missedTo = item.head;
@@ -196,7 +184,7 @@ export class Model implements Held {
     const peer = isOwn ? entry.to : entry.from;
     const chat = this.with(peer);
     chat.ts = chat.c === null ? ts : Math.max(chat.ts, ts);
-    this.name(chat, c);
+    chat.c = c;
     chat.log.take(entry, how);
     this.#sides(chat, entry);
     if (!isOwn) this.#endTyping(peer);
@@ -209,8 +197,8 @@ export class Model implements Held {
     this.changed(peer);
   }
 
-  #receipt({ c, from, delivered, read }: { c: string; from: string; delivered: number; read: number }): void {
-    const chat = this.#byId.get(c);
+  #receipt({ peer, from, delivered, read }: EngineEvent & { t: 'receipt' }): void {
+    const chat = this.chats.get(peer);
     if (!chat) return;
     if (from === this.user) {
       chat.delivered = Math.max(chat.delivered, delivered);

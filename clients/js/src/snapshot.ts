@@ -92,7 +92,7 @@ export function load(records: Records, client: ChatClient, resume: (gap: Gap) =>
     for (const { after, head } of listOf(gaps, gapOf).list) resume({ peer, c, after, head });
     const chat = model.with(peer);
     chat.list(good);
-    model.name(chat, c);
+    chat.c = c;
     chat.log.load(log);
     model.changed(peer);
   }

@@ -70,6 +70,7 @@ export class Teller {
 
   receipt({ c, from, delivered, read }: { c: string; from: string; delivered: number; read: number }): void {
     if (from === this.#engine.user) this.cursors.known(c, { delivered, read });
-    this.#engine.emit({ t: 'receipt', c, from, delivered, read });
+    const peer = this.#engine.places.of.get(c)?.peer;
+    if (peer !== undefined) this.#engine.emit({ t: 'receipt', c, peer, from, delivered, read });
   }
 }
