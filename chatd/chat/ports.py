@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from chatd.errors import Refused, Retryable
     from chatd.ids import ConvId, UserId
     from chatd.postgres.connection import Backend
-    from chatd.protocol import Send
+    from chatd.protocol import Entering
 
 NEW_PERIOD_S: Final = 3_600.0  # of the rate limit of new conversations
 
@@ -130,11 +130,11 @@ class Admission(Protocol):
 
 
 class FirstSend(NamedTuple):
-    """A send that waits for its conversation. `resent_early`: as from `SendOrder.arrive`."""
+    """A send that waits for its conversation, or a change behind one. `resent_early`: as from `SendOrder.arrive`."""
 
     session: Session
     user: User
-    request: Send
+    request: Entering
     resent_early: bool
 
 

@@ -86,9 +86,9 @@ class SendPipeline(SendErrors):
         user = session.user
         assert user is not None
         to = request.to
-        if to is not None and type(request) is Send:
+        if to is not None:
             new = self._new_conversations
-            if to not in user.peers or (new.waiting and new.waits(user.id, to)):
+            if (type(request) is Send and to not in user.peers) or (new.waiting and new.waits(user.id, to)):
                 self._begin(session, request, user, to, now)
                 return
         item = Item.from_request(session, request, self._registry.find(user, request.c, to))
@@ -113,10 +113,10 @@ class SendPipeline(SendErrors):
             raise not_queued(session, peer, request, error)
         raise error
 
-    def _begin(self, session: Session, request: Send, user: User, to: UserId, now: float) -> None:
+    def _begin(self, session: Session, request: Entering, user: User, to: UserId, now: float) -> None:
         """A send to a user with whom no conversation is in memory.
 
-        Or earlier sends still wait for it, and this one must not overtake them.
+        Or earlier sends still wait for it, and this send, edit or delete must not overtake them.
         """
         check_name(user, to)
         if self.draining:

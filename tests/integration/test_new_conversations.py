@@ -52,6 +52,23 @@ async def answers(peer: Peer, ids: list[int]) -> list[dict[str, Any]]:
     return [got[id] for id in ids]
 
 
+async def test_changes_wait_behind_the_first_messages_that_they_change(server: Server) -> None:
+    """By `refcid` they may be sent before the ok of the message is there."""
+    alice = await server.connect("alice")
+    go_on = held(server)
+    cids = [str(uuid.uuid4()) for _ in range(4)]
+    ids = [await alice.post("send", to="bob", cid=cid, body=cid) for cid in cids[:2]]
+    ids.append(await alice.post("edit", to="bob", cid=cids[2], refcid=cids[0], body="changed"))
+    ids.append(await alice.post("delete", to="bob", cid=cids[3], refcid=cids[1]))
+    ids.append(await alice.post("edit", to="carol", cid=str(uuid.uuid4()), refcid=cids[0], body="to nobody"))
+    await alice.request("ping")
+    assert [reply["code"] for reply in await answers(alice, ids[4:])] == ["no_conversation"]
+    go_on.set()
+    assert [reply.get("seq") for reply in await answers(alice, ids[:4])] == [1, 2, 3, 4]
+    page = await alice.request("history", to="bob")
+    assert [entry.get("body") for entry in page["entries"] if entry["kind"] == "message"] == ["changed", None]
+
+
 async def test_a_user_has_a_part_of_what_may_wait_and_others_have_theirs(
     make_server: MakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
