@@ -130,7 +130,10 @@ class Admission(Protocol):
 
 
 class FirstSend(NamedTuple):
-    """A send that waits for its conversation, or a change behind one. `resent_early`: as from `SendOrder.arrive`."""
+    """A send that waits for its conversation, or a change behind one.
+
+    `resent_early`: as from `SendOrder.arrive`.
+    """
 
     session: Session
     user: User
