@@ -125,10 +125,9 @@ def _announce(port: int, settings: Settings, few: str | None) -> None:
 
 def _invite(port: int, settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    what = f"open http://{host}:{port}/ in two tabs" if settings.page != "off" else f"connect to ws://{host}:{port}/ws"
     with contextlib.suppress(OSError):  # a node serves although its output is closed
-        print(
-            f"chatd {__version__} is ready: open http://{host}:{port}/ in two tabs, and stop it by Ctrl-C", flush=True
-        )
+        print(f"chatd {__version__} is ready: {what}, and stop it by Ctrl-C", flush=True)
 
 
 def _config(options: argparse.Namespace) -> int:

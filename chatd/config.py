@@ -112,7 +112,15 @@ class Settings(BaseModel):
         0,
         TOKEN_TTL_S_MAX,
     )
+    page: Literal["off", "on", "development"] = _access(
+        "development",
+        "The page at `/`. off: none; on: it takes a token; "
+        "development: in development mode (no keys_file) it takes a name, else as on",
+    )
     origins: list[str] = _access([], "More web origins to allow, such as https://chat.example.org, separated by commas")
+    embed_origins: list[str] = _access(
+        [], "Web origins whose pages may show the page in a frame, and give it their user's token, separated by commas"
+    )
 
     trusted_proxies: list[str] = _proxy(
         [],
@@ -206,6 +214,11 @@ class Settings(BaseModel):
         """Whether there is no keys_file: tokens are signed by a key that chatd makes itself."""
         return self.keys_file is None
 
+    @property
+    def gives_tokens(self) -> bool:
+        """Whether anybody gets a token for any name, by the page at `/dev/token`."""
+        return self.development and self.page == "development"
+
     def token_ttl_s(self, wanted_s: int) -> int:
         """How long a token made here is valid: as wanted, but at most `token_ttl_max_s`."""
         return min(wanted_s, self.token_ttl_max_s or wanted_s)
@@ -225,7 +238,7 @@ class Settings(BaseModel):
     def _read(cls, value: object, info: Any) -> object:
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("is true or false")  # pydantic would read TOML's `port = true` as 1
-        if info.field_name in ("origins", "trusted_proxies") and isinstance(value, str):
+        if info.field_name in ("origins", "embed_origins", "trusted_proxies") and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         if value == "" and cls.model_fields[info.field_name].annotation in (Path, Path | None):
             raise ValueError("is empty")  # Path("") would be the current folder
@@ -243,7 +256,9 @@ class Settings(BaseModel):
                 )
         if isinstance(value, Path):
             return _expanded(value)
-        return [setting_checks.canonical_origin(origin) for origin in value] if info.field_name == "origins" else value
+        if info.field_name in ("origins", "embed_origins"):
+            return [setting_checks.canonical_origin(origin) for origin in value]
+        return value
 
     @model_validator(mode="after")
     def _check_relations(self) -> Self:

@@ -69,6 +69,7 @@ COUNTERS: Final = {
     "frames_bad": "frames answered with an error",
     "requests": "requests of all types",
     "connections": "connections accepted",
+    "http_requests": "plain HTTP requests answered on the chat port",
     "hellos": "hellos answered with a welcome",
     "hellos_limited": "hellos and new tokens refused because their user or address had too many",
     "reads_refused": "reads refused: too many of their session or user under way, or too many waiting",
@@ -157,6 +158,7 @@ class Metrics(Collector):
     frames_bad: int
     requests: int
     connections: int
+    http_requests: int
     hellos: int
     hellos_limited: int
     reads_refused: int

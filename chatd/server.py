@@ -149,7 +149,7 @@ class Node:
         self.store.held = lambda: {conv.id: conv.head for conv in self.registry.convs.values()}
         if self.cluster is not None:
             self.cluster.attach(self.services, self.delivery, self.chat)
-        pages = Pages(self.token if s.development else None, remote=s.allow_remote_dev)
+        pages = Pages.by(s, self.token)
         self.listener = Listener(self.services, self.chat, pages, access_log, self._loop)
         self._revocation = Revocation(self.listener.connections, now=clock.now, spawn=self.tasks.spawn)
         self.retention = partitions.Retention(

@@ -28,6 +28,7 @@ WORDS: Final = {
     "node_name": "1 to 64 printable ASCII characters",
     "trusted_proxies": "networks such as 10.0.0.0/8",
     "origins": "scheme://host[:port], in lower case and without a path, several by commas",
+    "embed_origins": "scheme://host[:port], in lower case and without a path, several by commas",
 }
 
 _PATTERNS: Final = {
@@ -37,7 +38,7 @@ _PATTERNS: Final = {
     "node_name": re.compile(r"[ -~]{1,64}"),
 }
 _HOST: Final = re.compile(r"[0-9A-Za-z_.:%-]+")
-_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/?#\s@A-Z\[\]:]+)(?::([0-9]+))?")
+_ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[^/?#\s@A-Z\[\]:;]+)(?::([0-9]+))?")
 
 
 def check(name: str, text: str) -> None:
@@ -91,4 +92,9 @@ def _origin(text: str) -> None:
         raise ValueError("would match nothing: the origin of a page is http://... or https://...")
 
 
-_JUDGES: Final[dict[str, Callable[[str], None]]] = {"host": _host, "admin_host": _host, "origins": _origin}
+_JUDGES: Final[dict[str, Callable[[str], None]]] = {
+    "host": _host,
+    "admin_host": _host,
+    "origins": _origin,
+    "embed_origins": _origin,
+}

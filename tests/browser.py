@@ -75,19 +75,20 @@ class Tab:
         """All that follows from what has happened is drawn."""
         await self.page.evaluate(SETTLED)
 
-    async def scroll(self, script: str) -> None:
-        """Set the pane's place to what `script` makes of `pane` (its element) and `at(text)` (the
-        end of a message).
-        """
-        await self.page.evaluate(
-            """(script) => {
+    async def scroll(self, text: str) -> None:
+        """Down, until the end of the message is at the end of the pane. On the way more is fetched."""
+        await self.page.wait_for_function(
+            """(text) => {
               const pane = document.querySelector('.scroller');
-              const shows = (text) => (node) => node.querySelector('.text').textContent === text;
-              const find = (text) => [...pane.querySelectorAll('.message')].find(shows(text));
-              const at = (text) => find(text).offsetTop + find(text).offsetHeight;
-              pane.scrollTop = { 'top': 0, 'bottom': pane.scrollHeight }[script] ?? at(script) + 8 - pane.clientHeight;
+              const shows = (node) => node.querySelector('.text').textContent === text;
+              const found = [...pane.querySelectorAll('.message')].find(shows);
+              const away = found
+                ? found.getBoundingClientRect().bottom + 8 - pane.getBoundingClientRect().bottom
+                : pane.clientHeight / 2;
+              pane.scrollTop += away;
+              return found !== undefined && Math.abs(away) < 1;
             }""",
-            script,
+            arg=text,
         )
 
     async def offline(self) -> None:
@@ -104,9 +105,10 @@ class Tab:
 class Browsing:
     """One Chromium and one chatd."""
 
-    def __init__(self, browser: Browser, proxy: Proxy, server: Server, database: str) -> None:
+    def __init__(self, browser: Browser, proxy: Proxy, server: Server, database: str, embedder: int) -> None:
         self.server = server
         self.database = database
+        self.embedder = embedder  # port of the one origin that may show the page in a frame, http://localhost
         self._browser, self._proxy = browser, proxy
         self._test = 0
 
@@ -118,16 +120,29 @@ class Browsing:
         """A name of this test's own."""
         return f"{name}{self._test}"
 
-    async def tab(self, name: str, *, size: Size = DESK, clock: bool = False) -> Tab:
+    async def tab(self, name: str, *, size: Size = DESK, clock: bool = False, dark: bool = False) -> Tab:
         """Signed in. `clock`: the page's time can be moved (`page.clock`)."""
-        context = await self._browser.new_context(viewport=size)
-        context.set_default_timeout(WAIT_MS)
-        page = await context.new_page()
+        tab = await self.blank(size=size, dark=dark)
         if clock:
-            await page.clock.install()
-        tab = Tab(page, self._proxy, self.server)
+            await tab.page.clock.install()
         await tab.sign_in(name)
         return tab
+
+    async def blank(self, *, size: Size = DESK, dark: bool = False) -> Tab:
+        """A tab of a profile of its own, in which nothing is open."""
+        context = await self._browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        context.set_default_timeout(WAIT_MS)
+        return Tab(await context.new_page(), self._proxy, self.server)
+
+    @property
+    def address(self) -> str:
+        """Of the page."""
+        return f"http://127.0.0.1:{self._proxy.port}/"
+
+    def cut(self) -> None:
+        """The server is away for all tabs, until the next test."""
+        self._proxy.upstream = 0
+        self._proxy.drop()
 
     async def end(self) -> None:
         for context in self._browser.contexts:

@@ -43,7 +43,6 @@ ORDER: Final = (
     "tests/oracles/test_unicode_ids_against_regex.py",
     "tests/js/",
     "tests/web/",
-    "tests/unit/test_web_js.py",
     "tests/tidy/",
     "tests/wire/",
     "tests/oracles/",

@@ -24,6 +24,7 @@ from chatd.postgres.embedded import Embedded
 from chatd.server import Node
 from tests.fix_postgres import databases
 from tests.fix_server import Server
+from tests.ports import free_port
 from tests.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ async def browser_and_server(
     expect.set_options(timeout=WAIT_MS)
     databases_of_module = databases(postgres, template_db)
     database = next(databases_of_module)()
+    embedder = free_port()
+    limits["embed_origins"] = [f"http://localhost:{embedder}"]
     node = Node(Settings(data_dir=folder, port=0, admin_port=0, database_url=SecretStr(database), **limits))
     try:
         await node.start()
@@ -66,7 +69,7 @@ async def browser_and_server(
         await proxy.start()
         async with async_playwright() as playwright:
             browser = await playwright.chromium.launch(executable_path=binary)
-            yield Browsing(browser, proxy, Server(node), database)
+            yield Browsing(browser, proxy, Server(node), database, embedder)
             await browser.close()
         await proxy.stop()
     finally:

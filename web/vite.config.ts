@@ -1,5 +1,5 @@
 /**
- * The page as one script and one style sheet, each named by its content, in `web/dist`.
+ * The page as one script and one style sheet, each named by its content (scripts/build.mjs).
  *
  * The page is written for React and runs on Preact. The SDK is taken from its sources, so nothing has to be built first.
  */
@@ -21,13 +21,17 @@ export default defineConfig({
     ],
   },
   build: {
-    outDir: at('dist'), // not chatd/web: docs/decisions/0052 tells what it still lacks
     target: 'es2022',
     modulePreload: { polyfill: false },
     cssCodeSplit: false,
     assetsInlineLimit: 0,
     rollupOptions: {
-      output: { entryFileNames: '[name]-[hash].js', assetFileNames: '[name]-[hash][extname]', codeSplitting: false },
+      output: {
+        // All in this folder is named by its content: chatd and worker.js keep it for ever.
+        entryFileNames: 'assets/[name]-[hash].js',
+        assetFileNames: 'assets/[name]-[hash][extname]',
+        codeSplitting: false,
+      },
     },
   },
 });

@@ -190,7 +190,7 @@ def _noise(who: Who) -> bytes:
 
 
 def _page(who: Who) -> bytes:
-    return f"GET / HTTP/1.1\r\nHost: {who.host}:{who.port}\r\n\r\n".encode()
+    return f"GET / HTTP/1.1\r\nHost: {who.host}:{who.port}\r\nConnection: close\r\n\r\n".encode()
 
 
 def _metrics(who: Who) -> bytes:

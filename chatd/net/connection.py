@@ -1,7 +1,8 @@
 """One client's TCP connection: bytes to frames to the session, and back in one write a loop turn.
 
     HANDSHAKE ──101──► OPEN (──► FULL) ──close()──► CLOSING ──► CLOSED
-        └── plain HTTP: answered ─────────┘
+      │  ▲ └── plain HTTP: the last request answered ──────────────┘
+      └──┘ plain HTTP: answered, the next may follow
 
 Output: all frames of a loop turn are written at once, or those of several turns while the node is
 behind (`core/write_pacing.py`). The output that waits for a client that does not read is bounded;
@@ -33,7 +34,7 @@ from chatd.net.flow_control import FlowControl, Phase
 from chatd.net.shared import Shared
 from chatd.wire.frames import Event, Failure, PeerClose, Ping, encode_close, encode_pong
 from chatd.wire.framing import FrameReader
-from chatd.wire.handshake import Handshake, refusal
+from chatd.wire.handshake import Afterwards, Handshake, HandshakeResult, refusal
 
 logger = structlog.get_logger("connection")
 
@@ -126,15 +127,13 @@ class ClientConnection(FlowControl["ClientConnection"]):
         self._intake.left -= HANDSHAKE_COST
         if self._intake.left < self._intake.low:
             self._intake.renew()
-        self._handshake = None
         self._transport.write(result.data)
         if result.refused:
             self._shared.table.refused(result.refused, self.address)
-        if not result.upgraded:
-            self._phase = Phase.CLOSED
-            self._rest = b""
-            self._transport.close()
+        if result.afterwards is not Afterwards.UPGRADED:
+            self._answered(result)
             return
+        self._handshake = None
         shared = self._shared
         self._phase = Phase.OPEN
         self._reader = FrameReader(shared.frame_bytes_max)
@@ -145,6 +144,22 @@ class ClientConnection(FlowControl["ClientConnection"]):
         if result.rest:
             self._rest = result.rest + self._rest
             self._put_off(b"")
+
+    def _answered(self, result: HandshakeResult) -> None:
+        """A plain HTTP request has its response.
+
+        The next one follows, in a later turn, or this ends.
+        """
+        assert self._transport is not None
+        self._shared.metrics.http_requests += 1
+        if result.afterwards is Afterwards.KEPT:
+            self._shared.table.answered(self)
+            if result.rest:
+                self._rest = result.rest + self._rest
+                self._put_off(b"")
+            return
+        self._phase, self._handshake, self._rest = Phase.CLOSED, None, b""
+        self._transport.close()
 
     def _read(self, data: bytes) -> None:
         """Read a slice."""

@@ -76,7 +76,7 @@ class FlowControl(asyncio.Protocol, Generic[Conn]):
         self._paused = True
         if self._room is None and self._session is not None and self._session.state is not State.CLOSED:
             self._room = self._shared.loop.create_future()
-        if self._transport is not None and self._phase is Phase.OPEN:
+        if self._transport is not None and self._phase in (Phase.HANDSHAKE, Phase.OPEN):
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:

@@ -31,7 +31,7 @@ from chatd.net.flow_control import Phase
 from chatd.net.heartbeat import Heartbeat
 from chatd.net.shared import Shared
 from chatd.wire.arrival import Sources
-from chatd.wire.handshake import HttpHandler
+from chatd.wire.handshake import KEEP_ALIVE_S, HttpHandler
 
 BACKLOG: Final = 4_096  # connections that the kernel has accepted and this process has not
 # SO_RCVBUF: what the kernel buffers of a client's input, and one read can bring (Linux: up to
@@ -77,6 +77,7 @@ class Listener:
             s.unauthenticated_max, s.unauthenticated_per_address_max
         )
         self._shaking: dict[ClientConnection, None] = {}  # in the handshake, oldest first
+        self._kept: dict[ClientConnection, None] = {}  # between two plain HTTP requests, oldest first
         self._awaiting: dict[ClientConnection, None] = {}  # without a hello, oldest first
         self._closing: dict[ClientConnection, None] = {}  # oldest first
 
@@ -159,9 +160,21 @@ class Listener:
             self.refused("evicted", connection.address)
             connection.evict()
 
+    def answered(self, connection: ClientConnection) -> None:
+        """A plain HTTP request was answered: the next one must follow, or the connection ends.
+
+        It keeps its place among those without a hello: the longer it is here, the sooner a newer
+        one takes it.
+        """
+        self._shaking.pop(connection, None)
+        self._kept.pop(connection, None)
+        connection.deadline = self._now() + KEEP_ALIVE_S
+        self._kept[connection] = None
+
     def shaken(self, connection: ClientConnection) -> None:
         """Its handshake is done: a hello must follow."""
         self._shaking.pop(connection, None)
+        self._kept.pop(connection, None)
         self._awaiting[connection] = None
 
     def authenticated(self, connection: ClientConnection) -> None:
@@ -182,7 +195,7 @@ class Listener:
         self._unauthenticated.leave(connection)
         if not self.connections:
             self.empty.set()
-        for waiting in (self._shaking, self._awaiting, self._closing):
+        for waiting in (self._shaking, self._kept, self._awaiting, self._closing):
             waiting.pop(connection, None)
         if key := connection.counted:
             if self._addresses[key] == 1:
@@ -199,6 +212,7 @@ class Listener:
         """
         now, now_ms = self._now(), self._now_ms()
         self._expire(self._shaking, now, lambda c: c.abort(), "handshake_timeout")
+        self._expire(self._kept, now, lambda c: c.abort())
         self._expire(self._awaiting, now, lambda c: c.close(CloseCode.HELLO_TIMEOUT, "no hello"), "hello_timeout")
         self._expire(self._closing, now, lambda c: c.abort())
         for connection in list(self.connections):

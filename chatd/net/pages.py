@@ -1,65 +1,85 @@
 """Answers plain HTTP on the chat port: the page at `/`, its files, `/healthz`, `/dev/token`.
 
-`/dev/token` is there in development mode only; any other path is 404. Pure after construction.
+`/dev/token` is there in development mode only, and the page where the setting `page` says so; any
+other path is 404. Pure after construction.
 
-The files are read once, at start, and only these are served: a path is looked up, never opened. The
-headers (CSP) take from the page every permission that it does not need, because it shows what users
-send each other.
+The files are read once, at start (`net/static_files.py`), and only these are served. The headers
+(CSP) take from the page every permission that it does not need, because it shows what users send
+each other.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.datastructures import Headers, MultipleValuesError
 
+from chatd.config import Settings
 from chatd.ids import UserId, user_id
+from chatd.net import static_files
 from chatd.wire import http
 from chatd.wire.http import HttpResponse
 
 FOLDER: Final = Path(__file__).parents[1] / "web"
-TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 CSP: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    " manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors {}"
 )
 SECURITY: Final = (
-    ("Content-Security-Policy", CSP),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
-DYNAMIC: Final = (("Cache-Control", "no-store"), *SECURITY)
+DYNAMIC: Final = (
+    ("Cache-Control", "no-store"),
+    ("Content-Security-Policy", CSP.format("'none'")),
+    *SECURITY,
+)
 DEV_HEADER: Final = "X-Chatd-Dev"
 
 
 class Pages:
     """Answers requests by path.
 
-    `issue`: makes a token for a user; None outside development mode. `remote`: development mode is
-    open to the network.
+    `issue`: makes a token for a user; None where none is given away. `remote`: development mode
+    is open to the network. `has_page`: the files are served. `embedders`: origins that may show the
+    page in a frame.
     """
 
-    def __init__(self, issue: Callable[[UserId], str] | None, *, remote: bool = False, folder: Path = FOLDER) -> None:
+    def __init__(
+        self,
+        issue: Callable[[UserId], str] | None,
+        *,
+        remote: bool = False,
+        has_page: bool = True,
+        embedders: Sequence[str] = (),
+        folder: Path = FOLDER,
+    ) -> None:
         self._issue, self._remote = issue, remote
-        self._files: Mapping[str, HttpResponse] = {
-            f"/{file.name}": _file(file) for file in sorted(folder.iterdir()) if file.suffix in TYPES
-        }
-        self._files = {"/": self._files["/index.html"], **self._files} if "/index.html" in self._files else self._files
+        policy = ("Content-Security-Policy", CSP.format(" ".join(embedders) or "'none'"))
+        files = static_files.read(folder, (policy, *SECURITY)) if has_page else {}
+        self._files = {f"/{name}": file for name, file in files.items()}
+        if (index := self._files.get("/index.html")) is not None:
+            self._files["/"] = index
+
+    @classmethod
+    def by(cls, settings: Settings, issue: Callable[[UserId], str]) -> Self:
+        """As the settings say."""
+        return cls(
+            issue if settings.gives_tokens else None,
+            remote=settings.allow_remote_dev,
+            has_page=settings.page != "off",
+            embedders=settings.embed_origins,
+        )
 
     def respond(self, method: str, path: str, headers: Headers) -> HttpResponse:
-        """The response to a request that is not for a WebSocket."""
+        """The response to a request that is not for a WebSocket; to HEAD the same as to GET."""
         if method not in http.METHODS:
             return HttpResponse(
                 HTTPStatus.METHOD_NOT_ALLOWED,
@@ -68,12 +88,11 @@ class Pages:
             )
         name, _, query = path.partition("?")
         if name == "/healthz":
-            page = HttpResponse(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
-        elif name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
-            page = self._token(query)
-        else:
-            page = self._files.get(name) or http.plain(HTTPStatus.NOT_FOUND)
-        return page if method == "GET" else page._replace(body=b"")
+            return HttpResponse(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
+        if name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
+            return self._token(query)
+        file = self._files.get(name)
+        return http.plain(HTTPStatus.NOT_FOUND) if file is None else file.respond(headers)
 
     def _token(self, query: str) -> HttpResponse:
         assert self._issue is not None
@@ -103,8 +122,3 @@ def _own_page(headers: Headers, remote: bool) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _file(path: Path) -> HttpResponse:
-    headers = (("Content-Type", TYPES[path.suffix]), ("Cache-Control", "no-cache"), *SECURITY)
-    return HttpResponse(HTTPStatus.OK, headers, path.read_bytes())

@@ -42,6 +42,9 @@ class ConnectionTable(Protocol[Conn_contra]):
     def refused(self, reason: str, address: str) -> Literal[False]:
         """Count and log a connection that gets no session."""
 
+    def answered(self, connection: Conn_contra) -> None:
+        """A plain HTTP request was answered: the next one must follow, or the connection ends."""
+
     def shaken(self, connection: Conn_contra) -> None:
         """Its handshake is done: a hello must follow."""
 

@@ -118,6 +118,15 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "connections_refused_total",
         "tests/faults/test_bounds.py::test_a_handshake_without_end",
     ),
+    Bound(
+        "plain HTTP requests",
+        "connection",
+        f"{handshake.REQUESTS_MAX}, {handshake.KEEP_ALIVE_S} s from a response to the next request; "
+        "it counts as one without a hello; behind a trusted proxy 1",
+        "the last is answered with `Connection: close`; after that time the connection is cut",
+        "http_requests_total",
+        "tests/faults/test_bounds.py::test_plain_requests_of_a_connection_are_bounded",
+    ),
     # ---- connections
     Bound(
         "connections without a hello",

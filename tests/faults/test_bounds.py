@@ -15,6 +15,7 @@ from typing import TypeAlias
 import pytest
 import pytest_asyncio
 
+from chatd.wire import handshake
 from tests.client import Peer, peer_at
 from tests.faults.raw import Raw
 from tests.faults.test_kills import FAST
@@ -116,6 +117,40 @@ async def _read_all(peer: Peer, read: list[int], progress: asyncio.Event) -> Non
     async for frame in peer.ws:
         read[0] += '"t":"entry"' in str(frame)
         progress.set()
+
+
+PLAIN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+async def response(raw: Raw, n: int = 1) -> bytes:
+    """Read until so many responses to PLAIN are here, or the end."""
+    data = b""
+    while data.count(b"\r\n\r\nok\n") < n and (more := await asyncio.wait_for(raw.read(), 15)):
+        data += more
+    return data
+
+
+async def test_plain_requests_of_a_connection_are_bounded(start: Start) -> None:
+    """By number and by time between two; and they hold no place that a newer connection needs."""
+    chatd = await start(unauthenticated_max=20)
+    many = await Raw.dial(chatd.port)
+    await many.write(PLAIN * (handshake.REQUESTS_MAX + 8))
+    answered = await response(many, handshake.REQUESTS_MAX + 8)
+    assert answered.count(b"HTTP/1.1 200 ") == handshake.REQUESTS_MAX
+    assert answered.count(b"Connection: close") == 1
+
+    async with peer_at(chatd, "alice") as alice:
+        idle = [await Raw.dial(chatd.port) for _ in range(20)]
+        for raw in idle:
+            await raw.write(PLAIN)
+            assert await response(raw)
+        newer = await Raw.open(chatd.port)
+        assert await asyncio.wait_for(idle[0].read(), 5) == b"", "the oldest gave its place"
+        await newer.hello(chatd.token("bob"), "b")
+        await idle[1].write(PLAIN[:20])  # a part of a head buys no time
+        ended = asyncio.gather(*(raw.read() for raw in idle[1:]))
+        assert await asyncio.wait_for(ended, 15) == [b""] * 19
+        assert (await alice.say("bob"))["t"] == "ok"
 
 
 async def test_a_slow_handshake(start: Start) -> None:

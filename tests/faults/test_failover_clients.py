@@ -1,8 +1,8 @@
 """Clients over a real failover to a standby that lags: nobody sees a message twice, nobody misses
 one, nobody is stuck, and cursors are right.
 
-One failover of one node, and three scenes on it: Python clients (chatd.client), the page's client
-(chatd/web, under Node), and devices that speak the bare protocol and look at their cursors. Each
+One failover of one node, and three scenes on it: Python clients (chatd.client), the TypeScript SDK as the
+page has it (clients/js, under Node), and devices that speak the bare protocol and look at their cursors. Each
 scene does something that both servers have (`before`), something that is lost with the primary
 (`lose`), something while there is no primary (`meanwhile`), and says what must be in the end
 (`after`).
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,11 +25,11 @@ from tests.client import Frame, Peer
 from tests.faults.crowd import read_log
 from tests.fix_failover import Pair
 from tests.fix_server import MakeServer, Server
+from tests.js.test_gates import MISSING, build
 from tests.until import until
 
 WAIT_S = 30.0
-LIVE = Path(__file__).resolve().parents[1] / "web" / "live.mjs"
-NODE = shutil.which("node")
+LIVE = Path(__file__).with_name("live.mjs")
 
 
 @asynccontextmanager
@@ -127,7 +126,7 @@ class App:
 
 
 class Page:
-    """The page's client under Node, and how things stand there."""
+    """The SDK of the page under Node, and how things stand there."""
 
     def __init__(self, user: str, process: asyncio.subprocess.Process) -> None:
         self.user = user
@@ -136,18 +135,8 @@ class Page:
 
     @classmethod
     async def open(cls, server: Server, user: str, peer: str) -> Page:
-        assert NODE is not None
         pipe = asyncio.subprocess.PIPE
-        command = [
-            NODE,
-            "--experimental-websocket",
-            "--no-warnings",
-            str(LIVE),
-            server.url,
-            server.token(user),
-            f"{user}-1",
-            peer,
-        ]
+        command = ["node", str(LIVE), server.url, server.token(user), f"{user}-1", user, peer]
         return cls(user, await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, limit=1 << 24))
 
     def say(self, *bodies: str) -> None:
@@ -444,7 +433,8 @@ async def test_clients_over_a_failover_to_a_standby_that_lags(pair: Pair, make_s
             PythonApps(*[await stack.enter_async_context(App(server, name).running()) for name in names]),
             Devices(server),
         ]
-        if NODE is not None:
+        if MISSING is None:
+            await asyncio.to_thread(build)
             ida, jon = await Page.open(server, "ida", "jon"), await Page.open(server, "jon", "ida")
             for page in (ida, jon):
                 stack.push_async_callback(page.close)

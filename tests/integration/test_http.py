@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
+import re
+import socket
 import urllib.error
 import urllib.request
 from typing import Any, cast
 
 import pytest
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus
 
+from chatd.net import static_files
+from chatd.net.connection import WRITE_HIGH_BYTES
+from chatd.net.pages import FOLDER
 from chatd.wire.handshake import Handshake
 from tests.client import dial
 from tests.fix_server import MakeServer, Server
+from tests.until import until
 
 
 async def get(url: str, **headers: str) -> tuple[int, Any, bytes]:
@@ -43,14 +52,82 @@ async def test_the_page_and_its_files_come_with_a_strict_policy(server: Server) 
     assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert b"<script" in body
-    status, headers, _ = await get(f"{server.http}/client.js")
+    script = re.findall(r'src="\./(assets/[^"]+)"', body.decode())[0]
+    status, headers, _ = await get(f"{server.http}/{script}")
     assert (status, headers["Content-Type"]) == (200, "text/javascript; charset=utf-8")
+    assert headers["Cache-Control"] == static_files.IMMUTABLE
     assert (await get(f"{server.http}/healthz"))[0] == 200
+
+
+def ask(port: int, *paths: str, **headers: str) -> list[tuple[int, Any, bytes, bool]]:
+    """The responses to GETs of one connection: status, headers, body, and if the connection stays."""
+    answers = []
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    with contextlib.closing(connection):
+        for path in paths:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+            answers.append((answer.status, answer.headers, body, connection.sock is not None))
+    return answers
+
+
+async def test_a_connection_serves_the_whole_page_and_nothing_that_the_browser_has(server: Server) -> None:
+    paths = ("/", "/icon.svg", "/nope", "/healthz", "/")
+    answers = await asyncio.to_thread(ask, server.port, *paths)
+    assert [status for status, *_ in answers] == [200, 200, 404, 200, 200]
+    assert all(stays for *_, stays in answers)
+    assert server.node.metrics.connections == 1
+    etag = answers[0][1]["ETag"]
+    ((status, headers, body, _),) = await asyncio.to_thread(ask, server.port, "/", **{"If-None-Match": etag})
+    assert (status, headers["ETag"], body) == (304, etag, b"")
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    head = await raw(server, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert f"Content-Length: {len(answers[0][2])}\r\n".encode() in head
+    assert head.endswith(b"\r\n\r\n")
+
+
+async def test_pipelined_requests_are_answered_in_order_and_the_connection_may_become_a_websocket(
+    server: Server,
+) -> None:
+    plain = b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n"
+    upgrade = (
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    answer = await raw(server, plain % b"/healthz" + plain % b"/nope" + upgrade + b"\x88\x82\0\0\0\0\x03\xe8")
+    assert re.findall(rb"HTTP/1\.1 (\d+) ", answer) == [b"200", b"404", b"101"]
+    assert answer.endswith(b"\x88\x02\x03\xe8")
+
+
+async def test_a_client_that_reads_no_response_gets_no_more_and_is_cut(server: Server) -> None:
+    """Its pipelined requests wait until it reads. What is written for it is one response over the mark."""
+    sizes = {name: len(file.respond(Headers()).body) for name, file in static_files.read(FOLDER, ()).items()}
+    name = max(sizes, key=lambda name: sizes[name])
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    deaf.setblocking(False)
+    loop = asyncio.get_running_loop()
+    connections = server.node.listener.connections
+    unwritten = [0]
+    with contextlib.closing(deaf):
+        await loop.sock_connect(deaf, ("127.0.0.1", server.port))
+        await loop.sock_sendall(deaf, f"GET /{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode() * 31)
+        await until(lambda: server.node.metrics.http_requests)
+        (connection,) = connections
+
+        def is_cut() -> bool:
+            unwritten.append(connection.unwritten)
+            return not connections
+
+        await until(is_cut, "the connection is cut")
+    assert 0 < max(unwritten) <= WRITE_HIGH_BYTES + sizes[name] + 4_096
+    assert server.node.metrics.http_requests < 31
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/nope", "//[", "/../setup.cfg", "/web/client.js", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"],
+    ["/nope", "//[", "/../setup.cfg", "/web/index.html", "/%2e%2e/ids.py", "/__init__.py", "/metrics", "//", "/ws/x"],
 )
 async def test_everything_else_is_404(server: Server, path: str) -> None:
     assert (await get(server.http + path))[0] == 404
@@ -67,6 +144,16 @@ async def test_a_development_token_is_for_our_own_page_only(make_server: MakeSer
     assert (await get(url, **{"X-Chatd-Dev": "1", "Host": "evil.example"}))[0] == 404
     assert (await get(f"{server.http}/dev/token?user=%00", **{"X-Chatd-Dev": "1"}))[0] == 400
     assert (await get(f"{server.http}/dev/token", **{"X-Chatd-Dev": "1"}))[0] == 400
+
+
+@pytest.mark.parametrize(("page", "statuses"), [("off", [404, 404]), ("on", [200, 404]), ("development", [200, 200])])
+async def test_the_page_and_its_development_login_are_switched_by_a_setting(
+    make_server: MakeServer, page: str, statuses: list[int]
+) -> None:
+    server = await make_server(page=page)
+    asked = [await get(server.http + path, **{"X-Chatd-Dev": "1"}) for path in ("/", "/dev/token?user=alice")]
+    assert [status for status, *_ in asked] == statuses
+    assert (await server.connect("alice")).welcome["user"] == "alice"
 
 
 async def test_origin_must_be_our_own_or_allowed(make_server: MakeServer) -> None:

@@ -25,6 +25,16 @@ from chatd.conformance.report import ConformanceReport, Verdict
 ROOT: Final = Path(__file__).resolve().parents[2]
 PACKAGE: Final = ROOT / "clients" / "js"
 TIMEOUT_S: Final = 300  # for what hangs
+PAGE: Final = ROOT / "chatd" / "web"
+# Gives what is in compressed files, one after the other.
+UNPACK: Final = """
+const { readFileSync } = require('node:fs');
+const { brotliDecompressSync, gunzipSync } = require('node:zlib');
+for (const file of process.argv.slice(1)) {
+  const bytes = readFileSync(file);
+  process.stdout.write(file.endsWith('.br') ? brotliDecompressSync(bytes) : gunzipSync(bytes));
+}
+"""
 PAGE_BYTES_MAX: Final = 70_000  # of script and styles, gzip
 SIZE_AIMS: Final = {"core": 8 * 1024, "all but React and testing": 12 * 1024, "React": 2 * 1024}  # gzip
 
@@ -109,14 +119,56 @@ def test_the_client_is_as_small_as_it_is_to_be() -> None:
 
 
 @needs_node
-def test_the_next_page_builds() -> None:
-    """The page on the SDK, which is not served yet (docs/decisions/0052)."""
-    run("build", workspace="web")
-    scripts = [
-        one.stat().st_size for one in (ROOT / "web" / "dist").glob("*.gz") if one.name.startswith(("index-", "style-"))
-    ]
+def test_the_parts_of_the_page_pass_their_tests() -> None:
+    passed = re.search(r"Tests +(\d+) passed", run("test", workspace="web"))
+    assert passed is not None
+    assert int(passed[1]) > 0
+
+
+@needs_node
+def test_the_page_that_is_served_is_the_one_that_its_sources_make(tmp_path: Path) -> None:
+    """Byte by byte. `npm run build -w web` makes it current.
+
+    Compressed files depend on the release of Node: they must unpack to theirs.
+    """
+    run("build", str(tmp_path), workspace="web")
+    made, served = _files(tmp_path), _files(PAGE)
+    assert set(made) == set(served)
+    plain = [name for name in made if not name.endswith((".br", ".gz"))]
+    assert [name for name in plain if made[name] != served[name]] == []
+    compressed = [name for name in made if name not in plain]
+    unpacked = subprocess.run(
+        ["node", "-e", UNPACK, *(str(PAGE / name) for name in compressed)], capture_output=True, check=True
+    ).stdout
+    assert unpacked == b"".join(made[name.rpartition(".")[0]] for name in compressed)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.suffix.startswith(".py")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_the_page_is_small() -> None:
+    scripts = [path.stat().st_size for path in (PAGE / "assets").glob("*.gz")]
     assert len(scripts) == 2
     assert sum(scripts) <= PAGE_BYTES_MAX
+
+
+def test_the_page_never_turns_text_into_markup() -> None:
+    forbidden = re.compile(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function|setAttribute\('style'"
+        r"|javascript:|DOMParser|setHTML"
+    )
+    sources = [path for path in (ROOT / "web").rglob("*") if path.suffix in {".ts", ".tsx", ".js", ".html", ".svg"}]
+    sources = [path for path in sources if not {"node_modules", "test"} & set(path.parts)]
+    assert len(sources) > 20
+    assert [path.name for path in sources if forbidden.search(path.read_text())] == []
+
+
+def test_the_document_has_no_inline_script_or_style() -> None:
+    text = (PAGE / "index.html").read_text()
+    assert not re.search(r"<style|<script(?![^>]* src=)|\son[a-z]+=|\sstyle=", text)
+    assert not re.search(r"""(?:src|href)=["'](?!\./)""", text), "all is relative: a proxy may strip a prefix"
 
 
 @needs_node

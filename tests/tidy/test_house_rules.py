@@ -17,8 +17,9 @@ FILE_LINES_MAX = 450  # of chatd
 TEST_FILE_LINES_MAX = 720
 JAVASCRIPT = [
     path
+    for package in ("clients/js", "web")
     for folder in ("src", "test", "scripts")
-    for path in sorted((ROOT / "clients" / "js" / folder).rglob("*"))
+    for path in sorted((ROOT / package / folder).rglob("*"))
     if path.suffix in (".ts", ".tsx", ".mjs") and "generated" not in path.parts
 ]
 WORDS_OF_NOTHING = re.compile(r"(^|_)(utils?|helpers?|managers?|misc|common)($|_)")

@@ -21,9 +21,9 @@ def test_the_wheel_holds_sql_page_and_types(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("sql/migrations", "sql/functions", "sql/queries"):
         assert {f"chatd/{folder}/{p.name}" for p in (ROOT / folder).glob("*.sql")} <= names
-    assert {
-        f"chatd/web/{p.name}" for p in (ROOT / "chatd/web").iterdir() if p.suffix in (".html", ".css", ".js", ".svg")
-    } <= names
+    page = [path for path in (ROOT / "chatd/web").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert len(page) > 10
+    assert {str(path.relative_to(ROOT)) for path in page} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd").rglob("*.py")} <= names
     assert {str(p.relative_to(ROOT)) for p in (ROOT / "chatd/conformance").rglob("*.json")} <= names
     assert "chatd/py.typed" in names

@@ -34,8 +34,7 @@ def test_files_are_served_with_the_policy(pages: Pages, path: str, body: bytes) 
     page = pages.respond("GET", path, Headers())
     assert (page.status, page.body) == (HTTPStatus.OK, body)
     assert dict(page.headers)["Content-Security-Policy"].startswith("default-src 'none'")
-    head = pages.respond("HEAD", path, Headers())
-    assert (head.status, head.body) == (HTTPStatus.OK, b"")
+    assert pages.respond("HEAD", path, Headers()) == page
 
 
 @pytest.mark.parametrize("path", ["/secret.pem", "/../index.html", "//app.js", "/nothing", "/dev/token?user=alice"])
@@ -53,6 +52,22 @@ def test_a_file_is_read_once(pages: Pages, folder: Path) -> None:
 def test_other_methods_are_told_which_there_are(pages: Pages) -> None:
     page = pages.respond("POST", "/", Headers())
     assert (page.status, dict(page.headers)["Allow"]) == (HTTPStatus.METHOD_NOT_ALLOWED, "GET, HEAD")
+
+
+def test_without_the_page_its_files_are_404_and_the_rest_stays(folder: Path) -> None:
+    pages = Pages(lambda user: user, has_page=False, folder=folder)
+    assert [pages.respond("GET", path, OURS).status for path in ("/", "/index.html", "/app.js")] == [404] * 3
+    assert [pages.respond("GET", path, OURS).status for path in ("/healthz", "/dev/token?user=a")] == [200] * 2
+
+
+def test_the_page_is_shown_in_the_frames_of_named_origins_alone(folder: Path) -> None:
+    def policy(pages: Pages) -> str:
+        headers = dict(pages.respond("GET", "/", Headers()).headers)
+        return headers["Content-Security-Policy"].rpartition("; ")[2]
+
+    assert policy(Pages(None, folder=folder)) == "frame-ancestors 'none'"
+    named = ["https://a.example", "https://b.example:8443"]
+    assert policy(Pages(None, folder=folder, embedders=named)) == f"frame-ancestors {' '.join(named)}"
 
 
 def test_health(pages: Pages) -> None:

@@ -242,8 +242,8 @@ async def last_in_view(tab: Tab) -> int:
     found: int = await tab.page.evaluate(
         """() => {
           const pane = document.querySelector('.scroller');
-          const bottom = pane.scrollTop + pane.clientHeight + 2;
-          const isAbove = (node) => node.offsetTop + node.offsetHeight <= bottom;
+          const bottom = pane.getBoundingClientRect().bottom + 2;
+          const isAbove = (node) => node.getBoundingClientRect().bottom <= bottom;
           const seen = [...pane.querySelectorAll('.message')].filter(isAbove);
           return Number(seen.at(-1).querySelector('.text').textContent.slice(1));
         }"""
@@ -282,12 +282,11 @@ async def test_what_was_missed_offline_is_read_as_it_comes_into_view(
     seen = await last_in_view(tab)
     assert read + 1 < seen < 51
     await tab.unread(head - seen)
-    assert await read_to(own, seen) <= {read, seen}
+    assert min(await read_to(own, seen)) >= read
     await tab.scroll("m30")
     await tab.unread(head - 30)
     await expect(tab.page.locator(".conversation .preview-text")).to_have_text(f"m{head}")
     for last in range(100, min(head, 200), 60):  # more is fetched on the way
-        await expect(tab.message(f"m{last}")).to_be_attached()
         await tab.scroll(f"m{last}")
         await tab.unread(head - last)
     await tab.page.get_by_role("button", name="Go to the latest message").click()
@@ -335,7 +334,7 @@ async def test_more_than_the_screen_holds_at_once_is_not_scrolled_past(browsing:
     await tab.open(name)
     await read_to(own, 3)
     await say(bob, alice, 4, 30)
-    await expect(tab.message("m30")).to_be_attached()
+    await expect(tab.page.locator(".conversation .preview-text")).to_have_text("m30")
     await tab.settled()
     seen = await last_in_view(tab)
     assert seen < 30
@@ -397,7 +396,7 @@ async def test_nothing_is_read_while_nobody_is_there(browsing: Browsing, way: st
     absence = Absence(tab)
     await getattr(absence, way)()
     await say(bob, alice, 4, 30)
-    await expect(tab.message("m30")).to_be_attached()
+    await expect(tab.page.locator(".conversation .preview-text")).to_have_text("m30")
     await tab.unread(27)
     await expect(tab.line).to_be_in_viewport()
     assert await tab.page.locator(".new + .message .text").inner_text() == "m4"

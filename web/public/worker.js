@@ -5,13 +5,23 @@
  * for twice.
  */
 const CACHE = 'chatd-page';
-const HASHED = /-[\w-]{8}\.(?:js|css)$/;
-const FILES = ['./', 'icon.svg', 'manifest.webmanifest'];
+const HASHED = 'assets/';
+const FILES = ['icon.svg', 'manifest.webmanifest'];
+const NAMED = /assets\/[\w.-]+/g;
 
 self.addEventListener('install', (event) => {
   self.skipWaiting();
-  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)));
+  event.waitUntil(begin());
 });
+
+/** What the first visit got before this was there: the browser still has it. */
+async function begin() {
+  const cache = await caches.open(CACHE);
+  const page = await fetch('./');
+  if (!page.ok) throw new Error(`the page: ${page.status}`);
+  await cache.put('./', page.clone());
+  await cache.addAll([...FILES, ...new Set((await page.text()).match(NAMED))]);
+}
 
 self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
 
@@ -21,7 +31,7 @@ self.addEventListener('fetch', (event) => {
   const own = new URL(self.registration.scope);
   if (request.method !== 'GET' || url.origin !== own.origin || !url.pathname.startsWith(own.pathname)) return;
   const name = url.pathname.slice(own.pathname.length);
-  if (HASHED.test(name)) event.respondWith(kept(request));
+  if (name.startsWith(HASHED)) event.respondWith(kept(request));
   else if (name === '' || FILES.includes(name)) event.respondWith(fresh(request, name === ''));
 });
 
@@ -49,7 +59,7 @@ async function store(cache, request, reply, isPage = false) {
   const html = await reply.clone().text();
   for (const { url } of await cache.keys()) {
     const name = url.slice(url.lastIndexOf('/') + 1);
-    if (HASHED.test(name) && !html.includes(name)) await cache.delete(url);
+    if (url.includes(`/${HASHED}`) && !html.includes(name)) await cache.delete(url);
   }
   return reply;
 }

@@ -89,6 +89,8 @@ export class Keeper implements Keeping {
     if (!this.#isOpen) return;
     this.#dirty.add(META);
     if (peer !== null) this.#dirty.add(`${what}/${peer}`);
+    // What somebody wrote is stored at once: a page may go at any time.
+    if (what === 'o') this.#client._clock.set(() => void this.flush(), 0);
     if (this.#isTimed) return;
     this.#isTimed = true;
     this.#client._clock.set(() => void this.flush(), SAVE_DELAY_MS);

@@ -61,6 +61,7 @@ export class Log {
   readonly #held = new Map<number, LogMessage>();
   /** Newest change of each message that is not held. */
   readonly #changes = new Map<number, State>();
+  /** What `messages` gives. While it is known, a message is put where it belongs: a log may hold thousands. */
   #sorted: LogMessage[] | null = null;
 
   /** Whether older entries can be fetched. */
@@ -122,7 +123,10 @@ export class Log {
     }
     if (how === 'live') {
       if (this.hi !== null && seq > this.hi + 1) this.#drop();
-      if (this.hi === null) this.lo = seq;
+      if (this.hi === null) {
+        this.lo = seq;
+        this.#sorted = null;
+      }
       this.hi = Math.max(this.hi ?? 0, seq);
       this.head = Math.max(this.head, seq);
     }
@@ -147,6 +151,7 @@ export class Log {
     if (!isNewer && (this.lo === null || first <= this.lo)) this.#isEnded = !more;
     this.lo = Math.min(this.lo ?? first, first);
     this.hi = Math.max(this.hi ?? last, last);
+    this.#sorted = null;
     for (const entry of entries) this.#apply(entry);
     if (isNewer && this.#unsure !== null && last >= this.#unsure) this.#unsure = last < this.hi ? last + 1 : null;
     if (this.#unsure === null && this.hi >= this.head) this.#reached();
@@ -279,8 +284,22 @@ export class Log {
   #hold(message: LogMessage, cid: string | null): void {
     const had = this.#held.get(message.seq);
     if (had && had.rev === message.rev && had.cid === cid) return;
-    this.#held.set(message.seq, message.cid === cid ? message : { ...message, cid });
-    this.#sorted = null;
+    const held = message.cid === cid ? message : { ...message, cid };
+    this.#held.set(message.seq, held);
+    if (this.#sorted !== null && !this.#put(this.#sorted, held, had)) this.#sorted = null;
+  }
+
+  /** In its place among the sorted ones. False: it has none there, or one in the middle. */
+  #put(sorted: LogMessage[], message: LogMessage, had: LogMessage | undefined): boolean {
+    const { seq } = message;
+    const isIn = seq >= (this.lo ?? 0) && (!this.apart || seq <= (this.hi ?? 0));
+    if (!had && isIn && seq > (sorted.at(-1)?.seq ?? 0)) sorted.push(message);
+    else {
+      const at = had && isIn ? sorted.lastIndexOf(had) : -1;
+      if (at < 0) return false;
+      sorted[at] = message;
+    }
+    return true;
   }
 
   /** Beyond the run: the last message is known, and changes of those that are held or will be. */

@@ -14,7 +14,7 @@ import type { ChatClient } from './client.js';
 import type { Line } from './dial.js';
 import type { EngineEvent, ResetReason } from './events.js';
 import type { Entry, HistoryPage, Item, Status } from './frames.js';
-import { Log } from './log.js';
+import { Log, type LogMessage } from './log.js';
 import type { Held, Named } from './parts.js';
 import { TYPING_EXPIRES_MS } from './wire.js';
 
@@ -241,7 +241,7 @@ export class Model implements Held {
   /** Unread falls by what the cursor passes, as far as that is held. */
   #readTo(chat: Chat, seq: number): void {
     if (seq <= chat.read) return;
-    const passed = this.#theirs(chat).filter((message) => message.seq > chat.read && message.seq <= seq).length;
+    const passed = this.#theirs(chat, chat.read, seq);
     chat.unread = seq >= chat.countedTo ? 0 : Math.max(0, chat.unread - passed);
     chat.read = seq;
     chat.delivered = Math.max(chat.delivered, seq);
@@ -253,10 +253,19 @@ export class Model implements Held {
   #recount(chat: Chat): void {
     const { lo, hi } = chat.log;
     if (lo === null || hi === null || lo > chat.read + 1 || hi < chat.countedTo) return;
-    chat.unread = this.#theirs(chat).filter((message) => message.seq > chat.read).length;
+    chat.unread = this.#theirs(chat, chat.read, Infinity);
   }
 
-  #theirs({ peer, log }: Chat) {
-    return peer === this.user ? [] : log.messages().filter(({ from }) => from === peer);
+  /** How many held messages of the peer are after one seq, up to another. From the end: few are unread of many. */
+  #theirs({ peer, log }: Chat, after: number, to: number): number {
+    if (peer === this.user) return 0;
+    const messages = log.messages();
+    let count = 0;
+    for (let i = messages.length - 1; i >= 0; i -= 1) {
+      const { seq, from } = messages[i] as LogMessage;
+      if (seq <= after) break;
+      if (seq <= to && from === peer) count += 1;
+    }
+    return count;
   }
 }

@@ -94,6 +94,12 @@ export interface Stores {
   readonly typing: (peer: string) => Readable<boolean>;
 }
 
+/** What the lines of a conversation were made of. */
+interface Made {
+  readonly lines: readonly Message[];
+  readonly stored: readonly LogMessage[];
+}
+
 type Topics = 'messages' | 'presence' | 'typing';
 
 export class Views implements Stores {
@@ -103,6 +109,8 @@ export class Views implements Stores {
   readonly #client: ChatClient;
   /** What was made of a message of the log last: thousands stay as they are while one comes. */
   readonly #known = new WeakMap<LogMessage, Message>();
+  /** The lines of each conversation as they were made last, and of what. */
+  readonly #shown = new Map<string, Made>();
   readonly #byPeer: Record<Topics, Map<string, Topic<unknown>>> = {
     messages: new Map(),
     presence: new Map(),
@@ -201,18 +209,25 @@ export class Views implements Stores {
     const { log, peer } = chat;
     const pending = this.#outbox.of(peer);
     const changes = pending.filter(({ kind }) => kind !== 'message');
-    const byKey = new Map(old.map((message) => [message.key, message]));
+    let byKey: Map<string, Message> | undefined; // made when it is needed: mostly all is known as it stands
+    const of = (key: string) => {
+      byKey ??= new Map(old.map((message) => [message.key, message]));
+      return byKey.get(key);
+    };
     const stored = isLast ? (log.last ? [log.last] : []) : log.messages();
-    const cids = new Set<string | null>();
-    const lines: Message[] = [];
-    for (const message of stored) {
-      cids.add(message.cid);
-      lines.push(this.#line(chat, message, changes, byKey));
+    const kept = isLast || pending.length > 0 ? [] : this.#kept(chat, stored);
+    const lines = kept.slice();
+    for (let i = kept.length; i < stored.length; i += 1) {
+      lines.push(this.#line(chat, stored[i] as LogMessage, changes, of));
     }
+    if (pending.length > 0) this.#shown.delete(peer);
+    else if (!isLast) this.#shown.set(peer, { lines, stored: stored.slice() });
+    if (pending.length === 0) return lines;
+    const cids = new Set<string | null>(stored.map(({ cid }) => cid));
     for (const item of pending) {
       if (item.kind !== 'message' || cids.has(item.cid)) continue;
       const { cid, at: ts, body } = item;
-      const had = byKey.get(cid);
+      const had = of(cid);
       const waiting = this.#waiting(item, had?.waiting);
       const line = { key: cid, seq: null, cid, ts, from: this.#model.user, body, edited: null, deleted: null };
       lines.push(same<Message>(had, { ...line, state: waiting.state, waiting }));
@@ -220,13 +235,36 @@ export class Views implements Stores {
     return isLast ? lines.slice(-1) : lines;
   }
 
-  #line(chat: Chat, message: LogMessage, changes: readonly OutboxItem[], byKey: Map<string, Message>): Message {
+  /** The lines at the start that stand as they were made: of thousands, mostly all but the last. */
+  #kept(chat: Chat, stored: readonly LogMessage[]): readonly Message[] {
+    const made = this.#shown.get(chat.peer);
+    if (!made) return [];
+    let kept = 0;
+    const most = Math.min(made.stored.length, stored.length);
+    while (kept < most && made.stored[kept] === stored[kept]) kept += 1;
+    // Own messages may have got further since. What was read stays so, and with it all before it.
+    for (let i = kept - 1; i >= 0; i -= 1) {
+      const { seq, from } = stored[i] as LogMessage;
+      if (from !== this.#model.user) continue;
+      const { state } = made.lines[i] as Message;
+      if (state !== this.#model.reach(chat.peer, seq)) kept = i;
+      else if (state === 'read') break;
+    }
+    return made.lines.slice(0, kept);
+  }
+
+  #line(
+    chat: Chat,
+    message: LogMessage,
+    changes: readonly OutboxItem[],
+    of: (key: string) => Message | undefined,
+  ): Message {
     const state = message.from === this.#model.user ? this.#model.reach(chat.peer, message.seq) : 'received';
     const known = this.#known.get(message);
     if (changes.length === 0 && known?.state === state && !known.waiting) return known;
     const { seq, cid, ts, from, body, edited, deleted } = message;
     const key = cid ?? String(seq);
-    const had = byKey.get(key);
+    const had = of(key);
     const change = changes.findLast(({ ref, refcid }) => (ref === null ? refcid === cid : ref === seq));
     const waiting = change ? this.#waiting(change, had?.waiting) : null;
     const line = same<Message>(had, { key, seq, cid, ts, from, body, edited, deleted, state, waiting });

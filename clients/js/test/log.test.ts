@@ -101,8 +101,31 @@ test('pages, resync, live entries and dups in any order: the log comes out as it
   for (const seed of seeds(400)) await withSeed(seed, anyOrder);
 });
 
+test('it shows the same however often it was looked at before', async () => {
+  for (const seed of seeds(60)) {
+    const all: string[] = [];
+    await withSeed(seed, (d) => anyOrder(d, (reader) => void all.push(JSON.stringify(reader.messages()))));
+    for (const at of [20, 60, 140, 220, 299]) {
+      await withSeed(seed, (d) =>
+        anyOrder(d, (reader, step) => {
+          if (step === at) assert.equal(JSON.stringify(reader.messages()), all[at], `step ${at}`);
+        }),
+      );
+    }
+  }
+});
+
+test('a dup that is ahead of the run, and what comes before it later, are in order in each look', () => {
+  const log = new Log();
+  const looks = [1, 5, 2, 3].map((seq) => {
+    log.take(made(seq, { body: `m${seq}` }), seq === 5 ? 'dup' : 'live');
+    return log.messages().map((one) => one.seq);
+  });
+  assert.deepEqual(looks, [[1], [1, 5], [1, 2, 5], [1, 2, 3, 5]]);
+});
+
 /** A reader that connects at some time, scrolls both ways with slow answers, goes to places far off, loses its connection and resyncs, or stays where it was. */
-function anyOrder(d: Dice) {
+function anyOrder(d: Dice, look: (reader: Log, step: number) => void = () => {}) {
   const n = 5 + d.below(60);
   const log = randomLog(d, n);
   const floor = d.chance(0.3) ? 1 + d.below(5) : 1;
@@ -139,6 +162,7 @@ function anyOrder(d: Dice) {
       }
     } else if (roll === 5 && d.chance(0.2)) reader.trim(1 + d.below(8));
     else if (roll === 5 && d.chance(0.1) && head > 0) reader.take(log[d.below(head)] as Entry, 'dup');
+    look(reader, step);
   }
   for (; had < n; had += 1) reader.take(log[had] as Entry, 'live');
   for (let i = 0; reader.isBehind; i += 1) {

@@ -7,6 +7,8 @@ import type { ConversationView, Message, Waiting } from '@chatd/client';
 import { isSeen } from './text';
 import { dayOf } from './times';
 
+type Draft = { -readonly [K in keyof Row]: Row[K] };
+
 /** Messages of one side closer than this stand as a group. */
 const GROUP_MS = 5 * 60000;
 
@@ -23,26 +25,79 @@ export interface Row {
   readonly last: boolean;
 }
 
-/** `mark`: the line stands above the peer's first message after that seq. */
-export function rows(messages: readonly Message[], user: string, mark: number | null): Row[] {
-  let day = -Infinity;
-  let dayEnd = -Infinity; // asked of the calendar once a day, because a log has thousands of messages
-  let isMarked = mark === null;
-  const out = messages.map((message): { -readonly [K in keyof Row]: Row[K] } => {
+/**
+ * `mark`: the line stands above the peer's first message after that seq. `old`: this user's rows before; one that is the
+ * same is given again, so that it is not drawn again, and what comes at the end costs no look at thousands before it.
+ */
+export function rows(
+  messages: readonly Message[],
+  user: string,
+  mark: number | null,
+  old: readonly Row[] = [],
+): readonly Row[] {
+  const isNew = ({ from, seq }: Message) => mark !== null && from !== user && seq !== null && seq > mark;
+  const marked = messages.findIndex(isNew);
+  const kept = keptOf(messages, old, marked);
+  const out = old.slice(0, Math.max(0, kept - 1));
+  const had = finder(old);
+  const last = old[kept - 1];
+  let before: Draft | null = last ? { ...last } : null; // the row before, whose `last` depends on this one
+  let { day, dayEnd } = lastDay(out, last);
+  const add = (row: Draft) => {
+    const known = had(row.key, out.length);
+    out.push(known && isSame(known, row) ? known : { ...row });
+  };
+  for (let i = kept; i < messages.length; i += 1) {
+    const message = messages[i] as Message;
     const own = message.from === user;
-    const isFirstNew = !isMarked && !own && message.seq !== null && message.seq > (mark ?? 0);
-    isMarked ||= isFirstNew;
     // A message that has waited since an earlier day begins no day.
     const isNewDay = message.ts >= dayEnd;
     if (isNewDay) [day, dayEnd] = [dayOf(message.ts), nextDay(message.ts)];
-    return { key: message.key, message, own, day: isNewDay ? day : null, isFirstNew, first: true, last: true };
-  });
-  out.forEach((row, i) => {
-    const next = out[i + 1];
-    if (!next || next.day !== null || next.isFirstNew || row.own !== next.own) return;
-    if (next.message.ts - row.message.ts < GROUP_MS) row.last = next.first = false;
-  });
-  return out;
+    const isClose = before !== null && message.ts - before.message.ts < GROUP_MS;
+    const isNext: boolean = isClose && before?.own === own && !isNewDay && i !== marked;
+    if (before) add(Object.assign(before, { last: !isNext }));
+    const { key } = message;
+    before = { key, message, own, day: isNewDay ? day : null, isFirstNew: i === marked, first: !isNext, last: true };
+  }
+  if (before) add(Object.assign(before, { last: true }));
+  return out.length === old.length && out.every((row, i) => row === old[i]) ? old : out;
+}
+
+/** How many rows at the start are of the same messages, with the line above none or the same one of them. */
+function keptOf(messages: readonly Message[], old: readonly Row[], marked: number): number {
+  const was = old.findIndex(({ isFirstNew }) => isFirstNew);
+  let most = Math.min(old.length, messages.length);
+  if (was !== marked) most = Math.min(most, ...[was, marked].filter((at) => at >= 0));
+  let kept = 0;
+  while (kept < most && old[kept]?.message === messages[kept]) kept += 1;
+  return kept;
+}
+
+/** The day that these rows end in. Asked of the calendar once a day, because a log has thousands of messages. */
+function lastDay(all: readonly Row[], last: Row | undefined): { day: number; dayEnd: number } {
+  const first = last && last.day !== null ? last : all.findLast(({ day }) => day !== null);
+  if (first === undefined || first.day === null) return { day: -Infinity, dayEnd: -Infinity };
+  return { day: first.day, dayEnd: nextDay(first.message.ts) };
+}
+
+/** Finds a row by its key, near the place where the one before was found. */
+function finder(old: readonly Row[]): (key: string, at: number) => Row | undefined {
+  let shift = 0;
+  let places: Map<string, number> | null = null;
+  return (key, at) => {
+    const near = old[at + shift];
+    if (near?.key === key) return near;
+    if (at + shift >= old.length) return undefined; // a new one at the end
+    places ??= new Map(old.map((row, i) => [row.key, i]));
+    const place = places.get(key);
+    if (place !== undefined) shift = place - at;
+    return place === undefined ? undefined : old[place];
+  };
+}
+
+function isSame(a: Row, b: Row): boolean {
+  const isSamePlace = a.day === b.day && a.isFirstNew === b.isFirstNew && a.first === b.first && a.last === b.last;
+  return isSamePlace && a.message === b.message && a.own === b.own;
 }
 
 function nextDay(ts: number): number {

@@ -1,7 +1,9 @@
 /**
- * Who the user is, and tokens for it. In development mode the server gives a token for a name (`dev/token`); elsewhere
- * it answers 404 and the user pastes one.
+ * Who the user is, and tokens for it. In a frame the host application gives them (host.ts). In development mode the server
+ * gives a token for a name (`dev/token`); elsewhere it answers 404 and the user pastes one.
  */
+
+import type { Host } from './host';
 
 /** The header keeps other sites' pages from asking: they cannot set it without the server's leave. */
 const HEADERS = { 'X-Chatd-Dev': '1' };
@@ -16,6 +18,7 @@ type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 export class SignIn {
   readonly #fetch: Fetch;
   #name: string | null = null;
+  #host: Host | null = null;
   /** A token that the user brought, the one that the server gave, and the brought one that was used last. */
   #pasted: string | null = null;
   #given: string | null = null;
@@ -26,7 +29,7 @@ export class SignIn {
   }
 
   leave(): void {
-    this.#name = this.#pasted = this.#given = this.#used = null;
+    this.#name = this.#pasted = this.#given = this.#used = this.#host = null;
   }
 
   get isNamed(): boolean {
@@ -53,6 +56,14 @@ export class SignIn {
     return subject(who.token);
   }
 
+  /** Goes on as the host's user, with its first token. Gives the user. */
+  embedded(host: Host, token: string): string {
+    this.leave();
+    this.#host = host;
+    this.#given = token;
+    return subject(token);
+  }
+
   /** `fault` null: go on as `user`. */
   async enter(who: Who): Promise<{ fault: string | null; mode: Mode; user: string }> {
     if ('token' in who) return { fault: null, mode: 'token', user: this.resume(who) };
@@ -73,6 +84,10 @@ export class SignIn {
 
   /** For the client: its token provider. */
   async token(renew: string | null): Promise<string | null> {
+    if (this.#host !== null) {
+      if (renew !== null || this.#given === null) this.#given = await this.#host.token(renew);
+      return this.#given;
+    }
     if (this.#name === null) {
       if (renew !== null && this.#used === this.#pasted) return null;
       this.#used = this.#pasted;

@@ -9,6 +9,7 @@ import { useEffect, useMemo, useRef, useState } from 'react';
 import { Attention, attend } from '../state/attention';
 import { Bell } from '../state/bell';
 import { Desk } from '../state/desk';
+import { Host } from '../state/host';
 import { Keep, storage } from '../state/keep';
 import { SignIn, type Who } from '../state/signin';
 import { Chat } from './chat';
@@ -99,7 +100,7 @@ export function App({ page }: { page: Page }) {
 function actsOf(page: Page, show: (screen: Screen) => void) {
   const { signIn } = page;
   let desk: Desk | null = null;
-  const enterAs = (user: string, who: Who) => {
+  const enterAs = (user: string, who: Who | null) => {
     page.remember(who);
     desk = page.session(user);
     show({ what: 'chat', desk });
@@ -157,7 +158,10 @@ function actsOf(page: Page, show: (screen: Screen) => void) {
     },
     begin: async () => {
       const { who } = page;
-      if (who === null) await ask();
+      const host = Host.of(window);
+      const token = await host?.token(null).catch(() => null);
+      if (host && token) enterAs(signIn.embedded(host, token), null);
+      else if (who === null) await ask();
       else enterAs(signIn.resume(who), who);
     },
   };

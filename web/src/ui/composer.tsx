@@ -25,6 +25,7 @@ export function Composer({ desk, peer }: { desk: Desk; peer: string }) {
   const room = bytesMax - bodyBytes(body);
   const canSubmit = room >= 0 && isSeen(body);
   const label = peer === desk.user ? 'Write a note' : `Message to ${peer}`;
+  // biome-ignore lint/correctness/useExhaustiveDependencies: its height follows what is in it
   useLayoutEffect(() => resize(area.current), [text]);
   const target = editing?.target;
   useLayoutEffect(() => {

@@ -1,7 +1,7 @@
 /** What frames the chat: the banner about the line, short notices, the question, and what a screen reader says aloud. */
 
 import type { ChatClient, Line } from '@chatd/client';
-import { useEffect, useRef, useState } from 'react';
+import { useEffect, useLayoutEffect, useRef, useState } from 'react';
 import { bannerOf } from '../pure/banner';
 import { useCell } from '../state/cell';
 import type { Desk } from '../state/desk';
@@ -63,7 +63,8 @@ export function Asking({ desk }: { desk: Desk }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const shown = useRef(asked);
   shown.current = asked ?? shown.current;
-  useEffect(() => {
+  // At once: as it closes it gives the focus back, which may be elsewhere a frame later.
+  useLayoutEffect(() => {
     if (asked && !dialog.current?.open) dialog.current?.showModal();
     else if (!asked) dialog.current?.close();
   }, [asked]);

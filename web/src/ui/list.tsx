@@ -39,10 +39,7 @@ export function List({ desk, open, leave, bell, now }: ListProps) {
   const list = useRef<HTMLOListElement>(null);
   const { found, isNew, user, warning } = search(all, typed, desk.user);
   const shown = found.filter((one) => isWanted(one, peer)).slice(0, rowsMax);
-  const blank = shown
-    .filter(({ isBlank }) => isBlank)
-    .map((one) => one.peer)
-    .join('\n');
+  const blank = shown.flatMap((one) => (one.isBlank ? [one.peer] : [])).join('\n');
   // biome-ignore lint/correctness/useExhaustiveDependencies: with the line comes what is missing
   useEffect(() => previews.want(blank === '' ? [] : blank.split('\n')), [previews, blank, line]);
   const choose = (who: string) => {
@@ -96,7 +93,6 @@ export function List({ desk, open, leave, bell, now }: ListProps) {
             </span>
           </button>
         )}
-        {/* biome-ignore lint/a11y/noNoninteractiveElementInteractions: the arrow keys walk through its buttons */}
         <ol ref={list} className="conversations" aria-label="Conversations" onKeyDown={walk}>
           {shown.map((one) => (
             <ConversationRow
@@ -109,18 +105,16 @@ export function List({ desk, open, leave, bell, now }: ListProps) {
             />
           ))}
         </ol>
-        {shown.length === 0 && !isNew && (
-          <p className="empty">
-            {typed.trim() !== ''
-              ? 'Nobody by that name.'
-              : isKnown
-                ? 'No conversations yet. Type a name above to start one; your own name makes notes to yourself.'
-                : 'Getting your conversations…'}
-          </p>
-        )}
+        {shown.length === 0 && !isNew && <Nothing isSearch={typed.trim() !== ''} isKnown={isKnown} />}
       </div>
     </nav>
   );
+}
+
+function Nothing({ isSearch, isKnown }: { isSearch: boolean; isKnown: boolean }) {
+  const none = 'No conversations yet. Type a name above to start one; your own name makes notes to yourself.';
+  const words = isSearch ? 'Nobody by that name.' : isKnown ? none : 'Getting your conversations…';
+  return <p className="empty">{words}</p>;
 }
 
 /** Nobody has written in it, and nobody looks at it: then it is not shown. */

@@ -2,7 +2,16 @@
 
 import type { ChatClient, ChatError } from '@chatd/client';
 import { type MessagesHook, useChat, useConnection, useMessages, useTyping } from '@chatd/client/react';
-import { type KeyboardEvent, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from 'react';
+import {
+  type KeyboardEvent,
+  type ReactElement,
+  useEffect,
+  useLayoutEffect,
+  useMemo,
+  useReducer,
+  useRef,
+  useState,
+} from 'react';
 import { Virtualizer } from 'virtua';
 import { type Row, rows as rowsOf } from '../pure/rows';
 import { useCell } from '../state/cell';
@@ -26,8 +35,7 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
   const [, redraw] = useReducer((n: number) => n + 1, 0);
   const place = useMemo(() => placeOf(desk, client, peer, () => redraw()), [desk, client, peer]);
   const isWatched = place.begin(view, isPresent);
-  const mark = place.divider.after;
-  const all = useMemo(() => rowsOf(view.messages, desk.user, mark), [view.messages, desk.user, mark]);
+  const all = useRows(view.messages, desk.user, place.divider.after);
   const { rows, isShifted, life, isCut } = useWindowed(all);
   const [stop, setStop] = useState<string | null>(null);
   const stopAt = stop === null ? -1 : rows.findIndex(({ key }) => key === stop);
@@ -36,6 +44,29 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
   useLayoutEffect(() => {
     if (place.rendered(view, rows, isWatched) || isCut) redraw();
   });
+  const drawn = useDrawn(desk, peer, now);
+  // Drawn again for other rows only: cursors move more often than messages come.
+  const list = useMemo(
+    () => (
+      <Virtualizer
+        key={life}
+        ref={(one) => {
+          place.list = one;
+        }}
+        as={LogList}
+        item="li"
+        data={rows}
+        startMargin={TOP_PX}
+        bufferSize={BUFFER_PX}
+        shift={isShifted}
+        keepMounted={keepMounted}
+        onResize={() => place.measured()}
+      >
+        {(row: Row, i: number) => drawn(row, i === stopIndex)}
+      </Virtualizer>
+    ),
+    [place, rows, isShifted, life, keepMounted, stopIndex, drawn],
+  );
   useEvents(place, desk, client);
   const line = useConnection().state;
   // biome-ignore lint/correctness/useExhaustiveDependencies: with the line comes what is missing
@@ -62,24 +93,7 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
         }}
       >
         <Top view={view} />
-        <Virtualizer
-          key={life}
-          ref={(list) => {
-            place.list = list;
-          }}
-          as={LogList}
-          item="li"
-          data={rows}
-          startMargin={TOP_PX}
-          bufferSize={BUFFER_PX}
-          shift={isShifted}
-          keepMounted={keepMounted}
-          onResize={() => place.measured()}
-        >
-          {(row: Row, i: number) => (
-            <MessageRow key={row.key} desk={desk} peer={peer} row={row} isStop={i === stopIndex} now={now} />
-          )}
-        </Virtualizer>
+        {list}
         <p className="top loading" hidden={!view.hasNewer}>
           Getting newer messages…
         </p>
@@ -101,6 +115,30 @@ function LogList({ children, style, ref }: any) {
       {children}
     </ol>
   );
+}
+
+/** The rows, each the same object as long as nothing of it is another. */
+function useRows(messages: MessagesHook['messages'], user: string, mark: number | null): readonly Row[] {
+  const had = useRef<readonly Row[]>([]);
+  const rows = useMemo(() => rowsOf(messages, user, mark, had.current), [messages, user, mark]);
+  useLayoutEffect(() => {
+    had.current = rows;
+  });
+  return rows;
+}
+
+/** The element of a row: the same one as long as nothing of it is another, so that the window passes it over. */
+function useDrawn(desk: Desk, peer: string, now: number): (row: Row, isStop: boolean) => ReactElement {
+  return useMemo(() => {
+    const known = new WeakMap<Row, { isStop: boolean; element: ReactElement }>();
+    return (row, isStop) => {
+      const had = known.get(row);
+      if (had?.isStop === isStop) return had.element;
+      const element = <MessageRow key={row.key} desk={desk} peer={peer} row={row} isStop={isStop} now={now} />;
+      known.set(row, { isStop, element });
+      return element;
+    };
+  }, [desk, peer, now]);
 }
 
 function placeOf(desk: Desk, client: ChatClient, peer: string, changed: () => void): Place {
@@ -192,7 +230,10 @@ function focusOn(place: Place, rows: readonly Row[], key: string | undefined): v
       place.taken();
       place.scrolled(); // before the focus draws again, or the log would go on to follow its end
       node.focus({ preventScroll: true });
-    } else if ((left -= 1) > 0) requestAnimationFrame(focus);
+      return;
+    }
+    left -= 1;
+    if (left > 0) requestAnimationFrame(focus);
   };
   focus();
 }

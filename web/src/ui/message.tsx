@@ -2,7 +2,7 @@
 
 import type { Message } from '@chatd/client';
 import { useChat } from '@chatd/client/react';
-import { type ReactNode, useState } from 'react';
+import { memo, type ReactNode, useState } from 'react';
 import { type Fault, faultOf, type Row, type Tick, tickOf } from '../pure/rows';
 import { isJumbo, isLong, isRightToLeft, isSeen, pieces } from '../pure/text';
 import { clock, dayName, fullTime } from '../pure/times';
@@ -46,7 +46,8 @@ export interface MessageRowProps {
   now: number;
 }
 
-export function MessageRow({ desk, peer, row, isStop, now }: MessageRowProps) {
+/** Drawn again only where something of it is another: the log has many of them, and is drawn for each message. */
+export const MessageRow = memo(function MessageRow({ desk, peer, row, isStop, now }: MessageRowProps) {
   return (
     <>
       {row.day !== null && (
@@ -62,7 +63,7 @@ export function MessageRow({ desk, peer, row, isStop, now }: MessageRowProps) {
       <Bubble desk={desk} peer={peer} row={row} isStop={isStop} now={now} />
     </>
   );
-}
+});
 
 /** The text as it is to stand: an edit that waits is shown at once. */
 function bodyOf({ body, waiting }: Message): string | null {
@@ -85,7 +86,7 @@ function Bubble({ desk, peer, row, isStop, now }: MessageRowProps) {
       className={`message ${own ? 'own' : 'theirs'}${first ? ' first' : ''}${last ? ' last' : ''}${kind}${state}`}
       data-key={row.key}
       data-seq={message.seq ?? undefined}
-      // biome-ignore lint/a11y/noNoninteractiveTabindex: messages are walked through by the arrow keys
+      // They are walked through by the arrow keys.
       tabIndex={isStop ? 0 : -1}
     >
       <div className="bubble" dir={body !== null && isRightToLeft(body) ? 'rtl' : 'ltr'}>

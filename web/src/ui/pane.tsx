@@ -68,8 +68,10 @@ function Stray({ desk, peer }: { desk: Desk; peer: string }) {
   const waiting = useSyncExternalStore(outbox.subscribe, outbox.getSnapshot, outbox.getSnapshot);
   const { messages } = useMessages(peer);
   const stray = useMemo(() => {
+    const changes = waiting.filter((one: Waiting) => one.peer === peer && one.kind !== 'message');
+    if (changes.length === 0) return changes;
     const shown = new Set(messages.filter(({ body }) => body !== null).map((message) => message.waiting?.cid));
-    return waiting.filter((one: Waiting) => one.peer === peer && one.kind !== 'message' && !shown.has(one.cid));
+    return changes.filter(({ cid }) => !shown.has(cid));
   }, [waiting, messages, peer]);
   const faults = stray.map((one) => ({ cid: one.cid, fault: faultOf(one) }));
   return (

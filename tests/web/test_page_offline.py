@@ -1,0 +1,73 @@
+"""What the page shows where there is no server, and what a visit costs on the wire, in Chromium."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("playwright.async_api", reason="playwright is not installed: `make setup` installs it")
+
+from playwright.async_api import Response, expect
+
+from tests.browser import Browsing
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CONTROLLED = "navigator.serviceWorker.ready.then(() => true)"
+
+# Whether a text is in IndexedDB.
+IS_STORED = """async (text) => {
+  const done = (asked) => new Promise((resolve) => { asked.onsuccess = () => resolve(asked.result); });
+  for (const { name } of await indexedDB.databases()) {
+    const db = await done(indexedDB.open(name));
+    for (const store of db.objectStoreNames) {
+      const all = await done(db.transaction(store).objectStore(store).getAll());
+      if (JSON.stringify(all).includes(text)) return true;
+    }
+    db.close();
+  }
+  return false;
+}"""
+
+
+async def test_a_reload_without_a_server_shows_the_page_and_what_was_there_and_sends_what_is_written_later(
+    browsing: Browsing,
+) -> None:
+    alice, bob = browsing.user("alice"), browsing.user("bob")
+    peer = await browsing.server.connect(bob)
+    await peer.say(alice, "from bob")
+    tab = await browsing.tab(alice)
+    await tab.open(bob)
+    await expect(tab.message("from bob")).to_be_visible()
+    assert await tab.page.evaluate(CONTROLLED)
+    await tab.offline()
+    await tab.page.reload()
+    await expect(tab.message("from bob")).to_be_visible()
+    await tab.writing.fill("written offline")
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.message("written offline").locator(".tick")).to_have_attribute("aria-label", "Sending")
+    await tab.page.wait_for_function(IS_STORED, arg="written offline")
+    await tab.page.reload()
+    await expect(tab.message("written offline")).to_be_visible()
+    await tab.online()
+    await expect(tab.message("written offline").locator(".tick")).to_have_attribute("aria-label", "Sent")
+    assert (await peer.push("entry"))["body"] == "written offline"
+
+
+async def test_a_visit_gets_few_compressed_files_and_the_next_one_gets_no_script_again(browsing: Browsing) -> None:
+    tab = await browsing.blank()
+    answers: list[Response] = []
+    tab.page.on("response", lambda answer: answers.append(answer))
+    await tab.sign_in(browsing.user("alice"))
+    assert await tab.page.evaluate(CONTROLLED)
+    script = next(one for one in answers if one.url.endswith(".js") and "/assets/" in one.url)
+    headers = await script.all_headers()
+    assert headers["cache-control"] == "public, max-age=31536000, immutable"
+    assert headers["content-encoding"] in {"br", "gzip"}
+    by_page = [one for one in answers if not one.from_service_worker and one.request.frame is not None]
+    assert len({one.url.partition("?")[0] for one in by_page}) <= 8
+    answers.clear()
+    await tab.page.reload()
+    await expect(tab.page.locator(".side .state", has_text="online")).to_be_visible()
+    again = [one for one in answers if "/assets/" in one.url]
+    assert again
+    assert all(one.from_service_worker for one in again)
