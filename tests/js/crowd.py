@@ -84,11 +84,16 @@ class Crowd:
         self._said += 1
         what = rng.random()
         if mine and what < 0.15:
-            await client.ask("edit", peer, rng.choice(mine), f"{client.history.device} edits {self._said}")
+            await client.ask("edit", peer, rng.choice(mine), self._text(client, "edits"))
         elif mine and what < 0.2:
             await client.ask("delete", peer, mine.pop(rng.randrange(len(mine))))
         else:
-            await client.ask("message", peer, f"{client.history.device} {self._said}")
+            await client.ask("message", peer, self._text(client, "says"))
+
+    def _text(self, client: Driven, what: str) -> str:
+        text = f"{client.history.device} {what} {self._said}"
+        client.unreported.add(text)
+        return text
 
     async def quiet(self) -> None:
         """Nobody says anything from now on."""

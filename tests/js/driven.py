@@ -76,6 +76,7 @@ class Driven:
         self.faults: list[str] = []
         self.refcids: dict[tuple[str, int], str] = {}  # own changes that name their message by its cid alone
         self.unanswered: set[str] = set()
+        self.unreported: set[str] = set()  # texts that it was asked to say, and has not told that it did
         self.mine: dict[str, list[str]] = {}  # by peer: cids of own messages that may be changed
         self.have: dict[str, int] = {}  # by conversation: the highest seq that was given
         self.line = ""
@@ -100,6 +101,7 @@ class Driven:
             case ["sent", cid, to, kind, _, body]:
                 self.history.events.append(Sent(cid, to, kind, None, body))
                 self.unanswered.add(cid)
+                self.unreported.discard(body)
                 if kind == "message":
                     self.mine.setdefault(to, []).append(cid)
             case ["acked", cid, c, seq, ts]:

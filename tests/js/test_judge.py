@@ -72,6 +72,15 @@ def test_an_own_change_may_name_its_message_by_the_cid() -> None:
     assert "body" in found(one)
 
 
+def test_a_text_of_a_tab_that_died_before_it_told_of_it_is_no_finding() -> None:
+    one = client(*map(got, (1,)), got(2)._replace(body="said in the last moment"))
+    assert found(one, lives=False) == {"body": 1}
+    one.unreported.add("said in the last moment")
+    assert found(one, lives=False) == {"body": 1}, "it lives, and would have told"
+    one.has_ended = True
+    assert found(one, lives=False) == {}
+
+
 def test_what_was_to_be_fetched_and_was_not_is_found() -> None:
     assert "missing" in found(client(got(1), got(4), got(5), gaps=(Gap("1", 1, 3),)))
 
