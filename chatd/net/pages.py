@@ -63,7 +63,8 @@ class Pages:
     ) -> None:
         self._issue, self._remote = issue, remote
         policy = ("Content-Security-Policy", CSP.format(" ".join(embedders) or "'none'"))
-        files = static_files.read(folder, (policy, *SECURITY)) if has_page else {}
+        login = {"login": "token" if issue is None else "name"}  # the page shows its first screen at once by it
+        files = static_files.read(folder, (policy, *SECURITY), login) if has_page else {}
         self._files = {f"/{name}": file for name, file in files.items()}
         if (index := self._files.get("/index.html")) is not None:
             self._files["/"] = index

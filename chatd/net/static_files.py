@@ -1,7 +1,8 @@
 """The files of the page, read once at start: for each, its encodings and their headers.
 
     folder ──read──► by name: StaticFile ──Accept-Encoding, If-None-Match──► HttpResponse
-      ├── index.html, worker.js, ...   may change: no-cache, with a strong ETag
+      ├── worker.js, icon.svg, ...     may change: no-cache, with a strong ETag
+      ├── index.html                   the same; what is in `values` is written into it
       ├── assets/NAME-HASH.js, ...     named by their content: immutable
       └── FILE.br, FILE.gz             the same, compressed by the build; never a name of their own
 
@@ -62,18 +63,28 @@ class StaticFile(NamedTuple):
         return found.unchanged if is_known(found.etag, headers.get_all("If-None-Match")) else found.response
 
 
-def read(folder: Path, security: tuple[tuple[str, str], ...]) -> dict[str, StaticFile]:
-    """The files of `folder` by their path below it, such as `assets/index-1a2b3c4d.js`."""
+def read(
+    folder: Path, security: tuple[tuple[str, str], ...], values: Mapping[str, str] | None = None
+) -> dict[str, StaticFile]:
+    """The files of `folder` by their path below it, such as `assets/index-1a2b3c4d.js`.
+
+    `values`: what stands in HTML for `{name}`. They are not escaped.
+    """
     files = [*folder.iterdir(), *(folder / HASHED).glob("*")]
     return {
-        file.relative_to(folder).as_posix(): _file(file, security, is_hashed=file.parent != folder)
+        file.relative_to(folder).as_posix(): _file(file, security, values or {}, is_hashed=file.parent != folder)
         for file in sorted(files)
         if file.suffix in TYPES
     }
 
 
-def _file(path: Path, security: tuple[tuple[str, str], ...], *, is_hashed: bool) -> StaticFile:
+def _file(
+    path: Path, security: tuple[tuple[str, str], ...], values: Mapping[str, str], *, is_hashed: bool
+) -> StaticFile:
     bodies = {"identity": path.read_bytes()}
+    if path.suffix == ".html":
+        for name, value in values.items():
+            bodies["identity"] = bodies["identity"].replace(f"{{{name}}}".encode(), value.encode())
     for encoding, suffix in ENCODINGS.items():
         compressed = path.with_name(path.name + suffix)
         if compressed.is_file():

@@ -10,7 +10,7 @@ import { build } from 'vite';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const outDir = resolve(process.argv[2] ?? join(root, '..', 'chatd', 'web'));
-const COMPRESSED = /\.(?:html|js|css|svg|webmanifest)$/;
+const COMPRESSED = /\.(?:js|css|svg|webmanifest)$/; // not the document, in which chatd writes; it is one packet
 
 mkdirSync(outDir, { recursive: true });
 for (const name of readdirSync(outDir)) {

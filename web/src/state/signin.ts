@@ -17,6 +17,7 @@ type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export class SignIn {
   readonly #fetch: Fetch;
+  readonly #told: string | undefined;
   #name: string | null = null;
   #host: Host | null = null;
   /** A token that the user brought, the one that the server gave, and the brought one that was used last. */
@@ -24,8 +25,10 @@ export class SignIn {
   #given: string | null = null;
   #used: string | null = null;
 
-  constructor(fetch: Fetch) {
+  /** `told`: the mode, where chatd has written it into the document. */
+  constructor(fetch: Fetch, told?: string) {
     this.#fetch = fetch;
+    this.#told = told;
   }
 
   leave(): void {
@@ -38,6 +41,7 @@ export class SignIn {
 
   /** What this server wants. */
   async mode(): Promise<Mode> {
+    if (this.#told === 'name' || this.#told === 'token') return this.#told;
     try {
       return (await this.#ask(PROBE)).status === 404 ? 'token' : 'name';
     } catch {

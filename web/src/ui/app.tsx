@@ -1,45 +1,29 @@
-/** Who is here: the sign-in, or the chat of somebody. Each session has a client of its own. */
+/** Who is here: the sign-in, or the chat of somebody, which is loaded meanwhile (room.tsx). */
 
-import { ChatClient, type Platform } from '@chatd/client';
-import { browser } from '@chatd/client/browser';
-import { indexedDb } from '@chatd/client/indexeddb';
-import { ChatProvider } from '@chatd/client/react';
-import { tabs } from '@chatd/client/tabs';
 import { useEffect, useMemo, useRef, useState } from 'react';
-import { Attention, attend } from '../state/attention';
-import { Bell } from '../state/bell';
-import { Desk } from '../state/desk';
+import type { Desk } from '../state/desk';
 import { Host } from '../state/host';
 import { Keep, storage } from '../state/keep';
 import { SignIn, type Who } from '../state/signin';
-import { Chat } from './chat';
+import type { Room } from './room';
 import { type Asked, SignInScreen } from './signin';
 
-type Screen = { what: 'nothing' } | { what: 'signin'; asked: Asked } | { what: 'chat'; desk: Desk };
+type Screen = { what: 'nothing' } | { what: 'signin'; asked: Asked } | { what: 'chat'; room: Room; desk: Desk };
+
+/** What the sign-in shows without it: a script of its own, and most of the page. */
+const load = () => import('./room');
 
 /** One page of one tab. */
 export class Page {
   readonly keep = new Keep(storage('sessionStorage'));
-  readonly bell = new Bell(storage('localStorage'));
-  readonly signIn = new SignIn((url, init) => fetch(url, init));
+  readonly signIn = new SignIn((url, init) => fetch(url, init), document.documentElement.dataset.login);
+  #room: Room | null = null;
 
-  session(user: string): Desk {
-    const attention = new Attention(
-      () => performance.now(),
-      document.visibilityState === 'visible',
-      document.hasFocus(),
-    );
-    const client = new ChatClient({
-      url: address(),
-      user,
-      token: (renew) => this.signIn.token(renew),
-      store: indexedDb(),
-      tabs: tabs(),
-      platform: platformOf(attention),
-    });
-    const desk = new Desk(client, user, attention, this.keep);
-    this.bell.ring(client, attention, (peer) => desk.open(peer));
-    return desk;
+  /** Rejects where its script cannot be had. */
+  async room(): Promise<Room> {
+    const { Room } = await load();
+    this.#room ??= new Room(this.keep, this.signIn);
+    return this.#room;
   }
 
   /** Who this tab was. */
@@ -55,30 +39,6 @@ export class Page {
   }
 }
 
-/** Beside the page, whatever prefix it has. */
-function address(): string {
-  const url = new URL('ws', location.href);
-  url.protocol = url.protocol === 'https:' ? 'wss:' : 'ws:';
-  url.search = url.hash = '';
-  return url.href;
-}
-
-/** What the client hears of the browser, the page hears, too. */
-function platformOf(attention: Attention): Platform {
-  return (hooks) => {
-    const unattended = attend(attention);
-    const away = (isAway: boolean) => {
-      attention.away(isAway);
-      hooks.away(isAway);
-    };
-    const leave = browser()({ ...hooks, away });
-    return () => {
-      leave();
-      unattended();
-    };
-  };
-}
-
 export function App({ page }: { page: Page }) {
   const [screen, setScreen] = useState<Screen>({ what: 'nothing' });
   const acts = useMemo(() => actsOf(page, setScreen), [page]);
@@ -87,31 +47,43 @@ export function App({ page }: { page: Page }) {
     if (!isBegun.current) void acts.begin();
     isBegun.current = true;
   }, [acts]);
-  if (screen.what === 'nothing') return null;
+  if (screen.what === 'nothing') return <Splash />;
   if (screen.what === 'signin') return <SignInScreen asked={screen.asked} enter={acts.enter} />;
-  const { desk } = screen;
+  const { desk, room } = screen;
+  return <room.Screen key={desk.user} desk={desk} leave={() => acts.leave(desk)} refused={acts.refused} />;
+}
+
+/** As in index.html. */
+function Splash() {
   return (
-    <ChatProvider key={desk.user} client={desk.client}>
-      <Chat desk={desk} bell={page.bell} leave={() => acts.leave(desk)} refused={acts.refused} />
-    </ChatProvider>
+    <div className="splash" role="status" aria-label="Loading">
+      <img className="logo" src="icon.svg" alt="" width={56} height={56} />
+    </div>
   );
 }
 
 function actsOf(page: Page, show: (screen: Screen) => void) {
   const { signIn } = page;
   let desk: Desk | null = null;
-  const enterAs = (user: string, who: Who | null) => {
+  const enterAs = async (user: string, who: Who | null) => {
     page.remember(who);
-    desk = page.session(user);
-    show({ what: 'chat', desk });
+    try {
+      const room = await page.room();
+      desk = room.session(user);
+      show({ what: 'chat', room, desk });
+    } catch {
+      await ask({ fault: 'The page could not be loaded. Reload it once the server answers.' });
+    }
   };
-  const ask = async (asked: Partial<Asked> = {}) =>
+  const ask = async (asked: Partial<Asked> = {}) => {
     show({ what: 'signin', asked: { mode: asked.mode ?? (await signIn.mode()), ...asked } });
+    page.room().catch(() => {}); // it is there when somebody has typed a name
+  };
   const enter = async (who: Who) => {
     const name = 'name' in who ? who.name : '';
     show({ what: 'signin', asked: { mode: 'name' in who ? 'name' : 'token', isBusy: true, name } });
     const { fault, mode, user } = await signIn.enter(who);
-    if (fault === null) enterAs(user, 'name' in who ? { name: user } : who);
+    if (fault === null) await enterAs(user, 'name' in who ? { name: user } : who);
     else await ask({ mode, fault, name });
   };
   const end = async () => {
@@ -160,9 +132,9 @@ function actsOf(page: Page, show: (screen: Screen) => void) {
       const { who } = page;
       const host = Host.of(window);
       const token = await host?.token(null).catch(() => null);
-      if (host && token) enterAs(signIn.embedded(host, token), null);
+      if (host && token) await enterAs(signIn.embedded(host, token), null);
       else if (who === null) await ask();
-      else enterAs(signIn.resume(who), who);
+      else await enterAs(signIn.resume(who), who);
     },
   };
 }
