@@ -68,7 +68,7 @@ def read(
 ) -> dict[str, StaticFile]:
     """The files of `folder` by their path below it, such as `assets/index-1a2b3c4d.js`.
 
-    `values`: what stands in HTML for `{name}`. They are not escaped.
+    `values`: what stands in HTML for `{name}`, unescaped; with them it has no compressed encoding.
     """
     files = [*folder.iterdir(), *(folder / HASHED).glob("*")]
     return {
@@ -82,13 +82,14 @@ def _file(
     path: Path, security: tuple[tuple[str, str], ...], values: Mapping[str, str], *, is_hashed: bool
 ) -> StaticFile:
     bodies = {"identity": path.read_bytes()}
-    if path.suffix == ".html":
+    if values and path.suffix == ".html":
         for name, value in values.items():
             bodies["identity"] = bodies["identity"].replace(f"{{{name}}}".encode(), value.encode())
-    for encoding, suffix in ENCODINGS.items():
-        compressed = path.with_name(path.name + suffix)
-        if compressed.is_file():
-            bodies[encoding] = compressed.read_bytes()
+    else:
+        for encoding, suffix in ENCODINGS.items():
+            compressed = path.with_name(path.name + suffix)
+            if compressed.is_file():
+                bodies[encoding] = compressed.read_bytes()
     digest = hashlib.sha256(bodies["identity"]).hexdigest()[:32]
     common: tuple[tuple[str, str], ...] = (("Cache-Control", IMMUTABLE if is_hashed else REVALIDATED),)
     if len(bodies) > 1:

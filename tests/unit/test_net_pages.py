@@ -101,3 +101,9 @@ def test_who_cannot_be_a_user_gets_no_token(folder: Path, query: str) -> None:
     page = pages.respond("GET", f"/dev/token?{query}", OURS)
     assert page.status == HTTPStatus.BAD_REQUEST
     assert json.loads(page.body)["error"]
+
+
+def test_the_page_is_told_how_people_sign_in() -> None:
+    pages = Pages(lambda user: user), Pages(None)
+    told = [one.respond("GET", "/", Headers()).body.partition(b"<head>")[0] for one in pages]
+    assert [b'data-login="name"' in told[0], b'data-login="token"' in told[1]] == [True, True]

@@ -136,3 +136,16 @@ def test_another_content_has_another_etag(tmp_path: Path) -> None:
         page = static_files.read(tmp_path, SECURITY)["index.html"].respond(Headers())
         etags.add(dict(page.headers)["ETag"])
     assert len(etags) == 2
+
+
+def test_values_are_written_into_html_alone_and_its_compressed_files_are_not_used(tmp_path: Path) -> None:
+    for name in ("index.html", "app.js"):
+        (tmp_path / name).write_text("a {login} {other}")
+        (tmp_path / f"{name}.gz").write_text("gzip")
+    files = static_files.read(tmp_path, SECURITY, {"login": "name"})
+    gzip = Headers([("Accept-Encoding", "gzip")])
+    assert files["index.html"].respond(gzip).body == b"a name {other}"
+    assert files["app.js"].respond(gzip).body == b"gzip"
+    others = static_files.read(tmp_path, SECURITY, {"login": "token"})
+    etags = [dict(one["index.html"].respond(gzip).headers)["ETag"] for one in (files, others)]
+    assert etags[0] != etags[1]

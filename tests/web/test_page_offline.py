@@ -71,3 +71,12 @@ async def test_a_visit_gets_few_compressed_files_and_the_next_one_gets_no_script
     again = [one for one in answers if "/assets/" in one.url]
     assert again
     assert all(one.from_service_worker for one in again)
+
+
+async def test_a_page_whose_second_script_does_not_come_says_so(browsing: Browsing) -> None:
+    tab = await browsing.blank()
+    await tab.page.route("**/assets/room-*.js", lambda route: route.abort())
+    await tab.page.goto(browsing.address)
+    await tab.page.locator("#who").fill(browsing.user("alice"))
+    await tab.page.keyboard.press("Enter")
+    await expect(tab.page.get_by_role("alert")).to_contain_text("could not be loaded")

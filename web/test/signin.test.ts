@@ -45,6 +45,17 @@ test('404: a token is asked for, used, and not used again once it was refused', 
   expect([await it.token('token_expired'), await it.token('token_expired')]).toEqual(['newer', null]);
 });
 
+test('what the document tells needs no question; what it does not tell is asked', async () => {
+  let asked = 0;
+  const ask = async () => {
+    asked += 1;
+    return { status: 404, json: async () => ({}) } as Response;
+  };
+  const modes = ['token', 'name', '{login}', undefined].map((told) => new SignIn(ask, told).mode());
+  expect(await Promise.all(modes)).toEqual(['token', 'name', 'token', 'token']);
+  expect(asked).toBe(2);
+});
+
 test('a refused name is said; a server that is away is no refusal of the token', async () => {
   const { it } = signIn((url) =>
     url.includes('bad') ? { status: 400, body: { error: 'no such' } } : { body: { token: 't' } },
