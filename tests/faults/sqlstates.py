@@ -11,6 +11,7 @@ and some that nobody does; those of the fence are ours and mean something else.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections import Counter
@@ -51,7 +52,7 @@ class Injector:
     def __init__(self) -> None:
         self.choose: Callable[[str], str | None] = lambda text: None
         self.ends = False
-        self.seen: dict[str, None] = {}
+        self.seen: dict[str, set[object]] = {}  # by statement, the tasks that made it
         self.injected: Counter[str] = Counter()
         self.codes: set[str] = set()
 
@@ -78,7 +79,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, conninfo: str) -> Iterator[Inject
 
     async def execute(self: Any, query: Any, *args: Any, **options: Any) -> Any:
         text = query if isinstance(query, str) else query.as_string(None)
-        injector.seen[text] = None
+        injector.seen.setdefault(text, set()).add(asyncio.current_task())
         code = injector.choose(text)
         if code is None:
             return await real(self, query, *args, **options)

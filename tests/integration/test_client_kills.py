@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from chatd.core.session import Session
+from chatd.ids import DeviceId, UserId
 from tests.fix_server import MakeServer
 from tests.integration.test_client import bounded, make
 from tests.until import until
@@ -59,11 +61,16 @@ async def test_a_bot_that_is_killed_answers_each_question_once(
             await rng.choice(clients).send("bot", f"{n}")
             await asyncio.sleep(rng.random() * 0.1)
 
+    def session() -> Session | None:
+        bot = server.node.registry.users.get(UserId("bot"))
+        return None if bot is None else bot.sessions.get(DeviceId("bot"))
+
     asking = asyncio.create_task(ask())
     for _ in range(KILLS):
         await asyncio.sleep(0.2 + rng.random() * 0.5)
         running.kill()
         await running.wait()
+        killed = session()
         running = await start()
     await asking
 
@@ -74,6 +81,8 @@ async def test_a_bot_that_is_killed_answers_each_question_once(
         return len(await answers()) >= QUESTIONS
 
     await until(all_answered, pause_s=0.2)
+    # A process that has connected has its handlers of signals
+    await until(lambda: (one := session()) is not None and one is not killed and one.live)
     running.terminate()
     assert await running.wait() == 0, "it ends in good order"
     assert sorted(map(str, await answers())) == sorted(f"re {n}" for n in range(QUESTIONS))
