@@ -70,12 +70,8 @@ export class Keeper implements Keeping {
     if (event.t === 'reset' && event.why === 'another_user') this.#lose(event.why);
     else if (event.t === 'reset' && event.why === 'epoch') this.touchAll(model.chats.keys());
     else if (event.t === 'item') this.touch(event.item.peer);
-    else if (event.t === 'outbox') {
-      this.#touch(event.peer, 'o');
-      // Now, because it is stored nowhere else, and a page that ends lets no transaction end; but once all that is done
-      // in this turn has been done, because what leaves must be stored as `tried`.
-      if (event.items.some(({ state }) => state === 'queued')) queueMicrotask(() => void this.flush());
-    } else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
+    else if (event.t === 'outbox') this.#touch(event.peer, 'o');
+    else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
     else if (event.t === 'receipt') this.touch(event.peer);
     else if (event.t === 'welcome' || event.t === 'synced') this.#touch(null);
   }
@@ -89,8 +85,9 @@ export class Keeper implements Keeping {
     if (!this.#isOpen) return;
     this.#dirty.add(META);
     if (peer !== null) this.#dirty.add(`${what}/${peer}`);
-    // What somebody wrote is stored at once: a page may go at any time.
-    if (what === 'o') this.#client._clock.set(() => void this.flush(), 0);
+    // The outbox is stored nowhere else, and a page that ends lets no transaction end: so it is stored now, but once all
+    // that is done in this turn has been done, because what leaves must be stored as `tried`.
+    if (what === 'o') queueMicrotask(() => void this.flush());
     if (this.#isTimed) return;
     this.#isTimed = true;
     this.#client._clock.set(() => void this.flush(), SAVE_DELAY_MS);
