@@ -98,3 +98,16 @@ async def say(process: Running, line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(f"{line}\n".encode())
     await process.stdin.drain()
+
+
+async def echoes_over_a_kill(alice: Running, server: Process) -> None:
+    """alice writes to `echo`, which answers each message once; the server is killed in between."""
+    for number, body in enumerate(("one", "two", "three")):
+        if body == "two":
+            server.kill()
+            await say(alice, f"echo {body}")
+            await server.start()
+        else:
+            await say(alice, f"echo {body}")
+        assert await line_of(alice) == f"{2 * number + 1} alice: {body}"
+        assert await line_of(alice) == f"{2 * number + 2} echo: you said: {body}"

@@ -10,7 +10,7 @@ import pytest
 from tests.fix_process import MakeProcess
 from tests.proxy import Proxy
 from tests.site import pages
-from tests.site.programs import Page, line_of, say
+from tests.site.programs import Page, echoes_over_a_kill, line_of, say
 
 OWN_CLIENT: Final = pages.DOCS / "guides" / "own-client.md"
 QUICK_START: Final = pages.DOCS / "quickstart.md"
@@ -121,12 +121,4 @@ async def test_the_echo_of_the_quick_start_answers_once_over_a_kill(make_process
     page, own = Page(QUICK_START, tmp_path, server), Page(OWN_CLIENT, tmp_path / "own", server)
     async with page.running("echo.py") as echo, own.running("chat.py") as alice:
         assert await line_of(echo) == "connected as echo"
-        for number, body in enumerate(("one", "two", "three")):
-            if body == "two":
-                server.kill()
-                await say(alice, f"echo {body}")
-                await server.start()
-            else:
-                await say(alice, f"echo {body}")
-            assert await line_of(alice) == f"{2 * number + 1} alice: {body}"
-            assert await line_of(alice) == f"{2 * number + 2} echo: you said: {body}"
+        await echoes_over_a_kill(alice, server)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.fix_process import MakeProcess
 from tests.site import pages
-from tests.site.programs import Page, line_of, say
+from tests.site.programs import Page, echoes_over_a_kill
 from tests.site.test_page_programs import OWN_CLIENT
 from tests.until import until
 
@@ -24,12 +24,4 @@ async def test_the_bot_of_the_readme_answers_each_message_once_over_a_kill(
     own = Page(OWN_CLIENT, tmp_path / "own", server)
     async with page.running("echo.py"), own.running("chat.py") as alice:
         await until(lambda: '"user":"echo"' in server.log_file.read_text())  # from here on it answers
-        for number, body in enumerate(("one", "two", "three")):
-            if body == "two":
-                server.kill()
-                await say(alice, f"echo {body}")
-                await server.start()
-            else:
-                await say(alice, f"echo {body}")
-            assert await line_of(alice) == f"{2 * number + 1} alice: {body}"
-            assert await line_of(alice) == f"{2 * number + 2} echo: you said: {body}"
+        await echoes_over_a_kill(alice, server)

@@ -2,7 +2,19 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'vitest';
 import { ChatClient, type ChatClientOptions, type ChatError, type ChatEvents } from '../src/index.js';
-import { entry, FakeSocket, item, type Json, sent, settle, socket, TestClock, uuid, WELCOME } from './fakes.js';
+import {
+  entry,
+  FakeSocket,
+  item,
+  type Json,
+  optionsOf,
+  sent,
+  settle,
+  socket,
+  TestClock,
+  uuid,
+  WELCOME,
+} from './fakes.js';
 
 beforeEach(() => {
   FakeSocket.made = [];
@@ -10,15 +22,7 @@ beforeEach(() => {
 
 function made(facts: Partial<ChatClientOptions> = {}) {
   const clock = new TestClock(1000);
-  const options = {
-    url: 'ws://x/ws',
-    token: async () => 'tok',
-    webSocket: FakeSocket,
-    device: 'd',
-    clock,
-    random: () => 0,
-  };
-  return { clock, client: new ChatClient({ ...options, ...facts }) };
+  return { clock, client: new ChatClient({ ...optionsOf(clock), ...facts }) };
 }
 
 async function online(conversations: Json[] = [{ ...item({ head: 5 }) }], facts: Partial<ChatClientOptions> = {}) {

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { beforeEach, test } from 'vitest';
 import { CoreClient } from '../src/core.js';
-import { entry, FakeSocket, item, sent, settle, socket, TestClock, WELCOME } from './fakes.js';
+import { entry, FakeSocket, item, optionsOf, sent, settle, socket, TestClock, WELCOME } from './fakes.js';
 
 beforeEach(() => {
   FakeSocket.made = [];
@@ -11,14 +11,7 @@ beforeEach(() => {
 async function online() {
   const clock = new TestClock(1000);
   const heard: string[] = [];
-  const client = new CoreClient({
-    url: 'ws://x/ws',
-    token: async () => 'tok',
-    webSocket: FakeSocket,
-    device: 'd',
-    clock,
-    random: () => 0,
-  });
+  const client = new CoreClient(optionsOf(clock));
   for (const event of ['entry', 'message', 'receipt', 'presence', 'error'] as const)
     client.on(event, () => heard.push(event));
   await client.start();

@@ -1,6 +1,7 @@
 /** A WebSocket that is answered by hand, and what is said on it. */
 import type { Item } from '../src/frames.js';
 import type { Draft } from '../src/outbox.js';
+import type { TestClock } from '../src/testing/clock.js';
 import { FakeWebSocket, type Network } from '../src/testing/socket.js';
 
 export { settle, TestClock } from '../src/testing/clock.js';
@@ -58,6 +59,12 @@ export function socket(): FakeSocket {
 
 /** The frames of a type that the last socket was given. */
 export const sent = (t: string): Json[] => socket().sent.filter((frame) => frame.t === t);
+
+/** Of a client over `FakeSocket`. */
+export function optionsOf(clock: TestClock) {
+  const facts = { url: 'ws://x/ws', token: async () => 'tok', device: 'd', random: () => 0 };
+  return { ...facts, webSocket: FakeSocket, clock };
+}
 
 let uuids = 0;
 export function uuid(): string {
