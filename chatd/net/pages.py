@@ -22,6 +22,7 @@ from websockets.datastructures import Headers, MultipleValuesError
 from chatd.config import Settings
 from chatd.ids import UserId, user_id
 from chatd.net import static_files
+from chatd.net.static_files import StaticFile
 from chatd.wire import http
 from chatd.wire.http import HttpResponse
 
@@ -42,6 +43,7 @@ DYNAMIC: Final = (
     *SECURITY,
 )
 DEV_HEADER: Final = "X-Chatd-Dev"
+INDEX: Final = "index.html"
 
 
 class Pages:
@@ -62,12 +64,14 @@ class Pages:
         folder: Path = FOLDER,
     ) -> None:
         self._issue, self._remote = issue, remote
-        policy = ("Content-Security-Policy", CSP.format(" ".join(embedders) or "'none'"))
-        login = {"login": "token" if issue is None else "name"}  # the page shows its first screen at once by it
-        files = static_files.read(folder, (policy, *SECURITY), login) if has_page else {}
+        headers = (("Content-Security-Policy", CSP.format(" ".join(embedders) or "'none'")), *SECURITY)
+        files = static_files.read(folder, headers) if has_page else {}
         self._files = {f"/{name}": file for name, file in files.items()}
-        if (index := self._files.get("/index.html")) is not None:
-            self._files["/"] = index
+        # By whether names are given tokens: the page shows its first screen at once by it
+        self._documents: dict[bool, StaticFile] = {}
+        if INDEX in files:
+            for gives, login in ((True, "name"), (False, "token")):
+                self._documents[gives] = static_files.document(folder / INDEX, headers, login=login)
 
     @classmethod
     def by(cls, settings: Settings, issue: Callable[[UserId], str]) -> Self:
@@ -90,9 +94,10 @@ class Pages:
         name, _, query = path.partition("?")
         if name == "/healthz":
             return HttpResponse(HTTPStatus.OK, (("Content-Type", http.TEXT), ("Cache-Control", "no-store")), b"ok\n")
-        if name == "/dev/token" and self._issue is not None and _own_page(headers, self._remote):
+        gives = self._issue is not None and _own_host(headers, self._remote)
+        if name == "/dev/token" and gives and _own_page(headers):
             return self._token(query)
-        file = self._files.get(name)
+        file = self._documents.get(gives) if name in ("/", f"/{INDEX}") else self._files.get(name)
         return http.plain(HTTPStatus.NOT_FOUND) if file is None else file.respond(headers)
 
     def _token(self, query: str) -> HttpResponse:
@@ -105,15 +110,19 @@ class Pages:
         return http.json(HTTPStatus.OK, {"token": self._issue(user), "user": user}, *DYNAMIC)
 
 
-def _own_page(headers: Headers, remote: bool) -> bool:
-    """True if our own page asks.
+def _own_page(headers: Headers) -> bool:
+    """True if our own page asks: the header forces other origins into a CORS preflight, which is
+    never answered.
+    """
+    return len(headers.get_all(DEV_HEADER)) == 1
 
-    The header forces other origins into a CORS preflight, which is never answered. The host must be
-    loopback, against DNS rebinding.
+
+def _own_host(headers: Headers, remote: bool) -> bool:
+    """True if the page is asked for at a host where names are given tokens.
+
+    The host must be loopback, against DNS rebinding; `remote`: any.
     """
     try:
-        if headers.get(DEV_HEADER) is None:
-            return False
         host = urlsplit(f"//{headers.get('Host', '')}").hostname or ""
     except (MultipleValuesError, ValueError):
         return False

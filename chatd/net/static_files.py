@@ -2,7 +2,7 @@
 
     folder ──read──► by name: StaticFile ──Accept-Encoding, If-None-Match──► HttpResponse
       ├── worker.js, icon.svg, ...     may change: no-cache, with a strong ETag
-      ├── index.html                   the same; what is in `values` is written into it
+      ├── index.html                   the same; `document` writes values into it
       ├── assets/NAME-HASH.js, ...     named by their content: immutable
       └── FILE.br, FILE.gz             the same, compressed by the build; never a name of their own
 
@@ -63,33 +63,36 @@ class StaticFile(NamedTuple):
         return found.unchanged if is_known(found.etag, headers.get_all("If-None-Match")) else found.response
 
 
-def read(
-    folder: Path, security: tuple[tuple[str, str], ...], values: Mapping[str, str] | None = None
-) -> dict[str, StaticFile]:
-    """The files of `folder` by their path below it, such as `assets/index-1a2b3c4d.js`.
-
-    `values`: what stands in HTML for `{name}`, unescaped; with them it has no compressed encoding.
-    """
+def read(folder: Path, security: tuple[tuple[str, str], ...]) -> dict[str, StaticFile]:
+    """The files of `folder` by their path below it, such as `assets/index-1a2b3c4d.js`."""
     files = [*folder.iterdir(), *(folder / HASHED).glob("*")]
     return {
-        file.relative_to(folder).as_posix(): _file(file, security, values or {}, is_hashed=file.parent != folder)
+        file.relative_to(folder).as_posix(): _file(file, security, is_hashed=file.parent != folder)
         for file in sorted(files)
         if file.suffix in TYPES
     }
 
 
-def _file(
-    path: Path, security: tuple[tuple[str, str], ...], values: Mapping[str, str], *, is_hashed: bool
-) -> StaticFile:
+def document(path: Path, security: tuple[tuple[str, str], ...], **values: str) -> StaticFile:
+    """An HTML file with these values in place of `{name}`, unescaped; it has no compressed encoding."""
+    body = path.read_bytes()
+    for name, value in values.items():
+        body = body.replace(f"{{{name}}}".encode(), value.encode())
+    return _encoded({"identity": body}, TYPES[path.suffix], security, is_hashed=False)
+
+
+def _file(path: Path, security: tuple[tuple[str, str], ...], *, is_hashed: bool) -> StaticFile:
     bodies = {"identity": path.read_bytes()}
-    if values and path.suffix == ".html":
-        for name, value in values.items():
-            bodies["identity"] = bodies["identity"].replace(f"{{{name}}}".encode(), value.encode())
-    else:
-        for encoding, suffix in ENCODINGS.items():
-            compressed = path.with_name(path.name + suffix)
-            if compressed.is_file():
-                bodies[encoding] = compressed.read_bytes()
+    for encoding, suffix in ENCODINGS.items():
+        compressed = path.with_name(path.name + suffix)
+        if compressed.is_file():
+            bodies[encoding] = compressed.read_bytes()
+    return _encoded(bodies, TYPES[path.suffix], security, is_hashed=is_hashed)
+
+
+def _encoded(
+    bodies: Mapping[str, bytes], content_type: str, security: tuple[tuple[str, str], ...], *, is_hashed: bool
+) -> StaticFile:
     digest = hashlib.sha256(bodies["identity"]).hexdigest()[:32]
     common: tuple[tuple[str, str], ...] = (("Cache-Control", IMMUTABLE if is_hashed else REVALIDATED),)
     if len(bodies) > 1:
@@ -98,7 +101,7 @@ def _file(
     for encoding, body in bodies.items():
         etag = f'"{digest}"' if encoding == "identity" else f'"{digest}-{encoding}"'
         coding = () if encoding == "identity" else (("Content-Encoding", encoding),)
-        headers = (("Content-Type", TYPES[path.suffix]), *coding, ("ETag", etag), *common, *security)
+        headers = (("Content-Type", content_type), *coding, ("ETag", etag), *common, *security)
         by_encoding[encoding] = Representation(
             etag,
             HttpResponse(HTTPStatus.OK, headers, body),

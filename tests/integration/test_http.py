@@ -82,7 +82,7 @@ async def test_a_connection_serves_the_whole_page_and_nothing_that_the_browser_h
     ((status, headers, body, _),) = await asyncio.to_thread(ask, server.port, "/", **{"If-None-Match": etag})
     assert (status, headers["ETag"], body) == (304, etag, b"")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
-    head = await raw(server, b"HEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    head = await raw(server, b"HEAD / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
     assert f"Content-Length: {len(answers[0][2])}\r\n".encode() in head
     assert head.endswith(b"\r\n\r\n")
 

@@ -104,6 +104,12 @@ def test_who_cannot_be_a_user_gets_no_token(folder: Path, query: str) -> None:
 
 
 def test_the_page_is_told_how_people_sign_in() -> None:
-    pages = Pages(lambda user: user), Pages(None)
-    told = [one.respond("GET", "/", Headers()).body.partition(b"<head>")[0] for one in pages]
-    assert [b'data-login="name"' in told[0], b'data-login="token"' in told[1]] == [True, True]
+    """As `/dev/token` answers: by a name in development mode, at a loopback host or where others are let in."""
+    elsewhere = Headers([("Host", "chat.example.org")])
+    gives, remote, never = Pages(lambda user: user), Pages(lambda user: user, remote=True), Pages(None)
+    for pages, headers, login in (
+        (gives, OURS, b"name"), (gives, elsewhere, b"token"), (gives, Headers(), b"token"),
+        (remote, elsewhere, b"name"), (never, OURS, b"token"),
+    ):  # fmt: skip
+        for path in ("/", "/index.html"):
+            assert b'data-login="%b"' % login in pages.respond("GET", path, headers).body

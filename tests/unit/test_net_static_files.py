@@ -138,14 +138,14 @@ def test_another_content_has_another_etag(tmp_path: Path) -> None:
     assert len(etags) == 2
 
 
-def test_values_are_written_into_html_alone_and_its_compressed_files_are_not_used(tmp_path: Path) -> None:
+def test_values_are_written_into_a_document_and_its_compressed_files_are_not_used(tmp_path: Path) -> None:
     for name in ("index.html", "app.js"):
         (tmp_path / name).write_text("a {login} {other}")
         (tmp_path / f"{name}.gz").write_text("gzip")
-    files = static_files.read(tmp_path, SECURITY, {"login": "name"})
     gzip = Headers([("Accept-Encoding", "gzip")])
-    assert files["index.html"].respond(gzip).body == b"a name {other}"
-    assert files["app.js"].respond(gzip).body == b"gzip"
-    others = static_files.read(tmp_path, SECURITY, {"login": "token"})
-    etags = [dict(one["index.html"].respond(gzip).headers)["ETag"] for one in (files, others)]
+    assert static_files.read(tmp_path, SECURITY)["app.js"].respond(gzip).body == b"gzip"
+    index = tmp_path / "index.html"
+    answers = [static_files.document(index, SECURITY, login=login).respond(gzip) for login in ("name", "token")]
+    assert [answer.body for answer in answers] == [b"a name {other}", b"a token {other}"]
+    etags = [dict(answer.headers)["ETag"] for answer in answers]
     assert etags[0] != etags[1]

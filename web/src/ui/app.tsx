@@ -67,13 +67,10 @@ function actsOf(page: Page, show: (screen: Screen) => void) {
   let desk: Desk | null = null;
   const enterAs = async (user: string, who: Who | null) => {
     page.remember(who);
-    try {
-      const room = await page.room();
-      desk = room.session(user);
-      show({ what: 'chat', room, desk });
-    } catch {
-      await ask({ fault: 'The page could not be loaded. Reload it once the server answers.' });
-    }
+    const room = await page.room().catch(() => null);
+    if (room === null) return ask({ fault: 'The page could not be loaded. Reload it once the server answers.' });
+    desk = room.session(user);
+    show({ what: 'chat', room, desk });
   };
   const ask = async (asked: Partial<Asked> = {}) => {
     show({ what: 'signin', asked: { mode: asked.mode ?? (await signIn.mode()), ...asked } });
