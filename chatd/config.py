@@ -238,7 +238,7 @@ class Settings(BaseModel):
     def _read(cls, value: object, info: Any) -> object:
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
             raise ValueError("is true or false")  # pydantic would read TOML's `port = true` as 1
-        if info.field_name in ("origins", "embed_origins", "trusted_proxies") and isinstance(value, str):
+        if info.field_name in (*setting_checks.ORIGIN_LISTS, "trusted_proxies") and isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
         if value == "" and cls.model_fields[info.field_name].annotation in (Path, Path | None):
             raise ValueError("is empty")  # Path("") would be the current folder
@@ -256,7 +256,7 @@ class Settings(BaseModel):
                 )
         if isinstance(value, Path):
             return _expanded(value)
-        if info.field_name in ("origins", "embed_origins"):
+        if info.field_name in setting_checks.ORIGIN_LISTS:
             return [setting_checks.canonical_origin(origin) for origin in value]
         return value
 

@@ -19,6 +19,7 @@ LABEL_CHARS_MAX: Final = 63
 PORT_MAX: Final = 65_535
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
+ORIGIN_LISTS: Final = ("origins", "embed_origins")
 WORDS: Final = {
     "host": "a host name or an IP address",
     "admin_host": "a host name or an IP address",
@@ -27,8 +28,7 @@ WORDS: Final = {
     "redis_prefix": "1 to 32 of a-z 0-9 _ . -",
     "node_name": "1 to 64 printable ASCII characters",
     "trusted_proxies": "networks such as 10.0.0.0/8",
-    "origins": "scheme://host[:port], in lower case and without a path, several by commas",
-    "embed_origins": "scheme://host[:port], in lower case and without a path, several by commas",
+    **dict.fromkeys(ORIGIN_LISTS, "scheme://host[:port], in lower case and without a path, several by commas"),
 }
 
 _PATTERNS: Final = {
@@ -95,6 +95,5 @@ def _origin(text: str) -> None:
 _JUDGES: Final[dict[str, Callable[[str], None]]] = {
     "host": _host,
     "admin_host": _host,
-    "origins": _origin,
-    "embed_origins": _origin,
+    **dict.fromkeys(ORIGIN_LISTS, _origin),
 }

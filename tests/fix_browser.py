@@ -11,9 +11,8 @@ pytest.mark.asyncio(loop_scope="module")`. They share the database: each has use
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import pytest_asyncio
@@ -30,12 +29,12 @@ from tests.proxy import Proxy
 if TYPE_CHECKING:
     from tests.browser import Browsing
 
-NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
 
 def chromium() -> str:
-    found = next(filter(None, map(shutil.which, NAMES)), None)
     pytest.importorskip("playwright", reason="playwright is not installed: `make setup`")
+    from bench.scenarios import browser
+
+    found = browser.chromium()
     if found is None:
         pytest.skip("chromium is not installed: `apt-get install chromium`, or `make setup` as root")
     return found

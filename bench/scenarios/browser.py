@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   python -m bench browser                     5,000 messages, 100 arrive
   python -m bench browser --messages 200      a short conversation, to compare with"""
-NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
+NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ME: Final = "alice"
 PEER: Final = "bob"
 STEP_PX: Final = 120  # of a mouse wheel
@@ -68,10 +68,15 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget-frame-p95-ms", type=float, default=20, metavar="MS", help="scrolled (default: 20)")
 
 
+def chromium() -> str | None:
+    """Where it is installed."""
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
 async def run(options: argparse.Namespace) -> int:
     from playwright.async_api import async_playwright
 
-    binary = next(filter(None, map(shutil.which, NAMES)), None)
+    binary = chromium()
     if binary is None:
         raise TargetError("chromium is not installed: `apt-get install chromium`, or `make setup` as root")
     async with Target(options) as target, async_playwright() as playwright:
