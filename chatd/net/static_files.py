@@ -74,7 +74,10 @@ def read(folder: Path, security: tuple[tuple[str, str], ...]) -> dict[str, Stati
 
 
 def document(path: Path, security: tuple[tuple[str, str], ...], **values: str) -> StaticFile:
-    """An HTML file with these values in place of `{name}`, unescaped; it has no compressed encoding."""
+    """An HTML file with these values in place of `{name}`, unescaped.
+
+    It has no compressed encoding.
+    """
     body = path.read_bytes()
     for name, value in values.items():
         body = body.replace(f"{{{name}}}".encode(), value.encode())
