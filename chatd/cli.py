@@ -24,9 +24,10 @@ from chatd import __version__, config_sources, log, process_metrics
 from chatd.cluster.redis import url as redis_url
 from chatd.config import Settings, one_line
 from chatd.errors import ChatdError, SettingError
-from chatd.ops import command_line, descriptors, sd_notify, surroundings
+from chatd.ops import command_line, descriptors, surroundings, worker_line
 from chatd.ops.command_line import TTL_S
 from chatd.ops.surroundings import FAILED
+from chatd.ops.worker_line import WorkerLine
 
 if TYPE_CHECKING:
     from chatd.conformance.tokens import TokenMaker
@@ -82,8 +83,8 @@ def _serve(options: argparse.Namespace) -> int:
     settings, few = descriptors.fitted(settings)
 
     async def life() -> None:
-        sd_notify.on_orphaned(_orphaned)
-        node = Node(settings, process_metrics.age_s())
+        line = worker_line.descriptor()
+        node = Node(settings, process_metrics.age_s(), None if line is None else WorkerLine(line, _orphaned))
         node.on_ready = lambda: _announce(node.port, settings, few)
         await node.run()
 
@@ -119,7 +120,7 @@ def _announce(port: int, settings: Settings, few: str | None) -> None:
     if few is not None:
         server = structlog.get_logger("server")
         (server.info if settings.development else server.warning)("descriptors.few", reason=few)
-    if settings.development and not sd_notify.is_worker():
+    if settings.development and worker_line.descriptor() is None:
         _invite(port, settings)
 
 

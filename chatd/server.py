@@ -54,6 +54,7 @@ from chatd.ops.admin import Admin
 from chatd.ops.gauges import add_gauges
 from chatd.ops.readiness import Readiness
 from chatd.ops.user_view import about_user
+from chatd.ops.worker_line import WorkerLine
 from chatd.postgres import migrate, partitions
 from chatd.postgres.census import Census
 from chatd.postgres.embedded import Embedded
@@ -75,11 +76,9 @@ DATABASE_POLL_S: Final = 0.5
 class Node:
     """One process of chatd. `run` is its whole life; tests call `start` and `stop` directly."""
 
-    def __init__(self, settings: Settings, age_s: float = 0.0) -> None:
-        """`age_s`: how old the process is (s).
-
-        A restart takes that time again, before its `start`.
-        """
+    def __init__(self, settings: Settings, age_s: float = 0.0, line: WorkerLine | None = None) -> None:
+        """`age_s`: how old the process is; a restart takes it again. `line`: of a worker."""
+        self._line = line
         self.settings = settings
         self.port = 0
         self.admin_port = 0
@@ -90,7 +89,6 @@ class Node:
         self.metrics = Metrics()
         self._owner: EmbeddedOwner | None = None
         self.tasks = Tasks()
-        self._server: asyncio.Server | None = None
         self._admin: Admin | None = None
         self._drain_grace_s = 0.0
         self._dropped = logs.dropped()
@@ -260,7 +258,11 @@ class Node:
         self.tasks.watch("retention", self.retention.run())
         self.tasks.watch("sweep", self._sweep())
         self.tasks.watch("tick", self._tick())
-        await self._listen()
+        s, line = self.settings, self._line
+        if line is not None:
+            line.take(self.listener.make_connection)
+        # Last: from here on it has started. A worker's port is its supervisor's
+        self.port = await self.listener.listen(s.host, s.port) if line is None else s.port
         self._restart_ms = (self._age_s + self._clock.now() - began) * 1000
         log.info("ready", host=self.settings.host, port=self.port, admin_port=self.admin_port or None)
         sd_notify.ready()
@@ -286,11 +288,6 @@ class Node:
 
     def _postgres_restarted(self) -> None:
         self.metrics.postgres_restarts += 1
-
-    async def _listen(self) -> None:
-        s = self.settings
-        self._server = await self.listener.listen(s.host, s.port, reuse_port=sd_notify.is_worker())
-        self.port = self._server.sockets[0].getsockname()[1]  # last: from here on it has started
 
     async def _listen_admin(self) -> None:
         """The first port to listen: `/readyz` says why the node is not ready yet."""
@@ -348,6 +345,8 @@ class Node:
             waits: list[asyncio.Future[Any]] = [stopping, self.tasks.failed]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             sd_notify.stopping()
+            if self._line is not None:
+                self._line.leaving()
             if stopping.done():
                 drain = self._loop.create_task(self.drain())
                 force = self._loop.create_task(forced.wait())
@@ -385,6 +384,8 @@ class Node:
             self._report_dropped()
             crowd.look(len(self.listener.connections), self._clock.now())
             sd_notify.alive()
+            if self._line is not None:
+                self._line.report(len(self.listener.connections))
 
     def _report_dropped(self) -> None:
         lines, self._dropped = logs.dropped() - self._dropped, logs.dropped()
@@ -419,8 +420,7 @@ class Node:
         """Let clients leave without a loss, within `drain_ms` (drain.py)."""
         self.census.is_serving = False  # the node that takes its place does not count it as another one
         self.pipeline.drain()
-        if self._server is not None:
-            self._server.close()
+        self.listener.close()
         restart_ms = self._restart_ms if self.cluster is None else 0.0
         drain = Drain(
             self.chat, self.listener, self.store.lanes,
@@ -431,11 +431,10 @@ class Node:
 
     async def stop(self) -> None:
         """Undo `start`. Idempotent."""
-        if self._server is not None:
-            self._server.close()
         if self._admin is not None:
             await self._admin.stop()
         if hasattr(self, "listener"):
+            self.listener.close()
             for connection in list(self.listener.connections):
                 connection.abort()
         await self.tasks.cancel()

@@ -43,6 +43,12 @@ RECEIVE_BYTES: Final = 65_536
 UNSENT_BYTES: Final = 131_072
 
 
+def tune(listening: socket.socket) -> None:
+    """Set what the connections accepted on this socket inherit."""
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+
+
 class Listener:
     """Implements `shared.ConnectionTable`: all connections, their limits and the sweep."""
 
@@ -55,6 +61,7 @@ class Listener:
         self._handshake_s = s.handshake_ms / 1000
         self._heartbeat = Heartbeat(s.heartbeat_ms / 1000, services.metrics)
         self._loop = loop
+        self._server: asyncio.Server | None = None
         self.connections: set[ClientConnection] = set()
         self.empty = asyncio.Event()  # set while there is no connection
         self.empty.set()
@@ -81,18 +88,25 @@ class Listener:
         self._awaiting: dict[ClientConnection, None] = {}  # without a hello, oldest first
         self._closing: dict[ClientConnection, None] = {}  # oldest first
 
-    async def listen(self, host: str, port: int, *, reuse_port: bool) -> asyncio.Server:
-        """Accept connections; port 0: the kernel chooses. Raises SettingError with a remedy."""
+    async def listen(self, host: str, port: int) -> int:
+        """Accept connections; port 0: the kernel chooses. Returns the port.
+
+        Raises SettingError with a remedy.
+        """
         try:
-            server = await self._loop.create_server(
-                self.make_connection, host, port, backlog=BACKLOG, reuse_address=True, reuse_port=reuse_port
+            self._server = await self._loop.create_server(
+                self.make_connection, host, port, backlog=BACKLOG, reuse_address=True
             )
         except (OSError, UnicodeError) as e:
             raise listen_errors.refused("", host, port, e) from e
-        for one in server.sockets:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)  # what is accepted inherits it
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)  # likewise
-        return server
+        for one in self._server.sockets:
+            tune(one)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Accept no more. Idempotent."""
+        if self._server is not None:
+            self._server.close()
 
     def make_connection(self) -> ClientConnection:
         """The protocol of a new connection, for `loop.create_server`."""

@@ -1,17 +1,17 @@
 """Reserves the port that the workers of one `chatd serve --workers` share.
 
-    lock      keeps other supervisors from the port while no worker listens yet
-    reserve   binds it, without listening, to every address of the host: it stays ours between the
-              end of one worker and the start of the next, and port 0 becomes a free one
-
-The workers then listen on it with SO_REUSEPORT, by which the kernel spreads connections over them
-(Linux 3.9, socket(7)).
+lock      keeps other supervisors from the port while no worker listens yet
+reserve   binds it, without listening, to every address of the host: it stays ours while no
+          worker can take connections, and port 0 becomes a free one
+again     binds it once more beside that, to listen (SO_REUSEPORT, socket(7))
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from chatd.net import listen_errors
@@ -57,6 +57,17 @@ def reserve(host: str, port: int) -> list[socket.socket]:
         raise AssertionError("unreachable")
     except (OSError, UnicodeError) as e:
         raise listen_errors.refused("", host, port, e) from e
+
+
+def again(reserved: Sequence[socket.socket]) -> list[socket.socket]:
+    """Sockets bound to the same addresses, to listen on. Raises OSError."""
+    with contextlib.ExitStack() as stack:
+        bound = [
+            stack.enter_context(_bind(one.family, one.type, one.proto, one.getsockname(), shared=True))
+            for one in reserved
+        ]
+        stack.pop_all()
+    return bound
 
 
 def bind_all(host: str, port: int) -> list[socket.socket]:

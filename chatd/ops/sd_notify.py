@@ -3,9 +3,7 @@
 The environment says who the supervisor is. Without one, nothing is sent.
 
     systemd                  NOTIFY_SOCKET names a datagram socket; WATCHDOG_USEC: `alive` is wanted
-    chatd serve --workers    _CHATD_WORKER is the descriptor of a stream socket to the supervisor
-                             (supervisor.py). The worker sends messages on it. The other way it
-                             carries only its end, once the supervisor has ended for any reason.
+    chatd serve --workers    a worker has a line to its supervisor (ops/worker_line.py)
 
 Rejected: the package sdnotify. It is as short, was last released in 2017, and blocks when the
 socket is full.
@@ -13,40 +11,14 @@ socket is full.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
 from typing import Final
 
+from chatd.ops import worker_line
+
 WAITING_S: Final = 60  # by which `waiting` extends a start
-WORKER_VARIABLE: Final = "_CHATD_WORKER"  # not a setting, so its name does not begin with CHATD_
-
-_stopping = False
-
-
-def is_worker() -> bool:
-    """Whether this is a worker of `chatd serve --workers`. Workers share one port."""
-    return _line() is not None
-
-
-def on_orphaned(call: Callable[[], None]) -> None:
-    """Call `call` once when this worker's supervisor has ended, unless a drain has begun before.
-
-    Does nothing in other processes. Needs the running loop.
-    """
-    line = _line()
-    if line is None:
-        return
-    loop = asyncio.get_running_loop()
-
-    def over() -> None:
-        loop.remove_reader(line)
-        if not _stopping:  # a second request to stop would end the process at once
-            call()
-
-    loop.add_reader(line, over)
 
 
 def ready() -> None:
@@ -69,8 +41,6 @@ def reloading() -> None:
 
 def stopping() -> None:
     """The drain has begun."""
-    global _stopping
-    _stopping = True
     _send("STOPPING=1\nSTATUS=draining")
 
 
@@ -83,15 +53,10 @@ def alive() -> None:
         _send("WATCHDOG=1")
 
 
-def _line() -> int | None:
-    text = os.environ.get(WORKER_VARIABLE, "")
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
 def _send(state: str) -> None:
     """Never blocks and never raises: a daemon must not fail because nothing listens."""
     try:
-        line = _line()
+        line = worker_line.descriptor()
         if line is not None:
             # The supervisor made it non-blocking; what does not fit is lost
             os.write(line, f"{state}\n".encode())

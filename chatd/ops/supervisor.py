@@ -1,19 +1,21 @@
 """Supervises the worker processes of `chatd serve --workers N`.
 
-    chatd serve --workers 3          reserves the port, runs the embedded PostgreSQL if needed
-      ├──line── chatd serve   0      a node, but it listens with SO_REUSEPORT: the kernel spreads
-      ├──line── chatd serve   1      connections over the three; each has an admin port and a name
-      └──line── chatd serve   2      of its own
+    chatd serve --workers 3          has the port, runs the embedded PostgreSQL if needed
+      ├──line── chatd serve   0      a node, which gets its connections by its line; each has an
+      ├──line── chatd serve   1      admin port and a name of its own
+      └──line── chatd serve   2
 
     start    worker 0 alone, so that a wrong setting is reported once and migrations run in one
              process; once it is ready, the others
+    connect  each connection goes to the worker that has the fewest (ops/hand_over.py); the port
+             listens while any worker is ready
     serve    a worker that ends is started again, with back-off; one that is silent is killed
     drain    SIGTERM to all, and wait; a second signal kills them. The database stops last
 
-This process serves no clients. A line is a socket pair (sd_notify.py): a worker sends READY and
-WATCHDOG on it. A worker whose line ends drains, because this process has ended, by kill -9 or
-otherwise. So no worker keeps running unsupervised. Rejected: PR_SET_PDEATHSIG, which is Linux-only
-and bound to the thread that forked.
+This process reads and writes nothing of a client. A line is a socket pair (ops/worker_line.py): a
+worker sends READY, WATCHDOG and its number of connections on it. A worker whose line ends drains,
+because this process has ended, by kill -9 or otherwise. So no worker keeps running unsupervised.
+Rejected: PR_SET_PDEATHSIG, which is Linux-only and bound to the thread that forked.
 
 Settings reach the workers by the environment: this process has checked them already, and flags
 would show passwords to all users. Each worker leads a session of its own, so that a Ctrl-C reaches
@@ -41,7 +43,8 @@ import structlog
 from chatd import config_sources
 from chatd.config import Settings
 from chatd.loop.backoff import Backoff
-from chatd.ops import reserved_port, sd_notify
+from chatd.ops import reserved_port, sd_notify, worker_line
+from chatd.ops.hand_over import HandOver
 from chatd.postgres.embedded import Embedded
 from chatd.postgres.embedded_owner import EmbeddedOwner
 
@@ -57,6 +60,7 @@ BACKOFF_FIRST_S: Final = 1.0
 BACKOFF_MAX_S: Final = 30.0
 NAME_CHARS_MAX: Final = 64  # of node_name
 LINE_BYTES: Final = 1 << 16
+QUIET_TICKS: Final = 3  # a worker that has not reported for so long gets no new connections if others have
 SPARE_CONNECTIONS: Final = 6  # of a worker beyond lanes and pool: retention, change feed, migration
 
 _WATCHER: Final = """
@@ -121,6 +125,7 @@ class Supervisor:
         self._workers: list[Worker] = []
         self._reserved: list[socket.socket] = []
         self._locks: list[socket.socket] = []
+        self._hand_over = HandOver(self._loop)
         self._database_url = ""
 
     # ---- life ------------------------------------------------------------------------------------
@@ -252,24 +257,42 @@ class Supervisor:
                 return await process.wait()
             finally:
                 worker.process = None
+                self._leaves(worker)
                 watcher.kill()
                 watcher.communicate()
                 listen_errors.cancel()
                 await asyncio.wait([listen_errors])
 
     async def _listen(self, worker: Worker, line: socket.socket) -> None:
-        """Read a worker's messages. Only READY matters, and that messages arrive at all.
-
-        Each message is a few bytes, written by one call.
-        """
+        """Read a worker's messages, a line each."""
+        rest = b""
         with contextlib.suppress(OSError):
             while data := await self._loop.sock_recv(line, LINE_BYTES):
                 worker.ticks = 0
-                if b"READY=1" in data and worker.ready_at is None:
-                    self._heard_ready(worker)
+                *messages, rest = (rest + data).split(b"\n")
+                for message in messages:
+                    self._heard(worker, line, message)
 
-    def _heard_ready(self, worker: Worker) -> None:
+    def _heard(self, worker: Worker, line: socket.socket, message: bytes) -> None:
+        if message == b"READY=1" and worker.ready_at is None:
+            self._heard_ready(worker, line)
+        elif message == b"STOPPING=1":
+            self._leaves(worker)
+        elif (report := worker_line.reported(message)) is not None:
+            self._hand_over.heard(worker.number, *report)
+
+    def _leaves(self, worker: Worker) -> None:
+        """The worker takes no more connections; without any that does, nobody listens."""
+        self._hand_over.remove(worker.number)
+        if not self._hand_over.loads():
+            self._hand_over.close()
+
+    def _heard_ready(self, worker: Worker, line: socket.socket) -> None:
         worker.ready_at = self._loop.time()
+        if not self._stopping:
+            self._hand_over.add(worker.number, line)
+            if not self._hand_over.is_open:
+                self._hand_over.listen(reserved_port.again(self._reserved))
         log.info("worker.ready", worker=worker.number, pid=worker.process.pid if worker.process is not None else None)
         if worker.reload_due:
             worker.reload_due = False
@@ -302,7 +325,7 @@ class Supervisor:
         if self._database_url:
             environment["CHATD_DATABASE_URL"] = self._database_url
         watchdog_us = int(SILENT_TICKS_MAX * TICK_S * 1_000_000)
-        return environment | {sd_notify.WORKER_VARIABLE: str(line), "WATCHDOG_USEC": str(watchdog_us)}
+        return environment | {worker_line.VARIABLE: str(line), "WATCHDOG_USEC": str(watchdog_us)}
 
     # ---- watching, draining ----------------------------------------------------------------------
 
@@ -322,6 +345,8 @@ class Supervisor:
                 ):
                     log.error("worker.silent", worker=worker.number, pid=worker.process.pid, ticks=worker.ticks)
                     worker.signal(signal.SIGKILL)
+                elif worker.ticks > QUIET_TICKS:
+                    self._hand_over.silent(worker.number)
             if any(worker.ready_at is not None for worker in self._workers):
                 sd_notify.alive()
 
@@ -331,7 +356,8 @@ class Supervisor:
         Returns the exit status: 0 only if each worker drained without an error.
         """
         self._stopping = True
-        # A new chatd may take the port as soon as the workers have closed it
+        self._hand_over.close()
+        # From here on a new chatd may take the port
         for reserved in (*self._reserved, *self._locks):
             reserved.close()
         for worker in self._workers:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
-from chatd.ops import sd_notify
+from chatd.ops import sd_notify, worker_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,13 +81,11 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     with ours, theirs:
         monkeypatch.setenv("NOTIFY_SOCKET", "/nowhere/at/all")
         monkeypatch.setenv("WATCHDOG_USEC", "30000000")
-        monkeypatch.setenv(sd_notify.WORKER_VARIABLE, str(theirs.fileno()))
-        monkeypatch.setattr(sd_notify, "_stopping", False)
+        monkeypatch.setenv(worker_line.VARIABLE, str(theirs.fileno()))
         yield ours
 
 
 def test_a_worker_tells_its_supervisor(line: socket.socket) -> None:
-    assert sd_notify.is_worker()
     sd_notify.ready()
     sd_notify.alive()
     assert line.recv(4096).decode().splitlines() == ["READY=1", "STATUS=serving", "WATCHDOG=1"]
@@ -98,41 +95,3 @@ def test_a_supervisor_that_does_not_listen_does_not_block_its_worker(line: socke
     for _ in range(100_000):
         sd_notify.alive()
     assert line.recv(10) == b"WATCHDOG=1"
-
-
-async def test_a_worker_hears_that_its_supervisor_is_gone(line: socket.socket) -> None:
-    orphaned = asyncio.Event()
-    sd_notify.on_orphaned(orphaned.set)
-    sd_notify.alive()
-    await asyncio.sleep(0)
-    assert not orphaned.is_set()
-    line.close()
-    async with asyncio.timeout(10):
-        await orphaned.wait()
-    sd_notify.alive()  # to nobody
-
-
-async def test_a_worker_that_drains_already_is_not_asked_again(
-    line: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loop = asyncio.get_running_loop()
-    over = asyncio.Event()
-    remove = loop.remove_reader
-
-    def removed(fd: int) -> bool:
-        over.set()
-        return remove(fd)
-
-    monkeypatch.setattr(loop, "remove_reader", removed)
-    sd_notify.on_orphaned(lambda: pytest.fail("asked again"))
-    sd_notify.stopping()
-    line.close()
-    async with asyncio.timeout(10):
-        await over.wait()
-    await asyncio.sleep(0)
-
-
-async def test_other_processes_are_nobodys_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(sd_notify.WORKER_VARIABLE, raising=False)
-    assert not sd_notify.is_worker()
-    sd_notify.on_orphaned(lambda: pytest.fail("nobody is there to go"))
