@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import shlex
 import sys
 import time
@@ -59,13 +60,15 @@ class Run:
 class Ratio:
     """`of` and `to` are run.figure.
 
-    Without `quick` it is left out where the runs are shorter and smaller.
+    At least `least`, at most `most`. Without `quick` it is left out where the runs are shorter and
+    smaller.
     """
 
     name: str
     of: str
     to: str
-    least: float
+    least: float = 0.0
+    most: float = math.inf
     quick: bool = True
 
 
@@ -190,10 +193,11 @@ def judge_ratio(ratio: Ratio, found: Mapping[str, Mapping[str, Any]]) -> Line | 
         "VOID"
         if found[of_run].get("void") or found[to_run].get("void")
         else "ok"
-        if value is not None and value >= ratio.least
+        if value is not None and ratio.least <= value <= ratio.most
         else "OVER"
     )
-    return Line("ratio", ratio.name, f">= {ratio.least:g}", "none" if value is None else f"{value:.2f}", word)
+    bounds = [f">= {ratio.least:g}"] * (ratio.least > 0) + [f"<= {ratio.most:g}"] * math.isfinite(ratio.most)
+    return Line("ratio", ratio.name, " ".join(bounds), "none" if value is None else f"{value:.2f}", word)
 
 
 def table(lines: Sequence[Line]) -> str:

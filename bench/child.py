@@ -52,6 +52,11 @@ class Child:
     def said(self) -> str:
         return self.log_file.read_text(errors="replace")
 
+    def kill(self) -> None:
+        """SIGKILL, and wait for its end."""
+        self._process.kill()
+        self._process.wait()
+
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL if that does not help. Idempotent."""
         if self._process.poll() is None:

@@ -51,7 +51,7 @@ class Client(asyncio.Protocol):
         hello: bytes,
         on_text: Callable[[int, bytes, float], None],
         lost: Callable[[Client], None],
-        on_welcome: Callable[[bytes], None],
+        on_welcome: Callable[[int, bytes], None],
         ready: asyncio.Future[float],
     ) -> None:
         self.conn = conn
@@ -107,7 +107,7 @@ class Client(asyncio.Protocol):
         if not payload.startswith(b'{"t":"welcome"'):
             self._fail(ConnectionError(payload[:200].decode(errors="replace")))
             return
-        self._on_welcome(payload)
+        self._on_welcome(self.conn, payload)
         if b'"more":false' in payload:
             self._phase = Phase.LIVE
             if not self.ready.done():

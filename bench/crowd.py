@@ -1,8 +1,8 @@
 """The users of a load, each with a connection per device to the server.
 
 `Endpoint` is what a generator has to know of the server; it travels as JSON. User u is at node u
-modulo the number of nodes, so with two nodes the peers u and u ^ 1 are never at the same one.
-Connection number u * devices + d is device d of user u.
+modulo the number of nodes, unless `nodes` says where each is (see `layout`). Connection number
+u * devices + d is device d of user u.
 """
 
 from __future__ import annotations
@@ -56,13 +56,22 @@ class Crowd:
     was read.
     """
 
-    def __init__(self, endpoint: Endpoint, names: Sequence[str], rng: random.Random, devices: int = 1) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        names: Sequence[str],
+        rng: random.Random,
+        devices: int = 1,
+        nodes: Sequence[int] | None = None,
+    ) -> None:
         self.endpoint, self.names, self.rng, self.devices = endpoint, list(names), rng, devices
         self.n = len(names)
+        self.nodes = [u % len(endpoint.ports) for u in range(self.n)] if nodes is None else list(nodes)  # by user
         self.clients: list[Client] = []
         self.dropped: Counter[int] = Counter()
         self.on_text: Callable[[int, bytes, float], None] = lambda conn, payload, at: None
-        self.on_welcome: Callable[[bytes], None] = lambda payload: None  # each page of a welcome
+        self.on_welcome: Callable[[int, bytes], None] = lambda conn, payload: None  # each page of a welcome
+        self.on_lost: Callable[[int], None] = lambda conn: None  # a connection that nobody here ended
         self.epoch = ""  # of the server's log, as welcomes tell
         self.hello: Callable[[int], dict[str, Any]] = lambda user: {}  # further keys of a user's hello
         keys, now = endpoint.keys(), time.time()
@@ -97,7 +106,7 @@ class Crowd:
         async with asyncio.timeout(CONNECT_S_MAX):
             client = self.absent(conn)
             started = time.perf_counter()
-            port = self.endpoint.ports[conn // self.devices % len(self.endpoint.ports)]
+            port = self.endpoint.ports[self.nodes[conn // self.devices]]
             await asyncio.get_running_loop().create_connection(lambda: client, self.endpoint.host, port)
             self.clients[conn] = client
             return await client.ready - started
@@ -114,21 +123,28 @@ class Crowd:
             device=f"bench{device}",
             **self.hello(user),
         )
-        upgrade = self._upgrade[user % len(self._upgrade)]
+        upgrade = self._upgrade[self.nodes[user]]
         return Client(
             conn, upgrade, hello, self._text, self._lost, self._welcome, asyncio.get_running_loop().create_future()
         )
 
-    def _welcome(self, payload: bytes) -> None:
+    def _welcome(self, conn: int, payload: bytes) -> None:
         if not self.epoch:
             self.epoch = wire.epoch(payload) or ""
-        self.on_welcome(payload)
+        self.on_welcome(conn, payload)
 
     def _text(self, conn: int, payload: bytes, at: float) -> None:
         self.on_text(conn, payload, at)
 
     def _lost(self, client: Client) -> None:
         self.dropped[client.close_code] += 1
+        self.on_lost(client.conn)
+
+    def move(self, user: int) -> None:
+        """The user's next dial is at another node; those of a node spread over all others."""
+        n = len(self.endpoint.ports)
+        if n > 1:
+            self.nodes[user] = (self.nodes[user] + 1 + user % (n - 1)) % n
 
     def leave(self, users: Iterable[int] | None = None) -> None:
         for u in range(self.n) if users is None else users:

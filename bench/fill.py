@@ -18,6 +18,7 @@ half-filled, or older than 10 days (retention would take it) it is filled anew.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import shutil
@@ -102,6 +103,15 @@ def plan(rows: int, first_id: int = 1) -> list[Log]:
     return logs
 
 
+def rows(text: str) -> int:
+    """A number of messages on the command line, such as 500k or 10M."""
+    units = {"k": 1_000, "M": 1_000_000}
+    n = int(text.rstrip("kM")) * units.get(text[-1:], 1)
+    if n < 2_000:
+        raise argparse.ArgumentTypeError("at least 2000")
+    return n
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is in the mark."""
@@ -110,10 +120,11 @@ class Facts:
     rows: int
     at: float
     done: bool
+    what: str = "history"
 
 
-def is_filled(folder: Path, rows: int, now: float) -> bool:
-    """The folder can be used as it is.
+def is_filled(folder: Path, rows: int, now: float, what: str = "history") -> bool:
+    """The folder can be used as it is: `what` names all that it is to hold but the rows.
 
     Raises TargetError if it is somebody else's; discards what cannot be used.
     """
@@ -123,8 +134,8 @@ def is_filled(folder: Path, rows: int, now: float) -> bool:
     try:
         facts = Facts(**json.loads(mark.read_text()))
     except (OSError, ValueError, TypeError):
-        raise TargetError(f"{folder} holds something that is not this bench's; give another --fill-dir") from None
-    if facts.done and facts.format == FORMAT and facts.rows == rows and now - facts.at < AGE_S_MAX:
+        raise TargetError(f"{folder} holds something that is not this bench's; give another folder") from None
+    if facts.done and (facts.format, facts.rows, facts.what) == (FORMAT, rows, what) and now - facts.at < AGE_S_MAX:
         return True
     state = "whole" if facts.done else "half filled"
     say(f"{folder} cannot be used ({facts.rows:,} rows, {(now - facts.at) / DAY_S:.1f} days old, {state}): filled anew")
@@ -132,9 +143,9 @@ def is_filled(folder: Path, rows: int, now: float) -> bool:
     return False
 
 
-def mark(folder: Path, rows: int, now: float, done: bool) -> None:
+def mark(folder: Path, rows: int, now: float, done: bool, what: str = "history") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text(json.dumps(asdict(Facts(FORMAT, rows, now, done))))
+    (folder / MARK).write_text(json.dumps(asdict(Facts(FORMAT, rows, now, done, what))))
 
 
 def make_partitions(conn: psycopg.Connection[Any], now: float) -> None:
@@ -243,12 +254,15 @@ WHERE v.a LIKE 'h%%' AND v.id <= %s AND v.id %% %s = 0 AND NOT coalesce(
 """
 
 
-def verify(conninfo: str, logs: list[Log], every: int) -> None:
-    """Read every so-manieth log back. Raises TargetError if the schema's invariants do not hold."""
+def verify(conninfo: str, logs: int, every: int) -> None:
+    """Read every so-manieth of the first so many logs back.
+
+    Raises TargetError if the schema's invariants do not hold.
+    """
     with psycopg.connect(conninfo, autocommit=True) as conn:
-        row = conn.execute(VERIFY, (len(logs), every)).fetchone()
+        row = conn.execute(VERIFY, (logs, every)).fetchone()
     assert row is not None
     if row[0]:
         raise TargetError(
-            f"{row[0]} of the filled conversations break the schema's invariants: a fault of bench/fill.py"
+            f"{row[0]} of the filled conversations break the schema's invariants: a fault of what filled it"
         )

@@ -12,12 +12,17 @@ from an end. A user has `devices` connections; message k is sent from one of the
                  and so do the numbers of what the peer sent from one device
     stray        an ack or entry of a message that this connection did not send, or was not to get
 
+A message whose connection was cut before its ack has an unknown outcome (`cut`) and is sent again.
+It may then be acked as a `dup`, and get its own entry from a resync, in any order: each is an ack.
+Not both an `ok` that is no dup and the entry, and none of them twice.
+
 All scenarios and the tests share this one judge; the tests hand it seeded losses, duplicates and
 swaps.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from array import array
 from collections.abc import Iterable, Sequence
@@ -25,6 +30,21 @@ from dataclasses import dataclass
 from typing import Final
 
 DEVICES_MAX: Final = 8  # who has seen a message is a bit each, of 16
+
+
+class Again(enum.IntFlag):
+    """What came to a message that was cut: an `ok`, one that says `dup`, its own entry."""
+
+    OK = 1
+    DUP = 2
+    ENTRY = 4
+
+
+NOT_AFTER: Final = {
+    Again.OK: Again.OK | Again.DUP | Again.ENTRY,
+    Again.DUP: Again.OK | Again.DUP,
+    Again.ENTRY: Again.OK | Again.ENTRY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +72,7 @@ class Ledger:
 
     __slots__ = (
         "_acked",
+        "_cut",
         "_full",
         "_last_k",
         "_last_seq",
@@ -65,6 +86,7 @@ class Ledger:
         "devices",
         "due_at",
         "duplicated",
+        "ends",
         "n",
         "reordered",
         "sent_at",
@@ -74,10 +96,11 @@ class Ledger:
     def __init__(self, ends: int, owner: Sequence[int] | None = None, devices: int = 1) -> None:
         assert 1 <= devices <= DEVICES_MAX
         self._owner: Sequence[int] = range(ends) if owner is None else owner
-        self.n, self.devices = 0, devices
+        self.n, self.ends, self.devices = 0, ends, devices
         self._full = (1 << 2 * devices) - 1
         self._sender: array[int] = array("l")
         self._acked, self._seen = bytearray(), array("H")
+        self._cut: dict[int, Again] = {}  # message that was cut -> what has come since
         self.due_at, self.sent_at, self.acked_at, self.deliveries_at = (array("d") for _ in range(4))
         self._last_seq = [0] * (ends * devices)  # by end and device
         self._last_k = [-1] * (ends * devices * devices)  # by receiving end and device, and sending device
@@ -107,20 +130,37 @@ class Ledger:
         """The highest seq that this connection has seen in that conversation."""
         return self._last_seq[end * self.devices + device]
 
-    def acked(self, user: int, k: int, seq: int, at: float, dup: bool = False, device: int = 0) -> None:
-        """`user` got an `ok` to message k."""
+    def cut(self, k: int) -> None:
+        """The connection that message k was sent on has ended without its ack."""
+        self._cut[k] = Again(0)
+
+    def acked(self, user: int, k: int, seq: int, at: float, dup: bool = False, device: int = 0) -> bool:
+        """`user` got an `ok` to message k. Gives whether it is one of theirs, and the first."""
         if not 0 <= k < self.n or self._owner[self._sender[k]] != user or self.device_of(k) != device:
             self.stray += 1
-            return
-        if self._acked[k] or dup:
-            self.duplicated += 1
-            if self._acked[k]:
-                return
+            return False
+        if k in self._cut:
+            is_right = self._came_again(k, Again.DUP if dup else Again.OK)
+        else:
+            is_right = not self._acked[k] and not dup
+        self.duplicated += not is_right
+        if self._acked[k]:
+            return False
+        self._ack(k, at)
+        if not dup:  # a dup stands outside the order
+            self._in_order(self._sender[k] * self.devices + device, seq)
+        return True
+
+    def _ack(self, k: int, at: float) -> None:
         self._acked[k] = 1
         self.acks += 1
         self.acked_at[k] = at
-        if not dup:  # a dup stands outside the order
-            self._in_order(self._sender[k] * self.devices + device, seq)
+
+    def _came_again(self, k: int, what: Again) -> bool:
+        """Whether that is right beside what came before."""
+        came = self._cut[k]
+        self._cut[k] = came | what
+        return not came & NOT_AFTER[what]
 
     def delivered(self, user: int, k: int, seq: int, at: float, device: int = 0) -> bool:
         """`user` got the entry that is message k. Gives whether it is the peer's, and new."""
@@ -132,6 +172,9 @@ class Ledger:
         bit = 1 << device
         if not is_peers:
             end, bit = end ^ 1, bit << self.devices
+            if self._owner[end] == user and device == self.device_of(k) and k in self._cut:
+                self._settled(k, end, seq, at)
+                return False
             if self._owner[end] != user or device == self.device_of(k):
                 self.stray += 1
                 return False
@@ -150,6 +193,15 @@ class Ledger:
             elif in_order:
                 self.reordered += 1
         return is_peers
+
+    def _settled(self, k: int, end: int, seq: int, at: float) -> None:
+        """The sender got its own entry of a message that was cut."""
+        if not self._came_again(k, Again.ENTRY):
+            self.duplicated += 1
+            return
+        if not self._acked[k]:
+            self._ack(k, at)
+        self._in_order(end * self.devices + self.device_of(k), seq)
 
     def _in_order(self, place: int, seq: int) -> bool:
         if seq > self._last_seq[place]:

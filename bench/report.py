@@ -136,6 +136,16 @@ def each(used: Cpu, n: int, own: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def parts(used: Cpu, n: int, prefix: str = "") -> dict[str, Any]:
+    """As `each`: of nodes, PostgreSQL and Redis together, of each node, and of Redis."""
+    seconds = {
+        "": used.server + used.postgres + used.redis,
+        **{f"node{i}_": node for i, node in enumerate(used.nodes)},
+        "redis_": used.redis,
+    }
+    return {f"{prefix}{part}cpu_us_per_msg": round(s / max(n, 1) * 1e6, 1) for part, s in seconds.items()}
+
+
 def costs(used: Cpu, wall_s: float, n: int, own: bool) -> dict[str, Any]:
     """CPU a message in microseconds, and cores in use on average."""
     return each(used, n, own) | {

@@ -11,7 +11,7 @@ import argparse
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -84,17 +84,18 @@ class Senders:
     async def start(
         cls, target: Target, gang: Gang, parts: Sequence[Share], *, tag: str = "s", **options: Any
     ) -> Senders:
-        """Connect everybody and make the conversations."""
+        """Connect everybody and make the conversations; those of contacts are there."""
         generators = [await gang.add("messages", tag, connections=p.connections, hot=p.hot, **options) for p in parts]
         say(f"{sum(p.connections for p in parts)} connections come, with {len(generators)} generators")
         await everybody(generators, "connect")
         total = sum(p.connections for p in parts)
-        await asyncio.gather(
-            *(
-                g.do("open_all", rate=OPENING_RATE * p.connections / total)
-                for g, p in zip(generators, parts, strict=True)
+        if not options.get("contacts"):
+            await asyncio.gather(
+                *(
+                    g.do("open_all", rate=OPENING_RATE * p.connections / total)
+                    for g, p in zip(generators, parts, strict=True)
+                )
             )
-        )
         return cls(target, generators, list(parts))
 
     @property
@@ -105,11 +106,17 @@ class Senders:
         if seconds > 0:
             await self._send(seconds, soon())
 
-    async def measure(self, seconds: float, windows: int, *, at: float | None = None, churn: float = 0.0) -> None:
-        """`churn`: the share of connections that go and come back each second."""
+    async def measure(
+        self, seconds: float, windows: int, *, churn: float = 0.0, midway: Callable[[], None] | None = None
+    ) -> None:
+        """`churn`: the share of connections that go and come back each second; `midway` is called at
+        half of the time.
+        """
         say(f"measured: {self.rate:g} messages/s for {seconds:g} s")
         await self.prepare(seconds)
-        at = soon() if at is None else at
+        at = soon()
+        if midway is not None:
+            asyncio.get_running_loop().call_later(at + seconds / 2 - time.perf_counter(), midway)
         sampling = asyncio.ensure_future(sample(self.target, at, seconds, windows))
         progress = asyncio.ensure_future(report.tick(seconds))
         try:
@@ -189,6 +196,18 @@ class Senders:
                 "cursor_p99_ms": cursor.at(99),
             }
         return {prefix + name: value for name, value in figures.items()}
+
+    def returns(self, prefix: str = "") -> dict[str, Any]:
+        """Of connections that came back."""
+        back = self.merged("return")
+        return {
+            f"{prefix}returns": back.n,
+            f"{prefix}return_p50_ms": back.at(50),
+            f"{prefix}return_p99_ms": back.at(99),
+        }
+
+    def parts(self, prefix: str = "") -> dict[str, Any]:
+        return report.parts(self.cpu[-1].since(self.cpu[0]), self.total("sent"), prefix)
 
     def windows(self) -> list[dict[str, Any]]:
         """The same, window by window, for plots and for `compare`."""

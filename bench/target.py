@@ -115,7 +115,8 @@ def flags(parser: argparse.ArgumentParser, limits: str = "lifted") -> None:
 class Target:
     """`async with` starts and stops it.
 
-    Raises TargetError. `data` is a folder to use and keep; else there is one for this run.
+    Raises TargetError. `data` is a folder to use and keep; else there is one for this run. Several
+    nodes have a Redis; a single one has it with `redis`.
     """
 
     def __init__(
@@ -138,16 +139,20 @@ class Target:
         self.source: Path = options.source.absolute()
         self._drain_s: float | None = options.drain
         self._data_from: Path | None = options.data_from
-        self._nodes_n, self._with_redis, self._data, self._admin = nodes, redis, data, admin
+        self._nodes_n, self._with_redis, self._data, self._admin = nodes, redis or nodes > 1, data, admin
         self.folder: Path | None = None
         self.nodes: list[Child] = []
         self._redis: Child | None = None
         self._postgres: Embedded | None = None
         self._admin_ports: list[int] = []
+        self._settings: list[dict[str, object]] = []  # of each node, as it was started
+        self._killed: dict[int, float] = {}  # node -> the CPU that it had used
         self._run = (
             random.Random(options.seed).getrandbits(32) if data is None else random.SystemRandom().getrandbits(32)
         )
         if not self.own:
+            if nodes > 1:
+                raise TargetError("--nodes: they are nodes of our own; leave --url out")
             self.endpoint = self._running(options)
 
     def _running(self, options: argparse.Namespace) -> Endpoint:
@@ -215,7 +220,8 @@ class Target:
             settings["redis_url"] = await self._start_redis(self.folder)
         for n in range(self._nodes_n):
             self._admin_ports.append(free_port() if self._admin else -1)
-            self.nodes.append(self._start_node(n, settings | {"admin_port": self._admin_ports[n]}))
+            self._settings.append(settings | {"admin_port": self._admin_ports[n]})
+            self.nodes.append(self._start_node(n, self._settings[n]))
             if n == 0:  # it makes the schema and the development key, which several would do at once
                 await self._ready(self.nodes[0])
         ports = [await self._ready(node) for node in self.nodes]
@@ -259,10 +265,23 @@ class Target:
             await asyncio.sleep(0.02)
         return f"redis://127.0.0.1:{port}"
 
-    def check(self) -> None:
-        """Raises TargetError if a node has ended."""
+    async def restart(self) -> None:
+        """All nodes stop in order, and start again on the same ports. Their CPU counts from 0."""
+        await asyncio.gather(*(node.stop() for node in self.nodes))
+        for n, port in enumerate(self.endpoint.ports):
+            self.nodes[n] = self._start_node(n, self._settings[n] | {"port": port})
         for node in self.nodes:
-            if node.status is not None:
+            await self._ready(node)
+
+    def kill(self, n: int) -> None:
+        """End node n as the kernel does when memory is out: nobody is told."""
+        self._killed[n] = procs.cpu_s(procs.tree(self.nodes[n].pid))
+        self.nodes[n].kill()
+
+    def check(self) -> None:
+        """Raises TargetError if a node has ended that was not killed."""
+        for n, node in enumerate(self.nodes):
+            if node.status is not None and n not in self._killed:
                 raise TargetError(f"chatd ended with status {node.status}; it said:\n{node.said[-2000:]}")
 
     def logged(self, event: str) -> int:
@@ -314,7 +333,7 @@ class Target:
         return self._postgres.pid if self._postgres is not None else 0
 
     def cpu(self) -> Cpu:
-        nodes = [procs.cpu_s(procs.tree(node.pid)) for node in self.nodes]
+        nodes = [self._killed.get(n) or procs.cpu_s(procs.tree(node.pid)) for n, node in enumerate(self.nodes)]
         postgres = procs.cpu_s(procs.tree(self._postgres_pid())) if self._postgres_pid() else 0.0
         redis = procs.cpu_s([self._redis.pid]) if self._redis is not None else 0.0
         servers = [

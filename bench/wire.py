@@ -21,6 +21,7 @@ OK: Final = re.compile(rb'\{"t":"ok","id":(\d+),"c":"[^"]*","seq":(\d+)')
 CURSORS: Final = re.compile(rb'\{"t":"ok","id":(\d+),"c":"[^"]*","delivered":')
 PRESENCE: Final = re.compile(rb'\{"t":"presence","user":"([^"\\]*)","state":"([a-z]+)","v":(\d+)')
 CONVERSATION: Final = re.compile(rb'"c":"([^"]*)"')
+MARK: Final = re.compile(rb'"since":("[^"]*")')
 EPOCH: Final = re.compile(rb'"epoch":"([^"]*)"')
 ENTRY: Final = b'{"t":"entry",'
 SEQ: Final = re.compile(rb'"seq":(\d+)')
@@ -49,13 +50,14 @@ def request(t: str, id: int, mask: int, **keys: Any) -> bytes:
     return frame(json.dumps({"t": t, "id": id, **keys}, separators=(",", ":")).encode(), mask)
 
 
-def message(k: int, id: int, to: str, run: int, body_bytes: int, mask: int) -> bytes:
+def message(k: int, id: int, to: str, run: int, body_bytes: int, mask: int, retry: bool = False) -> bytes:
     """Send number k: its number stands in the cid's last digits and at the front of the body.
 
-    `run` (32 bits) makes the cids of two runs differ.
+    `run` (32 bits) makes the cids of two runs differ; `retry`: it may have been sent before.
     """
     body = f"{k:0{DIGITS}d} ".ljust(body_bytes, "x")
-    payload = f'{{"t":"send","id":{id},"to":"{to}","cid":"{run:08x}-0000-4000-8000-{k:012d}","body":"{body}"}}'
+    cid, more = f"{run:08x}-0000-4000-8000-{k:012d}", ',"retry":true' if retry else ""
+    payload = f'{{"t":"send","id":{id},"to":"{to}","cid":"{cid}","body":"{body}"{more}}}'
     return frame(payload.encode(), mask)
 
 
@@ -121,3 +123,9 @@ def epoch(payload: bytes) -> str | None:
     """Of the first page of a welcome."""
     m = EPOCH.search(payload)
     return m[1].decode() if m else None
+
+
+def mark(payload: bytes) -> str | None:
+    """The mark of the last page of a welcome."""
+    m = MARK.search(payload)
+    return str(json.loads(m[1])) if m else None

@@ -24,7 +24,7 @@ RUN_S_MAX = 90.0
 Bench: TypeAlias = Callable[..., tuple[int, dict[str, Any], str]]
 # Waits that make the figures good, which is not what is tested here.
 QUICK = {
-    "idle": ("--settle-s=0.1",),
+    "idle": ("--settle-s=0.1", "--idle-s=0.5"),
     "attack": ("--settle-s=0.1",), "resync": ("--flush-s=0.1",),
     **dict.fromkeys(("send", "fanout", "soak", "saturate"), ("--warm-wal-mib=1",)),
 }  # fmt: skip

@@ -11,18 +11,20 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from array import array
+import zlib
 from collections import Counter
 from itertools import pairwise
 from typing import Any, Final
 
-from bench import wire
+from bench import layout, wire
+from bench.contacts import Contacts, Pairs, People
 from bench.crowd import CONNECTING_MAX, Crowd, Endpoint
 from bench.generator import Load
 from bench.latency import Latencies
 from bench.ledger import Ledger
 from bench.pace import Pacer, weighted
 
+AGAIN_S: Final = 0.05  # between two tries to come back
 OPENING_RATE: Final = 1_000.0  # first messages a second: each makes a conversation
 # Frames made beforehand, of some 250 bytes; in a longer phase each is made when it is due
 READY_MADE_MAX: Final = 600_000
@@ -30,7 +32,9 @@ ID_BITS: Final = 20  # between two sends of a connection there is room for so ma
 
 
 class Messages(Load):
-    """u and u ^ 1 are peers."""
+    """u and u ^ 1 are peers, or each has `contacts` others; `come_back`: who is cut off dials another
+    node, and sends again what was not acked.
+    """
 
     def __init__(
         self,
@@ -45,20 +49,32 @@ class Messages(Load):
         bodies: list[list[float]] | None = None,
         ack: bool = False,
         read: float = 0.0,
+        cross: float = layout.CROSS,
+        contacts: int = 0,
+        come_back: bool = False,
     ) -> None:
         super().__init__(endpoint, tag, seed)
         self.hot, self.burst, self.bodies, self.ack, self.read = hot, burst, bodies or [[1.0, 100, 200]], ack, read
         self.users, self.devices = connections // devices, devices
-        self.crowd = Crowd(endpoint, self.names(self.users), self.rng, devices)
+        self.people: People = Contacts(self.users, contacts) if contacts else Pairs(self.users)
+        names = self.people.names if isinstance(self.people, Contacts) else self.names(self.users)
+        nodes = None if contacts else layout.pairs(self.users // 2, len(endpoint.ports), cross)
+        self.crowd = Crowd(endpoint, names, self.rng, devices, nodes)
         self.crowd.on_text = self.on_text
-        self.ledger = Ledger(self.users, devices=devices)
+        if come_back:
+            self.crowd.on_lost = self._come_back_soon
+            self.crowd.hello = self._hello
+        self.ledger = Ledger(len(self.people.owner), self.people.owner, devices)
         self.errors: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()
+        # The same people may write by another load of this run: its cids differ
+        self._run = endpoint.run ^ zlib.crc32(tag.encode())
         self._frames: list[bytes] = []
         self._pacer: Pacer | None = None
         self._first = self._rate_n = 0
-        self._conv: list[str] = [""] * self.users  # known after the first `ok` or entry
-        self._underway = array("l", [0]) * self.users  # sends without an ack
+        self._conv: list[str] = [""] * (self.ledger.ends // 2)  # by conversation; known after the first `ok`
+        self._unacked: list[dict[int, None]] = [{} for _ in range(self.users)]  # messages, in the order sent
+        self._returning: set[asyncio.Task[None]] = set()
         self._held: dict[int, list[int]] = {}  # connection that is away -> messages that were due meanwhile
         self._asked: dict[tuple[int, int], float] = {}  # (connection, id) of an ack or read -> when
         self._refused = 0  # of those
@@ -80,7 +96,8 @@ class Messages(Load):
     def prepare(self, n: int, opening: bool = False) -> None:
         """Make the next n messages."""
         first = self.ledger.n
-        self.ledger.extend(weighted(self.users, n, 0.0 if opening else self.hot, self.rng))
+        users = weighted(self.users, n, 0.0 if opening else self.hot, self.rng)
+        self.ledger.extend(self.people.end(u, self.rng) for u in users)
         self._first, self._rate_n = first, n
         ready = range(first, first + n) if n <= READY_MADE_MAX else ()
         self._frames = [self._frame(k) for k in ready]
@@ -149,16 +166,17 @@ class Messages(Load):
 
     # ---- sending ---------------------------------------------------------------------------------
 
-    def _frame(self, k: int) -> bytes:
-        u, rng = self.ledger.sender_of(k), self.rng
+    def _frame(self, k: int, retry: bool = False) -> bytes:
+        peer, rng = self.people.owner[self.ledger.sender_of(k) ^ 1], self.rng
         low, high = self._body()
         return wire.message(
             k,
             k + 2 << self._shift,
-            self.crowd.names[u ^ 1],
-            self.endpoint.run,
+            self.crowd.names[peer],
+            self._run,
             rng.randint(low, high),
             rng.getrandbits(32),
+            retry,
         )
 
     def _body(self) -> tuple[int, int]:
@@ -172,8 +190,7 @@ class Messages(Load):
 
     def _fire(self, i: int, due: float) -> None:
         ledger, k = self.ledger, self._first + i
-        u = ledger.sender_of(k)
-        conn = u * self.devices + ledger.device_of(k)
+        conn = self.people.owner[ledger.sender_of(k)] * self.devices + ledger.device_of(k)
         ledger.due_at[k] = due
         if conn in self._held:
             self._held[conn].append(k)
@@ -185,13 +202,14 @@ class Messages(Load):
     def _write(self, conn: int, k: int, frame: bytes) -> None:
         client = self.crowd.clients[conn]
         client.next_id = (k + 2 << self._shift) + 1
-        self._underway[conn // self.devices] += 1
+        self._unacked[conn // self.devices][k] = None
         client.write(frame)
 
-    def _cursor(self, conn: int, t: str, seq: int) -> None:
+    def _cursor(self, conn: int, t: str, k: int, seq: int) -> None:
+        """Of the conversation that got message k, which is the peer's."""
         client = self.crowd.clients[conn]
         self._asked[conn, client.next_id] = time.perf_counter()
-        peer = self.crowd.names[conn // self.devices ^ 1]
+        peer = self.crowd.names[self.people.owner[self.ledger.sender_of(k)]]
         client.write(wire.cursor(t, client.next_id, peer, seq, self.rng.getrandbits(32)))
         client.next_id += 1
         self.counts[t] += 1
@@ -203,17 +221,20 @@ class Messages(Load):
             self._pacer.fire_due()
         user, device = divmod(conn, self.devices)
         if (ok := wire.read_ok(payload)) is not None:
-            self.ledger.acked(user, (ok[0] >> self._shift) - 2, ok[1], at, ok[2], device)
-            self._underway[user] -= 1
-            if not self._conv[user]:
-                self._conv[user] = wire.conversation(payload) or ""
+            k = (ok[0] >> self._shift) - 2
+            if self.ledger.acked(user, k, ok[1], at, ok[2], device):
+                c = self.ledger.sender_of(k) >> 1
+                self._conv[c] = self._conv[c] or wire.conversation(payload) or ""
+            self._unacked[user].pop(k, None)
         elif (entry := wire.read_entry(payload)) is not None:
             if self.ledger.delivered(user, entry[0], entry[1], at, device):
                 if self.ack:
-                    self._cursor(conn, "ack", entry[1])
+                    self._cursor(conn, "ack", *entry)
                 # Spread evenly, the same in each run
                 if self.read and entry[0] * 2_654_435_761 % 2**32 < self.read * 2**32:
-                    self._cursor(conn, "read", entry[1])
+                    self._cursor(conn, "read", *entry)
+            elif self.devices == 1:
+                self._unacked[user].pop(entry[0], None)  # its own entry is an ack, too
         elif (id := wire.read_cursors(payload)) is not None:
             if (asked := self._asked.pop((conn, id), None)) is not None:
                 self._answer_s.append(at - asked)
@@ -226,7 +247,7 @@ class Messages(Load):
         if frame["t"] == "err":
             self.errors[frame["code"]] += 1
             if self._asked.pop((conn, frame["id"]), None) is None:
-                self._underway[conn // self.devices] -= 1
+                self._unacked[conn // self.devices].pop((frame["id"] >> self._shift) - 2, None)
             else:
                 self._refused += 1
         else:
@@ -234,40 +255,61 @@ class Messages(Load):
 
     # ---- leaving and coming back -----------------------------------------------------------------
 
+    def _hello(self, user: int) -> dict[str, Any]:
+        """With the user's cursors, as far as the conversations are known."""
+        assert self.devices == 1, "a cursor is kept for one device"
+        conv = self._conv
+        cursors = {conv[e >> 1]: self.ledger.last_seq(e) for e in self.people.ends(user) if conv[e >> 1]}
+        return {"epoch": self.crowd.epoch, "cursors": cursors} if cursors else {}
+
     async def _churn(self, per_s: float) -> None:
-        """So many a second go and come back at once, each with its cursor; of those who wait for no
+        """So many a second go and come back at once, each with its cursors; of those who wait for no
         ack, as only a retry would tell of that one.
         """
-        assert self.devices == 1, "a cursor is kept for one device"
-        self.crowd.hello = lambda u: (
-            {"epoch": self.crowd.epoch, "cursors": {self._conv[u]: self.ledger.last_seq(u)}} if self._conv[u] else {}
-        )
-        tasks: set[asyncio.Task[None]] = set()
+        self.crowd.hello = self._hello
         started, n = time.perf_counter(), 0
         try:
             while True:
                 n += 1
                 await asyncio.sleep(max(0.0, started + n / per_s - time.perf_counter()))
                 user = self.rng.randrange(self.users)
-                if not self._underway[user] and user not in self._held and self.crowd.clients[user].live:
-                    self._held[user] = []  # now: before the task has begun it may be to send
-                    task = asyncio.ensure_future(self._come_back(user))
-                    tasks.add(task)
-                    task.add_done_callback(tasks.discard)
+                if not self._unacked[user] and user not in self._held and self.crowd.clients[user].live:
+                    self.crowd.clients[user].leave()
+                    self._come_back_soon(user)
         finally:
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(*self._returning, return_exceptions=True)
+
+    def _come_back_soon(self, user: int) -> None:
+        """What is due meanwhile is held."""
+        if user in self._held:
+            return  # a try of theirs was cut off
+        self._held[user] = []  # now: before the task has begun it may be to send
+        task = asyncio.ensure_future(self._come_back(user))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
 
     async def _come_back(self, user: int) -> None:
+        """With other nodes: at another one, until one takes the user in."""
+        started = time.perf_counter()
         for key in [key for key in self._asked if key[0] == user]:
             del self._asked[key]  # its answer will not come
-        self.crowd.clients[user].leave()
-        try:
-            self._returns_s.append(await self.crowd.dial(user))
-        except (OSError, TimeoutError) as e:
-            self.errors[f"return: {type(e).__name__}"] += 1
-            return  # what it was to send is lost, and counted
+        for k in self._unacked[user]:
+            self.ledger.cut(k)
+        while True:
+            self.crowd.move(user)
+            try:
+                await self.crowd.dial(user)
+                break
+            except (OSError, TimeoutError) as e:
+                self.errors[f"return: {type(e).__name__}"] += 1
+                if len(self.endpoint.ports) == 1 or time.perf_counter() - started > self.drain_s:
+                    return  # what it was to send is lost, and counted
+            await asyncio.sleep(AGAIN_S)
+        for k in list(self._unacked[user]):
+            self._write(user, k, self._frame(k, retry=True))
         for k in self._held.pop(user):
             self._write(user, k, self._frame(k))
+        self._returns_s.append(time.perf_counter() - started)
         self.counts["returns"] += 1
 
 

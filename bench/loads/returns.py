@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from bench import wire
+from bench import contacts, wire
 from bench.crowd import Crowd, Endpoint
 from bench.generator import Load
 from bench.latency import Latencies
@@ -27,29 +27,43 @@ BODY_BYTES: Final = 100
 
 class Returns(Load):
     """Users 0 ... clients-1 are the clients, then come the writers; conversation i has the ends 2i
-    (the client) and 2i + 1 (its writer).
+    (the client) and 2i + 1 (its writer). With `has_contacts` the clients are those of `contacts`.
     """
 
     DRAIN_S = 30.0
 
-    def __init__(self, endpoint: Endpoint, tag: str, seed: int, *, clients: int, writers: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tag: str, seed: int, *, clients: int, writers: int, marks: bool = False,
+        has_contacts: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__(endpoint, tag, seed)
         self.n, self.writers = clients, writers
-        self.crowd = Crowd(endpoint, self.names(clients + writers), self.rng)
+        names = self.names(clients + writers)
+        if has_contacts:
+            names[:clients] = [contacts.name(i) for i in range(clients)]
+        self.crowd = Crowd(endpoint, names, self.rng)
         self.crowd.on_text = self.on_text
         self.crowd.hello = self._hello
+        if marks:
+            self.crowd.on_welcome = self._on_welcome
         self.ledger = Ledger(
             2 * clients, [clients + (end >> 1) % writers if end & 1 else end >> 1 for end in range(2 * clients)]
         )
         self.errors: Counter[str] = Counter()
         self._conv = [""] * clients
+        self._marks = [""] * clients  # of the last welcome
         self._missing = [0] * clients  # entries that a client has still to get
         self._back_at = [math.nan] * clients
 
     def _hello(self, user: int) -> dict[str, Any]:
         if user >= self.n or not self._conv[user]:
             return {}
-        return {"epoch": self.crowd.epoch, "cursors": {self._conv[user]: self.ledger.last_seq(2 * user)}}
+        since = {"since": self._marks[user]} if self._marks[user] else {}
+        return {"epoch": self.crowd.epoch, "cursors": {self._conv[user]: self.ledger.last_seq(2 * user)}, **since}
+
+    def _on_welcome(self, user: int, payload: bytes) -> None:
+        if user < self.n and (mark := wire.mark(payload)) is not None:
+            self._marks[user] = mark
 
     # ---- orders ----------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any, Final
 
-from bench import wire
+from bench import layout, wire
 from bench.crowd import Crowd, Endpoint
 from bench.generator import Load
 from bench.latency import Latencies
@@ -36,7 +36,8 @@ class Statuses(Load):
         self, endpoint: Endpoint, tag: str, seed: int, *, connections: int, watchers: int = 1, fan: bool = False
     ) -> None:
         super().__init__(endpoint, tag, seed)
-        self.crowd = Crowd(endpoint, self.names(connections), self.rng)
+        nodes = layout.pairs(connections // 2, len(endpoint.ports), layout.CROSS) if watchers == 1 and not fan else None
+        self.crowd = Crowd(endpoint, self.names(connections), self.rng, nodes=nodes)
         self.fan = fan
         self.watchers = watchers_of(connections, watchers, fan)
         self.watched: list[list[int]] = [[] for _ in range(connections)]

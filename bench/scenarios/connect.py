@@ -15,14 +15,14 @@ import asyncio
 import time
 from collections import Counter
 
-from bench import latency, report
+from bench import contact_logs, latency, report
 from bench.gang import Gang, everybody
 from bench.report import say
-from bench.target import Target
 
 EXAMPLES = """\
   python -m bench connect                                       2,000 users, 200 at once
-  python -m bench connect --connections 10000 --generators 2    10,000, dialled by two processes"""
+  python -m bench connect --connections 10000 --generators 2    10,000, dialled by two processes
+  python -m bench connect --connections 10000 --contacts 200    whose 200 conversations each are in the welcome"""
 PARTS = 10
 FIRST = 100  # users who come before, as the first pay for what is made once
 
@@ -35,6 +35,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--generators", type=int, default=1, metavar="G", help="processes that make the load (default: 1)"
     )
+    contact_logs.flags(parser)
     parser.add_argument(
         "--budget-p99-ms", type=float, default=500, metavar="MS", help="from dialling to welcome (default: 500)"
     )
@@ -43,10 +44,12 @@ def flags(parser: argparse.ArgumentParser) -> None:
 async def run(options: argparse.Namespace) -> int:
     g = options.generators
     n = max(1, options.connections // PARTS // g)
-    async with Target(options) as target, Gang(target, options.seed) as gang:
+    contacts = contact_logs.of(options, n * PARTS * g)
+    async with contact_logs.target(options, contacts) as target, Gang(target, options.seed) as gang:
         warm = await gang.add("arrivals", "w", connections=FIRST)
         await warm.do("come", n=FIRST, at_once=options.at_once)
-        generators = [await gang.add("arrivals", "a", connections=n * PARTS) for _ in range(g)]
+        firsts = [None if contacts is None else n * PARTS * i for i in range(g)]
+        generators = [await gang.add("arrivals", "a", connections=n * PARTS, first=first) for first in firsts]
         say(f"{n * PARTS * g} users come, {options.at_once} at once")
         progress = report.Progress("connected", n * PARTS * g)
         before, windows, whole, lag = target.cpu(), [], latency.Latencies(), latency.Latencies()
@@ -75,6 +78,7 @@ async def run(options: argparse.Namespace) -> int:
         figures = {
             "connections": whole.n,
             "at_once": options.at_once,
+            **contact_logs.figures(contacts),
             "seconds_to_all": round(seconds, 3),
             "hellos_per_s": round(whole.n / seconds, 1),
             "dropped": dict(dropped),

@@ -33,7 +33,7 @@ LOGS_MAX = 200  # of a size, that are read
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
-        type=rows,
+        type=fill.rows,
         default=10_000_000,
         metavar="N",
         help="messages in the database, such as 500k (default: 10M)",
@@ -65,14 +65,6 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget-lists-p95-ms", type=float, default=15, metavar="MS", help="of lists (default: 15)")
 
 
-def rows(text: str) -> int:
-    units = {"k": 1_000, "M": 1_000_000}
-    n = int(text.rstrip("kM")) * units.get(text[-1:], 1)
-    if n < 2_000:
-        raise argparse.ArgumentTypeError("at least 2000")
-    return n
-
-
 async def run(options: argparse.Namespace) -> int:
     depths = [float(d) for d in options.depths.split(",")]
     if not all(0 <= d <= 1 for d in depths):
@@ -90,7 +82,7 @@ async def run(options: argparse.Namespace) -> int:
         if not is_filled:
             say(f"filling {folder} with {options.rows:,} messages")
             await asyncio.to_thread(fill.fill, target.conninfo, options.rows, options.seed, time.time())
-        await asyncio.to_thread(fill.verify, target.conninfo, logs, max(1, len(logs) // 100))
+        await asyncio.to_thread(fill.verify, target.conninfo, len(logs), max(1, len(logs) // 100))
         if not is_filled:
             fill.mark(folder, options.rows, time.time(), done=True)
         readers = await gang.add("reads", "r", **_readers(logs, depths, options.seed))

@@ -2,10 +2,10 @@
 run: the ratio of the highest rates.
 
 That program has a generator in C, a PostgreSQL of its own (from PATH) that all peers share, and
-drivers for each server; `bench/peer_driver.py` is chatd's. Figures: per peer the highest rate that
-held (median over the repetitions), CPU a message there, and chatd's rate divided by each other's.
-With several numbers of connections also chatd's rate at each as a part of that at the first. Needs
-that folder, gcc, PostgreSQL, and Node for `ws-batch`.
+drivers for each server; `bench/peer_driver.py` has `chatd`, and `chatd-2` of two nodes. Figures:
+per peer the highest rate that held (median over the repetitions), CPU a message there, and chatd's
+rate divided by each other's. With several numbers of connections also chatd's rate at each as a
+part of that at the first. Needs that folder, gcc, PostgreSQL, and Node for `ws-batch`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bench.target import ROOT, TargetError
 EXAMPLES = """\
   python -m bench peers                                                 chatd and ws-batch
   python -m bench peers --peers chatd,floor-own,ws-batch --reps 3
+  python -m bench peers --peers chatd,chatd-2,ws-batch                 two nodes on one port with a Redis, too
   python -m bench peers --conns 200,1000 --rates 16000,24000,32000"""
 NOT_HERE: Final = 3  # see bench.budget
 TOOLS: Final = {"ws-batch": ("node", "npm")}

@@ -22,7 +22,6 @@ from psycopg import sql
 
 from bench import fill, report
 from bench.report import say
-from bench.scenarios.history import rows
 from bench.target import Target
 from chatd.core.conversation import pair_check
 from chatd.ids import UserId
@@ -56,7 +55,7 @@ class Probe(NamedTuple):
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
-        type=rows,
+        type=fill.rows,
         default=10_000_000,
         metavar="N",
         help="messages in the database, such as 500k (default: 10M)",

@@ -6,7 +6,8 @@ one user changes, all others watch), who have both sent once (or nothing would f
 alternate between away and online; each is due at a fixed time. A change that a watcher had not seen
 when the next one of that user was due counts as lost, for a push carries the state alone. A server
 tells a user's changes about once a second: ask for no more. `--beside R` others send messages
-meanwhile, from a process of their own: `send_*`.
+meanwhile, from a process of their own: `send_*`. With `--nodes` each user of a pair is at another
+node than who watches it. CPU `per_msg` is of a change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import asyncio
 import time
 from typing import Any
 
-from bench import latency, report
+from bench import latency, layout, report
 from bench.gang import Gang, soon
 from bench.report import say
 from bench.sending import NONE, Senders, sample, shares, windows_of
@@ -25,7 +26,8 @@ from bench.target import Target, TargetError
 EXAMPLES = """\
   python -m bench presence                                            1,000 users in pairs, 200 changes a second
   python -m bench presence --fan --connections 1001 --rate 1          one user's change seen by 1,000 watchers
-  python -m bench presence --rate 1000 --watchers 20 --beside 5000    20,000 pushes a second beside 5,000 messages"""
+  python -m bench presence --rate 1000 --watchers 20 --beside 5000    20,000 pushes a second beside 5,000 messages
+  python -m bench presence --nodes 8 --rate 800 --connections 8000    100 changes a second at each of 8 nodes"""
 OPENING_RATE = 2_000.0
 
 
@@ -39,6 +41,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
         "--watchers", type=int, default=1, metavar="W", help="who watch each user: 1, or an even number (default: 1)"
     )
     parser.add_argument("--fan", action="store_true", help="one user changes, all others watch")
+    layout.flags(parser)
     parser.add_argument(
         "--beside", type=float, default=0, metavar="R", help="messages a second that others send meanwhile (default: 0)"
     )
@@ -64,7 +67,7 @@ async def run(options: argparse.Namespace) -> int:
     ):
         raise TargetError("--watchers is 1 or an even number below --connections, and --connections is even")
     n, windows = max(1, round(options.rate * options.seconds)), windows_of(options.seconds)
-    async with Target(options) as target, Gang(target, options.seed) as gang:
+    async with Target(options, nodes=options.nodes) as target, Gang(target, options.seed) as gang:
         crowd = await gang.add(
             "statuses", "p", connections=options.connections, watchers=options.watchers, fan=options.fan
         )
@@ -87,6 +90,7 @@ async def run(options: argparse.Namespace) -> int:
         target.check()
         facts = await crowd.do("facts", windows=windows)
         figures = _figures(options, facts) | report.costs(end.since(cpu[0]), wall_s, n, target.own)
+        figures |= report.parts(end.since(cpu[0]), n) if target.own else {}
         parts: list[dict[str, Any]] = []
         for w, text in enumerate(facts["presence"]):
             seen = latency.merged([text])
@@ -117,6 +121,7 @@ def _figures(options: argparse.Namespace, facts: dict[str, Any]) -> dict[str, An
     return {
         "rate": options.rate,
         "connections": options.connections,
+        "nodes": options.nodes,
         "seconds": options.seconds,
         "watchers": options.connections - 1 if options.fan else options.watchers,
         **{

@@ -25,11 +25,10 @@ from typing import Any
 
 import psycopg
 
-from bench import fill, latency, report
+from bench import contact_logs, fill, latency, layout, report
 from bench.gang import Gang, Generator, soon
 from bench.loads.messages import OPENING_RATE
 from bench.report import say
-from bench.scenarios.history import rows
 from bench.sending import Senders, shares
 from bench.target import Target
 
@@ -37,6 +36,8 @@ EXAMPLES = """\
   python -m bench resync                                    10,000 clients, 5 unread each, once
   python -m bench resync --clients 2000 --storms 3          smaller, three times
   python -m bench resync --at-once 10000                    all dial in the same instant
+  python -m bench resync --nodes 4                          over four nodes, each client back at the one it left
+  python -m bench resync --contacts 200 --marks             each has 200 other conversations, in which nothing changed
   python -m bench resync --clients 1000 --beside 0 --fresh-log 1M [--analyse]     a new installation; analysed"""
 CLIENTS_PER_WRITER = 20
 WRITING_RATE = 4_000.0  # of what the clients will have missed, messages a second
@@ -75,7 +76,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--fresh-log",
-        type=rows,
+        type=fill.rows,
         default=0,
         metavar="N",
         help="messages of others, put into the log once the node has planned",
@@ -88,6 +89,9 @@ def flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="waited before what was read is counted (default: 11)",
     )
+    parser.add_argument("--marks", action="store_true", help="they come back with the mark of their last welcome, too")
+    layout.flags(parser)
+    contact_logs.flags(parser)
     parser.add_argument("--budget-s", type=float, default=20, metavar="S", help="until all are back (default: 20)")
     parser.add_argument(
         "--budget-send-p99-ms", type=float, default=500, metavar="MS", help="of the others' deliveries (default: 500)"
@@ -96,10 +100,21 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 async def run(options: argparse.Namespace) -> int:
     writers = max(1, options.clients // CLIENTS_PER_WRITER)
-    async with Target(options) as target, Gang(target, options.seed) as gang:
+    contacts = contact_logs.of(options, options.clients)
+    async with (
+        contact_logs.target(options, contacts, nodes=options.nodes) as target,
+        Gang(target, options.seed) as gang,
+    ):
         if options.fresh_log:
             await _new_installation(options, target, gang)
-        crowd = await gang.add("returns", "c", clients=options.clients, writers=writers)
+        crowd = await gang.add(
+            "returns",
+            "c",
+            clients=options.clients,
+            writers=writers,
+            marks=options.marks,
+            has_contacts=contacts is not None,
+        )
         say(f"{options.clients} clients and {writers} writers come; a message each way between them")
         await crowd.do("connect")
         await crowd.do("open_all", rate=OPENING_RATE)
@@ -150,6 +165,8 @@ async def run(options: argparse.Namespace) -> int:
             "clients": options.clients,
             "unread": options.unread,
             "storms": options.storms,
+            "nodes": options.nodes,
+            **contact_logs.figures(contacts),
             "seconds_to_all": max(w["seconds_to_all"] for w in windows),
             "missing": missing,
             **judged,

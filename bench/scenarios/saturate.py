@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench import report
+from bench import contact_logs, layout, report
 from bench.gang import Gang
 from bench.report import say
 from bench.sending import NONE, Senders, shares, windows_of
@@ -24,7 +24,9 @@ from bench.target import Target, TargetError
 EXAMPLES = """\
   python -m bench saturate                                    200 connections
   python -m bench saturate --connections 1000 --start 8000    1,000, from a rate that is known to hold
-  python -m bench saturate --limit 4000 --window 1            a quick look"""
+  python -m bench saturate --limit 4000 --window 1            a quick look
+  python -m bench saturate --nodes 2 --cross 1 --start 8000   two nodes, every message from one to the other
+  python -m bench saturate --connections 2000 --contacts 200 --log 10M --start 8000    as users are"""
 LATE = "the generator was late itself"
 # What is kept of each window
 TRIED = ("rate", *NONE, "p50_ms", "p95_ms", "p99_ms", "generator_lag_p99_ms", "errors", "dropped", "holds", "why")
@@ -62,6 +64,8 @@ def flags(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help="WAL written first, to have segments ready (default: 512)",
     )
+    layout.flags(parser, cross=True)
+    contact_logs.flags(parser)
     parser.add_argument("--budget-p95-ms", type=float, default=200, metavar="MS", help="of delivery (default: 200)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="of delivery (default: 500)")
     parser.add_argument(
@@ -101,7 +105,9 @@ async def run(options: argparse.Namespace) -> int:
     if options.start <= 0 or not 0 < options.resolution < 1:
         raise TargetError("--start is above 0, --resolution between 0 and 1")
     tried: list[dict[str, Any]] = []
-    async with Target(options) as target:
+    people = shares(options.connections, options.start, options.generators)
+    contacts = contact_logs.of(options, people[0].connections, writing=True)
+    async with contact_logs.target(options, contacts, nodes=options.nodes) as target:
         ready = target.warm_wal(options.warm_wal_mib)
 
         async def once(rate: float, seconds: float) -> dict[str, Any]:
@@ -130,6 +136,8 @@ async def run(options: argparse.Namespace) -> int:
         figures = {
             "highest_rate": round(highest, 1) if final["holds"] else None,
             "connections": options.connections,
+            "nodes": options.nodes,
+            **contact_logs.figures(contacts),
             "wal_segments_ready": ready,
             # More --generators may find more
             "bounded_by_generator": any(one["why"] == LATE and one["rate"] > highest for one in tried),
@@ -143,7 +151,8 @@ async def run(options: argparse.Namespace) -> int:
 
 async def _window(options: argparse.Namespace, target: Target, rate: float, seconds: float, tag: str) -> dict[str, Any]:
     async with Gang(target, options.seed) as gang:
-        senders = await Senders.start(target, gang, shares(options.connections, rate, options.generators), tag=tag)
+        parts = shares(options.connections, rate, options.generators)
+        senders = await Senders.start(target, gang, parts, tag=tag, cross=options.cross, contacts=options.contacts)
         await senders.warm_up(1.0)
         await senders.measure(seconds, windows_of(seconds))
         await senders.leave()
@@ -152,6 +161,7 @@ async def _window(options: argparse.Namespace, target: Target, rate: float, seco
         "rate": rate,
         "seconds": seconds,
         **senders.figures(),
+        **(senders.parts() if target.own else {}),
         "windows": senders.windows(),
         "curves": senders.curves(),
     }

@@ -3,17 +3,20 @@
 N users in N/2 pairs, all of them sending, in rounds of a shuffled order. First each user sends once
 (which makes the conversations), then a warm-up at the rate, then the window that is measured; each
 phase is drained before the next. Losses and disorder count in all phases.
+
+With `--contacts K` each user writes to K others at random, over a log that was filled to `--log`
+messages and is kept for the next run: as users are, where pairs find everything in the caches.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from bench import report
+from bench import contact_logs, report
 from bench.gang import Gang
 from bench.sending import NONE, WARMUP_S, Senders, shares, windows_of
 from bench.sending import flags as sending_flags
-from bench.target import Target, TargetError
+from bench.target import TargetError
 
 EXAMPLES = """\
   python -m bench send --rate 16000 --connections 200 --seconds 10         the message path at a high rate
@@ -23,6 +26,7 @@ EXAMPLES = """\
   python -m bench send --hot 0.5                                           half of all messages in one conversation
   python -m bench send --body-mix 0.8:50-200,0.15:200-1000,0.05:1000-2000  shares and lengths
   python -m bench send --devices 3 --connections 600                       200 users; delivered = all devices have it
+  python -m bench send --contacts 200 --log 10M --connections 2000 --rate 14000     200,000 conversations
   python -m bench send --rate 40000 --generators 4                         on a large machine"""
 
 
@@ -53,6 +57,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--read", type=float, default=0.0, metavar="SHARE", help="and say of so many that they are read (default: 0)"
     )
+    contact_logs.flags(parser)
     parser.add_argument("--budget-p95-ms", type=float, default=200, metavar="MS", help="of delivery (default: 200)")
     parser.add_argument("--budget-p99-ms", type=float, default=500, metavar="MS", help="of delivery (default: 500)")
 
@@ -77,7 +82,10 @@ async def run(options: argparse.Namespace) -> int:
         raise TargetError("--burst is 1 or more, --hot from 0 to 1, --devices from 1 to 8")
     bodies = options.body_mix or [[1.0, options.body_min, options.body_max]]
     parts = shares(options.connections, options.rate, options.generators, options.hot, options.devices)
-    async with Target(options) as target, Gang(target, options.seed) as gang:
+    contacts = contact_logs.of(options, parts[0].connections // options.devices, writing=True)
+    if contacts is not None and options.hot:
+        raise TargetError("--hot: is one of the pairs; leave --contacts out")
+    async with contact_logs.target(options, contacts) as target, Gang(target, options.seed) as gang:
         ready = target.warm_wal(options.warm_wal_mib)
         senders = await Senders.start(
             target,
@@ -88,6 +96,7 @@ async def run(options: argparse.Namespace) -> int:
             devices=options.devices,
             ack=options.ack == "all",
             read=options.read,
+            contacts=options.contacts,
         )
         await senders.warm_up(min(WARMUP_S, options.seconds))
         await senders.measure(options.seconds, windows_of(options.seconds))
@@ -95,6 +104,7 @@ async def run(options: argparse.Namespace) -> int:
             "rate": options.rate,
             "connections": sum(p.connections for p in parts),
             "seconds": options.seconds,
+            **contact_logs.figures(contacts),
             "wal_segments_ready": ready,
             **senders.figures(),
             "windows": senders.windows(),

@@ -61,7 +61,6 @@ async def run(options: argparse.Namespace) -> int:
             watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
         counted = [name for name in NOT_GROWING if name in series]
-        come_back = senders.merged("return")
         figures = {
             "rate": options.rate,
             "connections": options.connections,
@@ -69,15 +68,13 @@ async def run(options: argparse.Namespace) -> int:
             "churn": options.churn,
             "wal_segments_ready": ready,
             **senders.figures(),
-            "returns": come_back.n,
-            "return_p50_ms": come_back.at(50),
-            "return_p99_ms": come_back.at(99),
+            **senders.returns(),
             "judged_over_s": end_s,
             "pss_slope_percent": slope_percent(series["server_pss_mib"], end_s),
             **{f"{name}_growth": growth(series[name], end_s) for name in counted},
             "not_told_by_server": sorted(set(NOT_GROWING) - set(counted)),
             "windows": senders.windows(),
-            "curves": senders.curves() | {"return": come_back.curve()},
+            "curves": senders.curves() | {"return": senders.merged("return").curve()},
             "series": series,
             **report.context(options, target),
         }

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from bench import fill
+from bench import contact_logs, fill
+from bench.contacts import Contacts
 from bench.target import TargetError
 from tests.fix_bench import ROOT, RUN_S_MAX, Bench, command_of, is_nothing_left, start
 from tests.until import blocking_until
@@ -142,7 +143,7 @@ def test_budgets_are_held_by_running_the_scenarios(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text())["settings"]["lanes"] == "2"
 
 
-# ---- the filled database -------------------------------------------------------------------------
+# ---- filled databases ----------------------------------------------------------------------------
 
 FAULTS = (
     "DELETE FROM entries WHERE conv = 3 AND seq = 60",
@@ -160,7 +161,7 @@ FAULTS = (
 def test_a_filled_database_holds_the_schemas_invariants_and_a_fault_in_it_is_found(fresh_db: str) -> None:
     fill.fill(fresh_db, 10_000, seed=1, now=time.time())
     logs = fill.plan(10_000)
-    fill.verify(fresh_db, logs, every=1)
+    fill.verify(fresh_db, len(logs), every=1)
     with psycopg.connect(fresh_db, autocommit=True) as conn:
         assert conn.execute("SELECT count(*) FROM entries").fetchone() == (sum(log.rows for log in logs),)
         days = conn.execute("SELECT count(DISTINCT tableoid) FROM entries").fetchone()
@@ -172,4 +173,25 @@ def test_a_filled_database_holds_the_schemas_invariants_and_a_fault_in_it_is_fou
         for n, fault in enumerate(FAULTS, 1):
             assert conn.execute(fault).rowcount > 0, fault
             with pytest.raises(TargetError, match=f"^{n} of"):
-                fill.verify(fresh_db, logs, every=1)
+                fill.verify(fresh_db, len(logs), every=1)
+
+
+@pytest.mark.parametrize("contacts", [Contacts(30, 7), Contacts(3, 8)])
+def test_the_logs_of_contacts_hold_the_invariants_and_both_sides_have_written(
+    fresh_db: str, contacts: Contacts
+) -> None:
+    contact_logs.write(fresh_db, contacts, 61, time.time())
+    fill.verify(fresh_db, contacts.conversations, every=1)
+    with psycopg.connect(fresh_db, autocommit=True) as conn:
+        facts = "SELECT count(*), min(head), max(head), min(least(na, nb)), count(DISTINCT (a, b)) FROM conversations"
+        assert conn.execute(facts).fetchone() == (contacts.conversations, 61, 61, 30, contacts.conversations)
+        each = "SELECT count(*) FROM conversations WHERE %(u)s IN (a, b)"
+        assert {conn.execute(each, {"u": contacts.names[u]}).fetchone() for u in range(contacts.users)} == {
+            (contacts.each,)
+        }
+        # One after the other in time, as people write
+        mixed = "SELECT count(DISTINCT conv) FROM (SELECT conv FROM entries ORDER BY ts LIMIT %s) e"
+        assert conn.execute(mixed, (contacts.conversations,)).fetchone() == (contacts.conversations,)
+        assert conn.execute("DELETE FROM entries WHERE conv = 9 AND seq = 3").rowcount == 1
+        with pytest.raises(TargetError, match=r"^1 of"):
+            fill.verify(fresh_db, contacts.conversations, every=1)

@@ -95,6 +95,54 @@ def test_the_highest_rate_is_searched_for_and_held_to_a_budget(bench: Bench) -> 
 @pytest.mark.cluster
 def test_two_nodes_are_measured_against_one(bench: Bench) -> None:
     _, figures, said = bench("fanout", "--rate=100", "--connections=8", "--seconds=1")
-    assert (figures["one_delivered"], figures["two_delivered"], figures["two_lost"]) == (100, 100, 0), said
-    assert figures["two_redis_cpu_us_per_msg"] >= 0
-    assert {"two_node0_cpu_us_per_msg", "two_node1_cpu_us_per_msg", "server_two_to_one"} <= figures.keys()
+    assert (figures["n1_delivered"], figures["n2_delivered"], figures["n2_lost"]) == (100, 100, 0), said
+    parts = [figures[f"n2_{part}_cpu_us_per_msg"] for part in ("server", "postgres", "redis")]
+    assert figures["n2_cpu_us_per_msg"] == pytest.approx(sum(parts), abs=1)
+    assert {"n2_node0_cpu_us_per_msg", "n2_node1_cpu_us_per_msg", "n2_to_n1"} <= figures.keys()
+
+
+@pytest.mark.cluster
+def test_a_rate_and_connections_of_each_node(bench: Bench) -> None:
+    _, figures, said = bench(
+        "fanout", "--nodes=3,2", "--rate-per-node=40", "--cross=0.5", "--connections=6", "--seconds=1"
+    )
+    assert (figures["n3_delivered"], figures["n2_delivered"]) == (120, 80), said
+    assert (figures["n3_connections"], figures["n2_connections"]) == (18, 12)
+    assert figures["n2_to_n3"] > 0
+
+
+@pytest.mark.cluster
+def test_a_node_dies_and_its_users_go_on_at_another_one(bench: Bench) -> None:
+    _, figures, said = bench("fanout", "--nodes=2", "--rate=200", "--connections=12", "--seconds=3", "--kill")
+    names = ("acked", "delivered", "lost", "duplicated", "reordered", "stray", "returns")
+    assert [figures[f"n2_{name}"] for name in names] == [600, 600, 0, 0, 0, 0, 6], said
+
+
+@pytest.mark.cluster
+def test_presence_and_a_storm_over_several_nodes(bench: Bench) -> None:
+    _, figures, said = bench("presence", "--nodes=3", "--connections=12", "--rate=10", "--seconds=2")
+    assert (figures["due"], figures["seen"], figures["nodes"]) == (20, 20, 3), said
+    assert figures["node2_cpu_us_per_msg"] > 0
+    _, figures, said = bench("resync", "--nodes=2", "--clients=40", "--storm-s=1", "--beside=50")
+    assert (figures["missing"], figures["lost"], figures["stray"]) == (0, 0, 0), said
+    _, figures, said = bench("idle", "--nodes=2", "--connections=20")
+    assert {"node_cpu_ms_per_s", "postgres_cpu_ms_per_s", "redis_cpu_ms_per_s"} <= figures.keys(), said
+
+
+def test_users_with_contacts_write_over_a_log_that_is_kept(bench: Bench, tmp_path: Path) -> None:
+    contacts = ("--contacts=6", f"--contacts-dir={tmp_path / 'filled'}")
+    _, figures, said = bench("send", *contacts, "--log=3k", "--connections=20", "--rate=200", "--seconds=1")
+    assert (figures["conversations"], figures["delivered"], figures["lost"], figures["stray"]) == (60, 200, 0, 0), said
+    filled = (tmp_path / "filled" / fill.MARK).read_text()
+    _, figures, said = bench(
+        "send", *contacts, "--log=3k", "--connections=20", "--rate=50", "--seconds=1", "--ack=all", "--read=0.5"
+    )
+    assert (figures["delivered"], figures["lost"], figures["unanswered"]) == (50, 0, 0), said
+    assert (tmp_path / "filled" / fill.MARK).read_text() == filled
+
+
+def test_after_a_restart_a_mark_lists_nothing_and_the_cold_get_all(bench: Bench, tmp_path: Path) -> None:
+    flags = ("--connections=20", "--contacts=5", f"--contacts-dir={tmp_path / 'filled'}")
+    _, figures, said = bench("restart", *flags)
+    assert (figures["cold_listed"], figures["marks_listed"], figures["lost"]) == (100, 0, 0), said
+    assert figures["marks_server_cpu_us_per_hello"] > 0

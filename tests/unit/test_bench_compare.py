@@ -157,6 +157,14 @@ def test_a_ratio_is_of_two_runs(b: float | None, expected: str) -> None:
     assert budget.judge_ratio(ratio, {"x": {"rate": 90.0}}) is None
 
 
+@pytest.mark.parametrize(("b", "expected"), [(80.0, "ok"), (72.0, "ok"), (71.0, "OVER"), (None, "OVER")])
+def test_a_ratio_may_be_held_to_the_most_it_is_to_be(b: float | None, expected: str) -> None:
+    ratio = Ratio("8 nodes against 2", of="x.cpu", to="y.cpu", most=1.25)
+    line = budget.judge_ratio(ratio, {"x": {"cpu": 90.0}, "y": {"cpu": b}})
+    assert line is not None
+    assert (line.word, line.bound) == (expected, "<= 1.25")
+
+
 def test_quick_may_have_bounds_of_its_own() -> None:
     one = Run("x", "send --seconds 60", quick="send --seconds 5", most={"a": 1, "b": 1}, quick_most={"b": 5})
     assert one.bounds(quick=False)[0] == {"a": 1, "b": 1}

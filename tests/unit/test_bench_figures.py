@@ -195,6 +195,20 @@ def test_a_message_carries_its_number_thrice() -> None:
     assert len(frame["body"]) == 150
 
 
+def test_a_retry_differs_by_saying_so() -> None:
+    first, again = (
+        json.loads(bytes(read_with_websockets(wire.message(7, 9, "bob", 1, 50, 3, retry), mask=True).data))
+        for retry in (False, True)
+    )
+    assert again == first | {"retry": True}
+
+
+def test_the_mark_of_a_welcome_is_as_it_was_given() -> None:
+    last = b'{"t":"welcome","id":1,"conversations":[],"more":false,"since":"5f1c:7/123"}'
+    assert wire.mark(last) == "5f1c:7/123"
+    assert wire.mark(b'{"t":"welcome","id":1,"more":true}') is None
+
+
 def test_cursors_presence_and_names_are_recognised() -> None:
     ack = read_with_websockets(wire.cursor("ack", 8, "bob", 61, 7), mask=True).data
     assert json.loads(bytes(ack)) == {"t": "ack", "id": 8, "to": "bob", "seq": 61}
@@ -246,7 +260,7 @@ def test_some_figures_are_to_be_high(rate: float | None, over: int) -> None:
 
 
 def test_any_generator_that_lags_makes_a_run_void() -> None:
-    assert report.judge({"two_generator_lag_p99_ms": 11.0, "generator_lag_p99_ms": 1.0}, {})[1]
+    assert report.judge({"n2_generator_lag_p99_ms": 11.0, "generator_lag_p99_ms": 1.0}, {})[1]
     assert report.judge({"generator_lag_p99_ms": None}, {})[1]  # so many were never sent
 
 

@@ -105,6 +105,6 @@ def test_what_cannot_be_used_goes(tmp_path: Path, rows: int, done: bool, format:
 
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
-    with pytest.raises(TargetError, match="--fill-dir"):
+    with pytest.raises(TargetError, match="another folder"):
         fill.is_filled(tmp_path, 4_000, 1_000.0)
     assert (tmp_path / "letters.txt").exists()

@@ -233,3 +233,56 @@ def test_messages_can_be_added_and_the_count_goes_on() -> None:
     ledger.extend([0, 2])
     ledger.extend([1])
     assert (ledger.n, [ledger.sender_of(k) for k in range(3)]) == (3, [0, 2, 1])
+
+
+# ---- sent again after a cut ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("came", "duplicated"),
+    [
+        (["ok"], 0),
+        (["dup"], 0),
+        (["entry"], 0),
+        (["entry", "dup"], 0),
+        (["dup", "entry"], 0),
+        (["ok", "ok"], 1),
+        (["dup", "dup"], 1),
+        (["ok", "dup"], 1),
+        (["dup", "ok"], 1),
+        (["ok", "entry"], 1),
+        (["entry", "ok"], 1),
+        (["entry", "entry"], 1),
+        (["entry", "dup", "dup"], 1),
+    ],
+)
+def test_what_was_cut_is_acked_by_its_dup_or_its_own_entry_each_once(came: list[str], duplicated: int) -> None:
+    ledger = Ledger(USERS)
+    ledger.extend([0])
+    ledger.due_at[0] = ledger.sent_at[0] = 0.0
+    ledger.cut(0)
+    for what in came:
+        if what == "entry":
+            assert not ledger.delivered(0, 0, 1, 1.0)
+        else:
+            ledger.acked(0, 0, 1, 1.0, dup=what == "dup")
+    ledger.delivered(1, 0, 1, 1.0)
+    account = ledger.account(0, 1)
+    assert (account.acked, account.lost, account.duplicated, account.stray) == (1, 0, duplicated, 0)
+
+
+def test_without_a_cut_its_own_entry_is_stray_and_a_dup_is_one() -> None:
+    ledger = Ledger(USERS)
+    ledger.extend([0, 0])
+    ledger.delivered(0, 0, 1, 1.0)
+    assert ledger.acked(0, 1, 2, 1.0, dup=True)
+    assert (ledger.stray, ledger.duplicated) == (1, 1)
+
+
+def test_the_own_entry_of_what_was_cut_stands_in_the_order() -> None:
+    ledger = Ledger(USERS)
+    ledger.extend([0, 1])
+    ledger.cut(0)
+    ledger.delivered(0, 1, 2, 1.0)
+    ledger.delivered(0, 0, 1, 1.0)
+    assert ledger.reordered == 1
