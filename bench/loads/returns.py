@@ -40,7 +40,8 @@ class Returns(Load):
         self.n, self.writers = clients, writers
         names = self.names(clients + writers)
         if has_contacts:
-            names[:clients] = [contacts.name(i) for i in range(clients)]
+            # The writers' names stay, too: the next run on this log makes no further conversations
+            names = [contacts.name(i) for i in range(clients)] + [contacts.name(i) + "w" for i in range(writers)]
         self.crowd = Crowd(endpoint, names, self.rng)
         self.crowd.on_text = self.on_text
         self.crowd.hello = self._hello

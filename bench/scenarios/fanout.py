@@ -65,7 +65,7 @@ def flags(parser: argparse.ArgumentParser) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class Offered:
     """What N nodes get, all together."""
 
     nodes: int
@@ -73,7 +73,7 @@ class Load:
     connections: int
 
     @classmethod
-    def of(cls, options: argparse.Namespace, nodes: int) -> Load:
+    def of(cls, options: argparse.Namespace, nodes: int) -> Offered:
         if options.rate_per_node is None:
             return cls(nodes, options.rate, options.connections)
         return cls(nodes, options.rate_per_node * nodes, options.connections * nodes)
@@ -82,21 +82,21 @@ class Load:
 async def run(options: argparse.Namespace) -> int:
     if options.url is not None:
         raise TargetError("fanout: starts nodes of its own; leave --url out")
-    loads = [Load.of(options, n) for n in options.nodes]
+    layouts = [Offered.of(options, n) for n in options.nodes]
     figures: dict[str, Any] = {"cross": options.cross, "seconds": options.seconds}
     curves, windows, context = {}, [], {}
-    for load in loads:
-        prefix = f"n{load.nodes}_"
+    for offered in layouts:
+        prefix = f"n{offered.nodes}_"
         async with (
-            Target(options, nodes=load.nodes, redis=options.redis) as target,
+            Target(options, nodes=offered.nodes, redis=options.redis) as target,
             Gang(target, options.seed) as gang,
         ):
-            senders = await _measure(options, load, target, gang)
-            figures |= {f"{prefix}rate": load.rate, f"{prefix}connections": load.connections}
+            senders = await _measure(options, offered, target, gang)
+            figures |= {f"{prefix}rate": offered.rate, f"{prefix}connections": offered.connections}
             figures |= senders.figures(prefix) | senders.parts(prefix)
-            if _kills(options, load):
+            if _kills(options, offered):
                 figures |= senders.returns(prefix)
-            curves[f"{load.nodes} nodes"] = senders.curves()["delivery"]
+            curves[f"{offered.nodes} nodes"] = senders.curves()["delivery"]
             windows.append([{prefix + k: v for k, v in w.items()} for w in senders.windows()])
             context = report.context(options, target)
     figures |= ratios(figures, options.nodes)
@@ -105,25 +105,25 @@ async def run(options: argparse.Namespace) -> int:
         "curves": curves,
         **context,
     }
-    most = {f"n{load.nodes}_{name}": 0.0 for load in loads for name in NONE}
-    for load in loads:
-        if load.nodes > 1 and not options.kill:
-            most[f"n{load.nodes}_p99_ms"] = options.budget_p99_ms
+    most = {f"n{offered.nodes}_{name}": 0.0 for offered in layouts for name in NONE}
+    for offered in layouts:
+        if offered.nodes > 1 and not options.kill:
+            most[f"n{offered.nodes}_p99_ms"] = options.budget_p99_ms
     return report.finish(options, figures, most)
 
 
-def _kills(options: argparse.Namespace, load: Load) -> bool:
-    return bool(options.kill and load.nodes > 1)
+def _kills(options: argparse.Namespace, offered: Offered) -> bool:
+    return bool(options.kill and offered.nodes > 1)
 
 
-async def _measure(options: argparse.Namespace, load: Load, target: Target, gang: Gang) -> Senders:
-    say(f"{load.nodes} nodes, {load.rate:g} messages/s, of which {options.cross:.0%} cross")
+async def _measure(options: argparse.Namespace, offered: Offered, target: Target, gang: Gang) -> Senders:
+    say(f"{offered.nodes} nodes, {offered.rate:g} messages/s, of which {options.cross:.0%} cross")
     target.warm_wal(options.warm_wal_mib)
-    parts = shares(load.connections, load.rate, options.generators)
-    kills = _kills(options, load)
+    parts = shares(offered.connections, offered.rate, options.generators)
+    kills = _kills(options, offered)
     senders = await Senders.start(target, gang, parts, cross=options.cross, come_back=kills)
     await senders.warm_up(min(WARMUP_S, options.seconds))
-    midway = partial(_kill, target, load.nodes - 1) if kills else None
+    midway = partial(_kill, target, offered.nodes - 1) if kills else None
     await senders.measure(options.seconds, windows_of(options.seconds), midway=midway)
     return senders
 

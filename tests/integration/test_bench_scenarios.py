@@ -146,3 +146,10 @@ def test_after_a_restart_a_mark_lists_nothing_and_the_cold_get_all(bench: Bench,
     _, figures, said = bench("restart", *flags)
     assert (figures["cold_listed"], figures["marks_listed"], figures["lost"]) == (100, 0, 0), said
     assert figures["marks_server_cpu_us_per_hello"] > 0
+
+
+def test_a_storm_of_users_with_contacts_lists_what_changed(bench: Bench, tmp_path: Path) -> None:
+    flags = ("--clients=40", "--contacts=5", "--marks", f"--contacts-dir={tmp_path / 'filled'}", "--storm-s=1")
+    for _ in range(2):  # the log is kept, and so are the writers
+        _, figures, said = bench("resync", *flags, "--beside=0", "--unread=3")
+        assert (figures["missing"], figures["lost"], figures["duplicated"], figures["stray"]) == (0, 0, 0, 0), said
