@@ -8,7 +8,9 @@
 What befalls a request is drawn as it arrives: it is answered; the line is cut before it is stored,
 or after, without a word; it is refused for a while, stored or not; it is refused for good. A cut
 makes a client wait longer each time, so there are only `cuts_left` of them. `faults` false: nothing
-befalls anybody any more. `broken` has the rules that the client broke.
+befalls anybody any more. `broken` has the rules that the client broke. It is not built from
+`chatd.client.testing`: the kit judges the SDK that ships with that, so a mistake that both share
+would be found by neither (docs/decisions/0051).
 """
 
 from __future__ import annotations

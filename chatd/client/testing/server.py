@@ -5,7 +5,8 @@ and faults on demand.
 of the words below, or an `err` frame without `id`. Nothing here is shared with the server's code or
 with the client's: what this package and the client agree on, they agree on by the page. The
 repository's tests hold it to the server's vectors, and list what it cannot do: it checks no token
-and no rate, and takes requests as they are.
+and no rate, and takes requests as they are. It is no part of the conformance kit's `PlayedServer`,
+nor that of it: `chatd-client` ships without the kit, and each would hide the other's mistakes.
 """
 
 from __future__ import annotations
