@@ -47,7 +47,7 @@ class _Change:
 
 
 class Log:
-    """`add` takes entries; iterate for the messages, the oldest first."""
+    """`add` takes entries; iterate for the messages, the oldest first, or `reversed`."""
 
     def __init__(self) -> None:
         self._messages: dict[int, Message] = {}
@@ -102,8 +102,18 @@ class Log:
         """The message of that seq, if it is held."""
         return self._messages.get(seq)
 
+    def trim(self, most: int) -> None:
+        """Forget all but the newest `most` messages. The others can be read from history again."""
+        gone = self._seqs[: max(0, len(self._seqs) - most)]
+        del self._seqs[: len(gone)]
+        for seq in gone:
+            del self._messages[seq]
+
     def __iter__(self) -> Iterator[Message]:
         return (self._messages[seq] for seq in self._seqs)
+
+    def __reversed__(self) -> Iterator[Message]:
+        return (self._messages[seq] for seq in reversed(self._seqs))
 
     def __len__(self) -> int:
         return len(self._seqs)

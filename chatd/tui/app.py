@@ -19,13 +19,13 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.widgets import Footer, Input, OptionList, Static, TextArea
 
-from chatd.client import Client
+from chatd.client import Client, Message
 from chatd.tui import dialogs, wording
 from chatd.tui.composer import Composer
 from chatd.tui.controller import Controller
 from chatd.tui.conversation_list import ConversationList
 from chatd.tui.log_view import LogView
-from chatd.tui.model import Model, Outgoing, ShownMessage
+from chatd.tui.model import Model, Outgoing
 from chatd.tui.rows import Key, found, pattern
 from chatd.tui.search_box import SearchBox
 
@@ -239,7 +239,7 @@ class ChatApp(App[None]):
             self.drafts.pop(peer, None)
             self._keep_draft()  # of what was typed since
 
-    def _edit(self, message: ShownMessage) -> None:
+    def _edit(self, message: Message) -> None:
         peer = self.model.opened
         if peer is not None and message.body is not None:
             self._keep_draft()
@@ -258,7 +258,7 @@ class ChatApp(App[None]):
     def _edit_last(self) -> None:
         it = self.model.shown
         if it is not None:
-            own = (it.messages[n] for n in reversed(it.order) if it.messages[n].own)
+            own = (message for message in reversed(it.log) if message.own)
             last = next((message for message in own if message.body is not None), None)
             if last is not None:
                 self._edit(last)
@@ -275,7 +275,7 @@ class ChatApp(App[None]):
             outgoing = next((one for one in it.outgoing if one.n == n), None)
             if outgoing is not None:
                 self._do_with_outgoing(event.what, outgoing)
-        elif (message := it.messages.get(n)) is not None:
+        elif (message := it.log.get(n)) is not None:
             self._do_with_message(event.what, it.peer, message)
 
     def _do_with_outgoing(self, what: str, outgoing: Outgoing) -> None:
@@ -289,7 +289,7 @@ class ChatApp(App[None]):
             case _:
                 self.controller.note("it is not sent yet: r sends it again where it failed, x gives it up")
 
-    def _do_with_message(self, what: str, peer: str, message: ShownMessage) -> None:
+    def _do_with_message(self, what: str, peer: str, message: Message) -> None:
         if what in ("retry", "discard"):
             return
         if message.body is None:
@@ -304,7 +304,7 @@ class ChatApp(App[None]):
         else:
             self._ask_deletion(peer, message)
 
-    def _ask_deletion(self, peer: str, message: ShownMessage) -> None:
+    def _ask_deletion(self, peer: str, message: Message) -> None:
         def answered(yes: bool | None) -> None:
             if yes:
                 self.controller.delete(peer, message.seq)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Final
 
-from chatd.client import Client, ClientError, Closed, RequestError, Reset, Stopped
+from chatd.client import Client, ClientError, Closed, Kind, RequestError, Reset, Stopped
 from chatd.tui.model import ConversationView, Model, Outgoing
 
 CONVERSATIONS_MAX: Final = 1_000  # in the list; others show once something arrives
@@ -187,12 +187,11 @@ class Controller:
     def see(self) -> None:
         """The newest message of the open conversation is on the screen, and somebody is there."""
         it = self.model.shown
-        if it is None or not it.order or it.order[-1] <= it.read:
+        if it is None or it.newest <= it.read:
             return
-        newest = it.order[-1]
-        if any(not it.messages[n].own for n in it.order if n > it.read):
-            self._do(self._tell_read(it.peer, newest))
-        self.model.seen(it.peer, newest)
+        if any(not message.own and message.seq > it.read for message in it.log):
+            self._do(self._tell_read(it.peer, it.newest))
+        self.model.seen(it.peer, it.newest)
         self._changed()
 
     def away(self, is_away: bool) -> None:
@@ -211,7 +210,7 @@ class Controller:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _go(self, peer: str, kind: str, body: str, ref: int | None) -> None:
+    def _go(self, peer: str, kind: Kind, body: str, ref: int | None) -> None:
         outgoing = self.model.going(peer, kind, body, ref, time.time_ns() // 1_000_000)
         self._typed_at = 0.0
         self._do(self._deliver(outgoing))

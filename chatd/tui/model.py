@@ -1,8 +1,8 @@
 """What the terminal knows: conversations, their logs, what waits to be sent, who is there. Pure.
 
 It gets what the SDK says (`listed`, `page`, `entry`, `sent`, `event`) in any order, and any of it
-twice: the log and its messages are keyed by seq, and a change counts by the highest `rev`
-(docs/protocol.md 4). `now` is in seconds of any one clock, and only ends typing.
+twice: the SDK's `Log` makes the messages of it. Here is what an app adds to them: which part of a
+log is loaded, the cursors, the list. `now` is in seconds of any one clock, and only ends typing.
 
 A log that is shown is one unbroken run up to the newest entry: a page of history joins what has
 arrived, because the SDK leaves no hole after the place where it started. `lowest` is where the run
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import enum
 import itertools
-from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -25,8 +24,11 @@ from chatd.client import (
     ConversationItem,
     Entry,
     Event,
+    Kind,
     Line,
     LineState,
+    Log,
+    Message,
     Notice,
     Page,
     Presence,
@@ -51,18 +53,6 @@ class Progress(enum.Enum):
     FAILED = "failed"
 
 
-@dataclass(slots=True)
-class ShownMessage:
-    """As it is now. `body` None: it was deleted. `rev`: seq of its last change."""
-
-    seq: int
-    ts: int
-    own: bool
-    body: str | None
-    edited: bool = False
-    rev: int = 0
-
-
 @dataclass(slots=True, eq=False)
 class Outgoing:
     """A send, edit or delete that the server does not have yet, or has refused (`failed`: why).
@@ -72,7 +62,7 @@ class Outgoing:
 
     n: int
     peer: str
-    kind: str
+    kind: Kind
     body: str
     ref: int | None
     at: int
@@ -100,8 +90,7 @@ class ConversationView:
     lowest: int = 0
     typing_until: float = 0.0
     mark: int = 0
-    order: list[int] = field(default_factory=list)  # seqs of `messages`, rising
-    messages: dict[int, ShownMessage] = field(default_factory=dict)
+    log: Log = field(default_factory=Log)
     outgoing: list[Outgoing] = field(default_factory=list)
 
     @property
@@ -109,42 +98,26 @@ class ConversationView:
         """Whether history has more below what is loaded."""
         return self.loaded and self.lowest > self.floor
 
-    def progress(self, message: ShownMessage) -> Progress:
+    @property
+    def newest(self) -> int:
+        """Seq of the newest message here; 0: there is none."""
+        return next((message.seq for message in reversed(self.log)), 0)
+
+    def progress(self, message: Message) -> Progress:
         """Of an own message. In notes to oneself all is read at once."""
         if message.seq <= self.peer_read:
             return Progress.READ
         return Progress.DELIVERED if message.seq <= self.peer_delivered else Progress.SENT
 
-    def put(self, message: ShownMessage) -> bool:
-        """Whether it was not known."""
-        known = self.messages.get(message.seq)
-        if known is None:
-            insort(self.order, message.seq)
-            self.messages[message.seq] = message
-        elif message.rev > known.rev:
-            self.messages[message.seq] = message
-        return known is None
-
-    def change(self, ref: int | None, rev: int, kind: str, body: str | None) -> None:
-        """An edit or a delete, which stands at `rev`."""
-        message = None if ref is None else self.messages.get(ref)
-        if message is None or rev <= message.rev or (kind == "edit" and body is None):
-            return
-        message.rev = rev
-        message.body, message.edited = (None, message.edited) if kind == "delete" else (body, True)
-
     def trim(self) -> None:
         """Forget the oldest messages, which can be read again."""
-        for seq in self.order[:-KEPT_MAX]:
-            del self.messages[seq]
-        if self.order[:-KEPT_MAX]:
-            del self.order[:-KEPT_MAX]
-            self.lowest = self.order[0]
+        if len(self.log) > KEPT_MAX:
+            self.log.trim(KEPT_MAX)
+            self.lowest = next(iter(self.log)).seq
 
     def forget(self) -> None:
         """The log is another one: all but what waits to be sent."""
-        self.messages.clear()
-        self.order.clear()
+        self.log = Log()
         self.c, self.loaded, self.lowest = None, False, 0
         self.head = self.unread = self.read = self.peer_delivered = self.peer_read = 0
         self.mark, self.floor = 0, 1
@@ -212,7 +185,7 @@ class Model:
         for item in items:
             it = self.conversation(item.peer)
             self._name(it, item.c)
-            newer = sum(not m.own and m.seq > max(item.head, it.read) for m in it.messages.values())
+            newer = sum(not m.own and m.seq > max(item.head, it.read) for m in it.log)
             it.unread = newer + (0 if it.read >= item.head else item.unread)
             it.head, it.ts, it.floor = max(it.head, item.head), max(it.ts, item.ts), max(it.floor, item.floor)
             it.read = max(it.read, item.read)
@@ -225,9 +198,9 @@ class Model:
         self._name(it, page.c)
         it.head, it.floor = max(it.head, page.head), max(it.floor, page.floor)
         for entry in page.entries:
-            self._take(it, entry)
-        starts = [entry.seq for entry in page.entries[:1]] + it.order[:1] + [it.lowest] * bool(it.lowest)
-        it.lowest = min(starts, default=it.floor)
+            it.log.add(entry)
+        oldest = [entry.seq for entry in page.entries[:1]] + [message.seq for message in itertools.islice(it.log, 1)]
+        it.lowest = min(oldest + [it.lowest] * bool(it.lowest), default=it.floor)
         if not page.more:
             it.floor = it.lowest
         it.loaded = True
@@ -243,7 +216,8 @@ class Model:
         """An entry that arrived."""
         it = self.conversation(entry.peer)
         self._name(it, entry.c)
-        is_new = self._take(it, entry)
+        is_new = it.log.get(entry.seq) is None
+        it.log.add(entry)
         if entry.seq > it.head and entry.kind == "message" and not entry.own and is_new and entry.seq > it.read:
             it.unread += 1
         it.head, it.ts = max(it.head, entry.seq), max(it.ts, entry.ts)
@@ -251,10 +225,10 @@ class Model:
             it.typing_until = 0.0
         if not it.loaded and it.lowest == 0:
             it.lowest = entry.seq
-        if entry.peer != self.opened and len(it.order) > 2 * KEPT_MAX:
+        if entry.peer != self.opened and len(it.log) > 2 * KEPT_MAX:
             it.trim()
 
-    def going(self, peer: str, kind: str, body: str, ref: int | None, at: int) -> Outgoing:
+    def going(self, peer: str, kind: Kind, body: str, ref: int | None, at: int) -> Outgoing:
         """It waits to be sent from now on."""
         outgoing = Outgoing(next(self._numbers), peer, kind, body, ref, at)
         self.conversation(peer).outgoing.append(outgoing)
@@ -265,10 +239,8 @@ class Model:
         it = self.conversation(outgoing.peer)
         self._name(it, sent.c)
         self.discard(outgoing)
-        if outgoing.kind == "message":
-            it.put(ShownMessage(sent.seq, sent.ts, True, outgoing.body))
-        else:
-            it.change(outgoing.ref, sent.seq, outgoing.kind, outgoing.body)
+        body = None if outgoing.kind == "delete" else outgoing.body
+        it.log.add(Entry(sent.c, it.peer, sent.seq, sent.ts, True, outgoing.kind, body, outgoing.ref))
         it.head, it.ts = max(it.head, sent.seq), max(it.ts, sent.ts)
         if not it.lowest:
             it.lowest = sent.seq
@@ -285,7 +257,7 @@ class Model:
         if seq <= it.read:
             return
         it.read = seq
-        newer = sum(not it.messages[n].own for n in reversed(it.order) if n > seq)
+        newer = sum(not message.own for message in it.log if message.seq > seq)
         it.unread = newer if it.head and (seq >= it.head or (it.lowest and seq >= it.lowest - 1)) else it.unread
 
     def ended(self, reason: str) -> None:
@@ -327,12 +299,3 @@ class Model:
     def _name(self, it: ConversationView, c: str) -> None:
         it.c = c
         self._peers[c] = it.peer
-
-    @staticmethod
-    def _take(it: ConversationView, entry: Entry) -> bool:
-        """Whether it is a message that was not known."""
-        if entry.kind == "message":
-            is_edited = entry.edited is not None and entry.body is not None
-            return it.put(ShownMessage(entry.seq, entry.ts, entry.own, entry.body, is_edited, entry.rev or 0))
-        it.change(entry.ref, entry.seq, entry.kind, entry.body)
-        return False

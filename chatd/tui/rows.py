@@ -23,7 +23,8 @@ from typing import Final, TypeAlias
 from rich.console import Console
 from rich.text import Text
 
-from chatd.tui.model import ConversationView, Outgoing, Progress, ShownMessage
+from chatd.client import Message
+from chatd.tui.model import ConversationView, Outgoing, Progress
 from chatd.tui.text import FSI, PDI, fitted, inert, isolated
 
 Key: TypeAlias = tuple[str, int]  # ("message", seq), ("outgoing", n); others cannot be selected
@@ -60,7 +61,7 @@ def pattern(needle: str) -> re.Pattern[str] | None:
 
 def found(it: ConversationView, wanted: re.Pattern[str]) -> list[Key]:
     """Where it stands in what is loaded, the oldest first."""
-    keys: list[Key] = [("message", n) for n in it.order if wanted.search(inert(it.messages[n].body or "", lines=True))]
+    keys: list[Key] = [("message", m.seq) for m in it.log if wanted.search(inert(m.body or "", lines=True))]
     return keys + [("outgoing", o.n) for o in it.outgoing if wanted.search(inert(o.body, lines=True))]
 
 
@@ -78,8 +79,8 @@ class RowMaker:
         day: date | str | None = None
         who: bool | None = None
         is_marked = False
-        for seq in it.order:
-            message = it.messages[seq]
+        for message in it.log:
+            seq = message.seq
             if (then := day_of(message.ts)) != day:
                 day, who = then, None
                 rows.append(_ruled(("day", seq), day_text(then), width))
@@ -90,7 +91,7 @@ class RowMaker:
                 who = message.own
                 rows.append(_who(("who", seq), "you" if who else it.peer, width))
             rows += self._message(it, message, width, wanted)
-        if not it.order and it.loaded and not it.outgoing:
+        if not it.log and it.loaded and not it.outgoing:
             rows.append(Row(("empty", 0), Text("nothing has been written here yet", "dim", end="")))
         if it.outgoing and who is not True:
             rows.append(_who(("who", 0), "you", width))
@@ -98,9 +99,7 @@ class RowMaker:
             rows += _outgoing(outgoing, width, wanted)
         return rows
 
-    def _message(
-        self, it: ConversationView, message: ShownMessage, width: int, wanted: re.Pattern[str] | None
-    ) -> list[Row]:
+    def _message(self, it: ConversationView, message: Message, width: int, wanted: re.Pattern[str] | None) -> list[Row]:
         progress = it.progress(message) if message.own and message.body is not None else None
         key: Key = ("message", message.seq)
         state = (it.c, message.ts, message.body, message.edited, progress, width, wanted)

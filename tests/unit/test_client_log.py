@@ -38,6 +38,17 @@ def test_only_so_many_changes_of_messages_that_are_not_held_are_kept(monkeypatch
     assert [m.body for m in map(log.add, (entry(1), entry(2), entry(3))) if m is not None] == ["hi", "to 12", "to 13"]
 
 
+def test_the_oldest_are_forgotten_and_can_be_added_again() -> None:
+    log = Log()
+    for seq in range(1, 6):
+        log.add(entry(seq))
+    log.trim(2)
+    log.trim(2)
+    assert ([m.seq for m in log], log.get(3), len(log)) == ([4, 5], None, 2)
+    log.add(entry(3))
+    assert [m.seq for m in reversed(log)] == [5, 4, 3]
+
+
 @given(st.integers(0, 2**32))
 def test_pages_and_pushes_in_any_order_end_in_the_same_log(seed: int) -> None:
     """The pages are those of the fake server: each with the messages as they stood at its time."""

@@ -73,15 +73,15 @@ async def test_what_was_seen_is_told_once_and_only_if_others_wrote() -> None:
         async with controller(server) as it:
             session = await server.until_connected("me")
             it.open("bob")
-            await until(lambda: it.model.conversation("bob").order)
+            await until(lambda: it.model.conversation("bob").log)
             it.see()
             it.see()
             await until(lambda: conv.cursors.get("me") == [1, 1])
             it.send("bob", "own")
-            await until(lambda: it.model.conversation("bob").order == [1, 2])
+            await until(lambda: it.model.conversation("bob").newest == 2)
             it.see()
             server.say("bob", "me", "more")
-            await until(lambda: it.model.conversation("bob").order == [1, 2, 3])
+            await until(lambda: it.model.conversation("bob").newest == 3)
             it.see()
             await until(lambda: conv.cursors.get("me") == [3, 3])
             assert [frame["seq"] for frame in requests(session, "read")] == [1, 3]
@@ -99,7 +99,7 @@ async def test_a_page_that_was_asked_of_the_log_before_is_asked_again() -> None:
             conv.log.pop()
             server.fault = lambda _session, _frame: None
             await until(lambda: it.model.conversation("bob").loaded)
-            assert [message.body for message in it.model.conversation("bob").messages.values()] == ["one"]
+            assert [message.body for message in it.model.conversation("bob").log] == ["one"]
 
 
 async def test_a_refused_history_is_a_note_and_not_asked_for_ever() -> None:
