@@ -102,15 +102,24 @@ class Life:
         """End the client. Idempotent.
 
         With `drain`, the outbox is sent first, for `drain_s` seconds at most. What is left stays in
-        `state()`, and in the store. Raises what the store raises.
+        `state()`, and in the store. Cancelled while it drains, it drains no longer, and ends the
+        client all the same. Raises what the store raises.
         """
         self._closing = True
-        if drain and self._ended is None and self._task is not None:
-            try:
-                async with asyncio.timeout(drain_s):
-                    await self._desk.emptied.wait()
-            except TimeoutError:
-                log.warning("closing with %s messages unsent", self._desk.outbox.size)
+        try:
+            if drain and self._ended is None and self._task is not None:
+                await self._drain(drain_s)
+        finally:
+            await self._end()
+
+    async def _drain(self, drain_s: float) -> None:
+        try:
+            async with asyncio.timeout(drain_s):
+                await self._desk.emptied.wait()
+        except TimeoutError:
+            log.warning("closing with %s messages unsent", self._desk.outbox.size)
+
+    async def _end(self) -> None:
         if self._session is not None:
             self._session.tell(last=True)
         if self._task is not None:

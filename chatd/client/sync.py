@@ -10,25 +10,27 @@ here, so it works where a loop runs already, as in a notebook. What the token ca
 do, they do in that thread.
 
 Ctrl-C ends the call that waits, and nothing else: a send is taken back where that is safe, and an
-entry that had come is the next one's. `with` then closes the client. Any thread may call it; the
-entries and the events have one reader each.
+entry that had come is the next one's. `with` then closes the client, without waiting for the
+outbox; another Ctrl-C ends that at once. loop_thread.py says why it may come at any step. Any
+thread may call the client; the entries and the events have one reader each.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Final, Generic, Literal, ParamSpec, Self, TypeVar, overload
 
 from chatd.client import client as client_module
 from chatd.client import sends
 from chatd.client.errors import Stopped
 from chatd.client.inbox import QUEUE_MAX
 from chatd.client.life import DRAIN_S
+from chatd.client.loop_thread import LoopThread
 from chatd.client.outbox import ITEMS_MAX
 from chatd.client.reconnect import Token
 from chatd.client.store import State, Store
@@ -47,41 +49,13 @@ from chatd.client.values import (
     Sent,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class _Thread:
-    """A thread that runs an event loop, and nothing else."""
+log = logging.getLogger("chatd.client")
 
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.close()
-
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """The result of it. What interrupts the wait cancels it."""
-        if threading.current_thread() is self._thread or self.loop.is_closed():
-            coroutine.close()
-            raise RuntimeError("this client is closed, or is called from its own thread, where nothing may wait")
-        future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """End the loop and the thread. Idempotent."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
+LEAVE_S: Final = 10.0  # longest wait for a client's end after an error; its store or its token may hang
 
 
 class Items(Generic[T]):
@@ -95,7 +69,7 @@ class Items(Generic[T]):
 
     def __next__(self) -> T:
         while not self._waiting:
-            if not self._client._call(self._pull()):
+            if not self._client._call(self._pull):
                 raise StopIteration
         return self._waiting.popleft()
 
@@ -151,7 +125,7 @@ class Sending:
         async def cancel() -> bool:
             return self._sending.cancel()
 
-        return self._client._call(cancel())
+        return self._client._call(cancel)
 
     def amend(self, body: str) -> bool:
         """Another text for it, where it surely is not in the log. True: that one is sent."""
@@ -159,7 +133,7 @@ class Sending:
         async def amend() -> bool:
             return self._sending.amend(body)
 
-        return self._client._call(amend())
+        return self._client._call(amend)
 
     def result(self, *, timeout_s: float | None = None) -> Sent:
         """Its place. Raises TimeoutError (then it goes on), and what `Client.send` raises."""
@@ -168,7 +142,7 @@ class Sending:
             async with asyncio.timeout(timeout_s):
                 return await self._sending
 
-        return self._client._call(result())
+        return self._client._call(result)
 
 
 class Client:
@@ -193,15 +167,14 @@ class Client:
             url, token=token, device=device, state=state, store=store, auto_ack=auto_ack,
             queue_max=queue_max, outbox_max=outbox_max, on_line=on_line, options=options, rng=rng,
         )  # fmt: skip
-        self._thread: _Thread | None = None
+        self._thread: LoopThread | None = None
         self._entries: deque[Entry | Reset] = deque()
         self._events: deque[Event] = deque()
 
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _call(self, function: Callable[P, Awaitable[T]], *args: P.args, **keys: P.kwargs) -> T:
         if self._thread is None:
-            coroutine.close()
             raise RuntimeError("this client is not open: `with Client(...)`, or `client.open()` first")
-        return self._thread.call(coroutine)
+        return self._thread.call(lambda: function(*args, **keys))
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -209,14 +182,15 @@ class Client:
         """Connect, and wait for the first welcome. Raises TimeoutError, and as the async one."""
         if self._thread is not None:
             raise RuntimeError("a Client lives once: make a new one")
-        self._thread = _Thread(f"chatd client {self._client.device}")
+        self._thread = LoopThread(f"chatd client {self._client.device}")
 
         async def opened() -> None:
             async with asyncio.timeout(timeout_s):
                 await self._client.open()
 
         try:
-            self._call(opened())
+            self._thread.start()
+            self._call(opened)
         except BaseException:
             self._thread.stop()
             raise
@@ -224,12 +198,11 @@ class Client:
 
     def close(self, *, drain: bool = True, drain_s: float = DRAIN_S) -> None:
         """End the client, as `chatd.client.Client.close` does. Idempotent."""
-        if self._thread is None or self._thread.loop.is_closed():
-            return
-        try:
-            self._call(self._client.close(drain=drain, drain_s=drain_s))
-        finally:
-            self._thread.stop()
+
+        async def close() -> None:
+            await self._client.close(drain=drain, drain_s=drain_s)
+
+        self._end(close)
 
     def __enter__(self) -> Self:
         return self.open()
@@ -237,12 +210,26 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and self._thread is not None and not self._thread.loop.is_closed():
-            self._call(self._loop_ended())
-        self.close(drain=kind is None)
+        if kind is None:
+            self._end(self._leave)
+            return
+        try:
+            self._end(lambda: self._client.close(drain=False), LEAVE_S)
+        except TimeoutError:  # the error that is on its way says more
+            log.warning("the client did not close within %s s", LEAVE_S)
 
-    async def _loop_ended(self) -> None:
+    async def _leave(self) -> None:
         self._client._loop_ended()
+        await self._client.close()
+
+    def _end(self, close: Callable[[], Awaitable[None]], within_s: float | None = None) -> None:
+        if self._thread is None or self._thread.stopped:
+            return
+        self._thread.check()
+        try:
+            self._thread.call(close, within_s=within_s)
+        finally:
+            self._thread.stop()
 
     def wait_ended(self, *, timeout_s: float | None = None) -> Stopped:
         """Wait until the client has ended; why. Raises TimeoutError."""
@@ -251,7 +238,7 @@ class Client:
             async with asyncio.timeout(timeout_s):
                 return await self._client.wait_ended()
 
-        return self._call(ended())
+        return self._call(ended)
 
     @property
     def user(self) -> str:
@@ -291,15 +278,15 @@ class Client:
             async with asyncio.timeout(timeout_s):
                 return await self._client.send(peer, body, cid=cid)
 
-        return self._call(sent())
+        return self._call(sent)
 
     def edit(self, peer: str, seq: int, body: str, *, cid: str | None = None, refcid: str | None = None) -> Sent:
         """Replace the text of one's own message `seq`."""
-        return self._call(self._client.edit(peer, seq, body, cid=cid, refcid=refcid))
+        return self._call(self._client.edit, peer, seq, body, cid=cid, refcid=refcid)
 
     def delete(self, peer: str, seq: int, *, cid: str | None = None, refcid: str | None = None) -> Sent:
         """Remove the text of one's own message `seq`."""
-        return self._call(self._client.delete(peer, seq, cid=cid, refcid=refcid))
+        return self._call(self._client.delete, peer, seq, cid=cid, refcid=refcid)
 
     def submit(self, peer: str, body: str, *, cid: str | None = None) -> Sending:
         """Send a message without waiting."""
@@ -307,11 +294,11 @@ class Client:
         async def submit() -> Sending:
             return Sending(self, self._client.submit(peer, body, cid=cid))
 
-        return self._call(submit())
+        return self._call(submit)
 
     def reply(self, entry: Entry, body: str, *, n: int = 0) -> Sent:
         """Send the n-th answer to `entry`, once over any number of tries and restarts."""
-        return self._call(self._client.answer(entry, body, n))
+        return self._call(self._client.answer, entry, body, n)
 
     def reply_cid(self, entry: Entry, n: int = 0) -> str:
         """The cid of the n-th message that answers `entry`."""
@@ -323,11 +310,11 @@ class Client:
         async def waiting() -> list[Sending]:
             return [Sending(self, sending) for sending in self._client.waiting()]
 
-        return self._call(waiting())
+        return self._call(waiting)
 
     def room(self) -> None:
         """Wait until the outbox takes another send."""
-        self._call(self._client.room())
+        self._call(self._client.room)
 
     # ---- receiving -------------------------------------------------------------------------------
 
@@ -353,15 +340,15 @@ class Client:
 
     def wait_for(self, kind: type[T], check: Callable[[T], bool] | None = None, *, timeout_s: float | None = None) -> T:
         """Wait for the next entry or event of this class. `check` runs in the client's thread."""
-        return self._call(self._client.wait_for(kind, check, timeout_s=timeout_s))
+        return self._call(self._client.wait_for, kind, check, timeout_s=timeout_s)
 
     def read(self, peer: str, seq: int) -> None:
         """The user has seen everything up to `seq`."""
-        self._call(self._client.read(peer, seq))
+        self._call(self._client.read, peer, seq)
 
     def ack(self, peer: str, seq: int) -> None:
         """This device has everything up to `seq`."""
-        self._call(self._client.ack(peer, seq))
+        self._call(self._client.ack, peer, seq)
 
     def state(self) -> State:
         """What a later `Client(state=...)` needs to continue from here."""
@@ -369,17 +356,17 @@ class Client:
         async def state() -> State:
             return self._client.state()
 
-        return self._client.state() if self._closed else self._call(state())
+        return self._client.state() if self._closed else self._call(state)
 
     @property
     def _closed(self) -> bool:
-        return self._thread is None or self._thread.loop.is_closed()
+        return self._thread is None or self._thread.stopped
 
     # ---- asking ----------------------------------------------------------------------------------
 
     def history(self, peer: str, *, before: int | None = None, after: int | None = None, limit: int = 50) -> Page:
         """A page of the log."""
-        return self._call(self._client.history(peer, before=before, after=after, limit=limit))
+        return self._call(self._client.history, peer, before=before, after=after, limit=limit)
 
     def iter_history(self, peer: str, *, before: int | None = None, after: int | None = None) -> Iterator[Entry]:
         """All entries with `peer`, from the newest on, or with `after` from there to the newest."""
@@ -387,7 +374,7 @@ class Client:
 
     def conversations(self, *, limit: int = 50, cursor: str | None = None) -> ConversationPage:
         """A page of the conversations."""
-        return self._call(self._client.conversations(limit=limit, cursor=cursor))
+        return self._call(self._client.conversations, limit=limit, cursor=cursor)
 
     def iter_conversations(self) -> Iterator[ConversationItem]:
         """All conversations, that with the latest entry first."""
@@ -395,19 +382,19 @@ class Client:
 
     def watch(self, users: Sequence[str]) -> tuple[Presence, ...]:
         """Watch the presence of these users."""
-        return self._call(self._client.watch(users))
+        return self._call(self._client.watch, users)
 
     def typing(self, peer: str) -> None:
         """Show `peer` that this user is typing."""
-        self._call(self._client.typing(peer))
+        self._call(self._client.typing, peer)
 
     def refresh(self) -> None:
         """Get a new token, and give it to the server on this connection."""
-        self._call(self._client.refresh())
+        self._call(self._client.refresh)
 
     def set_away(self, away: bool) -> None:
         """Whether this device is idle."""
-        self._call(self._client.set_away(away))
+        self._call(self._client.set_away, away)
 
     def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> tuple[T, ...]:
@@ -415,5 +402,5 @@ class Client:
                 return (item,)
             return ()
 
-        while found := self._call(following()):
+        while found := self._call(following):
             yield found[0]

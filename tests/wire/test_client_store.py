@@ -177,6 +177,24 @@ async def test_a_store_that_cannot_save_is_told_to_who_asks_for_the_next_entry()
             await client.close()
 
 
+async def test_a_close_that_is_cancelled_while_it_drains_ends_the_client_and_saves() -> None:
+    async with FakeChatd() as server:
+        store = MemoryStore()
+        client = make_client(server.url, store=store)
+        await client.open()
+        server.fault = lambda _session, frame: "ignore" if frame["t"] == "send" else None
+        client.submit("bob", "unanswered")
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert client.line.state == "stopped"
+        assert store.state is not None
+        assert [item["body"] for item in store.state["outbox"]] == ["unanswered"]
+        assert not server.sessions
+
+
 async def test_a_store_of_coroutines_does_too_and_is_closed() -> None:
     class Slow:
         kept: State | None = None

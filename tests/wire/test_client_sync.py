@@ -186,9 +186,10 @@ async def test_the_end_can_be_waited_for_and_a_reset_is_in_the_stream() -> None:
 
 
 PROGRAM = """
-import logging, sys
+import logging, signal, sys
 from chatd.client.sync import Client
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
 with Client(sys.argv[1], token="me", device="script") as client:
     print("ready", flush=True)
     try:
@@ -207,12 +208,16 @@ async def test_ctrl_c_ends_the_call_that_waits_and_then_the_script() -> None:
             stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env=dict(os.environ),
         )  # fmt: skip
         assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-        server.say("bob", "me", "1")
-        assert await process.stdout.readline() == b"got 1\n"
-        process.send_signal(signal.SIGINT)
-        assert await process.stdout.readline() == b"interrupted 2\n"
-        _, errors = await process.communicate()
+        try:
+            assert await process.stdout.readline() == b"ready\n"
+            server.say("bob", "me", "1")
+            assert await process.stdout.readline() == b"got 1\n"
+            process.send_signal(signal.SIGINT)
+            assert await process.stdout.readline() == b"interrupted 2\n"
+            _, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
         assert errors.decode().strip().endswith("KeyboardInterrupt")
         assert b"Task was destroyed" not in errors
         assert process.returncode in (130, -signal.SIGINT)
