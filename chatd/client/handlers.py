@@ -82,7 +82,8 @@ class Handlers(Receiving):
         ends it at once. Returns then. Raises Stopped if the client ended otherwise. It makes its
         own event loop; where there is one already, use `serve`.
         """
-        asyncio.run(self._run(side_by_side, drain_s))
+        with contextlib.suppress(KeyboardInterrupt):  # before the loop has its handlers, or after
+            asyncio.run(self._run(side_by_side, drain_s))
 
     async def _run(self, side_by_side: int, drain_s: float) -> None:
         ending = asyncio.Event()

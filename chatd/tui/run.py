@@ -1,16 +1,20 @@
 """Runs `chatd chat`: on a screen, or line by line; from its first connection to its last word.
 
 A screen needs a terminal at all three standard streams and textual. What was not sent when the
-person quit is written to stderr, so that no word of theirs is lost.
+person quit is written to stderr, so that no word of theirs is lost. SIGINT and SIGTERM end it as
+quitting does, so that the terminal gets its modes back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import signal
 import sys
 import uuid
+from collections.abc import Iterator
 from typing import Final
 
 from chatd.client import Client, Token
@@ -47,12 +51,15 @@ def on_screen(url: str, token: Token, first: str | None) -> int:
     for name in ("COLUMNS", "LINES"):  # exported by a parent of another size, they hide the terminal's own
         os.environ.pop(name, None)
 
+    signals: list[signal.Signals] = []
+
     async def life() -> ChatApp:
         app = ChatApp(_client(url, token), first)
-        try:
-            await app.run_async()
-        finally:
-            await app.controller.close(DRAIN_S if app.model.unsent() else 0)
+        with _cancelled_by(signals):
+            try:
+                await app.run_async()
+            finally:
+                await app.controller.close(DRAIN_S if app.model.unsent() else 0)
         return app
 
     app = asyncio.run(life())
@@ -60,7 +67,30 @@ def on_screen(url: str, token: Token, first: str | None) -> int:
         sys.stderr.write(f"chatd: not sent {text}\n")
     if app.model.reason:
         raise ChatdError(f"{url} ended it: {wording.reason(app.model)}")
-    return app.return_code or 0
+    return 128 + signals[0] if signals else app.return_code or 0
+
+
+@contextlib.contextmanager
+def _cancelled_by(signals: list[signal.Signals]) -> Iterator[None]:
+    """SIGINT and SIGTERM cancel what this task awaits in here, and are added to `signals`."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def end(number: signal.Signals) -> None:
+        signals.append(number)
+        task.cancel()
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, end, number)
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 def by_lines(url: str, token: Token, peer: str) -> int:

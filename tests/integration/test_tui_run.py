@@ -6,6 +6,7 @@ import asyncio
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -54,6 +55,11 @@ class Tmux:
 
     async def write(self, name: str, text: str) -> None:
         await self("send-keys", "-t", name, "-l", text)
+
+    async def child(self, name: str) -> int:
+        """The pid of the command."""
+        shell = (await self("display-message", "-p", "-t", name, "#{pane_pid}")).strip()
+        return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
 
     async def shows(self, name: str, *texts: str, but: str | None = None) -> str:
         """Wait until all of these are on the screen, and `but` is not."""
@@ -106,6 +112,22 @@ async def test_two_people_chat_in_two_terminals(server: Server, tmux: Tmux, tmp_
     await tmux.shows("alice", "○ offline, last seen")
     await tmux.keys("alice", "C-q")
     await tmux.shows("alice", "ended with 0")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+async def test_a_signal_ends_the_screen_and_gives_the_terminal_back(
+    number: signal.Signals, status: int, server: Server, tmux: Tmux, tmp_path: Path
+) -> None:
+    await tmux.start("alice", (80, 20), *chat(server, tmp_path, "alice", "bob"))
+    await tmux.shows("alice", "● online")
+    await tmux.write("alice", "half a thou")
+    await tmux.shows("alice", "half a thou")
+    os.kill(await tmux.child("alice"), number)
+    await tmux.shows("alice", "not sent to bob: «half a thou» (a draft)", f"ended with {status}", but="Traceback")
+    assert (await tmux("display-message", "-p", "-t", "alice", "#{alternate_on} #{mouse_any_flag}")).split() == [
+        "0",
+        "0",
+    ]
 
 
 async def run(*command: str, input: str = "") -> tuple[int | None, str, str]:
