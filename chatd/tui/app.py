@@ -141,8 +141,10 @@ class ChatApp(App[None]):
 
     @property
     def _is_log_seen(self) -> bool:
-        is_listing = self.screen.has_class("-narrow") and self.screen.has_class("listing")
-        return self.app_focus and len(self.screen_stack) == 1 and not is_listing
+        screens = self.screen_stack  # empty while the app ends
+        if len(screens) != 1 or not self.app_focus:
+            return False
+        return not (screens[0].has_class("-narrow") and screens[0].has_class("listing"))
 
     async def on_event(self, event: events.Event) -> None:
         """Anything from the keyboard or the mouse: somebody is there."""
