@@ -95,7 +95,7 @@ COUNTERS: Final = {
     "quota_calls": "calls to Redis for rate limits",
     "quota_local": "sends and new conversations counted by this node alone because Redis was away",
     "feed_reads": "reads of the change feed",
-    "feed_rows": "rows read from the change feed: batches and cursor writes of all nodes",
+    "feed_rows": "rows of the change feed that this node read: batches and cursor writes of all nodes",
     "feed_failed": "reads of the change feed that failed",
     "feed_catchups": "times that all held users were looked up because rows of the change feed may have been missed",
     "postgres_restarts": "starts, or attempts, of the embedded PostgreSQL after it had ended",

@@ -24,6 +24,7 @@ from psycopg import errors as pg
 
 from chatd import errors
 from chatd.config import Settings
+from chatd.core.feed_filter import NO_FILTER
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import arrays as pgarrays
@@ -337,12 +338,13 @@ class Store:
 
     # ---- the change feed: a connection of its own, one statement at a time -----------------------
 
-    async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage:
+    async def feed(self, snapshot: str | None, until_ms: int, wanted: bytes = NO_FILTER) -> FeedPage:
         """What was committed since a snapshot; see postgres/change_feed_reader.py.
 
-        Only the next snapshot if the database's time is past `until_ms`.
+        Only the next snapshot if the database's time is past `until_ms`. `wanted`: bits of the
+        conversations that are held (core/feed_filter.py).
         """
-        return await self._feed.page(snapshot, until_ms)
+        return await self._feed.page(snapshot, until_ms, wanted)
 
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]:
         """The conversations of users that the transaction `since` or a later one changed."""

@@ -4,11 +4,15 @@
         ──feed_since(last snapshot)──► ChangeFeed ──► heads, cursors, clock
         too late, or a new connection ──► catch up: states of the conversations of all held users
 
-It works whatever Redis has lost. Guarantee: each committed transaction that writes to the feed is
-reported here once, within `interval_s` and one answer, in whatever order transactions commit. After
-a time without the database, or in which this process was stopped, all that was missed is reported.
-A read costs per batch, not per user: asking for the heads of all conversations each second would
-take 388 ms for 200,000.
+A node asks only for rows of conversations that it holds (core/feed_filter.py), so what it reads
+depends on its own users. Long rows, of large batches, and first entries of conversations come to
+all nodes. Conversations that are held while the feed is read are looked up after it.
+
+It works whatever Redis has lost. Guarantee: each committed transaction that writes to the feed, of
+a conversation that is held, is reported here once, within `interval_s` and one answer, in whatever
+order transactions commit. After a time without the database, or in which this process was stopped,
+all that was missed is reported. A read costs per batch, not per user: asking for the heads of all
+conversations each second would take 388 ms for 200,000.
 
 A node catches up when the feed cannot be trusted: it was away for longer than `BEHIND_S` (rows are
 deleted after `KEEP_S`), or its connection is new (postgres/change_feed_reader.py). It then asks for
@@ -30,10 +34,12 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 
+from chatd.core.feed_filter import FeedFilter
 from chatd.errors import Refused, Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -65,7 +71,7 @@ assert BEHIND_S + DEADLINE_S < KEEP_S, "a row must be kept while a node may stil
 class ChangeSource(Protocol):
     """The part of the store that is read here. Every method raises Refused."""
 
-    async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage: ...
+    async def feed(self, snapshot: str | None, until_ms: int, wanted: bytes) -> FeedPage: ...
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]: ...
     async def states_page(self, user: UserId, after: UserId) -> tuple[list[ConvRow], UserId | None]: ...
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]: ...
@@ -175,7 +181,7 @@ class ChangeFeed:
       catch-up), before `heads` and `cursors` of the same rows.
 
     `users` returns all held users with the numbers of their conversations. `pages` counts the pages
-    reported so far.
+    reported so far. `wanted`: the conversations to ask for.
     """
 
     def __init__(
@@ -190,10 +196,12 @@ class ChangeFeed:
         found: Callable[[list[ConvRow]], None],
         clock: Callable[[int, float], None],
         users: Callable[[], Iterable[tuple[UserId, int]]],
+        wanted: FeedFilter,
     ) -> None:
         self._source, self._metrics = source, metrics
         self._now, self._interval_s = now, interval_s
         self._heads, self._cursors, self._found, self._clock, self._users = heads, cursors, found, clock, users
+        self._wanted = wanted
         self.position = Position()
         self.pages = 0
         self._resets = 0  # rows read before the last reset are not reported
@@ -263,7 +271,8 @@ class ChangeFeed:
     async def _read(self) -> None:
         query = self.position.query(self._now())
         self._due = query.asked_at + self._interval_s()
-        page = await self._source.feed(query.snapshot, query.until_ms)
+        page = await self._source.feed(query.snapshot, query.until_ms, self._wanted.begin())
+        late = self._wanted.end()  # held since the question: the page lacks their rows
         self._clock(page.now_ms, page.rtt_s)
         if (since := self.position.took(query, page)) is not None:
             self._begin_catch_up(since)
@@ -271,11 +280,14 @@ class ChangeFeed:
         self._metrics.feed_rows += page.rows
         self.pages += 1  # before its first row is reported: a listing that began later is newer
         self._new.update(dict.fromkeys(page.changes.new))
+        self._new.update(dict.fromkeys(late))
         await self._sliced(page.changes.heads, self._heads)
         await self._sliced(page.changes.cursors, self._cursors)
-        if self._new:
-            rows = await self._source.states_of(list(self._new))
-            self._new.clear()
+        while self._new:
+            convs = list(islice(self._new, CHUNK_CONVS))
+            rows = await self._source.states_of(convs)
+            for conv in convs:
+                self._new.pop(conv, None)
             await self._report(rows)
         await self._prune()
         # Reads take at most half of the time of a slow database

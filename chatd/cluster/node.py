@@ -37,6 +37,7 @@ from chatd.cluster.relay import Relay
 from chatd.cluster.shared_limits import SharedLimits
 from chatd.config import Settings
 from chatd.core.conversations import Registry
+from chatd.core.feed_filter import FeedFilter
 from chatd.core.steady_time import Steady
 from chatd.errors import Unavailable
 from chatd.ids import UserId
@@ -97,16 +98,22 @@ class Cluster:
         self.presence_sync.listener = self
         self.relay = Relay(self.pubsub, self.presence_sync, Codec(incarnation), presence, registry, metrics, clock.now)
         self.pubsub.listener = self.relay
+        wanted = FeedFilter(registry.convs)
+        registry.on_hold = wanted.add
         self.change_feed = ChangeFeed(
             store, metrics, now=clock.now, interval_s=lambda: FEED_S if self.pubsub.up else FEED_AWAY_S,
             heads=self._heads, cursors=self._cursors, found=self._found, clock=clock.sync,
             users=lambda: [(user.id, len(user.peers)) for user in registry.users.values()],
+            wanted=wanted,
         )  # fmt: skip
         self.shared_limits = SharedLimits(
             self.redis_client, s.redis_prefix, metrics, rates, s.lane_queue_max, now=clock.now
         )
         self.relay.pages, self.relay.wake_change_feed = lambda: self.change_feed.pages, self.change_feed.wake
         self.relay.other_log = store.log.suspect
+        self._add_gauges(metrics)
+
+    def _add_gauges(self, metrics: Metrics) -> None:
         for name, help, read in (
             # The names of metrics are released: `bus` is pub/sub, `quota` the shared limits
             ("bus_up", "1 while this node receives messages of other nodes over Redis", lambda: self.pubsub.up),

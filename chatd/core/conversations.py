@@ -15,7 +15,7 @@ this node delivered it" need no query. One conversation costs some 480 bytes, sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd import errors
@@ -68,6 +68,8 @@ class Registry:
         self.sessions = 0  # of all users
         # The conversation of the last known entry, held or not: a log that was set back lacks it.
         self.latest: Conversation | None = None
+        # Gets the id of each conversation that is held from now on; None: nobody asks
+        self.on_hold: Callable[[ConvId], None] | None = None
         self._idle: dict[UserId, None] = {}  # users without a session, longest idle first
         self._busy: list[Conversation] = []  # had pending work when their last user was dropped
         # Conversations without an entry, by a participant who is not held
@@ -150,6 +152,8 @@ class Registry:
         assert conv is None or (conv.a == a and conv.b == b), "two pairs would share one log"
         if conv is None:
             conv = self.convs[id] = Conversation(id, a, b)
+            if self.on_hold is not None:
+                self.on_hold(id)
             if a not in self.users and b not in self.users:
                 self._busy.append(conv)  # the user who asked for it has left: the next `release` drops it
         self.link_both(conv)

@@ -1,6 +1,9 @@
 """Reads the change feed: what other nodes have committed since a snapshot.
 
-    feed_since(snapshot) ──► FeedPage: the next snapshot, the database's time, and the changes
+    feed_since(snapshot, wanted) ──► FeedPage: the next snapshot, the database's time, the changes
+
+PostgreSQL leaves out short rows of conversations that the node does not hold (core/feed_filter.py).
+So what a node reads depends on its own users and not on the number of nodes.
 
 The reader has a connection of its own, so that it waits behind no client's read, and each statement
 has a deadline, as a lane's.
@@ -101,12 +104,12 @@ class FeedReader:
         self._conn: PgConnection | None = None
         self._reconnected = False
 
-    async def page(self, snapshot: str | None, until_ms: int) -> FeedPage:
-        """What was committed since the snapshot.
+    async def page(self, snapshot: str | None, until_ms: int, wanted: bytes) -> FeedPage:
+        """What was committed since the snapshot, of the conversations whose bits are in `wanted`.
 
         Only the next snapshot if there is none yet, or if the database's time is past `until_ms`.
         """
-        cur, rtt_s = await self._execute(FEED_SINCE, (snapshot, until_ms))
+        cur, rtt_s = await self._execute(FEED_SINCE, (snapshot, until_ms, wanted))
         head = None
         rows: list[tuple[int, list[int]]] = []
         for row in await cur.fetchall():

@@ -186,8 +186,9 @@ CASES: Final[dict[str, list[Case]]] = {
     ],
     "feed_prune": [Case("feed", "text, text, bigint", "{seen}, {now}, 50000", 60)],
     "feed_since": [
-        Case("feed", "text, bigint", f"{{seen}}, {2**60}", 10),
-        Case("feed", "text, bigint", "NULL, 0", 0, "first"),
+        Case("feed", "text, bigint, bytea", f"{{seen}}, {2**60}, ''", 10),
+        Case("feed", "text, bigint, bytea", f"{{seen}}, {2**60}, '\\x0102030405060708'", 10, "of some"),
+        Case("feed", "text, bigint, bytea", "NULL, 0, ''", 0, "first"),
     ],
     "floors": [Case("retention", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "flush_cursors": [

@@ -22,6 +22,7 @@ from chatd.cluster import change_feed as feeding
 from chatd.cluster.change_feed import NOTHING_PRUNED, ChangeFeed
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
+from chatd.core.feed_filter import NO_FILTER, FeedFilter
 from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session
 from chatd.errors import Unavailable
@@ -268,7 +269,7 @@ def test_a_transaction_of_hours_does_not_make_reading_dear(fresh_db: str, db: ps
         snapshot = one(reader, "SELECT pg_current_snapshot()::text")
         db.execute("INSERT INTO feed (kind, data) VALUES (0, '{2,1}')")
         cur = psycopg.RawCursor(reader)
-        assert cur.execute(query("feed_since"), (snapshot, FAR)).rowcount == 2
+        assert cur.execute(query("feed_since"), (snapshot, FAR, b"")).rowcount == 2
         reader.execute("SELECT pg_stat_force_next_flush()")
         assert one(reader, "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'feed_xid'") == 1, (
             "not all since the old one began"
@@ -391,6 +392,13 @@ async def test_one_node_takes_them_out_at_a_time(
 # ---- the whole -----------------------------------------------------------------------------------
 
 
+class Everything(FeedFilter):
+    """Of a node that asks for all rows."""
+
+    def begin(self) -> bytes:
+        return NO_FILTER
+
+
 class Node:
     """A feed at work over a store, and what it was told; `until` waits for a head or cursor."""
 
@@ -409,6 +417,7 @@ class Node:
             found=self._found,
             clock=lambda ms, rtt: self._told.set(),
             users=lambda: users,
+            wanted=Everything({}),
         )
 
     def _heads(self, heads: list[tuple[ConvId, int]]) -> None:
@@ -453,6 +462,55 @@ async def test_a_node_hears_what_another_writes(
         other.cursor_moved(conv)
         await other.flush()
         await node.until(lambda: bool(node.cursors.get(x, ())) and list(node.cursors[x]) == [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("nodes", [2, 8])
+async def test_what_a_node_reads_depends_on_what_it_holds_and_not_on_the_number_of_nodes(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any], nodes: int
+) -> None:
+    """Each node's users send 20 messages to themselves, each a batch: one reads its own 20 rows, and
+    the others' only where their bits are the same.
+    """
+    own = [conversation(db, f"own{n}", f"peer{n}") for n in range(20)]
+    others = [[conversation(db, f"u{k}-{n}", f"v{k}-{n}") for n in range(20)] for k in range(nodes - 1)]
+    for conv in [*own, *(conv for node in others for conv in node)]:
+        append(db, [Message(conv)])  # the first entries come to all
+    node = await start()
+    wanted = FeedFilter(dict.fromkeys(map(ConvId, own)))
+    first = await node.feed(None, FAR)
+    for conv in [*own, *(conv for node in others for conv in node)]:
+        append(db, [Message(conv)])
+    page = await node.feed(first.snapshot, FAR, wanted.begin())
+    assert (page.rows, pairs(page)) == (20, sorted((conv, 2) for conv in own))
+    assert (await node.feed(first.snapshot, FAR)).rows == 20 * nodes, "without the filter"
+
+
+async def test_short_rows_come_by_their_conversations_and_long_and_first_ones_always(
+    start: Callable[..., Awaitable[Store]], db: psycopg.Connection[Any]
+) -> None:
+    x, y, z, new = (conversation(db, "alice", peer) for peer in ("bob", "carol", "dan", "eve"))
+    append(db, [Message(x), Message(y), Message(z)])
+    node = await start()
+    first = await node.feed(None, FAR)
+    append(db, [Message(x)])
+    append(db, [Message(x), Message(y)])
+    append(db, [Message(x), Message(y), Message(z)])
+    append(db, [Message(new)])
+    psycopg.RawCursor(db).execute(query("flush_cursors"), ([x], [1], [1], [1], [0]))
+    psycopg.RawCursor(db).execute(query("flush_cursors"), ([x, y], [1, 1], [1, 1], [2, 1], [0, 0]))
+    everything = await node.feed(first.snapshot, FAR)
+
+    async def rows(*held: int) -> tuple[list[tuple[int, int]], list[int]]:
+        wanted = FeedFilter(dict.fromkeys(map(ConvId, held)))
+        page = await node.feed(first.snapshot, FAR, wanted.begin())
+        return pairs(page), sorted(conv for conv, *_ in page.changes.cursors)
+
+    long_and_new = [(x, 4), (y, 3), (z, 2), (new, 1)]
+    assert everything.rows == 6
+    assert await rows() == (long_and_new, [])
+    assert await rows(z) == (long_and_new, [])
+    assert await rows(y) == (sorted([*long_and_new, (x, 3), (y, 2)]), [x, y])
+    assert await rows(x) == (pairs(everything), [x, x, y])
 
 
 async def test_who_was_away_too_long_looks_up_all_held_users_also_what_is_new_to_it(

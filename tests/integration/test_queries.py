@@ -249,10 +249,13 @@ def test_the_feed_is_read_and_pruned_by_its_index(big: str, db: psycopg.Connecti
             conn.execute("INSERT INTO feed (kind, data) VALUES (0, '{2,2}')")
         now = one(conn, "SELECT pg_current_snapshot()::text")
         conn.execute("VACUUM ANALYZE feed")
-    since = explain(db, "feed_since", "text, bigint", f"'{seen}', {2**60}")
+    since = explain(db, "feed_since", "text, bigint, bytea", f"'{seen}', {2**60}, ''")
     assert since.rows == 52, "the snapshot's, the slow one's and 50"
     assert since.buffers <= 20
-    late = explain(db, "feed_since", "text, bigint", f"'{seen}', 0")
+    few = explain(db, "feed_since", "text, bigint, bytea", f"'{seen}', {2**60}, '\\x02'")
+    assert (few.rows, few.buffers) == (2, since.buffers), "the snapshot's and the slow one's, of conversation 1"
+    assert_index_scans_only(few)
+    late = explain(db, "feed_since", "text, bigint, bytea", f"'{seen}', 0, ''")
     assert (late.rows, late.buffers) == (1, 0)
     prune = explain(db, "feed_prune", "text, text, bigint", f"'{seen}', '{now}', 50000")
     assert 51 <= prune.buffers <= 51 * 3 + 20

@@ -17,6 +17,7 @@ from chatd.cluster.change_feed import (
     BACKOFF_MAX_S,
     BACKOFF_S,
     BEHIND_S,
+    CHUNK_CONVS,
     KEEP_S,
     NOTHING_PRUNED,
     PRUNE_ROWS,
@@ -27,6 +28,7 @@ from chatd.cluster.change_feed import (
     Position,
     chunks,
 )
+from chatd.core.feed_filter import FeedFilter
 from chatd.errors import Unavailable
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -34,7 +36,7 @@ from chatd.postgres.change_feed_reader import CURSORS, ENTRIES, FeedChanges, Fee
 from chatd.postgres.rows import ConvRow
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 HOUR_MS = 3_600_000
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -187,6 +189,7 @@ class Source:
         self.gone: int | None = 0
         self.asked: list[tuple[Any, ...]] = []
         self.read = asyncio.Event()
+        self.meanwhile: Callable[[], object] = lambda: None  # while the feed is read
 
     def _ask(self, *what: Any) -> None:
         self.read.set()
@@ -194,8 +197,9 @@ class Source:
             raise Unavailable("away", retry_ms=1)
         self.asked.append(what)
 
-    async def feed(self, snapshot: str | None, until_ms: int) -> FeedPage:
+    async def feed(self, snapshot: str | None, until_ms: int, wanted: bytes) -> FeedPage:
         self._ask("feed", snapshot)
+        self.meanwhile()
         return self.pages.pop(0) if self.pages else page(snapshot or "1:1:")
 
     async def states(self, users: Sequence[UserId], since: str) -> list[ConvRow]:
@@ -226,6 +230,7 @@ class Owner:
         self.interval = 1.0
         self.users: list[tuple[UserId, int]] = []
         self.told: list[tuple[Any, ...]] = []
+        self.wanted = FeedFilter({})
         self.change_feed = ChangeFeed(
             self.source,
             self.metrics,
@@ -236,6 +241,7 @@ class Owner:
             found=lambda rows: self.told.append(("found", *(row.id for row in rows))),
             clock=lambda ms, rtt: self.told.append(("clock", ms, rtt)),
             users=lambda: self.users,
+            wanted=self.wanted,
         )
 
     async def turns(self, until: float) -> None:
@@ -317,6 +323,27 @@ async def test_conversations_that_are_new_are_looked_up_also_when_the_first_try_
     assert owner.take() == [("found", 7), ("heads", (7, 2)), ("cursors", (7, 1, 1, 0, 0))]
     await owner.turns(105.0)
     assert [asked for asked in owner.source.asked if asked[0] == "states_of"] == [("states_of", 7)]
+
+
+async def test_conversations_that_are_held_while_the_feed_is_read_are_looked_up_in_parts(owner: Owner) -> None:
+    """The question had no bits of them: the page may lack their rows."""
+    await owner.turns(until=100.5)
+    owner.source.asked.clear()
+    owner.source.rows = [row(7)]
+
+    def held() -> None:
+        for conv in range(1, CHUNK_CONVS + 2):
+            owner.wanted.add(ConvId(conv))
+        owner.source.meanwhile = lambda: None
+
+    owner.source.meanwhile = held
+    await owner.turns(until=101.5)
+    looked_up = [asked[1:] for asked in owner.source.asked if asked[0] == "states_of"]
+    assert looked_up == [tuple(range(1, CHUNK_CONVS + 1)), (CHUNK_CONVS + 1,)]
+    assert ("found", 7) in owner.take()
+    owner.source.asked.clear()
+    await owner.turns(until=102.5)
+    assert not [asked for asked in owner.source.asked if asked[0] == "states_of"]
 
 
 async def test_through_an_outage_the_snapshot_stays_and_it_is_logged_once(
@@ -444,7 +471,7 @@ async def test_old_rows_are_taken_out_in_turn_with_other_nodes(owner: Owner) -> 
 
 
 async def test_a_slow_database_is_not_asked_all_the_time(owner: Owner) -> None:
-    async def slow(snapshot: str | None, until_ms: int) -> FeedPage:
+    async def slow(snapshot: str | None, until_ms: int, wanted: bytes) -> FeedPage:
         owner.now += 3.0
         return page("1:1:")
 
