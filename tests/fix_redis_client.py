@@ -13,30 +13,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import pytest
 import pytest_asyncio
 from redis import exceptions
 
-from chatd.cluster.redis.client import (
-    Event,
-    Message,
-    Ponged,
-    RedisClient,
-    RedisPyClient,
-    RedisUnavailable,
-    Subscribed,
-    Subscription,
-)
+from chatd.cluster.redis.client import RedisClient, RedisPyClient, RedisUnavailable, Subscription
 from chatd.errors import SettingError
-from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary
+from tests.fix_redis import NoTls, OwnCluster, OwnRedis, OwnSentinel, binary, sharded_binary
 from tests.until import until
 
 SOON_S: Final = 15.0  # far beyond what it takes
 SHAPES: Final = [
     "plain",
+    "valkey",
     "password",
     "user",
     "database",
@@ -44,6 +37,7 @@ SHAPES: Final = [
     "tls",
     "sentinel",
     "cluster",
+    "sharded cluster",
     "tls sentinel",
     "tls cluster",
 ]
@@ -52,7 +46,11 @@ SHAPES: Final = [
 @pytest.fixture(params=SHAPES)
 def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
     """The URL of a running Redis of each shape."""
-    shapes: dict[str, type[OwnSentinel | OwnCluster]] = {"sentinel": OwnSentinel, "cluster": OwnCluster}
+    shapes: dict[str, Callable[..., OwnSentinel | OwnCluster]] = {
+        "sentinel": OwnSentinel,
+        "cluster": OwnCluster,
+        "sharded cluster": partial(OwnCluster, program=sharded_binary()),
+    }
     if (many := shapes.get(request.param.removeprefix("tls "))) is None:
         yield one_server(request)
         return
@@ -68,7 +66,9 @@ def shape(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[str]:
 
 def one_server(request: pytest.FixtureRequest) -> str:
     server: OwnRedis = request.getfixturevalue("make_redis")(
-        password=None if request.param == "plain" else "p/w", tls=request.param == "tls"
+        password=None if request.param in ("plain", "valkey") else "p/w",
+        tls=request.param == "tls",
+        program=sharded_binary() if request.param == "valkey" else "",
     )
     if request.param == "user":
         server.command(
@@ -86,6 +86,7 @@ def one_server(request: pytest.FixtureRequest) -> str:
         )
     return {
         "plain": server.url,
+        "valkey": server.url,
         "password": server.url,
         "user": f"redis://app:s%3A3@127.0.0.1:{server.port}",
         "database": f"{server.url}/3",
@@ -94,8 +95,13 @@ def one_server(request: pytest.FixtureRequest) -> str:
     }[request.param]
 
 
+class Message(NamedTuple):
+    channel: str
+    data: bytes
+
+
 class Ear:
-    """Reads a subscription in a task of its own, and keeps what came."""
+    """A `SubscriptionListener` that keeps what came."""
 
     def __init__(self, subscription: Subscription) -> None:
         self.messages: list[Message] = []
@@ -107,20 +113,21 @@ class Ear:
 
     async def _listen(self, subscription: Subscription) -> None:
         try:
-            async for event in subscription.events():
-                self._take(event)
+            await subscription.listen(self)
         except RedisUnavailable as e:
             self.away = e
             self._news.set()
 
-    def _take(self, event: Event) -> None:
-        match event:
-            case Message():
-                self.messages.append(event)
-            case Subscribed():
-                self.subscribed.add(event.channel)
-            case Ponged():
-                self.pongs += 1
+    def heard(self, channel: str, data: bytes) -> None:
+        self.messages.append(Message(channel, data))
+        self._news.set()
+
+    def confirmed(self, channel: str) -> None:
+        self.subscribed.add(channel)
+        self._news.set()
+
+    def ponged(self) -> None:
+        self.pongs += 1
         self._news.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:

@@ -7,7 +7,7 @@
 Delivery is at most once, by design. The change feed finds what Redis loses (change_feed.py), so
 nothing here is kept or repeated. Publishing is a group commit like a lane's: while one call is
 under way, the messages of the next one gather. So calls grow with the load and nothing waits for a
-timer. A publish alone costs 80 us; in calls of 50 it costs 2.7 us.
+timer. A publish alone costs 17 us; in calls of 50 it costs 3 us.
 
 `run` owns the connection: connect, subscribe to everything wanted, call `back`, listen. The
 connection ends when a ping is not answered within `PING_S`, because a network that swallows packets
@@ -28,7 +28,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from chatd.cluster.redis.client import Message, RedisClient, RedisUnavailable, Subscribed, Subscription
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable, Subscription
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 
@@ -69,6 +69,7 @@ class PubSub:
         self._presence = f"{prefix}:presence"
         self._echo = f"{prefix}:echo:{incarnation}"
         self._user = f"{prefix}:u:"
+        self._user_chars = len(self._user)
         self.listener: PubSubListener
         self.up = False
         self._queue: list[tuple[str, bytes]] = []
@@ -117,12 +118,11 @@ class PubSub:
             while self._queue:
                 call, self._queue = self._queue[:CALL_MAX], self._queue[CALL_MAX:]
                 try:
-                    async with asyncio.timeout(PUBLISH_S):
-                        await self._redis_client.publish(call)
-                except (RedisUnavailable, TimeoutError) as e:
+                    await self._redis_client.publish(call, PUBLISH_S)
+                except RedisUnavailable as e:
                     self._metrics.publishes_lost += len(call) + len(self._queue)
                     self._queue.clear()  # the change feed brings it, and sooner than a Redis that hangs
-                    log.warning("publish.failed", lost=len(call), reason=str(e) or "no answer")
+                    log.warning("publish.failed", lost=len(call), reason=str(e))
                     await asyncio.sleep(BACKOFF_S)
                 else:
                     self._metrics.publishes += len(call)
@@ -196,7 +196,7 @@ class PubSub:
         # the cancellation, and the node would not end.
         tasks = [
             asyncio.create_task(work)
-            for work in (self._receive(subscription), self._subscribe(subscription), self._ping(subscription))
+            for work in (subscription.listen(self), self._subscribe(subscription), self._ping(subscription))
         ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -252,8 +252,11 @@ class PubSub:
         self._subscribed.update(new)
         self._asked.update(new)
 
-    def _confirm(self, channel: str) -> None:
-        """A SUBSCRIBE was confirmed. Redis confirms in the order of the commands."""
+    def confirmed(self, channel: str) -> None:
+        """A SUBSCRIBE was confirmed: `SubscriptionListener`.
+
+        Redis confirms in the order of the commands.
+        """
         if self._stale[channel] > 0:
             self._stale[channel] -= 1
             return
@@ -270,24 +273,21 @@ class PubSub:
         if waits:
             await asyncio.wait(waits)
 
-    async def _receive(self, subscription: Subscription) -> None:
-        cut = len(self._user)
-        async for event in subscription.events():
-            if type(event) is Message:
-                if event.channel == self._presence:
-                    self._metrics.bus_messages += 1
-                    self.listener.heard_presence(event.data)
-                elif event.channel.startswith(self._echo):
-                    if self._echoes.get(event.channel) == event.data:
-                        del self._echoes[event.channel]
-                else:
-                    self._metrics.bus_messages += 1
-                    self.listener.heard(UserId(event.channel[cut:]), event.data)
-            elif type(event) is Subscribed:
-                self._confirm(event.channel)
-            else:
-                self._answered = True
-        raise RedisUnavailable("the subscription ended")
+    def heard(self, channel: str, data: bytes) -> None:
+        """A message arrived: `SubscriptionListener`."""
+        if channel == self._presence:
+            self._metrics.bus_messages += 1
+            self.listener.heard_presence(data)
+        elif channel.startswith(self._echo):
+            if self._echoes.get(channel) == data:
+                del self._echoes[channel]
+        else:
+            self._metrics.bus_messages += 1
+            self.listener.heard(UserId(channel[self._user_chars :]), data)
+
+    def ponged(self) -> None:
+        """The last ping was answered: `SubscriptionListener`."""
+        self._answered = True
 
     async def _ping(self, subscription: Subscription) -> None:
         echoes = subscription.echoes(self._echo)
@@ -315,9 +315,8 @@ class PubSub:
         # Before it is published, because it may arrive before the publish is answered
         self._echoes = dict.fromkeys(channels, echo)
         try:
-            async with asyncio.timeout(PUBLISH_S):
-                await self._redis_client.publish([(channel, echo) for channel in channels])
-        except (RedisUnavailable, TimeoutError):
+            await self._redis_client.publish([(channel, echo) for channel in channels], PUBLISH_S)
+        except RedisUnavailable:
             self._echoes.clear()
 
     def _release_waiting(self) -> None:

@@ -39,7 +39,6 @@ from chatd.metrics import Metrics
 log = structlog.get_logger("quota")  # "quota" in logs and metrics is this module
 
 DEADLINE_S: Final = 0.05
-READ_TURNS: Final = 4  # loop turns past the deadline, for an answer that arrived while the loop was busy
 PROBE_S: Final = 1.0  # before the first probe of an outage; the pause doubles
 PROBE_MAX_S: Final = 5.0
 RATE, NEW = 1, 2  # kinds of windows: index in the script's list of limits
@@ -129,9 +128,11 @@ return table.concat(out, ' ')
 
 
 class LimitScript(Protocol):
-    """`redis_client.script(SCRIPT)`. Raises RedisUnavailable."""
+    """`redis_client.script(SCRIPT)`. Raises RedisUnavailable, at the deadline too."""
 
-    async def __call__(self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float]) -> Any: ...
+    async def __call__(
+        self, keys: Sequence[str | bytes], args: Sequence[str | bytes | int | float], within_s: float | None = None
+    ) -> Any: ...
 
 
 class SharedLimits:
@@ -251,34 +252,15 @@ class SharedLimits:
         keys = [self._keys[ask.window.kind] + ask.window.user for ask in call.asks]
         try:
             asks = orjson.dumps([row_of(ask) for ask in call.asks])
-            answer = read_answer(await self._within(keys, [self._limits, asks, self._forget]), len(keys))
+            answer = read_answer(
+                await self._script(keys, [self._limits, asks, self._forget], self._deadline_s), len(keys)
+            )
             if any(row.granted > ask.want for ask, row in zip(call.asks, answer[1], strict=True)):
                 raise ValueError("Redis grants more than was asked for")
             return answer
-        except (RedisUnavailable, TimeoutError, ValueError) as e:
-            log.warning(
-                "quota.away",
-                reason=str(e) or f"no answer in {self._deadline_s * 1000:.0f} ms",
-                meanwhile="each node counts alone",
-            )
+        except (RedisUnavailable, ValueError) as e:
+            log.warning("quota.away", reason=str(e), meanwhile="each node counts alone")
             return None
-
-    async def _within(self, keys: list[str], args: list[bytes | int]) -> object:
-        """The script's answer. Raises TimeoutError at the deadline, at once."""
-        call = asyncio.ensure_future(self._script(keys, args))
-        try:
-            await asyncio.wait((call,), timeout=self._deadline_s)
-            for _ in range(READ_TURNS):
-                if call.done():
-                    break
-                await asyncio.sleep(0)
-            if call.done():
-                return call.result()
-            raise TimeoutError
-        finally:
-            if not call.done():
-                call.cancel()
-                call.add_done_callback(lambda call: call.cancelled() or call.exception())
 
     async def _probe_until_back(self) -> None:
         """Probe until Redis answers. Nothing waits in that time: the node decides alone."""
@@ -302,8 +284,8 @@ class SharedLimits:
         try:
             self._metrics.quota_calls += 2
             read_answer(await self._script(*ask), 1)
-            read_answer(await self._within(*ask), 1)
-        except (RedisUnavailable, TimeoutError, ValueError):
+            read_answer(await self._script(*ask, self._deadline_s), 1)
+        except (RedisUnavailable, ValueError):
             return False
         return True
 

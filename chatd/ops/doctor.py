@@ -130,7 +130,7 @@ async def _eviction(redis_client: RedisClient) -> list[Finding]:
     Nothing is known where INFO is not allowed.
     """
     try:
-        info = await redis_client.command("INFO", "memory")
+        info = await redis_client.readable(lambda redis: redis.execute_command("INFO", "memory"))
     except RedisUnavailable:
         return []
     facts = info if isinstance(info, dict) else {}

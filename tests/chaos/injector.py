@@ -2,7 +2,7 @@
 
     Injector.around(call)        before and after it: nothing, a pause in which others run, a failure, a hang
     installed(injector)          wraps Store's and StateFlush's methods, the driver's `execute` under them, and
-                                 RedisClient and Subscription
+                                 RedisClient, Pipeline and Subscription
 
 A failure before the call leaves nothing done; one after it loses the answer of what was done. A
 hang ends by the caller's deadline, with either. The wrappers stand in the classes, so all nodes of
@@ -15,17 +15,18 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
 import pytest
-from redis.asyncio.connection import AbstractConnection
 
 import chatd.cluster.pubsub
 from chatd import errors
-from chatd.cluster.redis.client import Event, RedisClient, RedisUnavailable, Subscription
+from chatd.cluster.redis.client import RedisClient, RedisUnavailable, Subscription
+from chatd.cluster.redis.connection import Connection
+from chatd.cluster.redis.pipeline import Pipeline
 from chatd.postgres.state_flush import StateFlush
 from chatd.store import Store
 
@@ -96,11 +97,17 @@ class Injector:
     def hits(self, chance: float) -> bool:
         return self.is_on and self.rng.random() < chance
 
+    def pause_s(self, what: str) -> float:
+        """How long what is read waits: mostly not, or for longer than most requests take."""
+        if not self.hits(self.odds.long_pause):
+            return 0.0
+        self.counts[f"{what}: long pause"] += 1
+        return self.rng.uniform(0.03, 0.2)
+
     async def pause(self, what: str) -> None:
         """Let others run: for a turn or some, or for longer than most requests take."""
-        if self.hits(self.odds.long_pause):
-            self.counts[f"{what}: long pause"] += 1
-            await asyncio.sleep(self.rng.uniform(0.03, 0.2))
+        if pause_s := self.pause_s(what):
+            await asyncio.sleep(pause_s)
         elif self.hits(self.odds.pause):
             for _ in range(self.rng.randrange(1, 4)):
                 await asyncio.sleep(self.rng.choice((0.0, 0.0, 0.002, 0.01)))
@@ -199,28 +206,42 @@ def _wrap_driver(injector: Injector, patch: pytest.MonkeyPatch) -> None:
 
 
 def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
-    run, events, write = RedisClient.run, Subscription.events, Subscription._write
+    run, call, take, write = RedisClient.run, Pipeline.call, Subscription._take, Subscription._write
 
     async def chaotic_run(self: RedisClient, command: Any) -> Any:
         return await injector.around("redis", lambda: run(self, command), lambda hung: RedisUnavailable("chaos"))
 
-    async def chaotic_events(self: Subscription) -> AsyncIterator[Event]:
-        async with contextlib.aclosing(events(self)) as heard:  # type: ignore[type-var]
-            async for event in heard:
-                if injector.hits(injector.odds.fail / 20):
-                    injector.counts["subscription: lost"] += 1
-                    await self.close()
-                    raise RedisUnavailable("chaos")
-                await injector.pause("subscription")
-                yield event
+    async def chaotic_call(self: Pipeline, packed: bytes, within_s: float, replies: int = 1) -> Any:
+        try:
+            async with asyncio.timeout(within_s):
+                return await injector.around(
+                    "redis", lambda: call(self, packed, within_s, replies), lambda hung: RedisUnavailable("chaos")
+                )
+        except TimeoutError as e:
+            raise RedisUnavailable("chaos: no answer") from e
 
-    async def chaotic_write(self: Subscription, leg: AbstractConnection, commands: Any) -> None:
-        await injector.around(
-            "subscription", lambda: write(self, leg, commands), lambda hung: RedisUnavailable("chaos")
-        )
+    def chaotic_take(self: Subscription, name: str, reply: Any) -> None:
+        if injector.hits(injector.odds.fail / 20):
+            injector.counts["subscription: lost"] += 1
+            raise RedisUnavailable("chaos")
+        take(self, name, reply)
+        pause_s = injector.pause_s("subscription")
+        if pause_s and self._open:
+            connection = self._connections[name]
+            connection._transport.pause_reading()
+            asyncio.get_running_loop().call_later(pause_s, connection.start)
+
+    def chaotic_write(self: Subscription, leg: Connection, commands: Any) -> None:
+        if injector.hits(injector.odds.fail):
+            injector.counts["subscription: failed"] += 1
+            fault = RedisUnavailable("chaos")
+            self._end(fault)
+            raise fault
+        write(self, leg, commands)
 
     patch.setattr(RedisClient, "run", chaotic_run)
-    patch.setattr(Subscription, "events", chaotic_events)
+    patch.setattr(Pipeline, "call", chaotic_call)
+    patch.setattr(Subscription, "_take", chaotic_take)
     patch.setattr(Subscription, "_write", chaotic_write)
     put = chatd.cluster.pubsub.PubSub._put
 

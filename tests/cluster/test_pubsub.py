@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
 from chatd.cluster.pubsub import PubSub
-from chatd.cluster.redis.client import Event, Message, RedisClient, Subscribed
+from chatd.cluster.redis.client import RedisClient, SubscriptionListener
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from tests.fix_presence_sync import MakeSeat, acquainted
@@ -82,7 +82,7 @@ class Slow:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
-        self.events_to_come: asyncio.Queue[Event] = asyncio.Queue()
+        self.listener: SubscriptionListener
         self.confirms: Callable[[str], bool] = lambda _: True
 
     async def connect(self) -> None:
@@ -98,7 +98,7 @@ class Slow:
         for name in names:
             self.sent.append(("+", name))
             if self.confirms(name):
-                self.events_to_come.put_nowait(Subscribed(name))
+                self.listener.confirmed(name)
 
     async def unsubscribe(self, names: list[str]) -> None:
         self.sent += [("-", name) for name in names]
@@ -106,9 +106,9 @@ class Slow:
     async def ping(self) -> None:
         """Never answered."""
 
-    async def events(self) -> AsyncIterator[Event]:
-        while True:
-            yield await self.events_to_come.get()
+    async def listen(self, listener: SubscriptionListener) -> None:
+        self.listener = listener
+        await asyncio.Event().wait()
 
     def about(self, channel: str) -> str:
         return "".join(sign for sign, name in self.sent if name == channel)
@@ -132,21 +132,19 @@ async def test_a_subscription_that_is_confirmed_after_its_release_is_none(
         pubsub.release([ALICE])
         await until(lambda: slow.about(channel) == "+-", "given up")
         if again == "after it":
-            slow.events_to_come.put_nowait(Subscribed(channel))
-            await until(lambda: slow.events_to_come.empty(), "confirmed")
-            await asyncio.sleep(0)
+            slow.listener.confirmed(channel)
             pubsub.hold(ALICE)
             waiting = asyncio.create_task(pubsub.subscribed(ALICE))
         else:
             pubsub.hold(ALICE)
             waiting = asyncio.create_task(pubsub.subscribed(ALICE))
             await asyncio.sleep(0)
-            slow.events_to_come.put_nowait(Subscribed(channel))
+            slow.listener.confirmed(channel)
         await until(lambda: slow.about(channel) == "+-+", "asked for again")
         assert not waiting.done(), "what was confirmed was the one that has been given up"
-        slow.events_to_come.put_nowait(Subscribed(channel))
+        slow.listener.confirmed(channel)
         await until(waiting.done, "it is heard from now on")
-        slow.events_to_come.put_nowait(Message(channel, b"x"))
+        slow.listener.heard(channel, b"x")
         assert isinstance(pubsub.listener, Ears)
         ears = pubsub.listener
         await until(lambda: ears.heard_data == [(ALICE, b"x")], "heard")

@@ -2,8 +2,8 @@
 
 Keys of wrong types: test_presence_sync.py.
 
-A whole node in this process, with a neighbour that is left alone. Errors are injected where
-redis-py would raise them.
+A whole node in this process, with a neighbour that is left alone. Errors are injected in the place
+of what Redis has answered.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import pytest_asyncio
 from redis import exceptions
 
 from chatd.cluster.redis import client as client_module
+from chatd.cluster.redis.connect import RedisUnavailable
+from chatd.cluster.redis.pipeline import Pipeline
 from tests.client import Peer
 from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer, Server
@@ -121,31 +123,29 @@ async def test_whatever_redis_says_to_any_command_the_node_lives_and_is_right_af
     assert a.node.cluster is not None
     kinds = [kind for _ in range(CALLS) for kind in (*ERRORS, *ANSWERS)]
     n = 0
-    real: Any = getattr(client_module, "open_client")  # noqa: B009 (not exported)
+    pipeline = a.node.cluster.redis_client.pipeline
+    real: Any = Pipeline._take
 
-    async def answer(*_: object, **__: object) -> object:
+    def answer(self: Pipeline, reply: object) -> None:
         nonlocal n
+        if self is not pipeline:
+            real(self, reply)
+            return
         n += 1
         kind = kinds[n % len(kinds)]
-        if kind in ERRORS:
-            raise ERRORS[kind]
-        return ANSWERS[kind]
-
-    def broken(*args: Any, **kwargs: Any) -> Any:
-        client = real(*args, **kwargs)
-        client.execute_command = answer
-        return client
-
-    redis_client = a.node.cluster.redis_client
+        real(self, ERRORS[kind] if kind in ERRORS else ANSWERS[kind])
 
     def begin() -> Any:
-        monkeypatch.setattr(client_module, "open_client", broken)
-        redis_client.client.execute_command = answer  # type: ignore[method-assign]
+        assert pipeline is not None
+        assert pipeline._connection is not None
+        monkeypatch.setattr(Pipeline, "_take", answer)
+        pipeline._connection.fail(RedisUnavailable("its end"))  # the next one answers so
         return lambda: n
 
     def end() -> None:
-        monkeypatch.setattr(client_module, "open_client", real)
-        redis_client._held.failed = True
-        redis_client._held.client.__dict__.pop("execute_command", None)
+        assert pipeline is not None
+        monkeypatch.setattr(Pipeline, "_take", real)
+        if pipeline._connection is not None:
+            pipeline._connection.fail(RedisUnavailable("its end"))
 
     await endures(a, b, begin, end, len(kinds))

@@ -48,8 +48,8 @@ class Watched:
         self._script = redis_client.script(SCRIPT)
         self._calls = calls
 
-    async def __call__(self, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        answer = await self._script(keys, args)
+    async def __call__(self, keys: Sequence[Any], args: Sequence[Any], within_s: float | None = None) -> Any:
+        answer = await self._script(keys, args, within_s)
         self._calls.append((int(answer.split()[0]), list(keys), list(args), answer))
         return answer
 

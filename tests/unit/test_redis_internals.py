@@ -7,9 +7,11 @@ then `make test` with tests/cluster.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import Any
 
+import hiredis
 import pytest
 import redis
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
@@ -21,11 +23,8 @@ from chatd.cluster.redis.connect import open_client, tls_context
 NONE = inspect.Parameter.empty
 # Owner, method, parameters that are given by name or place, who calls it
 METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [
-    (AbstractConnection, "connect", (), "cluster/redis/subscription"),
-    (AbstractConnection, "disconnect", ("nowait",), "cluster/redis/subscription"),
-    (AbstractConnection, "pack_commands", ("commands",), "cluster/redis/subscription"),
-    (AbstractConnection, "send_packed_command", ("command", "check_health"), "cluster/redis/subscription"),
-    (AbstractConnection, "read_response", (), "cluster/redis/subscription"),
+    (AbstractConnection, "connect", (), "cluster/redis/connection"),
+    (AbstractConnection, "_close", (), "cluster/redis/connection"),
     (RedisCluster, "get_node_from_key", ("key",), "cluster/redis/subscription"),
     (RedisCluster, "keyslot", ("key",), "cluster/redis/subscription"),
     (RedisCluster, "initialize", (), "cluster/redis/client"),
@@ -34,7 +33,7 @@ METHODS: list[tuple[Any, str, tuple[str, ...], str]] = [
 ]
 ATTRIBUTES = [  # kind of URL, path from the client, who uses it
     ("redis://host", "connection_pool.connection_class", "cluster/redis/connect"),
-    ("redis://host", "connection_pool.connection_kwargs", "cluster/redis/subscription"),
+    ("redis://host", "connection_pool.connection_kwargs", "cluster/redis/connection"),
     ("redis+sentinel://host/main", "connection_pool.connection_class", "cluster/redis/connect"),
     ("redis+sentinel://host/main", "connection_pool.sentinel_manager.sentinels", "cluster/redis/connect"),
     ("redis+cluster://host", "connection_kwargs", "cluster/redis/connect"),
@@ -83,7 +82,7 @@ async def test_an_attribute_is_there(url: str, path: str, module: str) -> None:
 
 @pytest.mark.parametrize("name", ["connection_class", "connection_kwargs", "name", "host", "port"])
 def test_a_node_of_a_cluster_says_how_to_connect_to_it(name: str) -> None:
-    assert hasattr(ClusterNode("host", 6379), name), gone(f"ClusterNode.{name}", "cluster/redis/subscription")
+    assert hasattr(ClusterNode("host", 6379), name), gone(f"ClusterNode.{name}", "cluster/redis/connection")
 
 
 def test_a_command_of_a_pipeline_keeps_its_words_and_its_result() -> None:
@@ -105,3 +104,43 @@ async def test_connections_share_one_tls_context(url: str) -> None:
     )
     assert isinstance(connection, SSLConnection)
     assert connection.ssl_context.context is context, gone("SSLConnection.ssl_context.context", "cluster/redis/connect")
+
+
+async def test_the_streams_of_a_connection_are_found_and_closed_without_waiting() -> None:
+    """They are taken over (cluster/redis/connection.py), and closed where nothing can be awaited."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            if line.startswith((b"CLIENT", b"client")):
+                writer.write(b"+OK\r\n")
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    ended = asyncio.Event()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        client: Any = open_client(redis_url.read(f"redis://{host}:{port}"), 5.0, None)
+        pool = client.connection_pool
+        made: Any = pool.connection_class(**pool.connection_kwargs)
+        await made.connect()
+        for name, kind in (("_reader", asyncio.StreamReader), ("_writer", asyncio.StreamWriter)):
+            assert isinstance(getattr(made, name, None), kind), gone(f"Connection.{name}", "cluster/redis/connection")
+        transport = made._writer.transport
+        assert made._close() is None, gone("a Connection._close that is no coroutine", "cluster/redis/connection")
+        assert transport.is_closing()
+        assert not made.is_connected
+        await ended.wait()
+
+
+def test_hiredis_says_what_is_incomplete_and_makes_errors_by_a_callable() -> None:
+    more = object()
+    reader = hiredis.Reader(replyError=lambda text: ValueError(text), notEnoughData=more)
+    reader.feed(b"*2\r\n$1\r\n")
+    assert reader.gets() is more
+    reader.feed(b"a\r\n-ERR x\r\n-ERR y\r\n")
+    (first, second), third = reader.gets(), reader.gets()
+    assert first == b"a"
+    assert [type(second), str(third)] == [ValueError, "ERR y"]
+    assert reader.gets() is more

@@ -17,9 +17,10 @@ import pytest
 
 from chatd.chat.ports import Rates
 from chatd.cluster.redis.client import RedisUnavailable
-from chatd.cluster.shared_limits import DEADLINE_S, PROBE_MAX_S, PROBE_S, READ_TURNS, SharedLimits, read_answer
+from chatd.cluster.shared_limits import DEADLINE_S, PROBE_MAX_S, PROBE_S, SharedLimits, read_answer
 from chatd.core.rate_limit import SharedWindow
 from chatd.ids import UserId
+from chatd.loop.deadline import READ_TURNS, within
 from chatd.metrics import Metrics
 from tests.limits_model import US, Model
 from tests.until import until
@@ -45,7 +46,15 @@ class Redis:
         self.under_way = self.most_under_way = 0
         self.now = 0.0
 
-    async def __call__(self, keys: Sequence[Any], args: Sequence[Any]) -> object:
+    async def __call__(self, keys: Sequence[Any], args: Sequence[Any], within_s: float | None = None) -> object:
+        if within_s is None:
+            return await self._answer(keys, args)
+        try:
+            return await within(within_s, self._answer(keys, args))
+        except TimeoutError as e:
+            raise RedisUnavailable("no answer") from e
+
+    async def _answer(self, keys: Sequence[Any], args: Sequence[Any]) -> object:
         trial = list(keys) == ["{chatd}:rate:"]
         if not trial:
             self.calls.append((list(keys), orjson.loads(args[1])))

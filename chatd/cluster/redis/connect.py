@@ -13,7 +13,7 @@ import contextlib
 import re
 import ssl
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 import structlog
@@ -176,11 +176,46 @@ def unreadable(e: Exception) -> RedisUnavailable:
     return RedisUnavailable(f"an answer that cannot be read ({type(e).__name__})")
 
 
+# Errors by their first word, as redis-py has them
+_ERRORS: Final[Mapping[str, type[exceptions.RedisError]]] = {
+    "ASK": exceptions.AskError,
+    "CLUSTERDOWN": exceptions.ClusterDownError,
+    "CROSSSLOT": exceptions.ClusterCrossSlotError,
+    "LOADING": exceptions.BusyLoadingError,
+    "MASTERDOWN": exceptions.MasterDownError,
+    "MOVED": exceptions.MovedError,
+    "NOAUTH": exceptions.AuthenticationError,
+    "NOPERM": exceptions.NoPermissionError,
+    "NOSCRIPT": exceptions.NoScriptError,
+    "OOM": exceptions.OutOfMemoryError,
+    "READONLY": exceptions.ReadOnlyError,
+    "TRYAGAIN": exceptions.TryAgainError,
+    "WRONGPASS": exceptions.AuthenticationError,
+}
+
+
+def error_of(text: str) -> exceptions.RedisError:
+    """The exception of redis-py for the text of an error, such as "READONLY You can't ..."."""
+    code, _, said = text.partition(" ")
+    kind = _ERRORS.get(code)
+    try:
+        return exceptions.ResponseError(text) if kind is None else kind(said)
+    except (ValueError, IndexError):  # "MOVED" without a slot and an address
+        return exceptions.ResponseError(text)
+
+
 def is_about_the_way(e: BaseException) -> bool:
     """Whether the connection or the server's role failed, and not the command."""
     if isinstance(e, exceptions.ResponseError):
         return isinstance(e, _ROLE_ERRORS) or "read only replica" in str(e)
     return not isinstance(e, exceptions.MaxConnectionsError)
+
+
+def unavailable(url: RedisUrl, fault: BaseException) -> RedisUnavailable:
+    """RedisUnavailable with the reason of a failure, which is its cause."""
+    told = RedisUnavailable(reason(url, fault))
+    told.__cause__ = fault
+    return told
 
 
 def reason(url: RedisUrl, e: BaseException) -> str:

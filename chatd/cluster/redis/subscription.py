@@ -1,60 +1,53 @@
 """One subscription to channels of Redis.
 
-    subscribe, unsubscribe, ping ──► connections ──► events(): Message | Subscribed | Ponged
+    subscribe, unsubscribe, ping ──► connections ──► listen(listener): heard, confirmed, ponged
 
-It has one connection, or one to each master of a Cluster with sharded pub/sub. `events` ends with
-RedisUnavailable.
+It has one connection, or one to each master of a Cluster with sharded pub/sub. What arrives is
+handed on as it is read, without a task (cluster/redis/connection.py). Where the listener is slower
+than Redis, less is read, and Redis, whose buffer for a slow reader is bounded, closes the
+connection. `listen` ends with RedisUnavailable.
 
 A subscription never reconnects, because what is published during the gap is lost and its owner
-must know that. So it uses redis-py's connections and not its PubSub, which reconnects and
-resubscribes on any error before it raises, even with no retries (8.1: `PubSub._reconnect`).
-PubSub's variant for a Cluster polls the masters in turn, and a message costs 3.8 us, against 1.2 us
-here.
-
-A single connection is read by `events` itself. Several connections are read by a task each into one
-bounded queue. When the queue is full they stop reading, and Redis, whose buffer for a slow reader
-is bounded, too, closes them. If slots move, the subscription ends: it was made for the old slots.
+must know that. So it does not use redis-py's PubSub, which reconnects and resubscribes on any error
+before it raises, even with no retries (8.1: `PubSub._reconnect`), and whose variant for a Cluster
+polls the masters in turn. If slots move, the subscription ends: it was made for the old slots.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.connection import AbstractConnection, ConnectionPool
+from redis.asyncio.connection import ConnectionPool
 
-from chatd.cluster.redis.connect import FAULTS, RedisPyClient, RedisUnavailable, translated, unreadable
+from chatd.cluster.redis.connect import RedisPyClient, RedisUnavailable, unavailable, unreadable
+from chatd.cluster.redis.connection import Connection, pack
 from chatd.cluster.redis.url import RedisUrl
 
 COMMAND_MAX: Final = 1_000  # channels in one command: 1 ms in which Redis serves nothing else
-EVENTS_MAX: Final = 1_000  # unread events of several connections
 ECHOES_TRIED: Final = 2_000  # names tried to find one in a slot of each master
 
 Command: TypeAlias = tuple[str, ...]
 
 
-class Message(NamedTuple):
-    """A message was published."""
+class SubscriptionListener(Protocol):
+    """Gets what arrives, in order of arrival. None of these methods may block.
 
-    channel: str
-    data: bytes
+    What one raises ends the subscription, and `listen` raises it.
+    """
 
+    def heard(self, channel: str, data: bytes) -> None:
+        """A message was published."""
 
-class Subscribed(NamedTuple):
-    """From now on the messages of this channel arrive."""
+    def confirmed(self, channel: str) -> None:
+        """From now on the messages of this channel arrive."""
 
-    channel: str
-
-
-class Ponged(NamedTuple):
-    """Every connection of the subscription has answered the last ping."""
-
-
-Event: TypeAlias = Message | Subscribed | Ponged
+    def ponged(self) -> None:
+        """Every connection of the subscription has answered the last ping."""
 
 
 class RedisSource(Protocol):
@@ -82,52 +75,55 @@ class Subscription:
 
     def __init__(self, redis_client: RedisSource) -> None:
         self._redis_client = redis_client
-        self._connections: dict[str, AbstractConnection] = {}
+        self._connections: dict[str, Connection] = {}
         self._client: RedisPyClient | None = None  # for whose slots the connections were made
         self._sharded = False
         self._open = False
         self._unanswered: set[str] = set()  # connections that have not answered the last ping
         self._leaving: Counter[str] = Counter()  # channels whose SUNSUBSCRIBE is not confirmed
-        self._events: asyncio.Queue[Event | RedisUnavailable] = asyncio.Queue(EVENTS_MAX)
-        self._pumps: list[asyncio.Task[None]] = []
+        self._listener: SubscriptionListener
+        self._ended: asyncio.Future[NoReturn] | None = None  # while it listens
+        self._fault: Exception | None = None  # why it has ended
 
     async def connect(self) -> None:
-        """Open every connection; if one fails, none stays open."""
+        """Open every connection; if one fails, none stays open. Nothing is read yet."""
         try:
             await self._redis_client.run(self._connect)
+            if self._fault is not None:
+                raise self._fault
         except BaseException as e:
             await self.close()
             if isinstance(e, Exception) and not isinstance(e, RedisUnavailable | TimeoutError):
                 raise unreadable(e) from e
             raise
         self._open = True
-        if self._sharded:
-            self._pumps = [asyncio.create_task(self._pump(name), name=f"redis {name}") for name in self._connections]
 
     async def _connect(self, client: RedisPyClient) -> None:
         self._client = client
         sources, self._sharded = await self._redis_client.sources(client)
         for name, source in sources.items():
-            connection = source.connection_class(**{**source.connection_kwargs, "socket_timeout": None})
-            self._connections[name] = connection
-            await connection.connect()  # type: ignore[no-untyped-call]
+            self._connections[name] = await Connection.open(
+                source, self._redis_client.url, partial(self._take, name), self._lost
+            )
 
     async def close(self) -> None:
-        """Close the connections. A pending `events` raises RedisUnavailable. Idempotent."""
+        """Close the connections. A pending `listen` raises RedisUnavailable. Idempotent."""
+        self._end(RedisUnavailable("closed"))
+        await asyncio.sleep(0)  # the transports close in the loop's next turn
+
+    def _lost(self, fault: Exception) -> None:
+        """A connection has ended, and with it all."""
+        self._end(fault)
+
+    def _end(self, fault: Exception) -> None:
         self._open = False
-        pumps, self._pumps = self._pumps, []
-        for pump in pumps:
-            pump.cancel()
         connections, self._connections = self._connections, {}
         for connection in connections.values():
-            with contextlib.suppress(*FAULTS):
-                await connection.disconnect(nowait=True)
-        await asyncio.gather(*pumps, return_exceptions=True)
-        if pumps:
-            if self._events.full():
-                self._events.get_nowait()
-            self._events.put_nowait(RedisUnavailable("closed"))
-        await asyncio.sleep(0)  # the transports close in the loop's next turn
+            connection.close()
+        if self._fault is None:
+            self._fault = fault
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_exception(self._fault)
 
     @property
     def outdated(self) -> bool:
@@ -159,31 +155,41 @@ class Subscription:
 
         If there are many, `events` must be read at the same time.
         """
-        await self._send("SUBSCRIBE", names)
+        self._send("SUBSCRIBE", names)
 
     async def unsubscribe(self, names: Iterable[str]) -> None:
         """Unsubscribe from channels. Nothing confirms it."""
-        await self._send("UNSUBSCRIBE", names)
+        self._send("UNSUBSCRIBE", names)
 
     async def ping(self) -> None:
         """Send a ping; a `Ponged` event says that every connection has answered it."""
+        self._need_open()
         self._unanswered = set(self._connections)
-        for connection in list(self._connections.values()):
-            await self._write(connection, [("PING",)])
+        for connection in self._connections.values():
+            self._write(connection, [("PING",)])
 
-    async def _send(self, verb: str, names: Iterable[str]) -> None:
-        with self._translated():
+    def _send(self, verb: str, names: Iterable[str]) -> None:
+        self._need_open()
+        try:
             batches = self._batches(verb, list(names))
+        except RedisUnavailable as e:
+            self._end(e)
+            raise
+        except Exception as e:
+            self._end(away := unreadable(e))
+            raise away from e
         for connection, commands in batches:
-            await self._write(connection, commands)
+            self._write(connection, commands)
 
-    def _batches(self, verb: str, names: list[str]) -> list[tuple[AbstractConnection, list[Command]]]:
+    def _need_open(self) -> None:
+        if not self._open:
+            raise RedisUnavailable("not connected")
+
+    def _batches(self, verb: str, names: list[str]) -> list[tuple[Connection, list[Command]]]:
         """(connection, commands) of each write, with `COMMAND_MAX` channels or commands at most.
 
         One command per write, or for a sharded subscription one per slot.
         """
-        if not self._open:
-            raise RedisUnavailable("not connected")
         if not self._sharded:
             (connection,) = self._connections.values()
             return [(connection, [(verb, *names[i : i + COMMAND_MAX])]) for i in range(0, len(names), COMMAND_MAX)]
@@ -197,77 +203,62 @@ class Subscription:
             by_master.setdefault(node.name, {}).setdefault(client.keyslot(name), []).append(name)
         if verb == "UNSUBSCRIBE":
             self._leaving.update(names)
-        batches: list[tuple[AbstractConnection, list[Command]]] = []
+        batches: list[tuple[Connection, list[Command]]] = []
         for master, slots in by_master.items():
             connection = self._connections[master]
             commands: list[Command] = [(f"S{verb}", *some) for some in slots.values()]
             batches += [(connection, commands[i : i + COMMAND_MAX]) for i in range(0, len(commands), COMMAND_MAX)]
         return batches
 
-    async def _write(self, connection: AbstractConnection, commands: Sequence[Command]) -> None:
-        if not self._open or not connection.is_connected:  # otherwise redis-py would reconnect it
-            raise RedisUnavailable("not connected")
-        with self._translated():
-            async with asyncio.timeout(self._redis_client.deadline_s):
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    def _write(self, connection: Connection, commands: Iterable[Command]) -> None:
+        if connection.is_full:
+            away = RedisUnavailable("Redis does not read what it is sent")
+            self._end(away)
+            raise away
+        connection.write(b"".join([pack(command) for command in commands]))
 
     # ---- in --------------------------------------------------------------------------------------
 
-    async def events(self) -> AsyncIterator[Event]:
-        """Events in the order of arrival, for one reader. Ends by raising RedisUnavailable."""
-        if not self._open:
-            raise RedisUnavailable("not connected")
-        if self._sharded:
-            while True:
-                event = await self._events.get()
-                if isinstance(event, RedisUnavailable):
-                    raise event
-                yield event
-        ((name, connection),) = self._connections.items()
-        with self._translated():
-            while True:
-                heard = self._heard(name, await connection.read_response())
-                if heard is not None:
-                    yield heard
+    async def listen(self, listener: SubscriptionListener) -> NoReturn:
+        """Hand on what arrives, until the subscription ends. Raises RedisUnavailable then."""
+        self._need_open()
+        self._listener = listener
+        self._ended = asyncio.get_running_loop().create_future()
+        for connection in list(self._connections.values()):
+            connection.start()
+        await self._ended
+        raise AssertionError("a subscription ends by an exception")
 
-    async def _pump(self, name: str) -> None:
-        connection = self._connections[name]
+    def _take(self, name: str, reply: Any) -> None:
         try:
-            with self._translated():
-                while True:
-                    event = self._heard(name, await connection.read_response())
-                    if event is not None:
-                        await self._events.put(event)
-        except RedisUnavailable as e:
-            await self._events.put(e)
+            kind = reply[0] if type(reply) is list else b"pong"  # a pong without any subscription is no list
+            if kind == b"message" or kind == b"smessage":
+                channel, data = reply[1].decode(), reply[2]
+                if type(data) is not bytes:
+                    raise TypeError("a message that is no bytes")
+            else:
+                self._control(name, kind, reply)
+                return
+        except RedisUnavailable:
+            raise
+        except Exception as e:
+            raise unreadable(e) from e
+        self._listener.heard(channel, data)
 
-    def _heard(self, name: str, reply: Any) -> Event | None:
-        kind = reply[0] if isinstance(reply, list) else b"pong"  # a pong before the first subscription is no list
-        if kind in (b"message", b"smessage"):
-            return Message(reply[1].decode(), reply[2])
+    def _control(self, name: str, kind: Any, reply: Any) -> None:
+        """Anything but a message."""
+        if isinstance(reply, Exception):
+            raise unavailable(self._redis_client.url, reply)
         if kind in (b"subscribe", b"ssubscribe"):
-            return Subscribed(reply[1].decode())
-        if kind == b"pong":
+            self._listener.confirmed(reply[1].decode())
+        elif kind == b"pong":
             if name in self._unanswered:
                 self._unanswered.discard(name)
-                return None if self._unanswered else Ponged()
+                if not self._unanswered:
+                    self._listener.ponged()
         elif kind == b"sunsubscribe":  # also sent unasked, when the channel's slot has a new master
             channel = reply[1].decode()
             if not self._leaving[channel]:
                 raise RedisUnavailable("the Cluster's slots have moved")
             self._leaving[channel] -= 1
             self._leaving += Counter()  # drops the zeros
-        return None
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        """Any failure ends the subscription, as RedisUnavailable."""
-        try:
-            with translated(self._redis_client.url, self._redis_client.deadline_s):
-                yield
-        except RedisUnavailable:
-            self._open = False
-            raise
-        except Exception as e:
-            self._open = False
-            raise unreadable(e) from e
