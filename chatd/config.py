@@ -199,7 +199,11 @@ class Settings(BaseModel):
     )
 
     workers: int = _run(
-        1, "Nodes that `chatd serve` runs on this port, each a process; more than 1 needs redis_url", 1, 64
+        1,
+        "Nodes that `chatd serve` runs on this port, each a process; more than 1 need redis_url, or share an embedded "
+        "Valkey beside the embedded PostgreSQL",
+        1,
+        64,
     )
     drain_ms: int = _run(10_000, "Time for clients to leave when the server stops", 0, 600_000)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe events to log")
@@ -292,8 +296,11 @@ class Settings(BaseModel):
                 "proxy_protocol: needs proxies that may send its header, and trusted_proxies is not set; "
                 "name them by --trusted-proxies"
             )
-        if self.workers > 1 and self.redis_url is None:
-            yield "workers: are nodes that must hear of each other, and redis_url is not set; give --redis-url, or 1"
+        if self.workers > 1 and self.redis_url is None and not self.embedded:
+            yield (
+                "workers: are nodes that must hear of each other, and redis_url is not set (only without database_url, "
+                "too, do they have a Redis of their own); give --redis-url, or 1"
+            )
         for name, host in (("host", self.host), ("admin_host", self.admin_host)):
             if self.development and not self.allow_remote_dev and not setting_checks.is_loopback(host):
                 yield (

