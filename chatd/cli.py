@@ -63,6 +63,8 @@ def _settings(options: argparse.Namespace, *, database: bool = False, keys: bool
         from chatd.postgres import url
 
         url.check(settings.database_url.get_secret_value())
+        if settings.database_replica_url is not None:
+            url.check(settings.database_replica_url.get_secret_value(), "database_replica_url")
     if settings.homeless and ((database and settings.embedded) or (keys and settings.development)):
         raise SettingError(
             "data_dir: no home folder is known to put it in (HOME is not set, and this user has no entry in passwd);"

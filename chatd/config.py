@@ -94,6 +94,9 @@ class Settings(BaseModel):
     database_url: SecretStr | None = _storage(
         None, "PostgreSQL as a libpq URL; unset runs the embedded one. Flags show in process lists: prefer the file"
     )
+    database_replica_url: SecretStr | None = _storage(
+        None, "A standby of database_url, or several, from which history is read; unset: from the primary"
+    )
     redis_url: SecretStr | None = _storage(
         None,
         "Redis: redis[s]://host, unix:///socket, redis+sentinel://host,host/service or "
@@ -228,6 +231,11 @@ class Settings(BaseModel):
         return min(wanted_s, self.token_ttl_max_s or wanted_s)
 
     @property
+    def replica_connections(self) -> int:
+        """Connections of a node to the replica: a read of a client that may go there has one."""
+        return 0 if self.database_replica_url is None else reads_at_once(self.pool_max)
+
+    @property
     def homeless(self) -> bool:
         """Whether no home folder is known, so that data_dir must be given."""
         return self.data_dir == NO_HOME
@@ -296,6 +304,11 @@ class Settings(BaseModel):
                 "proxy_protocol: needs proxies that may send its header, and trusted_proxies is not set; "
                 "name them by --trusted-proxies"
             )
+        if self.database_replica_url is not None and self.database_url is None:
+            yield (
+                "database_replica_url: is of a standby of database_url, which is not set; the embedded PostgreSQL has "
+                "none: give --database-url, or leave it out"
+            )
         if self.workers > 1 and self.redis_url is None and not self.embedded:
             yield (
                 "workers: are nodes that must hear of each other, and redis_url is not set (only without database_url, "
@@ -307,6 +320,11 @@ class Settings(BaseModel):
                     f"{name}: can be reached from outside, and without keys_file anybody can be anybody; "
                     "give --keys-file, or --allow-remote-dev if you mean it"
                 )
+
+
+def reads_at_once(pool_max: int) -> int:
+    """Reads of clients at the database at a time: they leave half of the pool to the rest."""
+    return max(pool_max // 2, 1)
 
 
 def _expanded(path: Path) -> Path:

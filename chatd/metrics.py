@@ -117,6 +117,10 @@ LABELLED: Final = {
     ),
     "hellos_refused": ("hellos refused", ("code",)),
     "errors": ("requests answered with an error", ("code",)),
+    "history_reads": (
+        "with database_replica_url: reads of history, by place; replica_behind, replica_failed: the primary's",
+        ("place",),
+    ),
 }
 Counts: TypeAlias = dict[tuple[str, ...], int]
 
@@ -197,6 +201,7 @@ class Metrics(Collector):
     connections_closed: Counts
     hellos_refused: Counts
     errors: Counts
+    history_reads: Counts
 
     def __init__(self) -> None:
         for name in COUNTERS:
@@ -237,6 +242,10 @@ class Metrics(Collector):
         """A hello was answered with this error."""
         _count(self.hellos_refused, code)
         self.error(code)
+
+    def history_read(self, place: str) -> None:
+        """A page of history was read; `place`: postgres/history_reads.py."""
+        _count(self.history_reads, place)
 
     def error(self, code: str) -> None:
         """A request was answered with this error."""

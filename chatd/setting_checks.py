@@ -19,11 +19,12 @@ LABEL_CHARS_MAX: Final = 63
 PORT_MAX: Final = 65_535
 DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
+DATABASE_URLS: Final = ("database_url", "database_replica_url")
 ORIGIN_LISTS: Final = ("origins", "embed_origins")
 WORDS: Final = {
     "host": "a host name or an IP address",
     "admin_host": "a host name or an IP address",
-    "database_url": "postgresql://user:password@host/database or key=value pairs",
+    **dict.fromkeys(DATABASE_URLS, "postgresql://user:password@host/database or key=value pairs"),
     "redis_url": "redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://",
     "redis_prefix": "1 to 32 of a-z 0-9 _ . -",
     "node_name": "1 to 64 printable ASCII characters",
@@ -32,7 +33,7 @@ WORDS: Final = {
 }
 
 _PATTERNS: Final = {
-    "database_url": re.compile(r"(?s)(postgres(ql)?://|[a-z_]+\s*=).*"),
+    **dict.fromkeys(DATABASE_URLS, re.compile(r"(?s)(postgres(ql)?://|[a-z_]+\s*=).*")),
     "redis_url": re.compile(r"(?s)(unix|rediss?|rediss?\+(sentinel|cluster))://.+"),
     "redis_prefix": re.compile(r"[a-z0-9_.-]{1,32}"),
     "node_name": re.compile(r"[ -~]{1,64}"),

@@ -2,6 +2,7 @@
 
     Lane.submit ──►  one connection a lane              sends; durable before any client sees them
     history, listings, ... ──► read_pool                bounded wait
+    history ──► a replica, where there is one           else read_pool (postgres/history_reads.py)
     feed, states ──► one connection of its own          what other nodes have written
     cursor_moved, user_seen ──► state_flush             not durable at once, by design
 
@@ -21,9 +22,10 @@ from typing import Any, Final, NamedTuple, Self
 
 import structlog
 from psycopg import errors as pg
+from pydantic import SecretStr
 
 from chatd import errors
-from chatd.config import Settings
+from chatd.config import Settings, reads_at_once
 from chatd.core.feed_filter import NO_FILTER
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
@@ -35,10 +37,12 @@ from chatd.postgres.connection import Backend, Opener
 from chatd.postgres.fair_queue import Turns
 from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
+from chatd.postgres.history_reads import HistoryReads, PrimaryOnly, WithReplica
 from chatd.postgres.lanes import Lanes, LaneSettings
 from chatd.postgres.log_state import LogState
 from chatd.postgres.queries import query
 from chatd.postgres.read_pool import ReadPool
+from chatd.postgres.replica import Replica
 from chatd.postgres.rows import ConvRow, Head, ListingPage
 from chatd.postgres.state_flush import StateFlush
 from chatd.postgres.watch import SETTINGS, WAITED_FOR, DatabaseWatch, Fall, Latest
@@ -99,7 +103,8 @@ class Limits(NamedTuple):
 class Store:
     """`start`, then run the tasks that it gives, then `stop`. No task ends before `stop`."""
 
-    def __init__(self, conninfo: str, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, conninfo: str, limits: Limits, metrics: Metrics, replica: SecretStr | None = None) -> None:
+        """`conninfo`, `replica`: libpq URLs of the primary, and of its standbys if there are."""
         self.limits = limits
         self.metrics = metrics
         self.partition_s = 86_400
@@ -133,11 +138,17 @@ class Store:
         # Reads of clients leave half of the pool's connections to the rest, and hellos a quarter.
         # So neither waits for the other's queue; and what the node itself needs for sends
         # (`resolve`, heads, gap fill) waits for no turn.
-        self.read_turns = Turns(max(limits.pool_max // 2, 1), max(limits.pool_max // 2, 1), limits.reads_queue_max)
+        turns = reads_at_once(limits.pool_max)
+        self.read_turns = Turns(turns, turns, limits.reads_queue_max)
         self.hello_turns = Turns(max(limits.pool_max * 3 // 4, 1), 1, HELLOS_WAITING_MAX)
         self.read_pool = ReadPool(
             self.opener, self.health, limits.pool_max, limits.reads_queue_max, connection.FEED if limits.feed else {}
         )
+        self.history: HistoryReads = PrimaryOnly(self)
+        self.replica: Replica | None = None
+        if replica is not None:
+            self.replica = Replica(replica.get_secret_value(), self.log, turns, lambda: self.watch.pulse)
+            self.history = WithReplica(self.replica, self.read_pool, self.watch.replay_floor, self.log, metrics)
         self.state_flush = StateFlush(self.read_pool.rows, limits.cursor_flush_ms)
         # Bound here and not called through: `cursor_moved` is on the path of an ack
         self.cursor_moved = self.state_flush.cursor_moved
@@ -163,12 +174,13 @@ class Store:
         await self.read_pool.open()
         _, self.partition_s = (await self.read_pool.rows(META, ()))[0]
         await self.lanes.warm()
-        return [*self.lanes.tasks(), self.state_flush.run(), self.watch.run()]
+        return [*self.lanes.tasks(), self.state_flush.run(), self.watch.run(), *self.history.tasks()]
 
     def _log_moved(self, fall: Fall) -> None:
         """Another log was adopted: what was meant for the one before is not written to it."""
         self.lanes.drop()
         self.state_flush.forget_cursors()
+        self.history.log_moved()
         self.moved(fall)
 
     async def usable(self) -> str:
@@ -207,6 +219,7 @@ class Store:
         await self.lanes.close()
         await self._feed.close()
         await self.watch.close()
+        await self.history.close()
         await self.read_pool.close(STOP_CLOSE_S)
 
     # ---- the log ---------------------------------------------------------------------------------
@@ -283,7 +296,8 @@ class Store:
                 LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started)
             )
         new = str(mark.made(rows[0][0], rows[0][1], self.epoch))
-        return ListingPage(new, rows[0][2], [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3])
+        convs = [ConvRow(*row[5:]) for row in rows if row[5] is not None]
+        return ListingPage(new, rows[0][2], convs, rows[0][3], self.history.position(rows[0][4]))
 
     async def list_conversations(self, user: UserId, convs: Sequence[ConvId]) -> dict[ConvId, ConvRow]:
         """These of a user's conversations, by id. Waits for a turn among clients' reads."""
@@ -358,7 +372,7 @@ class Store:
         """
         params = (user, 0, after, LIST_ROWS_MAX, True, pgarrays.BigintArray([]), 0)
         rows = await self.read_pool.rows(LIST_CHANGED, params)
-        return [ConvRow(*row[4:]) for row in rows if row[4] is not None], rows[0][3]
+        return [ConvRow(*row[5:]) for row in rows if row[5] is not None], rows[0][3]
 
     async def states_of(self, convs: Sequence[ConvId]) -> list[ConvRow]:
         """Conversations by id."""

@@ -50,7 +50,7 @@ from tests.limits_model import US, Model
 from tests.samples import request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
 
     from chatd.chat.presence_push import PresencePush
     from chatd.core.admission import Call
@@ -164,11 +164,19 @@ class Wire:
     async def drained(self) -> None: ...
 
 
+class NoReplica:
+    """Nobody need know what was read from the log."""
+
+    def shown(self, convs: Iterable[ConvId]) -> None:
+        pass
+
+
 class Database:
     """The log, of all nodes. Implements as much of `Store` as the fill of gaps asks for."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.history = NoReplica()
         self.log: list[tuple[UserId, Cid]] = []
         self.written_at: list[float] = []
         self.convs: dict[UserId, ConvId] = {}

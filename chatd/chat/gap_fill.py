@@ -261,6 +261,7 @@ class Gaps:
                     } | self._open
                     await asyncio.sleep(FILL_RETRY_S)
                     continue
+                self._store.history.shown(wants)
                 read = dict.fromkeys(wants, 0)
                 for conv_id, e in rows:
                     read[conv_id] += 1

@@ -57,6 +57,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
             if _left(session):
                 return  # gone while it waited: the next one begins
             listing = await read_listing(s, session, hello)
+            session.listed(listing.position)
             await catch_up(s, hello, listing)
             presence = await s.presence_push.snapshot(session)
             await send_welcome(s, session, hello, listing, presence)

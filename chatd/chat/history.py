@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Final
 
 from chatd.core.conversation import Conversation
+from chatd.postgres.history_reads import EntryReads
 from chatd.protocol import MESSAGE, History, Stored
-from chatd.store import Store
 
 # What is made at once for one client, and waits in memory for it. 100 messages of 2 KB fit, and a
 # slow line takes it in a second (2 Mbit/s)
@@ -75,7 +75,7 @@ class HistoryPage:
         return True
 
 
-async def read(store: Store, conv: Conversation, request: History, page: HistoryPage) -> bool:
+async def read(pages: EntryReads, conv: Conversation, request: History, page: HistoryPage) -> bool:
     """Fill a page; gives whether there is more in that direction. Raises what the reads raise.
 
     To be called within one turn of the user: then as many pages are begun as there are turns. With
@@ -88,9 +88,9 @@ async def read(store: Store, conv: Conversation, request: History, page: History
     for _ in range(SCAN_FACTOR):
         wanted = page.wanted
         if forwards:
-            rows = await store.entries_after(conv.id, after, conv.head, wanted)
+            rows = await pages.entries_after(conv.id, after, conv.head, wanted)
         else:
-            rows = await store.entries_before(conv.id, before, conv.floor, wanted)
+            rows = await pages.entries_before(conv.id, before, conv.floor, wanted)
         if not all(page.take(e) for e in rows):
             break
         if len(rows) < wanted:

@@ -31,11 +31,15 @@ OVERTAKEN_S_MAX: Final = 3.0
 
 
 class Listing(NamedTuple):
-    """What a hello has read: the mark, the database's time (ms since 1970), the rows to list."""
+    """What a hello has read: the mark, the database's time (ms since 1970), the rows to list.
+
+    `position`: of the log then (`ListingPage`).
+    """
 
     mark: str
     now_ms: int
     rows: list[ConvRow]
+    position: int
 
 
 async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
@@ -53,7 +57,7 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
     pages = s.others.pages()
     generation = s.store.log.generation
     heads: dict[ConvId, int] | None = {} if s.others.share_log and not user.loaded else None
-    new_mark, now_ms, rows = await _read_pages(s, user, since, not user.loaded, list(named), session, heads)
+    new_mark, now_ms, rows, position = await _read_pages(s, user, since, not user.loaded, list(named), session, heads)
     _check_log(s, generation)
     user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
     if heads is not None:
@@ -63,7 +67,7 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
         # Another node has written since, perhaps later than our snapshot and in a conversation that
         # was not known here yet
         try:
-            _, _, again = await _read_pages(s, user, new_mark, False, counted, session)
+            _, _, again, _ = await _read_pages(s, user, new_mark, False, counted, session)
         except errors.Retryable:
             if s.store.log.generation == generation and not loaded:  # else memory holds nothing of the user any more
                 if any(one is not session for one in user.sessions.values()):
@@ -75,7 +79,7 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
         _check_log(s, generation)
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
-    return Listing(new_mark, now_ms, rows)
+    return Listing(new_mark, now_ms, rows, position)
 
 
 async def _look_again(s: Services, user: User, since: str, generation: int) -> None:
@@ -168,18 +172,18 @@ async def await_heads(
 async def _read_pages(
     s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], session: Session | None,
     heads: dict[ConvId, int] | None = None,
-) -> tuple[str, int, list[ConvRow]]:  # fmt: skip
-    """(mark, time, rows to list) of all pages; all rows that were read are in memory then.
+) -> tuple[str, int, list[ConvRow], int]:  # fmt: skip
+    """(mark, time, rows to list, position) of all pages; all that was read is in memory then.
 
     `everything`: read also what did not change. `session`: for which this is read; once it has
     gone, nothing more is read, and Unavailable is raised. `heads`: gets those of all rows.
     """
-    first, now_ms, after = "", 0, BEGIN
+    first, now_ms, after, position = "", 0, BEGIN, 0
     rows: list[ConvRow] = []
     while True:
         page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
         # The first page's mark is the oldest: no change falls between two pages
-        first, now_ms = first or page.mark, page.now_ms
+        first, now_ms, position = first or page.mark, page.now_ms, position or page.position
         check_pairs(s, page.rows)
         for row in page.rows:
             merge(s, user, row)
@@ -187,7 +191,7 @@ async def _read_pages(
             heads.update((row.id, row.head) for row in page.rows)
         rows.extend(row for row in page.rows if since is None or row.changed or row.id in named)
         if page.next is None:
-            return first, now_ms, rows
+            return first, now_ms, rows, position
         if session is not None and session.gone:
             raise errors.Unavailable("nobody waits for this listing any more", retry_ms=OPEN_RETRY_MS)
         after = page.next

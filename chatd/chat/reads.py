@@ -126,7 +126,7 @@ class Reads:
         async with s.store.read_turns.turn(user.id):
             if session.gone:  # it ended while this waited for its turn
                 return b""
-            more = await history.read(s.store, conv, request, page)
+            more = await history.read(s.store.history.of(conv, session.position), conv, request, page)
         items = page.items if request.after is not None else page.items[::-1]
         return protocol.ok_history(request.id, conv.id, items, more, conv.head, conv.floor)
 

@@ -82,6 +82,7 @@ class Resync:
             except errors.Retryable:
                 await asyncio.sleep(FILL_RETRY_S)
                 continue
+            self._store.history.shown(want[0] for want in wants)
             by_conv: dict[ConvId, list[Stored]] = {conv_id: [] for conv_id, _, _ in wants}
             for conv_id, e in rows:
                 by_conv[conv_id].append(e)

@@ -123,6 +123,7 @@ class Session(Missed):
         "key",
         "last_id",
         "order",
+        "position",
         "reads",
         "sink",
         "state",
@@ -148,6 +149,7 @@ class Session(Missed):
         self.active_at = now  # of the last frame, in seconds
         self.order = UNTROUBLED  # of its entries; its own from the first one that fails or is probed
         self.reads = 0  # reads of the database under way for this session
+        self.position = 0  # of the log at its hello: what its client saw before is not beyond that (0: not kept)
         self.watching: tuple[UserId, ...] = ()
 
     @property
@@ -168,6 +170,10 @@ class Session(Missed):
         """Its hello was accepted. `exp_ms`: when the token expires, ms since 1970."""
         self.user, self.device, self.watching = user, hello.device, hello.watch
         self.exp_ms = exp_ms
+
+    def listed(self, position: int) -> None:
+        """Its conversations were read; the log was on disk up to `position` then, or further."""
+        self.position = position
 
     def refresh(self, exp_ms: int, key: Key) -> None:
         """Replace the token by a newer one."""

@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("user", metavar="USER", help="user id")
     sub.add_argument("--url", metavar="URL", help="the server's WebSocket (default: that of host and port)")
     _add_chat(command)
-    relevant = "database_url", "redis_url", "keys_file", "data_dir"
+    relevant = "database_url", "database_replica_url", "redis_url", "keys_file", "data_dir"
     command("doctor", "check database, Redis, clock and limits, and say what to do", *relevant)
     relevant = "redis_url", "redis_prefix", "lease_ms"
     sub = command("nodes", "list the nodes: sessions, versions, ages of their leases", *relevant)

@@ -49,7 +49,7 @@ def raise_limit() -> None:
 
 def own(settings: Settings) -> int:
     """Descriptors of a node that are not clients'."""
-    return settings.lanes + settings.pool_max + 2 + SPARE
+    return settings.lanes + settings.pool_max + 2 + settings.replica_connections + SPARE
 
 
 def fitted(settings: Settings) -> tuple[Settings, str | None]:

@@ -19,7 +19,7 @@ from chatd.chat.auth import KeySet
 from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.config import Settings, mask_password
 from chatd.errors import ChatdError, SettingError
-from chatd.ops import descriptors, nodes
+from chatd.ops import descriptors, nodes, replica_check
 from chatd.postgres import census, faults, hosts, migrate
 from chatd.postgres.connection import Opener
 from chatd.postgres.embedded import Embedded, visit
@@ -237,6 +237,10 @@ def _server(settings: Settings, conn: psycopg.Connection[tuple[object, ...]], co
     else:
         yield Finding("ok", "clock", "agrees with the database's")
     yield from _rights(conn)
+    if settings.database_replica_url is not None:
+        there = settings.workers * settings.replica_connections + CONNECTIONS_SPARE
+        url = settings.database_replica_url.get_secret_value()
+        yield from (Finding(level, "replica", what) for level, what in replica_check.examine(url, conn, there))
     yield _nodes(settings, conn)
     yield from _names(conn)
     yield from _schema(conninfo)

@@ -63,6 +63,13 @@ def add_gauges(
     gauge("lanes_pending", "entries that wait for a lane or are being written", lambda: store.lanes.pending)
     gauge("reads_in_use", "connections of the read pool in use by reads", lambda: store.read_pool.usage.in_use)
     gauge("reads_waiting", "reads that wait for a connection of the pool", lambda: store.read_pool.usage.waiting)
+    if (replica := store.replica) is not None:
+        gauge("replica_up", "1 while a replica answers that may be asked for history", lambda: replica.is_up)
+        gauge(
+            "replica_lag_bytes",
+            "WAL that the replica had not replayed at the last look, once a second",
+            lambda: max(0, store.watch.replay_floor.primary - replica.position),
+        )
     gauge(
         "ready",
         "1 while this node serves, as far as is known without asking the database",

@@ -147,23 +147,28 @@ _open: weakref.WeakValueDictionary[str, PgConnection] = weakref.WeakValueDiction
 
 
 class Opener:
-    """Opens connections to one database. `state`: the log that all of them must have."""
+    """Opens connections to one database. `state`: the log that all of them must have.
 
-    def __init__(self, conninfo: str, state: LogState | None = None) -> None:
+    `standbys`: a standby will do. Only for reads, whose caller compares the log (standby.py).
+    """
+
+    def __init__(self, conninfo: str, state: LogState | None = None, *, standbys: bool = False) -> None:
         self._conninfo = conninfo
         self.state = state or LogState()
+        self._standbys = standbys
         # (host, port) of hosts that are tried last: an old primary, a standby
         self._last: list[tuple[str, str]] = []
 
     def conninfo(self, name: str, deadline_s: float) -> str:
         """The conninfo for libpq, with keepalives and deadlines.
 
-        Of several hosts it takes the primary, unless the operator's URL says otherwise.
+        Of several hosts it takes the primary (a standby first, where one will do), unless the
+        operator's URL says otherwise.
         """
         own = conninfo_to_dict(self._conninfo)
         extra: dict[str, str | int] = {"connect_timeout": CONNECT_S, **KEEPALIVES}
         if "," in str(own.get("host") or "") + str(own.get("hostaddr") or ""):
-            extra["target_session_attrs"] = "primary"
+            extra["target_session_attrs"] = "prefer-standby" if self._standbys else "primary"
         extra = {key: value for key, value in extra.items() if own.get(key) is None}
         return make_conninfo(
             self._conninfo,
@@ -257,7 +262,7 @@ class Opener:
         self._learn(conn)
         conn.add_notice_handler(conn.note)
         check_encoding(conn)
-        await set_session(conn, settings)
+        await set_session(conn, settings, standbys=self._standbys)
         if compare and self.state.is_known:
             self.compare(conn, await sight(conn))
         conn.generation = self.state.generation
@@ -378,10 +383,11 @@ def check_encoding(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any])
 ENCODING: Final = "the database's encoding is {}, chatd needs UTF8: create it with ENCODING 'UTF8' TEMPLATE template0"
 
 
-async def set_session(conn: PgConnection, settings: Mapping[str, str]) -> None:
+async def set_session(conn: PgConnection, settings: Mapping[str, str], *, standbys: bool = False) -> None:
     """Set the session, and read the settings back in another statement.
 
-    Raises Outage where one does not hold, psycopg.Error where it cannot be set.
+    `standbys`: a standby will do. Raises Outage where a setting does not hold, psycopg.Error where
+    it cannot be set.
     """
     wanted = {
         **settings,
@@ -414,6 +420,6 @@ async def set_session(conn: PgConnection, settings: Mapping[str, str]) -> None:
             )
     if row[2] != "UTF8":
         raise Outage(ENCODING.format(row[2]), "encoding", is_unknown=False)
-    if row[4]:
+    if row[4] and not standbys:
         raise Outage(STANDBY, "standby", is_unknown=False)
     _open[mark] = conn

@@ -17,14 +17,17 @@ def folder() -> Path:
     return package / "sql" if (package / "sql").is_dir() else package.parent / "sql"
 
 
-def query(name: str) -> LiteralString:
+def query(name: str, **parts: LiteralString) -> LiteralString:
     """The text of a query, without its comments.
 
-    They would be sent with every unprepared execution.
+    They would be sent with every unprepared execution. `parts`: texts that stand in it for a word
+    in capitals, a query inside a query.
     """
     text = (folder() / "queries" / f"{name}.sql").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
     sql = "\n".join(lines)
+    for word, part in parts.items():
+        sql = sql.replace(word, part)
     _names[sql] = name
     return sql
 

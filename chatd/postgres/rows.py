@@ -53,9 +53,12 @@ class ListingPage(NamedTuple):
 
     `mark`, `now_ms`: the mark (mark.py) and the database's time of the snapshot that the page was
     read in. `next`: the other participant after whom the next page begins; None on the last page.
+    `position`: up to where the log was on disk then, in bytes from the beginning of WAL; 0 where
+    nobody needs it.
     """
 
     mark: str
     now_ms: int
     rows: list[ConvRow]
     next: UserId | None
+    position: int = 0

@@ -1,4 +1,4 @@
-"""Checks that libpq accepts `database_url`, before anything connects.
+"""Checks that libpq accepts `database_url` and `database_replica_url`, before anything connects.
 
 So a malformed URL is reported as a wrong setting, and not as a server that is away.
 
@@ -38,8 +38,15 @@ _NUMBERS: Final = (
 )
 
 
-def check(url: str) -> None:
+def check(url: str, setting: str = "database_url") -> None:
     """Raises SettingError, whose text holds no piece of the URL that could be a secret."""
+    try:
+        _check(url)
+    except ValueError as e:
+        raise SettingError(f"{setting}: {e}") from None
+
+
+def _check(url: str) -> None:
     try:
         parts = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except psycopg.Error as e:
@@ -81,4 +88,4 @@ def _wrong_shape(said: str) -> NoReturn:
 
 
 def _wrong(what: str, remedy: str) -> NoReturn:
-    raise SettingError(f"database_url: {what}; {remedy}")
+    raise ValueError(f"{what}; {remedy}") from None

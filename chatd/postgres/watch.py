@@ -36,6 +36,7 @@ from chatd.postgres.faults import Outage
 from chatd.postgres.health import Health
 from chatd.postgres.log_state import LogState, LogVerdict, Renewals, Sight, successor
 from chatd.postgres.queries import query
+from chatd.postgres.replay_floor import ReplayFloor
 
 log = structlog.get_logger("database")
 
@@ -140,6 +141,7 @@ class DatabaseWatch:
         self.clock: Callable[[int, float], None] = lambda ms, rtt_s: None
         self.errand: Errand | None = None  # what else is asked over this connection (postgres/census.py)
         self.pulse = Pulse()  # the owner's: a look is due at its beat
+        self.replay_floor = ReplayFloor()  # each look tells it the log's position
         self._conn: PgConnection | None = None
         self._looked = asyncio.Event()  # the look under way, or the next one, is over
         self._is_asked = False  # a caller waits for the next look
@@ -217,6 +219,7 @@ class DatabaseWatch:
             latest = self._latest()
             sent = time.perf_counter()
             asks = None if self.errand is None else self.errand.asks()
+            self.replay_floor.look_begins()
             cur: psycopg.AsyncRawCursor[Any] = psycopg.AsyncRawCursor(conn)
             if asks is None:
                 await cur.execute(WATCH, latest or NOTHING, binary=True)
@@ -226,7 +229,7 @@ class DatabaseWatch:
             rtt_s = time.perf_counter() - sent
         if row is None:
             raise Outage("the table `meta` has no row; restore the database", "schema", is_unknown=False)
-        seen, is_read_only, now_ms, has_latest = Sight(*row[:3]), row[3], row[4], row[5]
+        seen, is_read_only, now_ms, has_latest, position = Sight(*row[:3]), row[3], row[4], row[5], row[7]
         if latest is not None and not has_latest and self._state.look(seen) is LogVerdict.SAME:
             self._state.suspect(is_behind=True)
         if self._state.look(seen) is LogVerdict.MOVED and self._may_adopt(seen):
@@ -239,13 +242,14 @@ class DatabaseWatch:
                 async with asyncio.timeout(DEADLINE_S):
                     await self._opener.compare_heads(conn, self._acked())
         self.clock(now_ms, rtt_s)
+        self.replay_floor.looked(position)
         if row[6] and not is_read_only:
             await self._restamp(conn)
         if self._health.lacks_disk or self._is_asked:
             await self._try_disk(conn)
         if self.errand is not None:
             async with asyncio.timeout(DEADLINE_S):
-                await self.errand.look(conn, None if asks is None else row[7] or ())
+                await self.errand.look(conn, None if asks is None else row[8] or ())
         if is_read_only:
             raise Outage(READ_ONLY, "read-only", is_unknown=False)
 

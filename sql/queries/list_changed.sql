@@ -1,7 +1,8 @@
--- A page of the listing of a hello. The first four columns come also without a conversation: the
+-- A page of the listing of a hello. The first five columns come also without a conversation: the
 -- new mark (the oldest transaction still running in this snapshot: whatever it or a later one
--- changes is >= it), the start of the server in us, the time in ms, and the name of the last
--- participant looked at if there may be more.
+-- changes is >= it), the start of the server in us, the time in ms, the name of the last participant
+-- looked at if there may be more, and up to where the log is on disk (bytes from the beginning of
+-- WAL): what a client has seen before this hello is not beyond that.
 -- Then the conversations of user $1 that have entries, in order of the other participant's name
 -- from after $3, and whether they changed since the mark $2 of a server started at $7. $5: also
 -- those that did not change; those with an id in $6 always come. $4 are looked at, so a page may
@@ -14,7 +15,7 @@
 -- Index scans on conversations_pair and conversations_b_a, each from where the page begins, $4 rows
 -- each; then cursors by key. An index by xid would have to be written by every send.
 WITH asked AS MATERIALIZED (
-    SELECT n.snapshot, n.started,
+    SELECT n.snapshot, n.started, (pg_current_wal_flush_lsn() - '0/0'::pg_lsn)::bigint AS position,
         (CASE WHEN $2::bigint > pg_snapshot_xmax(n.snapshot)::text::bigint THEN 0
             WHEN $7::bigint = n.started THEN $2::bigint
             ELSE greatest($2::bigint - 100000, 0) END)::text::xid8 AS since
@@ -33,7 +34,7 @@ WITH asked AS MATERIALIZED (
     WHERE v.head > 0
 )
 SELECT pg_snapshot_xmin(s.snapshot)::text::bigint, s.started, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    (SELECT max(peer) FROM page HAVING count(*) = $4::bigint),
+    (SELECT max(peer) FROM page HAVING count(*) = $4::bigint), s.position,
     v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(v.a_delivered, 0), coalesce(v.a_read, 0), greatest(v.a_read_n, v.b_gone),
     coalesce(v.b_delivered, 0), coalesce(v.b_read, 0), greatest(v.b_read_n, v.a_gone), v.changed

@@ -17,6 +17,7 @@ import psycopg
 
 from chatd.core.conversation import pair_check
 from chatd.ids import UserId
+from chatd.postgres.history_reads import AFTER
 from chatd.postgres.queries import query
 
 DAYS: Final = 33
@@ -44,7 +45,7 @@ class Case(NamedTuple):
     other cases of the same statement.
 
     In args {seen} and {now} stand for snapshots of before and after the last rows of the feed,
-    {fence} for what `append` is fenced with.
+    {fence} for what `append` is fenced with, {epoch} for the log's.
     """
 
     session: str
@@ -107,6 +108,7 @@ _BATCH: Final = (
     " bigint[], smallint[], text[], text[], smallint[], bigint[], integer[], interval"
 )
 _PAGE: Final = "bigint, bigint, bigint, bigint"
+_PROVEN: Final = "bigint, bigint, bigint, bigint, text, bigint, bigint, boolean"
 _MANY: Final = "bigint[], bigint[], bigint[], bigint"
 _HELLO: Final = "text, bigint, text, bigint, boolean, bigint[], bigint"
 _CURSORS: Final = "bigint[], bigint[], bigint[], bigint[], bigint[]"
@@ -221,6 +223,14 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", "text, bigint", "'b110', 20", 4 * PROBE),
         Case("reads", "text, bigint", "'hub', 20", PROBE * HUB, "of many"),
     ],
+    "history_proven": [
+        Case("reads", _PROVEN, f"{DEEP}, {DEEP_ROWS + 1}, 1, 51, {{epoch}}, 1, 1, false", EACH_PARTITION + 70),
+        Case("reads", _PROVEN, f"{DEEP}, 60, 1, 51, {{epoch}}, 1, 1, false", EACH_PARTITION + 70, "oldest"),
+        Case(
+            "reads", _PROVEN, f"{DEEP}, {DEEP_ROWS + 1}, 1, 51, {{epoch}}, 1000000, 1, false", 2 * PROBE + 2, "behind"
+        ),
+        Case("reads", _PROVEN, f"{DEEP}, {DEEP_ROWS + 1}, 1, 51, 'other', 1, 1, false", 2 * PROBE + 2, "another log"),
+    ],
     "meta": [Case("reads", "", "", 3)],
     "partitions": [Case("retention", "float8, float8", "2592000, 86400", 6 * PARTITIONS)],
     "partitions_left": [Case("reads", "bigint", "86400", 6 * PARTITIONS)],
@@ -244,6 +254,8 @@ CASES: Final[dict[str, list[Case]]] = {
     ],
     "states_of": [Case("feed", "bigint[]", ints(range(1, 101)), 100 * PROBE)],
     "nodes": [Case("watch", "bigint, float8", "1667787364, 3", 20)],
+    "replica_position": [Case("reads", "", "", 0)],
+    "replica_sight": [Case("reads", "", "", 15)],
     "restamp": [Case("watch", "bigint", "20", 40 + 3 * PROBE * 20)],
     "watch": [Case("watch", "bigint, bigint, integer", f"100, {ROWS}, {check(100)}", 15 + PROBE)],
 }
@@ -252,6 +264,10 @@ _MAKE: Final = "SELECT make_partition(clock_timestamp() + make_interval(secs => 
 INLINE: Final[dict[str, tuple[str, Case]]] = {
     "make_partition, there": (_MAKE, Case("making", "float8", "0", 20)),
     "make_partition": (_MAKE, Case("making", "float8", f"{(AHEAD + 1) * 86_400}", 50 * PARTITIONS)),
+    "history_proven, forwards": (
+        AFTER,
+        Case("reads", _PROVEN, f"{DEEP}, 1000, {DEEP_ROWS}, 51, {{epoch}}, 1, 1, false", EACH_PARTITION + 70),
+    ),
     "ping": ("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", Case("reads", "", "", 0)),
 }
 # (label, statement, case)

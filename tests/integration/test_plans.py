@@ -29,6 +29,7 @@ from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import change_feed_reader, connection
 from chatd.postgres import partitions as retention
+from chatd.postgres.history_reads import BEFORE
 from chatd.postgres.partitions import Retention
 from chatd.postgres.planner import PLANNER
 from chatd.postgres.queries import folder, query
@@ -87,6 +88,10 @@ def place(conn: psycopg.Connection[Any], text: str, case: Case) -> tuple[str, Ca
     args = case.args
     if "FROM PARTITION" in text:
         text = text.replace("PARTITION", one(conn, "SELECT partition_name(partition_start(clock_timestamp(), 86400))"))
+    if "PAGE" in text.split():
+        text = BEFORE
+    if "{epoch}" in args:
+        args = args.replace("{epoch}", f"'{one(conn, 'SELECT epoch FROM meta')}'")
     if "{fence}" in args:
         args = args.replace("{fence}", f"'{one(conn, FENCE)}'")
     if "{seen}" in args:

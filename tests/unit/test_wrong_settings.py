@@ -68,6 +68,8 @@ FLAGS: list[tuple[dict[str, str], str]] = [
     ({"origins": "null"}, "scheme://host[:port]"),
     ({"database_url": "mysql://h/d"}, "postgresql://"),
     ({"database_url": "chatd"}, "postgresql://"),
+    ({"database_replica_url": "mysql://h/d"}, "postgresql://"),
+    ({"database_replica_url": "postgresql://h/d"}, "which is not set"),
     ({"redis_url": "localhost"}, "redis://"),
     ({"redis_url": "http://h"}, "redis://"),
     ({"keys_file": "k", "port": "8081", "host": "0.0.0.0"}, "takes the chat server's port"),
@@ -187,6 +189,8 @@ def test_a_wrong_url_of_the_database_is_told_without_a_piece_of_it(given: str, s
     with pytest.raises(SettingError, match=r"^database_url: ") as e:
         url.check(given)
     assert says in one_line(e.value)
+    with pytest.raises(SettingError, match=r"^database_replica_url: "):
+        url.check(given, "database_replica_url")
 
 
 @pytest.mark.parametrize(("given", "says"), REDIS_URLS)
