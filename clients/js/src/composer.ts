@@ -130,3 +130,8 @@ export function uuid(): string {
   const hex = bytes.map((byte) => byte.toString(16).padStart(2, '0')).join('');
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-4${hex.slice(13, 16)}-a${hex.slice(17, 20)}-${hex.slice(20)}`;
 }
+
+/** An id for this device, where the application names none. */
+export function madeDevice(): string {
+  return `js-${uuid()}`;
+}

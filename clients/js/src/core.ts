@@ -13,7 +13,7 @@
  */
 
 import { type Commands, commandsOf } from './commands.js';
-import { type SendOptions, say, type Target, uuid } from './composer.js';
+import { madeDevice, type SendOptions, say, type Target } from './composer.js';
 import type { Line } from './dial.js';
 import { Emitter } from './emitter.js';
 import { Engine } from './engine.js';
@@ -120,7 +120,7 @@ export class CoreClient {
       await this._keeping?.open();
       if (!this.#isStarted) return;
     }
-    engine.device ||= `js-${uuid()}`;
+    engine.device ||= madeDevice();
     if (typeof (this.#options.webSocket ?? globalThis.WebSocket) !== 'function') engine.dial.stop('no_websocket');
     else engine.dial.connect();
   }

@@ -10,6 +10,7 @@
 
 import type { ChatClient } from './client.js';
 import type { Commands, Run, Wish } from './commands.js';
+import { madeDevice } from './composer.js';
 import type { Engine } from './engine.js';
 import type { EngineEvent } from './events.js';
 import type { Entry } from './frames.js';
@@ -104,13 +105,15 @@ export class Siblings implements Together, TabsHost {
     return Object.hasOwn(commands, name) ? commands[name]?.(...args) : undefined;
   }
 
-  async lead(): Promise<void> {
+  async lead(isAlone: boolean): Promise<void> {
     const { _engine: engine, _clock: clock, _emitter: emitter } = this.#client;
     // What the last leader said may still be on its way.
     if (engine.user !== '') await new Promise<void>((resolve) => clock.set(resolve, LATE_MS));
     if (!this.isFollower) return;
     this.isFollower = false;
     this.#unsure.clear();
+    // Before the stored one is taken, because another tab may be connected as that, and would be replaced.
+    if (isAlone) engine.device ||= madeDevice();
     emitter.emit('role', 'leader');
     await this.#client._lead();
     this.#tellWishes();

@@ -34,8 +34,8 @@ export interface Locks {
 export interface TabsHost {
   /** The name of what the tabs share: server and user. */
   readonly scope: string;
-  /** This tab has the connection from now on. */
-  lead(): Promise<void>;
+  /** This tab has a connection from now on. `isAlone`: others may have one as well, so it is a device of its own. */
+  lead(isAlone: boolean): Promise<void>;
   /** Another one has it. `records`, `line`, `people`: what it knows. */
   follow(state: TabState): void;
   /** What the leader's engine emitted. */
@@ -90,13 +90,13 @@ interface Asked {
   reject(error: unknown): void;
 }
 
-/** Makes a client one of several tabs. Where the browser has no locks or channels, each tab is on its own. */
+/** Makes a client one of several tabs. Where the browser has no locks or channels, each tab is a device of its own. */
 export function tabs({ locks, channel }: TabsOptions = {}): Tabs {
   const connect = (host: TabsHost): TabsPort => {
     const all = locks ?? (globalThis.navigator as { locks?: Locks } | undefined)?.locks;
     const makes = channel ?? ((name: string): Channel => new BroadcastChannel(name) as unknown as Channel);
     if (all && (channel || 'BroadcastChannel' in globalThis)) return new Tab(host, all, makes);
-    void host.lead();
+    void host.lead(true);
     return { ask: async (name, args) => host.command('', name, args), broadcast() {}, freeze() {}, close() {} };
   };
   return (client) => new Siblings(client, connect);
@@ -179,19 +179,20 @@ class Tab implements TabsPort {
   #queue(): void {
     if (this.#isQueued) return;
     this.#isQueued = true;
-    const held = (): Promise<void> => {
+    const held = (isAlone: boolean): Promise<void> => {
       this.#isQueued = false;
       if (this.#isFrozen || this.#ended.signal.aborted) return Promise.resolve();
       return new Promise((release) => {
         this.#release = release;
-        void this.#lead();
+        void this.#lead(isAlone);
       });
     };
-    this.#hold(this.#name, held, () => void held()); // on its own, as where there are no locks
+    const inTurn = () => held(false);
+    this.#hold(this.#name, inTurn, () => void held(true)); // as where there are no locks
   }
 
-  async #lead(): Promise<void> {
-    await this.#host.lead();
+  async #lead(isAlone: boolean): Promise<void> {
+    await this.#host.lead(isAlone);
     if (!this.#release) return;
     this.#leader = this.#me;
     this.#say({ k: 'state', to: null, state: this.#host.state() });

@@ -70,6 +70,7 @@ class FakeTab {
   readonly world: World;
   readonly browser: FakeBrowser;
   readonly sockets: Socket[] = [];
+  readonly #ended: (() => void)[] = [];
   /** What others say reaches it so much later. */
   lagMs = 0;
   isDead = false;
@@ -88,14 +89,22 @@ class FakeTab {
       queue.push(waiting);
       if (queue.length === 1) this.browser.grant(name);
       return new Promise((_, reject) => {
-        const ended = (): void => {
+        this.#whenEnded(signal, () => {
           if (queue.indexOf(waiting) > 0) this.browser.drop(name, waiting);
           reject(new Error('AbortError'));
-        };
-        signal.addEventListener('abort', ended);
+        });
       });
     },
   };
+
+  /** A leader asks for the lock of each tab, with one signal: that has one listener, however many they are. */
+  #whenEnded(signal: AbortSignal, ended: () => void): void {
+    const endAll = (): void => {
+      for (const end of this.#ended.splice(0)) end();
+    };
+    if (this.#ended.length === 0) signal.addEventListener('abort', endAll);
+    this.#ended.push(ended);
+  }
 
   channel = (name: string): Channel => {
     const { channels } = this.browser;
@@ -325,24 +334,58 @@ test('a leader that freezes gives the connection to another, and follows when it
   assert.deepEqual([a.role(), bodies(a)], ['follower', ['before', 'while frozen']]);
 });
 
-test('without locks or channels each tab is on its own', async () => {
+test('without locks each tab is a device of its own, also where they share a store; the server bounds them', async () => {
   const world = new World();
-  const one = await world.open({ tabs: tabs(), device: 'a' });
-  const two = await world.open({ tabs: tabs(), device: 'b' });
+  const facts = { user: 'alice', tabs: tabs(), store: shared() };
+  const one = await world.open(facts);
+  const all = [one];
+  while (all.length < world.chatd.settings.devicesMax) all.push(await world.open(facts));
   void one.client.send('bob', 'x');
+  await world.clock.pass(100);
+  world.chatd.say('bob', 'alice', 'y');
   await world.clock.pass(1000);
-  assert.deepEqual([bodies(one), bodies(two)], [['x'], ['x']]);
+  for (const each of all) {
+    assert.deepEqual([each.client.stores.line.getSnapshot().state, bodies(each)], ['online', ['x', 'y']]);
+  }
+  assert.equal(new Set(world.chatd.sessionsOf('alice').map(({ device }) => device)).size, all.length);
+  all.push(await world.open(facts));
+  const lines = all.map(({ client }) => client.stores.line.getSnapshot());
+  assert.deepEqual(
+    lines.filter(({ state }) => state !== 'online').map(({ state, reason }) => [state, reason]),
+    [['stopped', 'too_many_devices']],
+  );
 });
 
 test('where the browser refuses locks each tab is on its own', async () => {
   const world = new World();
   const locks: Locks = { request: () => Promise.reject(new DOMException('a sandboxed frame', 'SecurityError')) };
   const channel = (): Channel => ({ onmessage: null, postMessage() {}, close() {} });
-  const one = await world.open({ tabs: tabs({ locks, channel }), device: 'a' });
+  const facts = { user: 'alice', tabs: tabs({ locks, channel }), store: shared() };
+  const [one, two] = [await world.open(facts), await world.open(facts)];
   void one.client.send('bob', 'x');
   await world.clock.pass(1000);
-  assert.deepEqual([one.role(), bodies(one)], ['leader', ['x']]);
+  assert.deepEqual([one.role(), two.role(), bodies(one), bodies(two)], ['leader', 'leader', ['x'], ['x']]);
 });
+
+/** A store of all tabs of a browser: who opens it takes it. */
+function shared() {
+  const records: Map<string, unknown> = new Map();
+  let owner: ChatClient;
+  return (client: ChatClient) => {
+    const store: Store = {
+      open: async () => {
+        owner = client;
+        return new Map(records);
+      },
+      save: async (changes) => {
+        if (owner !== client) throw new Error('taken');
+        for (const [key, value] of changes) records.set(key, value);
+      },
+      close() {},
+    };
+    return persist(store)(client);
+  };
+}
 
 /** A leads; what it says reaches B late, and C at once. */
 async function unequal(facts: Partial<ChatClientOptions> = {}) {
