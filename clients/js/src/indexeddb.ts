@@ -2,12 +2,14 @@
  * A store in IndexedDB: device, epoch, mark, cursors, outbox and recent messages outlive a reload.
  *
  *      database `chatd` ─ records: [scope, key] -> value; [scope, ''] -> who has the scope
+ *      localStorage     ─ what was noted and is not written yet (journal.ts)
  *
  * Who opens a scope takes it: each write looks, in its own transaction, whether the scope is still its own, so two clients
  * never mix their states. Every failure ends in one of these reasons, and the client goes on in memory: `none` (no
  * IndexedDB), `denied`, `quota`, `later_version` (of the database), `deleted`, `taken`, `failed`.
  */
 
+import { type Area, Journal, localArea } from './journal.js';
 import { type Persistence, persist, type Records, type Store } from './store.js';
 
 const VERSION = 1;
@@ -26,6 +28,7 @@ export interface IndexedDbOptions {
   /** Where there is no global one. */
   indexedDB?: IDBFactory;
   IDBKeyRange?: typeof IDBKeyRange;
+  localStorage?: Area;
 }
 
 /** A store for `ChatClient`. Nothing is opened before the client starts. */
@@ -39,6 +42,7 @@ export function indexedDbStore(options: IndexedDbOptions = {}): Store {
   let db: IDBDatabase | null = null;
   let scope = '';
   let owner = '';
+  let journal = new Journal(null, '');
 
   const close = (): void => {
     db?.close();
@@ -50,6 +54,7 @@ export function indexedDbStore(options: IndexedDbOptions = {}): Store {
       close();
       scope = asked;
       owner = `${Date.now()} ${Math.random()}`;
+      journal = new Journal(options.localStorage ?? localArea(), `${name} ${scope}`);
       const factory = options.indexedDB ?? globalThis.indexedDB;
       if (!factory) throw new Error('none');
       const opened = await database(factory, name);
@@ -66,11 +71,21 @@ export function indexedDbStore(options: IndexedDbOptions = {}): Store {
         const values = table.getAll(range);
         values.onsuccess = () => {
           for (const [i, key] of keys.result.entries()) records.set((key as string[])[1] ?? '', values.result[i]);
+          for (const [key, value] of journal.read(records.get(''))) {
+            put(table, [scope, key], value);
+            if (value === undefined) records.delete(key);
+            else records.set(key, value);
+          }
         };
         table.put(owner, [scope, '']);
       });
+      journal.clear();
       records.delete('');
       return records;
+    },
+
+    note(changes) {
+      if (db) journal.write(owner, changes);
     },
 
     async save(changes) {

@@ -2,6 +2,7 @@
  * Stores what is to outlive a reload: device, epoch, mark, cursors, outbox and the recent messages.
  *
  *      what changed ─► Keeper (dirty keys) ──one transaction of all that is dirty──► Store
+ *      outbox       ─► noted in the same task, until that is done ──────────────────► Store
  *
  * Everything that changed is written together, because a mark is good only with the places that belong to it. A store
  * that fails (full, denied, deleted, taken by another client) is given up: the client goes on in memory.
@@ -10,10 +11,12 @@
 import type { ChatClient } from './client.js';
 import type { EngineEvent } from './events.js';
 import type { Keeping } from './parts.js';
-import { load, META, recordOf, restore } from './snapshot.js';
+import { isOutbox, load, META, recordOf, restore } from './snapshot.js';
 import type { Records, Store } from './store.js';
 
 const SAVE_DELAY_MS = 50;
+/** Of cursors that the server told: the next welcome tells them again, so they go with what is stored next. */
+const CURSORS_DELAY_MS = 1000;
 /** A store that does not answer by then is given up. */
 const OPEN_MS_MAX = 3000;
 /** What leaves is not held up longer than that. */
@@ -23,8 +26,15 @@ export class Keeper implements Keeping {
   readonly #store: Store;
   readonly #client: ChatClient;
   #dirty = new Set<string>();
+  /** What a transaction is on its way with. */
+  #writing = new Set<string>();
   #isOpen = false;
-  #isTimed = false;
+  /** What was stored has been taken, so that nothing of it is overwritten. */
+  #isTaken = false;
+  #timer: unknown = null;
+  /** When it runs. */
+  #saveAt = Infinity;
+  #isNoting = false;
   #saving: Promise<void> | null = null;
 
   constructor(store: Store, client: ChatClient) {
@@ -42,6 +52,7 @@ export class Keeper implements Keeping {
       return;
     }
     restore(outbox, records);
+    this.#isTaken = true;
     for (const peer of new Set(outbox.all().map((item) => item.peer)))
       client._apply({ t: 'outbox', peer, items: outbox.of(peer) });
     this.touchAll(client._model.chats.keys());
@@ -72,7 +83,7 @@ export class Keeper implements Keeping {
     else if (event.t === 'item') this.touch(event.item.peer);
     else if (event.t === 'outbox') this.#touch(event.peer, 'o');
     else if (event.t === 'entry') this.touch(event.entry.from === model.user ? event.entry.to : event.entry.from);
-    else if (event.t === 'receipt') this.touch(event.peer);
+    else if (event.t === 'receipt') this.#touch(event.peer, 'c', CURSORS_DELAY_MS);
     else if (event.t === 'welcome' || event.t === 'synced') this.#touch(null);
   }
 
@@ -81,16 +92,21 @@ export class Keeper implements Keeping {
   }
 
   /** Something of this peer, or of all, is another. */
-  #touch(peer: string | null, what: 'c' | 'o' = 'c'): void {
+  #touch(peer: string | null, what: 'c' | 'o' = 'c', delayMs = SAVE_DELAY_MS): void {
     if (!this.#isOpen) return;
     this.#dirty.add(META);
     if (peer !== null) this.#dirty.add(`${what}/${peer}`);
-    // The outbox is stored nowhere else, and a page that ends lets no transaction end: so it is stored now, but once all
-    // that is done in this turn has been done, because what leaves must be stored as `tried`.
-    if (what === 'o') queueMicrotask(() => void this.flush());
-    if (this.#isTimed) return;
-    this.#isTimed = true;
-    this.#client._clock.set(() => void this.flush(), SAVE_DELAY_MS);
+    if (what === 'o') this.#noteSoon();
+    this.#flushIn(delayMs);
+  }
+
+  #flushIn(ms: number): void {
+    const { _clock: clock } = this.#client;
+    const at = clock.now() + ms;
+    if (this.#saveAt <= at) return;
+    clock.clear(this.#timer);
+    this.#saveAt = at;
+    this.#timer = clock.set(() => void this.flush(), ms);
   }
 
   touchAll(peers: Iterable<string>): void {
@@ -100,20 +116,48 @@ export class Keeper implements Keeping {
     }
   }
 
+  /**
+   * The outbox is stored nowhere else, and a page that ends lets no transaction end: so it is noted and stored now, but
+   * once all that is done in this turn has been done, because what leaves must be stored as `tried`.
+   */
+  #noteSoon(): void {
+    if (this.#isNoting) return;
+    this.#isNoting = true;
+    queueMicrotask(() => {
+      this.#isNoting = false;
+      this.#note();
+      void this.flush();
+    });
+  }
+
+  /** Of the outbox, all that the store has not confirmed. */
+  #note(): void {
+    const keys = [...this.#writing, ...this.#dirty].filter(isOutbox);
+    if (this.#isTaken) this.#store.note?.(this.#recordsOf(keys));
+  }
+
+  #recordsOf(keys: Iterable<string>): Records {
+    return new Map([...keys].map((key) => [key, recordOf(key, this.#client)]));
+  }
+
   async flush(): Promise<void> {
-    this.#isTimed = false;
+    this.#client._clock.clear(this.#timer);
+    this.#saveAt = Infinity;
     while (this.#saving) await this.#saving;
-    if (!this.#isOpen || this.#dirty.size === 0) return;
-    const changes = new Map([...this.#dirty].map((key) => [key, recordOf(key, this.#client)]));
-    this.#dirty.clear();
-    this.#saving = this.#store.save(structuredClone(changes)).catch((error) => this.#lose(reasonOf(error)));
+    if (!this.#isTaken || this.#dirty.size === 0) return;
+    this.#writing = this.#dirty;
+    this.#dirty = new Set();
+    const changes = structuredClone(this.#recordsOf(this.#writing));
+    this.#saving = this.#store.save(changes).catch((error) => this.#lose(reasonOf(error)));
     await this.#saving;
     this.#saving = null;
+    this.#writing = new Set();
+    this.#note();
   }
 
   /** The same, but not for ever. */
   stored(): Promise<void> | null {
-    if (!this.#isOpen) return null;
+    if (!this.#isTaken) return null;
     return Promise.race([
       this.flush(),
       new Promise<void>((resolve) => this.#client._clock.set(resolve, STORED_MS_MAX)),
@@ -128,7 +172,7 @@ export class Keeper implements Keeping {
 
   close(): void {
     if (this.#isOpen) this.#store.close();
-    this.#isOpen = false;
+    this.#isOpen = this.#isTaken = false;
     this.#dirty = new Set();
   }
 }

@@ -18,6 +18,11 @@ export const META = 'meta';
 const CHAT = 'c/';
 const OUTBOX = 'o/';
 
+/** Whether a key is that of what waits for somebody. */
+export function isOutbox(key: string): boolean {
+  return key.startsWith(OUTBOX);
+}
+
 interface Meta {
   user: string;
   device: string;
@@ -92,6 +97,7 @@ export function load(records: Records, client: ChatClient, resume: (gap: Gap) =>
     for (const { after, head } of listOf(gaps, gapOf).list) resume({ peer, c, after, head });
     const chat = model.with(peer);
     chat.list(good);
+    chat.missedTo = good.head;
     chat.c = c;
     chat.log.load(log);
     model.changed(peer);

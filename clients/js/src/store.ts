@@ -18,6 +18,12 @@ export interface Store {
   open(scope: string, lost: (reason: string) => void): Promise<Records>;
   /** Writes all or nothing; `undefined` deletes. Rejects where it cannot. */
   save(changes: Records): Promise<void>;
+  /**
+   * Keeps these changes before it returns, in place of those that it kept so before: the next `open` has them in its
+   * records, also where the page ends before `save` has written them. Optional: without it the last words before a
+   * reload may be lost.
+   */
+  note?(changes: Records): void;
   close(): void;
 }
 

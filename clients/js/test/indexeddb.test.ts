@@ -20,6 +20,8 @@ class World {
   readonly clock = new TestClock();
   readonly chatd: FakeChatd;
   factory = new IDBFactory();
+  /** localStorage. */
+  readonly items = new Map<string, string>();
   readonly reasons: string[] = [];
   #life = { isOver: false };
 
@@ -33,8 +35,23 @@ class World {
     this.#life = { isOver: false };
   }
 
+  get options() {
+    const { items } = this;
+    const localStorage = {
+      getItem: (key: string) => items.get(key) ?? null,
+      setItem: (key: string, value: string) => void items.set(key, value),
+      removeItem: (key: string) => void items.delete(key),
+    };
+    return { indexedDB: this.factory, IDBKeyRange, localStorage };
+  }
+
   store(): Persistence {
-    return indexedDb({ indexedDB: this.factory, IDBKeyRange });
+    return indexedDb(this.options);
+  }
+
+  /** One whose page ends before a transaction does. */
+  hasty(): Persistence {
+    return persist({ ...indexedDbStore(this.options), save: () => new Promise(() => {}) });
   }
 
   async tab(facts: Partial<ChatClientOptions> = {}): Promise<ChatClient> {
@@ -99,6 +116,8 @@ test('a reload shows what was there at once, offline too, and resyncs by its mar
   const again = await world.tab();
   assert.deepEqual(bodies(again), ['one!', 'two', 'three']);
   assert.equal(again.user, 'alice');
+  const { read, unread, missedTo } = again.stores.messages('bob').getSnapshot();
+  assert.deepEqual([read, unread, missedTo], [0, 2, 4], 'nobody saw these come here');
   const rows = again.stores.conversations.getSnapshot();
   assert.deepEqual(
     rows.map(({ peer, unread, last }) => [peer, unread, last?.body]),
@@ -291,7 +310,7 @@ test('forget: nothing stays, stored or shown', async () => {
 test('records that were tampered with are passed over, and everything is listed again', async () => {
   const { world, client } = await begun();
   await client.stop();
-  const inner = indexedDbStore({ indexedDB: world.factory, IDBKeyRange });
+  const inner = indexedDbStore(world.options);
   const tampered: Store = {
     ...inner,
     open: async (scope, lost) => {
@@ -338,4 +357,98 @@ test('what the user says is stored in the turn in which it is said, and as tried
   void client.send('bob', 'offline');
   await Promise.resolve();
   assert.deepEqual([saved.at(-1)?.body, saved.at(-1)?.tried], ['offline', false]);
+});
+
+/** Said and done in a tab that ends before anything of it is in IndexedDB. */
+async function hurried(world: World, act: (client: ChatClient) => unknown): Promise<void> {
+  const client = await world.tab({ store: world.hasty() });
+  await act(client);
+  await Promise.resolve();
+  world.kill();
+  world.chatd.cut();
+}
+
+test('a page that ends in the turn in which something is said, changed or taken back loses nothing of it', async () => {
+  const { world, client } = await begun();
+  await client.stop();
+  world.chatd.isDown = true;
+  const kept = await world.tab();
+  const [a, b] = [kept.send('bob', 'a').cid, kept.send('bob', 'b').cid];
+  await tasks(world.clock);
+  await kept.stop();
+  await hurried(world, (tab) => void tab.send('bob', 'c'));
+  await hurried(world, (tab) => tab.amend(b, 'b!'));
+  await hurried(world, (tab) => tab.cancel(a));
+  world.chatd.isDown = false;
+  const again = await world.tab();
+  await world.clock.pass(60000);
+  await tasks(world.clock);
+  assert.deepEqual(world.chatd.texts('alice', 'bob'), ['one!', 'two', 'three', 'b!', 'c']);
+  assert.deepEqual([again.stores.outbox.getSnapshot(), [...world.items]], [[], []]);
+});
+
+test('a page that ends as its message leaves says it once', async () => {
+  for (const fault of ['swallow', 'swallow after'] as const) {
+    const { world, client } = await begun();
+    await client.stop();
+    world.chatd.failNext('send', fault);
+    await hurried(world, (tab) => void tab.send('bob', 'x'));
+    await world.tab();
+    await world.clock.pass(60000);
+    await tasks(world.clock);
+    assert.deepEqual(world.chatd.texts('alice', 'bob'), ['one!', 'two', 'three', 'x']);
+    assert.deepEqual([...world.items], []);
+  }
+});
+
+test('what an earlier client of the scope noted, or somebody else wrote there, is passed over', async () => {
+  const { world, client } = await begun();
+  await client.stop();
+  world.chatd.isDown = true;
+  await hurried(world, (tab) => void tab.send('bob', 'x'));
+  const [[key, text]] = [...world.items] as [[string, string]];
+  const store: Persistence = persist(indexedDbStore(world.options));
+  assert.deepEqual(bodies(await world.tab({ store })).at(-1), 'x');
+  assert.deepEqual([...world.items], []);
+  for (const bad of [text, '[', '7', 'null', '["x"]', JSON.stringify([...JSON.parse(text).slice(0, 1), 7])]) {
+    world.items.set(key, bad);
+    const again = await world.tab();
+    assert.deepEqual(bodies(again), ['one!', 'two', 'three', 'x'], bad);
+  }
+});
+
+test('no room, or no leave, to note anything: it is stored all the same', async () => {
+  const world = new World();
+  const denied = (): never => {
+    throw new DOMException('no', 'QuotaExceededError');
+  };
+  const localStorage = { getItem: denied, setItem: denied, removeItem: denied };
+  const facts = { store: indexedDb({ ...world.options, localStorage }) };
+  const client = await world.tab(facts);
+  await whenDone(world, client.send('bob', 'x'));
+  await tasks(world.clock);
+  await client.stop();
+  world.chatd.isDown = true;
+  assert.deepEqual([bodies(await world.tab(facts)), world.reasons], [['x'], []]);
+});
+
+test('what is said while the store opens is stored with what waited there', async () => {
+  const { world, client } = await begun();
+  await client.stop();
+  world.chatd.isDown = true;
+  const kept = await world.tab();
+  void kept.send('bob', 'a');
+  await tasks(world.clock);
+  await kept.stop();
+  const { clock, chatd } = world;
+  const options = { url: chatd.url, token: async () => chatd.token('alice'), store: world.store(), clock };
+  const webSocket = chatd.WebSocket as unknown as NonNullable<ChatClientOptions['webSocket']>;
+  const early = new ChatClient({ ...options, webSocket });
+  early.on('store', ({ reason }) => world.reasons.push(reason));
+  const started = early.start();
+  void early.send('bob', 'b');
+  await tasks(world.clock);
+  await started;
+  await early.stop();
+  assert.deepEqual([bodies(await world.tab()).slice(3), world.reasons], [['a', 'b'], []]);
 });
