@@ -2,16 +2,22 @@
 
 The log holds `--messages` messages, all of them loaded. Then the peer sends `--arrivals` more, one after
 another, `PAUSE_S` apart, while the page is at the end of the log: faster ones would be a burst, which the log does
-not follow. The figure of one is the CPU time of the browser's main thread from before it was sent until the next one
-(`Performance.getMetrics`, TaskDuration by thread ticks), less what the same time costs without a message: all that
-follows from it, from the socket to the last receipt and paint. Then the log is scrolled by a wheel's step a frame: the
-time from frame to frame. Last, the page is loaded again, and its first conversation is awaited.
+not follow. Two figures of one, both CPU time of the page's main thread:
+
+    arriving   all that follows from it, from the socket to the last receipt and paint, over several frames
+               (`Performance.getMetrics`, TaskDuration by thread ticks), less what the same time costs without one
+    longest    the longest task of those, which is a frame or a script: what a key or a wheel waits for at most. Of
+               `--traced` more, by Chromium's trace, which adds to it
+
+Then the log is scrolled by a wheel's step a frame: the time from frame to frame. Last, the page is loaded again, and
+its first conversation is awaited.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import bisect
 import shutil
 import statistics
 import time
@@ -28,7 +34,7 @@ from chatd.client import Connection
 from chatd.ids import UserId
 
 if TYPE_CHECKING:
-    from playwright.async_api import CDPSession, Page
+    from playwright.async_api import Browser, CDPSession, Page
 
 EXAMPLES = """\
   python -m bench browser                     5,000 messages, 100 arrive
@@ -38,6 +44,9 @@ ME: Final = "alice"
 PEER: Final = "bob"
 STEP_PX: Final = 120  # of a mouse wheel
 PAUSE_S: Final = 0.6
+MARK: Final = "bench.arriving"
+TASK: Final = "ThreadControllerImpl::RunTask"
+TRACED: Final = ("toplevel", "blink.user_timing")  # categories of Chromium's trace
 SHOWN: Final = "(text) => [...document.querySelectorAll('.message .text')].some((one) => one.textContent === text)"
 IS_WHOLE: Final = """() => {
   const scroller = document.querySelector('.scroller');
@@ -61,9 +70,13 @@ SCROLL: Final = """([step, frames]) => new Promise((done) => {
 def flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--messages", type=int, default=5_000, metavar="N", help="held by the page (default: 5000)")
     parser.add_argument("--arrivals", type=int, default=100, metavar="N", help="that arrive (default: 100)")
+    parser.add_argument("--traced", type=int, default=20, metavar="N", help="that arrive traced (default: 20)")
     parser.add_argument("--frames", type=int, default=600, metavar="N", help="that are scrolled (default: 600)")
     parser.add_argument(
         "--budget-arriving-ms", type=float, default=16, metavar="MS", help="median of an arriving one (default: 16)"
+    )
+    parser.add_argument(
+        "--budget-longest-ms", type=float, default=16, metavar="MS", help="median of its longest task (default: 16)"
     )
     parser.add_argument("--budget-frame-p95-ms", type=float, default=20, metavar="MS", help="scrolled (default: 20)")
 
@@ -91,13 +104,18 @@ async def run(options: argparse.Namespace) -> int:
         say(f"the page gets {options.messages} messages")
         await _open(page, target)
         figures = await _arrivals(page, peer, options.arrivals)
+        figures |= await _longest(browser, page, peer, options.traced)
         figures |= await _scrolled(page, options.frames)
         figures |= await _reloaded(page)
         figures |= {"messages": options.messages, **report.context(options, target)}
         await browser.close()
         for connection in (me, peer):
             await connection.close()
-    most = {"arriving_p50_ms": options.budget_arriving_ms, "frame_p95_ms": options.budget_frame_p95_ms}
+    most = {
+        "arriving_p50_ms": options.budget_arriving_ms,
+        "longest_p50_ms": options.budget_longest_ms,
+        "frame_p95_ms": options.budget_frame_p95_ms,
+    }
     return report.finish(options, figures, most)
 
 
@@ -144,6 +162,37 @@ async def _arrivals(page: Page, peer: Connection, n: int) -> dict[str, Any]:
 async def _worked_ms(session: CDPSession) -> float:
     metrics = await session.send("Performance.getMetrics")
     return next(float(one["value"]) for one in metrics["metrics"] if one["name"] == "TaskDuration") * 1000
+
+
+async def _longest(browser: Browser, page: Page, peer: Connection, n: int) -> dict[str, Any]:
+    session, events, is_over = await browser.new_browser_cdp_session(), list[dict[str, Any]](), asyncio.Event()
+    session.on("Tracing.dataCollected", lambda some: events.extend(some["value"]))
+    session.on("Tracing.tracingComplete", lambda _: is_over.set())
+    config = {"includedCategories": [*TRACED], "excludedCategories": ["*"]}
+    await session.send("Tracing.start", {"traceConfig": config, "transferMode": "ReportEvents"})
+    for i in range(n):
+        await page.evaluate(f"() => void performance.mark('{MARK}')")
+        await peer.request("send", to=ME, cid=str(uuid.uuid4()), body=f"traced {i}")
+        await asyncio.sleep(PAUSE_S)
+    await session.send("Tracing.end")
+    await is_over.wait()
+    return _of("longest", longest_tasks(events))
+
+
+def longest_tasks(events: Sequence[dict[str, Any]]) -> list[float]:
+    """Of each stretch that begins with a mark, the longest task of the thread that made it: ms of CPU.
+
+    `events`: of a trace, with `ts` in us, and `tdur`, us of the thread's time.
+    """
+    marks = sorted((one for one in events if one["name"] == MARK), key=lambda one: one["ts"])
+    thread = (marks[0]["pid"], marks[0]["tid"])
+    begins = [one["ts"] for one in marks]
+    longest = [0.0] * len(marks)
+    for one in events:
+        at = bisect.bisect(begins, one["ts"]) - 1
+        if one["name"] == TASK and (one["pid"], one["tid"]) == thread and at >= 0:
+            longest[at] = max(longest[at], one.get("tdur", 0) / 1000)
+    return longest
 
 
 async def _scrolled(page: Page, frames: int) -> dict[str, Any]:
