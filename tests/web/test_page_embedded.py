@@ -65,6 +65,30 @@ async def test_the_host_signs_its_user_in_and_renews_the_token(browsing: Browsin
         await bob.say(alice, "hello")
         await expect(frame.locator(".conversation .preview-text")).to_have_text("hello")
         assert len(given) == 1
+        await expect(frame.get_by_role("button", name="Use another name")).to_have_count(0)
+
+
+async def test_a_token_of_the_host_that_is_refused_is_asked_for_anew_and_nothing_else_is_asked(
+    browsing: Browsing,
+) -> None:
+    alice, good = browsing.user("alice"), asyncio.Event()
+    tab = await browsing.blank()
+    async with application(
+        browsing.embedder,
+        example(browsing.address),
+        lambda: browsing.server.token(alice) if good.is_set() else "no.such.token",
+    ):
+        await tab.page.goto(f"http://localhost:{browsing.embedder}/")
+        frame = tab.page.frame_locator("#chat")
+        await expect(frame.get_by_role("alert")).to_contain_text("This token is refused: ")
+        await expect(frame.get_by_role("textbox")).to_have_count(0)
+        again = frame.get_by_role("button", name="Try again")
+        await again.click()
+        await expect(again).to_be_enabled()
+        await expect(frame.get_by_role("alert")).to_contain_text("This token is refused: ")
+        good.set()
+        await again.click()
+        await expect(frame.locator(".side .state", has_text="online")).to_be_visible()
 
 
 async def test_a_host_that_has_no_token_leaves_the_sign_in(browsing: Browsing) -> None:

@@ -53,6 +53,40 @@ async def test_a_reload_without_a_server_shows_the_page_and_what_was_there_and_s
     assert (await peer.push("entry"))["body"] == "written offline"
 
 
+RELOAD_AFTER_ENTER = """() => addEventListener('keydown', (event) => {
+  if (event.key === 'Enter') location.reload();
+})"""
+
+
+@pytest.mark.parametrize("is_online", [True, False], ids=["online", "without a server"])
+async def test_a_reload_in_the_moment_of_enter_loses_nothing_and_doubles_nothing(
+    browsing: Browsing, is_online: bool
+) -> None:
+    alice, bob = browsing.user("alice"), browsing.user("bob")
+    peer = await browsing.server.connect(bob)
+    await peer.say(alice, "from bob")
+    tab = await browsing.tab(alice)
+    await tab.open(bob)
+    await expect(tab.message("from bob")).to_be_visible()
+    assert await tab.page.evaluate(CONTROLLED)
+    if not is_online:
+        await tab.offline()
+    said = [f"in the last moment {n}" for n in range(5)]
+    for text in said:
+        await tab.page.evaluate(RELOAD_AFTER_ENTER)
+        await tab.writing.fill(text)
+        async with tab.page.expect_navigation():
+            await tab.page.keyboard.press("Enter")
+        await expect(tab.message(text)).to_be_visible()
+    if not is_online:
+        await tab.online()
+    for text in said:
+        await expect(tab.message(text).locator(".tick")).to_have_attribute("aria-label", "Sent")
+    page = await peer.request("history", to=alice)
+    assert [entry["body"] for entry in page["entries"]] == ["from bob", *said]
+    assert await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('chatd ')).length") == 0
+
+
 async def test_a_visit_gets_few_compressed_files_and_the_next_one_gets_no_script_again(browsing: Browsing) -> None:
     tab = await browsing.blank()
     answers: list[Response] = []

@@ -61,7 +61,7 @@ test('a host that does not answer', async () => {
 
 test('with a host, a renewal asks it again, and nobody else', async () => {
   const { host, asked, say } = framed();
-  const signIn = new SignIn(() => Promise.reject(new Error('not asked')));
+  const signIn = new SignIn(() => Promise.reject(new Error('not asked')), 'token');
   const first = `x.${btoa('{"sub":"alice"}')}.y`;
   expect(signIn.embedded(host, first)).toBe('alice');
   expect([await signIn.token(null), asked.length]).toEqual([first, 0]);

@@ -1,23 +1,24 @@
 /**
  * Who the user is, and tokens for it. In a frame the host application gives them (host.ts). In development mode the server
- * gives a token for a name (`dev/token`); elsewhere it answers 404 and the user pastes one.
+ * gives a token for a name (`dev/token`); elsewhere it answers 404 and the user pastes one. Which of the two it is, chatd
+ * writes into the document (chatd/net/pages.py).
  */
 
 import type { Host } from './host';
 
 /** The header keeps other sites' pages from asking: they cannot set it without the server's leave. */
 const HEADERS = { 'X-Chatd-Dev': '1' };
-/** A name to find out by whether names are given out at all. */
-const PROBE = 'me';
 
-export type Mode = 'name' | 'token';
+/** How somebody signs in: by a name, by a token, or by the host application, where nothing can be typed. */
+export type Mode = 'name' | 'token' | 'host';
 /** Who somebody says they are. */
 export type Who = { readonly name: string } | { readonly token: string };
 type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export class SignIn {
+  /** What this server wants. */
+  readonly mode: Mode;
   readonly #fetch: Fetch;
-  readonly #told: string | undefined;
   #name: string | null = null;
   #host: Host | null = null;
   /** A token that the user brought, the one that the server gave, and the brought one that was used last. */
@@ -25,28 +26,19 @@ export class SignIn {
   #given: string | null = null;
   #used: string | null = null;
 
-  /** `told`: the mode, where chatd has written it into the document. */
-  constructor(fetch: Fetch, told?: string) {
+  /** `told`: the mode, as chatd has written it into the document. */
+  constructor(fetch: Fetch, told: string | undefined) {
     this.#fetch = fetch;
-    this.#told = told;
+    this.mode = told === 'token' ? told : 'name';
   }
 
   leave(): void {
     this.#name = this.#pasted = this.#given = this.#used = this.#host = null;
   }
 
-  get isNamed(): boolean {
-    return this.#name !== null;
-  }
-
-  /** What this server wants. */
-  async mode(): Promise<Mode> {
-    if (this.#told === 'name' || this.#told === 'token') return this.#told;
-    try {
-      return (await this.#ask(PROBE)).status === 404 ? 'token' : 'name';
-    } catch {
-      return 'name';
-    }
+  /** By what the user of now is known. */
+  get known(): Mode {
+    return this.#host !== null ? 'host' : this.#name !== null ? 'name' : 'token';
   }
 
   /** Goes on as somebody who was let in before, without a question to the server. Gives the user. */

@@ -6,7 +6,7 @@ import { Host } from '../state/host';
 import { Keep, storage } from '../state/keep';
 import { SignIn, type Who } from '../state/signin';
 import type { Room } from './room';
-import { type Asked, SignInScreen } from './signin';
+import { type Asked, HostScreen, SignInScreen } from './signin';
 
 type Screen = { what: 'nothing' } | { what: 'signin'; asked: Asked } | { what: 'chat'; room: Room; desk: Desk };
 
@@ -48,9 +48,17 @@ export function App({ page }: { page: Page }) {
     isBegun.current = true;
   }, [acts]);
   if (screen.what === 'nothing') return <Splash />;
-  if (screen.what === 'signin') return <SignInScreen asked={screen.asked} enter={acts.enter} />;
+  if (screen.what === 'signin') {
+    const { asked } = screen;
+    return asked.mode === 'host' ? (
+      <HostScreen asked={asked} again={acts.again} />
+    ) : (
+      <SignInScreen asked={asked} enter={acts.enter} />
+    );
+  }
   const { desk, room } = screen;
-  return <room.Screen key={desk.user} desk={desk} leave={() => acts.leave(desk)} refused={acts.refused} />;
+  const leave = page.signIn.known === 'host' ? null : () => acts.leave(desk);
+  return <room.Screen key={desk.user} desk={desk} leave={leave} refused={acts.refused} />;
 }
 
 /** As in index.html. */
@@ -72,36 +80,30 @@ function actsOf(page: Page, show: (screen: Screen) => void) {
     desk = room.session(user);
     show({ what: 'chat', room, desk });
   };
-  const ask = async (asked: Partial<Asked> = {}) => {
-    show({ what: 'signin', asked: { mode: asked.mode ?? (await signIn.mode()), ...asked } });
+  const ask = (asked: Partial<Asked> = {}) => {
+    show({ what: 'signin', asked: { mode: signIn.mode, ...asked } });
     page.room().catch(() => {}); // it is there when somebody has typed a name
+  };
+  /** Goes on as the host's user. False: the page is in no frame, or the host gives no token. */
+  const enterByHost = async (renew: string | null) => {
+    const host = Host.of(window);
+    const token = await host?.token(renew).catch(() => null);
+    if (!host || !token) return false;
+    await enterAs(signIn.embedded(host, token), null);
+    return true;
   };
   const enter = async (who: Who) => {
     const name = 'name' in who ? who.name : '';
     show({ what: 'signin', asked: { mode: 'name' in who ? 'name' : 'token', isBusy: true, name } });
     const { fault, mode, user } = await signIn.enter(who);
     if (fault === null) await enterAs(user, 'name' in who ? { name: user } : who);
-    else await ask({ mode, fault, name });
+    else ask({ mode, fault, name });
   };
   const end = async () => {
     const ended = desk;
     desk = null;
     ended?.close();
     await ended?.client.stop();
-  };
-  const leave = (left: Desk) => {
-    const waiting = left.client.stores.outbox.getSnapshot().length;
-    const go = () => void goodbye(left);
-    if (waiting === 0) go();
-    else {
-      const what = waiting === 1 ? 'One message or change is' : `${waiting} messages or changes are`;
-      left.ask({
-        text: `${what} not sent yet and will be lost.`,
-        label: 'Leave anyway',
-        stands: () => true,
-        confirmed: go,
-      });
-    }
   };
   const goodbye = async (left: Desk) => {
     desk = null;
@@ -112,26 +114,46 @@ function actsOf(page: Page, show: (screen: Screen) => void) {
     signIn.leave();
     document.title = 'chatd';
     const forgotten = left.client.forget();
-    await ask();
+    ask();
     await forgotten;
   };
   return {
     enter: (who: Who) => void enter(who),
-    leave,
+    leave: (left: Desk) => askToLeave(left, () => void goodbye(left)),
     refused: (reason: string) => {
       const wasIn = desk?.isKnown.get() === true;
-      const named = signIn.isNamed ? 'name' : 'token';
-      const fault = wasIn ? 'Your access has ended. Sign in again to go on.' : `This ${named} is refused: ${reason}.`;
+      const { known } = signIn;
+      const ended = known === 'host' ? 'Your access has ended.' : 'Your access has ended. Sign in again to go on.';
+      const fault = wasIn ? ended : `This ${known === 'name' ? 'name' : 'token'} is refused: ${reason}.`;
       const name = page.keep.get('name') ?? '';
-      void end().then(() => ask({ mode: named, fault, name }));
+      void end().then(() => ask({ mode: known, fault, name }));
+    },
+    again: async () => {
+      show({ what: 'signin', asked: { mode: 'host', isBusy: true } });
+      if (!(await enterByHost('unauthorized')))
+        ask({ mode: 'host', fault: 'The application gives you no access to this chat.' });
     },
     begin: async () => {
       const { who } = page;
-      const host = Host.of(window);
-      const token = await host?.token(null).catch(() => null);
-      if (host && token) await enterAs(signIn.embedded(host, token), null);
-      else if (who === null) await ask();
+      if (await enterByHost(null)) return;
+      if (who === null) ask();
       else await enterAs(signIn.resume(who), who);
     },
   };
+}
+
+/** `go`: nothing is lost by it, or the user has said so. */
+function askToLeave(desk: Desk, go: () => void): void {
+  const waiting = desk.client.stores.outbox.getSnapshot().length;
+  if (waiting === 0) {
+    go();
+    return;
+  }
+  const what = waiting === 1 ? 'One message or change is' : `${waiting} messages or changes are`;
+  desk.ask({
+    text: `${what} not sent yet and will be lost.`,
+    label: 'Leave anyway',
+    stands: () => true,
+    confirmed: go,
+  });
 }

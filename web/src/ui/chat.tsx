@@ -1,7 +1,7 @@
 /** The screen of somebody who is signed in: list and conversation, side by side or, on a phone, one of them. */
 
 import { useChat, useConnection, useConversations } from '@chatd/client/react';
-import { useEffect, useLayoutEffect, useState } from 'react';
+import { useEffect, useState } from 'react';
 import { isSignInNeeded } from '../pure/banner';
 import type { Bell } from '../state/bell';
 import { useCell } from '../state/cell';
@@ -13,12 +13,14 @@ import { NoPane, Pane } from './pane';
 const NAME = 'chatd';
 /** "5 min ago" and the like are drawn anew so often. */
 const MINUTE_MS = 30000;
+/** A message that is seen as it comes is unread for a frame or two: the title does not tell that. */
+const TITLE_DELAY_MS = 50;
 
 export interface ChatProps {
   desk: Desk;
   bell: Bell;
-  /** Another name, please. */
-  leave: () => void;
+  /** Another name, please. Null where the host application says who the user is. */
+  leave: (() => void) | null;
   /** The server wants another token. */
   refused: (reason: string) => void;
 }
@@ -72,8 +74,11 @@ export function Chat({ desk, bell, leave, refused }: ChatProps) {
 
 function Title() {
   const unread = useConversations((all) => all.reduce((sum, one) => sum + one.unread, 0));
-  useLayoutEffect(() => {
-    document.title = unread > 0 ? `(${unread}) ${NAME}` : NAME;
+  useEffect(() => {
+    const timer = setTimeout(() => {
+      document.title = unread > 0 ? `(${unread}) ${NAME}` : NAME;
+    }, TITLE_DELAY_MS);
+    return () => clearTimeout(timer);
   }, [unread]);
   return null;
 }

@@ -22,7 +22,7 @@ const REACH_PX = 400;
 export interface ListProps {
   desk: Desk;
   open: (peer: string) => void;
-  leave: () => void;
+  leave: (() => void) | null;
   bell: { isOn: boolean; toggle: () => void } | null;
   now: number;
 }
@@ -151,7 +151,7 @@ function Me({ desk, leave, bell }: Pick<ListProps, 'desk' | 'leave' | 'bell'>) {
           act={bell.toggle}
         />
       )}
-      <IconButton icon="leave" label="Use another name" act={leave} />
+      {leave && <IconButton icon="leave" label="Use another name" act={leave} />}
     </header>
   );
 }

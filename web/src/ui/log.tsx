@@ -3,8 +3,11 @@
 import type { ChatClient, ChatError } from '@chatd/client';
 import { type MessagesHook, useChat, useConnection, useMessages, useTyping } from '@chatd/client/react';
 import {
+  createContext,
   type KeyboardEvent,
+  memo,
   type ReactElement,
+  useContext,
   useEffect,
   useLayoutEffect,
   useMemo,
@@ -24,6 +27,8 @@ import { Place } from './place';
 const TOP_PX = 48;
 /** What is drawn beyond the window, so that a fast wheel meets no blank. */
 const BUFFER_PX = 600;
+/** Rows at the end of a log that stay mounted, at most: a screen and the buffer above it, of short messages. */
+const KEPT_MAX = 60;
 const RETRY_MS = 1000;
 /** A row that comes into the window is there after this many frames. */
 const FRAMES_MAX = 20;
@@ -40,33 +45,10 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
   const [stop, setStop] = useState<string | null>(null);
   const stopAt = stop === null ? -1 : rows.findIndex(({ key }) => key === stop);
   const stopIndex = stopAt < 0 ? rows.length - 1 : stopAt;
-  const keepMounted = useMemo(() => (stopAt < 0 ? [] : [stopAt]), [stopAt]);
   useLayoutEffect(() => {
     if (place.rendered(view, rows, isWatched) || isCut) redraw();
   });
   const drawn = useDrawn(desk, peer, now);
-  // Drawn again for other rows only: cursors move more often than messages come.
-  const list = useMemo(
-    () => (
-      <Virtualizer
-        key={life}
-        ref={(one) => {
-          place.list = one;
-        }}
-        as={LogList}
-        item="li"
-        data={rows}
-        startMargin={TOP_PX}
-        bufferSize={BUFFER_PX}
-        shift={isShifted}
-        keepMounted={keepMounted}
-        onResize={() => place.measured()}
-      >
-        {(row: Row, i: number) => drawn(row, i === stopIndex)}
-      </Virtualizer>
-    ),
-    [place, rows, isShifted, life, keepMounted, stopIndex, drawn],
-  );
   useEvents(place, desk, client);
   const line = useConnection().state;
   // biome-ignore lint/correctness/useExhaustiveDependencies: with the line comes what is missing
@@ -93,7 +75,7 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
         }}
       >
         <Top view={view} />
-        {list}
+        <Rows key={life} {...{ place, rows, isShifted, stopAt, stopIndex, drawn, isAtEnd: place.isAtEnd }} />
         <p className="top loading" hidden={!view.hasNewer}>
           Getting newer messages…
         </p>
@@ -108,13 +90,72 @@ export function Log({ desk, peer, now }: { desk: Desk; peer: string; now: number
   );
 }
 
+interface RowsProps {
+  place: Place;
+  rows: readonly Row[];
+  isShifted: boolean;
+  /** The row that Tab reaches: -1 where it is the last one, and where that is. */
+  stopAt: number;
+  stopIndex: number;
+  drawn: (row: Row, isStop: boolean) => ReactElement;
+  isAtEnd: boolean;
+}
+
+/** Drawn again for other rows only: cursors move more often than messages come. */
+const Rows = memo(function Rows({ place, rows, isShifted, stopAt, stopIndex, drawn, isAtEnd }: RowsProps) {
+  const keepMounted = useMemo(() => {
+    const from = isAtEnd && !isShifted ? place.rowAbove(BUFFER_PX) : null;
+    return keptOf(from, rows.length, stopAt);
+  }, [place, rows, isShifted, stopAt, isAtEnd]);
+  return (
+    <Following.Provider value={isAtEnd}>
+      <Virtualizer
+        ref={(one) => {
+          place.list = one;
+        }}
+        as={LogList}
+        item="li"
+        data={rows}
+        startMargin={TOP_PX}
+        bufferSize={BUFFER_PX}
+        shift={isShifted}
+        keepMounted={keepMounted}
+        onResize={() => place.measured()}
+      >
+        {(row: Row, i: number) => drawn(row, i === stopIndex)}
+      </Virtualizer>
+    </Following.Provider>
+  );
+});
+
+/** Whether the log is at its end, where it follows what comes. */
+const Following = createContext(false);
+
+/**
+ * While something scrolls, virtua takes the list from the pointer. A log that follows its end scrolls with each message,
+ * by itself: that would cost the styles of all rows twice a message.
+ */
 // biome-ignore lint/suspicious/noExplicitAny: virtua's own type of a container's props
 function LogList({ children, style, ref }: any) {
+  const isFollowing = useContext(Following);
   return (
-    <ol className="log" style={style} ref={ref}>
+    <ol className="log" style={isFollowing ? { ...style, pointerEvents: undefined } : style} ref={ref}>
       {children}
     </ol>
   );
+}
+
+/**
+ * The rows that stay mounted wherever the window is: the one that Tab reaches, and at the end those `from` there on. When
+ * a log follows its end, virtua lets the rows above go while that scrolls, and makes them anew after it.
+ */
+function keptOf(from: number | null, count: number, stop: number): number[] {
+  const kept = from === null ? [] : range(Math.max(from, count - KEPT_MAX), count);
+  return stop < 0 ? kept : [stop, ...kept];
+}
+
+function range(from: number, to: number): number[] {
+  return Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i);
 }
 
 /** The rows, each the same object as long as nothing of it is another. */

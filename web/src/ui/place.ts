@@ -3,7 +3,8 @@
  *
  * Where the eye is, it stays: whatever comes above or below, the first line in sight keeps its place (virtua does that,
  * and `#aim` where the window changes its size). At the end the log follows what comes, but never past the first message
- * that nobody has seen, nor past one that was seen for a blink only. A log opens at the line above its new messages, else
+ * that nobody has seen, nor past one that was seen for a blink only. It follows what was measured, not what was guessed: one
+ * scroll a message, in the frame in which the message is drawn. A log opens at the line above its new messages, else
  * at its end; also when it is long open and all that was held of it had to go.
  */
 
@@ -55,6 +56,8 @@ export class Place {
   /** The first message in sight, and where. */
   #anchor: Exclude<Aim, 'end'> | null = null;
   #isLeaping = false;
+  /** The last row is there and not measured yet: the end is where it was until it is. */
+  #isMeasuring = false;
   /** The read cursor when the burst of now began. */
   #burst = { at: -Infinity, last: -Infinity, read: 0 };
   #isFilling = false;
@@ -76,10 +79,12 @@ export class Place {
   rendered(view: MessagesView, rows: readonly Row[], isWatched: boolean): boolean {
     this.#view = view;
     this.#rows = rows;
-    if (this.isSettled && this.isAtEnd && this.#aim === null) this.#follow();
-    else this.measured();
+    const isFollowing = this.isSettled && this.isAtEnd && this.#aim === null;
+    this.#isMeasuring = isFollowing && this.#isLastHidden();
+    if (!isFollowing) this.measured();
+    else if (!this.#isMeasuring) this.#follow();
     if (!this.isSettled) this.#settle(view);
-    this.#fill();
+    if (!this.#isMeasuring) this.#fill(); // it asks for the layout, which is of no use before that
     this.#seeSoon();
     if (!isWatched || this.isAtEnd) return false;
     const { after } = this.divider; // more came at once than there is room for
@@ -106,6 +111,8 @@ export class Place {
   /** The sizes of what is in view are known, or others. */
   measured(): void {
     const { scroller } = this;
+    const wasMeasuring = this.#isMeasuring;
+    this.#isMeasuring = false;
     if (!scroller || this.#rows.length === 0) return;
     if (this.#aim === 'end') {
       scroller.scrollTop = scroller.scrollHeight;
@@ -113,6 +120,7 @@ export class Place {
     } else if (this.#aim !== null) this.#goTo(this.#aim);
     else if (this.isSettled && this.isAtEnd) this.#follow();
     this.#look();
+    if (wasMeasuring) this.#fill();
     this.see();
   }
 
@@ -132,6 +140,12 @@ export class Place {
   /** The user took the wheel: no aim holds any more. */
   taken(): void {
     if (this.isSettled) this.#aim = null;
+    this.#isMeasuring = false;
+  }
+
+  /** The row that stands so far above what is in view; null where nothing is in view yet. */
+  rowAbove(px: number): number | null {
+    return this.list && this.isSettled ? this.list.findItemIndex(Math.max(0, this.list.scrollOffset - px)) : null;
   }
 
   /** Tells how far the log has been in view. */
@@ -151,7 +165,8 @@ export class Place {
     requestAnimationFrame(() =>
       requestAnimationFrame(() => {
         this.#isSeeing = false;
-        this.see();
+        if (this.#isMeasuring) this.measured();
+        else this.see();
       }),
     );
   }
@@ -180,10 +195,15 @@ export class Place {
     return (this.scroller as HTMLElement).querySelectorAll<HTMLElement>('.message');
   }
 
+  #isLastHidden(): boolean {
+    const node = this.nodeOf(this.#rows.at(-1)?.key ?? '');
+    return node !== null && !isDrawn(node);
+  }
+
   #anew(): void {
     this.divider.remove();
     this.isAtEnd = true;
-    this.isSettled = this.#isLeaping = false;
+    this.isSettled = this.#isLeaping = this.#isMeasuring = false;
     this.#aim = this.#anchor = null;
     this.#burst = { at: -Infinity, last: -Infinity, read: 0 };
   }
@@ -271,7 +291,7 @@ export class Place {
     const { scrollHeight, scrollTop, clientHeight } = scroller;
     const isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX && this.#view?.hasNewer !== true;
     if (this.#aim === null && clientHeight > 0) this.#anchor = this.#firstInSight();
-    if (isAtEnd === this.isAtEnd) return;
+    if (isAtEnd === this.isAtEnd || this.#isMeasuring) return;
     this.isAtEnd = isAtEnd;
     this.#parts.changed();
   }

@@ -14,7 +14,7 @@ import { Chat } from './chat';
 
 interface ScreenProps {
   desk: Desk;
-  leave: () => void;
+  leave: (() => void) | null;
   refused: (reason: string) => void;
 }
 

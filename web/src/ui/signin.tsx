@@ -1,4 +1,4 @@
-/** The first screen: a name in development mode, a token otherwise. */
+/** The first screen: a name in development mode, a token otherwise; in a frame of an application, nothing to type. */
 
 import { cleanName } from '@chatd/client';
 import { type FormEvent, useLayoutEffect, useRef, useState } from 'react';
@@ -67,6 +67,24 @@ export function SignInScreen({ asked, enter }: { asked: Asked; enter: (who: Who)
             <Icon name="send" />
           </button>
         </form>
+      </div>
+    </main>
+  );
+}
+
+/** Where the host application signs its user in, and that has ended: it can be asked anew. */
+export function HostScreen({ asked: { isBusy = false, fault = '' }, again }: { asked: Asked; again: () => void }) {
+  return (
+    <main className="signin">
+      <div className="card">
+        <img className="logo" src="icon.svg" alt="" width={56} height={56} />
+        <h1>chatd</h1>
+        <p className="hint" role="alert">
+          {fault}
+        </p>
+        <button type="button" className="primary" disabled={isBusy} onClick={again}>
+          {isBusy ? 'One moment…' : 'Try again'}
+        </button>
       </div>
     </main>
   );
