@@ -76,6 +76,7 @@ COUNTERS: Final = {
     "resyncs": "sessions resynced from the log after hello",
     "resync_entries": "entries pushed by resyncs",
     "gap_fills": "gap fills: conversations read from the log because a seq was missing",
+    "gaps_closed": "gaps that closed before the log was read: what was missing was on its way from another node",
     "batches_failed": "batches whose outcome is unknown",
     "batches_retried": "batches retried after a conflict",
     "slow_consumers": "connections closed because they did not read",
@@ -169,6 +170,7 @@ class Metrics(Collector):
     resyncs: int
     resync_entries: int
     gap_fills: int
+    gaps_closed: int
     batches_failed: int
     batches_retried: int
     slow_consumers: int

@@ -133,10 +133,11 @@ class Node:
             Rates(s.rate_messages, s.rate_per_ms / 1000, s.rate_penalties_max, s.new_conversations_per_hour)
         )
         self.delivery = Delivery(
-            self.registry, self.store, metrics, now=clock.now, spawn=self.tasks.spawn,
+            self.registry, self.store, metrics, now=clock.now, later=self._loop.call_later, spawn=self.tasks.spawn,
             presence_push=presence_push, others=others,
         )  # fmt: skip
-        self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or self.delivery.gaps.is_settling
+        outcomes = self.delivery.gaps.outcomes
+        self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or outcomes.is_settling
         access_log = AccessLog(metrics, self._incarnation, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
             s, self.store, self.presence, presence_push, others, admission, self.registry, metrics, clock,
@@ -168,8 +169,8 @@ class Node:
     def _make_chat(self, admission: Admission) -> None:
         new_conversations = NewConversations(self.services)
         self.pipeline = SendPipeline(
-            self.registry, self.store.lanes, admission, new_conversations, self.delivery, self.delivery.gaps,
-            self.metrics, SendLines(),
+            self.registry, self.store.lanes, admission, new_conversations, self.delivery,
+            self.delivery.gaps.outcomes, self.metrics, SendLines(),
         )  # fmt: skip
         self.chat = Chat(self.services, self.pipeline, new_conversations, self._alarm)
 
@@ -438,6 +439,8 @@ class Node:
             for connection in list(self.listener.connections):
                 connection.abort()
         await self.tasks.cancel()
+        if hasattr(self, "delivery"):
+            self.delivery.gaps.reset()
         if self.cluster is not None:
             await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):

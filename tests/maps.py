@@ -106,10 +106,10 @@ def _log_at_work(node: Node) -> Iterator[str]:
         if lane.is_outcome_unknown:
             yield f"lane {lane.number} has conversations of unknown outcome"
     gaps = node.delivery.gaps
-    if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps._outcome_unknown:
+    if gaps._open or gaps._poked or gaps._awaited or gaps._fillers or gaps._looking or gaps.outcomes._unknown:
         yield (
             f"gaps: {len(gaps._open)} open, {len(gaps._poked)} to look up, {len(gaps._awaited)} awaited,"
-            f" {len(gaps._outcome_unknown)} of unknown outcome, {gaps._fillers} fillers,"
+            f" {len(gaps.outcomes._unknown)} of unknown outcome, {gaps._fillers} fillers,"
             f" {'looking' if gaps._looking else 'not looking'}"
         )
     for name, behind in (("cursors", node.store.state_flush.cursors), ("users", node.store.state_flush.users)):

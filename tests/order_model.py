@@ -100,6 +100,9 @@ class World:
             what()
             assert self._n < EVENTS_MAX, "it goes round in circles"
 
+    def later(self, wait_s: float, what: Callable[[], object]) -> None:
+        self.at(self.now + wait_s, what)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """A task, which waits for nothing: the model's database answers at once."""
         self.at(self.now, partial(_run, work))
@@ -180,6 +183,7 @@ class Database:
         self.log: list[tuple[UserId, Cid]] = []
         self.written_at: list[float] = []
         self.convs: dict[UserId, ConvId] = {}
+        self.lanes: Lane
         self._entries: dict[ConvId, list[Stored]] = defaultdict(list)
         self._seqs: dict[tuple[ConvId, Cid], int] = {}
 
@@ -228,6 +232,11 @@ class Lane:
         self.outcome: SendPipeline
         self.queue = LaneQueue(trouble.rows_max)
         self.busy = False
+        database.lanes = self
+
+    def under_way(self, lanes: object) -> dict[tuple[ConvId, int, str], Item]:
+        """The lane answers in the turn in which it commits."""
+        return {}
 
     def choose(self, item: Item) -> Lane:
         return self
@@ -418,12 +427,12 @@ class Node:
         self.registry.add_user(self.user, world.now)
         metrics = Metrics()
         delivery = Delivery(
-            self.registry, cast("Store", self.database), metrics, now=lambda: world.now, spawn=world.spawn,
-            presence_push=cast("PresencePush", None), others=Alone(),
+            self.registry, cast("Store", self.database), metrics, now=lambda: world.now, later=world.later,
+            spawn=world.spawn, presence_push=cast("PresencePush", None), others=Alone(),
         )  # fmt: skip
         lane, maker = Lane(world, trouble, self.database), Maker(world, trouble, self.registry, self.database)
         self.pipeline = lane.outcome = SendPipeline(
-            self.registry, lane, admission, maker, delivery, delivery.gaps, metrics, NoLog()
+            self.registry, lane, admission, maker, delivery, delivery.gaps.outcomes, metrics, NoLog()
         )
         self.wires: list[Wire] = []
 

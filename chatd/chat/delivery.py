@@ -4,11 +4,9 @@
                                 └── a seq is missing, or a session is behind ──► read the log ──┘
 
 `Conversation.head` is the highest seq this node has delivered. A run that starts at head + 1 goes
-out at once (`_deliver_run`). One that starts later shows a gap: the outcome of a batch was unknown,
-or another node wrote. Then the conversation's runs wait in a `Gap` while the missing entries are
-read and delivered (chat/gap_fill.py). PostgreSQL decides: a part that learns of a higher head calls
-`Gaps.look_up`. An entry from another node (chat/remote_entries.py) is therefore delivered if it is
-the next one; otherwise it only shows where to look.
+out at once (`_deliver_run`), and so does the next entry of another node (chat/remote_entries.py).
+What starts later shows a gap: another node wrote, or the outcome of a batch was unknown. It waits
+in a `Gap` until the missing entries come by the bus, or are read from the log (chat/gap_fill.py).
 
 A session that is behind (after its hello, or while its welcome is made) has the conversation in
 `behind`, with the last seq that it got. Live entries are not pushed to it. chat/resync.py reads the
@@ -58,12 +56,16 @@ class Delivery:
 
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics, *, now: Callable[[], float],
-        spawn: Callable[[Coroutine[Any, Any, None]], object], presence_push: PresencePush, others: OtherNodes,
+        later: Callable[[float, Callable[[], None]], object], spawn: Callable[[Coroutine[Any, Any, None]], object],
+        presence_push: PresencePush, others: OtherNodes,
     ) -> None:  # fmt: skip
         self.registry, self.store, self.metrics = registry, store, metrics
         self.now, self._presence_push = now, presence_push
         self._others, self._is_shared = others, others.share_log
-        self.gaps = Gaps(registry, store, metrics, spawn, self._filled, self._now_open)
+        self.gaps = Gaps(
+            registry, store, metrics, others,
+            now=now, later=later, spawn=spawn, deliver=self._filled, now_open=self._now_open,
+        )  # fmt: skip
         self.resync = Resync(registry, store, metrics, spawn)
         self.receipts = Receipts(registry, metrics, self.gaps)
         self._held_receipts = self.receipts.held
@@ -71,19 +73,17 @@ class Delivery:
     # ---- entries of this node: ok to the sender, entry to the others -----------------------------
 
     def deliver(self, conv: Conversation, first: int, ts: int, items: list[Item], now: float) -> None:
-        """Deliver new entries of one conversation: at once, or after the gap before them is filled.
+        """Deliver new entries of one conversation: at once, or after the gap before them is closed.
 
         `items[i]` has the seq `first + i`. `ts`: ms since 1970, database clock. `now`: seconds.
         """
         if conv.gap is None and first == conv.head + 1:
             self._deliver_run(conv, first, ts, items, now)
             return
-        self.gaps.open(conv, first - 1).wait(first, partial(self._after_gap, conv, first, ts, items))
+        self.gaps.arrived(conv, first, partial(self._after_gap, conv, first, ts, items))
 
     def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
-        # The fill has read so many of them too, and pushed them to the sender as entries: their ok
-        # must not take that place again.
-        read = conv.head + 1 - first
+        read = conv.head + 1 - first  # so many were found in the log before: most have their ok (`_filled`)
         for seq, item in enumerate(items[:read], first):
             for one in (item, *(item.twins or ())):
                 self.repeat(one, seq, ts)
@@ -134,12 +134,13 @@ class Delivery:
 
         It is there from an earlier try, or from the item's twin.
         """
-        item.answered(give_back=True)
+        if not item.answered(give_back=True):
+            return
         self.metrics.sends_dup += 1
         conv = item.conv
         item.session.sink.send(encode_text(protocol.ok_entry(item.id, conv.id, seq, ts, dup=True)))
         if seq > conv.head:
-            self.gaps.open(conv, seq)  # its first writer may have died between commit and delivery
+            self.gaps.expect(conv, seq)  # its first writer may have died between commit and delivery
 
     # ---- the fan-out, of entries from here, from other nodes, and from the log -------------------
 
@@ -182,11 +183,12 @@ class Delivery:
             session.miss(conv_id, seq - 1)
 
     def deliver_remote(
-        self, conv: Conversation, e: Remote, payload: Callable[[Conversation, Remote, bool], bytes], by: str
-    ) -> None:
-        """Deliver the next entry of a conversation, which this node has not written.
+        self, conv: Conversation, e: Remote, payload: Callable[[Conversation, Remote, bool], bytes], by: str,
+        answered: Session | None = None,
+    ) -> None:  # fmt: skip
+        """Deliver the next entry of a conversation, from another node or from the log.
 
-        `by`: where it is from, for the debug log.
+        `by`: where it is from, for the debug log. `answered`: the session that got its `ok`.
         """
         was_open = conv.open
         if not conv.head:
@@ -194,7 +196,7 @@ class Delivery:
         conv.head, conv.ts, conv.na, conv.nb = e.seq, e.ts, e.na, e.nb
         users = self.registry.users
         a, b = users.get(conv.a), users.get(conv.b)
-        self._broadcast(conv, e, payload, *((a, b) if e.side == 0 else (b, a)))
+        self._broadcast(conv, e, payload, *((a, b) if e.side == 0 else (b, a)), answered)
         if logs.DEBUG_ON:
             delivery_log.delivered(self.registry, conv, e.seq, e.cid, by)
         self._delivered(conv, was_open, a, b)
@@ -217,10 +219,11 @@ class Delivery:
 
     # ---- entries from the log --------------------------------------------------------------------
 
-    def _filled(self, conv: Conversation, e: Stored) -> None:
+    def _filled(self, conv: Conversation, e: Stored, own: Item | None) -> None:
         """Deliver an entry from the fill of a gap, which has many at once.
 
         A session whose output is paused gets them as fast as its client reads (chat/resync.py).
+        `own`: the item that made it, or repeats it; its result has not come yet.
         """
         for id in {conv.a, conv.b}:
             if (user := self.registry.users.get(id)) is not None:
@@ -228,4 +231,16 @@ class Delivery:
                     is_behind = session.behind is not None and conv.id in session.behind
                     if session.state is State.LIVE and session.sink.is_paused and not is_behind:
                         self.resync.miss(session, conv.id, e.seq - 1)
-        self.deliver_remote(conv, e, payloads.of_stored, "log")
+        if own is None or not own.answered():
+            self.deliver_remote(conv, e, payloads.of_stored, "log")
+            return
+        self._ok(own, conv.id, e.seq, e.ts)
+        self.deliver_remote(conv, e, payloads.of_stored, "log", own.session)
+        own.has_ok = True
+        self.metrics.sends_ok += 1
+        for twin in own.twins or ():
+            self.repeat(twin, e.seq, e.ts)
+            twin.has_ok = True
+        users, me = self.registry.users, conv.peer(own.peer)
+        if channels := self._others.channels(users.get(me), own.peer, users.get(own.peer)):
+            self._others.entry(channels, conv, own, payloads.of_stored(conv, e, False))

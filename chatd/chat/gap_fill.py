@@ -1,27 +1,41 @@
-"""Gap fill: entries that a node missed are found, read from the log and delivered in order.
+"""Gaps: entries that a node misses come by the bus, or are read from the log, and go out in order.
 
-    look_up ──heads──► open(conv, upto) ──► Gap ──entries, many conversations a query──► deliver
-                                                 ──► the results that waited
+    result, entry that comes early ──► Gap ──wait for the bus──► nothing is missing any more
+                                           └─────overdue──► the log is read ──► deliver
+    look_up ──heads──► the log has more ──┘
 
-Only a head in PostgreSQL opens a gap: what another node claims is looked up first. Reads are
-bounded, so that 10,000 conversations that are behind after an outage do not starve live traffic:
-at most `FILLERS_MAX` queries at a time, with a bounded number of rows each, in turn. A conversation
-that misses more goes to the end of the queue. Without listeners here nothing is read: the head's
-numbers are copied.
+Two people who write to each other on two nodes make gaps all the time: a batch finds that the other
+node took the seq before it a millisecond ago, and that entry is on its way over the bus. So a gap
+first waits, as long as the bus has lately been late (core/bus_lag.py); there is one timer for all.
+Only PostgreSQL says what the log has: where only another node has announced an entry, the head is
+looked up before anything is read. Without other nodes, or without a bus, nothing waits.
+
+Reads are bounded, so that 10,000 conversations that are behind after an outage do not starve live
+traffic: at most `FILLERS_MAX` queries at a time, with a bounded number of rows each, in turn. A
+conversation that misses more goes to the end of the queue. Without listeners here nothing is read:
+the head's numbers are copied.
+
+An entry of this node may be read before its lane has the answer. Then its sender gets the `ok` in
+that place, and the result answers nothing more (`Item.has_ok`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from chatd import errors
-from chatd.core.conversation import Conversation, Gap
+from chatd.chat.ports import OtherNodes
+from chatd.chat.unknown_outcomes import LOOK_UP_CONVS, Outcomes
+from chatd.core.batch import Item
+from chatd.core.bus_lag import BusLag
+from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
+from chatd.core.gap import Gap, Step
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
-from chatd.postgres.connection import Backend
 from chatd.postgres.rows import Head
 from chatd.protocol import MESSAGE, Stored
 from chatd.store import Store
@@ -32,125 +46,198 @@ FILL_CONVS: Final = 50  # conversations a query
 FILL_ROWS: Final = 50
 FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
-LOOK_UP_CONVS: Final = 1_000  # heads a query: 2 ms
-SETTLE_S: Final = 0.5  # between two looks at unknown outcomes
-OUTLAST_S: Final = 1.0  # between two looks at backends that may still write: a query by pid, and one by key
 SEQ_MAX: Final = (1 << 63) - 1
-LOOK_AGAIN_S: Final = 0.1
+# Entries of other nodes that wait in all gaps, besides core/gap.EARLY_MAX in each: some 4 MB. Past
+# it the log is read at once.
+EARLY_ALL_MAX: Final = 5_000
+
+
+class Awaited:
+    """A caller that waits until a conversation has all that the log has now."""
+
+    __slots__ = ("asked", "future", "upto")
+
+    def __init__(self, asked: int) -> None:
+        self.asked = asked  # look-ups made before: only a later one knows
+        self.upto: int | None = None  # the head that it found
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def end(self) -> None:
+        if not self.future.done():
+            self.future.set_result(None)
 
 
 class Gaps:
-    """Gaps of all conversations. Implements `ports.UnknownOutcomes`.
+    """Gaps of all conversations. `outcomes`: batches of which it is not known what became of them.
 
-    `deliver(conv, entry)` pushes one entry and moves the head; `spawn` starts a watched task.
+    `deliver(conv, entry, item)` pushes one entry and moves the head; `item`: of this node, under
+    way, that made it. `now`: seconds; `later(seconds, function)` is a timer, `spawn` starts a
+    watched task.
     `now_open(conv)` is called when retention has dropped the entry by which both had sent.
     """
 
     def __init__(
-        self, registry: Registry, store: Store, metrics: Metrics,
-        spawn: Callable[[Coroutine[Any, Any, None]], object], deliver: Callable[[Conversation, Stored], None],
-        now_open: Callable[[Conversation], None],
+        self, registry: Registry, store: Store, metrics: Metrics, others: OtherNodes, *,
+        now: Callable[[], float], later: Callable[[float, Callable[[], None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        deliver: Callable[[Conversation, Stored, Item | None], None], now_open: Callable[[Conversation], None],
     ) -> None:  # fmt: skip
-        self._registry, self._store, self._metrics, self._spawn = registry, store, metrics, spawn
+        self._registry, self._store, self._metrics, self._others = registry, store, metrics, others
+        self._now, self._later, self._spawn = now, later, spawn
         self._deliver, self._now_open = deliver, now_open
-        self._open: dict[ConvId, Conversation] = {}  # gaps to fill, the longest waiting first
+        self.bus_lag = BusLag()
+        self.outcomes = Outcomes(
+            registry, store, spawn=spawn, look_up=self.look_up, known=self._known, compare=self._compare
+        )
+        # Gaps that wait for the bus, the longest waiting first: until when, and the head at that
+        # time
+        self._waits: deque[tuple[float, Conversation, Gap, int]] = deque()
+        self._is_timed = False  # the timer of `_waits` runs
+        self._early = 0  # entries of other nodes that wait in gaps
+        self._open: dict[ConvId, Conversation] = {}  # gaps to read, the longest waiting first
         self._fillers = 0
         self._poked: set[ConvId] = set()
         self._looking = False
-        self._outcome_unknown: set[ConvId] = set()
-        self._settling = False
-        self._outlasted: dict[ConvId, set[Backend]] = {}  # backends that may still write to it
-        self._outlasting = False
-        # Callers that wait until the conversation misses nothing
-        self._awaited: dict[ConvId, list[asyncio.Future[None]]] = {}
+        self._looks = 0  # queries of heads so far
+        self._awaited: dict[ConvId, list[Awaited]] = {}
 
     async def closed(self, conv: Conversation) -> None:
         """Look up the head; return when everything up to it has been delivered.
 
         The caller sets the deadline.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._awaited.setdefault(conv.id, []).append(future)
+        awaited = Awaited(self._looks)
+        self._awaited.setdefault(conv.id, []).append(awaited)
         self.look_up((conv.id,))
-        await future
+        await awaited.future
 
     def reset(self) -> None:
         """The log is another one: forget what was missing of the one before.
 
         Callers that wait for it return: their session has ended.
         """
+        self._waits.clear()
+        self._early = 0
         self._open.clear()
         self._poked.clear()
-        self._outcome_unknown.clear()
-        self._outlasted.clear()
-        for id in list(self._awaited):
-            self._release(id)
+        self.outcomes.reset()
+        for several in self._awaited.values():
+            for awaited in several:
+                awaited.end()
+        self._awaited.clear()
 
-    def _release(self, id: ConvId) -> None:
-        """End the waits for this conversation."""
-        for future in self._awaited.pop(id, ()):
-            if not future.done():
-                future.set_result(None)
+    # ---- what comes early ------------------------------------------------------------------------
 
-    def outcome_unknown(self, convs: set[ConvId], writers: Collection[Backend] = ()) -> None:
-        """The database is back after batches of unknown outcome: look up the heads of `convs`.
+    def arrived(self, conv: Conversation, first: int, run: Callable[[], None]) -> None:
+        """A result of this node whose first entry is not the next one, or while there is a gap.
 
-        They are read after the transactions of those batches, which may hang for a long time, and
-        again until the backends that had the batches (`writers`) have ended: one that hung may
-        start a batch that its client gave up long before.
+        `run()` delivers it, once everything before it was.
         """
-        self._outcome_unknown.update(convs)
-        if not self._settling:
-            self._settling = True
-            self._spawn(self._settle())
-        if writers:
-            for id in convs:
-                self._outlasted.setdefault(id, set()).update(writers)
-            if not self._outlasting:
-                self._outlasting = True
-                self._spawn(self._outlast())
+        if first > conv.head + 1:
+            self.expect(conv, first - 1).wait(first, run)
+        else:
+            run()
+            self.advanced(conv)
 
-    @property
-    def is_settling(self) -> bool:
-        """The outcome of some batch is still unknown."""
-        return self._settling
+    def early(self, conv: Conversation, seq: int, run: Callable[[], None]) -> None:
+        """Another node has published an entry beyond the next one; `run()` delivers it."""
+        gap, is_new = conv.gap, conv.gap is None
+        if gap is None:
+            gap = conv.gap = Gap()
+        gap.heard = max(gap.heard, seq)
+        before = gap.early
+        if self._early < EARLY_ALL_MAX and gap.hold(seq, run):
+            self._early += gap.early - before
+            if is_new:
+                self._wait(conv, gap)
+        elif gap.step is Step.WAIT:
+            self._due(conv, gap)
 
-    async def _settle(self) -> None:
-        try:
-            while self._outcome_unknown:
-                convs = list(self._outcome_unknown)[:LOOK_UP_CONVS]
-                for id in convs:
-                    self._outcome_unknown.discard(id)
-                known = self._known(convs)
-                try:
-                    decided = {row.id: row for row in await self._store.heads_decided(convs)}
-                except errors.Refused:
-                    decided = {}
-                if decided:
-                    busy = self._compare(list(decided.values()), known, again=False)
-                    if busy:
-                        self._spawn(self._look_again(busy))
-                if undecided := [id for id in convs if id not in decided and id in self._registry.convs]:
-                    self._outcome_unknown.update(undecided)
-                    await asyncio.sleep(SETTLE_S)
-        finally:
-            self._settling = False
+    def expect(self, conv: Conversation, upto: int) -> Gap:
+        """The log has entries up to `upto` at least, which are to be delivered."""
+        gap = conv.gap
+        if gap is None:
+            gap = conv.gap = Gap(upto)
+            self._wait(conv, gap)
+        gap.upto = max(gap.upto, upto)
+        return gap
 
-    async def _outlast(self) -> None:
-        try:
-            while self._outlasted:
-                asked = set().union(*self._outlasted.values())
-                try:
-                    # Before the heads are read: what a backend wrote before its end is in them
-                    gone = asked - await self._store.alive(asked)
-                except errors.Refused:
-                    gone = set()
-                self.look_up([id for id in self._outlasted if id in self._registry.convs])
-                self._outlasted = {id: left for id, writers in self._outlasted.items() if (left := writers - gone)}
-                if self._outlasted:
-                    await asyncio.sleep(OUTLAST_S)
-        finally:
-            self._outlasting = False
+    def advanced(self, conv: Conversation) -> None:
+        """Entries were delivered: run what waited for them."""
+        gap = conv.gap
+        if gap is not None:
+            early = gap.early
+            while (run := gap.take(conv.head)) is not None:
+                run()
+            self._early -= early - gap.early
+            if gap.is_closed(conv.head):
+                conv.gap = None
+                if gap.step is Step.WAIT:
+                    self._metrics.gaps_closed += 1
+        if self._awaited:
+            self._release(conv.id, conv.head)
+
+    def _release(self, id: ConvId, head: int) -> None:
+        """End the waits for what has been delivered, up to `head`."""
+        left: list[Awaited] = []
+        for awaited in self._awaited.pop(id, ()):
+            if awaited.upto is not None and awaited.upto <= head:
+                awaited.end()
+            else:
+                left.append(awaited)
+        if left:
+            self._awaited[id] = left
+
+    # ---- waiting for the bus ---------------------------------------------------------------------
+
+    def _wait(self, conv: Conversation, gap: Gap) -> None:
+        """Give the bus its time from now on."""
+        gap.step = Step.WAIT
+        if not self._others.hears:
+            self._due(conv, gap)
+            return
+        self._waits.append((self._now() + self.bus_lag.wait_s, conv, gap, conv.head))
+        if not self._is_timed:
+            self._time(self.bus_lag.wait_s)
+
+    def _time(self, wait_s: float) -> None:
+        self._is_timed = True
+        self._later(wait_s, self._overdue)
+
+    def _overdue(self) -> None:
+        """The time of the gap that waits longest is over, if it is still there."""
+        self._is_timed = False
+        now = self._now()
+        while self._waits:
+            until, conv, gap, head = self._waits[0]
+            if conv.gap is gap and gap.step is Step.WAIT:
+                if until > now:
+                    self._time(until - now)
+                    return
+                self._waits.popleft()
+                if conv.head > head:
+                    self._wait(conv, gap)  # what it waited for has come, and another one is missing
+                else:
+                    self._due(conv, gap)
+            else:
+                self._waits.popleft()
+
+    def _due(self, conv: Conversation, gap: Gap) -> None:
+        if conv.head < gap.upto:
+            self._read(conv, gap)
+        else:
+            gap.step = Step.ASK
+            self.look_up((conv.id,))
+
+    def _read(self, conv: Conversation, gap: Gap) -> None:
+        gap.step = Step.READ
+        self._metrics.gap_fills += 1
+        self._open[conv.id] = conv
+        if self._fillers < FILLERS_MAX:
+            self._fillers += 1
+            self._spawn(self._fill_gaps())
+
+    # ---- what the log has ------------------------------------------------------------------------
 
     def look_up(self, convs: Iterable[ConvId]) -> None:
         """The heads of these may be higher than what was delivered: read them.
@@ -167,25 +254,14 @@ class Gaps:
             while self._poked:
                 convs, self._poked = list(self._poked), set()
                 for at in range(0, len(convs), LOOK_UP_CONVS):
-                    busy = await self._look_up(set(convs[at : at + LOOK_UP_CONVS]))
-                    if busy:
-                        self._spawn(self._look_again(busy))
+                    await self._look_up(set(convs[at : at + LOOK_UP_CONVS]))
         finally:
             self._looking = False
 
-    async def _look_again(self, convs: set[ConvId]) -> None:
-        # once: a user over the rate can have probes under way all the time
-        await asyncio.sleep(LOOK_AGAIN_S)
-        await self._look_up(convs, again=True)
-
-    async def _look_up(self, convs: set[ConvId], *, again: bool = False) -> set[ConvId]:
-        """Open the gaps of conversations that are behind; gives those with items under way.
-
-        A fill of these now would give an entry under way to its sender both as an entry and as a
-        duplicate. Their results may show the gap, or not.
-        """
+    async def _look_up(self, convs: set[ConvId]) -> None:
         while True:
             known = self._known(convs)
+            self._looks += 1
             try:
                 rows = await self._store.heads(convs)
                 break
@@ -193,87 +269,110 @@ class Gaps:
                 await asyncio.sleep(FILL_RETRY_S)
         if known.keys() - {row.id for row in rows}:
             self._store.log.suspect(is_behind=True)  # rows of conversations are never deleted
-        return self._compare(rows, known, again=again)
+        self._compare(rows, known)
+        for row in rows:
+            conv = self._registry.convs.get(row.id)
+            for awaited in self._awaited.get(row.id, ()):
+                if awaited.upto is None and awaited.asked < self._looks:
+                    awaited.upto = row.head if conv is not None else 0
+            self._release(row.id, 0 if conv is None else conv.head)
 
     def _known(self, convs: Iterable[ConvId]) -> dict[ConvId, int]:
         """Heads in memory, taken before the log is read: the log has at least these."""
         held = self._registry.convs
         return {id: conv.head for id in convs if (conv := held.get(id)) is not None}
 
-    def _compare(self, rows: list[Head], known: dict[ConvId, int], *, again: bool) -> set[ConvId]:
-        busy: set[ConvId] = set()
+    def _compare(self, rows: Iterable[Head], known: dict[ConvId, int]) -> None:
         for row in rows:
             conv = self._registry.convs.get(row.id)
-            if conv is not None and (row.a != conv.a or row.b != conv.b or row.head < known.get(row.id, 0)):
+            if conv is None:
+                continue
+            if row.a != conv.a or row.b != conv.b or row.head < known.get(row.id, 0):
                 self._store.log.suspect(is_behind=True)  # read nothing of it: it may be other users'
-                continue
-            if conv is None or (row.head <= conv.head and conv.gap is None):
-                self._release(row.id)
-                continue
-            if row.head <= conv.head:
-                continue
-            if conv.pending and not again:
-                busy.add(conv.id)
-            elif conv.gap is None and not conv.pending and not self._listens(conv):
-                conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
-                self._release(row.id)
-            else:
-                self.open(conv, row.head)
-        return busy
+            elif row.head > conv.head:
+                self._behind(conv, row)
+            elif (gap := conv.gap) is not None and gap.step is Step.ASK:
+                if conv.head < gap.upto:
+                    self._wait(conv, gap)  # a result came after the query
+                else:
+                    self._early -= gap.early
+                    gap.forget_heard()
+                    self.advanced(conv)
+
+    def _behind(self, conv: Conversation, row: Head) -> None:
+        """The log has more of it than was delivered here."""
+        gap = conv.gap
+        if not conv.pending and not self._listens(conv) and (gap is None or not gap.has_results):
+            conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
+            self.advanced(conv)
+            if conv.gap is not None and conv.gap.step is Step.ASK:
+                self._wait(conv, conv.gap)
+            return
+        gap = self.expect(conv, row.head)
+        if gap.step is Step.ASK:
+            self._read(conv, gap)
 
     def _listens(self, conv: Conversation) -> bool:
         """Whether a session here gets its entries."""
         users = self._registry.users
         return any((user := users.get(id)) is not None and user.sessions for id in (conv.a, conv.b))
 
-    def open(self, conv: Conversation, upto: int) -> Gap:
-        """The log has entries up to `upto` at least: deliver what is missing.
-
-        Results that arrive during the fill must `wait` in the gap.
-        """
-        gap = conv.gap
-        if gap is None:
-            gap = conv.gap = Gap(upto)
-            self._metrics.gap_fills += 1
-            self._open[conv.id] = conv
-            if self._fillers < FILLERS_MAX:
-                self._fillers += 1
-                self._spawn(self._fill_gaps())
-        gap.upto = max(gap.upto, upto)
-        return gap
+    # ---- reading it ------------------------------------------------------------------------------
 
     async def _fill_gaps(self) -> None:
-        """Deliver from the log, then run the waiting results, until no conversation has a gap."""
+        """Deliver from the log until no gap is to be read."""
         try:
             while self._open:
-                convs = [self._open.pop(id) for id in list(self._open)[:FILL_CONVS]]
-                wants = {conv.id: (conv, upto) for conv in convs if (upto := self._missing(conv))}
-                if not wants:
+                reads: dict[ConvId, tuple[Conversation, Gap, int]] = {}
+                for id in list(self._open)[:FILL_CONVS]:
+                    conv = self._open.pop(id)
+                    if (gap := conv.gap) is not None and gap.step is Step.READ:
+                        if conv.head < gap.upto:
+                            reads[id] = (conv, gap, gap.upto)
+                        else:
+                            self._wait(conv, gap)  # that came by the bus; another node has announced more
+                if not reads:
                     continue
                 try:
                     rows = await self._store.entries_many(
-                        [(id, conv.head, upto) for id, (conv, upto) in wants.items()], FILL_ROWS
+                        [(id, conv.head, upto) for id, (conv, _, upto) in reads.items()], FILL_ROWS
                     )
                 except errors.Retryable:
-                    known = self._registry.convs
-                    self._open = {
-                        conv.id: conv for conv, _ in wants.values() if known.get(conv.id) is conv
-                    } | self._open
+                    again = {id: conv for id, (conv, gap, _) in reads.items() if self._is_held(conv)}
+                    self._open = again | self._open
                     await asyncio.sleep(FILL_RETRY_S)
                     continue
-                self._store.history.shown(wants)
-                read = dict.fromkeys(wants, 0)
-                for conv_id, e in rows:
-                    read[conv_id] += 1
-                    self._deliver(wants[conv_id][0], e)
-                await self._pass_over([(conv, upto) for conv, upto in wants.values() if not read[conv.id]])
-                for conv, _ in wants.values():
-                    if self._registry.convs.get(conv.id) is not conv:
-                        continue  # the log moved during the read: these results are of the one before
-                    if self._missing(conv):
-                        self._open[conv.id] = conv  # at the end of the queue
+                self._store.history.shown(reads)
+                read = self._delivered(rows, {id: conv for id, (conv, _, _) in reads.items() if self._is_held(conv)})
+                await self._pass_over([(conv, upto) for id, (conv, _, upto) in reads.items() if id not in read])
+                for id, (conv, gap, upto) in reads.items():
+                    if conv.gap is not gap or not self._is_held(conv):
+                        continue  # it is closed, or the log has moved during the read
+                    if conv.head < upto:
+                        self._open[id] = conv  # at the end of the queue
+                    else:
+                        self._wait(conv, gap)  # what is missing now is new
         finally:
             self._fillers -= 1
+
+    def _is_held(self, conv: Conversation) -> bool:
+        return self._registry.convs.get(conv.id) is conv
+
+    def _delivered(self, rows: list[tuple[ConvId, Stored]], convs: dict[ConvId, Conversation]) -> set[ConvId]:
+        """Deliver what was not delivered meanwhile; gives the conversations that had rows.
+
+        `convs`: those that are of this log still.
+        """
+        read = {id for id, _ in rows}
+        lanes = {conv.lane for id in read if (conv := convs.get(id)) is not None and conv.pending}
+        own = self._store.lanes.under_way(lanes) if lanes else {}
+        for id, e in rows:
+            conv = convs.get(id)
+            if conv is not None and e.seq > conv.head:
+                item = own.get((id, e.side, e.cid)) if own else None
+                self._deliver(conv, e, item if item is not None and item.kind == e.kind else None)
+                self.advanced(conv)
+        return read
 
     async def _pass_over(self, gone: list[tuple[Conversation, int]]) -> None:
         """Retention has dropped all that these missed: continue behind it.
@@ -294,28 +393,10 @@ class Gaps:
             # hello
             pass
         for conv, upto in gone:
-            if upto > conv.head:
+            if upto > conv.head and self._is_held(conv):
                 was_open = conv.open
                 conv.head = upto
                 conv.na, conv.nb = counts.get(conv.id, (conv.na, conv.nb))
                 if conv.open and not was_open:
                     self._now_open(conv)
-
-    def _missing(self, conv: Conversation) -> int:
-        """Run the results whose turn it is; gives the seq up to which the log must be read.
-
-        0: nothing is missing, and the gap is closed.
-        """
-        gap = conv.gap
-        assert gap is not None
-        while gap.waiting and gap.waiting[0][0] <= conv.head + 1:
-            gap.waiting.pop(0)[1]()
-        if gap.waiting:
-            return gap.waiting[0][0] - 1
-        if conv.head < gap.upto:
-            return gap.upto
-        conv.gap = None
-        self._release(conv.id)
-        if gap.heard > conv.head:
-            self.look_up((conv.id,))
-        return 0
+                self.advanced(conv)

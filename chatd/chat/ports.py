@@ -15,7 +15,7 @@ implementation:
     EntryLanes         Lanes            ConversationMaker   NewConversations
     EntryLane          Lane
     CommittedEntries   Delivery         FirstSends          SendPipeline
-    UnknownOutcomes    Gaps
+    UnknownOutcomes    Outcomes
     SendCounts         Metrics          SendLog             SendLines
 """
 
@@ -47,6 +47,10 @@ class OtherNodes(Protocol):
     @property
     def share_log(self) -> bool:
         """Whether others write to the log, so that entries in it may not be delivered here yet."""
+
+    @property
+    def hears(self) -> bool:
+        """Whether entries of others arrive here as they are written, if nothing goes wrong."""
 
     async def arrive(self, user: UserId, watch: Iterable[UserId]) -> None:
         """A session of the user begins. Bounded in time.
@@ -199,7 +203,7 @@ class CommittedEntries(Protocol):
 
 
 class UnknownOutcomes(Protocol):
-    """Looks up what became of batches: `Gaps`."""
+    """Looks up what became of batches: `Outcomes`."""
 
     def outcome_unknown(self, convs: set[ConvId], writers: set[Backend]) -> None:
         """Batches that wrote to these have an unknown outcome: look whether they committed."""
@@ -250,6 +254,7 @@ class Alone:
     """There are no other nodes. Implements OtherNodes."""
 
     share_log: Final = False
+    hears: Final = False
 
     async def arrive(self, user: UserId, watch: Iterable[UserId]) -> None: ...
 

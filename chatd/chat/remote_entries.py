@@ -1,12 +1,15 @@
-"""Entries that other nodes publish over Redis: each is delivered here if it is the next one.
+"""Entries that other nodes publish over Redis: each is delivered here once it is the next one.
 
     Relay ──heard──► is it of these two users? ──► the next one: Delivery
-                                               └─► a later one: the head is looked up (gap_fill.py)
+                                               └─► a later one: waits in a gap (chat/gap_fill.py)
 
 What another node says is fast but not complete, and it may be of another log: PostgreSQL decides.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 from chatd.chat import entry_payloads
 from chatd.chat.delivery import Delivery
@@ -19,10 +22,11 @@ from chatd.wire.node_messages import Entry
 
 
 class RemoteEntries:
-    """Of one node."""
+    """Of one node. `now_ms`: ms since 1970, the database's clock."""
 
-    def __init__(self, registry: Registry, store: Store, delivery: Delivery) -> None:
-        self._registry, self._store, self._delivery = registry, store, delivery
+    def __init__(self, registry: Registry, store: Store, delivery: Delivery, now_ms: Callable[[], int]) -> None:
+        self._registry, self._store, self._delivery, self._now_ms = registry, store, delivery, now_ms
+        self._gaps, self._deliver = delivery.gaps, delivery.deliver_remote
 
     def heard(self, to: UserId, e: Entry) -> bool:
         """Another node has written an entry of a user who is held here. False: it is invalid."""
@@ -44,12 +48,16 @@ class RemoteEntries:
             conv = self._registry.hold(e.conv, *names)
         elif (to != conv.a and to != conv.b) or not _is_between(conv, e):
             return False
-        if conv.gap is not None:
-            conv.gap.heard = max(conv.gap.heard, e.seq)
-        elif e.seq == conv.head + 1:
-            self._delivery.deliver_remote(conv, e, entry_payloads.of_remote, "bus")
+        if e.seq == conv.head + 1:
+            self._deliver(conv, e, entry_payloads.of_remote, "bus")
+            if conv.gap is None:
+                return True
+            self._gaps.advanced(conv)
         elif e.seq > conv.head:
-            self._delivery.gaps.look_up((conv.id,))
+            self._gaps.early(conv, e.seq, partial(self._deliver, conv, e, entry_payloads.of_remote, "bus"))
+        # How late the bus is matters to gaps alone: only what opens one, closes one or comes after
+        # the log was read is measured.
+        self._gaps.bus_lag.heard((self._now_ms() - e.ts) / 1000)
         return True
 
 

@@ -46,7 +46,8 @@ class SendErrors:
         session = item.session
         user = session.user
         assert user is not None
-        item.answered(give_back=True)
+        if not item.answered(give_back=True):
+            return
         self._counts.limit_hits += 1
         self._log.limit_hit(item, now)
         try:
@@ -64,8 +65,8 @@ class SendErrors:
 
     def _changes_nothing(self, item: Item, why: What) -> None:
         """An edit or delete that the log refuses."""
-        item.answered()
-        self._error(item, REFUSALS[why]())
+        if item.answered():
+            self._error(item, REFUSALS[why]())
 
     def failed(self, items: list[Item], error: errors.Retryable, *, is_unknown: bool = False) -> None:
         """The outcome is unknown, or nothing was done: the client sends again.
@@ -77,7 +78,8 @@ class SendErrors:
         for item in items:
             for one in (item, *(item.twins or ())):
                 # A cid is written once: its twins make nothing
-                one.answered(give_back=not is_unknown or one is not item)
+                if not one.answered(give_back=not is_unknown or one is not item):
+                    continue
                 session = one.session
                 self._error(one, session.own_order().failed(one.peer, one.cid, one.id, session.last_id, error))
 
@@ -85,14 +87,14 @@ class SendErrors:
         """The database refuses this item for good."""
         error = errors.DataRefused("the database refused this entry; another try will not help")
         for one in (item, *(item.twins or ())):
-            one.answered()
-            self._error(one, error)
+            if one.answered():
+                self._error(one, error)
 
     def blocked(self, items: list[Item]) -> None:
         """An earlier one in the conversation failed after these were queued."""
         for item in items:
-            item.answered(give_back=True)
-            self._error(item, send_order.blocked(item.session.order.overtaken(item.peer, item.id)))
+            if item.answered(give_back=True):
+                self._error(item, send_order.blocked(item.session.order.overtaken(item.peer, item.id)))
 
     # ---- answers ---------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class Cluster:
     def attach(self, services: Services, delivery: Delivery, chat: Chat) -> None:
         """Set what gets the messages of other nodes. Call it before `start`."""
         self._services, self._delivery = services, delivery
-        self.relay.entries = RemoteEntries(self._registry, self._store, delivery)
+        self.relay.entries = RemoteEntries(self._registry, self._store, delivery, self._services.clock.now_ms)
         self.relay.delivery, self.relay.typed = delivery, chat.typing.heard
 
     async def start(self) -> None:

@@ -69,6 +69,10 @@ class Relay:
         self.other_log: Callable[[], None] = lambda: None
         self._logged = TokenBucket(GARBAGE_LOGGED_PER_S, GARBAGE_LOGGED_BURST)
 
+    @property
+    def hears(self) -> bool:
+        return self.pubsub.up
+
     def of_log(self, epoch: str) -> None:
         """From now on the node has the log of this epoch, and marks its messages with it."""
         self._codec.of_log(epoch)

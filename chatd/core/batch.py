@@ -63,6 +63,7 @@ class Item:
         "cid",
         "conv",
         "flags",
+        "has_ok",
         "id",
         "kind",
         "peer",
@@ -87,6 +88,8 @@ class Item:
         self.taken_at = 0.0  # when its slot of the rate limit was taken, in seconds; 0: none was
         self.resent_early = False  # sent again before the `retry_ms` that its sender has read
         self.twins: list[Item] | None = None  # later items of the same cid, side and conversation
+        # It was answered when its entry was found in the log, before its lane had the result
+        self.has_ok = False
 
     @classmethod
     def from_request(cls, session: Session, request: Entering, conv: Conversation) -> Item:
@@ -105,16 +108,19 @@ class Item:
             item.refcid = request.refcid
         return item
 
-    def answered(self, *, give_back: bool = False) -> None:
-        """The item has left its lane, which ends its probe if it was one.
+    def answered(self, *, give_back: bool = False) -> bool:
+        """The item has an answer, which ends its probe if it was one.
 
         `give_back`: give back its slot of the rate limit: nothing was written, and the client is
-        not at fault.
+        not at fault. False: it had its answer before, and gets no other.
         """
+        if self.has_ok:
+            return False
         if self.flags & PROBE:
             self.session.order.probed(self.peer)
         elif give_back and self.taken_at and self.session.user is not None:
             self.session.user.window.give_back(self.taken_at)
+        return True
 
 
 def release_pending(items: list[Item]) -> None:

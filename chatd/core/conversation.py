@@ -3,22 +3,20 @@
 Pure. core/conversations.py holds all of them.
 
 `Conversation.head` is the last entry that this node has *delivered to its sessions*, not the last
-one in PostgreSQL. An entry beyond head + 1 shows a gap, which is filled from the log before
-delivery continues (`chat/gap_fill.py`). Cursors only move forward: of memory and database, the
+one in PostgreSQL. An entry beyond head + 1 shows a gap, which is closed before delivery continues
+(core/gap.py, chat/gap_fill.py). Cursors only move forward: of memory and database, the
 larger value is right.
 """
 
 from __future__ import annotations
 
 import hashlib
-from bisect import insort
 from typing import TYPE_CHECKING
 
 from chatd.protocol import compact, dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from chatd.core.gap import Gap
     from chatd.ids import ConvId, UserId
 
 
@@ -28,24 +26,6 @@ def pair_check(a: UserId, b: UserId) -> int:
     `append` refuses an item whose check is not that of its conversation's users.
     """
     return int.from_bytes(hashlib.sha256(f"{a}\n{b}".encode()).digest()[:4]) >> 4
-
-
-class Gap:
-    """The entries that a conversation misses, while its log is read (chat/gap_fill.py).
-
-    Results that arrive during the read wait here, each as (first seq, function to run).
-    """
-
-    __slots__ = ("heard", "upto", "waiting")
-
-    def __init__(self, upto: int) -> None:
-        self.upto = upto  # the log has entries up to this seq at least
-        self.heard = 0  # the highest seq that another node has announced since the read began
-        self.waiting: list[tuple[int, Callable[[], None]]] = []  # in order of seq
-
-    def wait(self, first: int, run: Callable[[], None]) -> None:
-        """Keep `run`, whose first entry has the seq `first`, until the gap is filled."""
-        insort(self.waiting, (first, run), key=lambda one: one[0])
 
 
 class Conversation:
@@ -86,7 +66,7 @@ class Conversation:
         self.a_delivered = self.a_read = self.b_delivered = self.b_read = 0
         self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
         self.lane = 0
-        self.gap: Gap | None = None  # set while the log is read for missing entries
+        self.gap: Gap | None = None  # set while entries before later ones are missing here
 
     @property
     def open(self) -> bool:

@@ -50,6 +50,7 @@ LANE_OPENS_AT: Final = 1_024
 # A batch that is out for longer waits for something, a lock or a server that hangs; half the time
 # that a message may take
 LATE_S: Final = 0.25
+NOTHING: Final = Batch([], [])
 
 
 class Lane(LaneConnection):
@@ -81,7 +82,7 @@ class Lane(LaneConnection):
         self.opens_at = min(LANE_OPENS_AT, queue.rows_max)
         self.others: list[Lane] = []  # of the node; it shares with them
         self.busy = False
-        self.rows_underway = 0  # of the batch that PostgreSQL has
+        self.underway, self.rows_underway = NOTHING, 0  # the batch that PostgreSQL has
         self._outcome, self._health, self._now = outcome, health, now
         self._failures = BatchFailures(self, outcome, metrics, health, self._write)
         self.idle = asyncio.Event()  # nothing queued, nothing under way
@@ -148,9 +149,9 @@ class Lane(LaneConnection):
                         release_pending(blocked)
                         self._outcome.blocked(blocked)
                     if batch.messages or batch.changes:
-                        self.rows_underway = len(batch.messages) + len(batch.changes)
+                        self.underway, self.rows_underway = batch, len(batch.messages) + len(batch.changes)
                         await self._write(batch, self.state.generation)
-                        self.rows_underway = 0
+                        self.underway, self.rows_underway = NOTHING, 0
                     # An idle lane must not keep its last messages, and their sessions, alive.
                     del batch, blocked
                     if self.queue.items:

@@ -11,10 +11,11 @@ CPU (docs/decisions/0016).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
 from chatd.core.batch import Item, LaneQueue
+from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres.append_answer import Outcome
 from chatd.postgres.connection import Opener
@@ -62,6 +63,10 @@ class Lanes:
             lane = min(self.all, key=lambda one: (not one.is_responsive, one.load))
         conv.lane = lane.number
         return lane
+
+    def under_way(self, lanes: Iterable[int]) -> dict[tuple[ConvId, int, str], Item]:
+        """The items that PostgreSQL has from these lanes, by conversation, side and cid."""
+        return {(item.conv.id, item.side, item.cid): item for lane in lanes for item in self.all[lane].underway.items}
 
     async def start(self, outcome: Outcome) -> None:
         """Make them, and connect the first. Raises Outage."""

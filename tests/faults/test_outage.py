@@ -162,7 +162,7 @@ async def test_an_entry_that_commits_after_it_was_looked_for_is_found(
             " pg_backend_pid()"
         )
         backend = Backend(*only(other, started))
-        server.node.delivery.gaps.outcome_unknown({conv.id}, {backend})
+        server.node.delivery.gaps.outcomes.outcome_unknown({conv.id}, {backend})
         heads = server.node.store.heads_decided
         looked = asyncio.Event()
 
@@ -197,7 +197,7 @@ async def test_a_lost_entry_is_found_while_others_only_probe(
     with psycopg.connect(url, autocommit=True) as other:
         append(other, [Message(conv.id, "lost")])
     conv.pending += 1  # as long as one of bob's is on its way
-    server.node.delivery.gaps.outcome_unknown({conv.id})
+    server.node.delivery.gaps.outcomes.outcome_unknown({conv.id})
     entry = await phone.push()
     assert (entry["seq"], entry["body"]) == (3, "lost")
     conv.pending -= 1

@@ -107,7 +107,7 @@ async def test_a_read_of_a_seq_that_a_dup_named_waits_for_the_gap(
         raise Outage("the answer was lost", "away")
 
     monkeypatch.setattr(lane, "_append", lost)
-    monkeypatch.setattr(server.node.delivery.gaps, "outcome_unknown", lambda *_: None)
+    monkeypatch.setattr(server.node.delivery.gaps.outcomes, "outcome_unknown", lambda *_: None)
     assert (await alice.say("bob", "3", cid=cid))["code"] == "unavailable"
     monkeypatch.setattr(lane, "_append", append)
     gate = Gate(monkeypatch, server.node.store, "entries_many")
@@ -311,7 +311,7 @@ async def first_of_unknown_outcome(server: Server, monkeypatch: pytest.MonkeyPat
     alice, cid = await server.connect("alice"), str(uuid.uuid4())
     with monkeypatch.context() as patch:
         lose_answers(server, patch)
-        patch.setattr(server.node.delivery.gaps, "outcome_unknown", lambda *_: None)
+        patch.setattr(server.node.delivery.gaps.outcomes, "outcome_unknown", lambda *_: None)
         assert (await alice.say("bob", "1", cid=cid))["code"] == "unavailable"
     gate = Gate(monkeypatch, server.node.store, "entries_many")
     dup = await alice.say("bob", "1", cid=cid, retry=True)

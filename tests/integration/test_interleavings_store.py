@@ -179,7 +179,7 @@ async def test_a_commit_that_hangs_past_its_deadline_is_delivered_when_it_is_ove
             )
             writer.execute("UPDATE conversations SET head = 3, na = 2 WHERE id = %s", (int(c),))
             await alice.close()
-            server.node.delivery.gaps.outcome_unknown({int(c)})  # type: ignore[arg-type]
+            server.node.delivery.gaps.outcomes.outcome_unknown({int(c)})  # type: ignore[arg-type]
             await until(lambda: looks >= 3)
             await bob.quiet()
         assert (await bob.push("entry"))["body"] == "late"
@@ -200,14 +200,15 @@ async def test_a_backend_that_wakes_up_long_after_its_deadline_is_waited_for(mak
     try:
         assert (await alice.say("bob", "late"))["code"] == "unavailable"
         gaps = server.node.delivery.gaps
-        await until(lambda: gaps._outlasted and not (gaps._outcome_unknown or gaps._settling or gaps._looking))
+        outcomes = gaps.outcomes
+        await until(lambda: outcomes._outlasted and not (outcomes._unknown or outcomes._settling or gaps._looking))
         await alice.close()
         await bob.quiet()
     finally:
         os.kill(conn.backend.pid, signal.SIGCONT)
     assert (await bob.push("entry"))["body"] == "late"
     await check_maps(server.node)
-    assert gaps._outlasted == {}
+    assert outcomes._outlasted == {}
 
 
 async def test_who_waits_for_what_is_written_behind_waits_for_two_flushes_at_most() -> None:

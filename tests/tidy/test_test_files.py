@@ -23,7 +23,7 @@ TESTED_IN: Final = {
     "chatd.__main__": ("integration/test_cli.py", "calls the command line"),
     "chatd.chat.cursors": ("integration/test_chat.py", "a request and its reply"),
     "chatd.chat.delivery": ("integration/test_chat.py", "its work is what other sessions see"),
-    "chatd.chat.gap_fill": ("integration/test_interleavings_store.py", "a gap needs an answer that is lost"),
+    "chatd.chat.unknown_outcomes": ("integration/test_interleavings_store.py", "commits that hang, backends that wake"),
     "chatd.chat.handlers": ("integration/test_chat.py", "a request and its reply"),
     "chatd.chat.hello": ("cluster/test_hello_races.py", "what happens between listing and welcome needs a database"),
     "chatd.chat.listing": ("integration/test_items.py", "its rows are those of a database"),

@@ -1,4 +1,4 @@
-"""One conversation: cursors only move forward, what a gap keeps runs in the order of the log."""
+"""One conversation: its names, and cursors that only move forward."""
 
 from __future__ import annotations
 
@@ -6,21 +6,10 @@ import hashlib
 
 import pytest
 
-from chatd.core.conversation import Conversation, Gap, pair_check
+from chatd.core.conversation import Conversation, pair_check
 from chatd.ids import ConvId, UserId
 
 ALICE, BOB = UserId("alice"), UserId("bob")
-
-
-def test_what_a_gap_keeps_is_in_order_of_seq_and_then_as_it_came() -> None:
-    gap = Gap(7)
-    ran: list[str] = []
-    for first, name in ((9, "c"), (8, "a"), (8, "b"), (12, "d")):
-        gap.wait(first, lambda name=name: ran.append(name))  # type: ignore[misc]
-    for _, run in gap.waiting:
-        run()
-    assert [first for first, _ in gap.waiting] == [8, 8, 9, 12]
-    assert ran == ["a", "b", "c", "d"]
 
 
 def test_the_check_of_a_pair_is_28_bits_of_both_names_and_their_order() -> None:

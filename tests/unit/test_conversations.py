@@ -10,9 +10,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from chatd.core.conversation import Conversation, Gap
+from chatd.core.conversation import Conversation
 from chatd.core.conversations import LINGER_S, Registry
 from chatd.core.frame_rate import FrameRate
+from chatd.core.gap import Gap
 from chatd.core.rate_limit import Penalty, SlidingWindow
 from chatd.core.session import Session, User
 from chatd.ids import ConvId, DeviceId, UserId
