@@ -63,9 +63,8 @@ class Delivery:
         self.now, self._presence_push = now, presence_push
         self._others, self._is_shared = others, others.share_log
         self.gaps = Gaps(
-            registry, store, metrics, others,
-            now=now, later=later, spawn=spawn, deliver=self._filled, now_open=self._now_open,
-        )  # fmt: skip
+            registry, store, metrics, others, now, later, spawn, deliver=self._filled, now_open=self._now_open
+        )
         self.resync = Resync(registry, store, metrics, spawn)
         self.receipts = Receipts(registry, metrics, self.gaps)
         self._held_receipts = self.receipts.held
@@ -78,20 +77,22 @@ class Delivery:
         `items[i]` has the seq `first + i`. `ts`: ms since 1970, database clock. `now`: seconds.
         """
         if conv.gap is None and first == conv.head + 1:
-            self._deliver_run(conv, first, ts, items, now)
+            self._deliver_run(conv, first, ts, items, now, self._is_shared)
             return
-        self.gaps.arrived(conv, first, partial(self._after_gap, conv, first, ts, items))
+        is_next = first <= conv.head + 1
+        if not is_next:  # others may wait for these: they are not kept by what this node waits for
+            self._others.ahead(conv, first, ts, items)
+        self.gaps.arrived(conv, first, partial(self._after_gap, conv, first, ts, items, is_next and self._is_shared))
 
-    def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+    def _after_gap(self, conv: Conversation, first: int, ts: int, items: list[Item], publish: bool) -> None:
         read = conv.head + 1 - first  # so many were found in the log before: most have their ok (`_filled`)
         for seq, item in enumerate(items[:read], first):
             for one in (item, *(item.twins or ())):
                 self.repeat(one, seq, ts)
         if read < len(items):
-            self._deliver_run(conv, conv.head + 1, ts, items[read:], self.now())
+            self._deliver_run(conv, conv.head + 1, ts, items[read:], self.now(), publish)
 
-    def _deliver_run(self, conv: Conversation, seq: int, ts: int, items: list[Item], now: float) -> None:
-        others, is_shared = self._others, self._is_shared  # bound once: a node without others pays no call
+    def _deliver_run(self, conv: Conversation, seq: int, ts: int, items: list[Item], now: float, publish: bool) -> None:
         users = self.registry.users
         a, b = users.get(conv.a), users.get(conv.b)
         was_open = conv.open
@@ -110,8 +111,8 @@ class Delivery:
             self._ok(item, conv.id, seq, ts)
             author, reader = (a, b) if side == 0 else (b, a)
             payload = self._broadcast(conv, item, payloads.of_item, author, reader, session)
-            if is_shared and (channels := others.channels(author, item.peer, reader)):
-                others.entry(channels, conv, item, payload or payloads.of_item(conv, item, False))
+            if publish and (channels := self._others.channels(author, item.peer, reader)):
+                self._others.entry(channels, conv, item, payload or payloads.of_item(conv, item, False))
             if item.twins:
                 for twin in item.twins:
                     self.repeat(twin, seq, ts)

@@ -80,6 +80,9 @@ class OtherNodes(Protocol):
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None:
         """Publish the entry just delivered here. `payload`: its JSON without the cid."""
 
+    def ahead(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+        """Publish committed entries, from seq `first` on, that wait here for others before them."""
+
     def receipt(self, conv: Conversation, side: int, me: User) -> None:
         """Publish the cursors of one side, `me`, which have just moved here."""
 
@@ -271,6 +274,8 @@ class Alone:
         return ()
 
     def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None: ...
+
+    def ahead(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None: ...
 
     def receipt(self, conv: Conversation, side: int, me: User) -> None: ...
 

@@ -16,6 +16,7 @@ from chatd.chat.delivery import Delivery
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
 from chatd.ids import UserId
+from chatd.protocol import MESSAGE
 from chatd.store import Store
 from chatd.wire import node_messages
 from chatd.wire.node_messages import Entry
@@ -26,7 +27,7 @@ class RemoteEntries:
 
     def __init__(self, registry: Registry, store: Store, delivery: Delivery, now_ms: Callable[[], int]) -> None:
         self._registry, self._store, self._delivery, self._now_ms = registry, store, delivery, now_ms
-        self._gaps, self._deliver = delivery.gaps, delivery.deliver_remote
+        self._gaps = delivery.gaps
 
     def heard(self, to: UserId, e: Entry) -> bool:
         """Another node has written an entry of a user who is held here. False: it is invalid."""
@@ -49,16 +50,23 @@ class RemoteEntries:
         elif (to != conv.a and to != conv.b) or not _is_between(conv, e):
             return False
         if e.seq == conv.head + 1:
-            self._deliver(conv, e, entry_payloads.of_remote, "bus")
+            self._deliver(conv, e)
             if conv.gap is None:
                 return True
             self._gaps.advanced(conv)
         elif e.seq > conv.head:
-            self._gaps.early(conv, e.seq, partial(self._deliver, conv, e, entry_payloads.of_remote, "bus"))
+            self._gaps.early(conv, e.seq, partial(self._deliver, conv, e))
         # How late the bus is matters to gaps alone: only what opens one, closes one or comes after
         # the log was read is measured.
         self._gaps.bus_lag.heard((self._now_ms() - e.ts) / 1000)
         return True
+
+    def _deliver(self, conv: Conversation, e: Entry) -> None:
+        """Deliver the next entry."""
+        if not e.na and not e.nb:  # its writer did not know what is before it
+            is_message = e.kind == MESSAGE
+            e = e._replace(na=conv.na + (is_message and e.side == 0), nb=conv.nb + (is_message and e.side == 1))
+        self._delivery.deliver_remote(conv, e, entry_payloads.of_remote, "bus")
 
 
 def _is_between(conv: Conversation, e: Entry) -> bool:

@@ -19,6 +19,7 @@ from typing import Final
 
 import structlog
 
+from chatd import protocol
 from chatd.chat.delivery import Delivery
 from chatd.chat.remote_entries import RemoteEntries
 from chatd.cluster.presence_sync import PresenceSync
@@ -134,6 +135,21 @@ class Relay:
         data = self._codec.entry(conv.id, conv.head, conv.ts, conv.na, conv.nb, item.side, item.kind, item.cid, payload)
         for user in channels:
             self.pubsub.publish(user, data)
+
+    def ahead(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+        """Publish committed entries that wait here for others before them.
+
+        Two nodes that write in turn would each wait for the other with every entry. How many
+        messages there were before is known to who delivers them.
+        """
+        users = self._registry.users
+        for seq, item in enumerate(items, first):
+            if channels := self.channels(users.get(conv.peer(item.peer)), item.peer, users.get(item.peer)):
+                names = conv.names(item.side)
+                payload = protocol.entry(conv.id, seq, ts, *names, item.kind, item.ref, item.body, None)
+                data = self._codec.entry(conv.id, seq, ts, 0, 0, item.side, item.kind, item.cid, payload)
+                for user in channels:
+                    self.pubsub.publish(user, data)
 
     def receipt(self, conv: Conversation, side: int, me: User) -> None:
         """Publish the cursors of one side, just moved here."""

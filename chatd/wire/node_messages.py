@@ -37,15 +37,19 @@ _TYPING: Final = struct.Struct(">BB8s4sQB")  # conv, side
 _ENTRY_KIND: Final = 1
 _RECEIPT_KIND: Final = 2
 _TYPING_KIND: Final = 3
+# An entry as above, published before its node has delivered it: `na` and `nb` are not known yet.
+# Nodes of releases before it cannot read it, and get the entry from the log.
+_AHEAD_KIND: Final = 4
+_ENTRY_KINDS: Final = (_ENTRY_KIND, _AHEAD_KIND)
 SEQ_MAX: Final = (1 << 63) - 1  # bigint
 KINDS_N: Final = 3  # message, edit, delete
 
 
 class Entry(NamedTuple):
-    """An entry as its writer delivered it.
+    """An entry as its writer delivered it, or got it into the log.
 
-    `ts`: ms since 1970, database clock. `na`, `nb`: messages of each side up to it. `frame`: the
-    payload without the cid.
+    `ts`: ms since 1970, database clock. `na`, `nb`: messages of each side up to it; both 0 if the
+    writer does not know yet: who delivers it counts. `frame`: the payload without the cid.
     """
 
     conv: ConvId
@@ -100,7 +104,7 @@ class Codec:
         self, conv: int, seq: int, ts: int, na: int, nb: int, side: int, kind: int, cid: str, frame: bytes
     ) -> bytes:
         cid_bytes = bytes.fromhex(cid.replace("-", ""))
-        head = VERSION, _ENTRY_KIND, self._incarnation, self._log
+        head = VERSION, _ENTRY_KIND if na or nb else _AHEAD_KIND, self._incarnation, self._log
         return _ENTRY.pack(*head, conv, seq, ts, na, nb, side, kind, cid_bytes) + frame
 
     def receipt(self, conv: int, side: int, delivered: int, read: int) -> bytes:
@@ -123,7 +127,7 @@ class Codec:
         if not _HEAD.size < len(data) <= BODY_BYTES_MAX or data[0] != VERSION:
             return None
         kind = data[1]
-        if kind == _ENTRY_KIND and len(data) > _ENTRY.size + 1:
+        if kind in _ENTRY_KINDS and len(data) > _ENTRY.size + 1:
             _, _, _, _, conv, seq, ts, na, nb, side, entry_kind, cid = _ENTRY.unpack_from(data)
             frame = data[_ENTRY.size :]
             starts_well = frame.startswith(_entry_start(conv, seq, ts))
