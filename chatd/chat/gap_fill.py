@@ -16,7 +16,8 @@ conversation that misses more goes to the end of the queue. Without listeners he
 the head's numbers are copied.
 
 An entry of this node may be read before its lane has the answer. Then its sender gets the `ok` in
-that place, and the result answers nothing more (`Item.has_ok`).
+that place, and the result answers nothing more (`Item.has_ok`). Not so with a retry: whether it is
+a `dup`, and keeps its slot of the rate limit, is known to its result alone.
 """
 
 from __future__ import annotations
@@ -369,8 +370,7 @@ class Gaps:
         for id, e in rows:
             conv = convs.get(id)
             if conv is not None and e.seq > conv.head:
-                item = own.get((id, e.side, e.cid)) if own else None
-                self._deliver(conv, e, item if item is not None and item.kind == e.kind else None)
+                self._deliver(conv, e, own.get((id, e.side, e.cid)) if own else None)
                 self.advanced(conv)
         return read
 

@@ -112,15 +112,15 @@ class Item:
         """The item has an answer, which ends its probe if it was one.
 
         `give_back`: give back its slot of the rate limit: nothing was written, and the client is
-        not at fault. False: it had its answer before, and gets no other.
+        not at fault. False: it had its `ok` before, and gets no other answer.
         """
-        if self.has_ok:
-            return False
         if self.flags & PROBE:
-            self.session.order.probed(self.peer)
+            if not self.has_ok:
+                self.session.order.probed(self.peer)
         elif give_back and self.taken_at and self.session.user is not None:
             self.session.user.window.give_back(self.taken_at)
-        return True
+            self.taken_at = 0.0
+        return not self.has_ok
 
 
 def release_pending(items: list[Item]) -> None:

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NamedTuple
 
-from chatd.core.batch import Item, LaneQueue
+from chatd.core.batch import RETRY, Item, LaneQueue
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres.append_answer import Outcome
@@ -65,8 +65,16 @@ class Lanes:
         return lane
 
     def under_way(self, lanes: Iterable[int]) -> dict[tuple[ConvId, int, str], Item]:
-        """The items that PostgreSQL has from these lanes, by conversation, side and cid."""
-        return {(item.conv.id, item.side, item.cid): item for lane in lanes for item in self.all[lane].underway.items}
+        """The items that PostgreSQL has from these lanes, by conversation, side and cid.
+
+        Without retries, whose entries may have been in the log before.
+        """
+        return {
+            (item.conv.id, item.side, item.cid): item
+            for lane in lanes
+            for item in self.all[lane].underway.items
+            if not item.flags & RETRY
+        }
 
     async def start(self, outcome: Outcome) -> None:
         """Make them, and connect the first. Raises Outage."""
