@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from chatd import log, log_writer, store
-from chatd.chat import history, reads, resync
+from chatd.chat import gap_fill, history, reads, resync
 from chatd.config import Settings
-from chatd.core import coalescing, frame_rate, hello_rates, read_pacing, session
+from chatd.core import coalescing, frame_rate, gap, hello_rates, read_pacing, session
 from chatd.net.connection import CLOSE_S
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
@@ -216,6 +216,14 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "closed with 4006",
         "slow_consumers_total",
         "tests/faults/test_bounds.py::test_a_consumer_that_never_reads",
+    ),
+    Bound(
+        "entries of other nodes that wait for one before them",
+        "conversation, node",
+        f"{gap.EARLY_MAX}, {gap_fill.EARLY_ALL_MAX:,}",
+        "the log is read, where they are as well, and no longer waited for the bus",
+        "gap_fills_total",
+        "tests/unit/test_gap_fill.py::test_past_the_bound_of_early_entries_the_log_is_read_at_once",
     ),
     # ---- pushes
     Bound(
