@@ -213,7 +213,7 @@ async def test_an_entry_of_another_log_that_a_node_tells_of_is_not_pushed(server
     alice, bob, c = await befriended(server)
     frame = protocol.entry(int(c), 3, 1, b'"bob"', b'"carol"', protocol.MESSAGE, None, "theirs", None)
     told = Entry(ConvId(int(c)), 3, 1, 1, 2, 0, protocol.MESSAGE, Cid(str(uuid.uuid4())), frame)
-    entries = RemoteEntries(server.node.registry, server.node.store, server.node.delivery)
+    entries = RemoteEntries(server.node.registry, server.node.store, server.node.delivery, lambda: 0)
     assert not entries.heard(UserId("bob"), told)
     assert not entries.heard(UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice")))
     await alice.quiet()

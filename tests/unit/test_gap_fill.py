@@ -25,6 +25,7 @@ from chatd.chat.ports import Alone, OwnCount, Rates
 from chatd.chat.remote_entries import RemoteEntries
 from chatd.chat.send import SendPipeline
 from chatd.core.batch import Item
+from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
 from chatd.core.frame_rate import FrameRate
 from chatd.core.session import Session, State, User
@@ -76,10 +77,26 @@ class Query:
 
 
 class Others(Alone):
-    """Implements `ports.OtherNodes`, with a bus that can be away."""
+    """Implements `ports.OtherNodes`, with a bus that can be away; bob is at another node."""
+
+    share_log: bool = True  # type: ignore[misc]
+    hears: bool = True  # type: ignore[misc]
 
     def __init__(self) -> None:
-        self.hears = True  # type: ignore[misc]
+        self.published: list[int] = []  # seqs
+        self.ahead_n = 0
+
+    def channels(self, me: User | None, peer_id: UserId, peer: User | None) -> tuple[UserId, ...]:
+        return () if peer is not None else (peer_id,)
+
+    def entry(self, channels: tuple[UserId, ...], conv: Conversation, item: Item, payload: bytes) -> None:
+        assert (channels, item.peer) == ((BOB,), BOB)
+        self.published.append(conv.head)
+
+    def ahead(self, conv: Conversation, first: int, ts: int, items: list[Item]) -> None:
+        assert first > conv.head + 1
+        self.ahead_n += len(items)
+        self.published += range(first, first + len(items))
 
 
 class Underway(NamedTuple):
@@ -178,13 +195,17 @@ class World:
             self.conv.pending += 1
         self.underway.append(Underway(first, items, is_lost))
 
-    def write_there(self, is_lost: bool = False, side: int = 1) -> None:
-        """Bob sends, at the other node, or a third device of alice does."""
+    def write_there(self, is_lost: bool = False, side: int = 1, is_ahead: bool = False) -> None:
+        """Bob sends, at the other node, or a third device of alice does.
+
+        `is_ahead`: it is published before that node has delivered it.
+        """
         e = self.commit(side)
         if not is_lost:
             names = self.conv.names(side)
             frame = entry(CONV, e.seq, e.ts, *names, e.kind, None, e.body, None)
-            self.bus.append(Entry(CONV, e.seq, e.ts, e.na, e.nb, side, e.kind, Cid(e.cid), frame))
+            counts = (0, 0) if is_ahead else (e.na, e.nb)
+            self.bus.append(Entry(CONV, e.seq, e.ts, *counts, side, e.kind, Cid(e.cid), frame))
 
     def hear(self, n: int) -> None:
         self.remote.heard(ALICE, self.bus.pop(n))
@@ -250,6 +271,10 @@ class World:
         assert (self.conv.na, self.conv.nb) == (self.log[-1].na, self.log[-1].nb) if self.log else True
         assert self.conv.pending == self.suspected == 0
         assert self.phone.order.cuts == {} or lost
+        published, made = self.others.published, {e.seq for e in self.log if e.cid in self.sent.values()}
+        assert len(published) == len(set(published))
+        kept = {e.seq for e in self.log if e.cid in set(self.sent.values()) - lost}
+        assert kept <= set(published) <= made
 
 
 ACTIONS: Final = ("here", "here lost", "there", "there lost", "tablet", "hear", "hear twice", "answer", "step", "time",
@@ -261,7 +286,7 @@ def take(world: World, action: str, data: st.DataObject) -> None:
     if action.startswith("here"):
         world.write_here(data.draw(st.integers(1, 3)), is_lost="lost" in action)
     elif action.startswith("there"):
-        world.write_there(is_lost="lost" in action)
+        world.write_there(is_lost="lost" in action, is_ahead=data.draw(st.booleans()))
     elif action == "tablet":
         world.write_there(side=0)
     elif action.startswith("hear") and world.bus:
@@ -276,7 +301,7 @@ def take(world: World, action: str, data: st.DataObject) -> None:
     elif action == "time" and world.timers:
         world.pass_time()
     elif action == "bus":
-        world.others.hears = not world.others.hears  # type: ignore[misc]
+        world.others.hears = not world.others.hears
     elif action == "feed":
         world.gaps.look_up((CONV,))
 
@@ -317,6 +342,19 @@ def test_what_the_bus_brings_in_time_costs_no_query() -> None:
     world.check()
 
 
+def test_what_waits_here_does_not_keep_others_waiting() -> None:
+    """Two nodes that write in turn each waited for the other: the delay grew without end."""
+    world = World()
+    world.write_there()
+    world.write_here(2)
+    world.answer()
+    assert (world.conv.head, world.others.published, world.others.ahead_n) == (0, [2, 3], 2)
+    world.hear(0)
+    assert (world.conv.head, world.others.published) == (3, [2, 3]), "once"
+    world.settle()
+    world.check()
+
+
 def test_what_the_bus_lost_is_read_once_its_time_is_over() -> None:
     world = World()
     world.write_there(is_lost=True)
@@ -333,7 +371,7 @@ def test_what_the_bus_lost_is_read_once_its_time_is_over() -> None:
 
 def test_without_a_bus_nothing_waits() -> None:
     world = World()
-    world.others.hears = False  # type: ignore[misc]
+    world.others.hears = False
     world.write_there(is_lost=True)
     world.write_here(1)
     world.answer()
@@ -345,7 +383,7 @@ def test_without_a_bus_nothing_waits() -> None:
 def test_an_own_entry_that_is_read_before_its_answer_comes_is_acked_there() -> None:
     """The sender got it as an entry, and then an `ok` with `dup`."""
     world = World()
-    world.others.hears = False  # type: ignore[misc]
+    world.others.hears = False
     world.write_there(is_lost=True)
     world.write_here(2)
     world.gaps.look_up((CONV,))

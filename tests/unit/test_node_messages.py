@@ -41,6 +41,16 @@ def test_an_entry_comes_out_as_it_went_in(made: tuple[Entry, bytes]) -> None:
     assert not other.mine(data)
 
 
+@given(entries())
+def test_an_entry_published_ahead_is_of_a_kind_that_older_nodes_pass_over(made: tuple[Entry, bytes]) -> None:
+    """They would take its numbers of messages at their word."""
+    ahead = made[0]._replace(na=0, nb=0)
+    data = codec.entry(*ahead)
+    assert codec.decode(data) == ahead
+    assert data[1] == 4
+    assert codec.entry(*ahead._replace(na=1))[1] == codec.entry(*ahead._replace(nb=1))[1] == 1
+
+
 @given(numbers, st.integers(0, 1), numbers, numbers)
 def test_a_receipt_comes_out_as_it_went_in(conv: int, side: int, one: int, two: int) -> None:
     read, delivered = sorted((one, two))
