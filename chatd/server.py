@@ -136,8 +136,7 @@ class Node:
             self.registry, self.store, metrics, now=clock.now, later=self._loop.call_later, spawn=self.tasks.spawn,
             presence_push=presence_push, others=others,
         )  # fmt: skip
-        outcomes = self.delivery.gaps.outcomes
-        self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or outcomes.is_settling
+        self.store.health.is_settling = lambda: self.store.lanes.is_outcome_unknown or self.delivery.gaps.is_settling
         access_log = AccessLog(metrics, self._incarnation, clock.now, names_proxies=bool(s.trusted_proxies))
         self.services = Services(
             s, self.store, self.presence, presence_push, others, admission, self.registry, metrics, clock,
@@ -439,9 +438,8 @@ class Node:
             for connection in list(self.listener.connections):
                 connection.abort()
         await self.tasks.cancel()
-        if hasattr(self, "delivery"):
-            self.delivery.gaps.reset()
         if self.cluster is not None:
+            self.delivery.gaps.reset()
             await self.cluster.stop(self._drain_grace_s)
         if hasattr(self, "store"):
             await self.store.stop()

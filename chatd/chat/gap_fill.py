@@ -127,6 +127,11 @@ class Gaps:
                 awaited.end()
         self._awaited.clear()
 
+    @property
+    def is_settling(self) -> bool:
+        """The outcome of some batch is still unknown."""
+        return self.outcomes.is_settling
+
     # ---- what comes early ------------------------------------------------------------------------
 
     def arrived(self, conv: Conversation, first: int, run: Callable[[], None]) -> None:

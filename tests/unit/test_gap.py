@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +21,10 @@ def taken(gap: Gap, head: int) -> list[int]:
 
 @given(st.permutations(range(2, 12)), st.sets(st.integers(2, 11)))
 def test_whatever_the_order_of_arrival_each_runs_once_and_in_order(order: list[int], early: set[int]) -> None:
-    gap, ran = Gap(), []
+    gap = Gap()
+    ran: list[int] = []
     for seq in order:
-        (gap.hold if seq in early else gap.wait)(seq, lambda seq=seq: ran.append(seq))  # type: ignore[misc]
+        (gap.hold if seq in early else gap.wait)(seq, partial(ran.append, seq))
     assert gap.early == len(early)
     assert gap.take(0) is None
     assert taken(gap, 1) == list(range(2, 12)) == ran

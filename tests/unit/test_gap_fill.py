@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from chatd import errors
 from chatd.chat import gap_fill
 from chatd.chat.delivery import Delivery
-from chatd.chat.ports import Alone, OwnCount, Rates
+from chatd.chat.ports import OwnCount, Rates
 from chatd.chat.remote_entries import RemoteEntries
 from chatd.chat.send import SendPipeline
 from chatd.core.batch import Item
@@ -76,13 +76,15 @@ class Query:
         return self.answer
 
 
-class Others(Alone):
-    """Implements `ports.OtherNodes`, with a bus that can be away; bob is at another node."""
+class Others:
+    """As much of `ports.OtherNodes` as delivery asks for, with a bus that can be away; bob is at
+    another node.
+    """
 
-    share_log: bool = True  # type: ignore[misc]
-    hears: bool = True  # type: ignore[misc]
+    share_log: Final = True
 
     def __init__(self) -> None:
+        self.hears = True
         self.published: list[int] = []  # seqs
         self.ahead_n = 0
 
@@ -133,7 +135,8 @@ class World:
         ))  # fmt: skip
         self.delivery = Delivery(
             self.registry, store, self.metrics, now=lambda: self.now, later=self.later, spawn=self.tasks.append,
-            presence_push=cast("Any", SimpleNamespace(conversation_opened=lambda *_: None)), others=self.others,
+            presence_push=cast("Any", SimpleNamespace(conversation_opened=lambda *_: None)),
+            others=cast("Any", self.others),
         )  # fmt: skip
         self.gaps = self.delivery.gaps
         self.remote = RemoteEntries(self.registry, store, self.delivery, lambda: self.now_ms)
