@@ -34,7 +34,7 @@ from chatd.core.batch import Item
 from chatd.core.bus_lag import BusLag
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.gap import Gap, Step
+from chatd.core.gap import Gap, GapStep
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.postgres.rows import Head
@@ -48,8 +48,8 @@ FILL_ROWS: Final = 50
 FILL_RETRY_S: Final = 0.5
 FILLERS_MAX: Final = 2  # queries at a time; the pool's other connections are for clients
 SEQ_MAX: Final = (1 << 63) - 1
-# Entries of other nodes that wait in all gaps, besides core/gap.EARLY_MAX in each: some 4 MB. Past
-# it the log is read at once.
+# Entries of other nodes that wait in all gaps, some 4 MB. Past it the log is read at once. In one
+# gap: core/gap.py.
 EARLY_ALL_MAX: Final = 5_000
 
 
@@ -156,7 +156,7 @@ class Gaps:
             self._early += gap.early - before
             if is_new:
                 self._wait(conv, gap)
-        elif gap.step is Step.WAIT:
+        elif gap.step is GapStep.WAIT:
             self._due(conv, gap)
 
     def expect(self, conv: Conversation, upto: int) -> Gap:
@@ -178,7 +178,7 @@ class Gaps:
             self._early -= early - gap.early
             if gap.is_closed(conv.head):
                 conv.gap = None
-                if gap.step is Step.WAIT:
+                if gap.step is GapStep.WAIT:
                     self._metrics.gaps_closed += 1
         if self._awaited:
             self._release(conv.id, conv.head)
@@ -198,7 +198,7 @@ class Gaps:
 
     def _wait(self, conv: Conversation, gap: Gap) -> None:
         """Give the bus its time from now on."""
-        gap.step = Step.WAIT
+        gap.step = GapStep.WAIT
         if not self._others.hears:
             self._due(conv, gap)
             return
@@ -216,7 +216,7 @@ class Gaps:
         now = self._now()
         while self._waits:
             until, conv, gap, head = self._waits[0]
-            if conv.gap is gap and gap.step is Step.WAIT:
+            if conv.gap is gap and gap.step is GapStep.WAIT:
                 if until > now:
                     self._time(until - now)
                     return
@@ -232,11 +232,11 @@ class Gaps:
         if conv.head < gap.upto:
             self._read(conv, gap)
         else:
-            gap.step = Step.ASK
+            gap.step = GapStep.ASK
             self.look_up((conv.id,))
 
     def _read(self, conv: Conversation, gap: Gap) -> None:
-        gap.step = Step.READ
+        gap.step = GapStep.READ
         self._metrics.gap_fills += 1
         self._open[conv.id] = conv
         if self._fillers < FILLERS_MAX:
@@ -297,9 +297,9 @@ class Gaps:
                 self._store.log.suspect(is_behind=True)  # read nothing of it: it may be other users'
             elif row.head > conv.head:
                 self._behind(conv, row)
-            elif (gap := conv.gap) is not None and gap.step is Step.ASK:
+            elif (gap := conv.gap) is not None and gap.step is GapStep.ASK:
                 if conv.head < gap.upto:
-                    self._wait(conv, gap)  # a result came after the query
+                    self._wait(conv, gap)  # a result is later than the query
                 else:
                     self._early -= gap.early
                     gap.forget_heard()
@@ -311,11 +311,11 @@ class Gaps:
         if not conv.pending and not self._listens(conv) and (gap is None or not gap.has_results):
             conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
             self.advanced(conv)
-            if conv.gap is not None and conv.gap.step is Step.ASK:
+            if conv.gap is not None and conv.gap.step is GapStep.ASK:
                 self._wait(conv, conv.gap)
             return
         gap = self.expect(conv, row.head)
-        if gap.step is Step.ASK:
+        if gap.step is GapStep.ASK:
             self._read(conv, gap)
 
     def _listens(self, conv: Conversation) -> bool:
@@ -332,11 +332,11 @@ class Gaps:
                 reads: dict[ConvId, tuple[Conversation, Gap, int]] = {}
                 for id in list(self._open)[:FILL_CONVS]:
                     conv = self._open.pop(id)
-                    if (gap := conv.gap) is not None and gap.step is Step.READ:
+                    if (gap := conv.gap) is not None and gap.step is GapStep.READ:
                         if conv.head < gap.upto:
                             reads[id] = (conv, gap, gap.upto)
                         else:
-                            self._wait(conv, gap)  # that came by the bus; another node has announced more
+                            self._wait(conv, gap)  # the bus was faster; another node has announced more
                 if not reads:
                     continue
                 try:
@@ -365,7 +365,7 @@ class Gaps:
         return self._registry.convs.get(conv.id) is conv
 
     def _delivered(self, rows: list[tuple[ConvId, Stored]], convs: dict[ConvId, Conversation]) -> set[ConvId]:
-        """Deliver what was not delivered meanwhile; gives the conversations that had rows.
+        """Deliver what the bus has not brought; gives the conversations that had rows.
 
         `convs`: those that are of this log still.
         """

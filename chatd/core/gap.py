@@ -4,8 +4,8 @@
                                           what lies between comes by the bus, or from the log ──┘
 
 A gap is open as long as the log has entries that were not delivered here. Nearly always what is
-missing is on its way over the bus, so the gap first waits for it (`Step.WAIT`); only then the log
-is read (chat/gap_fill.py). In every step what has become the next entry is delivered at once.
+missing is on its way over the bus, so the gap first waits for it (`GapStep.WAIT`); only then is the
+log read (chat/gap_fill.py). In every step what has become the next entry is delivered at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EARLY_MAX: Final = 64
 
 
-class Step(enum.Enum):
+class GapStep(enum.Enum):
     """What is done about a gap."""
 
     WAIT = enum.auto()  # what is missing may be on its way over the bus
@@ -30,7 +30,7 @@ class Step(enum.Enum):
     READ = enum.auto()  # the log is read
 
 
-class Waiting(NamedTuple):
+class InGap(NamedTuple):
     """One result, or one entry of another node. `run()` delivers it; `first`: its first seq."""
 
     first: int
@@ -38,7 +38,7 @@ class Waiting(NamedTuple):
     run: Callable[[], None]
 
 
-def _first(one: Waiting) -> int:
+def _first(one: InGap) -> int:
     return one.first
 
 
@@ -50,13 +50,13 @@ class Gap:
     def __init__(self, upto: int = 0) -> None:
         self.upto = upto  # PostgreSQL has entries up to this seq at least
         self.heard = 0  # the highest seq that another node has announced
-        self.step = Step.WAIT
+        self.step = GapStep.WAIT
         self.early = 0  # entries of other nodes in `waiting`
-        self.waiting: list[Waiting] = []  # in order of seq
+        self.waiting: list[InGap] = []  # in order of seq
 
     def wait(self, first: int, run: Callable[[], None]) -> None:
         """Keep a result of this node, whose first entry has the seq `first`."""
-        insort(self.waiting, Waiting(first, False, run), key=_first)
+        insort(self.waiting, InGap(first, False, run), key=_first)
 
     def hold(self, seq: int, run: Callable[[], None]) -> bool:
         """Keep an entry of another node. False: there are too many, and it is not kept."""
@@ -65,14 +65,14 @@ class Gap:
             return True  # it was published on the channels of both users
         if self.early >= EARLY_MAX:
             return False
-        self.waiting.insert(at, Waiting(seq, True, run))
+        self.waiting.insert(at, InGap(seq, True, run))
         self.early += 1
         return True
 
     def take(self, head: int) -> Callable[[], None] | None:
         """What is to be run now that everything up to `head` has been delivered; None: nothing.
 
-        An entry of another node that was delivered meanwhile is dropped. A result is not: its items
+        An entry of another node that was delivered otherwise is dropped. A result is not: its items
         may not be answered yet.
         """
         while self.waiting and self.waiting[0].first <= head + 1:

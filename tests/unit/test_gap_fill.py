@@ -131,7 +131,7 @@ class World:
         self.log_state = SimpleNamespace(suspect=self.suspect)
         store = cast("Store", SimpleNamespace(
             lanes=self, heads=self.heads, heads_decided=self.heads, entries_many=self.entries_many,
-            log=self.log_state,
+            log=self.log_state, history=SimpleNamespace(shown=lambda _: None),
         ))  # fmt: skip
         self.delivery = Delivery(
             self.registry, store, self.metrics, now=lambda: self.now, later=self.later, spawn=self.tasks.append,
