@@ -62,9 +62,7 @@ class Delivery:
         self.registry, self.store, self.metrics = registry, store, metrics
         self.now, self._presence_push = now, presence_push
         self._others, self._is_shared = others, others.share_log
-        self.gaps = Gaps(
-            registry, store, metrics, others, now, later, spawn, deliver=self._filled, now_open=self._now_open
-        )
+        self.gaps = Gaps(registry, store, metrics, others, now, later, spawn, self._filled, self._now_open)
         self.resync = Resync(registry, store, metrics, spawn)
         self.receipts = Receipts(registry, metrics, self.gaps)
         self._held_receipts = self.receipts.held
@@ -224,7 +222,7 @@ class Delivery:
         """Deliver an entry from the fill of a gap, which has many at once.
 
         A session whose output is paused gets them as fast as its client reads (chat/resync.py).
-        `own`: the item that made it, or repeats it; its result has not come yet.
+        `own`: the item that made it, whose result has not come yet.
         """
         for id in {conv.a, conv.b}:
             if (user := self.registry.users.get(id)) is not None:
@@ -232,16 +230,12 @@ class Delivery:
                     is_behind = session.behind is not None and conv.id in session.behind
                     if session.state is State.LIVE and session.sink.is_paused and not is_behind:
                         self.resync.miss(session, conv.id, e.seq - 1)
-        if own is None or not own.answered():
-            self.deliver_remote(conv, e, payloads.of_stored, "log")
-            return
-        self._ok(own, conv.id, e.seq, e.ts)
-        self.deliver_remote(conv, e, payloads.of_stored, "log", own.session)
-        own.has_ok = True
-        self.metrics.sends_ok += 1
-        for twin in own.twins or ():
+        if own is not None:
+            own.has_ok, own.ref = own.answered(), e.ref
+            self._ok(own, conv.id, e.seq, e.ts)
+            self._others.ahead(conv, e.seq, e.ts, [own])
+            self.metrics.sends_ok += 1
+        self.deliver_remote(conv, e, payloads.of_stored, "log", None if own is None else own.session)
+        for twin in (own and own.twins) or ():
             self.repeat(twin, e.seq, e.ts)
             twin.has_ok = True
-        users, me = self.registry.users, conv.peer(own.peer)
-        if channels := self._others.channels(users.get(me), own.peer, users.get(own.peer)):
-            self._others.entry(channels, conv, own, payloads.of_stored(conv, e, False))

@@ -80,7 +80,7 @@ class Gaps:
     def __init__(
         self, registry: Registry, store: Store, metrics: Metrics, others: OtherNodes,
         now: Callable[[], float], later: Callable[[float, Callable[[], None]], object],
-        spawn: Callable[[Coroutine[Any, Any, None]], object], *,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         deliver: Callable[[Conversation, Stored, Item | None], None], now_open: Callable[[Conversation], None],
     ) -> None:  # fmt: skip
         self._registry, self._store, self._metrics, self._others = registry, store, metrics, others
