@@ -88,6 +88,7 @@ COUNTERS: Final = {
     "bus_garbage": "messages of pub/sub that could not be read, or were of another version",
     "bus_reconnects": "subscriptions to pub/sub that ended",
     "presence_batches": "batches of presence published to other nodes",
+    "presence_heard": "messages of users' presence received from Redis, this node's own included",
     "presence_gaps": "batches of other nodes' presence that were missed",
     "presence_reads": "times that the presence of another node was read from Redis",
     "lease_failures": "lease renewals that failed",
@@ -181,6 +182,7 @@ class Metrics(Collector):
     bus_garbage: int
     bus_reconnects: int
     presence_batches: int
+    presence_heard: int
     presence_gaps: int
     presence_reads: int
     lease_failures: int

@@ -59,6 +59,7 @@ class Presence:
         self._others = Roster(self.incarnation)
         self._own = Published()
         self._held: set[UserId] = set()
+        self._released: set[UserId] = set()  # the caller of `take_released` bounds it
         self._attaching = Attaching()
 
     def __len__(self) -> int:
@@ -231,10 +232,16 @@ class Presence:
         """All users who are kept now: those to ask a remote node about."""
         return self._watchers.users() | self._held | self._own.keys()
 
+    def take_released(self) -> set[UserId]:
+        """The users who were let go since the last call; some may be kept again."""
+        released, self._released = self._released, set()
+        return released
+
     def _release(self, user: UserId) -> None:
         """Drop the words of remote nodes about a user who is not kept any more."""
         if self.keeps(user):
             return
+        self._released.add(user)
         self._others.drop(user)
         if (entry := self._statuses.get(user)) is not None:
             entry.seats = ()
@@ -277,20 +284,50 @@ class Presence:
         node = self._others.get(incarnation)
         if node is None or not node.answered(read, answer):
             return []  # the incarnation died during the read
-        changes = []
-        for user, said in answer.items():
-            if not self.keeps(user):
-                continue
-            since = read.heard.get(user, -1)
-            change = None
-            if said is None:
-                if since < 0:
-                    change = self._missing(node, user, now_ms)
-            elif said.v > since and said.v >= node.versions.get(user, -1):
-                change = self._hear(node, user, said, now_ms)
-            if change is not None:
-                changes.append(change)
-        return changes
+        changes = [
+            self._missing_in(node, user, read, now_ms)
+            if said is None
+            else self._found_in(node, user, said, read, now_ms)
+            for user, said in answer.items()
+            if self.keeps(user)
+        ]
+        return [change for change in changes if change is not None]
+
+    def resync_all(
+        self, users: Iterable[UserId], found: Mapping[UserId, Mapping[str, Remote]], reads: Mapping[str, HashRead],
+        now_ms: int,
+    ) -> list[Change]:  # fmt: skip
+        """The answer of one read over several incarnations: who is where, of the users asked about.
+
+        As `resync` of each incarnation in `reads`. The cost depends on where the users are, and not
+        on the number of incarnations for each of them.
+        """
+        users = [user for user in users if self.keeps(user)]
+        nodes = {
+            incarnation: node
+            for incarnation, read in reads.items()
+            if (node := self._others.get(incarnation)) is not None and node.answered(read, users)
+        }
+        changes: list[Change | None] = []
+        for user in users:
+            there = found.get(user, {})
+            for incarnation, said in there.items():
+                if (node := nodes.get(incarnation)) is not None:
+                    changes.append(self._found_in(node, user, said, reads[incarnation], now_ms))
+            entry = self._statuses.get(user)
+            for seat in () if entry is None else entry.seats:
+                node = nodes.get(seat.incarnation)
+                if node is not None and seat.incarnation not in there:
+                    changes.append(self._missing_in(node, user, reads[seat.incarnation], now_ms))
+        return [change for change in changes if change is not None]
+
+    def _found_in(self, node: NodePresence, user: UserId, said: Remote, read: HashRead, now_ms: int) -> Change | None:
+        if said.v > read.heard.get(user, -1) and said.v >= node.versions.get(user, -1):
+            return self._hear(node, user, said, now_ms)
+        return None
+
+    def _missing_in(self, node: NodePresence, user: UserId, read: HashRead, now_ms: int) -> Change | None:
+        return self._missing(node, user, now_ms) if read.heard.get(user, -1) < 0 else None
 
     def forget_node(self, incarnation: str, now_ms: int, seen_ms: int | None) -> list[Change]:
         """The incarnation is dead: its users are no longer there, last seen at `seen_ms`.

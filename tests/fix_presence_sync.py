@@ -1,7 +1,8 @@
 """Presence over nodes without PostgreSQL: their parts in this process over a Redis of the test's
 own, to be held up at any step.
 
-    make_seat       `await make_seat("a")`: a running `Seat`: presence, pub/sub and presence sync of one node
+    make_seat       `await make_seat("a")`: a running `Seat`: presence, pub/sub and presence sync of one node;
+                    `prepare` is called with it before it starts
     Seat            `come`, `go`, `watch`; `told` are the changes that its watchers were shown; `kill` is kill -9
 """
 
@@ -52,7 +53,8 @@ class Seat:
             steady=Steady(Clock(time.monotonic, time.time), lease_ms / 1000),
             facts=dict,
         )
-        self.presence_sync.listener = self.pubsub.listener = self
+        self.presence_sync.listen(self)
+        self.pubsub.listener = self
         self.told: list[Change] = []
         self.heard_frames: list[tuple[UserId, bytes]] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -63,7 +65,7 @@ class Seat:
             self.pubsub.run(),
             self.presence_sync.run_beat(),
             self.presence_sync.run_flush(),
-            self.presence_sync.run_read(),
+            self.presence_sync.reader.run(),
         ]
         self.tasks = [asyncio.create_task(one) for one in work]
 
@@ -93,7 +95,7 @@ class Seat:
     async def watch(self, *users: str) -> None:
         names = [UserId(user) for user in users]
         self.presence.watch(self, (), names)
-        await self.presence_sync.look(names)
+        await self.presence_sync.reader.look(names)
 
     def sees(self, user: str) -> str:
         change = self.presence.status(UserId(user))
@@ -117,6 +119,9 @@ class Seat:
     def heard_presence(self, data: bytes) -> None:
         self.presence_sync.heard(data)
 
+    def heard_status(self, user: UserId, data: bytes) -> None:
+        self.presence_sync.heard_status(user, data)
+
     def away(self) -> None:
         """Pub/sub is away."""
 
@@ -131,9 +136,17 @@ MakeSeat: TypeAlias = Callable[..., Awaitable[Seat]]
 async def make_seat(own_redis: OwnRedis) -> AsyncIterator[MakeSeat]:
     made: list[Seat] = []
 
-    async def make(name: str, *, url: str = "", lease_ms: int = LEASE_MS, prefix: str = "chatd") -> Seat:
+    async def make(
+        name: str,
+        *,
+        url: str = "",
+        lease_ms: int = LEASE_MS,
+        prefix: str = "chatd",
+        prepare: Callable[[Seat], None] = lambda seat: None,
+    ) -> Seat:
         seat = Seat(url or own_redis.url, name, lease_ms, prefix)
         made.append(seat)
+        prepare(seat)
         seat.start()
         await until(lambda: seat.presence_sync._written and seat.pubsub.up, f"{name} is up")
         return seat

@@ -2,6 +2,7 @@
 
     answer of a beat ──► Leases.judge ──► nodes that joined, are stale (read their hash), are dead
     batch heard      ──► Leases.heard ──► batches of a node are numbered; a hole makes it stale
+    a part of one    ──► Leases.heard_part ──► it is on the channel of one user: holes are no losses
 
 cluster/presence_sync.py acts on the verdict: it takes the users of a dead node offline.
 
@@ -59,6 +60,7 @@ class RemoteNode:
     left: bool = False  # it has drained, and lets its lease lapse
     namesake: bool = False  # it has our own name, and that was logged
     shards: bool | None = None  # whether it can use sharded pub/sub; None: it does not say
+    listing: int | None = None  # number of its last listing; None: it publishes batches for all nodes
     n_at_beat: int = -1  # `n` as of the last beat
 
 
@@ -101,6 +103,8 @@ class Leases:
                 return False
             self.nodes[incarnation] = RemoteNode(n, now)
             return None
+        if node.listing is not None:
+            return False  # for nodes of the release before: its users' channels said the same
         if n <= node.n:
             return False  # late: its content has been read from the hash, or is being read
         missed = n > node.n + 1
@@ -108,6 +112,17 @@ class Leases:
         if missed:
             node.stale = True
             return None
+        return True
+
+    def heard_part(self, incarnation: str, n: int, now: float) -> bool | None:
+        """A part of a node's batch arrived, on the channel of a user.
+
+        Returns whether to apply it; None: apply it and read the hash, because the node is new.
+        """
+        node = self.nodes.get(incarnation)
+        if node is None:
+            return self.heard(incarnation, n, now)
+        node.n, node.moved_at, node.silent_s = max(node.n, n), now, 0.0
         return True
 
     def all_stale(self) -> None:
@@ -173,6 +188,11 @@ class Leases:
             # believed, because the clock may have been stepped.
             node.silent_s = min(max(lease.age_ms, 0) / 1000, self._beat_s)
             node.score, node.moved_at = lease.score, now
-        if info.n > node.n:
-            node.n, node.stale = info.n, True
+        if info.listing is None:
+            if info.n > node.n:
+                node.n, node.stale = info.n, True
+        else:  # its batches are on the channels of their users, of which this node hears some
+            node.n = max(node.n, info.n)
+            if info.listing != node.listing:
+                node.listing, node.stale = info.listing, True
         node.name, node.left, node.grace_s, node.shards = info.name, info.left, info.grace_ms / 1000, info.shards

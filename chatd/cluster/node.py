@@ -92,10 +92,11 @@ class Cluster:
             name=s.node_name or f"{host}:{s.port}", now=clock.now, now_ms=clock.now_ms, steady=steady,
             facts=lambda: {
                 "host": host, "pid": os.getpid(), "version": __version__,
-                "started_ms": clock.now_ms() - int((clock.now() - started) * 1000), **facts(),
+                "started_ms": clock.now_ms() - int((clock.now() - started) * 1000),
+                "redis_connections": self.redis_client.connections, **facts(),
             },
         )  # fmt: skip
-        self.presence_sync.listener = self
+        self.presence_sync.listen(self)
         self.relay = Relay(self.pubsub, self.presence_sync, Codec(incarnation), presence, registry, metrics, clock.now)
         self.pubsub.listener = self.relay
         wanted = FeedFilter(registry.convs)
@@ -127,6 +128,11 @@ class Cluster:
                 "1 while each node counts rate limits alone because Redis is away",
                 lambda: self.shared_limits.open,
             ),
+            (
+                "redis_connections",
+                "connections to Redis that are open, the subscription included",
+                lambda: self.redis_client.connections,
+            ),
             ("nodes_known", "other nodes with a valid lease", lambda: self.presence_sync.nodes),
         ):
             metrics.gauge(name, help, read)
@@ -156,7 +162,7 @@ class Cluster:
             ("bus", self.pubsub.run()),
             ("lease", self.presence_sync.run_beat()),
             ("presence", self.presence_sync.run_flush()),
-            ("presence reader", self.presence_sync.run_read()),
+            ("presence reader", self.presence_sync.reader.run()),
             ("feed", self.change_feed.run()),
             ("quota", self.shared_limits.run()),
         ]

@@ -1,17 +1,21 @@
 """Shares presence between nodes: who is online where.
 
-    Presence (this node) ──take_dirty──► own hash `{p}:on:<incarnation>`, then a numbered batch
-                                         on the presence channel ──► Presence.remote (other nodes)
+    Presence (this node) ──take_dirty──► own hash `{p}:on:<incarnation>`, index, and the channel of
+                                         each user ──► Presence.remote (nodes that keep the user)
     beat: renew the own lease, read all leases ──► a node died: remove its users
-                                                   a batch was missed: read its hash again
+                                                   it listed its users again: read them (presence_reader.py)
                                                    our lease had lapsed: write our hash again
 
 Each node's own map is the truth. Redis holds a copy of it: one hash per node, which expires with
 the node's lease, so no user outlives a node and nothing has to scan. Other nodes keep the states
 only of users that they watch or hold. Their states stay right although pub/sub loses messages:
 
-- The batches of an incarnation are numbered. After a hole, or a beat that reports a higher number,
-  the node's hash is read again for the users kept here.
+- What a user does is published on a channel of the user, by the script that writes it: nothing is
+  written and not published. A node subscribes to the users that it keeps, and reads each of them
+  once after that. If its subscription ends, or hears nothing, it reads all of them again. So what
+  a node hears and reads depends on the users that it keeps, and not on the number of nodes.
+- The batches of an incarnation are numbered, and a node that lists all users again counts its
+  listings. A beat that reports another listing has the node's users read again.
 - A hash holds the number of its last batch, and refuses a batch if it lacks the one before. The
   beat of its node compares the number, and lists all users again if Redis has lost some. Other
   nodes use a hash only if it is complete and not behind the batches they have received. A Redis
@@ -20,6 +24,10 @@ only of users that they watch or hold. Their states stay right although pub/sub 
   No node is declared dead while Redis is away.
 - A node that was itself stopped (its lease had lapsed, or its own clock jumped) lists its users
   again with higher versions, and reads the hashes of all others again.
+
+A node of the release before publishes numbered batches on one channel for all, and knows no other.
+While one is there, batches are published on that channel, too, and its batches are heard there:
+after a hole in them, or a beat that reports a higher number, its hash is read again.
 
 No answer of Redis ends a task here: each is checked (presence_keys.py), and a wrong one counts as
 an outage.
@@ -37,37 +45,28 @@ import orjson
 import structlog
 
 from chatd.cluster.leases import BEATS, Lease, Leases, RemoteNode
-from chatd.cluster.presence_keys import CALL_S, LAPSED, STANDS, Beat, PresenceKeys
-from chatd.cluster.pubsub import PubSub
+from chatd.cluster.presence_keys import LAPSED, STANDS, Beat, PresenceKeys
+from chatd.cluster.presence_reader import PresenceReader, ReadListener
+from chatd.cluster.pubsub import PubSub, is_dropped
 from chatd.cluster.redis.client import RedisClient, RedisUnavailable
 from chatd.core.steady_time import Steady
 from chatd.core.user_status import Remote
 from chatd.ids import UserId
 from chatd.metrics import Metrics
-from chatd.presence import Change, Presence
+from chatd.presence import Presence
 from chatd.wire import presence_codec
 
 log = structlog.get_logger("mirror")  # the released name of this logger
 
 FLUSH_S: Final = 0.02  # changes gather for this long
 FLUSH_USERS: Final = 500  # users in one batch
-READ_USERS: Final = 1_000  # users in one HMGET: some 0.5 ms of Redis
 SOON_S: Final = 0.02  # least time between two beats, however many are asked for
 LEAVE_S: Final = 0.25  # for the last beat: a node must end within its drain although Redis hangs
-# The longest that a hello or watch waits for Redis; later presence is pushed. A contact on another
-# node looks offline until then, so it is as long as a read may take before Redis counts as away.
-LOOK_S: Final = CALL_S
 TOUCH_S: Final = 5.0  # between two reports of activity, for users with devices on several nodes
 
 
-class PresenceListener(Protocol):
+class PresenceListener(ReadListener, Protocol):
     """Gets what changed on other nodes. None of these methods may raise or block."""
-
-    def announce(self, change: Change | None) -> None:
-        """Push a change of presence to those who watch the user; None: nothing changed."""
-
-    def devices_elsewhere(self, user: UserId) -> None:
-        """Another node reported devices of a user who is kept here."""
 
     def touch(self, users: Iterable[UserId], seconds: float) -> None:
         """Mark the devices of these users that were active in the last `seconds`."""
@@ -76,7 +75,7 @@ class PresenceListener(Protocol):
 class PresenceSync:
     """Publishes our users' presence, and keeps that of other nodes.
 
-    `run_beat`, `run_read` and `run_flush` are its tasks. `facts` returns what `chatd nodes` shows
+    `run_beat`, `run_flush` and `reader.run` are its tasks. `facts` returns what `chatd nodes` shows
     of this node.
     """
 
@@ -99,13 +98,16 @@ class PresenceSync:
         self._redis_client, self._pubsub, self._presence, self._metrics = redis_client, pubsub, presence, metrics
         self.incarnation, self._name, self._lease_s = incarnation, name, lease_ms / 1000
         self._now, self._now_ms, self._steady, self._facts = now, now_ms, steady, facts
-        self.listener: PresenceListener
         self._keys = PresenceKeys(redis_client, prefix, incarnation, lease_ms)
         self._leases = Leases(incarnation, name, self._lease_s)
+        self.reader = PresenceReader(
+            self._keys, self._leases, pubsub, presence, metrics, now_ms=now_ms, is_away=lambda: self.stale,
+            again=self.back,
+        )  # fmt: skip
         self._n = 0  # number of our last batch
+        self._listing = 0  # number of our last listing of all users
         self._beaten_at = -math.inf
         self._through = False  # whether the last beat succeeded
-        self._silent = False  # a read for a hello failed, and no beat has succeeded since
         self._written = False  # whether our hash is complete
         self._dirty = asyncio.Event()  # there is something to publish
         presence.on_dirty(self._dirty.set)
@@ -113,14 +115,14 @@ class PresenceSync:
         self._lease_ms, self._grace_ms = lease_ms, 0
         self.tried = asyncio.Event()  # a first beat ended: we know who is where, or that Redis is away
         self._soon = asyncio.Event()  # a beat is wanted now
-        self._to_read = asyncio.Event()  # a remote node's hash must be read
-        self._asked: set[UserId] = set()
-        self._looking: asyncio.Task[None] | None = None
-        self._answer: asyncio.Future[None] | None = None
         self._touched_at = 0.0
         self._mode_asked_at = -math.inf
         self._leaving = False
         self._listed: frozenset[str] = frozenset()
+
+    def listen(self, listener: PresenceListener) -> None:
+        """Set who gets what changed on other nodes. Call it before the tasks run."""
+        self.listener = self.reader.listener = listener
 
     @property
     def nodes(self) -> int:
@@ -166,19 +168,27 @@ class PresenceSync:
             pass
 
     async def _publish(self, batch: list[tuple[UserId, Remote]]) -> None:
-        """Write a batch and its number to the hash, then publish it.
+        """Write a batch and its number to the hash, and publish each user on the user's channel.
 
         The hash is first, so that a node that misses the batch finds it in the hash.
         """
         n = self._n + 1
+        messages = [
+            (self._pubsub.status_channel(user), presence_codec.encode_batch(self.incarnation, n, [(user, said)]))
+            for user, said in batch
+            if not is_dropped()
+        ]
+        self._metrics.publishes_lost += len(batch) - len(messages)
         try:
-            await self._keys.write(batch, n)
+            await self._keys.write(batch, n, messages)
         finally:
             # Not earlier, because a beat under way compares `_n` with the hash. Also after a
             # failure, because the write may have been done.
             self._n = n
         self._metrics.presence_batches += 1
-        self._pubsub.publish_presence(presence_codec.encode_batch(self.incarnation, n, batch))
+        self._metrics.publishes += len(messages)
+        if any(node.listing is None for node in self._leases.nodes.values()):
+            self._pubsub.publish_presence(presence_codec.encode_batch(self.incarnation, n, batch))
 
     async def _rewrite(self) -> None:
         """List our users in the hash again: Redis lost it, or others may have declared us dead.
@@ -200,6 +210,7 @@ class PresenceSync:
                 # the second to the first would not be seen
                 self._n = n
             self._written = True
+            self._listing += 1
         self._metrics.lease_rewrites += 1
         log.info("presence.written", users=len(entries))
 
@@ -210,13 +221,15 @@ class PresenceSync:
         while True:
             try:
                 await self._beat_once()
-                self._through, self._silent = True, False
+                self._through = True
+                self.reader.beaten()
             except (RedisUnavailable, TimeoutError) as e:
                 if self._through:
                     log.warning("lease.late", reason=str(e) or "no answer")
                 self._through = False
                 self._metrics.lease_failures += 1
             self.tried.set()
+            self.reader.let_go(self._now())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._lease_s / BEATS):
                     await self._soon.wait()
@@ -251,14 +264,13 @@ class PresenceSync:
         now = self._beaten_at = self._now()
         self._judge(beat.leases, now)
         self._touch(now)
-        if any(node.stale for node in self._leases.nodes.values()):
-            self._to_read.set()
         await self._agree(now)
 
     async def _renew(self, *, renew: bool) -> Beat:
         about_us = {
             "name": self._name,
             "n": self._n,
+            "listing": self._listing,
             "left": self._leaving,
             "grace_ms": self._grace_ms,
             "shards": self._redis_client.shards,
@@ -317,7 +329,7 @@ class PresenceSync:
     # ---- in: other nodes' users ------------------------------------------------------------------
 
     def heard(self, data: bytes) -> None:
-        """A batch arrived on the presence channel."""
+        """A batch arrived on the channel of nodes of the release before."""
         batch = presence_codec.decode_batch(data)
         if batch is None:
             self._metrics.bus_garbage += 1
@@ -334,6 +346,20 @@ class PresenceSync:
         for user, entry in batch.users:
             self._apply(batch.incarnation, user, entry)
 
+    def heard_status(self, user: UserId, data: bytes) -> None:
+        """A batch arrived on the channel of a user's presence."""
+        batch = presence_codec.decode_batch(data)
+        if batch is None or [named for named, _ in batch.users] != [user]:
+            self._metrics.bus_garbage += 1
+            return
+        if batch.incarnation == self.incarnation:
+            return
+        in_order = self._leases.heard_part(batch.incarnation, batch.n, self._now())
+        if in_order is None:
+            self._soon.set()
+        if in_order is not False:
+            self._apply(batch.incarnation, user, batch.users[0][1])
+
     def _apply(self, incarnation: str, user: UserId, entry: Remote) -> None:
         if self._presence.keeps(user):
             self.listener.announce(self._presence.remote(incarnation, user, entry, self._now_ms()))
@@ -343,84 +369,3 @@ class PresenceSync:
         """Pub/sub is connected again: any batch may have been missed."""
         self._leases.all_stale()
         self._soon.set()
-
-    async def run_read(self) -> None:
-        """Read the hashes of nodes whose batches were missed. Never returns.
-
-        Not a part of the beat, because it may take longer than a lease.
-        """
-        while True:
-            await self._to_read.wait()
-            self._to_read.clear()
-            for incarnation, node in list(self._leases.nodes.items()):
-                if node.stale:
-                    # After a failure it stays stale, and the next beat asks again
-                    with contextlib.suppress(RedisUnavailable, TimeoutError):
-                        await self._read_again(incarnation, node)
-
-    async def _read_again(self, incarnation: str, node: RemoteNode) -> None:
-        """Read a node's hash for all users that are kept here."""
-        node.stale = False
-        self._metrics.presence_reads += 1
-        users = list(self._presence.kept_users())
-        try:
-            for at in range(0, len(users), READ_USERS):
-                await self._read(incarnation, users[at : at + READ_USERS])
-        except (RedisUnavailable, TimeoutError):
-            node.stale = True
-            raise
-
-    async def _read(self, incarnation: str, users: list[UserId]) -> None:
-        """Read users from a node's hash. Raises RedisUnavailable or TimeoutError."""
-        asked = self._presence.begin_read(incarnation)
-        found = await self._keys.read(incarnation, users)
-        node = self._leases.nodes.get(incarnation)
-        if found is None or node is None:
-            return  # not written yet, or lost by Redis: the last known state stays
-        if found.n is not None and found.n < node.n:
-            # Redis fell back behind what the node has published. The node will see that, and list
-            # its users again.
-            node.stale = True
-            return
-        for change in self._presence.resync(incarnation, found.answer, asked, self._now_ms()):
-            self.listener.announce(change)
-        for user in users:
-            if self._presence.elsewhere(user):
-                self.listener.devices_elsewhere(user)
-
-    # ---- reads for hello and watch ---------------------------------------------------------------
-
-    async def look(self, users: Iterable[UserId]) -> None:
-        """Read what other nodes say of users who are kept from now on.
-
-        Waits `LOOK_S` at most; what arrives later is pushed. Calls at the same time share one read.
-        Does not wait while Redis does not answer: after the next beat that succeeds, all hashes are
-        read.
-        """
-        if not self._leases.nodes or self.stale or self._silent:
-            return
-        self._asked.update(users)
-        if self._answer is None:
-            self._answer = asyncio.get_running_loop().create_future()
-        answer = self._answer
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look())
-        await asyncio.wait([answer], timeout=LOOK_S)
-
-    async def _look(self) -> None:
-        try:
-            while self._answer is not None:
-                users, self._asked = list(self._asked), set()
-                answer, self._answer = self._answer, None
-                try:
-                    for incarnation in list(self._leases.nodes):
-                        for at in range(0, len(users), READ_USERS):
-                            await self._read(incarnation, users[at : at + READ_USERS])
-                except (RedisUnavailable, TimeoutError):
-                    self._silent = True
-                    self.back()
-                finally:
-                    if not answer.done():
-                        answer.set_result(None)
-        finally:
-            self._looking = None

@@ -1,8 +1,14 @@
-"""Fanout between nodes over Redis pub/sub: one channel per user, one for the presence of all.
+"""Fanout between nodes over Redis pub/sub: two channels per user, for messages and for presence.
 
     Relay ──publish──► queue ──one script call──► Redis
                        ──► subscription of every node that holds the user ──► heard(user, data)
-    registry ──hold, release──► wanted channels ──batches──► SUBSCRIBE, UNSUBSCRIBE
+    registry ──hold, release────► wanted channels ──batches──► SUBSCRIBE, UNSUBSCRIBE
+    presence ──watch, unwatch───┘
+
+A node hears of the users that it holds or watches, whatever other nodes do. Presence is published by
+the script that writes it (presence_keys.py), so only its channels stand here. All their names hash
+to the slot of the keys, where that script runs. Nodes of the release before publish presence on one
+channel for all, which is heard, and told what they must know, until none of them is left.
 
 Delivery is at most once, by design. The change feed finds what Redis loses (change_feed.py), so
 nothing here is kept or repeated. Publishing is a group commit like a lane's: while one call is
@@ -49,11 +55,21 @@ DROPPED: float = 0.0
 _dice: Final = random.Random()
 
 
+def is_dropped() -> bool:
+    """Whether a publish is to be lost on purpose."""
+    return bool(DROPPED) and _dice.random() < DROPPED
+
+
 class PubSubListener(Protocol):
     """Gets what arrives. None of these methods may raise or block."""
 
     def heard(self, user: UserId, data: bytes) -> None: ...
-    def heard_presence(self, data: bytes) -> None: ...
+    def heard_presence(self, data: bytes) -> None:
+        """A batch of a node of the release before."""
+
+    def heard_status(self, user: UserId, data: bytes) -> None:
+        """A batch on the channel of a user's presence."""
+
     def away(self) -> None:
         """The connection is down: nothing arrives any more."""
 
@@ -66,7 +82,8 @@ class PubSub:
 
     def __init__(self, redis_client: RedisClient, prefix: str, metrics: Metrics, incarnation: str) -> None:
         self._redis_client, self._metrics = redis_client, metrics
-        self._presence = f"{prefix}:presence"
+        self._presence = f"{prefix}:presence"  # of all users of nodes of the release before
+        self._status = f"{prefix}:p:{{{prefix}}}:"
         self._echo = f"{prefix}:echo:{incarnation}"
         self._user = f"{prefix}:u:"
         self._user_chars = len(self._user)
@@ -74,9 +91,9 @@ class PubSub:
         self.up = False
         self._queue: list[tuple[str, bytes]] = []
         self._filled = asyncio.Event()
-        self._wanted: set[UserId] = set()
-        self._joining: set[UserId] = set()  # wanted, and not subscribed to yet
-        self._leaving: set[UserId] = set()  # subscribed to, and no longer wanted
+        self._wanted: set[str] = set()  # channels
+        self._joining: set[str] = set()  # wanted, and not subscribed to yet
+        self._leaving: set[str] = set()  # subscribed to, and no longer wanted
         # Unconfirmed SUBSCRIBEs of this connection, by channel
         self._asked: Counter[str] = Counter()
         self._stale: Counter[str] = Counter()  # those that an UNSUBSCRIBE has followed: they do not count
@@ -95,7 +112,7 @@ class PubSub:
         self._put(self._user + user, data)
 
     def publish_presence(self, data: bytes) -> None:
-        """Publish a presence batch to all nodes. Dropped as in `publish`."""
+        """Publish a presence batch for nodes of the release before. Dropped as in `publish`."""
         self._put(self._presence, data)
 
     def _put(self, channel: str, data: bytes) -> None:
@@ -103,7 +120,7 @@ class PubSub:
         if not self.up or len(queue) >= QUEUE_MAX:
             self._metrics.publishes_lost += 1
             return
-        if DROPPED and _dice.random() < DROPPED:
+        if is_dropped():
             self._metrics.publishes_lost += 1
             return
         if not queue:
@@ -131,31 +148,56 @@ class PubSub:
 
     def hold(self, user: UserId) -> None:
         """Subscribe to a user's channel; `subscribed` waits until it is done. Idempotent."""
-        if user not in self._wanted:
-            self._wanted.add(user)
-            self._joining.add(user)
-            self._changed.set()
+        self._want(self._user + user)
 
     def release(self, users: Iterable[UserId]) -> None:
         """Unsubscribe from these users' channels."""
         for user in users:
-            if user in self._wanted:
-                self._wanted.discard(user)
-                self._leaving.add(user)
-                self._changed.set()
+            self._let_go(self._user + user)
+
+    def watch(self, users: Iterable[UserId]) -> None:
+        """Subscribe to the presence of users; `watched` waits until it is done. Idempotent."""
+        for user in users:
+            self._want(self._status + user)
+
+    def unwatch(self, users: Iterable[UserId]) -> None:
+        """Unsubscribe from the presence of these users."""
+        for user in users:
+            self._let_go(self._status + user)
+
+    def status_channel(self, user: UserId) -> str:
+        """The channel of a user's presence."""
+        return self._status + user
+
+    def _want(self, channel: str) -> None:
+        if channel not in self._wanted:
+            self._wanted.add(channel)
+            self._joining.add(channel)
+            self._changed.set()
+
+    def _let_go(self, channel: str) -> None:
+        if channel in self._wanted:
+            self._wanted.discard(channel)
+            self._leaving.add(channel)
+            self._changed.set()
 
     async def subscribed(self, user: UserId) -> None:
         """Return when what is published for a held user arrives here.
 
         Returns at once while pub/sub is down, because only the change feed brings entries then.
         """
-        channel = self._user + user
-        if not self.up or channel in self._confirmed or user not in self._wanted:
-            return
-        waiter = self._waiting.get(channel)
-        if waiter is None:
-            waiter = self._waiting[channel] = asyncio.get_running_loop().create_future()
-        await asyncio.wait([waiter])
+        await self._arriving([self._user + user])
+
+    async def watched(self, users: Iterable[UserId]) -> None:
+        """Return when what is published of the presence of these users arrives here.
+
+        Returns at once while pub/sub is down: all presence is read when it is back.
+        """
+        await self._arriving([self._status + user for user in users])
+
+    async def _arriving(self, channels: Iterable[str]) -> None:
+        if self.up:
+            await self._until_confirmed([channel for channel in channels if channel in self._wanted])
 
     async def run(self) -> None:
         """Connect and listen, again and again. Never returns."""
@@ -218,10 +260,8 @@ class PubSub:
             self._changed.clear()
             joining, self._joining = self._joining, set()
             leaving, self._leaving = self._leaving, set()
-            old = [channel for user in leaving - self._wanted if (channel := self._user + user) in self._subscribed]
-            new = [
-                channel for user in joining & self._wanted if (channel := self._user + user) not in self._subscribed
-            ] + first
+            old = list((leaving - self._wanted) & self._subscribed)
+            new = list((joining & self._wanted) - self._subscribed) + first
             first = []
             self._note(old, new)
             if old:
@@ -275,15 +315,20 @@ class PubSub:
 
     def heard(self, channel: str, data: bytes) -> None:
         """A message arrived: `SubscriptionListener`."""
-        if channel == self._presence:
+        if channel.startswith(self._user):
             self._metrics.bus_messages += 1
-            self.listener.heard_presence(data)
+            self.listener.heard(UserId(channel[self._user_chars :]), data)
+        elif channel.startswith(self._status):
+            self._metrics.bus_messages += 1
+            self._metrics.presence_heard += 1
+            self.listener.heard_status(UserId(channel[len(self._status) :]), data)
         elif channel.startswith(self._echo):
             if self._echoes.get(channel) == data:
                 del self._echoes[channel]
         else:
             self._metrics.bus_messages += 1
-            self.listener.heard(UserId(channel[self._user_chars :]), data)
+            self._metrics.presence_heard += 1
+            self.listener.heard_presence(data)
 
     def ponged(self) -> None:
         """The last ping was answered: `SubscriptionListener`."""

@@ -89,7 +89,7 @@ class Relay:
         """
         self.pubsub.hold(user)
         self._presence.hold(user)
-        await asyncio.gather(self._subscribed(user), self.presence_sync.look((user, *watch)))
+        await asyncio.gather(self._subscribed(user), self.presence_sync.reader.look((user, *watch)))
 
     async def _subscribed(self, user: UserId) -> None:
         with contextlib.suppress(TimeoutError):
@@ -98,7 +98,7 @@ class Relay:
 
     async def look(self, users: Iterable[UserId]) -> None:
         """Return when it is known which of these users are online elsewhere."""
-        await self.presence_sync.look(users)
+        await self.presence_sync.reader.look(users)
 
     async def look_back(self, user: User) -> None:
         """Look up the user's conversations once every node knows of the new session.
@@ -193,6 +193,9 @@ class Relay:
 
     def heard_presence(self, data: bytes) -> None:
         self.presence_sync.heard(data)
+
+    def heard_status(self, user: UserId, data: bytes) -> None:
+        self.presence_sync.heard_status(user, data)
 
     def away(self) -> None:
         """Pub/sub is down. Until it is back only the change feed brings entries, and more often."""

@@ -1,6 +1,7 @@
 """The bytes of presence between nodes: batches on a channel, and values in a hash. Pure.
 
     batch  {"v":1,"boot":"0123456789abcdef","n":7,"users":[[user, *value], ...]}
+           on the channel of all presence; on that of a user, with this user alone
     value  [state, v, seen, [[device, attached, active], ...]]
 
 `boot` is the incarnation of the node that sends; `v` of a value is the version of the status, and
@@ -146,6 +147,9 @@ class Info(NamedTuple):
     left: bool  # it has drained
     grace_ms: int  # how much longer than its lease its users stay
     shards: bool | None  # whether it can use sharded pub/sub; None: not given
+    # Number of its last listing of all users. None: it is of a release that publishes presence on
+    # one channel for all, and listens there alone.
+    listing: int | None = None
     steady: SteadyReading | None = None  # its steady time at that moment; None: not given
 
 
@@ -162,12 +166,14 @@ def read_info(data: bytes) -> Info:
     """The same, checked: a value of a wrong type or out of bounds counts as not given."""
     info = decode_info(data)
     name, n, grace_ms, shards = info.get("name"), info.get("n"), info.get("grace_ms"), info.get("shards")
+    listing = info.get("listing")
     return Info(
         name=name[:NAME_CHARS_MAX] if type(name) is str else "",
         n=n if type(n) is int and 0 <= n <= V_MAX else 0,
         left=info.get("left") is True,
         grace_ms=min(grace_ms, GRACE_MS_MAX) if type(grace_ms) is int and grace_ms >= 0 else 0,
         shards=shards if type(shards) is bool else None,
+        listing=listing if type(listing) is int and 0 <= listing <= V_MAX else None,
         steady=_steady(info.get("steady")),
     )
 

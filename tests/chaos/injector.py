@@ -22,6 +22,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 
+import chatd.cluster.presence_sync
 import chatd.cluster.pubsub
 from chatd import errors
 from chatd.cluster.redis.client import RedisClient, RedisUnavailable, Subscription
@@ -252,3 +253,4 @@ def _wrap_redis(injector: Injector, patch: pytest.MonkeyPatch) -> None:
         put(self, channel, data)
 
     patch.setattr(chatd.cluster.pubsub.PubSub, "_put", lossy_put)
+    patch.setattr(chatd.cluster.presence_sync, "is_dropped", lambda: injector.hits(injector.bus_lost))

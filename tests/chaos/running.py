@@ -47,6 +47,8 @@ HURRIED: Final = (
     ("cluster.pubsub", "PUBLISH_S", 0.3),
     ("cluster.pubsub", "BACKOFF_MAX_S", 0.2),
     ("cluster.presence_keys", "CALL_S", 0.3),
+    ("cluster.presence_reader", "HEARD_S", 0.03),
+    ("cluster.presence_reader", "LINGER_S", 0.4),
     ("postgres.lane_connection", "BACKOFF_MAX_S", 0.2),
     ("cluster.change_feed", "BACKOFF_MAX_S", 0.2),
     ("postgres.watch", "LOOK_S", 0.2),

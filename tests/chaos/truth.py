@@ -13,6 +13,8 @@ from typing import Any
 
 import psycopg
 
+from chatd.cluster.presence_reader import PresenceReader
+from chatd.cluster.pubsub import PubSub
 from chatd.core.session import State
 from chatd.ids import UserId
 from chatd.server import Node
@@ -259,12 +261,23 @@ def _presence(node: Node) -> Iterator[str]:
             " the watchers"
         )
     if node.cluster is not None:
-        pubsub = node.cluster.pubsub
-        if pubsub._wanted != set(node.registry.users):
-            yield f"pub/sub wants {pubsub._wanted}, held are {set(node.registry.users)}"
-        if pubsub.up and {pubsub._user + user for user in pubsub._wanted} - pubsub._confirmed:
-            missing = [user for user in pubsub._wanted if pubsub._user + user not in pubsub._confirmed]
-            yield f"not subscribed to {missing}"
+        yield from channels(node.cluster.pubsub, node.cluster.presence_sync.reader, set(node.registry.users))
+
+
+def channels(pubsub: PubSub, reader: PresenceReader, held: set[UserId]) -> Iterator[str]:
+    """A node hears what is published for the users that it holds, and of those that it keeps."""
+    presence = reader._presence
+    wanted = {channel for channel in pubsub._wanted if channel.startswith(pubsub._user)}
+    if wanted != {pubsub._user + user for user in held}:
+        yield f"pub/sub wants {wanted}, held are {held}"
+    kept, lingering = set(presence.kept_users()), reader._released | presence._released
+    heard = pubsub._wanted - wanted
+    if not set(map(pubsub.status_channel, kept)) <= heard:
+        yield f"pub/sub hears of {heard}, kept are {kept}"
+    if not heard <= set(map(pubsub.status_channel, kept | lingering)):
+        yield f"pub/sub still hears of {heard}, kept are {kept}, let go {lingering}"
+    if pubsub.up and (missing := pubsub._wanted - pubsub._confirmed):
+        yield f"not subscribed to {missing}"
 
 
 def seats(nodes: Iterable[Node]) -> Iterator[str]:

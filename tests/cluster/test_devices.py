@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from chatd.chat import hello as opening
 from chatd.clock import Clock
+from chatd.cluster import presence_reader
 from chatd.cluster.node import Cluster
 from chatd.ids import UserId
 from tests.client import Peer
@@ -90,19 +91,20 @@ async def test_a_device_that_goes_to_another_node_and_back_keeps_its_newest_sess
     """The word about the second session comes while the hello of the third is under way."""
     a, b = await make_pair()
     presence_sync = a.node.cluster.presence_sync  # type: ignore[union-attr]
-    held: list[bytes] = []
-    hear = presence_sync.heard
-    monkeypatch.setattr(presence_sync, "heard", held.append)
+    held: list[tuple[UserId, bytes]] = []
+    hear = presence_sync.heard_status
+    monkeypatch.setattr(presence_sync, "heard_status", lambda user, data: held.append((user, data)))
+    monkeypatch.setattr(presence_reader, "ROUND_USERS", 0)
     await a.connect("alice", "phone")
     second = await b.connect("alice", "phone")
-    await until(lambda: any(b.node._incarnation.encode() in data for data in held), "b's word is on its way to a")
+    await until(lambda: any(b.node._incarnation.encode() in data for _, data in held), "b's word is on its way to a")
     gate = Gate(monkeypatch, opening, "read_listing", only=lambda s, *_: s is a.node.services)
     third = await a.open()
     hello = await third.post("hello", v=1, token=a.token("alice"), device="phone")
     await gate.reached.wait()
-    monkeypatch.setattr(presence_sync, "heard", hear)
-    for data in held:
-        hear(data)
+    monkeypatch.setattr(presence_sync, "heard_status", hear)
+    for user, data in held:
+        hear(user, data)
     assert elsewhere(a, "alice")
     gate.open()
     assert (await third.reply(hello))["t"] == "welcome"

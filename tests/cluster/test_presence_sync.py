@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from chatd.cluster import presence_keys
+from chatd.cluster import presence_keys, presence_reader, pubsub
 from chatd.cluster.redis.client import RedisUnavailable
 from chatd.core.user_status import Remote, Status
 from chatd.ids import UserId
@@ -27,9 +27,10 @@ def own_key(seat: Seat) -> str:
     return f"{{chatd}}:on:{seat.boot}"
 
 
-def cut_publishing(seat: Seat) -> None:
-    """Its presence batches are lost."""
-    seat.pubsub.publish_presence = lambda data: None  # type: ignore[method-assign]
+def cut_publishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is published is lost, and not found in rounds."""
+    monkeypatch.setattr(pubsub, "DROPPED", 1.0)
+    monkeypatch.setattr(presence_reader, "ROUND_USERS", 0)
 
 
 async def test_a_user_who_leaves_and_one_who_comes_while_the_hash_is_listed_again_are_right_everywhere(
@@ -40,7 +41,7 @@ async def test_a_user_who_leaves_and_one_who_comes_while_the_hash_is_listed_agai
     await b.watch("stays", "leaves", "comes")
     a.come("stays", "leaves")
     await until(lambda: (b.sees("stays"), b.sees("leaves")) == ("online", "online"), "b sees both")
-    cut_publishing(a)
+    cut_publishing(monkeypatch)
     with monkeypatch.context() as patch:
         gate = Gate(patch, a.presence_sync._keys, "begin")  # after the list was made
         own_redis.command("DEL", own_key(a))
@@ -73,10 +74,12 @@ async def test_a_write_of_before_that_arrives_after_a_new_listing_changes_nothin
     )
     entry = presence_codec.encode_entry(said)
     answer = await a.redis_client.script(presence_keys.WRITE)(
-        [own_key(a)], [before, before + 1, "99", 1_000, 1, "ghost", entry]
+        [own_key(a), "{chatd}:where"],
+        [before, before + 1, "99", 1_000, a.boot, "{chatd}:on:", "PUBLISH", 1, "ghost", entry, 0],
     )
     assert answer == 0
     assert own_redis.command("HEXISTS", own_key(a), "ghost") == 0
+    assert own_redis.command("HEXISTS", "{chatd}:where", "ghost") == 0
 
 
 async def test_a_failover_to_a_replica_that_lacks_the_last_changes_makes_nobody_wrong(
@@ -238,13 +241,13 @@ async def test_keys_of_any_type_under_our_names_end_nobody_and_are_mended(
     await b.watch("alice", "bob")
     await until(lambda: b.sees("alice") == "online", "b sees her")
     verb, *rest = TYPES[kind]
-    for key in ("{chatd}:nodes", "{chatd}:info", own_key(a), own_key(b)):
+    for key in ("{chatd}:nodes", "{chatd}:info", "{chatd}:where", own_key(a), own_key(b)):
         own_redis.command("DEL", key)
         own_redis.command(verb, key, *rest)
     a.go("alice")
     a.come("bob")
     await until(lambda: (b.sees("alice"), b.sees("bob")) == ("offline", "online"), "b is right")
-    types = {"{chatd}:nodes": b"zset", "{chatd}:info": b"hash", own_key(a): b"hash"}
+    types = {"{chatd}:nodes": b"zset", "{chatd}:info": b"hash", "{chatd}:where": b"hash", own_key(a): b"hash"}
     await until(lambda: all(own_redis.command("TYPE", key) == is_of for key, is_of in types.items()), "mended")
     await until(lambda: own_redis.command("HEXISTS", own_key(a), "bob") == 1, "and written")
     assert a.lives
@@ -321,6 +324,7 @@ async def test_garbage_on_the_presence_channel_ends_nobody(make_seat: MakeSeat, 
     ]
     for data in garbage:
         own_redis.command("PUBLISH", "chatd:presence", data)
+        own_redis.command("PUBLISH", "chatd:p:{chatd}:alice", data)
         own_redis.command("PUBLISH", f"chatd:echo:{b.boot}", data)
     a.come("alice")
     await until(lambda: b.sees("alice") == "online", "b sees her, whatever was made up in a's name")

@@ -34,6 +34,9 @@ class Ears:
     def heard_presence(self, data: bytes) -> None:
         """Not of interest here."""
 
+    def heard_status(self, user: UserId, data: bytes) -> None:
+        """Likewise."""
+
     def away(self) -> None:
         self.aways += 1
 

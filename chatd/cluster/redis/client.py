@@ -35,6 +35,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
@@ -110,6 +111,18 @@ class RedisClient:
         self._publish = Script(self, _PUBLISH)
         # For commands, scripts and publishing, except in a Cluster
         self.pipeline = None if self.url.kind == "cluster" else Pipeline(self)
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, those of subscriptions included."""
+        client = self._held.client
+        if isinstance(client, RedisCluster):
+            commands = sum(len(node._connections) for node in client.get_nodes())
+        else:
+            commands = sum(n for n, _ in client.connection_pool.get_connection_count())
+            commands += self.pipeline is not None and self.pipeline.is_connected
+        return commands + sum(subscription.connections for subscription in self._subscriptions)
 
     @property
     def client(self) -> RedisPyClient:
@@ -229,7 +242,9 @@ class RedisClient:
 
     def subscription(self) -> Subscription:
         """A new subscription, not yet connected."""
-        return Subscription(self)
+        subscription = Subscription(self)
+        self._subscriptions.add(subscription)
+        return subscription
 
     # ---- at the start ----------------------------------------------------------------------------
 

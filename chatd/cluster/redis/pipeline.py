@@ -77,6 +77,11 @@ class Pipeline:
         self._rings_at = math.inf
         self._closed = False
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its connection is open."""
+        return self._connection is not None
+
     async def call(self, packed: bytes, within_s: float, replies: int = 1) -> Any:
         """The answer to packed commands: the last of so many `replies`.
 

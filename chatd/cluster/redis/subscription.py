@@ -126,6 +126,11 @@ class Subscription:
             self._ended.set_exception(self._fault)
 
     @property
+    def connections(self) -> int:
+        """How many connections it has."""
+        return len(self._connections)
+
+    @property
     def outdated(self) -> bool:
         """Whether the nodes have agreed on another kind of channels since it was made."""
         return self._redis_client.sharded is not None and self._redis_client.sharded != self._sharded
@@ -206,7 +211,12 @@ class Subscription:
         batches: list[tuple[Connection, list[Command]]] = []
         for master, slots in by_master.items():
             connection = self._connections[master]
-            commands: list[Command] = [(f"S{verb}", *some) for some in slots.values()]
+            # Presence of all users is in one slot
+            commands: list[Command] = [
+                (f"S{verb}", *some[i : i + COMMAND_MAX])
+                for some in slots.values()
+                for i in range(0, len(some), COMMAND_MAX)
+            ]
             batches += [(connection, commands[i : i + COMMAND_MAX]) for i in range(0, len(commands), COMMAND_MAX)]
         return batches
 
