@@ -60,6 +60,7 @@ def add_gauges(
         "pages of hellos that wait for their turn at the pool",
         lambda: store.hello_turns.waiting,
     )
+    gauge("postgres_connections", "connections to PostgreSQL that are open", lambda: store.opener.connections)
     gauge("lanes_pending", "entries that wait for a lane or are being written", lambda: store.lanes.pending)
     gauge("reads_in_use", "connections of the read pool in use by reads", lambda: store.read_pool.usage.in_use)
     gauge("reads_waiting", "reads that wait for a connection of the pool", lambda: store.read_pool.usage.waiting)

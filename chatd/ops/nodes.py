@@ -18,7 +18,7 @@ from chatd.errors import ChatdError
 from chatd.wire import presence_codec
 
 TEXT_CHARS_MAX: Final = 64
-HEADS: Final = ("name", "boot", "address", "pid", "version", "sessions", "users", "lease", "started")
+HEADS: Final = ("name", "boot", "address", "pid", "version", "sessions", "users", "pg", "redis", "lease", "started")
 
 # KEYS: nodes, info. Returns for each node: incarnation, age of its lease in ms by Redis's clock,
 # info.
@@ -51,6 +51,8 @@ class NodeRow(NamedTuple):
     left: bool = False  # it has drained
     admin_host: str | None = None  # as set; may be a loopback address
     admin_port: int | None = None
+    postgres_connections: int | None = None  # that are open
+    redis_connections: int | None = None
 
 
 async def read(settings: Settings) -> list[NodeRow]:
@@ -99,6 +101,8 @@ def row(boot: str, lease_age_ms: int, info: bytes, lease_ms: int) -> NodeRow:
         left=facts.get("left") is True,
         admin_host=_printable(host) if isinstance(host, str) else None,
         admin_port=port if type(port) is int else None,
+        postgres_connections=number("postgres_connections"),
+        redis_connections=number("redis_connections"),
     )
 
 
@@ -120,7 +124,10 @@ def _cells(one: NodeRow) -> tuple[str, ...]:
     address = f"{one.host}:{one.port}" if one.host is not None and one.port is not None else None
     age = f"{max(0, one.lease_age_ms) / 1000:.1f} s"
     lease = f"left, {age}" if one.left else age if one.stands else f"lapsed, {age}"
-    cells = (one.name, one.boot, address, one.pid, one.version, one.sessions, one.users, lease, _time(one.started_ms))
+    cells = (
+        one.name, one.boot, address, one.pid, one.version, one.sessions, one.users,
+        one.postgres_connections, one.redis_connections, lease, _time(one.started_ms),
+    )  # fmt: skip
     return tuple("?" if cell is None else str(cell) for cell in cells)
 
 

@@ -158,6 +158,12 @@ class Opener:
         self._standbys = standbys
         # (host, port) of hosts that are tried last: an old primary, a standby
         self._last: list[tuple[str, str]] = []
+        self._made: weakref.WeakSet[PgConnection] = weakref.WeakSet()
+
+    @property
+    def connections(self) -> int:
+        """How many connections of this process are open."""
+        return sum(not conn.closed for conn in self._made)
 
     def conninfo(self, name: str, deadline_s: float) -> str:
         """The conninfo for libpq, with keepalives and deadlines.
@@ -258,6 +264,7 @@ class Opener:
     async def prepare(self, conn: PgConnection, settings: Mapping[str, str], *, compare: bool = True) -> None:
         """Set a new connection and check it. Raises Outage, psycopg.Error."""
         arrays.register(conn)
+        self._made.add(conn)
         conn.opened_at = conn.used_at = time.monotonic()
         self._learn(conn)
         conn.add_notice_handler(conn.note)

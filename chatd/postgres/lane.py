@@ -47,6 +47,7 @@ log = structlog.get_logger("writer")
 # that looked empty while its batch was written drew all of them in. A whole batch: rows cost less
 # the more of them there are (docs/decisions/0016).
 LANE_OPENS_AT: Final = 1_024
+IDLE_S: Final = 300.0  # a lane but the first that had nothing to do for this long lets its connection go
 # A batch that is out for longer waits for something, a lock or a server that hangs; half the time
 # that a message may take
 LATE_S: Final = 0.25
@@ -80,7 +81,10 @@ class Lane(LaneConnection):
         )
         self.queue, self._queue_max = queue, queue_max
         self.opens_at = min(LANE_OPENS_AT, queue.rows_max)
+        self.warms_at = self.opens_at // 2  # rows from which on the next lane has a connection
         self.others: list[Lane] = []  # of the node; it shares with them
+        self.next: Lane | None = None  # that opens after this one
+        self._is_wanted = False  # the one before it is filling
         self.busy = False
         self.underway, self.rows_underway = NOTHING, 0  # the batch that PostgreSQL has
         self._outcome, self._health, self._now = outcome, health, now
@@ -127,6 +131,12 @@ class Lane(LaneConnection):
         if not self.busy:
             self._begin()
 
+    def want(self) -> None:
+        """The load may open this lane soon: have a connection by then."""
+        if self._conn is None and not self.busy:
+            self._is_wanted = True
+            self._wake.set()
+
     def _begin(self) -> None:
         self.busy = True
         self.idle.clear()
@@ -143,7 +153,12 @@ class Lane(LaneConnection):
         try:
             while True:
                 await self._wait()
+                if self._is_wanted:
+                    self._is_wanted = False
+                    await self.warm()
                 while self.queue.items:
+                    if self.next is not None and self.load >= self.warms_at:
+                        self.next.want()
                     batch, blocked = self.queue.gather()
                     if blocked:
                         release_pending(blocked)
@@ -176,11 +191,16 @@ class Lane(LaneConnection):
     async def _wait(self) -> None:
         # Without a connection, or with an unknown outcome, the lane looks for the database by
         # itself; nobody else may ask.
+        if is_looking := bool(self._failures.unknown or self.backoff_s):
+            patience_s: float | None = max(self.backoff_s, 0.05)
+        else:
+            patience_s = IDLE_S if self.number and self._conn is not None else None
         try:
-            async with asyncio.timeout(max(self.backoff_s, 0.05) if self._failures.unknown or self.backoff_s else None):
+            async with asyncio.timeout(patience_s):
                 await self._wake.wait()
         except TimeoutError:
-            pass
+            if not is_looking and not self.queue.items:
+                await self.close()
         self._wake.clear()
 
     async def _recover(self) -> None:

@@ -4,7 +4,8 @@
 
 A conversation stays in one lane while it has anything there, so its entries keep their order; an
 idle conversation goes to the first lane with room, so that few lanes with larger batches do the
-work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's
+work and a further one opens only with the load. A lane but the first that has had nothing to do for
+minutes holds no connection; it gets one when the lane before it fills. More lanes than the load needs cost PostgreSQL's
 CPU (docs/decisions/0016).
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from chatd.core.batch import RETRY, Item, LaneQueue
@@ -98,6 +100,8 @@ class Lanes:
         ]
         for lane in reversed(self.all):
             lane.beside([other for other in self.all if other is not lane])
+        for lane, following in pairwise(self.all):
+            lane.next = following
         await self.all[0].connect()
 
     async def warm(self) -> None:

@@ -281,6 +281,29 @@ async def test_a_lane_that_cannot_connect_is_given_nothing_and_comes_back_by_its
     await end(tasks)
 
 
+async def test_a_further_lane_has_a_connection_only_while_the_load_may_open_it(
+    fresh_db: str, db: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(fresh_db, db)
+    second = bench.beside(fresh_db)
+    bench.lane.next, bench.lane.warms_at = second, 2
+    for lane in (bench.lane, second):
+        await lane.connect()
+    tasks = [asyncio.create_task(lane.run()) for lane in (bench.lane, second)]
+    monkeypatch.setattr("chatd.postgres.lane.IDLE_S", 0.05)
+    assert await bench.answered(bench.put()) == [None]
+    second._wake.set()  # it waits with the patience of before
+    await until(lambda: second._conn is None)
+    assert bench.lane._conn is not None, "the first has one always"
+    assert await bench.answered(bench.put()) == [None]
+    assert second._conn is None
+    monkeypatch.setattr("chatd.postgres.lane.IDLE_S", 60.0)
+    assert await bench.answered(bench.put(), bench.put()) == [None, None]
+    await until(lambda: second._conn is not None)
+    assert not second.queue.items
+    await end(tasks)
+
+
 async def test_a_lane_whose_batch_waits_is_given_nothing_until_it_is_over(
     fresh_db: str, db: psycopg.Connection[Any]
 ) -> None:

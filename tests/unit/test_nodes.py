@@ -20,6 +20,8 @@ FACTS = {
     "version": "0.1.0",
     "sessions": 3,
     "users": 2,
+    "postgres_connections": 7,
+    "redis_connections": 4,
     "started_ms": 1_790_000_000_000,
 }
 
@@ -32,7 +34,7 @@ def test_a_node_is_a_line_and_its_lease_stands_until_it_is_too_old() -> None:
     ]
     head, first, second = table(rows).splitlines()
     assert head.split() == list(HEADS)
-    assert first.split()[:9] == ["web1/0", BOOT, "web1:8080", "12", "0.1.0", "3", "2", "0.3", "s"]
+    assert first.split()[:11] == ["web1/0", BOOT, "web1:8080", "12", "0.1.0", "3", "2", "7", "4", "0.3", "s"]
     assert "2026-09-2" in first
     assert "lapsed, 5.0 s" in second
     assert [one["stands"] for one in json.loads(as_json(rows))] == [True, False]
@@ -64,7 +66,7 @@ def test_without_nodes_there_is_the_head_alone() -> None:
 def test_what_cannot_be_understood_is_shown_as_not_known(info: bytes) -> None:
     one = row(BOOT, 0, info, 5_000)
     assert (one.name, one.pid, one.sessions) == (None, None, None)
-    assert table([one]).splitlines()[1].split() == ["?", BOOT, "?", "?", "?", "?", "?", "0.0", "s", "?"]
+    assert table([one]).splitlines()[1].split() == ["?", BOOT, "?", "?", "?", "?", "?", "?", "?", "0.0", "s", "?"]
     json.loads(as_json([one]))
 
 
