@@ -22,7 +22,7 @@ not in memory (store).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Set
 from typing import Final
 
 from chatd.core import devices
@@ -59,7 +59,7 @@ class Presence:
         self._others = Roster(self.incarnation)
         self._own = Published()
         self._held: set[UserId] = set()
-        self._released: set[UserId] = set()  # the caller of `take_released` bounds it
+        self._released: set[UserId] = set()  # since `take_released`
         self._attaching = Attaching()
 
     def __len__(self) -> int:
@@ -273,61 +273,33 @@ class Presence:
     def resync(
         self, incarnation: str, answer: Mapping[UserId, Remote | None], read: HashRead, now_ms: int
     ) -> list[Change]:
-        """The answer of a read: each user asked about, None if the hash does not have them.
-
-        Leave out users whose field could not be read. A word of the stream that arrived during the
-        read may be older or newer than the answer: the higher version wins. A user who is not in
-        the hash is offline there, unless the stream mentioned them since, or a later read was
-        answered first. If the answer was the newer one, the stream will say so;
-        `core/remote_presence.py` says why nothing can be missed.
-        """
-        node = self._others.get(incarnation)
-        if node is None or not node.answered(read, answer):
-            return []  # the incarnation died during the read
-        changes = [
-            self._missing_in(node, user, read, now_ms)
-            if said is None
-            else self._found_in(node, user, said, read, now_ms)
-            for user, said in answer.items()
-            if self.keeps(user)
-        ]
-        return [change for change in changes if change is not None]
+        """As `resync_all` of one hash: None for users whom it lacks, without unreadable ones."""
+        found = {user: {incarnation: said} for user, said in answer.items() if said is not None}
+        return self.resync_all(answer, found, {incarnation: read}, now_ms)
 
     def resync_all(
-        self, users: Iterable[UserId], found: Mapping[UserId, Mapping[str, Remote]], reads: Mapping[str, HashRead],
+        self, users: Collection[UserId], found: Mapping[UserId, Mapping[str, Remote]], reads: Mapping[str, HashRead],
         now_ms: int,
     ) -> list[Change]:  # fmt: skip
-        """The answer of one read over several incarnations: who is where, of the users asked about.
+        """The answer of a read of the hashes in `reads`: who of the users asked about is where.
 
-        As `resync` of each incarnation in `reads`. The cost depends on where the users are, and not
-        on the number of incarnations for each of them.
+        Of a word that the stream brought during the read the higher version wins. A user who is
+        not in a hash is offline there, unless the stream mentioned them since, or a later read was
+        answered first; if the answer was newer, the stream will say so (core/remote_presence.py).
         """
-        users = [user for user in users if self.keeps(user)]
-        nodes = {
-            incarnation: node
-            for incarnation, read in reads.items()
-            if (node := self._others.get(incarnation)) is not None and node.answered(read, users)
-        }
+        nodes = self._others.answered(reads, users)
         changes: list[Change | None] = []
-        for user in users:
-            there = found.get(user, {})
-            for incarnation, said in there.items():
-                if (node := nodes.get(incarnation)) is not None:
-                    changes.append(self._found_in(node, user, said, reads[incarnation], now_ms))
-            entry = self._statuses.get(user)
+        for user in filter(self.keeps, users):
+            there, entry = found.get(user, {}), self._statuses.get(user)
             for seat in () if entry is None else entry.seats:
                 node = nodes.get(seat.incarnation)
-                if node is not None and seat.incarnation not in there:
-                    changes.append(self._missing_in(node, user, reads[seat.incarnation], now_ms))
+                if node is not None and seat.incarnation not in there and user not in reads[node.incarnation].heard:
+                    changes.append(self._missing(node, user, now_ms))
+            for incarnation, said in there.items():
+                node = nodes.get(incarnation)
+                if node is not None and said.v > reads[incarnation].heard.get(user, -1):
+                    changes.append(self._hear(node, user, said, now_ms) if node.is_news(user, said) else None)
         return [change for change in changes if change is not None]
-
-    def _found_in(self, node: NodePresence, user: UserId, said: Remote, read: HashRead, now_ms: int) -> Change | None:
-        if said.v > read.heard.get(user, -1) and said.v >= node.versions.get(user, -1):
-            return self._hear(node, user, said, now_ms)
-        return None
-
-    def _missing_in(self, node: NodePresence, user: UserId, read: HashRead, now_ms: int) -> Change | None:
-        return self._missing(node, user, now_ms) if read.heard.get(user, -1) < 0 else None
 
     def forget_node(self, incarnation: str, now_ms: int, seen_ms: int | None) -> list[Change]:
         """The incarnation is dead: its users are no longer there, last seen at `seen_ms`.

@@ -70,9 +70,9 @@ local function others(nodes, boot)
 end
 """
 
-# KEYS: nodes, info, own hash, index. ARGV: incarnation, info, lease in ms, whether to renew, leases until
-# a dead node is forgotten, ms that the lease lasts beyond `lease ms`, number of our last batch, ms
-# ahead of now that no lease can be.
+# KEYS: nodes, info, own hash, index. ARGV: incarnation, info, lease in ms, whether to renew, leases
+# until a dead node is forgotten, ms that the lease lasts beyond `lease ms`, number of our last
+# batch, ms ahead of now that no lease can be.
 #
 # Returns Redis's time, the state of our lease (0: valid; 1: our hash has lost something; 2: our
 # lease had lapsed), and for each node: incarnation, age of its lease in ms, info.
@@ -167,7 +167,8 @@ return 1
 """
 )
 
-# KEYS: index. ARGV: what the names of hashes begin with, count of incarnations, each of them, users.
+# KEYS: index. ARGV: what the names of hashes begin with, count of incarnations, each of them,
+# users.
 # Returns the number of the last batch in each incarnation's hash (nil if it is not complete, or not
 # in the index), and three values for each user and incarnation that has them: index of the user and
 # of the incarnation in ARGV's lists from 0, entry.

@@ -1,4 +1,4 @@
-"""Reads from Redis what other nodes say of the users kept here: for a hello, after a loss, in rounds.
+"""Reads from Redis what other nodes say of the users kept: for a hello, after a loss, in rounds.
 
     look (hello, watch) ──┐                                 ┌─► Presence.resync_all ──► watchers
     a node is stale ──────┼─► subscribed? ─► index, hashes ─┤
@@ -36,8 +36,8 @@ from chatd.presence import Change, Presence
 
 READ_USERS: Final = 1_000  # users in one read: some 0.5 ms of Redis
 ROUND_USERS: Final = 100  # users read with each beat: 20,000 take 100 s
-# A read for a hello waits this long for its subscriptions. Where they take longer, it goes first, and
-# the users are read again afterwards.
+# A read for a hello waits this long for its subscriptions. Where they take longer, it goes first,
+# and the users are read again afterwards.
 HEARD_S: Final = 0.1
 # The longest that a hello or watch waits for Redis; later presence is pushed. A contact on another
 # node looks offline until then, so it is as long as a read may take before Redis counts as away.
@@ -233,7 +233,7 @@ class PresenceReader:
         self._devices_elsewhere(users)
 
     def _is_usable(self, incarnation: str, n: int | None) -> bool:
-        """Whether a hash counts that has batches up to `n`; None: Redis lost it, or it is being written.
+        """Whether a hash counts that has batches up to `n`; None: it is lost, or being written.
 
         Where Redis fell back behind what the node has published, the node will see that, and list
         its users again.

@@ -3,7 +3,7 @@
     Presence (this node) ──take_dirty──► own hash `{p}:on:<incarnation>`, index, and the channel of
                                          each user ──► Presence.remote (nodes that keep the user)
     beat: renew the own lease, read all leases ──► a node died: remove its users
-                                                   it listed its users again: read them (presence_reader.py)
+                                                   it listed its users again: read them
                                                    our lease had lapsed: write our hash again
 
 Each node's own map is the truth. Redis holds a copy of it: one hash per node, which expires with

@@ -5,10 +5,10 @@
     registry ──hold, release────► wanted channels ──batches──► SUBSCRIBE, UNSUBSCRIBE
     presence ──watch, unwatch───┘
 
-A node hears of the users that it holds or watches, whatever other nodes do. Presence is published by
-the script that writes it (presence_keys.py), so only its channels stand here. All their names hash
-to the slot of the keys, where that script runs. Nodes of the release before publish presence on one
-channel for all, which is heard, and told what they must know, until none of them is left.
+A node hears of the users that it holds or watches, whatever other nodes do. Presence is published
+by the script that writes it (presence_keys.py), so only its channels stand here. All their names
+hash to the slot of the keys, where that script runs. Nodes of the release before have one channel
+for all presence, which is used beside these until none of them is left.
 
 Delivery is at most once, by design. The change feed finds what Redis loses (change_feed.py), so
 nothing here is kept or repeated. Publishing is a group commit like a lane's: while one call is
@@ -42,6 +42,7 @@ log = structlog.get_logger("bus")  # "bus" in logs, metrics and docs is this mod
 
 QUEUE_MAX: Final = 20_000  # messages that wait for a call; more are dropped, and the change feed brings them
 CALL_MAX: Final = 500  # messages in one call: some 150 KB, 1 ms of Redis
+SUBSCRIBE_MAX: Final = 50_000  # channels on their way at once: some 3 MB unsent
 PUBLISH_S: Final = 1.0  # a call that takes longer has failed
 PING_S: Final = 1.0  # between pings; a ping must be answered before the next one is due
 GATHER_S: Final = 0.002  # changes within this time go out in one SUBSCRIBE
@@ -266,8 +267,10 @@ class PubSub:
             self._note(old, new)
             if old:
                 await subscription.unsubscribe(old)
-            if new:
-                await subscription.subscribe(new)
+            for at in range(0, len(new), SUBSCRIBE_MAX):
+                if at:
+                    await self._until_confirmed(new[at - SUBSCRIBE_MAX : at])
+                await subscription.subscribe(new[at : at + SUBSCRIBE_MAX])
             if not self.up:
                 await self._until_confirmed(new)
                 self.up = True

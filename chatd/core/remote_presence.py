@@ -35,7 +35,7 @@ it and would stay offline for good.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, KeysView
+from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Mapping
 from itertools import islice
 from typing import Final
 from weakref import ref
@@ -103,6 +103,10 @@ class NodePresence:
         del self.reads[at]
         return True
 
+    def is_news(self, user: UserId, said: Remote) -> bool:
+        """Whether an answer is at least as new as what was heard of the user."""
+        return said.v >= self.versions.get(user, -1)
+
     def seat(self, seats: tuple[Seat, ...], said: Remote, devices: tuple[Device, ...]) -> tuple[Seat, ...]:
         """The seats with this node's replaced by what it says now, which is not offline.
 
@@ -150,6 +154,14 @@ class Roster:
         if (node := self.believed(incarnation)) is not None:
             node.begin(read)
         return read
+
+    def answered(self, reads: Mapping[str, HashRead], users: Collection[UserId]) -> dict[str, NodePresence]:
+        """End reads of users, by incarnation; gives the nodes that did not die during them."""
+        return {
+            incarnation: node
+            for incarnation, read in reads.items()
+            if (node := self._nodes.get(incarnation)) is not None and node.answered(read, users)
+        }
 
     def bury(self, incarnation: str) -> NodePresence | None:
         """Mark an incarnation as dead; gives its node, whose seats the caller clears.

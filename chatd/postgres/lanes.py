@@ -4,9 +4,9 @@
 
 A conversation stays in one lane while it has anything there, so its entries keep their order; an
 idle conversation goes to the first lane with room, so that few lanes with larger batches do the
-work and a further one opens only with the load. A lane but the first that has had nothing to do for
-minutes holds no connection; it gets one when the lane before it fills. More lanes than the load needs cost PostgreSQL's
-CPU (docs/decisions/0016).
+work and a further one opens only with the load. More lanes than the load needs cost PostgreSQL's
+CPU (docs/decisions/0016). A lane but the first that has had nothing to do for minutes holds no
+connection; it gets one when the lane before it fills.
 """
 
 from __future__ import annotations

@@ -49,6 +49,7 @@ TESTED_IN: Final = {
     "chatd.client.link": ("wire/test_client_connection.py", "a connection is a link with futures"),
     "chatd.client.session": ("wire/test_client_sends.py", "it needs a server: a fake one"),
     "chatd.cluster.node": ("cluster/test_devices.py", "one device at several nodes"),
+    "chatd.cluster.presence_reader": ("cluster/test_presence_many.py", "subscriptions and keys of a real Redis"),
     "chatd.cluster.presence_keys": ("cluster/test_presence_sync.py", "keys of a real Redis"),
     "chatd.cluster.redis.connect": ("unit/test_client.py", "reasons and remedies are told by the client of Redis"),
     "chatd.cluster.redis.subscription": ("cluster/test_redis_client.py", "real servers of every shape"),
