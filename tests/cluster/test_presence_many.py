@@ -19,7 +19,7 @@ from chatd.core.user_status import Remote
 from chatd.ids import UserId
 from chatd.wire import presence_codec
 from tests.fix_presence_sync import MakeSeat, Seat, acquainted
-from tests.fix_redis import OwnRedis
+from tests.fix_redis import OwnCluster, OwnRedis
 from tests.until import until
 
 pytestmark = pytest.mark.cluster
@@ -100,6 +100,35 @@ async def test_users_who_are_not_kept_any_more_are_not_heard_of_any_more(
     assert b.sees("alice") == "online"
     a.go("alice")
     await until(lambda: b.sees("alice") == "offline", "and hears of her again")
+
+
+async def hear_in_a_cluster(make_seat: MakeSeat, url: str, monkeypatch: pytest.MonkeyPatch) -> list[Seat]:
+    """Two nodes over a Redis Cluster; one hears what the other's users do, of these alone."""
+    monkeypatch.setattr(presence_reader, "ROUND_USERS", 0)
+    a, b = await make_seat("a", url=url), await make_seat("b", url=url)
+    await acquainted(a, b)
+    await until(lambda: all(s.redis_client.sharded == a.redis_client.sharded for s in (a, b)), "they agree")
+    await b.watch("alice", "bob")
+    a.come("alice", "carol")
+    await until(lambda: b.sees("alice") == "online", "b sees her")
+    a.go("alice")
+    await until(lambda: b.sees("alice") == "offline", "and that she leaves")
+    assert b.metrics.presence_heard == 2
+    return [a, b]
+
+
+async def test_presence_is_heard_over_a_cluster(
+    make_seat: MakeSeat, own_cluster: OwnCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hear_in_a_cluster(make_seat, own_cluster.url, monkeypatch)
+
+
+@pytest.mark.usefixtures("sharded_pubsub")
+async def test_presence_is_heard_over_sharded_channels(
+    make_seat: MakeSeat, own_cluster: OwnCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seats = await hear_in_a_cluster(make_seat, own_cluster.url, monkeypatch)
+    assert all(seat.redis_client.sharded for seat in seats)
 
 
 # ---- losses --------------------------------------------------------------------------------------
