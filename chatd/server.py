@@ -205,7 +205,6 @@ class Node:
             "admin": [s.admin_host, self.admin_port],
             "sessions": self.registry.sessions,
             "users": len(self.presence),
-            "postgres_connections": self.store.opener.connections,
         }
 
     def _log_moved(self, fall: Fall) -> None:

@@ -93,6 +93,7 @@ class Cluster:
             facts=lambda: {
                 "host": host, "pid": os.getpid(), "version": __version__,
                 "started_ms": clock.now_ms() - int((clock.now() - started) * 1000),
+                "postgres_connections": store.opener.connections,
                 "redis_connections": self.redis_client.connections, **facts(),
             },
         )  # fmt: skip
