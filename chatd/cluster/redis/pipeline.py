@@ -56,10 +56,11 @@ class PipelineSource(Protocol):
 class _Call:
     """One call under way: `replies` of its answers are missing."""
 
-    __slots__ = ("due", "error", "future", "replies", "sent_at")
+    __slots__ = ("dead_at", "due", "error", "future", "replies", "within_s")
 
-    def __init__(self, future: asyncio.Future[Any], replies: int, sent_at: float, due: float) -> None:
-        self.future, self.replies, self.sent_at, self.due = future, replies, sent_at, due
+    def __init__(self, future: asyncio.Future[Any], replies: int, within_s: float, due: float, dead_at: float) -> None:
+        self.future, self.replies, self.within_s, self.due = future, replies, within_s, due
+        self.dead_at = dead_at  # without an answer by then, the connection is dead
         self.error: Exception | None = None  # the first one
 
 
@@ -101,9 +102,12 @@ class Pipeline:
             raise RedisUnavailable("closed" if self._closed else "Redis closed the connection")
         if connection.is_full:
             raise RedisUnavailable("Redis does not read what it is sent")
-        call = _Call(loop.create_future(), replies, now, due)
+        dead_at = now + self._silent_s
+        if within_s >= self._silent_s and due < dead_at:  # some of its time went into connecting
+            dead_at = due
+        call = _Call(loop.create_future(), replies, within_s, due, dead_at)
         self._calls.append(call)
-        self._ring_by(min(due, now + self._silent_s))
+        self._ring_by(min(due, dead_at))
         connection.write(packed)
         return await call.future
 
@@ -213,18 +217,18 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         now = loop.time()
         late = [call for call in self._calls if call.due <= now and not call.future.done()]
-        is_dead = self._calls[0].sent_at + self._silent_s <= now
+        is_dead = self._calls[0].dead_at <= now
         if (late or is_dead) and turns:
             loop.call_soon(self._end_late, turns - 1)
             return
         for call in late:
-            _fail(call, RedisUnavailable(f"no answer within {call.due - call.sent_at:.2g} s"))
+            _fail(call, RedisUnavailable(f"no answer within {call.within_s:g} s"))
         if is_dead:
             self._connection.fail(RedisUnavailable(f"no answer within {self._silent_s:g} s"))
             return
         self._ring_by(
             min(
-                self._calls[0].sent_at + self._silent_s,
+                self._calls[0].dead_at,
                 min((call.due for call in self._calls if not call.future.done()), default=math.inf),
             )
         )
