@@ -306,9 +306,10 @@ def read_answer(answer: object, windows: int) -> tuple[int, list[Grant]]:
     if len(numbers) != 5 * windows:
         raise ValueError("Redis answered as another script does")
     if (
-        not all(-NUMBER_MAX < number < NUMBER_MAX for number in (now, *numbers))
-        or now < 0
-        or any(granted < 0 for granted in numbers[::5])
+        not 0 <= now < NUMBER_MAX
+        or min(numbers) <= -NUMBER_MAX
+        or max(numbers) >= NUMBER_MAX
+        or min(numbers[::5]) < 0  # granted
     ):
         raise ValueError("Redis answered with numbers that the script cannot give")
     return now, [

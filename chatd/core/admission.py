@@ -51,18 +51,14 @@ class Waiting(NamedTuple):
 class Ask:
     """What one window asks and reports in a call."""
 
-    __slots__ = ("returned", "room", "struck", "waiting", "window")
+    __slots__ = ("returned", "room", "struck", "want", "window")
 
     def __init__(self, window: SharedWindow) -> None:
         self.window = window
-        self.waiting = 0  # items of this window in the call
         self.room = 0  # takes that the node's own count allows
+        self.want = 0  # takes to ask for: one for each item of this window in the call, `room` at most
         self.returned: list[int] = []  # marks of takes that were not used
         self.struck: list[float] = []  # per strike: seconds that the user must wait
-
-    @property
-    def want(self) -> int:
-        return min(self.waiting, self.room)
 
     def __bool__(self) -> bool:
         """True if there is anything to ask or to report."""
@@ -115,8 +111,9 @@ class AdmissionQueue:
             return True
         if len(self._queue) >= self._queue_max:
             return False
+        if not self._queue:
+            self._wake()
         self._queue.append(Waiting(window, now, then))
-        self._wake()
         return True
 
     def returned(self, window: SharedWindow, mark: int) -> None:
@@ -151,7 +148,8 @@ class AdmissionQueue:
             if ask is None:
                 ask = asks[window] = reports.pop(window) if window in reports else Ask(window)
                 ask.room = window.room(put_at)
-            ask.waiting += 1
+            if ask.want < ask.room:
+                ask.want += 1
         for window in list(islice(reports, max(0, CALL_MAX - len(asks)))):
             asks[window] = reports.pop(window)
         self._under_way = len(waiting)
