@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
+from pydantic import SecretStr
 
 from chatd import __version__, config_sources, log, process_metrics
 from chatd.cluster.redis import url as redis_url
@@ -73,6 +74,15 @@ def _settings(options: argparse.Namespace, *, database: bool = False, keys: bool
     descriptors.raise_limit()
     if database and settings.embedded:
         descriptors.check_tool()
+    return settings
+
+
+def _of_running(settings: Settings) -> Settings:
+    """For a tool: with the Valkey of the workers that run here, if these settings name no Redis."""
+    from chatd.cluster.redis import embedded
+
+    if settings.redis_url is None and settings.embedded and (url := embedded.running(settings.data_dir)) is not None:
+        return settings.model_copy(update={"redis_url": SecretStr(url)})
     return settings
 
 
@@ -296,7 +306,7 @@ def _check_websocket(url: str) -> None:
 def _doctor(options: argparse.Namespace) -> int:
     from chatd.ops import doctor
 
-    settings = _settings(options, database=True, keys=True)
+    settings = _of_running(_settings(options, database=True, keys=True))
     findings = doctor.examine(settings)
     for finding in findings:
         print(finding)
@@ -306,7 +316,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _nodes(options: argparse.Namespace) -> int:
     from chatd.ops import nodes
 
-    rows = asyncio.run(nodes.read(_settings(options)))
+    rows = asyncio.run(nodes.read(_of_running(_settings(options))))
     print(nodes.as_json(rows) if options.json else nodes.table(rows))
     return 0
 
@@ -316,7 +326,7 @@ def _user(options: argparse.Namespace) -> int:
     from chatd.ops import user_report
     from chatd.postgres.embedded import Embedded
 
-    settings = _settings(options)
+    settings = _of_running(_settings(options))
     try:
         user = user_id(options.user)
     except ValueError as e:

@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_chat(command)
     relevant = "database_url", "database_replica_url", "redis_url", "keys_file", "data_dir"
     command("doctor", "check database, Redis, clock and limits, and say what to do", *relevant)
-    relevant = "redis_url", "redis_prefix", "lease_ms"
+    relevant = "redis_url", "redis_prefix", "lease_ms", "data_dir"
     sub = command("nodes", "list the nodes: sessions, versions, ages of their leases", *relevant)
     sub.add_argument("--json", action="store_true", help="for machines")
     relevant = "database_url", "data_dir", "redis_url", "redis_prefix", "admin_host", "admin_port"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -35,6 +38,12 @@ def valkey_pid(folder: Path) -> int:
     return 0
 
 
+def tool(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "chatd", *words]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CHATD_")}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+
 async def talks(fleet: Process, name: str) -> None:
     """What is said at one worker is pushed at the other one."""
     async with crowd(fleet, 4, name) as peers:
@@ -53,6 +62,11 @@ async def test_workers_without_a_redis_have_one_of_their_own(make_process: MakeP
     await until(lambda: valkey_pid(tmp_path) not in (0, first), pause_s=0.02)
     await talks(fleet, "after")
     again = valkey_pid(tmp_path)
+    listed = tool("nodes", "--data-dir", str(tmp_path), "--json")
+    assert len(json.loads(listed.stdout)) == 2, listed.stderr
+    examined = tool("doctor", "--data-dir", str(tmp_path))
+    assert "version 9." in examined.stdout, "the tools ask it, too"
+    assert "2 at work on this database" in examined.stdout
     fleet.terminate()
     assert await fleet.ended() == 0, fleet.said()
     await gone(again)
@@ -100,13 +114,15 @@ async def test_it_listens_at_its_socket_alone_and_writes_nothing(tmp_path: Path)
     redis_client = RedisClient(await valkey.start())
     try:
         assert redis_client.url.path == str(tmp_path / SOCKET_NAME)
+        assert embedded.running(tmp_path) == valkey.url
         await redis_client.command("SET", "{chatd}:a", "x")
         assert await redis_client.command("CONFIG", "GET", "port") == [b"port", b"0"]
         assert (tmp_path / SOCKET_NAME).stat().st_mode & 0o077 == 0
     finally:
         await redis_client.close()
         await valkey.stop()
-    assert {path.name for path in tmp_path.iterdir()} <= {"valkey.log", SOCKET_NAME}
+    assert {path.name for path in tmp_path.iterdir()} == {"valkey.log"}
+    assert embedded.running(tmp_path) is None
 
 
 async def test_one_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -74,6 +75,19 @@ def binary() -> Path:
     return found[0]
 
 
+def running(data_dir: Path) -> str | None:
+    """The `redis_url` of the server that a chatd runs in this folder; None if none is seen there."""
+    socket = data_dir.expanduser().absolute() / SOCKET_NAME
+    with contextlib.suppress(OSError):
+        if stat.S_ISSOCK(socket.stat().st_mode):
+            return _url(socket)
+    return None
+
+
+def _url(socket: Path) -> str:
+    return f"unix://{quote(str(socket))}"
+
+
 class EmbeddedValkey:
     """`start`, then `run` as a task of the owner, then `stop`."""
 
@@ -90,7 +104,7 @@ class EmbeddedValkey:
     @property
     def url(self) -> str:
         """The `redis_url` of the workers. It does not change. Requires `start`."""
-        return f"unix://{quote(str(self._folder / SOCKET_NAME))}"
+        return _url(self._folder / SOCKET_NAME)
 
     @property
     def pid(self) -> int:
@@ -134,6 +148,7 @@ class EmbeddedValkey:
     async def stop(self) -> None:
         """Stop the server. Idempotent."""
         await self._end()
+        (self._folder / SOCKET_NAME).unlink(missing_ok=True)
         if self._folder != self._data_dir:
             shutil.rmtree(self._folder, ignore_errors=True)
 
