@@ -75,7 +75,7 @@ def test_help_of_a_command_is_about_that_command(command: str) -> None:
         (("token", "alice", "--ttl-s", "601", "--token-ttl-max-s", "600"), "token_ttl_max_s"),
         (("token", "alice", "--token-ttl-max-s", "-1"), "token_ttl_max_s"),
         (("serve", "--keys-file", "/nonexistent.json"), "/nonexistent.json"),
-        (("serve", "--workers", "2"), "--redis-url"),
+        (("serve", "--workers", "2", "--database-url", "postgresql://host/x"), "--redis-url"),
         (("epoch", "--data-dir", "/nonexistent"), "/nonexistent"),
     ],
 )
