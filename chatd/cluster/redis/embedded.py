@@ -76,7 +76,7 @@ def binary() -> Path:
 
 
 def running(data_dir: Path) -> str | None:
-    """The `redis_url` of the server that a chatd runs in this folder; None if none is seen there."""
+    """The `redis_url` of the server that a chatd runs in this folder; None if none is seen."""
     socket = data_dir.expanduser().absolute() / SOCKET_NAME
     with contextlib.suppress(OSError):
         if stat.S_ISSOCK(socket.stat().st_mode):
