@@ -73,6 +73,9 @@ COUNTERS: Final = {
     "hellos": "hellos answered with a welcome",
     "hellos_limited": "hellos and new tokens refused because their user or address had too many",
     "reads_refused": "reads refused: too many of their session or user under way, or too many waiting",
+    "conversations_loaded": "conversations read into memory because a request named them",
+    "conversations_let_go": "conversations let go because nobody had used them for a while",
+    "conversations_unproven": "conversations that another node without Redis wrote to: their sessions were closed",
     "resyncs": "sessions resynced from the log after hello",
     "resync_entries": "entries pushed by resyncs",
     "gap_fills": "gap fills: conversations read from the log because a seq was missing",
@@ -168,6 +171,9 @@ class Metrics(Collector):
     hellos: int
     hellos_limited: int
     reads_refused: int
+    conversations_loaded: int
+    conversations_let_go: int
+    conversations_unproven: int
     resyncs: int
     resync_entries: int
     gap_fills: int

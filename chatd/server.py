@@ -120,7 +120,7 @@ class Node:
 
     def _make_parts(self, conninfo: str) -> None:
         s, metrics, clock = self.settings, self.metrics, self._clock
-        self.registry = Registry()
+        self.registry = Registry(holds_all=s.redis_url is not None)
         self.store = Store(conninfo, Limits.of(s), metrics, s.database_replica_url)
         self.presence = Presence(s.presence_grace_ms / 1000, None if s.redis_url is None else self._incarnation)
         clock.stepped = self._clock_stepped

@@ -27,6 +27,7 @@ from pydantic import SecretStr
 from chatd import errors
 from chatd.config import Settings, reads_at_once
 from chatd.core.feed_filter import NO_FILTER
+from chatd.core.snapshot import Snapshot
 from chatd.ids import ConvId, UserId
 from chatd.metrics import Metrics
 from chatd.postgres import arrays as pgarrays
@@ -59,6 +60,9 @@ HELLOS_WAITING_MAX: Final = 100_000  # waiting pages of hellos: one a connection
 RESOLVE: Final = query("resolve")
 LIST_CHANGED: Final = query("list_changed")
 LIST_CONVERSATIONS: Final = query("list_conversations")
+LIST_RECENT: Final = query("list_recent")
+LOAD_CONVERSATIONS: Final = query("load_conversations")
+OPEN_PAIRS: Final = query("open_pairs")
 ENTRIES_BEFORE: Final = query("entries_before")
 ENTRIES_AFTER: Final = query("entries_after")
 ENTRIES_MANY: Final = query("entries_many")
@@ -134,6 +138,7 @@ class Store:
             acked=lambda: self.lanes.acked,
             latest=lambda: self.latest(),
         )
+        self._last_snapshot: Snapshot | None = None  # of a listing
         self._feed = FeedReader(self.opener)
         # Reads of clients leave half of the pool's connections to the rest, and hellos a quarter.
         # So neither waits for the other's queue; and what the node itself needs for sends
@@ -274,7 +279,7 @@ class Store:
                     "the log is another one since; connect again", retry_ms=read_pool.READ_RETRY_MS
                 )
             for row in rows:
-                found.append(ConvRow(*row))
+                found.append(ConvRow(*row[:8])._replace(xid=row[8], started=row[9]))
                 asked.pop((row[1], row[2]), None)
             if not asked:
                 break
@@ -295,9 +300,17 @@ class Store:
             rows = await self.read_pool.rows(
                 LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started)
             )
-        new = str(mark.made(rows[0][0], rows[0][1], self.epoch))
-        convs = [ConvRow(*row[5:]) for row in rows if row[5] is not None]
-        return ListingPage(new, rows[0][2], convs, rows[0][3], self.history.position(rows[0][4]))
+        snapshot = self._same(Snapshot(rows[0][0], rows[0][1]))
+        new = str(mark.made(int(snapshot.text.partition(":")[0]), snapshot.started, self.epoch))
+        found = [ConvRow(*row[5:]) for row in rows if row[5] is not None]
+        return ListingPage(new, rows[0][2], found, rows[0][3], snapshot, self.history.position(rows[0][4]))
+
+    def _same(self, snapshot: Snapshot) -> Snapshot:
+        """The object of the listing before if its snapshot was the same: each user keeps one."""
+        if self._last_snapshot != snapshot:
+            self._last_snapshot = snapshot
+            return snapshot
+        return self._last_snapshot
 
     async def list_conversations(self, user: UserId, convs: Sequence[ConvId]) -> dict[ConvId, ConvRow]:
         """These of a user's conversations, by id. Waits for a turn among clients' reads."""
@@ -305,6 +318,27 @@ class Store:
         async with self.read_turns.turn(user):
             rows = await self.read_pool.rows(LIST_CONVERSATIONS, (pgarrays.BigintArray(convs),))
         return {row[0]: ConvRow(*row) for row in rows}
+
+    async def list_recent(self, user: UserId) -> list[tuple[int, ConvId]]:
+        """(ts of the last entry in ms, id) of a user's conversations, in no order."""
+        async with self.read_turns.turn(user):
+            rows = await self.read_pool.rows(LIST_RECENT, (user,))
+        return [(row[0], row[1]) for row in rows]
+
+    async def load_conversations(
+        self, convs: Sequence[ConvId], pairs: Sequence[tuple[UserId, UserId]]
+    ) -> list[ConvRow]:
+        """Conversations by id, and those between pairs (a <= b); those that are there."""
+        arrays = (
+            pgarrays.BigintArray(convs), pgarrays.TextArray([a for a, _ in pairs]),
+            pgarrays.TextArray([b for _, b in pairs]),
+        )  # fmt: skip
+        return [ConvRow(*row) for row in await self.read_pool.rows(LOAD_CONVERSATIONS, arrays)]
+
+    async def open_pairs(self, pairs: Sequence[tuple[UserId, UserId]]) -> set[tuple[UserId, UserId]]:
+        """Those of the pairs (a <= b) that have both sent."""
+        arrays = (pgarrays.TextArray([a for a, _ in pairs]), pgarrays.TextArray([b for _, b in pairs]))
+        return {pairs[row[0] - 1] for row in await self.read_pool.rows(OPEN_PAIRS, arrays)}
 
     async def entries_before(self, conv: ConvId, before: int, floor: int, rows: int) -> list[Stored]:
         """Entries from `floor` to below `before`, the newest first, at most `rows`."""

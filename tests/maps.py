@@ -125,6 +125,11 @@ def _services_at_work(node: Node) -> Iterator[str]:
             " for a conversation,"
             f" {len(making._to_make)} to be made by {making._makers}"
         )
+    if node.chat.loading.under_way or node.chat.waiting.sessions:
+        yield (
+            f"{node.chat.loading.under_way} conversations are looked for,"
+            f" the requests of {node.chat.waiting.sessions} sessions wait"
+        )
     for name, turns in (
         ("listings", services.listings),
         ("hellos", node.store.hello_turns),

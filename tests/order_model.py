@@ -140,7 +140,7 @@ class Error(NamedTuple):
 
 class Wire:
     """The node's end of a connection: what is sent there is read as a client would. Implements
-    `session.Sink`.
+    `sink.Sink`.
     """
 
     address = "test"

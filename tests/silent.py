@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Silent:
-    """Implements `core.session.Sink`."""
+    """Implements `core.sink.Sink`."""
 
     address = "test"
     is_paused = False

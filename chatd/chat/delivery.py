@@ -205,7 +205,7 @@ class Delivery:
         self.registry.latest = conv
         for user in (a, b):
             if user is not None and user.recent is not None:
-                user.recent.touched.add(conv)
+                user.recent.touched[conv.id] = conv.ts
         if not was_open and conv.open:
             self._now_open(conv)
         if self._held_receipts:

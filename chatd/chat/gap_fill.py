@@ -132,6 +132,11 @@ class Gaps:
         """The outcome of some batch is still unknown."""
         return self.outcomes.is_settling
 
+    @property
+    def is_at_work(self) -> bool:
+        """Some heads are being looked up: no conversation may be let go."""
+        return bool(self._looking or self._awaited or self.outcomes.is_at_work)
+
     # ---- what comes early ------------------------------------------------------------------------
 
     def arrived(self, conv: Conversation, first: int, run: Callable[[], None]) -> None:

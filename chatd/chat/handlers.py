@@ -17,13 +17,16 @@ import structlog
 from chatd import errors, protocol
 from chatd import log as logs
 from chatd.chat.cursors import Cursors
+from chatd.chat.loading import Loading
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.reads import Reads
 from chatd.chat.send import SendPipeline
 from chatd.chat.services import Services
 from chatd.chat.session_life import SessionLife
 from chatd.chat.typing_push import TypingPush
+from chatd.chat.waiting_requests import WaitingRequests, give_up
 from chatd.core import hello_rates
+from chatd.core.conversations import NotHeld
 from chatd.core.effects import Effect, End, Reply, Throttled
 from chatd.core.session import Session
 from chatd.loop.alarm import Alarm
@@ -47,13 +50,15 @@ class Chat:
         self.pipeline, self.new_conversations = pipeline, new_conversations
         self._alarm = alarm
         self.typing = TypingPush(services, alarm)
-        self.reads = Reads(services)
+        self.loading = Loading(services)
+        self.waiting = WaitingRequests(services, self.loading, self.handle)
+        self.reads = Reads(services, self.loading)
         self.cursors = Cursors(services, self.reads)
-        self.life = SessionLife(services, self.handle, alarm)
+        self.life = SessionLife(services, self.handle, alarm, self.loading, new_conversations)
 
     def handle(self, session: Session, effect: Effect, now: float) -> None:
         """Carry out one effect. `now`: when its frame was read, in seconds."""
-        if effect is None:
+        if effect is None or (session.waiting is not None and self.waiting.takes(session, effect, now)):
             return
         self.metrics.requests += 1
         if logs.DEBUG_ON:
@@ -95,6 +100,8 @@ class Chat:
                     self.pipeline.throttled(session, effect)
                 case _:
                     assert_never(effect)
+        except NotHeld as missing:
+            self.waiting.wait(session, effect, now, missing.key)
         except errors.Refused as e:
             # Its frames may hold it, and over the limit there are thousands a second: none is to
             # wait for the collector
@@ -123,14 +130,12 @@ class Chat:
         """Wait until no entry waits for its conversation, nor for the limits that all nodes share:
         all are in their lanes, or refused.
         """
+        await self.waiting.idle()
         await self.new_conversations.idle()
         await self.s.admission.idle()
 
     def _skip(self, session: Session, request: protocol.Skip) -> None:
-        user = session.user
-        assert user is not None
-        peer = request.to if request.to is not None else self.s.registry.find(user, request.c, None).peer(user.id)
-        session.order.skip(peer, request.cid)
+        give_up(self.s.registry, session, request)
         self._send(session, protocol.ok(request.id))
 
     # ---- typing ----------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
             listing = await read_listing(s, session, hello)
             session.listed(listing.position)
             await catch_up(s, hello, listing)
+            await s.presence_push.learn(session, hello.watch, listing.rows, is_all=listing.is_all)
             presence = await s.presence_push.snapshot(session)
             await send_welcome(s, session, hello, listing, presence)
     except errors.Retryable as e:

@@ -1,7 +1,7 @@
-"""The listing of a hello: a user's conversations, read into memory page by page, and what to list.
+"""The listing of a hello: a user's conversations, read page by page, and what to list.
 
-    read_listing ─► all rows of a user who is not in memory, else what changed since the mark
-                 ─► merge ─► memory          ─► conversation_item ─► `welcome`, `conversations`
+    read_listing ─► what changed since the mark; on a node among others, all rows of a new user
+                 ─► merge ─► memory   ─► conversation_item ─► `welcome`, `conversations`
 
 Each page is read in a turn of its user among hellos (postgres/fair_queue.py). A reconnect storm
 queues there and not before all other reads, and an account with 20,000 conversations keeps other
@@ -21,9 +21,10 @@ from chatd import errors
 from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session, User
+from chatd.core.snapshot import Snapshot
 from chatd.ids import ConvId, Seq
 from chatd.postgres import mark
-from chatd.postgres.rows import BEGIN, ConvRow
+from chatd.postgres.rows import BEGIN, ConvRow, ListingPage
 from chatd.protocol import Hello
 
 OPEN_RETRY_MS: Final = 1_000
@@ -33,21 +34,23 @@ OVERTAKEN_S_MAX: Final = 3.0
 class Listing(NamedTuple):
     """What a hello has read: the mark, the database's time (ms since 1970), the rows to list.
 
-    `position`: of the log then (`ListingPage`).
+    `position`: of the log then (`ListingPage`). `is_all`: these are all conversations of the user.
     """
 
     mark: str
     now_ms: int
     rows: list[ConvRow]
     position: int
+    is_all: bool = False
 
 
 async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
-    """Read the user's conversations into memory where they are missing; gives those to list.
+    """Read the conversations to list.
 
+    On a node that holds all conversations of a user, those that are missing come into memory.
     Raises Unavailable, Overloaded.
     """
-    user = session.user
+    user, holds_all = session.user, s.registry.holds_all
     assert user is not None
     if user.unsure:
         raise errors.Unavailable("what the user has is being looked at again", retry_ms=OPEN_RETRY_MS)
@@ -56,10 +59,14 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
     since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
     pages = s.others.pages()
     generation = s.store.log.generation
+    everything = holds_all and not user.loaded
     heads: dict[ConvId, int] | None = {} if s.others.share_log and not user.loaded else None
-    new_mark, now_ms, rows, position = await _read_pages(s, user, since, not user.loaded, list(named), session, heads)
+    first, now_ms, rows = await _read_pages(s, user, since, everything, list(named), session, heads)
     _check_log(s, generation)
-    user.loaded, loaded, early, user.early = True, user.loaded, user.early, None
+    if not holds_all and not session.gone:
+        _check_unproven(user, first.snapshot)
+        s.registry.listed(user, first.snapshot)
+    user.loaded, loaded, early, user.early = holds_all, user.loaded, user.early, None
     if heads is not None:
         _mark_passed_by(session, user, heads)
     counted = ahead_of(s, rows)
@@ -67,19 +74,29 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
         # Another node has written since, perhaps later than our snapshot and in a conversation that
         # was not known here yet
         try:
-            _, _, again, _ = await _read_pages(s, user, new_mark, False, counted, session)
+            _, _, again = await _read_pages(s, user, first.mark, False, counted, session)
         except errors.Retryable:
-            if s.store.log.generation == generation and not loaded:  # else memory holds nothing of the user any more
+            # In another log memory holds nothing of the user any more
+            if holds_all and s.store.log.generation == generation and not loaded:
                 if any(one is not session for one in user.sessions.values()):
                     user.unsure = True
-                    s.tasks.spawn(_look_again(s, user, new_mark, generation))
+                    s.tasks.spawn(_look_again(s, user, first.mark, generation))
                 else:
                     user.loaded, user.early = False, early
             raise
         _check_log(s, generation)
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
-    return Listing(new_mark, now_ms, rows, position)
+    return Listing(first.mark, now_ms, rows, first.position, since is None)
+
+
+def _check_unproven(user: User, snapshot: Snapshot) -> None:
+    """Raises Unavailable if the snapshot is older than what was loaded during the listing.
+
+    Entries of a conversation that was loaded with them would never be pushed to the session.
+    """
+    if user.unproven and not snapshot.sees(user.unproven, snapshot.started):
+        raise errors.Unavailable("somebody else writes to the log; connect again", retry_ms=OPEN_RETRY_MS)
 
 
 async def _look_again(s: Services, user: User, since: str, generation: int) -> None:
@@ -172,26 +189,30 @@ async def await_heads(
 async def _read_pages(
     s: Services, user: User, since: str | None, everything: bool, named: list[ConvId], session: Session | None,
     heads: dict[ConvId, int] | None = None,
-) -> tuple[str, int, list[ConvRow], int]:  # fmt: skip
-    """(mark, time, rows to list, position) of all pages; all that was read is in memory then.
+) -> tuple[ListingPage, int, list[ConvRow]]:  # fmt: skip
+    """(first page, time, rows to list) of all pages.
 
-    `everything`: read also what did not change. `session`: for which this is read; once it has
-    gone, nothing more is read, and Unavailable is raised. `heads`: gets those of all rows.
+    Rows of conversations that are in memory are merged into it, the others on a node that holds all
+    conversations of a user. `everything`: read also what did not change. `session`: for which this
+    is read; once it has gone, nothing more is read, and Unavailable is raised. `heads`: gets those
+    of all rows.
     """
-    first, now_ms, after, position = "", 0, BEGIN, 0
+    first: ListingPage | None = None
+    after = BEGIN
     rows: list[ConvRow] = []
     while True:
         page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
-        # The first page's mark is the oldest: no change falls between two pages
-        first, now_ms, position = first or page.mark, page.now_ms, position or page.position
+        # The first page's mark, snapshot and position are the oldest: no change falls between
+        first = first or page
         check_pairs(s, page.rows)
         for row in page.rows:
-            merge(s, user, row)
+            if s.registry.holds_all or row.id in s.registry.convs:
+                merge(s, user, row)
         if heads is not None:
             heads.update((row.id, row.head) for row in page.rows)
         rows.extend(row for row in page.rows if since is None or row.changed or row.id in named)
         if page.next is None:
-            return first, now_ms, rows, position
+            return first, page.now_ms, rows
         if session is not None and session.gone:
             raise errors.Unavailable("nobody waits for this listing any more", retry_ms=OPEN_RETRY_MS)
         after = page.next
@@ -215,8 +236,9 @@ def another_log(s: Services) -> errors.Unavailable:
 def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     """Bring a row into memory; where the conversation is there, memory's head stays.
 
-    Memory's head is what has been delivered. All conversations of a loaded user are in memory: so
-    one of theirs that is not is new, nothing of it was delivered, and all of it is a gap.
+    Memory's head is what has been delivered. Where all conversations of a loaded user are in
+    memory, one of theirs that is not is new, nothing of it was delivered, and all of it is a gap.
+    Else sessions that may lack some of it are closed: they get it when they connect again.
     """
     registry = s.registry
     fresh = row.id not in registry.convs
@@ -224,6 +246,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
         registry.touch(conv)
+        if not registry.holds_all and not registry.loaded(conv, row.xid, row.started):
+            _close_sessions(s, conv)
     elif row.head > conv.head and not conv.pending:
         # Committed and not delivered here: a batch of unknown outcome, or another node's
         s.delivery.gaps.look_up((conv.id,))
@@ -239,9 +263,26 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     return conv
 
 
+def _close_sessions(s: Services, conv: Conversation) -> None:
+    """Entries of this conversation are in the log that were not delivered here.
+
+    They were written by a node of before, whose last batch took longer than the start of this one,
+    or by one beside this one that does not share Redis with it.
+    """
+    s.metrics.conversations_unproven += 1
+    for id in {conv.a, conv.b}:
+        if (user := s.registry.users.get(id)) is not None:
+            for session in list(user.sessions.values()):
+                session.sink.close(errors.CloseCode.RESTART, "another server wrote to the log; connect again")
+
+
 def conversation_item(s: Services, user: User, row: ConvRow) -> dict[str, object]:
-    """One conversation in the form of `welcome` and `conversations`, by memory's numbers."""
-    conv = s.registry.convs.get(row.id) or merge(s, user, row)
+    """One conversation in the form of `welcome` and `conversations`, by memory's numbers.
+
+    Where it is not in memory, nothing has changed since the row was read (core/conversations.py).
+    """
+    held = s.registry.convs.get(row.id)
+    conv: Conversation | ConvRow = held or (merge(s, user, row) if s.registry.holds_all else row)
     mine, head = conv.side(user.id), conv.head
     delivered, read = (min(seq, head) for seq in conv.cursor(mine))
     peer_delivered, peer_read = (min(seq, head) for seq in conv.cursor(1 - mine))

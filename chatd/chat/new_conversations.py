@@ -18,6 +18,7 @@ from chatd import errors
 from chatd.chat import listing
 from chatd.chat.ports import FirstSend, FirstSends
 from chatd.chat.services import Services
+from chatd.core.conversations import pair_of
 from chatd.core.session import State, User
 from chatd.ids import UserId
 from chatd.postgres.rows import ConvRow
@@ -71,7 +72,7 @@ class NewConversations:
 
     def waits(self, user: UserId, to: UserId) -> bool:
         """Sends between these two wait."""
-        return _pair(user, to) in self._waiting
+        return pair_of(user, to) in self._waiting
 
     def put(self, first: FirstSend, sends: FirstSends, now: float) -> errors.Retryable | None:
         """Queue it for its conversation, or return the refusal.
@@ -80,7 +81,7 @@ class NewConversations:
         """
         user, to = first.user, first.request.to
         assert to is not None
-        pair = _pair(user.id, to)
+        pair = pair_of(user.id, to)
         if self.waiting >= WAITING_MAX or self._waiting_of.get(user.id, 0) >= WAITING_PER_USER_MAX:
             return errors.Overloaded("too many new conversations at once", retry_ms=RETRY_MS)
         if (queue := self._waiting.get(pair)) is not None:
@@ -219,11 +220,6 @@ class NewConversations:
 
 def _too_many(wait: float) -> errors.TooManyConversations:
     return errors.TooManyConversations("too many new conversations this hour", retry_ms=int(wait * 1000) + 1)
-
-
-def _pair(one: UserId, other: UserId) -> Pair:
-    """Two users in the order of their bytes, as the conversation has them."""
-    return (one, other) if one.encode() <= other.encode() else (other, one)
 
 
 def _other(pair: Pair, user: UserId) -> UserId:

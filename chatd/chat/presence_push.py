@@ -15,29 +15,41 @@ the store.
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from chatd import errors, protocol
 from chatd.core.coalescing import PRESENCE_BURST, PRESENCE_S, Pace
-from chatd.core.conversations import Registry
-from chatd.core.session import Session, State
+from chatd.core.conversations import Registry, pair_of
+from chatd.core.session import Session, State, User
 from chatd.ids import UserId
 from chatd.loop.alarm import Alarm
 from chatd.metrics import Metrics
+from chatd.postgres.rows import ConvRow
 from chatd.presence import Change, Presence, Status
 from chatd.store import Store
 from chatd.wire.frames import encode_text
 
 
 def may_see(watcher: Session, user: UserId) -> bool:
-    """Whether both have sent in their conversation; always true for oneself."""
-    if watcher.user is None:
+    """Whether both have sent in their conversation; always true for oneself.
+
+    Of a conversation that is not in memory, `visible` says so: see `PresencePush.learn`.
+    """
+    me = watcher.user
+    if me is None:
         return False
-    if watcher.user.id == user:
+    if me.id == user:
         return True
-    conv = watcher.user.peers.get(user)
-    return conv is not None and conv.open
+    conv = me.peers.get(user)
+    return (conv is not None and conv.open) or is_in(user, me.visible)
+
+
+def is_in(user: UserId, users: tuple[UserId, ...]) -> bool:
+    """Whether a user is one of these, which are in order."""
+    at = bisect_left(users, user)
+    return at < len(users) and users[at] == user
 
 
 class PresencePush:
@@ -61,6 +73,42 @@ class PresencePush:
         self._presence, self._registry, self._store, self._metrics = presence, registry, store, metrics
         self._now, self._now_ms, self._spawn, self._alarm = now, now_ms, spawn, alarm
         self._pace: Pace[UserId, Change] = Pace(PRESENCE_S, PRESENCE_BURST)
+
+    # ---- who may see whom ------------------------------------------------------------------------
+
+    async def learn(
+        self, session: Session, users: Iterable[UserId], rows: Iterable[ConvRow] = (), *, is_all: bool = False
+    ) -> None:
+        """Learn which of the users that a session watches it may see; it watches them already.
+
+        What it may see it always will. `rows`: conversations of its user that were just read,
+        `is_all`: all there are. What neither they nor memory tell is asked of the database. Raises
+        Unavailable, Overloaded.
+        """
+        me = session.user
+        assert me is not None
+        if self._registry.holds_all:
+            return  # memory tells
+        asked = {user for user in users if user != me.id and not is_in(user, me.visible)}
+        seen = {user for user in asked if (conv := me.peers.get(user)) is not None and conv.open}
+        for row in rows if asked else ():
+            if (peer := row.peer(me.id)) in asked:
+                asked.discard(peer)
+                if row.open:
+                    seen.add(peer)
+        asked -= seen
+        if asked and not is_all:
+            pairs = {pair_of(me.id, user): user for user in asked}
+            turns = self._store.hello_turns if session.state is State.OPENING else self._store.read_turns
+            async with turns.turn(me.id):
+                seen |= {pairs[pair] for pair in await self._store.open_pairs(list(pairs))}
+        self._show(me, seen)
+
+    def _show(self, user: User, seen: set[UserId]) -> None:
+        """From now on the user sees these, too."""
+        if not seen <= set(user.visible):
+            watched = {name for session in user.sessions.values() for name in session.watching}
+            user.visible = tuple(sorted(watched & (seen | set(user.visible))))
 
     # ---- changes ---------------------------------------------------------------------------------
 
@@ -90,6 +138,8 @@ class PresencePush:
         for user, watched in ((a, b), (b, a)):
             holder = self._registry.users.get(user)
             watchers = [] if holder is None else [one for one in holder.sessions.values() if watched in one.watching]
+            if watchers and holder is not None and not self._registry.holds_all:
+                self._show(holder, {watched})
             if watchers and self._presence.status(watched) is None:
                 self._spawn(self._push_away(watchers, watched))
             else:

@@ -9,7 +9,8 @@ has a turn (postgres/fair_queue.py). Nothing is read for a client whose output i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -17,12 +18,12 @@ import structlog
 
 from chatd import errors, protocol
 from chatd.chat import entry_payloads, history, listing, resync
+from chatd.chat.loading import Loading
 from chatd.chat.services import Services
-from chatd.core.conversation import Conversation
 from chatd.core.conversations import check_name
-from chatd.core.recent_conversations import Place
+from chatd.core.recent_conversations import Place, Recent
 from chatd.core.session import Session, User
-from chatd.ids import UserId
+from chatd.ids import ConvId, UserId
 from chatd.postgres.rows import ConvRow
 from chatd.wire.frames import encode_text
 
@@ -47,8 +48,9 @@ LISTS_MAX: Final = 3  # reads of a page of conversations, while another device m
 class Reads:
     """Of all sessions of a node."""
 
-    def __init__(self, services: Services) -> None:
-        self._s = services
+    def __init__(self, services: Services, loading: Loading) -> None:
+        self._s, self._loading = services, loading
+        self._filling: dict[Recent, asyncio.Task[None]] = {}  # orders that are being read
 
     # ---- one per request: each raises Overloaded if too many are under way ----------------------
 
@@ -121,7 +123,7 @@ class Reads:
             return b""
         s, user = self._s, session.user
         assert user is not None
-        conv = s.registry.find(user, request.c, request.to)
+        conv = await self._loading.find(user, request.c, request.to)
         page = history.HistoryPage(request.limit, lambda e: entry_payloads.stored_item(conv, e, user.id))
         async with s.store.read_turns.turn(user.id):
             if session.gone:  # it ended while this waited for its turn
@@ -140,9 +142,9 @@ class Reads:
         before = None if request.cursor is None else _place(request.cursor)
         for _ in range(LISTS_MAX):
             # One more than asked for tells whether this is the last page
-            page = s.registry.recent(user, before, request.limit + 1)
+            page = (await self._recent(user)).page(before, request.limit + 1)
             is_last, page = len(page) <= request.limit, page[: request.limit]
-            last = [Place(conv.ts, conv.id) for conv in page[-1:]]
+            last = page[-1:]
             rows = await self._rows(user, page)
             await listing.await_heads(s, rows)
             # Another device may move the cursors while this one's output is paused
@@ -153,24 +155,52 @@ class Reads:
             request.id, conversations=[listing.conversation_item(s, user, row) for row in rows], **facts
         )
 
-    async def _rows(self, user: User, page: list[Conversation]) -> list[ConvRow]:
+    async def _recent(self, user: User) -> Recent:
+        """The order of a user's conversations, made for their sessions' first page.
+
+        Raises Unavailable, Overloaded.
+        """
+        if (recent := user.recent) is None:
+            recent = user.recent = Recent()  # before the read: what gets an entry during it is touched
+            if self._s.registry.holds_all:
+                recent.fill((conv.ts, conv.id) for conv in user.peers.values() if conv.head)
+            else:
+                self._filling[recent] = self._s.tasks.spawn(self._fill(user, recent))
+        if (filling := self._filling.get(recent)) is not None:
+            await asyncio.shield(filling)
+            if user.recent is not recent:
+                raise errors.Unavailable("the order of the conversations cannot be read", retry_ms=READS_RETRY_MS)
+        return recent
+
+    async def _fill(self, user: User, recent: Recent) -> None:
+        try:
+            recent.fill(await self._s.store.list_recent(user.id))
+        except errors.Retryable:
+            if user.recent is recent:
+                user.recent = None
+        finally:
+            del self._filling[recent]
+
+    async def _rows(self, user: User, page: list[Place]) -> list[ConvRow]:
         """The rows of a page of conversations. Raises Unavailable."""
         if not page:
             return []
-        found = await self._s.store.list_conversations(user.id, [conv.id for conv in page])
+        found = await self._s.store.list_conversations(user.id, [ConvId(place.id) for place in page])
         listing.check_pairs(self._s, found.values())
         if len(found) < len(page):
             raise listing.another_log(self._s)  # rows are never deleted
-        return [found[conv.id] for conv in page]
+        return [found[ConvId(place.id)] for place in page]
 
     async def _watch(self, session: Session, request: protocol.WatchRequest) -> Answer:
         if session.gone:
             return b""  # it ended before this began: what it watches would never be cleared
         s = self._s
         assert session.user is not None
-        for name in request.users:
-            check_name(session.user, name, "users")
+        await self._check_names(session.user, request.users)
+        if _left(session):
+            return b""
         s.presence.watch(session, session.watch(request.users), request.users)
+        await s.presence_push.learn(session, request.users)
         await s.others.look(request.users)
         seen: dict[UserId, int | None] = {}
         await session.sink.drained()
@@ -178,6 +208,22 @@ class Reads:
             seen |= await s.presence_push.last_seen(session, request.users)
             await session.sink.drained()  # a user may go offline while the output is paused
         return lambda: protocol.reply(request.id, presence=s.presence_push.statuses(session, request.users, seen))
+
+    async def _check_names(self, user: User, names: Sequence[UserId]) -> None:
+        """Raises BadField for a name that is none; Unavailable, Overloaded."""
+        for name in names:
+            try:
+                check_name(user, name, "users")
+            except errors.BadField:
+                if self._s.registry.holds_all:
+                    raise
+                await self._loading.load_peer(user, name)  # it may be older than today's rules
+                check_name(user, name, "users")
+
+
+def _left(session: Session) -> bool:
+    """Whether the connection has ended during a wait."""
+    return session.gone
 
 
 def _place(cursor: str) -> Place:

@@ -91,7 +91,10 @@ class SendPipeline(SendErrors):
             if (type(request) is Send and to not in user.peers) or (new.waiting and new.waits(user.id, to)):
                 self._begin(session, request, user, to, now)
                 return
-        item = Item.from_request(session, request, self._registry.find(user, request.c, to))
+        conv = self._registry.find(user, request.c, to)
+        if session.order.blocked:
+            session.order.known(conv.id, conv.peer(user.id))
+        item = Item.from_request(session, request, conv)
         if self.draining:
             raise not_queued(session, item.peer, item, draining_error())
         item.resent_early = session.order.arrive(item.peer, item.cid, now)
@@ -114,10 +117,12 @@ class SendPipeline(SendErrors):
         raise error
 
     def _begin(self, session: Session, request: Entering, user: User, to: UserId, now: float) -> None:
-        """A send to a user with whom no conversation is in memory.
+        """A send to a user with whom there is no conversation.
 
         Or earlier sends still wait for it, and this send, edit or delete must not overtake them.
         """
+        if not self._new_conversations.waits(user.id, to):
+            self._registry.need(user, to)
         check_name(user, to)
         if self.draining:
             raise not_queued(session, to, request, draining_error())

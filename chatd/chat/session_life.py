@@ -14,7 +14,10 @@ import structlog
 
 from chatd import errors, protocol
 from chatd.chat.hello import open_session
+from chatd.chat.loading import Loading
+from chatd.chat.new_conversations import NewConversations
 from chatd.chat.services import Services
+from chatd.core.conversation import Conversation
 from chatd.core.effects import Effect
 from chatd.core.session import Session, State
 from chatd.ids import UserId
@@ -27,8 +30,12 @@ log = structlog.get_logger("chat")
 class SessionLife:
     """Of all sessions of a node. `handle` carries out the requests that waited for a welcome."""
 
-    def __init__(self, services: Services, handle: Callable[[Session, Effect, float], None], alarm: Alarm) -> None:
+    def __init__(
+        self, services: Services, handle: Callable[[Session, Effect, float], None], alarm: Alarm,
+        loading: Loading, new_conversations: NewConversations,
+    ) -> None:  # fmt: skip
         self._s, self._handle, self._alarm = services, handle, alarm
+        self._loading, self._new_conversations = loading, new_conversations
         self.notice: Callable[[], bytes] | None = None  # set by a drain, which pushes it to all who are live then
         # How long a user is shown as online after their last session has ended; longer in a drain
         self.grace_s = services.settings.presence_grace_ms / 1000
@@ -94,6 +101,26 @@ class SessionLife:
             self._alarm.by(s.presence_push.next_due())
 
     def release(self) -> None:
-        """Let go of users who have been away for long enough. To be called about once a second."""
-        if gone := self._s.registry.release(self._s.clock.now()):
-            self._s.others.release(gone)
+        """Let go of users who have been away for long enough, and of conversations without use.
+
+        To be called about once a second.
+        """
+        s = self._s
+        if gone := s.registry.release(s.clock.now()):
+            s.others.release(gone)
+        if not s.store.lanes.is_outcome_unknown and not s.delivery.gaps.is_at_work:
+            s.metrics.conversations_let_go += s.registry.let_go_unused(self._is_needed)
+
+    def _is_needed(self, conv: Conversation) -> bool:
+        """Whether a part works on a conversation.
+
+        A second object for its log would break its order. A row that is read before its cursors are
+        written would set them back.
+        """
+        s = self._s
+        return (
+            conv.id in s.store.state_flush.cursors
+            or conv.id in s.delivery.receipts.held
+            or self._loading.is_seeking(conv)
+            or self._new_conversations.waits(conv.a, conv.b)
+        )

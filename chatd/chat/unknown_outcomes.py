@@ -70,6 +70,11 @@ class Outcomes:
         """The outcome of some batch is still unknown."""
         return self._settling
 
+    @property
+    def is_at_work(self) -> bool:
+        """Heads are looked up because of such batches, or backends may still write."""
+        return self._settling or self._outlasting
+
     async def _settle(self) -> None:
         try:
             while self._unknown:

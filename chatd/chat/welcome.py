@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatd import protocol
-from chatd.chat.listing import Listing, conversation_item
+from chatd.chat.listing import Listing, conversation_item, merge
 from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session, State
@@ -122,7 +122,7 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
     """One conversation of a welcome; decides where its log starts on this connection."""
     assert session.user is not None
     item = conversation_item(s, session.user, row)
-    conv = s.registry.convs[row.id]
+    conv: Conversation | ConvRow = s.registry.convs.get(row.id) or row
     mine = conv.side(session.user.id)
     if item["read"] != min(conv.cursor(mine)[1], conv.head):
         session.cursor_moved(conv.id, mine)  # the current cursor follows as a receipt
@@ -136,6 +136,8 @@ def _item(s: Services, session: Session, row: ConvRow, cursor: int | None) -> di
         elif after < conv.head:
             start = after
     if start is not None:
+        if conv is row:  # what is filled from the log is in memory
+            merge(s, session.user, row)
         session.filled(conv.id, start)
     else:
         session.caught_up(conv.id)  # what was not pushed to it during its hello is at or below this head

@@ -50,7 +50,9 @@ class Conversation:
         "gap",
         "head",
         "id",
+        "is_used",
         "lane",
+        "loaded_head",
         "na",
         "nb",
         "pending",
@@ -67,6 +69,9 @@ class Conversation:
         self.pending = 0  # items in lanes; while > 0 the conversation stays in `lane`
         self.lane = 0
         self.gap: Gap | None = None  # set while entries before later ones are missing here
+        self.is_used = True  # named or heard since it was last looked at (core/unused.py)
+        # The head when it was loaded; -1 if it got entries in an earlier stay in memory
+        self.loaded_head = 0
 
     @property
     def open(self) -> bool:

@@ -8,9 +8,19 @@ A conversation that has no entry yet is not in its users' listings. If one of it
 later, `Registry` links the two, since the listing does not.
 
 A user is held from the first hello until `LINGER_S` after the last session ended, or after that
-hello if it failed. So limits outlive a reconnect, and a reconnect finds its conversations in
-memory. All conversations of a held user are held, so "is this conversation mine" and "how far has
-this node delivered it" need no query. One conversation costs some 480 bytes, shared by both users.
+hello if it failed. So limits outlive a reconnect.
+
+Which conversations of a held user are held depends on whether other nodes write to the log
+(docs/decisions/0061):
+
+- A node among others holds all of them (`holds_all`). So it can tell of every entry that it hears
+  of whether it has delivered those before it.
+- A node alone holds those in use. A request that names another one raises `NotHeld`, is loaded by
+  chat/loading.py, and is carried out then. What nobody has used for one to two minutes is let go
+  (`let_go_unused`). Nobody else writes, so the log of what is not held has no entry that was not
+  delivered; where that cannot be proven (`loaded`), the sessions that may lack some are closed.
+
+One conversation costs some 480 bytes, shared by both users.
 """
 
 from __future__ import annotations
@@ -20,13 +30,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from chatd import errors
 from chatd.core.conversation import Conversation
+from chatd.core.let_go import Delivered
 from chatd.core.rate_limit import Penalty, SlidingWindow
-from chatd.core.recent_conversations import Place, Recent
+from chatd.core.session import State
+from chatd.core.unused import Unused
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.unicode_ids import new_user_id
 
 if TYPE_CHECKING:
     from chatd.core.session import Session, User
+    from chatd.core.snapshot import Snapshot
 
 LINGER_S: Final = 60.0
 
@@ -50,6 +63,19 @@ def check_name(user: User, named: UserId, field: str = "to") -> None:
         raise errors.BadField(f"`{field}` is no user id: {e}", field=field) from None
 
 
+def pair_of(one: UserId, other: UserId) -> tuple[UserId, UserId]:
+    """Two users in the order of their bytes, as the conversation has them."""
+    return (one, other) if one.encode() <= other.encode() else (other, one)
+
+
+class NotHeld(Exception):
+    """The conversation that a request names is not in memory: `key` is its id, or the peer."""
+
+    def __init__(self, key: ConvId | UserId) -> None:
+        super().__init__("a conversation is not in memory")
+        self.key = key
+
+
 class Kept(NamedTuple):
     """The limits of a user who is not held, and until when they count something (seconds)."""
 
@@ -59,10 +85,24 @@ class Kept(NamedTuple):
     new_convs: SlidingWindow
 
 
-class Registry:
-    """The maps, and the rule that decides which users are held."""
+def _forget_listed(user: User) -> None:
+    """No session is left that was listed any of the user's conversations."""
+    user.recent = user.snapshot = user.let_go = None
+    user.unproven, user.visible = 0, ()
 
-    def __init__(self) -> None:
+
+class Registry:
+    """The maps, and the rules that decide which users and conversations are held.
+
+    `holds_all`: all conversations of a held user are.
+    """
+
+    def __init__(self, *, holds_all: bool = True) -> None:
+        self.holds_all = holds_all
+        # What was looked for a moment ago, for (user, key): what is not in memory does not exist
+        self.sought: tuple[UserId, ConvId | UserId] | None = None
+        self._unused = Unused()
+        self._most = 0  # conversations since the map was last copied
         self.users: dict[UserId, User] = {}
         self.convs: dict[ConvId, Conversation] = {}
         self.sessions = 0  # of all users
@@ -93,24 +133,28 @@ class Registry:
     def find(self, user: User, c: ConvId | None, to: UserId | None) -> Conversation:
         """The conversation that a request names by its id or by the peer, if the user is in it.
 
-        No query is needed: all conversations of a held user are in memory.
-
-        Raises NoConversation, BadField.
+        Raises NoConversation, BadField; NotHeld if it must be loaded to tell.
         """
         if c is not None:
             conv = self.convs.get(c)
-            if (
-                conv is not None
-                and (conv.a == user.id or conv.b == user.id)
-                and (conv.head or conv.pending or conv.gap is not None)
-            ):
+            if conv is None:
+                self.need(user, c)
+            elif (conv.a == user.id or conv.b == user.id) and (conv.head or conv.pending or conv.gap is not None):
+                conv.is_used = True
                 return conv
         elif to is not None:
             conv = user.peers.get(to)
             if conv is not None:
+                conv.is_used = True
                 return conv
+            self.need(user, to)
             check_name(user, to)
         raise errors.NoConversation("no such conversation of yours")
+
+    def need(self, user: User, key: ConvId | UserId) -> None:
+        """Raise NotHeld if there may be such a conversation, although it is not in memory."""
+        if not self.holds_all and self.sought != (user.id, key):
+            raise NotHeld(key)
 
     def attach(self, user: User, device: DeviceId, session: Session) -> None:
         """Make this the session of the device, in place of an older one."""
@@ -129,7 +173,7 @@ class Registry:
             self.sessions -= 1
         if not user.sessions:
             user.idle_since = now
-            user.recent = None
+            _forget_listed(user)
             self._idle.pop(user.id, None)
             self._idle[user.id] = None
 
@@ -151,10 +195,12 @@ class Registry:
         conv = self.convs.get(id)
         assert conv is None or (conv.a == a and conv.b == b), "two pairs would share one log"
         if conv is None:
-            conv = self.convs[id] = Conversation(id, a, b)
+            one, other = self.users.get(a), self.users.get(b)
+            # Their own names, not those of each row: some 60 bytes each
+            conv = self.convs[id] = Conversation(id, one.id if one else a, other.id if other else b)
             if self.on_hold is not None:
                 self.on_hold(id)
-            if a not in self.users and b not in self.users:
+            if one is None and other is None:
                 self._busy.append(conv)  # the user who asked for it has left: the next `release` drops it
         self.link_both(conv)
         return conv
@@ -174,19 +220,10 @@ class Registry:
         user.peers[conv.peer(user.id)] = conv
 
     def touch(self, conv: Conversation) -> None:
-        """Note that a conversation has a new entry, or was loaded with entries.
-
-        The order in which its users see their conversations has changed.
-        """
+        """Note that a conversation was loaded with entries that its users' orders lack."""
         for id in (conv.a, conv.b):
             if (user := self.users.get(id)) is not None and user.recent is not None:
-                user.recent.touched.add(conv)
-
-    def recent(self, user: User, before: Place | None, most: int) -> list[Conversation]:
-        """A page of a loaded user's conversations, by the latest entry first; `most` at most."""
-        if user.recent is None:
-            user.recent = Recent(user.peers.values())
-        return user.recent.page(self.convs, user.peers, before, most)
+                user.recent.touched[conv.id] = conv.ts
 
     def forget_conversations(self) -> None:
         """Drop all conversations, because the log is another one.
@@ -199,7 +236,7 @@ class Registry:
         self._empty.clear()
         for user in self.users.values():
             user.peers.clear()
-            user.recent = None
+            _forget_listed(user)
             user.loaded, user.early = False, None
 
     def raise_floors(self, floors: Iterable[tuple[ConvId, int]]) -> None:
@@ -231,8 +268,74 @@ class Registry:
             self._drop(busy)
         return gone
 
+    # ---- conversations that are not held all the time --------------------------------------------
+
+    def listed(self, user: User, snapshot: Snapshot) -> None:
+        """A session of the user gets what was listed in this snapshot."""
+        if user.snapshot is None or snapshot.age < user.snapshot.age:
+            user.snapshot = snapshot
+
+    def loaded(self, conv: Conversation, xid: int, started: int) -> bool:
+        """A conversation has been loaded; False if its sessions may lack entries of its log.
+
+        `xid`: the transaction that wrote its head, on the server that was started at `started`
+        (core/snapshot.py). All is well if each user with sessions was listed since then, or the
+        conversation was let go with this head.
+        """
+        is_proven, conv.loaded_head = True, conv.head
+        for id in {conv.a, conv.b} if conv.head else ():
+            user = self.users.get(id)
+            if user is None or not user.sessions:
+                continue
+            kept = None if user.let_go is None else user.let_go.take(conv.id)
+            if kept is not None:
+                conv.loaded_head = -1
+            if user.snapshot is None:  # its first listing is under way, and will be compared with it
+                user.unproven = max(user.unproven, xid)
+            elif kept != conv.head and not user.snapshot.sees(xid, started):
+                is_proven = False
+        return is_proven
+
+    def let_go_unused(self, is_needed: Callable[[Conversation], bool]) -> int:
+        """Let go of some of what nobody has used for a while; gives how many. Once a second.
+
+        `is_needed`: whether another part works on it.
+        """
+        if self.holds_all:
+            return 0
+        gone = [conv for conv in self._unused.look(self.convs) if not self._is_at_work(conv) and not is_needed(conv)]
+        self._most = max(self._most, len(self.convs))
+        for conv in gone:
+            for id in {conv.a, conv.b}:
+                if (user := self.users.get(id)) is None:
+                    continue
+                user.peers.pop(conv.peer(id), None)
+                if not user.peers:
+                    user.peers = {}  # a dict that was emptied keeps its room
+                if user.sessions and conv.head != conv.loaded_head:
+                    user.let_go = user.let_go or Delivered()
+                    user.let_go.put(conv.id, conv.head)
+            self._delete(conv)
+        if len(self.convs) < self._most // 4:
+            self.convs, self._most = dict(self.convs), len(self.convs)
+        return len(gone)
+
+    def _is_at_work(self, conv: Conversation) -> bool:
+        """Whether something goes on in it, or in a session that it concerns."""
+        if conv.pending or conv.gap is not None:
+            return True
+        users = [user for id in (conv.a, conv.b) if (user := self.users.get(id)) is not None]
+        return any(
+            user.reads or any(one.state is State.OPENING or one.behind or one.held for one in user.sessions.values())
+            for user in users
+        )
+
+    # ---- users who are no longer held ------------------------------------------------------------
+
     def _keep(self, user: User, now: float) -> None:
-        if (until := user.counts_until) > now:
+        # When all limits equal new ones
+        until = max(user.window.empty_at, user.penalty.forgotten_at, user.new_convs.empty_at)
+        if until > now:
             self._kept[user.id] = Kept(until, user.window, user.penalty, user.new_convs)
 
     def _forget(self, now: float) -> None:

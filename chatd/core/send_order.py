@@ -32,12 +32,13 @@ from typing import Final, NamedTuple, Protocol
 
 from chatd import errors
 from chatd.core.rate_limit import EARLY_SLACK_S, Penalty, PenaltyVerdict, SlidingWindow
-from chatd.ids import Cid, UserId
+from chatd.ids import Cid, ConvId, UserId
 
 # Conversations of a session that are blocked. Past this bound the longest blocked one is freed: the
 # entries that were pipelined behind the failed one, which could break the order, arrived long ago.
 # Without a bound, sends to ever new names would fill the memory.
 BLOCKS_MAX: Final = 1_000
+NAMELESS: Final = "\0"  # begins what stands for a peer who is not known yet
 
 
 class Rated(Protocol):
@@ -139,6 +140,17 @@ class SendOrder:
         del self.blocked[peer]
         self.warned_until = max(self.warned_until, block.until - EARLY_SLACK_S)
 
+    @property
+    def has_nameless(self) -> bool:
+        """Whether a conversation is blocked by its id alone."""
+        return any(peer.startswith(NAMELESS) for peer in self.blocked)
+
+    def known(self, conv: ConvId, peer: UserId) -> None:
+        """A conversation that was blocked by its id alone is the one with this peer."""
+        block = self.blocked.pop(nameless(conv), None)
+        if block is not None and ((other := self.blocked.get(peer)) is None or block.id < other.id):
+            self.blocked[peer] = block
+
     # ---- outcomes: only on a session's own order, never on UNTROUBLED ----------------------------
 
     def probe(self, peer: UserId) -> None:
@@ -207,6 +219,11 @@ class SendOrder:
 def blocked(cid: Cid | None) -> errors.Blocked:
     """The refusal of an entry because of an earlier one."""
     return errors.Blocked("an earlier entry here waits to be sent again", cid=cid)
+
+
+def nameless(conv: ConvId) -> UserId:
+    """What stands for the peer while a conversation cannot be loaded; no user has such a name."""
+    return UserId(f"{NAMELESS}{conv}")
 
 
 def _let_go(waiting: dict[UserId, Block] | dict[UserId, Cut]) -> None:

@@ -14,22 +14,27 @@ limit of its frames is in core/frame_rate.py, and what it has not got yet in cor
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from chatd import errors, protocol
 from chatd.core.effects import TOO_FAST, Effect, End, Reply, Throttled
 from chatd.core.frame_rate import FrameRate
 from chatd.core.missed import Missed
 from chatd.core.send_order import UNTROUBLED, SendOrder
+from chatd.core.sink import Sink
 from chatd.errors import CloseCode
 from chatd.ids import ConvId, DeviceId, UserId
 from chatd.protocol import Hello, Request
 
 if TYPE_CHECKING:
+    from collections import deque
+
     from chatd.core.conversation import Conversation
     from chatd.core.identity import Key
+    from chatd.core.let_go import Delivered
     from chatd.core.rate_limit import Penalty, SlidingWindow
     from chatd.core.recent_conversations import Recent
+    from chatd.core.snapshot import Snapshot
 
 # Requests before `welcome`: an outbox of 500 fits. Past it the connection is closed, because
 # refusing only the last ones would break their order.
@@ -44,27 +49,6 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Sink(Protocol):
-    """What a session needs of its connection."""
-
-    @property
-    def address(self) -> str:
-        """The client's address."""
-
-    def send(self, frame: bytes) -> None:
-        """Queue a whole WebSocket frame, written at the end of the loop turn or soon after."""
-
-    def close(self, code: int, reason: str) -> None:
-        """Send what is queued, then close. Idempotent."""
-
-    @property
-    def is_paused(self) -> bool:
-        """True if the client reads too slowly: read nothing more from the database for it."""
-
-    async def drained(self) -> None:
-        """Wait until the output is no longer paused; returns at once if the session has ended."""
-
-
 class User:
     """A user who is held: has a session on this node, or had one within `conversations.LINGER_S`.
 
@@ -77,6 +61,7 @@ class User:
         "hellos_full_at",
         "id",
         "idle_since",
+        "let_go",
         "loaded",
         "new_convs",
         "peers",
@@ -84,7 +69,10 @@ class User:
         "reads",
         "recent",
         "sessions",
+        "snapshot",
+        "unproven",
         "unsure",
+        "visible",
         "window",
     )
 
@@ -102,11 +90,11 @@ class User:
         self.recent: Recent | None = None  # from the first page asked for until the last session ends
         self.hellos_full_at = 0.0  # core/hello_rates.py
         self.reads = 0  # reads of all sessions that are not yet answered completely
-
-    @property
-    def counts_until(self) -> float:
-        """When all limits equal new ones, in seconds."""
-        return max(self.window.empty_at, self.penalty.forgotten_at, self.new_convs.empty_at)
+        # Where only conversations in use are held: the oldest one in which a session was listed
+        self.snapshot: Snapshot | None = None
+        self.let_go: Delivered | None = None  # what was delivered of those that were let go
+        self.unproven = 0  # transaction of one that was loaded while no snapshot was known
+        self.visible: tuple[UserId, ...] = ()  # watched users whose presence is shown, in order
 
 
 class Session(Missed):
@@ -128,6 +116,7 @@ class Session(Missed):
         "sink",
         "state",
         "user",
+        "waiting",
         "watching",
     )  # fmt: skip
 
@@ -151,6 +140,7 @@ class Session(Missed):
         self.reads = 0  # reads of the database under way for this session
         self.position = 0  # of the log at its hello: what its client saw before is not beyond that (0: not kept)
         self.watching: tuple[UserId, ...] = ()
+        self.waiting: deque[tuple[Effect, float]] | None = None  # chat/waiting_requests.py
 
     @property
     def live(self) -> bool:

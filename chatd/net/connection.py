@@ -45,7 +45,7 @@ WRITE_HIGH_BYTES: Final = 65_536
 
 
 class ClientConnection(FlowControl["ClientConnection"]):
-    """Implements `session.Sink` and `read_pacing.Paced`. Slotted: ten thousands are idle."""
+    """Implements `sink.Sink` and `read_pacing.Paced`. Slotted: ten thousands are idle."""
 
     __slots__ = (
         "_close_code", "_handshake", "_out", "_out_bytes", "address", "bytes_in", "bytes_out", "counted", "deadline",

@@ -37,7 +37,7 @@ class Phase(enum.Enum):
 
 
 class FlowControl(asyncio.Protocol, Generic[Conn]):
-    """Implements `read_pacing.Paced`, and the half of `session.Sink` that waits for room."""
+    """Implements `read_pacing.Paced`, and the half of `sink.Sink` that waits for room."""
 
     __slots__ = (
         "_intake", "_is_waiting", "_passed_over", "_paused", "_phase", "_reader", "_rest", "_room", "_session",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from chatd import log, log_writer, store
-from chatd.chat import gap_fill, history, reads, resync
+from chatd.chat import gap_fill, history, loading, reads, resync
 from chatd.config import Settings
-from chatd.core import coalescing, frame_rate, gap, hello_rates, read_pacing, session
+from chatd.core import coalescing, frame_rate, gap, hello_rates, read_pacing, session, unused
 from chatd.net.connection import CLOSE_S
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
@@ -145,6 +145,22 @@ BOUNDS: Final[tuple[Bound, ...]] = (
         "tests/faults/test_bounds.py::test_of_those_who_wait_for_hello_the_oldest_goes",
     ),
     # ---- reads
+    Bound(
+        "requests that wait until a conversation is loaded (without `redis_url`)",
+        "connection",
+        f"{session.DEFERRED_MAX}; {loading.LOAD_MAX} conversations a query, {loading.READERS_MAX} queries at a time",
+        "closed with 4009",
+        "conversations_loaded_total",
+        "tests/integration/test_waiting_requests.py::test_who_sends_too_much_while_one_waits_is_closed",
+    ),
+    Bound(
+        "conversations in memory (without `redis_url`)",
+        "connection",
+        f"those that its requests named within {2 * unused.ROUND_LOOKS} s",
+        "let go after that time",
+        "conversations_let_go_total",
+        "tests/unit/test_unused.py::test_what_is_used_in_each_round_stays_and_the_rest_goes_within_two",
+    ),
     Bound(
         "reads (`history`, `conversations`, `watch`) under way, each until its answer is taken",
         "connection; user",

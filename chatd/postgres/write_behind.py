@@ -28,17 +28,22 @@ class WriteBehind(Generic[K, V]):
     If it raises, all who wait for that flush get the error, and the values stay dirty.
     """
 
-    __slots__ = ("_dirty", "_flushing", "_late", "_next", "_write")
+    __slots__ = ("_dirty", "_flushing", "_late", "_next", "_write", "_writing")
 
     def __init__(self, write: Callable[[dict[K, V]], Awaitable[Collection[K] | None]]) -> None:
         self._write = write
         self._dirty: dict[K, V] = {}
         self._late: dict[K, V] = {}
+        self._writing: dict[K, V] = {}  # by the flush under way
         self._flushing: Flush | None = None
         self._next: Flush | None = None  # of the flush after it, once a caller waits for that one
 
     def __len__(self) -> int:
         return len(self._dirty.keys() | self._late.keys())
+
+    def __contains__(self, key: K) -> bool:
+        """Whether a value of this key is not written yet."""
+        return key in self._dirty or key in self._late or key in self._writing
 
     def put(self, key: K, value: V) -> None:
         """Have a value written; it replaces an earlier one of the key."""
@@ -86,6 +91,7 @@ class WriteBehind(Generic[K, V]):
     async def _run(self) -> None:
         self._flushing, self._next = self._next or asyncio.get_running_loop().create_future(), None
         values, self._dirty = self._dirty, {}
+        self._writing = values
         error: BaseException | None = None
         try:
             left = await self._write(values)
@@ -96,6 +102,6 @@ class WriteBehind(Generic[K, V]):
             raise
         finally:
             # Also when cancelled: what was not written is still dirty, unless a newer value was put
-            self._dirty = values | self._dirty
+            self._dirty, self._writing = values | self._dirty, {}
             flushing, self._flushing = self._flushing, None
             flushing.set_result(error)

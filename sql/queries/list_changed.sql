@@ -1,5 +1,5 @@
 -- A page of the listing of a hello. The first five columns come also without a conversation: the
--- new mark (the oldest transaction still running in this snapshot: whatever it or a later one
+-- snapshot (its xmin is the new mark: whatever the oldest transaction still running or a later one
 -- changes is >= it), the start of the server in us, the time in ms, the name of the last participant
 -- looked at if there may be more, and up to where the log is on disk (bytes from the beginning of
 -- WAL): what a client has seen before this hello is not beyond that.
@@ -33,10 +33,11 @@ WITH asked AS MATERIALIZED (
     FROM asked a CROSS JOIN page v LEFT JOIN LATERAL (SELECT * FROM cursors c WHERE c.conv = v.id LIMIT 1) k ON true
     WHERE v.head > 0
 )
-SELECT pg_snapshot_xmin(s.snapshot)::text::bigint, s.started, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
+SELECT s.snapshot::text, s.started, (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     (SELECT max(peer) FROM page HAVING count(*) = $4::bigint), s.position,
     v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint,
     coalesce(v.a_delivered, 0), coalesce(v.a_read, 0), greatest(v.a_read_n, v.b_gone),
-    coalesce(v.b_delivered, 0), coalesce(v.b_read, 0), greatest(v.b_read_n, v.a_gone), v.changed
+    coalesce(v.b_delivered, 0), coalesce(v.b_read, 0), greatest(v.b_read_n, v.a_gone), v.changed,
+    CASE WHEN v.xid < pg_snapshot_xmax(s.snapshot) THEN v.xid::text::bigint ELSE 0 END, s.started
 FROM asked s LEFT JOIN (SELECT * FROM listed WHERE changed OR $5::boolean OR id = ANY ($6::bigint[])) v ON true
 ORDER BY v.peer

@@ -3,7 +3,7 @@
 -- refuse): a pair whose user was not is left out. A pair that another transaction makes at this
 -- moment is in neither half of the answer: ask again. Made in order of (a, b) against deadlocks;
 -- $4: how long to wait for such a transaction (lock_timeout of this statement alone, 0: as long as
--- it may run). Index conversations_pair.
+-- it may run). Behind the columns: as in load_conversations.sql. Index conversations_pair.
 WITH asked AS (
     SELECT DISTINCT p.a, p.b FROM set_config('lock_timeout', $4::text, true), unnest($1::text[], $2::text[], $3::text[]) AS p (a, b, known)
     WHERE p.known IS NULL OR (SELECT u.seen_ms FROM users u WHERE u.id = p.known) IS NOT NULL
@@ -13,9 +13,11 @@ WITH asked AS (
     WHERE (SELECT v.id FROM conversations v WHERE v.a = asked.a AND v.b = asked.b) IS NULL
     ORDER BY a, b
     ON CONFLICT (a, b) DO NOTHING
-    RETURNING id, a, b, head, floor, na, nb, (extract(epoch FROM last_ts) * 1000)::bigint AS ts
+    RETURNING id, a, b, head, floor, na, nb, (extract(epoch FROM last_ts) * 1000)::bigint AS ts, xid::text::bigint AS xid
 )
-SELECT * FROM made
-UNION ALL
-SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint
-FROM asked CROSS JOIN LATERAL (SELECT * FROM conversations c WHERE c.a = asked.a AND c.b = asked.b LIMIT 1) v
+SELECT f.*, (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint FROM (
+    SELECT * FROM made
+    UNION ALL
+    SELECT v.id, v.a, v.b, v.head, v.floor, v.na, v.nb, (extract(epoch FROM v.last_ts) * 1000)::bigint, v.xid::text::bigint
+    FROM asked CROSS JOIN LATERAL (SELECT * FROM conversations c WHERE c.a = asked.a AND c.b = asked.b LIMIT 1) v
+) f

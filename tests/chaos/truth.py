@@ -220,6 +220,8 @@ def _work(node: Node) -> Iterator[str]:
         "waiting_of": making._waiting_of,
         "to_make": making._to_make,
         "makers": making._makers,
+        "loads": node.chat.loading.under_way,
+        "wait for a load": node.chat.waiting.sessions,
         "gaps": gaps._open,
         "fillers": gaps._fillers,
         "poked": gaps._poked,

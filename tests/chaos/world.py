@@ -32,6 +32,7 @@ from tests.chaos.homes import Apart, Home
 from tests.chaos.injector import Injector, Odds
 from tests.chaos.servers import Place, Servers
 from tests.chaos.verdict import Verdict
+from tests.forgetful import forgetful
 from tests.proxy import Proxy
 
 LEASE_S: Final = 1.0
@@ -129,6 +130,8 @@ class World:
             }
         home = home or Home()
         node = await home.run(_started(Settings(**s)))
+        if self.size == 1:  # a node among others holds all conversations
+            forgetful(node, self.seed)
         self.nodes.append(node)
         self.homes.append(home)
         self._lived.append((asyncio.get_running_loop().time(), math.inf))

@@ -192,6 +192,7 @@ async def moved(pair: Pair, make_server: MakeServer) -> tuple[Server, Peer, str]
     """
     first = await make_server(database_url=pair.primary.url, **FAST)
     second = await served(make_server, pair)
+    second.node.registry.holds_all = True  # as a node among others: one alone would read the edit's head now
     alice, bob = await first.connect("alice"), await second.connect("bob")
     c = (await alice.say("bob", "1"))["c"]
     assert (await alice.say("bob", "2"))["seq"] == 2

@@ -219,6 +219,21 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", "bigint[]", "'{110}'", 2 * PROBE),
         Case("reads", "bigint[]", ints(range(10_001, 10_051)), 2 * PROBE * 50, "a page"),
     ],
+    "list_recent": [
+        Case("reads", "text", "'b110'", 4 * PROBE),
+        Case("reads", "text", "'hub'", 2 * PROBE * HUB, "of many"),
+    ],
+    "load_conversations": [
+        Case(
+            "reads",
+            "bigint[], text[], text[]",
+            f"{ints(SOME)}, {texts(PEOPLE)}, {texts(f'b{n}' for n in SOME)}",
+            2 * 3 * PROBE * N,
+        ),
+    ],
+    "open_pairs": [
+        Case("reads", "text[], text[]", f"{texts(PEOPLE)}, {texts(f'b{n}' for n in SOME)}", 2 * PROBE * N),
+    ],
     "user_report": [
         Case("reads", "text, bigint", "'b110', 20", 4 * PROBE),
         Case("reads", "text, bigint", "'hub', 20", PROBE * HUB, "of many"),

@@ -158,7 +158,9 @@ BOUNDS: Final[dict[str, Bound]] = {
     "memory: an idle session": Bound(
         1770, 1830, "connection (address, bytes, log number), reader, session, user with limits, presence, maps"
     ),
-    "memory: a conversation": Bound(486, 500, "with both users' windows of one send"),
+    "memory: a conversation": Bound(
+        503, 515, "with both users' windows of one send, and of its stay in memory: when it is used, how it came"
+    ),
 }
 
 

@@ -63,6 +63,7 @@ async def test_floors_of_the_log_before_are_not_taken_over(
     await move(server, "UPDATE conversations SET floor = 1")
     assert await alice.closed() == RESTART
     alice = await server.connect("alice")
+    await alice.request("history", c=c)  # it is in memory then
     gate.go.set()
     with pytest.raises(Outage):
         await once
@@ -214,6 +215,7 @@ async def test_an_entry_of_another_log_that_a_node_tells_of_is_not_pushed(server
     frame = protocol.entry(int(c), 3, 1, b'"bob"', b'"carol"', protocol.MESSAGE, None, "theirs", None)
     told = Entry(ConvId(int(c)), 3, 1, 1, 2, 0, protocol.MESSAGE, Cid(str(uuid.uuid4())), frame)
     entries = RemoteEntries(server.node.registry, server.node.store, server.node.delivery, lambda: 0)
+    server.node.registry.users[UserId("bob")].loaded = True  # as on a node among others
     assert not entries.heard(UserId("bob"), told)
     assert not entries.heard(UserId("bob"), told._replace(conv=ConvId(99), frame=frame.replace(b"carol", b"alice")))
     await alice.quiet()

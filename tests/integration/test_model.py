@@ -35,6 +35,7 @@ from chatd.server import Node
 from tests.client import Frame, Peer
 from tests.faults.crowd import read_log
 from tests.fix_server import Server
+from tests.forgetful import forgetful
 
 DEVICES: Final = [("alice", "desk"), ("alice", "phone"), ("bob", "desk"), ("bob", "phone")]
 WHICH: Final = st.integers(0, len(DEVICES) - 1)
@@ -107,6 +108,7 @@ class Chat(RuleBasedStateMachine):
         self.c: str | None = None
         self.cursors = dict.fromkeys(self.names.values(), (0, 0))  # delivered, read
         self.dropped: list[Peer] = []
+        self.stranger: Peer | None = None
 
     # ---- the model -------------------------------------------------------------------------------
 
@@ -428,6 +430,37 @@ class Chat(RuleBasedStateMachine):
         if items:
             self._item(device, items[0], len(self.log))
 
+    @precondition(lambda self: self.anybody)
+    @rule(n=WHICH)
+    def watch(self, n: int) -> None:
+        """The other is hidden until both have sent; who is nobody's peer always is."""
+        device = self.live(n)
+        names = [self.other(device.user), "a stranger", device.user]
+        shown = self.run(self.request(device, "watch", users=names))["presence"]
+        hidden = {one["user"] for one in shown if one["state"] == "hidden"}
+        assert hidden == ({"a stranger"} if self.is_open(len(self.log)) else {"a stranger", names[0]}), shown
+
+    @precondition(lambda self: self.c is not None)
+    @rule(t=st.sampled_from(["send", "edit", "delete", "read", "ack", "history", "typing"]))
+    def a_stranger_names_it(self, t: str) -> None:
+        """It is not theirs, in memory or not."""
+        self.run(self._stranger(t))
+
+    async def _stranger(self, t: str) -> None:
+        if self.stranger is None:
+            self.stranger = await self.world.server.connect(f"carol{self.world.examples}")
+            self.dropped.append(self.stranger)
+        keys: dict[str, dict[str, Any]] = {
+            "send": {"cid": str(uuid.uuid4()), "body": "x"},
+            "edit": {"cid": str(uuid.uuid4()), "ref": 1, "body": "x"},
+            "delete": {"cid": str(uuid.uuid4()), "ref": 1},
+            "read": {"seq": 1},
+            "ack": {"seq": 1},
+        }
+        reply = await self.stranger.request(t, c=self.c, **keys.get(t, {}))
+        assert reply.get("code") == "no_conversation", reply
+        assert self.stranger.pushes == []
+
     # ---- the end ---------------------------------------------------------------------------------
 
     def teardown(self) -> None:
@@ -480,8 +513,8 @@ def told_once(page: list[Frame]) -> list[Frame]:
     ]
 
 
-@pytest.fixture
-def world(make_db: Callable[[], str], tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=["", "forgetful"])
+def world(make_db: Callable[[], str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     conninfo = make_db()
     with asyncio.Runner() as runner:
 
@@ -501,6 +534,8 @@ def world(make_db: Callable[[], str], tmp_path: Path) -> Iterator[World]:
                 )
             )
             await node.start()
+            if request.param:
+                forgetful(node, 1)
             return Server(node)
 
         server = runner.run(start())

@@ -393,6 +393,9 @@ async def test_receipts_that_waited_for_a_welcome_leave_room_between_them(
     monkeypatch.setattr(welcome, "RECEIPTS_A_TURN", 5)
     place = await make_place(answered)
     services = place.server.node.services
+    desk = await place.server.connect("alice", "desk")
+    for n in range(1, 21):
+        await desk.request("history", c=str(n), limit=1)  # it is in memory then
     asked, real = 0, ClientConnection.drained
 
     async def drained(connection: ClientConnection) -> None:
@@ -584,6 +587,7 @@ async def test_a_gap_is_filled_for_a_client_whose_output_is_paused_once_it_takes
     place = await make_place(many)
     alice = await place.server.connect("alice")
     node = place.server.node
+    await alice.request("history", c="3")  # it is in memory then
     conv = node.registry.convs[ConvId(3)]
     session = session_of(place.server, "alice")
     paused: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -66,6 +66,7 @@ TESTED_IN: Final = {
     "chatd.conformance.played_server": ("wire/test_client_walk.py", "clients, good and bad, are connected to it"),
     "chatd.conformance.launch": ("integration/test_conformance_command.py", "it starts servers"),
     "chatd.conformance.server_vectors": ("integration/test_vectors.py", "it needs a server; a wrong vector must fail"),
+    "chatd.core.sink": ("unit/test_session.py", "a type alone: connections and tests implement it"),
     "chatd.core.effects": ("unit/test_session.py", "types alone: `receive` makes them"),
     "chatd.net.connection": ("integration/test_hostile.py", "what a client may send over a socket"),
     "chatd.net.flow_control": ("faults/test_floods.py", "floods, and clients that do not read, over sockets"),

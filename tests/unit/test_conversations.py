@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from chatd.core.conversation import Conversation
-from chatd.core.conversations import LINGER_S, Registry
+from chatd.core.conversations import LINGER_S, NotHeld, Registry
 from chatd.core.frame_rate import FrameRate
 from chatd.core.gap import Gap
 from chatd.core.rate_limit import Penalty, SlidingWindow
-from chatd.core.session import Session, User
+from chatd.core.session import Session, State, User
+from chatd.core.snapshot import Snapshot
+from chatd.core.unused import Unused
+from chatd.errors import NoConversation
 from chatd.ids import ConvId, DeviceId, UserId
 from tests.silent import Silent
 
@@ -277,3 +280,98 @@ def test_a_conversation_is_open_once_both_have_sent_and_notes_always() -> None:
         opens.append(conv.open)
     assert opens == [False, False, False, True]
     assert Conversation(ConvId(2), NAMES[0], NAMES[0]).open
+
+
+# ---- a node that holds what is in use ------------------------------------------------------------
+
+BEFORE, SINCE = Snapshot("100:100:", 1), 100  # a listing, and the first transaction that it does not see
+
+
+def lonely() -> tuple[Registry, User, Session]:
+    """Alice has a session that was listed in `BEFORE`."""
+    registry, alice, one = Registry(holds_all=False), make_user(NAMES[0]), session()
+    registry.add_user(alice, 0.0)
+    registry.attach(alice, PHONE, one)
+    one.state = State.LIVE
+    registry.listed(alice, BEFORE)
+    return registry, alice, one
+
+
+def load(registry: Registry, head: int, xid: int) -> bool:
+    """Her conversation with bob comes into memory; whether she has all of it."""
+    conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
+    conv.head = head
+    return registry.loaded(conv, xid, 1)
+
+
+def let_go(registry: Registry) -> bool:
+    """All that may be; whether something was."""
+    for conv in registry.convs.values():
+        conv.is_used = False
+    registry._unused = Unused()  # the one conversation of these tests is in the first part of a round
+    return registry.let_go_unused(lambda conv: False) > 0
+
+
+def test_what_is_not_held_is_asked_for_and_what_was_looked_for_is_missing() -> None:
+    registry, alice, _ = lonely()
+    for c, to in ((ConvId(1), None), (None, NAMES[1])):
+        with pytest.raises(NotHeld) as missing:
+            registry.find(alice, c, to)
+        registry.sought = (alice.id, missing.value.key)
+        with pytest.raises(NoConversation):
+            registry.find(alice, c, to)
+        registry.sought = None
+    conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
+    conv.head = 1
+    assert registry.find(alice, ConvId(1), None) is registry.find(alice, None, NAMES[1]) is conv
+
+
+def test_a_log_that_was_listed_is_known_and_one_that_others_wrote_to_since_is_not() -> None:
+    assert load(lonely()[0], 5, SINCE - 1)
+    assert not load(lonely()[0], 5, SINCE)
+
+
+def test_a_log_that_was_written_to_here_is_known_when_it_is_loaded_again() -> None:
+    registry, _, _ = lonely()
+    assert load(registry, 5, SINCE - 1)
+    registry.convs[ConvId(1)].head = 6
+    assert let_go(registry)
+    for _ in range(3):  # also if it got nothing in its last stay
+        assert load(registry, 6, SINCE + 7)
+        assert let_go(registry)
+    assert not load(registry, 7, SINCE + 9), "somebody else has written"
+
+
+def test_a_new_session_is_compared_with_its_own_listing() -> None:
+    registry, alice, one = lonely()
+    registry.detach(alice, PHONE, one, 1.0)
+    registry.attach(alice, PHONE, two := session())
+    assert load(registry, 5, SINCE), "it was not listed yet"
+    assert alice.unproven == SINCE
+    two.state = State.OPENING
+    assert not let_go(registry), "its item is made from memory"
+    registry.listed(alice, Snapshot("200:200:", 1))
+    registry.listed(alice, Snapshot("300:300:", 1))
+    assert alice.snapshot == Snapshot("200:200:", 1), "that of the session that was listed first"
+
+
+@pytest.mark.parametrize("what", ["pending", "gap", "reads", "behind", "held", "opening", "used", "needed"])
+def test_what_is_at_work_is_not_let_go(what: str) -> None:
+    registry, alice, one = lonely()
+    load(registry, 5, 1)
+    conv = registry.convs[ConvId(1)]
+    conv.is_used = what == "used"
+    if what == "pending":
+        conv.pending = 1
+    elif what == "gap":
+        conv.gap = Gap(6)
+    elif what == "reads":
+        alice.reads = 1
+    elif what == "behind":
+        one.filled(conv.id, 3)
+    elif what == "held":
+        one.hold(conv.id, 3, b"")
+    elif what == "opening":
+        one.state = State.OPENING
+    assert registry.let_go_unused(lambda conv: what == "needed") == 0
+    assert registry.convs

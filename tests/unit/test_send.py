@@ -37,7 +37,7 @@ AWAY = errors.Unavailable("away", retry_ms=1_000)
 
 
 class Wire:
-    """Implements `session.Sink`."""
+    """Implements `sink.Sink`."""
 
     address = "test"
     is_paused = False
