@@ -18,6 +18,11 @@ test('silent while all is well, says what is the matter and what can be done', (
   expect(say('connecting')?.kind).toBe('busy');
 });
 
+test('a token that is refused and replaced each time: the banner says why, as no sign-in helps', () => {
+  const refused = { ...line('offline', 'unauthorized', 6000), msg: 'it has no `exp`' };
+  expect(bannerOf(refused, 1000)?.text).toBe('The server refuses the token: it has no `exp`. Trying again in 5 s.');
+});
+
 test('a token that is refused leads to the sign-in, which says so instead', () => {
   for (const reason of ['unauthorized', 'token_expired', 'refresh']) {
     expect([isSignInNeeded(line('stopped', reason)), say('stopped', reason)]).toEqual([true, null]);

@@ -70,7 +70,8 @@ export class CoreClient {
       WebSocket: options.webSocket ?? ((globalThis as { WebSocket?: unknown }).WebSocket as SocketClass),
       clock: this._clock,
       random: options.random ?? Math.random,
-      token: async (renew) => options.token(renew),
+      // White space is no part of a token, and a file or a command ends it by a newline.
+      token: async (renew) => (await options.token(renew))?.trim?.() ?? null,
       emit: (event) => this._heard(event),
       seqOf: (peer, cid) => this._held?.find(peer, { seq: null, cid })?.seq ?? null,
       stored: () => this._keeping?.stored() ?? null,
@@ -164,6 +165,7 @@ export class CoreClient {
 
   /** Sends a message. Online or not, it is taken at once, and sent in order and once. */
   send(peer: UserId, body: string, options: SendOptions = {}): Sending {
+    this.#typedAt.delete(peer); // the message ends the sign there: the next key is told
     return say(this, peer, 'message', body, null, options);
   }
 
@@ -198,7 +200,7 @@ export class CoreClient {
     else this._keeping?.touch(peer);
   }
 
-  /** The user is typing: call it at each key, it is told at most every 4 s. */
+  /** The user is typing: call it at each key, it is told at most every 4 s, and at once behind a message. */
   typing(peer: UserId): void {
     const now = this._clock.now();
     if (now - (this.#typedAt.get(peer) ?? -Infinity) < TYPING_REPEAT_MS) return;

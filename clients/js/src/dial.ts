@@ -27,7 +27,7 @@ export interface Line {
   reason: string;
   /** When it tries again, in ms of `client.now()`; 0 if it does not. */
   retryAt: number;
-  /** What the server said when it refused the token for good: why it is wrong. */
+  /** What the server said when it refused the token, or what the token provider threw. */
   msg?: string;
 }
 
@@ -128,7 +128,7 @@ export class Dialer {
     this.#renew = reason;
     this.#refusals += 1;
     if (this.#refusals > 1 && isSame) this.stop(reason, msg);
-    else this.lost(reason, this.#refusals < 2);
+    else this.#wait(reason, this.#backoff.next(this.#refusals < 2), msg);
   }
 
   /** The server goes away: still answered here, soon elsewhere. */
@@ -145,9 +145,9 @@ export class Dialer {
     this.#enter('stopped', reason, -1, msg);
   }
 
-  #wait(reason: string, delay: number): void {
+  #wait(reason: string, delay: number, msg?: string): void {
     this.#drop();
-    this.#enter('offline', reason, delay);
+    this.#enter('offline', reason, delay, msg);
     this.timers.set('retry', delay, () => this.#connect());
   }
 
@@ -159,8 +159,9 @@ export class Dialer {
     let token: string | null = null;
     try {
       token = await this.#parts.token(this.#renew);
-    } catch {
-      if (attempt === this.attempt) this.lost('token', false);
+    } catch (error) {
+      const msg = String((error as Error | null)?.message ?? error);
+      if (attempt === this.attempt) this.#wait('token', this.#backoff.next(false), msg);
       return;
     }
     if (attempt !== this.attempt) return;

@@ -175,9 +175,10 @@ export class Outbox {
     queue.window = 1;
     queue.settling = true;
     if (isBlocked) {
-      if (queue.items.some((other) => other !== item && other.cid === frame.cid)) return 'again';
+      const at = queue.items.findIndex(({ cid }) => cid === frame.cid);
+      if (at >= 0 && at < queue.items.indexOf(item)) return 'again';
       queue.until = Math.max(queue.until, now + BLOCKED_PAUSE_MS);
-      return typeof frame.cid === 'string' ? 'skip' : 'again';
+      return typeof frame.cid === 'string' && at < 0 ? 'skip' : 'again';
     }
     queue.until = now + (wait ?? 0) + RETRY_MARGIN_MS;
     if (frame.code === 'rate_limited') this.#until = Math.max(this.#until, queue.until);

@@ -20,7 +20,7 @@ const NOTHING: HistoryPage = { entries: [], more: false, head: 0, floor: 1 };
 /** A page of the log, or all entries in that direction. */
 export function history(client: CoreClient, peer: string, range: Range = {}): Paged<Entry, HistoryPage> {
   const ask = (part: Range) => async () =>
-    pageOf(client, peer, await client._run('read', { t: 'history', ...client._engine.where(peer), ...part }));
+    pageOf(client, peer, await client._run('read', { t: 'history', ...client._engine.where(peer), ...part }), part);
   const isNewer = range.after !== undefined;
   const { before: _, after: __, ...rest } = range;
   return paged(
@@ -35,9 +35,17 @@ export function history(client: CoreClient, peer: string, range: Range = {}): Pa
   );
 }
 
-function pageOf({ _engine: engine }: CoreClient, peer: string, reply: Frame): HistoryPage {
+/** Entries in order and of the part that was asked for alone: so each page gets further, and paging ends. */
+function pageOf({ _engine: engine }: CoreClient, peer: string, reply: Frame, part: Range): HistoryPage {
   const c = typeof reply.c === 'string' ? reply.c : (engine.places.names.get(peer) ?? peer);
-  const { list: entries, isWhole } = listOf(reply.entries, (one) => entryOf(one, c));
+  const { after = 0, before = Infinity } = part;
+  let last = after;
+  const { list: entries, isWhole } = listOf(reply.entries, (one) => {
+    const entry = entryOf(one, c);
+    if (entry === null || entry.seq <= last || entry.seq >= before) return null;
+    last = entry.seq;
+    return entry;
+  });
   const { more, head, floor } = reply;
   if (!isWhole) engine.emit({ t: 'malformed', frame: reply });
   if (!isCount(head) || !isCount(floor)) throw new ChatError({ code: 'protocol' });

@@ -3,7 +3,7 @@
 import type { Engine } from './engine.js';
 import { type Frame, isReceipt } from './frames.js';
 import { Cursors } from './places.js';
-import { RECONNECT_MS_MAX, retryMs } from './wire.js';
+import { QUIET_RETRY_MS_MIN, RECONNECT_MS_MAX, retryMs } from './wire.js';
 
 const CURSOR_DELAY_MS = 80;
 /** Cursors told at once; the rest follows when these are answered, so that a long absence meets no limit of frames. */
@@ -59,7 +59,7 @@ export class Teller {
 
   #cursorTold({ t, c, seq }: { t: 'ack' | 'read'; c: string; seq: number }, reply: Frame): void {
     const stands = { ...reply, c, from: this.#engine.user };
-    const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX);
+    const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX, QUIET_RETRY_MS_MIN);
     if (reply.t === 'ok' && isReceipt(stands)) {
       this.receipt(stands);
       if (stands[t === 'read' ? 'read' : 'delivered'] < seq) this.cursors.refused(c);

@@ -2,7 +2,7 @@
 
 import type { Engine } from './engine.js';
 import type { Frame } from './frames.js';
-import { fitting, HELLO_LIST_BYTES_MAX, RECONNECT_MS_MAX, retryMs } from './wire.js';
+import { fitting, HELLO_LIST_BYTES_MAX, QUIET_RETRY_MS_MIN, RECONNECT_MS_MAX, retryMs } from './wire.js';
 
 export class Watcher {
   readonly #engine: Engine;
@@ -50,7 +50,7 @@ export class Watcher {
     if (!dial.isLive || value === this.#told[what] || dial.timers.has(what)) return;
     this.#told[what] = value;
     this.#engine.request(frame, (reply) => {
-      const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX);
+      const wait = retryMs(reply.retry_ms, RECONNECT_MS_MAX, QUIET_RETRY_MS_MIN);
       if (reply.t === 'ok') {
         if (what === 'watch') this.#engine.presence(reply.presence, true);
       } else if (wait !== null) {

@@ -42,9 +42,12 @@ export const RETRY_MS_MAX = 3600000;
 /** The same for what concerns a whole connection, and for cursors. */
 export const RECONNECT_MS_MAX = 300000;
 
+/** What nobody waits for (cursors, the watch list) is not said again sooner, whatever the server names. */
+export const QUIET_RETRY_MS_MIN = 250;
+
 /** `retry_ms` of a frame within bounds, or null for an error that another try cannot heal. */
-export function retryMs(value: unknown, max = RETRY_MS_MAX): number | null {
-  return typeof value === 'number' ? Math.min(Math.max(0, value), max) : null;
+export function retryMs(value: unknown, max = RETRY_MS_MAX, min = 0): number | null {
+  return typeof value === 'number' ? Math.min(Math.max(min, value), max) : null;
 }
 
 /**

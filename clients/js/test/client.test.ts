@@ -593,3 +593,37 @@ test('what cannot succeed offers no second try, and its words are kept', async (
   assert.equal(await client.cancel(failed?.cid ?? ''), true);
   assert.deepEqual(client.stores.outbox.getSnapshot(), []);
 });
+
+test('the next message is typed: told at once, for the one before took the sign away', async () => {
+  const { client } = await online();
+  client.typing('bob');
+  void client.send('bob', 'hi');
+  client.typing('bob');
+  client.typing('bob');
+  await settle();
+  assert.equal(sent('typing').length, 2);
+});
+
+test('white space around a token is no part of it', async () => {
+  const { client } = await online(undefined, { token: async () => ' tok\n' });
+  assert.equal(sent('hello')[0]?.token, 'tok');
+  void client.refresh().catch(() => {});
+  await settle();
+  assert.equal(sent('refresh')[0]?.token, 'tok');
+});
+
+test('history goes on only where a page gets further: what repeats or steps back is passed over', async () => {
+  const { client } = await online([{ ...item({ head: 9 }) }]);
+  const seqs: number[] = [];
+  const read = (async () => {
+    for await (const { seq } of client.history('bob', { after: 2 })) seqs.push(seq);
+  })();
+  const page = [5, 3, 4, 4, 6, 2].map((seq) => entry(seq));
+  for (let asked = 0; asked < 4; asked += 1) {
+    await settle();
+    const { id } = sent('history')[asked] ?? {};
+    if (id !== undefined) socket().say({ t: 'ok', id, c: '12', entries: page, more: true, head: 9, floor: 1 });
+  }
+  await read;
+  assert.deepEqual(seqs, [5, 6]);
+});

@@ -397,3 +397,15 @@ test('what began in an earlier try is too late: a slow token, an old socket', as
   assert.equal(FakeSocket.made.length, 0);
   assert.ok(!heard.some((one) => String(one).startsWith('open')));
 });
+
+test('a token that is refused and replaced each time: the line says why', async () => {
+  let n = 0;
+  const { dial } = await dialed({ token: async () => `tok${n++}` });
+  dial.tokenRefused('unauthorized', 'it has no `exp`');
+  assert.deepEqual([dial.line.state, dial.line.reason, dial.line.msg], ['offline', 'unauthorized', 'it has no `exp`']);
+});
+
+test('a provider that throws: the line tells what', async () => {
+  const { dial } = await dialed({ token: () => Promise.reject(new Error('no token: 502')) });
+  assert.deepEqual([dial.line.state, dial.line.reason, dial.line.msg], ['offline', 'token', 'no token: 502']);
+});

@@ -496,3 +496,20 @@ test('each key of an item and of an entry is held to its type', async () => {
     assert.deepEqual([rig.entries().length, rig.told('malformed').length], [0, 1], key);
   }
 });
+
+test('a refusal that names no wait is not answered in a busy loop: neither cursors nor the watch list', async () => {
+  const rig = await new Rig().live();
+  rig.watcher.watch(['bob']);
+  rig.engine.teller.cursor('bob', 'ack', 3);
+  const told = { ack: 0, watch: 0 };
+  for (let ms = 0; ms < 1000; ms += 1) {
+    await rig.clock.pass(1);
+    for (const { t, id } of socket().sent.splice(0))
+      if (t === 'ack' || t === 'watch') {
+        told[t] += 1;
+        socket().say({ t: 'err', id, code: 'overloaded', retry_ms: 0 });
+      }
+  }
+  assert.ok(told.ack > 1 && told.ack <= 5, `${told.ack} acks in a second`);
+  assert.ok(told.watch > 1 && told.watch <= 5, `${told.watch} watch lists in a second`);
+});

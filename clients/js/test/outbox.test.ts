@@ -94,6 +94,15 @@ test('blocked by a cid that is not here: give it up, then go on; and without a n
   assert.deepEqual(outbox.next(1000), []);
 });
 
+test('blocked by one that stands behind it, which no sound server says: no busy loop', () => {
+  const outbox = filled(2);
+  const [first, second] = sent(outbox, 0);
+  outbox.refuse(first, { code: 'blocked', cid: second.cid }, 0);
+  outbox.refuse(second, { code: 'blocked', cid: first.cid }, 0);
+  assert.deepEqual(outbox.next(100), []);
+  assert.deepEqual(cids(outbox.next(outbox.wakeAt(100) ?? 0)), ['c0']);
+});
+
 test('what may have been done cannot be discarded, what was surely not can', () => {
   const outbox = filled(1);
   const [item] = sent(outbox, 0);

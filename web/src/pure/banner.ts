@@ -39,7 +39,7 @@ export function isSignInNeeded({ state, reason }: Line): boolean {
 }
 
 /** Null where there is nothing to say. `now`: of the same clock as `retryAt`. */
-export function bannerOf({ state, reason, retryAt }: Line, now: number): Banner | null {
+export function bannerOf({ state, reason, retryAt, msg }: Line, now: number): Banner | null {
   if (state === 'online' && reason === 'restart') {
     return { text: 'The server is restarting. You will be back in a moment.', kind: 'calm', action: null, label: '' };
   }
@@ -47,7 +47,8 @@ export function bannerOf({ state, reason, retryAt }: Line, now: number): Banner 
   if (state === 'stopped') return SIGN_IN.includes(reason) ? null : (STOPPED[reason] ?? PROTOCOL);
   if (state === 'connecting') return { text: 'Connecting…', kind: 'busy', action: null, label: '' };
   const left = retryAt - now;
-  const why = WAITING[reason] ?? 'No connection.';
+  const isRefused = msg !== undefined && SIGN_IN.includes(reason);
+  const why = isRefused ? `The server refuses the token: ${msg}.` : (WAITING[reason] ?? 'No connection.');
   if (left < 1000) return { text: `${why} Trying again…`, kind: 'busy', action: null, label: '' };
   return { text: `${why} Trying again in ${seconds(left)}.`, kind: 'busy', action: 'again', label: 'Try now' };
 }

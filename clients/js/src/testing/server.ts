@@ -79,6 +79,8 @@ export class FakeChatd {
   /** @internal */
   readonly world: World;
   readonly #clock: TestingClock;
+  /** All lines that were accepted, before their hello too. */
+  readonly #lines = new Set<Session>();
   readonly #once: Array<{ t: string; fault: Fault }> = [];
   #heardCount = 0;
   #isDraining = false;
@@ -143,12 +145,16 @@ export class FakeChatd {
 
   /** Cuts all lines, or those of one user. */
   cut(user?: string): void {
-    for (const session of this.sessions) if (user === undefined || session.user === user) session.cut();
+    for (const session of this.#linesOf(user)) session.cut();
   }
 
   /** Closes all connections with this code, or those of one user. */
   close(code: number, user?: string): void {
-    for (const session of this.sessions) if (user === undefined || session.user === user) session.close(code);
+    for (const session of this.#linesOf(user)) session.close(code);
+  }
+
+  #linesOf(user: string | undefined): Session[] {
+    return user === undefined ? [...this.#lines] : this.sessionsOf(user);
   }
 
   /** Says that it goes away, refuses sends, closes with 1012 after `graceMs`, and is back at once. */
@@ -181,6 +187,7 @@ export class FakeChatd {
     const now = this.#clock.now();
     const session = new Session(line, (one) => this.#gone(one));
     const { framesPerS, framesBurst, helloMs } = this.settings;
+    this.#lines.add(session);
     session.rate = new FrameRate(framesPerS, framesBurst, now);
     session.timer = this.#clock.set(() => session.close(4003, 'hello_timeout'), helloMs);
     return { heard: (text) => this.#heard(session, text), closed: () => session.ended() };
@@ -194,6 +201,7 @@ export class FakeChatd {
 
   #gone(session: Session): void {
     this.#clock.clear(session.timer);
+    this.#lines.delete(session);
     if (!this.world.sessions.delete(session)) return;
     const seen = this.#clock.now();
     this.#clock.set(() => this.world.devicesChanged(session.user, seen), this.settings.offlineGraceMs);
