@@ -20,6 +20,7 @@ import pytest
 import chatd
 from chatd.ids import ConvId, UserId
 from tests.client import Peer
+from tests.fix_costs import Calls
 from tests.fix_server import MakeServer, Server
 from tests.forgetful import forget, let_go
 from tests.integration.logs import Message, append, connect, conversation, partitions
@@ -343,6 +344,30 @@ def filled(db: psycopg.Connection[Any], users: int, each: int) -> None:
         " FROM generate_series(1, %s) i, generate_series(1, %s) j",
         (users, each),
     )
+
+
+async def test_a_hello_with_a_mark_costs_the_node_the_same_with_many_conversations(
+    make_server: MakeServer, make_db: Callable[[], str]
+) -> None:
+    """Of those that did not change nothing comes to the node, up to `store.LIST_ROWS_MAX`, a page."""
+    calls: dict[int, int] = {}
+    for each in (10, 900):
+        url = make_db()
+        with connect(url) as db:
+            filled(db, 1, each)
+        server = await make_server(database_url=url, log_level="error")
+        peer = await server.connect("u1")
+        assert len(peer.welcome["conversations"]) == each
+        keys = {"since": peer.welcome["since"], "epoch": peer.welcome["epoch"]}
+        await server.connect("u1", **keys)  # what is done once is done
+        figures = []
+        for _ in range(3):
+            with Calls() as counted:
+                assert (await server.connect("u1", **keys)).welcome["conversations"] == []
+            figures.append(counted.ours)
+        calls[each] = min(figures)
+        assert not server.node.registry.convs
+    assert calls[900] < calls[10] * 1.2, calls
 
 
 def held() -> int:

@@ -77,8 +77,9 @@ class Device:
 class World:
     """The server, and the loop in which it and the clients run."""
 
-    def __init__(self, runner: asyncio.Runner, server: Server, conninfo: str) -> None:
+    def __init__(self, runner: asyncio.Runner, server: Server, conninfo: str, *, is_forgetful: bool) -> None:
         self.runner, self.server, self.conninfo = runner, server, conninfo
+        self.is_forgetful = is_forgetful
         self.examples = 0
         self.listed, self.go_on = asyncio.Event(), asyncio.Event()
         self.go_on.set()
@@ -540,7 +541,7 @@ def world(make_db: Callable[[], str], tmp_path: Path, request: pytest.FixtureReq
 
         server = runner.run(start())
         try:
-            yield World(runner, server, conninfo)
+            yield World(runner, server, conninfo, is_forgetful=bool(request.param))
         finally:
             runner.run(server.stop())
 
@@ -555,3 +556,7 @@ def test_devices_agree_with_the_model(world: World) -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )  # fmt: skip
+    metrics = world.server.node.metrics
+    if world.is_forgetful:
+        assert min(metrics.conversations_loaded, metrics.conversations_let_go) > 500, "else it was not tried"
+    assert metrics.conversations_unproven == 0
