@@ -25,7 +25,6 @@ from chatd.chat.services import Services
 from chatd.chat.session_life import SessionLife
 from chatd.chat.typing_push import TypingPush
 from chatd.chat.waiting_requests import WaitingRequests, give_up
-from chatd.core import hello_rates
 from chatd.core.conversations import NotHeld
 from chatd.core.effects import Effect, End, Reply, Throttled
 from chatd.core.session import Session
@@ -91,7 +90,7 @@ class Chat:
                 case protocol.Skip():
                     self._skip(session, effect)
                 case protocol.Refresh():
-                    self._refresh(session, effect)
+                    self.life.refresh(session, effect)
                 case Reply():
                     self._reply(session, effect)
                 case End():
@@ -159,23 +158,6 @@ class Chat:
         )
 
     # ---- the rest --------------------------------------------------------------------------------
-
-    def _refresh(self, session: Session, request: protocol.Refresh) -> None:
-        assert session.user is not None
-        if wait := hello_rates.of_user(session.user, self.s.clock.now()):  # a signature is what a hello costs most
-            self.metrics.hellos_limited += 1
-            raise errors.Overloaded(
-                "too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait)
-            )
-        try:
-            identity = self.s.keys_in_force.verify(request.token)
-            if identity.user != session.user.id:
-                raise errors.Unauthorized("a refresh cannot change the user")
-        except errors.Refused as e:
-            self.s.session_log.refresh_refused(session, e)
-            raise
-        session.refresh(identity.exp_ms, identity.key)
-        self._send(session, protocol.reply(request.id, exp=identity.exp_ms))
 
     def _ping(self, session: Session, request: protocol.PingRequest) -> None:
         self._send(session, protocol.frame("pong", id=request.id, ts=self.s.clock.now_ms()))

@@ -1,6 +1,7 @@
 """The life of a session: from its hello to its end, and until its user is let go.
 
 hello ──begin──► chat/hello.py ──► opened: live, and what waited for the welcome is handled
+new token ──refresh──► the session goes on until that one's end
 connection gone ──closed──► detached; its user counts as online for a grace time
 once a second ──release──► users who have been away for long enough
 """
@@ -17,6 +18,7 @@ from chatd.chat.hello import open_session
 from chatd.chat.loading import Loading
 from chatd.chat.new_conversations import NewConversations
 from chatd.chat.services import Services
+from chatd.core import hello_rates
 from chatd.core.conversation import Conversation
 from chatd.core.effects import Effect
 from chatd.core.session import Session, State
@@ -82,6 +84,25 @@ class SessionLife:
         now = s.clock.now()
         for request in deferred:
             self._handle(session, request, now)
+
+    def refresh(self, session: Session, request: protocol.Refresh) -> None:
+        """Go on with a new token of the same user. Raises Refused."""
+        s = self._s
+        assert session.user is not None
+        if wait := hello_rates.of_user(session.user, s.clock.now()):  # a signature is what a hello costs most
+            s.metrics.hellos_limited += 1
+            raise errors.Overloaded(
+                "too many hellos and new tokens of this user: wait", retry_ms=hello_rates.retry_ms(wait)
+            )
+        try:
+            identity = s.keys_in_force.verify(request.token)
+            if identity.user != session.user.id:
+                raise errors.Unauthorized("a refresh cannot change the user")
+        except errors.Refused as e:
+            s.session_log.refresh_refused(session, e)
+            raise
+        session.refresh(identity.exp_ms, identity.key)
+        session.sink.send(encode_text(protocol.reply(request.id, exp=identity.exp_ms)))
 
     def closed(self, session: Session) -> None:
         """The connection is gone: let go of everything the session held. Idempotent."""

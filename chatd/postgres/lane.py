@@ -191,12 +191,10 @@ class Lane(LaneConnection):
     async def _wait(self) -> None:
         # Without a connection, or with an unknown outcome, the lane looks for the database by
         # itself; nobody else may ask.
-        if is_looking := bool(self._failures.unknown or self.backoff_s):
-            patience_s: float | None = max(self.backoff_s, 0.05)
-        else:
-            patience_s = IDLE_S if self.number and self._conn is not None else None
+        is_looking = bool(self._failures.unknown or self.backoff_s)
+        rest_s = IDLE_S if self.number and self._conn is not None else None
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(max(self.backoff_s, 0.05) if is_looking else rest_s):
                 await self._wake.wait()
         except TimeoutError:
             if not is_looking and not self.queue.items:

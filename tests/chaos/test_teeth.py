@@ -219,7 +219,6 @@ BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
     (closed_as_too_many, "as one too many"),
     (status_lost, " sees "),
     (receipt_lost, "was told"),
-    (link_lost, "has no link to it"),
     (read_uncounted, "'reads'"),
 ]
 
@@ -228,7 +227,7 @@ BUGS: Final[list[tuple[Callable[[Patch], None], str]]] = [
 AMONG: Final[list[tuple[Callable[[Patch], None], str, tuple[str, ...]]]] = [
     (limit_per_node, "over: ", ()), (refused_for_good, "for good: ", ()), (limit_untold, "untold: ", ()),
     (too_many_stay, "sessions: ", ()), (not_listed_again, "late: ", ("restart_redis",)),
-    (times_of_the_wall, "was closed as replaced", ("step_database_clock",)),
+    (times_of_the_wall, "was closed as replaced", ("step_database_clock",)), (link_lost, "has no link to it", ()),
 ]  # fmt: skip
 
 

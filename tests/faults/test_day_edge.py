@@ -17,6 +17,7 @@ import pytest
 
 from tests.client import Peer
 from tests.faults.crowd import read_log
+from tests.fix_redis import OwnRedis
 from tests.fix_server import MakeServer
 
 DAY_S = 1
@@ -42,10 +43,10 @@ async def replies(peer: Peer, ids: list[int]) -> list[dict[str, object]]:
     return [await peer.reply(id) for id in ids]
 
 
-async def races(make_server: MakeServer, make_db: Callable[[], str], days: int) -> None:
+async def races(make_server: MakeServer, make_db: Callable[[], str], redis: OwnRedis, days: int) -> None:
     url = make_db()
     settings = {
-        "database_url": url, "partition_s": DAY_S, "partitions_ahead": 3,
+        "database_url": url, "redis_url": redis.url, "partition_s": DAY_S, "partitions_ahead": 3,
         "rate_messages": 10_000, "rate_per_ms": 100, "frames_per_s": 100_000, "frames_burst": 100_000,
     }  # fmt: skip
     servers = [await make_server(**settings) for _ in range(2)]
@@ -74,11 +75,13 @@ async def races(make_server: MakeServer, make_db: Callable[[], str], days: int) 
 
 
 async def test_one_cid_through_two_nodes_over_the_edge_of_a_day(
-    make_server: MakeServer, make_db: Callable[[], str]
+    make_server: MakeServer, make_db: Callable[[], str], own_redis: OwnRedis
 ) -> None:
-    await races(make_server, make_db, 3)
+    await races(make_server, make_db, own_redis, 3)
 
 
 @pytest.mark.slow
-async def test_one_cid_through_two_nodes_over_many_edges(make_server: MakeServer, make_db: Callable[[], str]) -> None:
-    await races(make_server, make_db, 8)
+async def test_one_cid_through_two_nodes_over_many_edges(
+    make_server: MakeServer, make_db: Callable[[], str], own_redis: OwnRedis
+) -> None:
+    await races(make_server, make_db, own_redis, 8)

@@ -270,8 +270,9 @@ async def test_every_query_of_the_product_is_among_those_tried(
     files = {path.stem: path.read_text() for path in (folder() / "queries").glob("*.sql")}
     missing = {name for name, text in files.items() if not any(body(text) in body(one) for one in asked)}
     # Where a partition is dropped: test_retention.py. Where a flush has met a lock:
-    # test_interleavings_store.py. By a command: test_user_show.py.
-    assert missing <= {"raise_floors", "cursors_locked", "users_locked", "user_report"}
+    # test_interleavings_store.py. By a command: test_user_show.py. With a replica: test_replica.py.
+    replica = {"history_proven", "replica_position", "replica_sight"}
+    assert missing <= {"raise_floors", "cursors_locked", "users_locked", "user_report"} | replica
     assert (await bob.request("ping"))["t"] == "pong"
 
 
