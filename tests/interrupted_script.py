@@ -3,7 +3,7 @@
     python tests/interrupted_script.py sync|bot|command SIGNAL RUNS SEED ARGS...    a line of JSON for each run
 
 A step is an instruction (sync) or the begin of a function (the others), in whatever module. RUNS: at
-how many steps, which are equally far from each other; the first one is drawn by SEED. 0: at each.
+how many steps, which are equally far from each other; the first one is drawn by SEED.
 Each run is a fork, so it has an exit status of its own. One that hangs says where, and ends with
 status 1. The first run gets no signal at a step; like one that ends before its step, it ends by
 itself, or by SIGINT once it has written a line.
@@ -158,7 +158,7 @@ def drive(number: int, count: int, seed: str) -> None:
     runs = Runs(number)
     print(json.dumps(runs.run(NEVER)), flush=True)
     total = int.from_bytes(runs.steps[:8], "big")
-    every = max(1, total // count) if count else 1
+    every = max(1, total // count)
     for at in range(random.Random(seed).randrange(every), total, every):
         print(json.dumps(runs.run(at)), flush=True)
 

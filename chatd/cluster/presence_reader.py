@@ -215,33 +215,40 @@ class PresenceReader:
 
     async def _read_index(self, incarnations: Sequence[str], users: Sequence[UserId]) -> None:
         reads = {incarnation: self._presence.begin_read(incarnation) for incarnation in incarnations}
+        least = {incarnation: self._published(incarnation) for incarnation in incarnations}
         answer = await self._keys.look(incarnations, users)
         for incarnation, n in zip(incarnations, answer.numbers, strict=True):
-            if not self._is_usable(incarnation, n):
+            if not self._is_usable(incarnation, n, least[incarnation]):
                 del reads[incarnation]
         for change in self._presence.resync_all(users, answer.found, reads, self._now_ms()):
             self.listener.announce(change)
         self._devices_elsewhere(answer.found)
 
     async def _read_hash(self, incarnation: str, users: Sequence[UserId]) -> None:
-        read = self._presence.begin_read(incarnation)
+        read, least = self._presence.begin_read(incarnation), self._published(incarnation)
         found = await self._keys.read(incarnation, users)
-        if found is None or not self._is_usable(incarnation, found.n):
+        if found is None or not self._is_usable(incarnation, found.n, least):
             return
         for change in self._presence.resync(incarnation, found.answer, read, self._now_ms()):
             self.listener.announce(change)
         self._devices_elsewhere(users)
 
-    def _is_usable(self, incarnation: str, n: int | None) -> bool:
+    def _published(self, incarnation: str) -> int:
+        """The last batch of a node that is known of here."""
+        node = self._leases.nodes.get(incarnation)
+        return 0 if node is None else node.n
+
+    def _is_usable(self, incarnation: str, n: int | None, least: int) -> bool:
         """Whether a hash counts that has batches up to `n`; None: it is lost, or being written.
 
-        Where Redis fell back behind what the node has published, the node will see that, and list
-        its users again.
+        `least`: what was known to be published when it was asked for. A batch that arrives before
+        the answer may be newer than that. Where Redis fell back behind what the node has published,
+        the node will see that, and list its users again.
         """
         node = self._leases.nodes.get(incarnation)
         if node is None or n is None:
             return False  # the last known state stays
-        if n < node.n:
+        if n < least:
             node.stale = True
             return False
         return True

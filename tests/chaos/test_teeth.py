@@ -32,7 +32,7 @@ from tests.fix_redis import MakeRedis, OwnRedis
 
 Patch: TypeAlias = pytest.MonkeyPatch
 SHARE: Final = 0.05
-SEEDS_MAX: Final = 5
+SEEDS_MAX: Final = 10
 CALM: Final = Odds(fail=0, lose=0, hang=0)
 dice: Final = random.Random(1)
 

@@ -179,6 +179,29 @@ async def test_a_change_between_the_wish_to_hear_and_hearing_is_read(
     assert b.sees("alice") == "online"
 
 
+async def test_what_is_heard_before_the_answer_of_a_look_does_not_void_the_answer(
+    make_seat: MakeSeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user of the same node comes after Redis has read, and is heard of before that."""
+    a, b = await make_seat("a"), await make_seat("b")
+    await acquainted(a, b)
+    await b.watch("other")
+    a.come("alice")
+    await until(lambda: not a.presence._own._dirty, "she is written")
+    real = b.presence_sync.reader._keys.look
+
+    async def late(*args: Any) -> Any:
+        answer = await real(*args)
+        a.come("other")
+        await until(lambda: b.sees("other") == "online", "b hears of the other one")
+        return answer
+
+    monkeypatch.setattr(b.presence_sync.reader._keys, "look", late)
+    monkeypatch.setattr(presence_reader, "ROUND_USERS", 0)
+    await b.watch("alice")
+    assert (b.sees("alice"), b.sees("other")) == ("online", "online")
+
+
 async def test_a_look_does_not_wait_for_long_to_hear_and_reads_again_once_it_does(
     make_seat: MakeSeat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,7 +53,7 @@ def test_flags_come_before_environment_before_file_before_defaults(tmp_path: Pat
         ),
         ({"frame_bytes_max": "2048"}, ("frame_bytes_max", "give more than")),
         ({"port": "8081"}, ("admin_port", "give another")),
-        ({"workers": "2"}, ("workers: 2 from --workers", "--redis-url")),
+        ({"workers": "2", "database_url": "postgresql://d"}, ("workers: 2 from --workers", "--redis-url")),
         (
             {"workers": "3", "redis_url": "redis://r", "admin_port": "8078"},
             ("admin_port: 8078 from --admin-port", "3 from 8078 on", "give another"),

@@ -10,6 +10,9 @@
  */
 
 import { type Area, Journal, localArea } from './journal.js';
+
+export type { Area } from './journal.js';
+
 import { type Persistence, persist, type Records, type Store } from './store.js';
 
 const VERSION = 1;
