@@ -43,6 +43,7 @@ SETTINGS: Final = {
     "unix_socket_directories": "",
     "shared_buffers": "32MB",
     "wal_level": "replica",
+    "wal_keep_size": "256MB",  # a backup for a second standby ends with a checkpoint, which drops what the first lacks
     "wal_init_zero": "off",
     "log_min_messages": "warning",
     "timezone": "UTC",
