@@ -6,7 +6,7 @@
 
 So all of connecting stays the library's, for each shape of Redis, and what happens thousands of
 times a second costs a call of `feed` and one of `gets`. A command through redis-py costs 120 us of
-Python, and 14 us here; a received message 4.6 and 0.6 us (docs/decisions/0054).
+Python, and 14 us here; a received message 4.6 and 0.6 us (docs/decisions/0055).
 
 Bounds. A reply of more than `REPLY_BYTES_MAX`, or an array of a million elements, ends the
 connection. One loop turn hands on `TURN_MAX` replies: until the rest is handed on, nothing more is
@@ -63,7 +63,7 @@ class Connection(asyncio.Protocol):
         self._url, self._take, self._lost = url, take, lost
         self._parser = hiredis.Reader(replyError=error_of, notEnoughData=_MORE)
         self._unread = 0  # bytes since the last reply; those of one read may count twice
-        self._tail = b""  # of the last read, in which a header may have begun
+        self._tail = b""  # of what was read, in which a header may have begun
         self._closed = False
         self._delivering = False  # replies of an earlier turn wait
         self._redis_py: RedisPyConnection  # its streams close the transport when they are freed
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
         if _HUGE.search(data) or _HUGE.search(self._tail + data[:_HEADER_BYTES_MAX]):
             self.fail(RedisUnavailable("an answer of more than a million parts"))
             return
-        self._tail = data[-_HEADER_BYTES_MAX:]
+        self._tail = (self._tail + data[-_HEADER_BYTES_MAX:])[-_HEADER_BYTES_MAX:]
         self._parser.feed(data)
         if not self._delivering:
             self._deliver()
