@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from chatd.cluster.redis import embedded
 from chatd.cluster.redis.client import RedisClient
@@ -146,6 +147,25 @@ async def test_one_that_ends_is_started_again_with_back_off_at_the_same_place(tm
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
         await redis_client.close()
+        await valkey.stop()
+
+
+async def test_a_system_that_refuses_a_process_is_tried_again(tmp_path: Path) -> None:
+    valkey = EmbeddedValkey(tmp_path)
+    await valkey.start()
+    keeping = asyncio.create_task(valkey.run())
+    try:
+        up_at, program = valkey._up_at, valkey._program
+        valkey._program = tmp_path / "nothing"
+        with capture_logs() as logs:
+            os.kill(valkey.pid, signal.SIGKILL)
+            await until(lambda: "valkey.not_started" in [line["event"] for line in logs])
+        valkey._program = program
+        await until(partial(is_up_since, valkey, up_at), pause_s=0.02)
+        assert not keeping.done()
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
         await valkey.stop()
 
 

@@ -160,11 +160,15 @@ class EmbeddedValkey:
         socket.unlink(missing_ok=True)  # left by a server that was killed; the folder is locked by us
         options = (*_OPTIONS, ("unixsocket", str(socket)), ("dir", str(self._folder)))
         command = [str(self._program), *(word for name, value in options for word in (f"--{name}", value))]
-        with self._log_file.open("wb") as output:
-            self._server = await asyncio.create_subprocess_exec(
-                *command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-            )
-        self._watch(self._server.pid)
+        try:
+            with self._log_file.open("wb") as output:
+                self._server = await asyncio.create_subprocess_exec(
+                    *command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            self._watch(self._server.pid)
+        except OSError as e:  # such as no descriptor or no process left: it may pass
+            await self._end()
+            raise SettingError(f"data_dir: Valkey cannot be started: {e}") from e
         try:
             async with asyncio.timeout(START_S_MAX):
                 await self._until_answers()
