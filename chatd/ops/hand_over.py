@@ -76,12 +76,16 @@ class HandOver:
         return {number: load.connections for number, (_, load) in self._lines.items()}
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen on bound sockets, which it owns from now on. Raises OSError."""
+        """Listen on bound sockets, which it owns from now on. Raises OSError; they are closed then."""
         self._sockets += sockets
-        for one in sockets:
-            tune(one)
-            one.setblocking(False)
-            one.listen(BACKLOG)
+        try:
+            for one in sockets:
+                tune(one)
+                one.setblocking(False)
+                one.listen(BACKLOG)
+        except OSError:
+            self.close()
+            raise
         self._resume()
 
     def close(self) -> None:

@@ -298,12 +298,20 @@ class Supervisor:
         if not self._hand_over.loads():
             self._hand_over.close()
 
+    def _open_port(self) -> None:
+        """Listen, if there are workers for it and it does not yet; the next sweep tries again."""
+        if self._stopping or self._hand_over.is_open or not self._hand_over.loads():
+            return
+        try:
+            self._hand_over.listen(reserved_port.again(self._reserved))
+        except OSError as e:
+            log.error("listen.failed", host=self.settings.host, port=self.port, reason=str(e))
+
     def _heard_ready(self, worker: Worker, line: socket.socket) -> None:
         worker.ready_at = self._loop.time()
         if not self._stopping:
             self._hand_over.add(worker.number, line)
-            if not self._hand_over.is_open:
-                self._hand_over.listen(reserved_port.again(self._reserved))
+            self._open_port()
         log.info("worker.ready", worker=worker.number, pid=worker.process.pid if worker.process is not None else None)
         if worker.reload_due:
             worker.reload_due = False
@@ -360,6 +368,7 @@ class Supervisor:
                     worker.signal(signal.SIGKILL)
                 elif worker.ticks > QUIET_TICKS:
                     self._hand_over.silent(worker.number)
+            self._open_port()
             if any(worker.ready_at is not None for worker in self._workers):
                 sd_notify.alive()
 

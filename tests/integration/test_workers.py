@@ -202,6 +202,28 @@ async def test_a_killed_worker_is_replaced_and_the_others_are_left_alone(tmp_pat
     assert await result(running) == 0
 
 
+async def test_a_port_that_cannot_be_opened_for_a_moment_is_tried_again_and_ends_no_worker(
+    tmp_path: Path, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, refused = reserved_port.again, [0]
+
+    def again(reserved: list[socket.socket]) -> list[socket.socket]:
+        refused[0] += 1
+        if refused[0] < 3:
+            raise OSError("no descriptor is left")
+        return real(reserved)
+
+    monkeypatch.setattr(reserved_port, "again", again)
+    supervisor = supervise(tmp_path, "serve", "serve", tick_s=0.02)
+    with capture_logs() as logs:
+        running = await until_serving(supervisor)
+        await until(lambda: supervisor._hand_over.is_open)
+    assert [log["reason"] for log in logs if log["event"] == "listen.failed"] == ["no descriptor is left"] * 2
+    with socket.create_connection(("127.0.0.1", supervisor.port)):
+        supervisor.stop()
+        assert await result(running) == 0
+
+
 async def test_a_crash_loop_backs_off(tmp_path: Path, events: Events) -> None:
     pauses = Pauses()
     supervisor = supervise(tmp_path, "die", pauses=pauses)
