@@ -170,25 +170,23 @@ class Replica:
     async def _look(self) -> None:
         """Compare the connection that was not used for longest, and open those that are missing."""
         if self._ready:
-            link = self._ready.pop(0)
-            try:
-                await self._compare(link)
-            except BaseException:
-                self._drop(link)
-                raise
-            self._ready.insert(0, link)
+            await self._check(self._ready.pop(0))
         while self._open < self._size:
             link = _Link(await self._opener.open("replica", SESSION, OPEN_S, compare=False))
             self._open += 1
-            try:
-                await self._compare(link)
-            except BaseException:
-                self._drop(link)
-                raise
-            self._ready.insert(0, link)
+            await self._check(link)
         if self._why is not None:
             log.info("replica.ready", connections=self._open)
             self._why = None
+
+    async def _check(self, link: _Link) -> None:
+        """Have it ready if its server may answer, else close it."""
+        try:
+            await self._compare(link)
+        except BaseException:
+            self._drop(link)
+            raise
+        self._ready.insert(0, link)
 
     async def _compare(self, link: _Link) -> None:
         """Raises Outage if this server may not answer."""
