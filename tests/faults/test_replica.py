@@ -65,6 +65,15 @@ async def served(make_server: MakeServer, pair: Pair, **settings: Any) -> Server
     return server
 
 
+async def talking(make_server: MakeServer, pair: Pair) -> tuple[Server, Peer, Peer, str]:
+    """Such a node, alice and bob, and their conversation, whose first entry the standby has."""
+    server = await served(make_server, pair)
+    alice, bob = await server.connect("alice"), await server.connect("bob")
+    c = (await alice.say("bob", "1"))["c"]
+    await asyncio.to_thread(pair.caught_up)
+    return server, alice, bob, c
+
+
 async def change(peer: Peer, t: str, c: str, ref: int, **keys: Any) -> int:
     answer = await peer.request(t, c=c, ref=ref, cid=str(uuid.uuid4()), **keys)
     assert answer["t"] == "ok", answer
@@ -384,10 +393,7 @@ async def test_a_replica_whose_head_is_not_compared_is_found_out(
 async def test_a_replica_that_dies_costs_no_answer_and_is_used_again(
     pair: Pair, make_server: MakeServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    server = await served(make_server, pair)
-    alice, bob = await server.connect("alice"), await server.connect("bob")
-    c = (await alice.say("bob", "1"))["c"]
-    await asyncio.to_thread(pair.caught_up)
+    server, _, bob, c = await talking(make_server, pair)
     reads = Reads(server)
     await read(bob, c)
     assert reads.new == {REPLICA: 1}
@@ -412,10 +418,7 @@ async def test_a_replica_that_dies_costs_no_answer_and_is_used_again(
 async def test_a_replica_that_hangs_holds_up_as_many_reads_as_it_has_connections(
     pair: Pair, make_server: MakeServer
 ) -> None:
-    server = await served(make_server, pair)
-    alice, bob = await server.connect("alice"), await server.connect("bob")
-    c = (await alice.say("bob", "1"))["c"]
-    await asyncio.to_thread(pair.caught_up)
+    server, alice, bob, c = await talking(make_server, pair)
     reads = Reads(server)
     with frozen(pair.standby):
         pages = await asyncio.gather(*(read(peer, c) for peer in (alice, bob)))
@@ -452,10 +455,7 @@ async def test_a_replica_that_is_promoted_is_no_longer_asked(
     pair: Pair, make_server: MakeServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody has stopped the primary. What is written to the other one is another log."""
-    server = await served(make_server, pair)
-    alice, bob = await server.connect("alice"), await server.connect("bob")
-    c = (await alice.say("bob", "1"))["c"]
-    await asyncio.to_thread(pair.caught_up)
+    server, _, bob, c = await talking(make_server, pair)
     reads = Reads(server)
     await read(bob, c)
     assert reads.new == {REPLICA: 1}

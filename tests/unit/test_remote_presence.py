@@ -15,6 +15,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -498,24 +499,27 @@ def test_three_nodes_in_a_storm_agree_with_the_truth_in_the_end(seed: int) -> No
     cluster.in_the_end()
 
 
-class Steps(RuleBasedStateMachine):
+def stateful(kind: Callable[[Random], Cluster], actions: list[Any]) -> type[RuleBasedStateMachine]:
     """The same, ordered by hypothesis."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.cluster = Cluster(Random(0))
+    class Steps(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cluster = kind(Random(0))
 
-    @rule(action=st.sampled_from(ACTIONS + RARE), r=st.randoms(use_true_random=False))
-    def act(self, action: Callable[[Cluster, Random], None], r: Random) -> None:
-        action(self.cluster, r)
+        @rule(action=st.sampled_from(actions), r=st.randoms(use_true_random=False))
+        def act(self, action: Callable[[Cluster, Random], None], r: Random) -> None:
+            action(self.cluster, r)
 
-    @invariant()
-    def always(self) -> None:
-        self.cluster.check_always()
+        @invariant()
+        def always(self) -> None:
+            self.cluster.check_always()
 
-    def teardown(self) -> None:
-        self.cluster.in_the_end()
+        def teardown(self) -> None:
+            self.cluster.in_the_end()
+
+    Steps.TestCase.settings = settings(stateful_step_count=60, max_examples=50, deadline=None)
+    return Steps
 
 
-Steps.TestCase.settings = settings(stateful_step_count=60, max_examples=50, deadline=None)
-TestSteps = Steps.TestCase
+TestSteps = stateful(Cluster, ACTIONS + RARE).TestCase

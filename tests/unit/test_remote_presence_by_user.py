@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chatd.core.remote_presence import HashRead
 from chatd.core.user_status import Remote
@@ -174,24 +171,4 @@ def test_the_storm_finds_a_node_that_misses_something(fault: type[ByUser]) -> No
         storms(fault)
 
 
-class Steps(RuleBasedStateMachine):
-    """The same, ordered by hypothesis."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cluster = ByUser(Random(0))
-
-    @rule(action=st.sampled_from(ACTIONS + RARE), r=st.randoms(use_true_random=False))
-    def act(self, action: Callable[[ByUser, Random], None], r: Random) -> None:
-        action(self.cluster, r)
-
-    @invariant()
-    def always(self) -> None:
-        self.cluster.check_always()
-
-    def teardown(self) -> None:
-        self.cluster.in_the_end()
-
-
-Steps.TestCase.settings = settings(stateful_step_count=60, max_examples=50, deadline=None)
-TestSteps = Steps.TestCase
+TestSteps = by_node.stateful(ByUser, ACTIONS + RARE).TestCase

@@ -8,7 +8,8 @@ pytest.importorskip("playwright.async_api", reason="playwright is not installed:
 
 from playwright.async_api import Response, expect
 
-from tests.browser import Browsing
+from tests.browser import Browsing, Tab
+from tests.client import Peer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,9 +30,8 @@ IS_STORED = """async (text) => {
 }"""
 
 
-async def test_a_reload_without_a_server_shows_the_page_and_what_was_there_and_sends_what_is_written_later(
-    browsing: Browsing,
-) -> None:
+async def talking(browsing: Browsing) -> tuple[Peer, Tab]:
+    """bob, who has written to alice; her tab, which shows it and has the service worker."""
     alice, bob = browsing.user("alice"), browsing.user("bob")
     peer = await browsing.server.connect(bob)
     await peer.say(alice, "from bob")
@@ -39,6 +39,13 @@ async def test_a_reload_without_a_server_shows_the_page_and_what_was_there_and_s
     await tab.open(bob)
     await expect(tab.message("from bob")).to_be_visible()
     assert await tab.page.evaluate(CONTROLLED)
+    return peer, tab
+
+
+async def test_a_reload_without_a_server_shows_the_page_and_what_was_there_and_sends_what_is_written_later(
+    browsing: Browsing,
+) -> None:
+    peer, tab = await talking(browsing)
     await tab.offline()
     await tab.page.reload()
     await expect(tab.message("from bob")).to_be_visible()
@@ -69,13 +76,7 @@ RELOAD_AFTER_ENTER = """() => new Promise((begun) => {
 async def test_a_reload_in_the_moment_of_enter_loses_nothing_and_doubles_nothing(
     browsing: Browsing, is_online: bool
 ) -> None:
-    alice, bob = browsing.user("alice"), browsing.user("bob")
-    peer = await browsing.server.connect(bob)
-    await peer.say(alice, "from bob")
-    tab = await browsing.tab(alice)
-    await tab.open(bob)
-    await expect(tab.message("from bob")).to_be_visible()
-    assert await tab.page.evaluate(CONTROLLED)
+    peer, tab = await talking(browsing)
     if not is_online:
         await tab.offline()
     said = [f"in the last moment {n}" for n in range(3)]
@@ -89,7 +90,7 @@ async def test_a_reload_in_the_moment_of_enter_loses_nothing_and_doubles_nothing
         await tab.online()
     for text in said:
         await expect(tab.message(text).locator(".tick")).to_have_attribute("aria-label", "Sent")
-    page = await peer.request("history", to=alice)
+    page = await peer.request("history", to=browsing.user("alice"))
     assert [entry["body"] for entry in page["entries"]] == ["from bob", *said]
     assert await tab.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('chatd ')).length") == 0
 
