@@ -76,7 +76,10 @@ class HandOver:
         return {number: load.connections for number, (_, load) in self._lines.items()}
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Listen on bound sockets, which it owns from now on. Raises OSError; they are closed then."""
+        """Listen on bound sockets, which it owns from now on.
+
+        Raises OSError; they are closed then.
+        """
         self._sockets += sockets
         try:
             for one in sockets:
