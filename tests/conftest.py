@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from tests import places  # noqa: F401 (before anything makes a file)
 
 pytest_plugins = [
+    "tests.fix_log",
     "tests.fix_postgres",
     "tests.fix_process",
     "tests.fix_redis",

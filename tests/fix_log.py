@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import structlog
 
 from chatd import log
@@ -25,3 +26,10 @@ def log_restored() -> Iterator[None]:
         for logger, level in zip((root, pool), levels, strict=True):
             logger.setLevel(level)
         root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def _log_of_the_test() -> Iterator[None]:
+    """No test finds the log as a command that an earlier one ran in this process has set it."""
+    with log_restored():
+        yield
