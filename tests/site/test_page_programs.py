@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.fix_process import MakeProcess
 from tests.proxy import Proxy
 from tests.site import pages
 from tests.site.programs import Page, echoes_over_a_kill, line_of, say
+from tests.until import until
 
 OWN_CLIENT: Final = pages.DOCS / "guides" / "own-client.md"
 QUICK_START: Final = pages.DOCS / "quickstart.md"
@@ -32,9 +34,15 @@ async def test_the_own_client_prints_what_the_page_shows_and_resyncs(make_proces
         await page.server.start()
         await page.sends("after the kill")
         assert await line_of(bob) == "3 alice: after the kill"
+        await until(lambda: 3 in saved(page)["cursors"].values())  # a line is printed before it is saved
     await page.sends("while nobody follows")
     async with page.running("follow.py") as bob:
         assert await line_of(bob) == "4 alice: while nobody follows"
+
+
+def saved(page: Page) -> Any:
+    """What `follow.py` knows of its place when it is started again."""
+    return json.loads((page.folder / "bob.json").read_text())
 
 
 async def _over_cuts(page: Page, proxy: Proxy) -> list[str]:
