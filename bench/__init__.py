@@ -18,6 +18,7 @@
                      │                     beside it
                      │        ─► beside    honest users beside what is measured, and what they feel
                      │        ─► contact_logs    a database in which each user has many contacts (contacts)
+                     │        ─► first_visit    the page's first screen, over a line that is long and slow (long_line)
                      │        ─► watch, fill, old_logs, procs    what a server holds over time; a database full of
                      │                                           history; CPU and memory from /proc
                      └──────────► report ─► latency (HDR histograms), page (HTML)
