@@ -256,6 +256,8 @@ class Verifier:
         """
         if len(token) > TOKEN_CHARS_MAX or not token.isascii() or token.count(".") != 2:
             raise Unauthorized("this is no token: three parts of base64url, in 8,192 characters at most")
+        if token.split() != [token]:
+            raise Unauthorized("the token has white space or a line end in it; send it without, as it was signed")
         key = self._keys.find(_header(token).get("kid"))
         if key is None:
             raise Unauthorized("the token's `kid` names no key of this server")

@@ -37,6 +37,7 @@ CLOSE_S: Final = 1.0  # for the close handshake; a dead line would never finish 
 CONNECT_S: Final = 15.0  # for the handshake, and for each page of the welcome
 FRAME_IN_BYTES_MAX: Final = 8 << 20  # a history page of 100 messages, each with several changes, all of it escaped
 WELCOME_ITEMS_MAX: Final = 1_000_000
+EMPTY_PAGES_MAX: Final = 100  # of a welcome, before its last; a server has no reason for one
 LOST: Final = 1006
 
 _REPLIES: Final = frozenset({"ok", "err", "pong"})
@@ -58,6 +59,7 @@ class Link:
         self.close_reason = ""
         self._pending: dict[int, tuple[Answer, float]] = {}
         self._pages: dict[int, Frame] = {}
+        self._empty_pages = 0
         self._out: deque[str] = deque()
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
@@ -185,8 +187,11 @@ class Link:
             whole["conversations"] += items
             whole.update((k, v) for k, v in frame.items() if k in ("more", "since"))
         if len(whole.setdefault("conversations", [])) > WELCOME_ITEMS_MAX:
-            raise ProtocolError("this welcome has no end")
+            raise ProtocolError(f"this welcome has no end: over {WELCOME_ITEMS_MAX:,} conversations")
         if frame.get("more") is True:
+            self._empty_pages += not items
+            if self._empty_pages > EMPTY_PAGES_MAX:
+                raise ProtocolError(f"this welcome has no end: over {EMPTY_PAGES_MAX} pages without a conversation")
             self.on_page()
         else:
             del self._pages[number]

@@ -64,7 +64,9 @@ class Reconnector:
         down: Callable[[], None],
         line: Callable[[Line], None],
     ) -> None:
-        self._url, self._token, self._device, self._options = url, token, device, options
+        self._url, self._device, self._options = url, device, options
+        # A file or a shell leaves a line end behind it, and the server takes no token with one
+        self._token = token.strip() if isinstance(token, str) else token
         self._desk, self.dial = desk, dial
         self._live, self._down, self._line = live, down, line
         self._refusal: RequestError | None = None  # of the last hello
@@ -120,10 +122,13 @@ class Reconnector:
         except RequestError as e:
             return self._hello_refused(e, "epoch" in keys)
         except ConnectionLost as e:
+            try:
+                await link.wait_over()
+            except ProtocolError as fault:  # what the link itself cannot read: the pages of a welcome
+                return self._no_welcome(fault)
             return self.dial.closed(e.close_code)
         except (TimeoutError, ProtocolError) as e:
-            log.warning("no welcome: %r", e)
-            return self.dial.left("no_welcome")
+            return self._no_welcome(e)
         if (user := self._desk.user) not in ("", welcome.user):
             raise Stopped("another_user", detail=f"the token is of {welcome.user}, the state of {user}")
         new_token = None if isinstance(self._token, str) else lambda: self._a_token(True)
@@ -163,6 +168,11 @@ class Reconnector:
             return self.dial.left(error.code)
         return self.dial.refused(error.code, error.retry_ms)
 
+    def _no_welcome(self, error: Exception) -> Next:
+        log.warning("no welcome: %r", error)
+        self._why = str(error)
+        return self.dial.left("no_welcome")
+
     def _not_connected(self, error: Exception) -> Next:
         self._why = f"{self._url}: {error}" if str(error) else f"{self._url}: {error!r}"
         log.debug("cannot connect: %r", error)
@@ -201,4 +211,4 @@ class Reconnector:
             raise RuntimeError("the token callable was cancelled from within") from e
         if not isinstance(token, str):
             raise TypeError(f"the token callable returned {type(token).__name__} and no str")
-        return token
+        return token.strip()

@@ -179,14 +179,25 @@ class Client:
     # ---- life ------------------------------------------------------------------------------------
 
     def open(self, *, timeout_s: float | None = None) -> Self:
-        """Connect, and wait for the first welcome. Raises TimeoutError, and as the async one."""
+        """Connect, and wait for the first welcome.
+
+        After `timeout_s`: TimeoutError, which says how the line stood. Raises as the async one.
+        """
         if self._thread is not None:
             raise RuntimeError("a Client lives once: make a new one")
         self._thread = LoopThread(f"chatd client {self._client.device}")
 
         async def opened() -> None:
-            async with asyncio.timeout(timeout_s):
-                await self._client.open()
+            opening = asyncio.create_task(self._client.open())
+            try:
+                done, _ = await asyncio.wait([opening], timeout=timeout_s)
+                stood = self._client.line  # before the cancelling ends it
+            finally:
+                opening.cancel()
+                await asyncio.wait([opening])
+            if not done:
+                raise TimeoutError(self._no_welcome(timeout_s, stood))
+            await opening
 
         try:
             self._thread.start()
@@ -195,6 +206,13 @@ class Client:
             self._thread.stop()
             raise
         return self
+
+    def _no_welcome(self, timeout_s: float | None, line: Line) -> str:
+        stands = ", ".join(part for part in (line.state, line.reason, line.detail) if part)
+        return (
+            f"no welcome from {self._client.url} within {timeout_s} s (the line: {stands});"
+            " see that chatd runs there and that the token callable returns, or give a longer timeout_s"
+        )
 
     def close(self, *, drain: bool = True, drain_s: float = DRAIN_S) -> None:
         """End the client, as `chatd.client.Client.close` does. Idempotent."""

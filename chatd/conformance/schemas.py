@@ -11,6 +11,7 @@ dependency of chatd, nothing is judged, and the cases say so.
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -22,7 +23,7 @@ from chatd.conformance.values import Frame, as_frame
 GROUP: Final = "schemas"
 KEPT: Final = 3  # problems that a reason quotes
 FILE: Final = resources.files("chatd.conformance") / "frames.schema.json"
-MISSING: Final = "needs jsonschema: pip install 'chatd[conformance]'"
+MISSING: Final = f"needs jsonschema: {sys.executable} -m pip install jsonschema"
 
 
 def bundle() -> Frame:

@@ -56,7 +56,7 @@ examples:
   chatd chat alice bob          the same, with bob opened
   echo built | chatd chat ci alice                one message from a script
   chatd chat alice --url wss://chat.example/ws --keys-file keys.json
-The screen needs textual: pip install 'chatd[tui]'.
+The screen needs textual; in a clone: .venv/bin/pip install --require-hashes -r requirements/tui.txt
 """
 
 

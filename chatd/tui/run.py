@@ -26,8 +26,8 @@ DRAIN_S: Final = 2.0  # for what is on its way when the person quits
 FAILED: Final = 1
 EXTRA: Final = ("textual", "rich")
 NO_TEXTUAL: Final = (
-    "chatd chat needs textual, which is not installed: pip install 'chatd[tui]'"
-    " (in a clone: pip install --require-hashes -r requirements/tui.txt);"
+    "chatd chat needs textual, which is not installed; in a clone of chatd:"
+    f" {sys.executable} -m pip install --require-hashes -r requirements/tui.txt;"
     " or use it without a screen: chatd chat --lines USER PEER"
 )
 

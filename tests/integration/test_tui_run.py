@@ -166,7 +166,7 @@ async def test_without_textual_the_remedy_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TEXTUAL, "chat", "alice", "bob", "--data-dir", str(tmp_path)]
     status, _, err = await run(*command)
     assert status == 1
-    assert "pip install 'chatd[tui]'" in err
+    assert f"{sys.executable} -m pip install --require-hashes -r requirements/tui.txt" in err
     assert "--lines" in err
     assert len(err.splitlines()) == 1
 

@@ -31,9 +31,9 @@ export async function render(element) {
   await until(() => client.stores.line.getSnapshot().state === 'online');
 }
 
-/** Type into the input as a user does; gives the input. */
-export function type(text) {
-  const input = document.querySelector('input');
+/** Type into an input as a user does; gives the input. */
+export function type(text, selector = 'input') {
+  const input = document.querySelector(selector);
   Object.getOwnPropertyDescriptor(window.HTMLInputElement.prototype, 'value').set.call(input, text);
   input.dispatchEvent(new window.Event('input', { bubbles: true }));
   return input;

@@ -20,7 +20,7 @@ from tests.site.blocks import files
 from tests.site.programs import Page, line_of
 from tests.site.test_page_programs import OWN_CLIENT
 
-GUIDES: Final = [pages.DOCS / "guides" / name for name in ("javascript.md", "react.md")]
+GUIDES: Final = [pages.DOCS / "guides" / name for name in ("javascript.md", "react.md", "vite.md")]
 README: Final = pages.ROOT / "README.md"
 SDK: Final = PACKAGE / "README.md"
 SCRIPTS: Final = Path(__file__).parent

@@ -422,6 +422,14 @@ def test_critical_extensions_are_refused(keys: KeySet, extra: dict[str, Any]) ->
         verifier(keys).verify(token(GOOD, {"alg": "HS256", "kid": "hs", **extra}), NOW)
 
 
+@pytest.mark.parametrize("around", ["{}\n", " {}", "{}\r\n", "\t{}", "Bearer {}"])
+def test_white_space_is_named_where_the_signature_is_not_to_blame(keys: KeySet, around: str) -> None:
+    made = token({"sub": "alice", "exp": NOW + 60})
+    with pytest.raises(Unauthorized, match="white space") as refused:
+        verifier(keys).verify(around.format(made), NOW)
+    assert not any(part in str(refused.value) for part in made.split("."))
+
+
 def test_any_changed_character_breaks_the_signature(keys: KeySet) -> None:
     made = token(GOOD)
     head, payload, signature = made.split(".")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import re
+import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,7 +32,8 @@ def run(program: str, name: str) -> Callable[..., Any]:
     names: dict[str, Any] = {
         "__name__": "bot", "asyncio": asyncio, "uuid": uuid, "Client": Client, "Connection": Connection,
         "Entry": Entry, "FileStore": FileStore, "FakeChatd": FakeChatd, "Line": Line, "Callable": Callable,
-        "sync": sync,
+        "sync": sync, "asynccontextmanager": asynccontextmanager, "AsyncIterator": AsyncIterator, "os": os,
+        "Request": SimpleNamespace, "socket": socket,
     }  # fmt: skip
     exec(compile(program, PAGE.name, "exec"), names)
     function: Callable[..., Any] = names[name]
@@ -71,8 +76,21 @@ async def test_the_bot_of_handlers_answers_once_over_crashes(tmp_path: Path) -> 
         assert [e["body"] for e in conv.log] == ["question", "you said: question"] * 4
 
 
+async def test_the_lifespan_of_a_web_application_opens_and_closes_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    lifespan, order_sent = run(PROGRAMS[2], "lifespan"), run(PROGRAMS[2], "order_sent")
+    lifespan.__wrapped__.__globals__["shop_token"] = lambda renew: "shop"  # type: ignore[attr-defined]
+    async with FakeChatd() as server:
+        monkeypatch.setenv("CHATD_URL", server.url)
+        async with lifespan(None) as state:
+            request = SimpleNamespace(state=SimpleNamespace(**state), path_params={"customer": "bob"})
+            assert await order_sent(request) == {"seq": 1}
+            client: Client = state["chat"]
+        assert server.texts("bob", "shop") == ["Your order is on its way"]
+        assert client.line.state == "stopped"
+
+
 async def test_the_script_asks_and_gets_an_answer() -> None:
-    ask = run(PROGRAMS[3], "ask")
+    ask = run(PROGRAMS[4], "ask")
     async with FakeChatd() as server:
         asking = asyncio.create_task(asyncio.to_thread(ask, server.url, "me", "bob", "how are you?"))
         await until(lambda: server.texts("bob", "me"))
@@ -81,20 +99,20 @@ async def test_the_script_asks_and_gets_an_answer() -> None:
 
 
 async def test_the_test_of_the_page_passes(tmp_path: Path) -> None:
-    test = run(PROGRAMS[4], "test_the_answer_survives_a_cut")
+    test = run(PROGRAMS[5], "test_the_answer_survives_a_cut")
     async with FakeChatd() as server:
         await test(server, run(PROGRAMS[1], "make_bot"), str(tmp_path / "state"))
 
 
 async def test_the_probe_runs() -> None:
-    probe = run(PROGRAMS[2], "probe")
+    probe = run(PROGRAMS[3], "probe")
     async with FakeChatd() as server:
         assert await probe(server.url, "me") == 1
 
 
 def test_every_name_of_the_page_exists() -> None:
     text = PAGE.read_text()
-    assert len(PROGRAMS) == 5
+    assert len(PROGRAMS) == 6
     for name in re.findall(r"`client\.(\w+)", text):
         assert hasattr(Client, name), name
     for name in (

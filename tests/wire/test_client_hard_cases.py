@@ -5,6 +5,7 @@ the client then says and does. Each was red once.
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from chatd.client import (
     Client,
     Closed,
     Entry,
+    Line,
     Presence,
     RequestError,
     Reset,
@@ -27,6 +29,7 @@ from chatd.client import (
     Unreadable,
 )
 from chatd.client import dial as dial_module
+from chatd.client import link as link_module
 from chatd.client import session as session_module
 from tests.fix_fake_chatd import FakeChatd, Fault, Frame, Session, make_client, next_event
 from tests.until import until
@@ -252,6 +255,33 @@ async def test_a_token_callable_that_gives_no_token_is_called_again() -> None:
     given: list[Any] = [None, 7, "me"]
     async with FakeChatd() as server, make_client(server.url, token=lambda _renew: given.pop(0)) as client:
         assert client.user == "me"
+
+
+@pytest.mark.parametrize("token", ["me\n", " \tme ", lambda _: "me\r\n"])
+async def test_white_space_around_a_token_is_not_sent(token: Any) -> None:
+    async with FakeChatd() as server, make_client(server.url, token=token) as client:
+        assert client.user == "me"
+
+
+async def test_a_welcome_without_end_is_left_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty pages, each of which said that more follow, were read for ever."""
+    monkeypatch.setattr(link_module, "EMPTY_PAGES_MAX", 3)
+
+    async def endless(ws: ServerConnection) -> None:
+        page = {"t": "welcome", "id": json.loads(await ws.recv())["id"], "conversations": [], "more": True}
+        while True:
+            await ws.send(json.dumps(page))
+
+    lines: list[Line] = []
+    async with serve(endless, "127.0.0.1", 0) as server, asyncio.timeout(10):
+        client = make_client(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}", on_line=lines.append)
+        opening = asyncio.create_task(client.open())
+        await until(lambda: any(line.state == "offline" for line in lines))
+        await client.close()
+        await asyncio.gather(opening, return_exceptions=True)
+    (_, left, *_) = lines
+    assert (left.state, left.reason) == ("offline", "no_welcome")
+    assert left.detail == "this welcome has no end: over 3 pages without a conversation"
 
 
 async def test_a_client_that_was_let_in_outlives_a_key_rotation() -> None:

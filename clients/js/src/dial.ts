@@ -27,7 +27,7 @@ export interface Line {
   reason: string;
   /** When it tries again, in ms of `client.now()`; 0 if it does not. */
   retryAt: number;
-  /** What the server said when it refused the token, or what the token provider threw. */
+  /** What the server said when it refused the token, what the token provider threw, or what was wrong with a welcome. */
   msg?: string;
 }
 
@@ -117,8 +117,8 @@ export class Dialer {
   }
 
   /** Ends this connection and gets another. `named`: ms that the server named. */
-  lost(reason: string, atOnce: boolean, named = 0): void {
-    this.#wait(reason, this.#backoff.next(atOnce, Math.min(named, RECONNECT_MS_MAX)));
+  lost(reason: string, atOnce: boolean, named = 0, msg?: string): void {
+    this.#wait(reason, this.#backoff.next(atOnce, Math.min(named, RECONNECT_MS_MAX)), msg);
   }
 
   /** Another token is tried at once, then with back-off. The same one refused again: the application must act. */

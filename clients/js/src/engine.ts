@@ -31,6 +31,8 @@ const REFRESH_BEFORE_MS = 60000;
 const REFRESH_EVERY_MS = 5000;
 /** Pushes held back during a welcome. */
 const HELD_FRAMES_MAX = 20000;
+/** Of a welcome, before its last; a server has no reason for one. */
+const EMPTY_PAGES_MAX = 100;
 /** The server takes 8 of a connection and 16 of a user. */
 const READS_MAX = 4;
 const READ_TRIES_MAX = 4;
@@ -62,6 +64,7 @@ export class Engine {
   #held: Frame[] = [];
   #reading = 0;
   readonly #readers: (() => void)[] = [];
+  #emptyPages = 0;
   #isMarkGood = true;
   /** The last hello gave a mark. */
   #hadMark = false;
@@ -77,6 +80,7 @@ export class Engine {
       onFrame: (frame) => this.#heard(frame),
       onDown: () => {
         this.#held = [];
+        this.#emptyPages = 0;
         this.teller.disconnected();
         this.outbox.disconnected();
       },
@@ -214,6 +218,10 @@ export class Engine {
       this.emit({ t: 'item', item, isKept, after });
     }
     if (frame.more !== true) this.#live(frame);
+    else if (list.length === 0) {
+      this.#emptyPages += 1;
+      if (this.#emptyPages > EMPTY_PAGES_MAX) this.dial.lost('protocol', false, 0, 'this welcome has no end');
+    }
   }
 
   /** The first page. False: not ours to go on with. */

@@ -165,6 +165,22 @@ test('an abort ends the wait, and takes back what never left', async () => {
   await assert.rejects(client.send('bob', 'x', { signal: control.signal }), { message: 'enough' });
 });
 
+test('a signal keeps nothing of a send that is done, and is no reason to take it back', async () => {
+  const { client } = await online();
+  const { signal } = new AbortController();
+  const listeners = new Set<unknown>();
+  signal.addEventListener = (_: string, listener: unknown) => void listeners.add(listener);
+  signal.removeEventListener = (_: string, listener: unknown) => void listeners.delete(listener);
+  const sending = client.send('bob', 'x', { signal });
+  assert.equal(listeners.size, 1);
+  ok(6);
+  assert.equal((await sending).seq, 6);
+  const refused = client.send('bob', 'y', { signal });
+  socket().say({ t: 'err', id: sent('send').at(-1)?.id, code: 'refused' });
+  await assert.rejects(refused, { code: 'refused' });
+  assert.equal(listeners.size, 0);
+});
+
 test('refused for good: the promise rejects with all that the server said, the words stay, and go out anew', async () => {
   const { client } = await online();
   const sending = client.send('bob', 'x');

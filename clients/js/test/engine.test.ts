@@ -93,6 +93,21 @@ test('hello, welcome in pages, online; pushes that overtake the last page wait f
   assert.equal(rig.engine.dial.line.state, 'online');
 });
 
+test('a welcome of empty pages without end is left, and the line says why', async () => {
+  const rig = await new Rig().connecting();
+  socket().say({ ...WELCOME, conversations: [], more: true, since: undefined });
+  const page = { t: 'welcome', id: 1, conversations: [], more: true };
+  for (let pages = 2; pages <= 100; pages += 1) socket().say(page);
+  assert.equal(rig.engine.dial.line.state, 'connecting');
+  socket().say(page);
+  const { state, reason, msg } = rig.engine.dial.line;
+  assert.deepEqual([state, reason, msg], ['offline', 'protocol', 'this welcome has no end']);
+  await rig.clock.pass(60_000);
+  socket().open();
+  socket().say({ ...WELCOME, conversations: [], more: true, since: undefined });
+  assert.equal(rig.engine.dial.line.state, 'connecting'); // counted anew
+});
+
 test('an entry is passed on once, and acked, many by one frame', async () => {
   const rig = await new Rig().live();
   for (const seq of [6, 7, 7, 6, 8]) socket().say(entry(seq));
