@@ -75,7 +75,8 @@ COUNTERS: Final = {
     "reads_refused": "reads refused: too many of their session or user under way, or too many waiting",
     "conversations_loaded": "conversations read into memory because a request named them",
     "conversations_let_go": "conversations let go because nobody had used them for a while",
-    "conversations_unproven": "conversations that another node without Redis wrote to: their sessions were closed",
+    "conversations_unproven": "conversations whose sessions were closed: another node without Redis may have written"
+    " to them, or PostgreSQL was restarted since those sessions began",
     "resyncs": "sessions resynced from the log after hello",
     "resync_entries": "entries pushed by resyncs",
     "gap_fills": "gap fills: conversations read from the log because a seq was missing",

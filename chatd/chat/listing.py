@@ -246,8 +246,8 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     if fresh and not any((one := registry.users.get(id)) is not None and one.loaded for id in (row.a, row.b)):
         conv.head, conv.na, conv.nb, conv.ts = row.head, row.na, row.nb, row.ts
         registry.touch(conv)
-        if not registry.holds_all and not registry.loaded(conv, row.xid, row.started):
-            _close_sessions(s, conv)
+        if not registry.holds_all and (unproven := registry.loaded(conv, row.xid, row.started)):
+            _close_sessions(s, unproven)
     elif row.head > conv.head and not conv.pending:
         # Committed and not delivered here: a batch of unknown outcome, or another node's
         s.delivery.gaps.look_up((conv.id,))
@@ -263,17 +263,17 @@ def merge(s: Services, user: User, row: ConvRow) -> Conversation:
     return conv
 
 
-def _close_sessions(s: Services, conv: Conversation) -> None:
-    """Entries of this conversation are in the log that were not delivered here.
+def _close_sessions(s: Services, users: Iterable[User]) -> None:
+    """Entries may be in the log that were not delivered to the sessions of these users.
 
     They were written by a node of before, whose last batch took longer than the start of this one,
-    or by one beside this one that does not share Redis with it.
+    or by one beside this one that does not share Redis with it. Or PostgreSQL was restarted since
+    the sessions began, and transaction ids prove nothing (core/snapshot.py).
     """
     s.metrics.conversations_unproven += 1
-    for id in {conv.a, conv.b}:
-        if (user := s.registry.users.get(id)) is not None:
-            for session in list(user.sessions.values()):
-                session.sink.close(errors.CloseCode.RESTART, "another server wrote to the log; connect again")
+    for user in users:
+        for session in list(user.sessions.values()):
+            session.sink.close(errors.CloseCode.RESTART, "others may have written to the log; connect again")
 
 
 def conversation_item(s: Services, user: User, row: ConvRow) -> dict[str, object]:

@@ -275,14 +275,15 @@ class Registry:
         if user.snapshot is None or snapshot.age < user.snapshot.age:
             user.snapshot = snapshot
 
-    def loaded(self, conv: Conversation, xid: int, started: int) -> bool:
-        """A conversation has been loaded; False if its sessions may lack entries of its log.
+    def loaded(self, conv: Conversation, xid: int, started: int) -> list[User]:
+        """A conversation has been loaded; gives the users whose sessions may lack entries of it.
 
         `xid`: the transaction that wrote its head, on the server that was started at `started`
-        (core/snapshot.py). All is well if each user with sessions was listed since then, or the
-        conversation was let go with this head.
+        (core/snapshot.py). A user with sessions has all of it if they were listed since then, or if
+        the conversation was let go with this head. What one of the two lacks says nothing about the
+        other: their sessions began at different times.
         """
-        is_proven, conv.loaded_head = True, conv.head
+        unproven, conv.loaded_head = [], conv.head
         for id in {conv.a, conv.b} if conv.head else ():
             user = self.users.get(id)
             if user is None or not user.sessions:
@@ -293,8 +294,8 @@ class Registry:
             if user.snapshot is None:  # its first listing is under way, and will be compared with it
                 user.unproven = max(user.unproven, xid)
             elif kept != conv.head and not user.snapshot.sees(xid, started):
-                is_proven = False
-        return is_proven
+                unproven.append(user)
+        return unproven
 
     def let_go_unused(self, is_needed: Callable[[Conversation], bool]) -> int:
         """Let go of some of what nobody has used for a while; gives how many. Once a second.

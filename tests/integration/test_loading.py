@@ -21,6 +21,7 @@ import chatd
 from chatd.ids import ConvId, UserId
 from tests.client import Peer
 from tests.fix_costs import Calls
+from tests.fix_process import OwnPostgres
 from tests.fix_server import MakeServer, Server
 from tests.forgetful import forget, let_go
 from tests.integration.logs import Message, append, connect, conversation, partitions
@@ -331,6 +332,43 @@ async def test_entries_of_another_server_during_a_hello_end_it(
     assert not any(frame["t"] == "welcome" for frame in hello.pushes), hello.pushes
     again = await server.connect("alice", cursors={c: 2})
     assert (await again.push("entry"))["body"] == "of nobody here"
+
+
+async def test_after_a_restart_of_postgresql_nobody_is_closed_for_what_others_lack(
+    make_server: MakeServer, own_postgres: OwnPostgres
+) -> None:
+    """Sessions that began before it are closed, once each, when they name what is not in memory.
+    Who connected since then stays, however many of these name their conversation: a bot would come
+    back once for each of its users, until it had too many hellos.
+    """
+    server = await make_server(database_url=own_postgres.conninfo)
+    names = ["ann", "bea", "cho"]
+    writers = [await server.connect(name) for name in names]
+    convs = {name: (await writer.say("bot", "1"))["c"] for name, writer in zip(names, writers, strict=True)}
+    for writer in writers:
+        await writer.close()
+    await until(lambda: not server.node.registry.sessions)
+    await forget(server.node)
+    bot, peers = await server.connect("bot"), {name: await server.connect(name) for name in names}
+    assert not server.node.registry.convs
+    own_postgres.kill()
+    own_postgres.start()
+    await bot.close()
+
+    async def back() -> Peer | None:
+        peer = await server.open()
+        welcome = await peer.hello(server.token("bot"), cursors=dict.fromkeys(convs.values(), 1))
+        return peer if welcome["t"] == "welcome" else None
+
+    bot = await until(back, "PostgreSQL is back")
+    for name in names:
+        cid = str(uuid.uuid4())
+        await peers[name].post("send", to="bot", cid=cid, body="2")
+        assert await peers[name].closed() == RESTART
+        again = await server.connect(name, cursors={convs[name]: 1})
+        assert (await again.insist("bot", "2", cid))["seq"] == 2
+        assert (await bot.push("entry"))["from"] == name
+    await bot.quiet()
 
 
 # ---- what it costs -------------------------------------------------------------------------------

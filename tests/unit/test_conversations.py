@@ -301,7 +301,7 @@ def load(registry: Registry, head: int, xid: int) -> bool:
     """Her conversation with bob comes into memory; whether she has all of it."""
     conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
     conv.head = head
-    return registry.loaded(conv, xid, 1)
+    return not registry.loaded(conv, xid, 1)
 
 
 def let_go(registry: Registry) -> bool:
@@ -340,6 +340,17 @@ def test_a_log_that_was_written_to_here_is_known_when_it_is_loaded_again() -> No
         assert load(registry, 6, SINCE + 7)
         assert let_go(registry)
     assert not load(registry, 7, SINCE + 9), "somebody else has written"
+
+
+def test_who_was_listed_since_has_all_of_it_whatever_the_other_one_lacks() -> None:
+    registry, alice, _ = lonely()
+    bob = make_user(NAMES[1])
+    registry.add_user(bob, 0.0)
+    registry.attach(bob, PHONE, session())
+    registry.listed(bob, Snapshot("200:200:", 1))
+    conv = registry.hold(ConvId(1), NAMES[0], NAMES[1])
+    conv.head = 5
+    assert registry.loaded(conv, SINCE, 1) == [alice]
 
 
 def test_a_new_session_is_compared_with_its_own_listing() -> None:
