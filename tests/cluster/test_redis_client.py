@@ -57,6 +57,17 @@ async def test_every_shape_does_all_that_chatd_does(shape: str, make_redis_clien
         assert [m.channel for m in heard.ear.messages[2_550:]] == ["chatd:u:0"]
 
 
+async def test_all_commands_share_one_connection_from_the_first_check_on(
+    own_redis: OwnRedis, redis_client: RedisClient
+) -> None:
+    """docs/cluster.md counts them: one for commands, one for the subscription."""
+    await redis_client.check()
+    await redis_client.publish([("chatd:u:1", b"")])
+    async with Listening(redis_client):
+        listed = own_redis.command("CLIENT", "LIST").decode().splitlines()
+        assert redis_client.connections == len([line for line in listed if "flags=U" not in line]) == 2  # by TCP
+
+
 @pytest.mark.parametrize("shape", ["tls", "tls sentinel", "tls cluster"], indirect=True)
 async def test_certificates_are_read_once(
     shape: str, make_redis_client: MakeRedisClient, monkeypatch: pytest.MonkeyPatch
@@ -512,6 +523,7 @@ async def test_what_redis_py_cannot_read_is_away(
         raise fault
 
     monkeypatch.setattr(redis_client.client, "execute_command", answer)
+    monkeypatch.setattr(redis_client.pipeline, "call", answer)
     ping = redis_client.readable(lambda redis: redis.execute_command("PING"))
     for asked in (ping, redis_client.check()):
         with pytest.raises(RedisUnavailable, match="cannot be read"):

@@ -270,8 +270,8 @@ class RedisClient:
         """
         if isinstance(client, RedisCluster):
             answers = [await client.execute_command("HELLO", target_nodes=node) for node in client.get_primaries()]
-        else:
-            answers = [await client.execute_command("HELLO")]  # type: ignore[no-untyped-call]
+        else:  # not on a connection of redis-py's pool, which would stay open for nothing
+            answers = [await self.command("HELLO")]
         return [
             {_text(name): _text(value) for name, value in zip(flat[::2], flat[1::2], strict=True)} for flat in answers
         ]
