@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
@@ -189,6 +190,40 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
     line = await source.up()
     line.answers(b"surprise")
     assert isinstance(line.fault, RedisUnavailable)
+
+
+async def test_an_answer_that_was_lost_ends_the_connection() -> None:
+    """By a proxy: each later call would get the answer of the next one."""
+    source = Source()
+    line = await source.up()
+    calls = [source.call(b"lost")]
+    await turns()
+    for n in range(5):
+        calls.append(source.call(b"%d" % n))
+        await turns()
+        if n == 3:
+            source.pipeline._check_at = 0.0  # a second has passed
+        number = re.search(rb"chatd:\d+", line.written[-1])
+        line.answers(*([number[0]] if number else []), b"%d" % n)
+        if line.fault is not None:
+            break
+    assert "another call" in str(line.fault)
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert (await source.up()) is not line
+
+
+async def test_answers_that_fit_their_calls_do_not() -> None:
+    source = Source()
+    line = await source.up()
+    for n in range(3):
+        source.pipeline._check_at = 0.0
+        call = source.call(b"%d" % n)
+        await turns()
+        number = re.search(rb"chatd:\d+", line.written[-1])
+        assert number is not None
+        line.answers(number[0], b"%d" % n)
+        assert await call == b"%d" % n
+    assert line.fault is None
 
 
 async def test_at_the_end_of_the_connection_all_that_wait_are_told() -> None:

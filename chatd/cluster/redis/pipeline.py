@@ -9,6 +9,11 @@ call that is given up, by its deadline or by its caller, keeps its place, and it
 no call gets the answer of another one. A connection on which a call has had no answer for
 `SILENT_S` is dead, also if nobody waits for it any more, and is closed.
 
+Redis loses no answer, but a proxy between may, or may give one twice. From then on each call would
+get the answer of its neighbour, for ever, as long as calls follow each other fast enough. So about
+once in `CHECK_S` a PING with a number goes in front of a call, and the connection ends where
+something else comes back in its place.
+
 When a connection ends, all that wait get RedisUnavailable, and nothing is repeated. The next call
 makes a new one: by name, and by asking the Sentinels, as for the first. It also ends by an error
 that says that the server is no master any more.
@@ -31,12 +36,13 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import ConnectionPool
 
 from chatd.cluster.redis.connect import RedisPyClient, RedisUnavailable, is_about_the_way, unavailable, unreadable
-from chatd.cluster.redis.connection import Connection
+from chatd.cluster.redis.connection import Connection, pack
 from chatd.cluster.redis.url import RedisUrl
 from chatd.loop.deadline import READ_TURNS
 
 CALLS_MAX: Final = 1_000  # that wait for an answer; one more fails at once
 SILENT_S: Final = 1.0  # after so long without an answer the connection is dead
+CHECK_S: Final = 1.0  # between two looks whether answers and calls still fit
 TIMER_S: Final = 0.001  # resolution of the loop's timers, which may be early by a part of it
 
 
@@ -54,14 +60,15 @@ class PipelineSource(Protocol):
 
 
 class _Call:
-    """One call under way: `replies` of its answers are missing."""
+    """One call under way: `replies` of its answers are missing. `number`: of a PING, its answer."""
 
-    __slots__ = ("dead_at", "due", "error", "future", "replies", "within_s")
+    __slots__ = ("dead_at", "due", "error", "future", "number", "replies", "within_s")
 
     def __init__(self, future: asyncio.Future[Any], replies: int, within_s: float, due: float, dead_at: float) -> None:
         self.future, self.replies, self.within_s, self.due = future, replies, within_s, due
         self.dead_at = dead_at  # without an answer by then, the connection is dead
         self.error: Exception | None = None  # the first one
+        self.number: bytes | None = None
 
 
 class Pipeline:
@@ -76,6 +83,7 @@ class Pipeline:
         self._calls: deque[_Call] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._rings_at = math.inf
+        self._check_at, self._checks = math.inf, 0
         self._closed = False
 
     @property
@@ -105,11 +113,21 @@ class Pipeline:
         dead_at = now + self._silent_s
         if within_s >= self._silent_s and due < dead_at:  # some of its time went into connecting
             dead_at = due
+        if now >= self._check_at:
+            packed = self._check(loop, now) + packed
         call = _Call(loop.create_future(), replies, within_s, due, dead_at)
         self._calls.append(call)
         self._ring_by(min(due, dead_at))
         connection.write(packed)
         return await call.future
+
+    def _check(self, loop: asyncio.AbstractEventLoop, now: float) -> bytes:
+        """A PING to go in front of a call: its answer shows whether answers and calls still fit."""
+        self._check_at, self._checks = now + CHECK_S, self._checks + 1
+        call = _Call(loop.create_future(), 1, self._silent_s, math.inf, now + self._silent_s)
+        call.number = b"chatd:%d" % self._checks
+        self._calls.append(call)
+        return pack(("PING", call.number))
 
     async def close(self) -> None:
         """Call it last: no call may be under way. Idempotent."""
@@ -158,6 +176,7 @@ class Pipeline:
         except Exception as e:
             raise unreadable(e) from e
         self._connection = connection
+        self._check_at = asyncio.get_running_loop().time() + CHECK_S
         connection.start()
 
     def _has_tried(self, task: asyncio.Task[None]) -> None:
@@ -180,6 +199,8 @@ class Pipeline:
         if not self._calls:
             raise RedisUnavailable("an answer that nobody asked for")
         call = self._calls[0]
+        if call.number is not None and reply != call.number and not isinstance(reply, Exception):
+            raise RedisUnavailable("an answer that belongs to another call")
         call.replies -= 1
         if isinstance(reply, Exception) and call.error is None:
             call.error = reply
