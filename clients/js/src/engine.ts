@@ -64,7 +64,8 @@ export class Engine {
   #held: Frame[] = [];
   #reading = 0;
   readonly #readers: (() => void)[] = [];
-  #emptyPages = 0;
+  /** Pages of this welcome without a conversation. */
+  #empty = 0;
   #isMarkGood = true;
   /** The last hello gave a mark. */
   #hadMark = false;
@@ -80,7 +81,7 @@ export class Engine {
       onFrame: (frame) => this.#heard(frame),
       onDown: () => {
         this.#held = [];
-        this.#emptyPages = 0;
+        this.#empty = 0;
         this.teller.disconnected();
         this.outbox.disconnected();
       },
@@ -218,10 +219,8 @@ export class Engine {
       this.emit({ t: 'item', item, isKept, after });
     }
     if (frame.more !== true) this.#live(frame);
-    else if (list.length === 0) {
-      this.#emptyPages += 1;
-      if (this.#emptyPages > EMPTY_PAGES_MAX) this.dial.lost('protocol', false, 0, 'this welcome has no end');
-    }
+    else if (list.length === 0) this.#empty += 1;
+    if (this.#empty > EMPTY_PAGES_MAX) this.dial.lost('protocol', false, 0, 'this welcome has no end');
   }
 
   /** The first page. False: not ours to go on with. */
