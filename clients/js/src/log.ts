@@ -63,6 +63,8 @@ export class Log {
   readonly #changes = new Map<number, State>();
   /** What `messages` gives. While it is known, a message is put where it belongs: a log may hold thousands. */
   #sorted: LogMessage[] | null = null;
+  /** Another one after each change of what `messages` gives. */
+  version = 0;
 
   /** Whether older entries can be fetched. */
   get more(): boolean {
@@ -103,6 +105,7 @@ export class Log {
   /** The messages of the run, and what is known behind it if it is not apart, in order of seq. */
   messages(): readonly LogMessage[] {
     if (this.#sorted === null) {
+      this.version += 1;
       const from = this.lo ?? 0;
       const to = this.apart ? (this.hi ?? 0) : Infinity;
       this.#sorted = [...this.#held.values()]
@@ -286,6 +289,7 @@ export class Log {
     if (had && had.rev === message.rev && had.cid === cid) return;
     const held = message.cid === cid ? message : { ...message, cid };
     this.#held.set(message.seq, held);
+    this.version += 1;
     if (this.#sorted !== null && !this.#put(this.#sorted, held, had)) this.#sorted = null;
   }
 

@@ -65,7 +65,7 @@ export class Topic<T> implements Readable<T> {
 
 /** `fresh`, or `old` where each of its keys has the same value. */
 export function same<T extends object>(old: T | undefined, fresh: T): T {
-  if (!old) return fresh;
+  if (!old || old === fresh) return fresh;
   if (Array.isArray(fresh) && Array.isArray(old)) {
     return old.length === fresh.length && fresh.every((one, i) => Object.is(one, (old as unknown[])[i])) ? old : fresh;
   }

@@ -5,7 +5,7 @@
 
 import type { ChatClient } from './client.js';
 import type { Line } from './dial.js';
-import type { LogMessage } from './log.js';
+import type { Log, LogMessage } from './log.js';
 import type { Chat, Model, Touched } from './model.js';
 import { canRetry, type Outbox, type OutboxItem } from './outbox.js';
 import { type Readable, same, Topic } from './topic.js';
@@ -97,7 +97,9 @@ export interface Stores {
 /** What the lines of a conversation were made of. */
 interface Made {
   readonly lines: readonly Message[];
+  readonly log: Log;
   readonly stored: readonly LogMessage[];
+  readonly state: string;
 }
 
 type Topics = 'messages' | 'presence' | 'typing';
@@ -215,13 +217,15 @@ export class Views implements Stores {
       return byKey.get(key);
     };
     const stored = isLast ? (log.last ? [log.last] : []) : log.messages();
-    const kept = isLast || pending.length > 0 ? [] : this.#kept(chat, stored);
-    const lines = kept.slice();
-    for (let i = kept.length; i < stored.length; i += 1) {
+    const state = `${log.version} ${chat.peer_delivered} ${chat.peer_read}`;
+    const made = isLast || pending.length > 0 ? undefined : this.#shown.get(peer);
+    if (made?.log === log && made.state === state) return made.lines; // what is another of the chat is no message
+    const lines = made ? this.#kept(chat, stored, made) : [];
+    for (let i = lines.length; i < stored.length; i += 1) {
       lines.push(this.#line(chat, stored[i] as LogMessage, changes, of));
     }
     if (pending.length > 0) this.#shown.delete(peer);
-    else if (!isLast) this.#shown.set(peer, { lines, stored: stored.slice() });
+    else if (!isLast) this.#shown.set(peer, { lines, log, stored: stored.slice(), state });
     if (pending.length === 0) return lines;
     const cids = new Set<string | null>(stored.map(({ cid }) => cid));
     for (const item of pending) {
@@ -236,9 +240,7 @@ export class Views implements Stores {
   }
 
   /** The lines at the start that stand as they were made: of thousands, mostly all but the last. */
-  #kept(chat: Chat, stored: readonly LogMessage[]): readonly Message[] {
-    const made = this.#shown.get(chat.peer);
-    if (!made) return [];
+  #kept(chat: Chat, stored: readonly LogMessage[], made: Made): Message[] {
     let kept = 0;
     const most = Math.min(made.stored.length, stored.length);
     while (kept < most && made.stored[kept] === stored[kept]) kept += 1;

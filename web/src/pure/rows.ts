@@ -36,7 +36,7 @@ export function rows(
   old: readonly Row[] = [],
 ): readonly Row[] {
   const isNew = ({ from, seq }: Message) => mark !== null && from !== user && seq !== null && seq > mark;
-  const marked = messages.findIndex(isNew);
+  const marked = mark === null ? -1 : messages.findIndex(isNew);
   const kept = keptOf(messages, old, marked);
   const out = old.slice(0, Math.max(0, kept - 1));
   const had = finder(old);
@@ -65,11 +65,11 @@ export function rows(
 
 /** How many rows at the start are of the same messages, with the line above none or the same one of them. */
 function keptOf(messages: readonly Message[], old: readonly Row[], marked: number): number {
-  const was = old.findIndex(({ isFirstNew }) => isFirstNew);
-  let most = Math.min(old.length, messages.length);
-  if (was !== marked) most = Math.min(most, ...[was, marked].filter((at) => at >= 0));
   let kept = 0;
-  while (kept < most && old[kept]?.message === messages[kept]) kept += 1;
+  for (const { message, isFirstNew } of old) {
+    if (message !== messages[kept] || isFirstNew !== (kept === marked)) break;
+    kept += 1;
+  }
   return kept;
 }
 

@@ -76,7 +76,8 @@ function Title() {
   const unread = useConversations((all) => all.reduce((sum, one) => sum + one.unread, 0));
   useEffect(() => {
     const timer = setTimeout(() => {
-      document.title = unread > 0 ? `(${unread}) ${NAME}` : NAME;
+      const title = unread > 0 ? `(${unread}) ${NAME}` : NAME;
+      if (document.title !== title) document.title = title;
     }, TITLE_DELAY_MS);
     return () => clearTimeout(timer);
   }, [unread]);

@@ -1,7 +1,7 @@
 /** Where messages are written and edited. It measures as the server does and never cuts anything off. */
 
 import { bodyBytes, cleanBody } from '@chatd/client';
-import { useChat, useConversation, useTyping } from '@chatd/client/react';
+import { useChat, useConversations, useTyping } from '@chatd/client/react';
 import { type KeyboardEvent, useLayoutEffect, useRef } from 'react';
 import { charactersLeft, isSeen } from '../pure/text';
 import { useCell } from '../state/cell';
@@ -14,7 +14,7 @@ const HEIGHT_MAX_PX = 200;
 
 export function Composer({ desk, peer }: { desk: Desk; peer: string }) {
   const client = useChat();
-  const isOpen = useConversation(peer)?.open === true;
+  const isOpen = useConversations((all) => all.some((one) => one.peer === peer && one.open));
   const [, sayTyping] = useTyping(peer);
   const { text, editing } = useCell(desk.composing.writing);
   const area = useRef<HTMLTextAreaElement>(null);

@@ -56,6 +56,8 @@ export class Place {
   /** The first message in sight, and where. */
   #anchor: Exclude<Aim, 'end'> | null = null;
   #isLeaping = false;
+  /** It followed to the very end. What moves that since (rows, a scroll, the window) tells so. */
+  #isDown = false;
   /** The last row is there and not measured yet: the end is where it was until it is. */
   #isMeasuring = false;
   /** The read cursor when the burst of now began. */
@@ -77,14 +79,19 @@ export class Place {
 
   /** After rendering. True: the line above the new messages moved, so render again. */
   rendered(view: MessagesView, rows: readonly Row[], isWatched: boolean): boolean {
+    const isFollowing = this.isSettled && this.isAtEnd && this.#aim === null;
+    const isStill = isFollowing && this.#isDown && rows === this.#rows && isLike(view, this.#view);
     this.#view = view;
     this.#rows = rows;
-    const isFollowing = this.isSettled && this.isAtEnd && this.#aim === null;
     this.#isMeasuring = isFollowing && this.#isLastHidden();
+    // What follows asks for the layout: that is of no use before it is measured, and costs one where nothing moved.
     if (!isFollowing) this.measured();
-    else if (!this.#isMeasuring) this.#follow();
+    else if (!this.#isMeasuring && !isStill) {
+      this.#follow();
+      this.#look();
+    }
     if (!this.isSettled) this.#settle(view);
-    if (!this.#isMeasuring) this.#fill(); // it asks for the layout, which is of no use before that
+    if (!this.#isMeasuring && !isStill) this.#fill();
     this.#seeSoon();
     if (!isWatched || this.isAtEnd) return false;
     const { after } = this.divider; // more came at once than there is room for
@@ -176,7 +183,9 @@ export class Place {
     const { scroller } = this;
     if (!scroller || scroller.clientHeight === 0) return null;
     const bottom = scroller.getBoundingClientRect().bottom + ROUNDING_PX;
-    for (const node of [...this.#nodes()].reverse()) {
+    const nodes = this.#nodes();
+    for (let i = nodes.length - 1; i >= 0; i -= 1) {
+      const node = nodes[i] as HTMLElement;
       const { bottom: end, height } = node.getBoundingClientRect();
       if (end > bottom || height === 0) continue;
       if (!isDrawn(node)) return null;
@@ -196,8 +205,9 @@ export class Place {
   }
 
   #isLastHidden(): boolean {
-    const node = this.nodeOf(this.#rows.at(-1)?.key ?? '');
-    return node !== null && !isDrawn(node);
+    const nodes = this.#nodes();
+    const node = nodes[nodes.length - 1];
+    return node !== undefined && keyOf(node) === this.#rows.at(-1)?.key && !isDrawn(node);
   }
 
   #anew(): void {
@@ -241,7 +251,7 @@ export class Place {
     const top =
       first === null ? end : Math.max(scroller.scrollTop, Math.min(end, this.#topOf(first) - LINE_FROM_TOP_PX));
     if (Math.abs(top - scroller.scrollTop) >= 1) scroller.scrollTop = top;
-    this.#look();
+    this.#isDown = top === end;
   }
 
   /** The index of the peer's first message after that seq. */
@@ -290,7 +300,8 @@ export class Place {
     if (!scroller) return;
     const { scrollHeight, scrollTop, clientHeight } = scroller;
     const isAtEnd = scrollHeight - scrollTop - clientHeight < END_PX && this.#view?.hasNewer !== true;
-    if (this.#aim === null && clientHeight > 0) this.#anchor = this.#firstInSight();
+    // At the end it is of no use, and asks for the places of all rows.
+    if (!isAtEnd && this.#aim === null && clientHeight > 0) this.#anchor = this.#firstInSight();
     if (isAtEnd === this.isAtEnd || this.#isMeasuring) return;
     this.isAtEnd = isAtEnd;
     this.#parts.changed();
@@ -325,6 +336,11 @@ export class Place {
       if (this.#view?.messages.at(-1)?.seq !== last) this.isStale = false;
     });
   }
+}
+
+/** The same may be fetched. */
+function isLike(view: MessagesView, old: MessagesView | null): boolean {
+  return view.hasNewer === old?.hasNewer && view.hasOlder === old.hasOlder;
 }
 
 function keyOf(node: HTMLElement): string {
