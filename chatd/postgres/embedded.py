@@ -67,10 +67,9 @@ POLL_S: Final = 0.01
 SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "max_connections": "200",  # 64 lanes and 64 readers at most, and tools
-    "shared_buffers": "128MB",
     "wal_init_zero": "off",
     "wal_recycle": "on",
-    "max_wal_size": "1GB",
+    "max_wal_size": "2GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
     "log_checkpoints": "off",
@@ -95,7 +94,7 @@ class Embedded:
         self.data_dir = data_dir.expanduser().absolute()
         self.cluster = self.data_dir / "postgres"
         self.log_file = self.data_dir / "postgres.log"
-        self._settings = {**SETTINGS, **settings}
+        self._settings = {**SETTINGS, "shared_buffers": process.shared_buffers(), **settings}
         self._lock: int | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._watcher: subprocess.Popen[bytes] | None = None

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from chatd.errors import SettingError
-from chatd.postgres import embedded
+from chatd.postgres import embedded, embedded_process
 from chatd.postgres.embedded import Embedded, visit
 
 if TYPE_CHECKING:
@@ -328,3 +328,24 @@ def test_as_root_the_server_runs_as_somebody_else_below_a_closed_folder(server: 
         line.split(":\t", 1) for line in Path(f"/proc/{server.pid}/status").read_text().splitlines() if ":\t" in line
     )
     assert int(status["CapEff"], 16) in (1 << 1, 1 << 2), "one capability: to search folders"
+
+
+@pytest.mark.parametrize(
+    ("memory", "limit", "taken"),
+    [
+        (24 << 30, "max", "1024MB"),
+        (8 << 30, "max", "512MB"),
+        (8 << 30, None, "512MB"),
+        (8 << 30, str(4 << 30), "256MB"),
+        (512 << 20, "max", "128MB"),
+    ],
+)
+def test_its_cache_is_by_the_memory_that_it_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, limit: str | None, taken: str
+) -> None:
+    group = tmp_path / "memory.max"
+    if limit is not None:
+        group.write_text(f"{limit}\n")
+    monkeypatch.setattr(embedded_process, "CGROUP_LIMIT", group)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory // 4096}.__getitem__)
+    assert embedded_process.shared_buffers() == taken
