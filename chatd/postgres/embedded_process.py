@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 STOP_S_MAX: Final = 30.0  # for each signal
 POLL_S: Final = 0.01
+REPEAT_S: Final = 0.5
 ROOT_RUNS_AS: Final = ("chatd", "postgres", "nobody")  # the first that exists
 MAJOR: Final = "18"
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")  # of this process' own group, as a container sees it
@@ -143,14 +144,21 @@ def works_elsewhere(pid: int, cluster: Path) -> bool:
 
 
 def end(pid: int, gone: Callable[[], bool]) -> None:
-    """End a postmaster: fast shutdown, then immediate, then kill. Raises SettingError."""
+    """End a postmaster: fast shutdown, then immediate, then kill. Raises SettingError.
+
+    A signal is repeated: one that comes before the postmaster handles it is lost where the caller
+    ignores SIGINT, as what a script starts in the background does. Further ones change nothing.
+    """
     for sent in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        deadline = time.monotonic() + STOP_S_MAX
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sent)
-        while time.monotonic() < deadline:
+        due = time.monotonic()
+        deadline = due + STOP_S_MAX
+        while (now := time.monotonic()) < deadline:
             if gone():
                 return
+            if now >= due:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sent)
+                due = now + REPEAT_S
             time.sleep(POLL_S)
     raise SettingError(f"data_dir: PostgreSQL (process {pid}) cannot be stopped")
 

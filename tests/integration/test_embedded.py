@@ -56,6 +56,16 @@ def owner(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], int, int]]:
             process.kill()
 
 
+DEAF_AT_FIRST = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print(flush=True)
+sys.stdin.readline()
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.stdin.read()
+"""
+
+
 def await_end(pid: int) -> None:
     """Until that process has ended, be it a child of ours or not."""
     with contextlib.suppress(ProcessLookupError):
@@ -162,6 +172,28 @@ def test_a_child_that_outlives_a_killed_postmaster_is_waited_for_but_not_for_eve
         assert tries[0] is not None
         assert b"shared memory block" in tries[0]
         assert tries[-1] is None
+
+
+def test_a_signal_that_came_too_early_is_sent_again() -> None:
+    """A postmaster of a caller that ignores SIGINT ignores it, too, until it has a handler."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF_AT_FIRST], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        looks = 0
+
+        def is_gone() -> bool:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first signal was sent after the first look
+                assert process.stdin is not None
+                print(file=process.stdin, flush=True)
+            return process.poll() is not None
+
+        embedded_process.end(process.pid, is_gone)
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_second_owner_gets_an_error_that_names_the_remedy(server: Embedded) -> None:
