@@ -120,17 +120,17 @@ class Browsing:
         """A name of this test's own."""
         return f"{name}{self._test}"
 
-    async def tab(self, name: str, *, size: Size = DESK, clock: bool = False, dark: bool = False) -> Tab:
+    async def tab(self, name: str, *, size: Size = DESK, clock: bool = False) -> Tab:
         """Signed in. `clock`: the page's time can be moved (`page.clock`)."""
-        tab = await self.blank(size=size, dark=dark)
+        tab = await self.blank(size=size)
         if clock:
             await tab.page.clock.install()
         await tab.sign_in(name)
         return tab
 
-    async def blank(self, *, size: Size = DESK, dark: bool = False) -> Tab:
+    async def blank(self, *, size: Size = DESK) -> Tab:
         """A tab of a profile of its own, in which nothing is open."""
-        context = await self._browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        context = await self._browser.new_context(viewport=size)
         context.set_default_timeout(WAIT_MS)
         return Tab(await context.new_page(), self._proxy, self.server)
 

@@ -44,6 +44,7 @@ ORDER: Final = (
     "tests/oracles/test_unicode_ids_against_regex.py",
     "tests/js/",
     "tests/web/",
+    "tests/site/",
     "tests/tidy/",
     "tests/wire/",
     "tests/oracles/",
