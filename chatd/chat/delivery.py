@@ -36,7 +36,7 @@ from chatd.chat.resync import Resync
 from chatd.core.batch import Item
 from chatd.core.conversation import Conversation
 from chatd.core.conversations import Registry
-from chatd.core.session import Session, State, User
+from chatd.core.session import LIVE, Session, State, User
 from chatd.ids import ConvId
 from chatd.metrics import Metrics
 from chatd.protocol import MESSAGE, Stored
@@ -173,7 +173,7 @@ class Delivery:
 
     def _push(self, session: Session, conv_id: ConvId, seq: int, frame: bytes) -> None:
         behind = session.behind
-        if session.state is State.LIVE:
+        if session.state is LIVE:
             if behind is None or conv_id not in behind:
                 self.metrics.deliveries += 1
                 session.sink.send(frame)

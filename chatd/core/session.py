@@ -49,6 +49,10 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
+# For the path of a message: an attribute of an Enum takes 0.12 us, a global 0.02 (Python 3.11)
+LIVE: Final = State.LIVE
+
+
 class User:
     """A user who is held: has a session on this node, or had one within `conversations.LINGER_S`.
 
@@ -57,24 +61,9 @@ class User:
     """
 
     __slots__ = (
-        "early",
-        "hellos_full_at",
-        "id",
-        "idle_since",
-        "let_go",
-        "loaded",
-        "new_convs",
-        "peers",
-        "penalty",
-        "reads",
-        "recent",
-        "sessions",
-        "snapshot",
-        "unproven",
-        "unsure",
-        "visible",
-        "window",
-    )
+        "early", "hellos_full_at", "id", "idle_since", "let_go", "loaded", "new_convs", "peers", "penalty",
+        "reads", "recent", "sessions", "snapshot", "unproven", "unsure", "visible", "window",
+    )  # fmt: skip
 
     def __init__(self, id: UserId, window: SlidingWindow, penalty: Penalty, new_convs: SlidingWindow) -> None:
         self.id = id
@@ -144,7 +133,7 @@ class Session(Missed):
 
     @property
     def live(self) -> bool:
-        return self.state is State.LIVE
+        return self.state is LIVE
 
     @property
     def gone(self) -> bool:
@@ -198,8 +187,7 @@ class Session(Missed):
         self.last_id = request.id
         if not self.frames.take(now):
             return self._throttle(request, now)
-        state = self.state
-        if state is State.LIVE and type(request) is not Hello:
+        if self.state is LIVE and type(request) is not Hello:
             return request
         return self._allow(request)
 

@@ -30,7 +30,7 @@ from chatd.core.frame_rate import FrameRate
 from chatd.core.read_pacing import FRAME_COST, HANDSHAKE_COST, SLICE_BYTES
 from chatd.core.session import Session, State
 from chatd.errors import CloseCode
-from chatd.net.flow_control import FlowControl, Phase
+from chatd.net.flow_control import CLOSING, OPEN, FlowControl, Phase
 from chatd.net.shared import Shared
 from chatd.wire.frames import Event, Failure, PeerClose, Ping, encode_close, encode_pong
 from chatd.wire.framing import FrameReader
@@ -180,12 +180,12 @@ class ClientConnection(FlowControl["ClientConnection"]):
         if reader.more:
             self._put_off(b"")
         for event in events:
-            if self._phase is not Phase.OPEN and type(event) is not PeerClose:
+            if self._phase is not OPEN and type(event) is not PeerClose:
                 continue  # we have closed: only the client's close matters
             if type(event) is bytes:
-                waits = session.state is State.AWAIT_HELLO
+                was = session.state
                 shared.chat.handle(session, session.receive(event, now), now)
-                if waits and session.state is not State.AWAIT_HELLO:
+                if session.state is not was and was is State.AWAIT_HELLO:
                     shared.table.authenticated(self)
                     self._intake = shared.sessions
             elif type(event) is PeerClose:
@@ -196,7 +196,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
                 self.close(event.code, event.reason)
             else:
                 self._count(session, event)
-        if self._phase is Phase.CLOSING and self._reader is not None:
+        if self._phase is CLOSING and self._reader is not None:
             self._pass_over(events)
 
     def _count(self, session: Session, event: Event) -> None:
@@ -224,7 +224,7 @@ class ClientConnection(FlowControl["ClientConnection"]):
         It is written at the end of the loop turn or soon after (`Flusher`), or when the client
         reads again.
         """
-        if self._phase is not Phase.OPEN:
+        if self._phase is not OPEN:
             return
         out = self._out
         if not out and not self._paused:

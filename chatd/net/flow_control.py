@@ -36,6 +36,10 @@ class Phase(enum.Enum):
     CLOSED = "closed"
 
 
+OPEN: Final = Phase.OPEN  # for the path of a message, as `session.LIVE`
+CLOSING: Final = Phase.CLOSING
+
+
 class FlowControl(asyncio.Protocol, Generic[Conn]):
     """Implements `read_pacing.Paced`, and the half of `sink.Sink` that waits for room."""
 
