@@ -71,6 +71,7 @@ COUNTERS: Final = {
     "connections": "connections accepted",
     "http_requests": "plain HTTP requests answered on the chat port",
     "hellos": "hellos answered with a welcome",
+    "hellos_swept": "hellos whose changes were found by a pass over all conversations, together with many others",
     "hellos_limited": "hellos and new tokens refused because their user or address had too many",
     "reads_refused": "reads refused: too many of their session or user under way, or too many waiting",
     "conversations_loaded": "conversations read into memory because a request named them",
@@ -170,6 +171,7 @@ class Metrics(Collector):
     connections: int
     http_requests: int
     hellos: int
+    hellos_swept: int
     hellos_limited: int
     reads_refused: int
     conversations_loaded: int

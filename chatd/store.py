@@ -46,6 +46,7 @@ from chatd.postgres.read_pool import ReadPool
 from chatd.postgres.replica import Replica
 from chatd.postgres.rows import ConvRow, Head, ListingPage
 from chatd.postgres.state_flush import StateFlush
+from chatd.postgres.sweep import Sweeps, Swept
 from chatd.postgres.watch import SETTINGS, WAITED_FOR, DatabaseWatch, Fall, Latest
 from chatd.protocol import Stored
 
@@ -54,7 +55,8 @@ log = structlog.get_logger("store")
 # With a database that is away the node must still stop within its drain (drain.MARGIN_MS)
 STOP_FLUSH_S: Final = 0.7
 STOP_CLOSE_S: Final = 0.5
-LIST_ROWS_MAX: Final = 1_000  # conversations that one statement reads: some 5 ms of PostgreSQL
+LIST_ROWS_MAX: Final = 1_000  # conversations that one statement looks at: some 5 ms of PostgreSQL
+LIST_ALL_MAX: Final = 400  # that one gives, where all are asked for: some 0.3 MB in memory
 HELLOS_WAITING_MAX: Final = 100_000  # waiting pages of hellos: one a connection
 
 RESOLVE: Final = query("resolve")
@@ -149,6 +151,7 @@ class Store:
         self.read_pool = ReadPool(
             self.opener, self.health, limits.pool_max, limits.reads_queue_max, connection.FEED if limits.feed else {}
         )
+        self.sweeps = Sweeps(self.read_pool.rows, self.hello_turns, self.log, self._count_swept)
         self.history: HistoryReads = PrimaryOnly(self)
         self.replica: Replica | None = None
         if replica is not None:
@@ -179,7 +182,7 @@ class Store:
         await self.read_pool.open()
         _, self.partition_s = (await self.read_pool.rows(META, ()))[0]
         await self.lanes.warm()
-        return [*self.lanes.tasks(), self.state_flush.run(), self.watch.run(), *self.history.tasks()]
+        return [*self.lanes.tasks(), self.state_flush.run(), self.watch.run(), self.sweeps.run(), *self.history.tasks()]
 
     def _log_moved(self, fall: Fall) -> None:
         """Another log was adopted: what was meant for the one before is not written to it."""
@@ -296,14 +299,33 @@ class Store:
         await self.state_flush.flush_cursors_of(user)
         known = mark.read(since, self.epoch)
         xid, started = (known.xid, known.started) if known is not None else (0, 0)
+        rows_max = min(LIST_ROWS_MAX, LIST_ALL_MAX) if all_rows else LIST_ROWS_MAX
         async with self.hello_turns.turn(user):
             rows = await self.read_pool.rows(
-                LIST_CHANGED, (user, xid, after, LIST_ROWS_MAX, all_rows, pgarrays.BigintArray(named), started)
+                LIST_CHANGED, (user, xid, after, rows_max, all_rows, pgarrays.BigintArray(named), started)
             )
         snapshot = self._same(Snapshot(rows[0][0], rows[0][1]))
-        new = str(mark.made(int(snapshot.text.partition(":")[0]), snapshot.started, self.epoch))
+        new = str(mark.of(snapshot, self.epoch))
         found = [ConvRow(*row[5:]) for row in rows if row[5] is not None]
         return ListingPage(new, rows[0][2], found, rows[0][3], snapshot, self.history.position(rows[0][4]))
+
+    async def swept(self, user: UserId, since: str | None) -> Swept | None:
+        """What changed since the mark, by a pass for many hellos (postgres/sweep.py).
+
+        None: there are not many, or the mark is not of this log; ask `list_changed`. Raises
+        Unavailable, Overloaded.
+        """
+        if mark.read(since, self.epoch) is None or not self.sweeps.is_storm():
+            return None
+        await self.state_flush.flush_cursors_of(user)
+        known = mark.read(since, self.epoch)
+        found = known and await self.sweeps.changed(user, known)
+        return found and found._replace(
+            snapshot=self._same(found.snapshot), position=self.history.position(found.position)
+        )
+
+    def _count_swept(self) -> None:
+        self.metrics.hellos_swept += 1
 
     def _same(self, snapshot: Snapshot) -> Snapshot:
         """The object of the listing before if its snapshot was the same: each user keeps one."""
@@ -312,10 +334,12 @@ class Store:
             return snapshot
         return self._last_snapshot
 
-    async def list_conversations(self, user: UserId, convs: Sequence[ConvId]) -> dict[ConvId, ConvRow]:
-        """These of a user's conversations, by id. Waits for a turn among clients' reads."""
+    async def list_conversations(
+        self, user: UserId, convs: Sequence[ConvId], turns: Turns | None = None
+    ) -> dict[ConvId, ConvRow]:
+        """These conversations, by id. Waits for a turn of the user, among clients' reads if not said."""
         await self.state_flush.flush_cursors_of(user)
-        async with self.read_turns.turn(user):
+        async with (turns or self.read_turns).turn(user):
             rows = await self.read_pool.rows(LIST_CONVERSATIONS, (pgarrays.BigintArray(convs),))
         return {row[0]: ConvRow(*row) for row in rows}
 

@@ -15,7 +15,7 @@ from typing import Final
 from chatd import errors, protocol
 from chatd.addresses import counted_as
 from chatd.chat import device_limit
-from chatd.chat.listing import catch_up, read_listing
+from chatd.chat.listing import catch_up, read_listing, seek_changed
 from chatd.chat.services import Services
 from chatd.chat.welcome import push_moved, send_welcome
 from chatd.core import hello_rates
@@ -53,12 +53,13 @@ async def open_session(s: Services, session: Session, hello: Hello, opened: Call
     await s.others.arrive(user.id, hello.watch)
     _announce_early(s, session, hello)
     try:
+        swept = await seek_changed(s, session, hello)
         async with s.listings.turn(user.id):
             if _left(session):
                 return  # gone while it waited: the next one begins
-            listing = await read_listing(s, session, hello)
+            listing = await read_listing(s, session, hello, swept)
             session.listed(listing.position)
-            await catch_up(s, hello, listing)
+            await catch_up(s, hello, listing.rows)
             await s.presence_push.learn(session, hello.watch, listing.rows, is_all=listing.is_all)
             presence = await s.presence_push.snapshot(session)
             await send_welcome(s, session, hello, listing, presence)

@@ -2,6 +2,7 @@
 
     read_listing ─► what changed since the mark; on a node among others, all rows of a new user
                  ─► merge ─► memory   ─► conversation_item ─► `welcome`, `conversations`
+       read_on   ─► the next page, once the client has taken the one before (chat/welcome.py)
 
 Each page is read in a turn of its user among hellos (postgres/fair_queue.py). A reconnect storm
 queues there and not before all other reads, and an account with 20,000 conversations keeps other
@@ -13,42 +14,73 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 from chatd import errors
 from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session, User
 from chatd.core.snapshot import Snapshot
-from chatd.ids import ConvId, Seq
+from chatd.ids import ConvId, Seq, UserId
 from chatd.postgres import mark
 from chatd.postgres.rows import BEGIN, ConvRow, ListingPage
+from chatd.postgres.sweep import Swept
 from chatd.protocol import Hello
+from chatd.store import LIST_ROWS_MAX
 
 OPEN_RETRY_MS: Final = 1_000
 OVERTAKEN_S_MAX: Final = 3.0
 
 
-class Listing(NamedTuple):
+@dataclass(slots=True)
+class Listing:
     """What a hello has read: the mark, the database's time (ms since 1970), the rows to list.
 
-    `position`: of the log then (`ListingPage`). `is_all`: these are all conversations of the user.
+    `position`: of the log then (`ListingPage`). `next`: the other participant after whom the next
+    page begins; None: these were the last rows. `is_all`: these are all conversations of the user.
+    `generation`: of the log (`LogState`).
     """
 
     mark: str
     now_ms: int
     rows: list[ConvRow]
     position: int
+    generation: int
+    next: UserId | None = None
     is_all: bool = False
 
+    def take(self) -> list[ConvRow]:
+        """The rows, which are not kept."""
+        rows, self.rows = self.rows, []
+        return rows
 
-async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
-    """Read the conversations to list.
 
-    On a node that holds all conversations of a user, those that are missing come into memory.
+async def seek_changed(s: Services, session: Session, hello: Hello) -> Swept | None:
+    """What changed since the client's mark, if many say hello at once and only that is to be read.
+
     Raises Unavailable, Overloaded.
+    """
+    assert session.user is not None
+    if s.registry.holds_all or s.others.share_log or session.gone:
+        return None
+    return await s.store.swept(session.user.id, _since(s, hello))
+
+
+def _since(s: Services, hello: Hello) -> str | None:
+    """The client's mark, if it is one of this log."""
+    same = hello.epoch is None or hello.epoch == s.store.epoch
+    return hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
+
+
+async def read_listing(s: Services, session: Session, hello: Hello, swept: Swept | None = None) -> Listing:
+    """Read the conversations to list; with `swept`, no others than it names.
+
+    On a node that holds all conversations of a user, all are read, and those that are missing come
+    into memory. On a node alone this is the first page. Raises Unavailable, Overloaded.
     """
     user, holds_all = session.user, s.registry.holds_all
     assert user is not None
@@ -56,12 +88,19 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
         raise errors.Unavailable("what the user has is being looked at again", retry_ms=OPEN_RETRY_MS)
     same = hello.epoch is None or hello.epoch == s.store.epoch
     named = hello.cursors if same else {}
-    since = hello.since if same and mark.read(hello.since, s.store.epoch) is not None else None
+    since = _since(s, hello)
     pages = s.others.pages()
-    generation = s.store.log.generation
+    generation = s.store.log.generation if swept is None else swept.generation
     everything = holds_all and not user.loaded
     heads: dict[ConvId, int] | None = {} if s.others.share_log and not user.loaded else None
-    first, now_ms, rows = await _read_pages(s, user, since, everything, list(named), session, heads)
+    page: ListingPage | None = None
+    if swept is not None:
+        first, now_ms, rows = await _read_swept(s, user, swept, named)
+    elif holds_all or heads is not None:
+        first, now_ms, rows = await _read_pages(s, user, since, everything, list(named), session, heads)
+    else:
+        first = page = await _read_page(s, user, since, BEGIN, since is None, list(named))
+        now_ms, rows = page.now_ms, _listed(page, since, named)
     _check_log(s, generation)
     if not holds_all and not session.gone:
         _check_unproven(user, first.snapshot)
@@ -87,7 +126,30 @@ async def read_listing(s: Services, session: Session, hello: Hello) -> Listing:
         _check_log(s, generation)
         newer = {row.id for row in again}
         rows = [row for row in rows if row.id not in newer] + again
-    return Listing(first.mark, now_ms, rows, first.position, since is None)
+    after = None if page is None else page.next
+    return Listing(first.mark, now_ms, rows, first.position, generation, after, since is None and after is None)
+
+
+async def read_on(s: Services, session: Session, hello: Hello, listing: Listing) -> None:
+    """Read the next page into `listing`; it may have no rows to list.
+
+    Its rows are newer than the listing's mark and snapshot: no change falls between. Raises
+    Unavailable, Overloaded.
+    """
+    user, after = session.user, listing.next
+    assert user is not None
+    assert after is not None
+    since = _since(s, hello)
+    named = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
+    page = await _read_page(s, user, since, after, since is None, list(named))
+    _check_log(s, listing.generation)
+    rows = _listed(page, since, named)
+    if counted := ahead_of(s, rows):
+        newer = await s.store.list_conversations(user.id, counted, s.store.hello_turns)
+        _check_log(s, listing.generation)
+        rows = [row if (new := newer.get(row.id)) is None else new._replace(changed=row.changed) for row in rows]
+    listing.rows, listing.next = rows, page.next
+    await catch_up(s, hello, rows)
 
 
 def _check_unproven(user: User, snapshot: Snapshot) -> None:
@@ -146,17 +208,16 @@ def ahead_of(s: Services, rows: Iterable[ConvRow]) -> list[ConvId]:
     return convs
 
 
-async def catch_up(s: Services, hello: Hello, listing: Listing) -> None:
-    """Wait until this node has delivered what the client has got from another node.
+async def catch_up(s: Services, hello: Hello, rows: Iterable[ConvRow]) -> None:
+    """Wait until this node has delivered what the client has got from another node, of these rows.
 
     Else the client would get it again. Raises Unavailable if that takes longer than
     `OVERTAKEN_S_MAX`.
     """
-    await await_heads(s, listing.rows, hello.cursors)
+    await await_heads(s, rows, hello.cursors)
     convs = s.registry.convs  # without those of an earlier log, whose sessions have ended
     if any(
-        (conv := convs.get(row.id)) is not None and row.head > conv.head < hello.cursors.get(row.id, 0)
-        for row in listing.rows
+        (conv := convs.get(row.id)) is not None and row.head > conv.head < hello.cursors.get(row.id, 0) for row in rows
     ):
         raise errors.Unavailable("this node is behind the one you come from", retry_ms=OPEN_RETRY_MS)
 
@@ -201,21 +262,56 @@ async def _read_pages(
     after = BEGIN
     rows: list[ConvRow] = []
     while True:
-        page = await s.store.list_changed(user.id, since, after, everything or since is None, named)
+        page = await _read_page(s, user, since, after, everything or since is None, named)
         # The first page's mark, snapshot and position are the oldest: no change falls between
         first = first or page
-        check_pairs(s, page.rows)
-        for row in page.rows:
-            if s.registry.holds_all or row.id in s.registry.convs:
-                merge(s, user, row)
         if heads is not None:
             heads.update((row.id, row.head) for row in page.rows)
-        rows.extend(row for row in page.rows if since is None or row.changed or row.id in named)
+        rows += _listed(page, since, named)
         if page.next is None:
             return first, page.now_ms, rows
         if session is not None and session.gone:
             raise errors.Unavailable("nobody waits for this listing any more", retry_ms=OPEN_RETRY_MS)
         after = page.next
+
+
+async def _read_page(
+    s: Services, user: User, since: str | None, after: UserId, all_rows: bool, named: list[ConvId]
+) -> ListingPage:
+    """`Store.list_changed`, with the rows merged into memory as `_read_pages` says."""
+    page = await s.store.list_changed(user.id, since, after, all_rows, named)
+    check_pairs(s, page.rows)
+    for row in page.rows:
+        if s.registry.holds_all or row.id in s.registry.convs:
+            merge(s, user, row)
+    return page
+
+
+def _listed(page: ListingPage, since: str | None, named: Container[ConvId]) -> list[ConvRow]:
+    """The rows of a page that are to be listed."""
+    return [row for row in page.rows if since is None or row.changed or row.id in named]
+
+
+async def _read_swept(
+    s: Services, user: User, swept: Swept, named: Iterable[ConvId]
+) -> tuple[ListingPage, int, list[ConvRow]]:
+    """What `_read_pages` gives, of what a pass for many hellos has found (postgres/sweep.py)."""
+    found = set(swept.ids)
+    asked = [*swept.ids, *(id for id in named if id not in found)]
+    rows: list[ConvRow] = []
+    for at in range(0, len(asked), LIST_ROWS_MAX):
+        part = await s.store.list_conversations(user.id, asked[at : at + LIST_ROWS_MAX], s.store.hello_turns)
+        rows += (
+            row._replace(changed=row.id in found)
+            for row in part.values()
+            if row.head and user.id in (row.a, row.b)  # a client may name any
+        )
+    check_pairs(s, rows)
+    for row in rows:
+        if row.id in s.registry.convs:
+            merge(s, user, row)
+    page = ListingPage(swept.mark, swept.now_ms, rows, None, swept.snapshot, swept.position)
+    return page, swept.now_ms + int((time.monotonic() - swept.at_s) * 1000), rows
 
 
 def check_pairs(s: Services, rows: Iterable[ConvRow]) -> None:

@@ -22,8 +22,8 @@ from chatd.postgres.fair_queue import Turns
 from chatd.presence import Presence
 from chatd.store import HELLOS_WAITING_MAX, Store
 
-# Hellos whose rows are in memory, until the last page of the welcome is queued: about 0.5 KB a
-# listed conversation.
+# Hellos of which a page of rows is in memory (`store.LIST_ALL_MAX`; among other nodes all of them),
+# until the last page of the welcome is queued: about 0.6 KB a listed conversation.
 LISTINGS_MAX: Final = 10_000
 # Of one user: a device that does not read its welcome must not keep the others out.
 USER_LISTINGS_MAX: Final = 2

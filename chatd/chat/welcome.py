@@ -7,11 +7,11 @@ one it starts at head + 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from chatd import protocol
-from chatd.chat.listing import Listing, conversation_item, merge
+from chatd.chat.listing import Listing, conversation_item, merge, read_on
 from chatd.chat.services import Services
 from chatd.core.conversation import Conversation
 from chatd.core.session import Session, State
@@ -27,48 +27,55 @@ RECEIPTS_A_TURN: Final = 500  # after a welcome, before the connection is asked 
 async def send_welcome(
     s: Services, session: Session, hello: Hello, listing: Listing, presence: list[dict[str, object]]
 ) -> None:
-    """Queue the pages of the welcome.
+    """Queue the pages of the welcome, and read on where the listing has more.
 
-    Each is made and queued in one loop turn; between two the connection may ask for a pause.
+    Each is made and queued in one loop turn; between two the connection may ask for a pause. So the
+    rows of one page of the listing are in memory, however many conversations there are. Raises
+    Unavailable, Overloaded.
     """
     cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
-    rows = listing.rows
     first = _first_page(s, session, listing, presence)
-    behind: list[ConvRow] = []
-    for at in range(0, max(len(rows), 1), WELCOME_ITEMS):
+    behind: set[bool] = set()
+    while True:
+        rows, is_read = listing.take(), listing.next is None
+        for at in range(0, max(len(rows), is_read), WELCOME_ITEMS):
+            await session.sink.drained()
+            if session.state is not State.OPENING:
+                return
+            last = is_read and at + WELCOME_ITEMS >= len(rows)
+            page = rows[at : at + WELCOME_ITEMS]
+            items = [_item(s, session, row, cursors.get(row.id)) for row in page]
+            behind |= {
+                row.changed
+                for row, item in zip(page, items, strict=True)
+                if item["head"] < row.head  # type: ignore[operator]
+            }
+            facts = {"id": hello.id, **first, "conversations": items, "more": not last}
+            if last:
+                facts["since"] = _mark(s, hello, listing, behind)
+            session.sink.send(encode_text(protocol.frame("welcome", **facts)))
+            first = {}
+        if is_read:
+            return
+        del rows
         await session.sink.drained()
         if session.state is not State.OPENING:
             return
-        last = at + WELCOME_ITEMS >= len(rows)
-        page = rows[at : at + WELCOME_ITEMS]
-        items = [_item(s, session, row, cursors.get(row.id)) for row in page]
-        behind += [
-            row
-            for row, item in zip(page, items, strict=True)
-            if item["head"] < row.head  # type: ignore[operator]
-        ]
-        facts = {"id": hello.id, **(first if at == 0 else {}), "conversations": items, "more": not last}
-        if last:
-            facts["since"] = _mark(s, hello, listing, behind)
-        session.sink.send(encode_text(protocol.frame("welcome", **facts)))
+        await read_on(s, session, hello, listing)
 
 
-def _mark(s: Services, hello: Hello, listing: Listing, behind: list[ConvRow]) -> str:
+def _mark(s: Services, hello: Hello, listing: Listing, behind: Collection[bool]) -> str:
     """The mark that the client names in its next hello.
 
-    `behind`: rows whose items had an older head, because the rest was not delivered here yet. The
-    rest follows on this connection. A client that leaves before it has arrived need not name the
-    conversation next time, so the mark must not claim that it has seen it: it gets an older mark.
+    `behind`: of rows whose items had an older head, because the rest was not delivered here yet,
+    whether they changed since the client's mark. The rest follows on this connection. A client that
+    leaves before it has arrived need not name the conversation next time, so the mark must not
+    claim that it has seen it: it gets an older mark.
     """
     if not behind:
         return listing.mark
     same = hello.epoch is None or hello.epoch == s.store.epoch
-    if (
-        same
-        and hello.since is not None
-        and mark.read(hello.since, s.store.epoch) is not None
-        and all(row.changed for row in behind)
-    ):
+    if same and hello.since is not None and mark.read(hello.since, s.store.epoch) is not None and all(behind):
         return hello.since
     return str(mark.of_all(s.store.epoch))
 

@@ -16,6 +16,7 @@ from chatd.core import coalescing, frame_rate, gap, hello_rates, read_pacing, se
 from chatd.net.connection import CLOSE_S
 from chatd.net.flow_control import CLOSING_FRAMES_MAX
 from chatd.net.listener import RECEIVE_BYTES, UNSENT_BYTES
+from chatd.postgres import sweep
 from chatd.wire import framing, handshake
 
 
@@ -188,10 +189,19 @@ BOUNDS: Final[tuple[Bound, ...]] = (
     Bound(
         "a page of a listing for hello",
         "user",
-        f"1 at a time, {store.LIST_ROWS_MAX:,} conversations looked at",
+        f"1 at a time, {store.LIST_ROWS_MAX:,} conversations looked at, {store.LIST_ALL_MAX} where all are listed",
         "the next one waits; if its session has ended by then, it is not read",
         "hellos_total",
         "tests/integration/test_reads.py::test_a_listing_ends_with_its_session",
+    ),
+    Bound(
+        "a pass over all conversations, for many hellos",
+        "node",
+        f"1 at a time, {sweep.USERS_MAX:,} hellos, {sweep.FOUND_MAX:,} conversations found",
+        f"the other hellos wait for the next pass; past what is found none is made for {sweep.PAUSE_S:g} s, "
+        "and each hello looks for itself",
+        "hellos_swept_total",
+        "tests/integration/test_sweep.py::test_where_a_pass_cannot_answer_each_looks_for_itself",
     ),
     Bound(
         "hellos, and new tokens (`refresh`)",

@@ -16,7 +16,10 @@ lost to the client.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from chatd.core.snapshot import Snapshot
 
 AGAIN: Final = 100_000  # the same number is in list_changed.sql
 LOG_CHARS: Final = 8  # of the epoch
@@ -37,6 +40,21 @@ class Mark(NamedTuple):
 def made(xid: int, started: int, epoch: str) -> Mark:
     """The mark of a listing."""
     return Mark(xid, started, epoch[:LOG_CHARS])
+
+
+def of(snapshot: Snapshot, epoch: str) -> Mark:
+    """The mark of what was listed in this snapshot: its oldest transaction that still runs."""
+    return made(int(snapshot.text.partition(":")[0]), snapshot.started, epoch)
+
+
+def since(mark: Mark, snapshot: Snapshot) -> int:
+    """The first transaction whose changes a client with this mark lacks, in that snapshot.
+
+    A mark of the future counts as none. The same is in list_changed.sql.
+    """
+    if mark.xid > int(snapshot.text.split(":")[1]):
+        return 0
+    return mark.xid if mark.started == snapshot.started else max(mark.xid - AGAIN, 0)
 
 
 def of_all(epoch: str) -> Mark:

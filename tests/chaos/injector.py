@@ -39,6 +39,7 @@ RETRY_MS: Final = 30
 STORE: Final = {
     "resolve": True,
     "list_changed": True,
+    "swept": True,
     "list_conversations": True,
     "list_recent": True,
     "load_conversations": True,

@@ -34,6 +34,7 @@ from tests.chaos.servers import Place, Servers
 from tests.chaos.verdict import Verdict
 from tests.forgetful import forgetful
 from tests.proxy import Proxy
+from tests.sweeping import sweeping
 
 LEASE_S: Final = 1.0
 QUIET_S_MAX: Final = 12.0
@@ -132,6 +133,8 @@ class World:
         node = await home.run(_started(Settings(**s)))
         if self.size == 1:  # a node among others holds all conversations
             forgetful(node, self.seed)
+            if self.seed % 2:
+                sweeping(node.store)
         self.nodes.append(node)
         self.homes.append(home)
         self._lived.append((asyncio.get_running_loop().time(), math.inf))

@@ -23,7 +23,7 @@ import pytest
 
 from chatd import errors
 from chatd.ids import ConvId, UserId
-from chatd.postgres import connection
+from chatd.postgres import connection, mark
 from chatd.postgres.connection import Backend
 from chatd.postgres.faults import Outage
 from chatd.postgres.queries import folder
@@ -31,6 +31,7 @@ from chatd.postgres.rows import BEGIN
 from chatd.store import Locked
 from tests.faults.sqlstates import CLASSES, CODES, KNOWN, Injector, installed, is_data
 from tests.fix_server import until_ready
+from tests.sweeping import sweeping
 from tests.until import until
 
 if TYPE_CHECKING:
@@ -86,10 +87,15 @@ def parts(server: Server) -> dict[str, Callable[[], Awaitable[object]]]:
         store.user_seen(ALICE, node._clock.now_ms())
         await store.flush()
 
+    async def swept() -> None:
+        sweeping(store)  # also after one that failed
+        await store.swept(ALICE, str(mark.of_all(store.epoch)))
+
     return {
         "resolve": lambda: store.resolve([(ALICE, UserId(f"bob{next(_names)}"))], [None]),
         "resolve, known": lambda: store.resolve([(ALICE, BOB)], [BOB], 10),
         "list_changed": lambda: store.list_changed(ALICE, "0", BEGIN, True, []),
+        "swept": swept,
         "list_conversations": lambda: store.list_conversations(ALICE, [ConvId(1)]),
         "list_recent": lambda: store.list_recent(ALICE),
         "load_conversations": lambda: store.load_conversations([ConvId(1)], [(ALICE, BOB)]),

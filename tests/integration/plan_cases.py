@@ -38,6 +38,7 @@ NEW_CID: Final = 900_000_000
 # vacuumed must look at the row in any case.
 PROBE: Final = 4
 EACH_PARTITION: Final = 3 * PARTITIONS
+SWEPT: Final = 400  # both tables, from end to end
 
 
 class Case(NamedTuple):
@@ -111,6 +112,11 @@ _PAGE: Final = "bigint, bigint, bigint, bigint"
 _PROVEN: Final = "bigint, bigint, bigint, bigint, text, bigint, bigint, boolean"
 _MANY: Final = "bigint[], bigint[], bigint[], bigint"
 _HELLO: Final = "text, bigint, text, bigint, boolean, bigint[], bigint"
+_SWEEP: Final = "text[], bigint[], bigint[], bigint"
+_NOW: Final = (  # marks of now
+    "array_fill(pg_snapshot_xmax(pg_current_snapshot())::text::bigint, ARRAY[20]),"
+    " array_fill((extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint, ARRAY[20])"
+)
 _CURSORS: Final = "bigint[], bigint[], bigint[], bigint[], bigint[]"
 _PAIRS: Final = "text[], text[], text[], text"
 
@@ -215,6 +221,11 @@ CASES: Final[dict[str, list[Case]]] = {
         Case("reads", _HELLO, "'hub', 0, '', 1000, true, '{}', 0", PROBE * HUB, "of many"),
         Case("reads", _HELLO, "'hub', 0, 'p50', 10, true, '{}', 0", 2 * PROBE * 10 + 2 * PROBE, "a page of many"),
     ],
+    "list_changed_many": [
+        Case("reads", _SWEEP, f"{texts(PEOPLE)}, {_NOW}, 1000", SWEPT),
+        Case("reads", _SWEEP, f"{texts(PEOPLE)}, {each(0)}, {each(0)}, 1000", SWEPT + PROBE * 3_000, "all"),
+    ],
+    "table_sizes": [Case("reads", "", "", 4 * PROBE)],
     "list_conversations": [
         Case("reads", "bigint[]", "'{110}'", 2 * PROBE),
         Case("reads", "bigint[]", ints(range(10_001, 10_051)), 2 * PROBE * 50, "a page"),

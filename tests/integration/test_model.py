@@ -36,6 +36,7 @@ from tests.client import Frame, Peer
 from tests.faults.crowd import read_log
 from tests.fix_server import Server
 from tests.forgetful import forgetful
+from tests.sweeping import sweeping
 
 DEVICES: Final = [("alice", "desk"), ("alice", "phone"), ("bob", "desk"), ("bob", "phone")]
 WHICH: Final = st.integers(0, len(DEVICES) - 1)
@@ -77,21 +78,26 @@ class Device:
 class World:
     """The server, and the loop in which it and the clients run."""
 
-    def __init__(self, runner: asyncio.Runner, server: Server, conninfo: str, *, is_forgetful: bool) -> None:
+    def __init__(self, runner: asyncio.Runner, server: Server, conninfo: str, *, way: str) -> None:
         self.runner, self.server, self.conninfo = runner, server, conninfo
-        self.is_forgetful = is_forgetful
+        self.way = way
         self.examples = 0
         self.listed, self.go_on = asyncio.Event(), asyncio.Event()
         self.go_on.set()
-        self._list_changed = server.node.store.list_changed
-        server.node.store.list_changed = self._listing  # type: ignore[method-assign, assignment]
+        for name in ("list_changed", "swept"):
+            setattr(server.node.store, name, self._held(getattr(server.node.store, name)))
 
-    async def _listing(self, *args: Any) -> Any:
+    def _held(self, listing: Callable[..., Any]) -> Callable[..., Any]:
         """A hello's listing, which can be held between its snapshot and the welcome."""
-        page = await self._list_changed(*args)
-        self.listed.set()
-        await self.go_on.wait()
-        return page
+
+        async def held(*args: Any) -> Any:
+            page = await listing(*args)
+            if page is not None:  # else it was no storm
+                self.listed.set()
+                await self.go_on.wait()
+            return page
+
+        return held
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.runner.run(work)
@@ -514,7 +520,7 @@ def told_once(page: list[Frame]) -> list[Frame]:
     ]
 
 
-@pytest.fixture(params=["", "forgetful"])
+@pytest.fixture(params=["", "forgetful", "sweeping"])
 def world(make_db: Callable[[], str], tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     conninfo = make_db()
     with asyncio.Runner() as runner:
@@ -537,11 +543,13 @@ def world(make_db: Callable[[], str], tmp_path: Path, request: pytest.FixtureReq
             await node.start()
             if request.param:
                 forgetful(node, 1)
+            if request.param == "sweeping":
+                sweeping(node.store)
             return Server(node)
 
         server = runner.run(start())
         try:
-            yield World(runner, server, conninfo, is_forgetful=bool(request.param))
+            yield World(runner, server, conninfo, way=request.param)
         finally:
             runner.run(server.stop())
 
@@ -557,6 +565,8 @@ def test_devices_agree_with_the_model(world: World) -> None:
         ),
     )  # fmt: skip
     metrics = world.server.node.metrics
-    if world.is_forgetful:
+    if world.way == "sweeping":
+        assert metrics.hellos_swept > 500
+    if world.way:
         assert min(metrics.conversations_loaded, metrics.conversations_let_go) > 500, "else it was not tried"
     assert metrics.conversations_unproven == 0
