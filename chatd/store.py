@@ -56,7 +56,7 @@ log = structlog.get_logger("store")
 STOP_FLUSH_S: Final = 0.7
 STOP_CLOSE_S: Final = 0.5
 LIST_ROWS_MAX: Final = 1_000  # conversations that one statement looks at: some 5 ms of PostgreSQL
-LIST_ALL_MAX: Final = 400  # that one gives, where all are asked for: some 0.3 MB in memory
+LIST_ALL_MAX: Final = 240  # that one gives, where all are asked for: a frame of a welcome
 HELLOS_WAITING_MAX: Final = 100_000  # waiting pages of hellos: one a connection
 
 RESOLVE: Final = query("resolve")
@@ -151,13 +151,15 @@ class Store:
         self.read_pool = ReadPool(
             self.opener, self.health, limits.pool_max, limits.reads_queue_max, connection.FEED if limits.feed else {}
         )
-        self.sweeps = Sweeps(self.read_pool.rows, self.hello_turns, self.log, self._count_swept)
         self.history: HistoryReads = PrimaryOnly(self)
         self.replica: Replica | None = None
         if replica is not None:
             self.replica = Replica(replica.get_secret_value(), self.log, turns, lambda: self.watch.pulse)
             self.history = WithReplica(self.replica, self.read_pool, self.watch.replay_floor, self.log, metrics)
         self.state_flush = StateFlush(self.read_pool.rows, limits.cursor_flush_ms)
+        self.sweeps = Sweeps(
+            self.read_pool.rows, self.hello_turns, self.log, self.state_flush.flush_cursors_of, metrics
+        )
         # Bound here and not called through: `cursor_moved` is on the path of an ack
         self.cursor_moved = self.state_flush.cursor_moved
         self.user_seen = self.state_flush.user_seen
@@ -315,17 +317,10 @@ class Store:
         None: there are not many, or the mark is not of this log; ask `list_changed`. Raises
         Unavailable, Overloaded.
         """
-        if mark.read(since, self.epoch) is None or not self.sweeps.is_storm():
-            return None
-        await self.state_flush.flush_cursors_of(user)
-        known = mark.read(since, self.epoch)
-        found = known and await self.sweeps.changed(user, known)
+        found = await self.sweeps.changed(user, since)
         return found and found._replace(
             snapshot=self._same(found.snapshot), position=self.history.position(found.position)
         )
-
-    def _count_swept(self) -> None:
-        self.metrics.hellos_swept += 1
 
     def _same(self, snapshot: Snapshot) -> Snapshot:
         """The object of the listing before if its snapshot was the same: each user keeps one."""
@@ -337,7 +332,7 @@ class Store:
     async def list_conversations(
         self, user: UserId, convs: Sequence[ConvId], turns: Turns | None = None
     ) -> dict[ConvId, ConvRow]:
-        """These conversations, by id. Waits for a turn of the user, among clients' reads if not said."""
+        """These conversations, by id. Waits for a turn among `turns`, else those of clients."""
         await self.state_flush.flush_cursors_of(user)
         async with (turns or self.read_turns).turn(user):
             rows = await self.read_pool.rows(LIST_CONVERSATIONS, (pgarrays.BigintArray(convs),))

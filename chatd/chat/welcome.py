@@ -18,9 +18,10 @@ from chatd.core.session import Session, State
 from chatd.postgres import mark
 from chatd.postgres.rows import ConvRow
 from chatd.protocol import Hello
+from chatd.store import LIST_ALL_MAX
 from chatd.wire.frames import encode_text
 
-WELCOME_ITEMS: Final = 200  # conversations a `welcome` frame: some 50 KB
+WELCOME_ITEMS: Final = LIST_ALL_MAX  # conversations a `welcome` frame: some 60 KB
 RECEIPTS_A_TURN: Final = 500  # after a welcome, before the connection is asked for room: some 64 KB
 
 
@@ -33,7 +34,6 @@ async def send_welcome(
     rows of one page of the listing are in memory, however many conversations there are. Raises
     Unavailable, Overloaded.
     """
-    cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
     first = _first_page(s, session, listing, presence)
     behind: set[bool] = set()
     while True:
@@ -42,26 +42,38 @@ async def send_welcome(
             await session.sink.drained()
             if session.state is not State.OPENING:
                 return
-            last = is_read and at + WELCOME_ITEMS >= len(rows)
+            last_of = listing if is_read and at + WELCOME_ITEMS >= len(rows) else None
             page = rows[at : at + WELCOME_ITEMS]
-            items = [_item(s, session, row, cursors.get(row.id)) for row in page]
-            behind |= {
-                row.changed
-                for row, item in zip(page, items, strict=True)
-                if item["head"] < row.head  # type: ignore[operator]
-            }
-            facts = {"id": hello.id, **first, "conversations": items, "more": not last}
-            if last:
-                facts["since"] = _mark(s, hello, listing, behind)
-            session.sink.send(encode_text(protocol.frame("welcome", **facts)))
+            session.sink.send(_page(s, session, hello, page, behind, first, last_of))
             first = {}
         if is_read:
             return
-        del rows
+        rows = page = []  # not kept while the client takes its time
         await session.sink.drained()
         if session.state is not State.OPENING:
             return
         await read_on(s, session, hello, listing)
+
+
+def _page(
+    s: Services, session: Session, hello: Hello, rows: list[ConvRow], behind: set[bool],
+    first: Mapping[str, object], last_of: Listing | None,
+) -> bytes:  # fmt: skip
+    """One page; with the mark if it is the last of the listing.
+
+    A function of its own, so that its items are not kept while the next page is waited for.
+    """
+    cursors = hello.cursors if hello.epoch is None or hello.epoch == s.store.epoch else {}
+    items = [_item(s, session, row, cursors.get(row.id)) for row in rows]
+    behind |= {
+        row.changed
+        for row, item in zip(rows, items, strict=True)
+        if item["head"] < row.head  # type: ignore[operator]
+    }
+    facts = {"id": hello.id, **first, "conversations": items, "more": last_of is None}
+    if last_of is not None:
+        facts["since"] = _mark(s, hello, last_of, behind)
+    return encode_text(protocol.frame("welcome", **facts))
 
 
 def _mark(s: Services, hello: Hello, listing: Listing, behind: Collection[bool]) -> str:

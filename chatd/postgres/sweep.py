@@ -1,13 +1,13 @@
 """What changed since the marks of many users, found by one pass over all conversations.
 
-    hello with a mark ─► are there so many a second that a pass costs less? ─ no ─► None: its own look
-                              │ yes                                                      ▲
-                              ▼                                                          │ fails, or too few
-                      gathered ─► list_changed_many         ─► Swept: a snapshot, the ids
+    hello with a mark ─► so many a second that a pass costs less? ──no──► None: its own look
+                              │ yes                                         ▲ fails, or too few
+                              ▼                                             │
+                          gathered ──► list_changed_many ───────────────────┴──► Swept: the ids
 
 The look of one hello (list_changed.sql) costs some 6 us a conversation, because nothing that a send
 changes is indexed. In a reconnect storm that is most of what PostgreSQL does, and mostly finds
-nothing. A pass from end to end costs 0.2 us a conversation, whoever has it, and answers all hellos
+nothing. A pass from end to end costs 0.2 us a conversation, of any user, and answers all hellos
 that were there when it began. So it pays where one in some thirty of all conversations would be
 looked at (docs/decisions/0062).
 
@@ -21,18 +21,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, LiteralString, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Final, NamedTuple
 
 import structlog
 
 from chatd import errors
 from chatd.core.snapshot import Snapshot
 from chatd.ids import ConvId, UserId
+from chatd.metrics import Metrics
 from chatd.postgres import arrays, mark
 from chatd.postgres.fair_queue import Turns
 from chatd.postgres.log_state import LogState
 from chatd.postgres.queries import query
+from chatd.postgres.state_flush import Rows
 
 log = structlog.get_logger("store")
 
@@ -46,6 +48,7 @@ STORM, WORTH_LEAST = 2.0, 0.5
 HELLOS_MIN: Final = 50  # fewer are no storm, however small the tables
 USERS_MAX: Final = 2_000  # of a pass
 FOUND_MAX: Final = 20_000  # of a pass: some 10 MB here. A pass that finds more answers nobody
+PASS_S_MAX: Final = 1.0  # tables for which one takes longer are never passed over
 PAUSE_S: Final = 60.0  # after a pass that found more, or failed
 SIZES_S: Final = 60.0  # how long the sizes of the tables count
 # What PostgreSQL does, measured on 2 cores (docs/decisions/0062)
@@ -60,7 +63,7 @@ class Swept(NamedTuple):
     """What a pass found for one hello.
 
     `ids`: the conversations that changed since the mark. `snapshot`, `mark`, `position`: as in
-    `ListingPage`. `now_ms`: the database's time, in ms since 1970, at `at_s` of the monotonic clock.
+    `ListingPage`. `now_ms`: the database's time, ms since 1970, at `at_s` of the monotonic clock.
     `generation`: of the log (`LogState`).
     """
 
@@ -73,7 +76,7 @@ class Swept(NamedTuple):
     generation: int
 
 
-class Asked(NamedTuple):
+class _Waiting(NamedTuple):
     """A hello that waits for a pass."""
 
     user: UserId
@@ -90,11 +93,14 @@ class Sizes(NamedTuple):
     users: float
 
     @property
-    def worth(self) -> int:
+    def worth(self) -> float:
         """For how many hellos a pass costs PostgreSQL less than a look for each."""
+        pass_s = self.bytes * PASS_S_A_BYTE
+        if pass_s > PASS_S_MAX:
+            return math.inf
         each = 2 * self.conversations / self.users if self.conversations > 0 < self.users else 0.0
         look_s = LOOK_S + each * LOOK_S_A_CONVERSATION
-        return max(HELLOS_MIN, math.ceil(self.bytes * PASS_S_A_BYTE / look_s))
+        return max(HELLOS_MIN, math.ceil(pass_s / look_s))
 
 
 class Rate:
@@ -114,39 +120,43 @@ class Rate:
         return self._now + self._before * (1.0 - (now - self._at))
 
 
-class Rows(Protocol):
-    """`ReadPool.rows`."""
-
-    def __call__(self, sql: LiteralString, params: Sequence[object]) -> Awaitable[list[tuple[Any, ...]]]: ...
-
-
 class Sweeps:
     """All passes of a node, one at a time. `run` is a task of the node's life.
 
-    `turns`: those of hellos; a pass takes one. `swept` counts a hello that was answered.
+    `turns`: those of hellos; a pass takes one. `flush_cursors_of(user)`: a listing needs them
+    written.
     """
 
-    def __init__(self, rows: Rows, turns: Turns, state: LogState, swept: Callable[[], None]) -> None:
-        self._rows, self._turns, self._log, self._swept = rows, turns, state, swept
+    def __init__(
+        self, rows: Rows, turns: Turns, state: LogState, flush_cursors_of: Callable[[UserId], Awaitable[None]],
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._rows, self._turns, self._log, self._metrics = rows, turns, state, metrics
+        self._flush_cursors_of = flush_cursors_of
         self._rate = Rate()
-        self._gathered: list[Asked] = []
+        self._gathered: list[_Waiting] = []
         self._is_asked = asyncio.Event()
         self._worth: float = HELLOS_MIN
         self._sizes_at = -math.inf
         self._paused_until = -math.inf
         self.gather_s = GATHER_S
 
-    def is_storm(self) -> bool:
+    def _is_storm(self) -> bool:
         """Count a hello with a mark; gives whether there are so many that a pass is worth it."""
         now = time.monotonic()
         return self._rate.count(now) >= self._worth * STORM and now >= self._paused_until
 
-    async def changed(self, user: UserId, since: mark.Mark) -> Swept | None:
-        """What changed since the mark, of this log; None: look for yourself. Never raises.
+    async def changed(self, user: UserId, since: str | None) -> Swept | None:
+        """What changed since a client's mark; None: look for yourself.
 
-        The user's cursors must have been written. The pass begins after this is called.
+        The pass begins after this is called. Raises Unavailable, Overloaded.
         """
-        asked = Asked(user, since, self._log.generation, asyncio.get_running_loop().create_future())
+        if mark.read(since, self._log.epoch) is None or not self._is_storm():
+            return None
+        await self._flush_cursors_of(user)
+        if (known := mark.read(since, self._log.epoch)) is None:
+            return None
+        asked = _Waiting(user, known, self._log.generation, asyncio.get_running_loop().create_future())
         self._gathered.append(asked)
         self._is_asked.set()
         return await asked.answer
@@ -172,7 +182,7 @@ class Sweeps:
         self._paused_until = time.monotonic() + PAUSE_S
         log.warning("hello.sweep_failed", hellos=hellos, reason=reason)
 
-    async def _answer(self, gathered: list[Asked]) -> None:
+    async def _answer(self, gathered: list[_Waiting]) -> None:
         """Answer these, if they are worth a pass. Raises Unavailable, Overloaded."""
         if time.monotonic() - self._sizes_at >= SIZES_S:
             sizes = Sizes(*(await self._rows(TABLE_SIZES, ()))[0])
@@ -181,7 +191,7 @@ class Sweeps:
         gathered = [one for one in gathered if one.generation == generation and not one.answer.done()]
         if len(gathered) < self._worth * WORTH_LEAST:
             return
-        users: dict[UserId, list[tuple[Asked, dict[ConvId, None]]]] = {}
+        users: dict[UserId, list[tuple[_Waiting, dict[ConvId, None]]]] = {}
         for one in gathered:
             users.setdefault(one.user, []).append((one, {}))
         marks = [one.mark for one in gathered]
@@ -203,5 +213,5 @@ class Sweeps:
         new = str(mark.of(snapshot, epoch))
         for one, ids in (pair for pairs in users.values() for pair in pairs):
             if not one.answer.done():
-                self._swept()
+                self._metrics.hellos_swept += 1
                 one.answer.set_result(Swept(list(ids), snapshot, new, now_ms, at_s, position, generation))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import tracemalloc
 import uuid
 from collections.abc import Callable
@@ -18,7 +19,9 @@ import psycopg
 import pytest
 
 import chatd
+from chatd import errors, store
 from chatd.ids import ConvId, UserId
+from chatd.postgres.rows import ConvRow
 from tests.client import Peer
 from tests.fix_costs import Calls
 from tests.fix_process import OwnPostgres
@@ -369,6 +372,82 @@ async def test_after_a_restart_of_postgresql_nobody_is_closed_for_what_others_la
         assert (await again.insist("bot", "2", cid))["seq"] == 2
         assert (await bot.push("entry"))["from"] == name
     await bot.quiet()
+
+
+# ---- a welcome of many pages ---------------------------------------------------------------------
+
+
+def between_pages(server: Server, monkeypatch: pytest.MonkeyPatch, do: Callable[[int], Any]) -> None:
+    """Pages of 10, and `do(n)` before page n is read, from 0."""
+    monkeypatch.setattr(store, "LIST_ALL_MAX", 10)
+    real, calls = server.node.store.list_changed, itertools.count()
+
+    async def list_changed(*args: Any) -> Any:
+        await do(next(calls))
+        return await real(*args)
+
+    monkeypatch.setattr(server.node.store, "list_changed", list_changed)
+
+
+async def test_what_happens_between_its_pages_is_listed_or_pushed_once(
+    make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a conversation that was listed, in one that is to come, and in a new one."""
+    server = await make_server(database_url=many(make_db(), 30))
+    writers = {name: await server.connect(name) for name in ("p03", "p25", "p00a")}
+
+    async def do(n: int) -> None:
+        if n == 2:
+            for writer in writers.values():
+                await writer.say("alice", "between")
+            await writers["p03"].request("read", c="4", seq=1)
+
+    between_pages(server, monkeypatch, do)
+    alice = await server.connect("alice")
+    heads = {item["peer"]: item["head"] for item in alice.welcome["conversations"]}
+    assert set(heads) >= {f"p{k:02}" for k in range(30)}
+    assert (await alice.push("receipt"))["read"] == 1
+    pushed = {(entry["from"], entry["seq"]) for entry in [await alice.push("entry"), await alice.push("entry")]}
+    assert (heads["p03"], heads["p25"], heads.get("p00a")) == (1, 2, None)
+    assert pushed == {("p03", 2), ("p00a", 1)}
+    await alice.quiet()
+    keys = {"since": alice.welcome["since"], "epoch": alice.welcome["epoch"]}
+    again = await server.connect("alice", "d2", **keys)
+    assert {item["peer"] for item in again.welcome["conversations"]} == set(writers), "the mark is the first page's"
+
+
+async def test_of_its_rows_none_are_in_memory_while_the_next_are_read(
+    make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await make_server(database_url=many(make_db(), 95))
+    rows: list[int] = []
+
+    async def do(n: int) -> None:
+        rows.append(sum(type(one) is ConvRow for one in gc.get_objects()))
+
+    between_pages(server, monkeypatch, do)
+    alice = await server.connect("alice")
+    assert len(alice.welcome["conversations"]) == 95
+    assert rows == [0] * 10
+
+
+async def test_a_page_that_cannot_be_read_ends_the_hello(
+    make_server: MakeServer, make_db: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await make_server(database_url=many(make_db(), 30))
+
+    async def do(n: int) -> None:
+        if n == 2:
+            raise errors.Unavailable("no", retry_ms=1)
+
+    between_pages(server, monkeypatch, do)
+    alice = await server.open()
+    id = await alice.post("hello", v=1, token=server.token("alice"), device="d1")
+    pages = [await alice.reply(id) for _ in range(3)]
+    assert [page.get("more") for page in pages] == [True, True, None]
+    assert (pages[2]["t"], pages[2]["code"]) == ("err", "unavailable")
+    assert await alice.closed() == errors.CloseCode.OVERLOADED
+    assert len((await server.connect("alice")).welcome["conversations"]) == 30
 
 
 # ---- what it costs -------------------------------------------------------------------------------

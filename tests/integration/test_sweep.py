@@ -6,6 +6,7 @@ What a look finds is held by test_store.py. The model of test_model.py runs on s
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -158,12 +159,13 @@ async def test_many_are_and_a_mark_of_another_log_is_not_asked_for(
 
 
 def test_a_pass_is_worth_it_where_a_look_for_each_costs_more() -> None:
-    small = Sizes(360_000_000, 1_000_000.0, 10_000.0)  # 200 conversations a user
-    assert sweep.HELLOS_MIN < small.worth < 400
-    assert Sizes(36_000_000_000, 1e8, 1e6).worth > 50 * small.worth, "the tables are a hundred times as long"
-    assert Sizes(360_000_000, 1_000_000.0, 100_000.0).worth > 2 * small.worth, "each has few"
+    some = Sizes(400_000_000, 1_000_000.0, 10_000.0)  # 200 conversations a user
+    assert sweep.HELLOS_MIN < some.worth < 200
+    assert Sizes(2_000_000_000, 5e6, 5e4).worth > 4 * some.worth, "the tables are five times as long"
+    assert Sizes(400_000_000, 1e6, 1e5).worth > 2 * some.worth, "each has few"
+    assert Sizes(400_000_000, -1.0, -1.0).worth > 1_000, "nobody knows what each has"
     assert Sizes(0, -1.0, -1.0).worth == sweep.HELLOS_MIN
-    assert Sizes(360_000_000, -1.0, -1.0).worth > 1_000, "nobody knows what each has"
+    assert Sizes(4_000_000_000, 1e7, 1e5).worth == math.inf, "it takes too long"
 
 
 @pytest.mark.parametrize("why", ["fails", "finds too much"])
