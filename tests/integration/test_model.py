@@ -566,7 +566,7 @@ def test_devices_agree_with_the_model(world: World) -> None:
     )  # fmt: skip
     metrics = world.server.node.metrics
     if world.way == "sweeping":
-        assert metrics.hellos_swept > 500
+        assert metrics.hellos_swept > 100, "else it was not tried"
     if world.way:
         assert min(metrics.conversations_loaded, metrics.conversations_let_go) > 500, "else it was not tried"
     assert metrics.conversations_unproven == 0
