@@ -47,7 +47,7 @@ test: .venv/dev.stamp $(NODE_MODULES) lint  ## set up, check the style and run a
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
-	$(BIN)/python -m pytest -q -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder -m "not slow" tests/unit tests/oracles tests/tidy tests/wire tests/integration/test_chat.py $(ARGS)
 
 test-install: .venv/dev.stamp  ## the install of docs/operations.md, word for word, under systemd (some 2 minutes); as root (77: it cannot be done here)
 	$(BIN)/python -m tests.install || [ $$? = 77 ]
