@@ -19,8 +19,10 @@ timer. A publish alone costs 17 us; in calls of 50 it costs 3 us.
 connection ends when a ping is not answered within `PING_S`, because a network that swallows packets
 shows no error. It also ends when an echo (a message that this node publishes to itself) does not
 arrive: a proxy can keep a subscription at a master that was replaced, while commands go to the new
-one. The first retry is at once, later ones after jittered pauses that double. While the connection
-is down nothing is published. The change feed is read more often then.
+one. And it ends when a ping is answered and what was subscribed to before it is not confirmed: a
+proxy has lost that, and who waits for it would wait for ever. The first retry is at once, later
+ones after jittered pauses that double. While the connection is down nothing is published. The
+change feed is read more often then.
 """
 
 from __future__ import annotations
@@ -103,6 +105,8 @@ class PubSub:
         self._changed = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._answered = True  # whether the last ping was
+        # Channels: subscribed to, confirmed, and subscribed to before the last ping
+        self._sent = self._confirmations = self._due = 0
         self._echoes: dict[str, bytes] = {}  # channel -> echo that was published there and has not arrived
         self._echo_n = 0
 
@@ -235,6 +239,7 @@ class PubSub:
         async with asyncio.timeout(PUBLISH_S * 2):
             await subscription.connect()
         self._answered = True
+        self._sent = self._confirmations = self._due = 0
         # Not a TaskGroup: in Python 3.11 a group whose tasks fail while it is cancelled swallows
         # the cancellation, and the node would not end.
         tasks = [
@@ -270,7 +275,9 @@ class PubSub:
             for at in range(0, len(new), SUBSCRIBE_MAX):
                 if at:
                     await self._until_confirmed(new[at - SUBSCRIBE_MAX : at])
-                await subscription.subscribe(new[at : at + SUBSCRIBE_MAX])
+                part = new[at : at + SUBSCRIBE_MAX]
+                self._sent += len(part)
+                await subscription.subscribe(part)
             if not self.up:
                 await self._until_confirmed(new)
                 self.up = True
@@ -300,6 +307,7 @@ class PubSub:
 
         Redis confirms in the order of the commands.
         """
+        self._confirmations += 1
         if self._stale[channel] > 0:
             self._stale[channel] -= 1
             return
@@ -336,6 +344,8 @@ class PubSub:
     def ponged(self) -> None:
         """The last ping was answered: `SubscriptionListener`."""
         self._answered = True
+        if self._confirmations < self._due:  # Redis answers in order: a proxy has lost one
+            raise RedisUnavailable("a subscription was not confirmed")
 
     async def _ping(self, subscription: Subscription) -> None:
         echoes = subscription.echoes(self._echo)
@@ -347,7 +357,7 @@ class PubSub:
                 raise RedisUnavailable("what is published is not heard: the subscription is at another Redis")
             if subscription.outdated:
                 raise RedisUnavailable("the nodes have agreed on another kind of channels")
-            self._answered = False
+            self._answered, self._due = False, self._sent
             async with asyncio.timeout(PING_S):
                 await subscription.ping()
             if self.up:

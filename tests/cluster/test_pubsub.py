@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from chatd.cluster.pubsub import PubSub
-from chatd.cluster.redis.client import RedisClient, SubscriptionListener
+from chatd.cluster.redis.client import RedisClient, Subscription, SubscriptionListener
 from chatd.ids import UserId
 from chatd.metrics import Metrics
 from tests.fix_presence_sync import MakeSeat, acquainted
@@ -68,6 +69,29 @@ async def test_a_subscription_that_is_kept_at_a_master_that_was_replaced_is_made
         assert a.lives
     finally:
         await proxy.stop()
+
+
+async def test_a_subscription_of_which_a_confirmation_was_lost_is_made_again(
+    own_redis: OwnRedis, make_seat: MakeSeat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a proxy. Its pings are answered, and who waits for the channel would wait for ever."""
+    a = await make_seat("a")
+    await until(lambda: a.pubsub.up)
+    lost: list[bytes] = []
+    real = Subscription._control
+
+    def control(self: Subscription, name: str, kind: Any, reply: Any) -> None:
+        if kind == b"subscribe" and not lost:
+            lost.append(reply[1])
+        else:
+            real(self, name, kind, reply)
+
+    monkeypatch.setattr(Subscription, "_control", control)
+    a.pubsub.hold(ALICE)
+    await until(lambda: a.metrics.bus_reconnects and a.pubsub.up, "it subscribes again")
+    assert lost == [b"chatd:u:alice"]
+    await a.pubsub.subscribed(ALICE)
+    assert int(own_redis.command("PUBLISH", "chatd:u:alice", "x")) == 1
 
 
 async def test_a_node_that_hears_itself_is_left_alone(make_seat: MakeSeat) -> None:
