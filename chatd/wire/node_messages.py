@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import uuid
 from typing import Final, NamedTuple, TypeAlias
 
 import orjson
@@ -132,7 +131,7 @@ class Codec:
             frame = data[_ENTRY.size :]
             starts_well = frame.startswith(_entry_start(conv, seq, ts))
             if side < 2 and entry_kind < KINDS_N and starts_well and frame[-1:] == b"}":
-                return Entry(ConvId(conv), seq, ts, na, nb, side, entry_kind, Cid(str(uuid.UUID(bytes=cid))), frame)
+                return Entry(ConvId(conv), seq, ts, na, nb, side, entry_kind, _cid(cid), frame)
         elif kind == _RECEIPT_KIND and len(data) == _RECEIPT.size:
             _, _, _, _, conv, side, delivered, read = _RECEIPT.unpack(data)
             if side < 2 and read <= delivered <= SEQ_MAX:
@@ -143,6 +142,12 @@ class Codec:
             if side < 2 and frame.startswith(b'{"t":"typing","c":"%d",' % conv) and frame[-1:] == b"}":
                 return TypingNotice(ConvId(conv), side, frame)
         return None
+
+
+def _cid(data: bytes) -> Cid:
+    """As `str(uuid.UUID(bytes=data))`, which takes 2 us of the 7 of a received entry."""
+    digits = data.hex()
+    return Cid(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
 
 
 def _entry_start(conv: int, seq: int, ts: int) -> bytes:

@@ -216,17 +216,25 @@ def test_an_array_of_a_million_parts_is_not_made(kind: bytes, number: bytes, cut
     asyncio.run(case())
 
 
-@given(cuts=st.lists(st.integers(1, 12), max_size=13))
+@given(before=st.sampled_from([b":1\r\n", b""]), cuts=st.lists(st.integers(1, 12), max_size=13))
 @settings(max_examples=25)
-def test_nor_where_it_comes_in_small_pieces(cuts: list[int]) -> None:
+def test_nor_where_it_comes_in_small_pieces(before: bytes, cuts: list[int]) -> None:
+    """Behind another reply, and as the first that ever comes."""
+
     async def case() -> None:
         owner = await opened()
-        data = b":1\r\n*2000000000\r\n"
+        data = before + b"*2000000000\r\n"
         ends = [*itertools.accumulate(cuts), len(data)]
         await owner.gets(*(data[begin:end] for begin, end in itertools.pairwise([0, *ends])))
         assert len(owner.lost) == 1
 
     asyncio.run(case())
+
+
+async def test_what_stands_within_a_line_is_no_header() -> None:
+    owner = await opened()
+    await owner.gets(encoded(b"2 *2000000000\r\n"), encoded(b"next"))
+    assert (owner.taken, owner.lost) == ([b"2 *2000000000\r\n", b"next"], [])
 
 
 async def test_an_announced_length_reserves_nothing_and_what_comes_is_bounded() -> None:

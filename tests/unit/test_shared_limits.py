@@ -18,6 +18,7 @@ import pytest
 from chatd.chat.ports import Rates
 from chatd.cluster.redis.client import RedisUnavailable
 from chatd.cluster.shared_limits import DEADLINE_S, PROBE_MAX_S, PROBE_S, SharedLimits, read_answer
+from chatd.core.admission import Grant
 from chatd.core.rate_limit import SharedWindow
 from chatd.ids import UserId
 from chatd.loop.deadline import READ_TURNS, within
@@ -393,6 +394,25 @@ async def test_too_many_that_wait_are_refused() -> None:
         assert taken == [True] * QUEUE_MAX + [False]
         wait, _ = await shared_limits.take(shared_limits.windows(UserId("alice")).new_convs)
         assert wait > 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "grants"),
+    [
+        ([], []),
+        ([b"1 0 0 0 0"], [Grant(1, 0.0, 0.0, 0, 0.0)]),
+        ([b"1 0 0 0 0"] * 3, [Grant(1, 0.0, 0.0, 0, 0.0)] * 3),
+        ([b"1 0 0 0 0", b"0 500000 0 0 0"], [Grant(1, 0.0, 0.0, 0, 0.0), Grant(0, 0.5, 0.0, 0, 0.0)]),
+        ([b"0 2000000 2000000 3 4000000", b"1 0 0 0 0"], [Grant(0, 2.0, 2.0, 3, 4.0), Grant(1, 0.0, 0.0, 0, 0.0)]),
+        ([b"1 0 0 0 00"], [Grant(1, 0.0, 0.0, 0, 0.0)]),
+    ],
+)
+def test_an_answer_has_a_row_for_each_window(rows: list[bytes], grants: list[Grant]) -> None:
+    """Alike for the short way of rows that say nothing but granted, and for all others."""
+    answer = b" ".join([b"1796071579883170", *rows])
+    assert read_answer(answer, len(rows)) == (1_796_071_579_883_170, grants)
+    with pytest.raises(ValueError, match="another script"):
+        read_answer(answer, len(rows) + 1)
 
 
 @pytest.mark.parametrize(

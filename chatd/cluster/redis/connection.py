@@ -32,9 +32,11 @@ TURN_MAX: Final = 200  # replies handed on in one loop turn: some 3 ms of messag
 OUTPUT_BYTES_MAX: Final = 16 << 20  # unsent; one call of publishes has 6 MiB at most
 
 # hiredis makes a list of as many elements as an array announces. It is not touched until it is
-# freed, which takes 4 s for 2,000,000,000. No text of a user holds a carriage return.
-_HUGE: Final = re.compile(rb"[*%~>][0-9]{7,}\r\n")
-_HEADER_BYTES_MAX: Final = 24
+# freed, which takes 4 s for 2,000,000,000. No text of a user holds a carriage return. The pattern
+# begins with the end of the line before: a first byte that is always the same is found in 0.2 us a
+# message, one of four bytes in 1.9 us.
+_HUGE: Final = re.compile(rb"\n[*%~>][0-9]{7,}\r\n")
+_HEADER_BYTES_MAX: Final = 25  # with the end of the line before
 _MORE: Final = object()  # what hiredis answers while a reply is incomplete
 
 
@@ -63,7 +65,7 @@ class Connection(asyncio.Protocol):
         self._url, self._take, self._lost = url, take, lost
         self._parser = hiredis.Reader(replyError=error_of, notEnoughData=_MORE)
         self._unread = 0  # bytes since the last reply; those of one read may count twice
-        self._tail = b""  # of what was read, in which a header may have begun
+        self._tail = b"\n"  # of what was read, in which a header may have begun
         self._closed = False
         self._delivering = False  # replies of an earlier turn wait
         self._redis_py: RedisPyConnection  # its streams close the transport when they are freed
