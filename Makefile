@@ -43,7 +43,7 @@ setup: .venv/dev.stamp $(NODE_MODULES)  ## everything for development, in .venv 
 run: .venv/run.stamp  ## set up and run chatd with a PostgreSQL of its own; ARGS="--port 9000" adds flags
 	$(BIN)/chatd serve $(ARGS)
 
-test: .venv/dev.stamp $(NODE_MODULES) lint  ## set up, check the style and run all tests (some 10 minutes)
+test: .venv/dev.stamp $(NODE_MODULES) lint  ## set up, check the style and run all tests (some 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: .venv/dev.stamp  ## the tests that take seconds: pure modules, SDK, house rules, and the chat itself
