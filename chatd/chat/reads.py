@@ -10,6 +10,7 @@ has a turn (postgres/fair_queue.py). Nothing is read for a client whose output i
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -42,6 +43,7 @@ READS_RETRY_MS: Final = 200  # a client that reads has its answers by then
 # A `watch` counts as one more frame for each so many names: to check, look up and show 10 names
 # takes 0.2 to 1 ms
 NAMES_A_FRAME: Final = 10
+_CURSOR: Final = re.compile(r"([0-9]{1,19})\.([0-9]{1,19})")
 LISTS_MAX: Final = 3  # reads of a page of conversations, while another device moves the cursors in it
 
 
@@ -232,12 +234,9 @@ def _place(cursor: str) -> Place:
     A cursor has us since 1970 and an id. Nodes of the release before write exact us; this one
     writes whole ms, which end with 999.
     """
-    try:
-        us, id = map(int, cursor.split("."))
-        if not (0 <= us < 2**62 and 0 <= id < 2**62):
-            raise ValueError
-    except ValueError:
-        raise errors.BadField("`cursor` must come from an earlier answer", field="cursor") from None
+    found = _CURSOR.fullmatch(cursor)
+    if found is None or not (us := int(found[1])) < 2**62 > (id := int(found[2])):
+        raise errors.BadField("`cursor` must come from an earlier answer", field="cursor")
     # Ms are rounded: a conversation rather twice than never
     return Place(us // 1000, id) if us % 1000 == 999 else Place(us // 1000 + 2, 0)
 

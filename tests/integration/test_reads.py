@@ -453,7 +453,7 @@ async def test_a_cursor_of_the_release_before_goes_on_where_it_was(make_place: M
     us, id = rows[10]
     page = (await alice.request("conversations", limit=100, cursor=f"{us}.{id}"))["conversations"]
     assert {str(id) for _, id in rows[:10]} <= {item["c"] for item in page} <= {item["c"] for item in whole}
-    for wrong in ("x", "1", "1.x", "-1.2", "1.2.3", f"{2**62}.1"):
+    for wrong in ("x", "1", "1.x", "-1.2", "1.2.3", "1_0.1", "\u0661.1", "1.1\n", f"{2**62}.1", f"1.{2**62}"):
         assert (await alice.request("conversations", cursor=wrong))["code"] == "bad_field"
 
 
