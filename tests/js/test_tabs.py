@@ -57,15 +57,16 @@ class Household:
 
     async def verdict(self) -> list[Finding]:
         await until(lambda: not any(tab.unanswered for tab in self.profile.open_tabs), changed=self.profile.changed)
-        log, who = read_log(self.conninfo)
         findings = []
         for tab in self.profile.open_tabs:
 
             async def view(tab: Tab = tab) -> list[Finding]:
+                log, who = read_log(self.conninfo)  # anew: a tab may yet tell of a message that it has sent
                 shown = judge_shown(tab.history, "bob", await tab.ask("shown", "bob"), log, who)
                 return shown or judge_told([tab], [tab], log, who)
 
             findings += await settled(view)
+        log, who = read_log(self.conninfo)
         return findings + judge_told(self.profile.tabs, [], log, who)
 
 
