@@ -13,55 +13,26 @@ import asyncio
 import contextlib
 from typing import Final
 
-from bench.slow_line import until_one_ends
+from bench.slow_line import Line, Streams, Way, until_one_ends
 
 PIECE_BYTES: Final = 1_460  # connections that share the line take turns by these
 PIECES_MAX: Final = 1_000  # on their way, of one direction of a connection
 
 
-class LongLine:
-    """Listens on `port` between `start` and `stop`."""
+class LongLine(Line):
+    """`bytes_per_s`: of each direction, all connections together."""
 
     def __init__(self, upstream: int, round_trip_s: float, bytes_per_s: float) -> None:
-        self._upstream, self._round_trip_s = upstream, round_trip_s
-        self._ways = _Way(round_trip_s / 2, bytes_per_s), _Way(round_trip_s / 2, bytes_per_s)
-        self.port = 0
-        self.connections = 0  # that were made so far
-        self._server: asyncio.Server | None = None
-        self._links: set[asyncio.Task[None]] = set()
+        super().__init__(upstream)
+        self._round_trip_s = round_trip_s
+        self._up, self._down = _Direction(round_trip_s / 2, bytes_per_s), _Direction(round_trip_s / 2, bytes_per_s)
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for link in list(self._links):
-            link.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
-
-    async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._links.add(task)
-        self.connections += 1
-        writers = [writer]
-        up, down = self._ways
-        try:
-            opens_at = asyncio.get_running_loop().time() + self._round_trip_s
-            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
-            writers.append(up_writer)
-            await until_one_ends(up.carry(reader, up_writer, opens_at), down.carry(up_reader, writer, opens_at))
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            for one in writers:
-                one.close()
-            self._links.discard(task)
+    def _ways(self, made_at: float, client: Streams, server: Streams) -> tuple[Way, Way]:
+        opens_at = made_at + self._round_trip_s
+        return self._up.carry(client[0], server[1], opens_at), self._down.carry(server[0], client[1], opens_at)
 
 
-class _Way:
+class _Direction:
     """One direction of the line, of all its connections."""
 
     def __init__(self, delay_s: float, bytes_per_s: float) -> None:

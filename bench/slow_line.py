@@ -14,30 +14,28 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+Streams: TypeAlias = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Way: TypeAlias = Coroutine[Any, Any, None]
 
 PIECE_BYTES: Final = 4_096
 BUFFER_BYTES: Final = 16_384  # SO_RCVBUF and SO_SNDBUF; Linux takes twice that
 
 
-class SlowLine:
-    """Listens on `port` between `start` and `stop`.
+class Line:
+    """A TCP proxy that listens on `port` between `start` and `stop`. Which line it is, its `_ways` say."""
 
-    `bytes_per_s`: of each connection, towards its client.
-    """
-
-    def __init__(self, upstream: int, bytes_per_s: float) -> None:
-        self._upstream, self._bytes_per_s = upstream, bytes_per_s
+    def __init__(self, upstream: int) -> None:
+        self._upstream = upstream
         self.port = 0
         self.connections = 0  # that were made so far
         self._server: asyncio.Server | None = None
         self._links: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        listener = _narrow()
-        listener.bind(("127.0.0.1", 0))
-        self._server = await asyncio.start_server(self._link, sock=listener, limit=PIECE_BYTES)
-        self.port = listener.getsockname()[1]
+        self._server = await self._listen()
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._server is not None:
@@ -51,16 +49,12 @@ class SlowLine:
         assert task is not None
         self._links.add(task)
         self.connections += 1
+        made_at = asyncio.get_running_loop().time()
         writers = [writer]
         try:
-            sock = _narrow()
-            sock.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._upstream))
-            up_reader, up_writer = await asyncio.open_connection(sock=sock, limit=PIECE_BYTES)
+            up_reader, up_writer = await self._dial()
             writers.append(up_writer)
-            for one in writers:
-                one.transport.set_write_buffer_limits(high=0)
-            await until_one_ends(_carry(reader, up_writer, 0.0), _carry(up_reader, writer, self._bytes_per_s))
+            await until_one_ends(*self._ways(made_at, (reader, writer), (up_reader, up_writer)))
         except (OSError, asyncio.CancelledError):
             pass
         finally:
@@ -68,8 +62,42 @@ class SlowLine:
                 one.close()
             self._links.discard(task)
 
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._link, "127.0.0.1", 0)
 
-async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    async def _dial(self) -> Streams:
+        return await asyncio.open_connection("127.0.0.1", self._upstream)
+
+    def _ways(self, made_at: float, client: Streams, server: Streams) -> tuple[Way, Way]:
+        """What carries bytes up and down. `made_at`: when the client's connection was, by the loop's clock."""
+        raise NotImplementedError
+
+
+class SlowLine(Line):
+    """`bytes_per_s`: of each connection, towards its client."""
+
+    def __init__(self, upstream: int, bytes_per_s: float) -> None:
+        super().__init__(upstream)
+        self._bytes_per_s = bytes_per_s
+
+    async def _listen(self) -> asyncio.Server:
+        listener = _narrow()
+        listener.bind(("127.0.0.1", 0))
+        return await asyncio.start_server(self._link, sock=listener, limit=PIECE_BYTES)
+
+    async def _dial(self) -> Streams:
+        sock = _narrow()
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._upstream))
+        return await asyncio.open_connection(sock=sock, limit=PIECE_BYTES)
+
+    def _ways(self, made_at: float, client: Streams, server: Streams) -> tuple[Way, Way]:
+        for _, writer in (client, server):
+            writer.transport.set_write_buffer_limits(high=0)
+        return _carry(client[0], server[1], 0.0), _carry(server[0], client[1], self._bytes_per_s)
+
+
+async def until_one_ends(*ways: Way) -> None:
     """Run the ways of a proxy's connection until the first of them ends, with whatever result; then
     the others are cancelled.
     """
