@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -41,9 +42,10 @@ async def vite(folder: Path, server: Process, *changes: tuple[str, str]) -> Asyn
     (folder / "index.html").write_text("<!doctype html><title>application</title>")
     (folder / "node_modules").symlink_to(ROOT / "node_modules")
     port = free_port()
+    # Where CI is set, Vite prints colours to a pipe, too, and they stand within the words.
     process = await asyncio.create_subprocess_exec(
         "node", "node_modules/vite/bin/vite.js", "--port", str(port), "--strictPort", "--host", "127.0.0.1",
-        cwd=folder, stdout=PIPE, stderr=STDOUT,
+        cwd=folder, stdout=PIPE, stderr=STDOUT, env={**os.environ, "NO_COLOR": "1"},
     )  # fmt: skip
     try:
         assert process.stdout is not None
